@@ -1,0 +1,48 @@
+"""Trouble as data: what was being done, what is wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class Failure(Exception):  # noqa: N818 - a failure is told to a person; an error is a programmer's word
+    """A mistake of the user or trouble of the world, to be told without a traceback.
+
+    ``message`` says what is wrong (no full stop, no repetition of its cause); ``where`` names the file, line, key, port or host;
+    ``hint`` is the next step. Chain with ``raise Failure(...) from error`` and the cause is printed as "caused by".
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class UsageFailure(Failure):
+    """The command was called wrongly: exit code 2."""
+
+    exit_code = 2
+
+
+def render(error: BaseException, prog: str) -> str:
+    """The text for stderr: the failure, its causes, a blank line, the hints (each once, outermost first)."""
+    lines: list[str] = []
+    hints: list[str] = []
+    current: BaseException | None = error
+    prefix = f"{prog}: error: "
+    while current is not None:
+        text = str(current) or type(current).__name__
+        lines.append(prefix + text)
+        hint = getattr(current, "hint", None)
+        if isinstance(hint, str) and hint not in hints:
+            hints.append(hint)
+        prefix = "  caused by: "
+        current = current.__cause__
+    if hints:
+        lines.append("")
+        lines.extend(f"hint: {hint}" for hint in hints)
+    return "\n".join(lines)

@@ -1,0 +1,17 @@
+"""Columns for people: plain text that also makes sense without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
+    """Align ``rows`` under ``header`` with two spaces between columns; no trailing spaces, no final newline."""
+    lines = [list(header)] if header is not None else []
+    lines.extend([list(row) for row in rows])
+    if not lines:
+        return ""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
