@@ -189,12 +189,12 @@ class Tree:
     def put(self, entry: Entry) -> None:
         """Put ``entry``, replacing what is there; a directory is only replaced by a non-directory when it is empty."""
         present = self._entries.get(entry.path)
-        if present is not None and present.kind is Kind.DIRECTORY and entry.kind is not Kind.DIRECTORY:
-            if any(True for _ in self.below(entry.path)):
-                raise PathConflict(
-                    f"a directory with contents ({present.owner}) cannot become a {entry.kind} ({entry.owner})",
-                    where="/" + entry.path,
-                )
+        replaces_directory = present is not None and present.kind is Kind.DIRECTORY and entry.kind is not Kind.DIRECTORY
+        if present is not None and replaces_directory and any(True for _ in self.below(entry.path)):
+            raise PathConflict(
+                f"a directory with contents ({present.owner}) cannot become a {entry.kind} ({entry.owner})",
+                where="/" + entry.path,
+            )
         self._open_parents(entry)
         self._entries[entry.path] = entry
 
@@ -218,7 +218,8 @@ class Tree:
     def below(self, path: str) -> Iterator[Entry]:
         """Entries under the directory ``path``, sorted; not the directory itself."""
         prefix = path + "/" if path else ""
-        return (self._entries[name] for name in sorted(self._entries) if name.startswith(prefix) and name != path)
+        names = sorted(name for name in self._entries if name.startswith(prefix) and name != path)
+        return (self._entries[name] for name in names)
 
     def glob(self, pattern: str) -> Iterator[Entry]:
         """Entries whose whole path matches the shell pattern; ``*`` also crosses slashes, as in ``fnmatch``."""
