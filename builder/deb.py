@@ -1,0 +1,283 @@
+"""Reading a ``.deb`` without dpkg: an ``ar`` archive that holds a control tar and a data tar (deb(5)).
+
+Nothing in it is trusted but its hash, which the caller has checked: names may not climb out, links may not point above the root, only files,
+directories and links are taken, and sizes are capped. A package is unpacked *once*, into one uncompressed tar in the store plus an index of
+where each file lies in it; building an image then reads slices of that tar and never writes a tree of small files.
+"""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+from builder.store import Store
+from builder.tree import Entry, Kind, Slice
+from terminal import Failure
+
+VERSION: Final = 1
+"""Of the unpacked form; part of its id."""
+
+DATA_BYTES_MAX: Final = 4 << 30
+"""Cap of one data tar; the largest package of Debian is below 2 GiB, and more is an attack or a mistake."""
+
+CONTROL_BYTES_MAX: Final = 64 << 20
+
+SCRIPTS: Final = ("preinst", "postinst", "prerm", "postrm", "config", "triggers")
+
+_AR_MAGIC: Final = b"!<arch>\n"
+_CHUNK: Final = 1 << 20
+_MERGED: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
+
+
+class BadPackage(Failure):
+    """The ``.deb`` is broken or hostile."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One unpacked package: its control paragraph, its maintainer scripts (never run), its files."""
+
+    name: str
+    control: str
+    scripts: dict[str, str]
+    conffiles: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+
+class _Decompressor(Protocol):
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def unpack(deb: Path, sha256: str, store: Store) -> Package:
+    """The package in the file ``deb``, whose hash the caller has verified to be ``sha256``; unpacked into ``store`` at most once.
+
+    Raises :class:`BadPackage` if it is truncated, not a package, or wants out of its root.
+    """
+    key = f"{sha256[:40]}-{VERSION}"
+    folder = store.path("packages", key)
+    if not folder.exists():
+        with store.making("packages", key) as work:
+            _unpack_into(deb, work)
+    return load(folder)
+
+
+def load(folder: Path) -> Package:
+    """Read an unpacked package back from the store."""
+    index = json.loads((folder / "index.json").read_text())
+    tar = folder / "data.tar"
+    name = index["name"]
+    entries = tuple(
+        Entry(
+            path=path,
+            kind=Kind(kind),
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            mtime=mtime,
+            content=Slice(tar, offset, size),
+            target=target,
+            owner=name,
+            xattrs={key: base64.b64decode(value) for key, value in xattrs.items()},
+        )
+        for path, kind, mode, uid, gid, mtime, offset, size, target, xattrs in index["entries"]
+    )
+    return Package(name, index["control"], index["scripts"], tuple(index["conffiles"]), entries)
+
+
+def _unpack_into(deb: Path, work: Path) -> None:
+    try:
+        with deb.open("rb") as file:
+            members = _members(file, deb)
+            control = _read_control(members, deb)
+            _write_data(members, work / "data.tar", deb)
+    except (EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, gzip.BadGzipFile, ValueError) as error:
+        raise BadPackage(
+            "the package is damaged or cut short", where=str(deb), hint="delete the file and build again"
+        ) from error
+    fields = _fields(control["control"])
+    index = {
+        "name": fields["Package"],
+        "control": control["control"],
+        "scripts": {name: control[name] for name in SCRIPTS if name in control},
+        "conffiles": control.get("conffiles", "").split("\n")[:-1],
+        "entries": list(_rows(_tar_members(work / "data.tar", deb), deb)),
+    }
+    (work / "index.json").write_text(json.dumps(index))
+
+
+def _members(file: IO[bytes], deb: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """The ar members of an open package, as (name, chunks); each must be read before the next is asked for."""
+    if file.read(8) != _AR_MAGIC:
+        raise BadPackage("this is not a Debian package (no ar header)", where=str(deb))
+    while header := file.read(60):
+        if len(header) != 60 or header[58:60] != b"`\n":
+            raise BadPackage("the package is damaged or cut short", where=str(deb), hint="delete it and build again")
+        size = int(header[48:58])
+        end = file.tell() + size + size % 2
+        yield header[:16].decode("ascii").rstrip().rstrip("/"), _chunks(file, size, deb)
+        file.seek(end)
+
+
+def _chunks(file: IO[bytes], size: int, deb: Path) -> Iterator[bytes]:
+    while size:
+        chunk = file.read(min(size, _CHUNK))
+        if not chunk:
+            raise BadPackage("the package is cut short", where=str(deb), hint="delete the file and build again")
+        size -= len(chunk)
+        yield chunk
+
+
+def _decompressed(name: str, chunks: Iterator[bytes], limit: int, deb: Path) -> Iterator[bytes]:
+    suffix = name.rpartition(".")[2]
+    decompressor: _Decompressor
+    if suffix == "tar":
+        decompressor = _Plain()
+    elif suffix == "xz":
+        decompressor = lzma.LZMADecompressor()
+    elif suffix == "gz":
+        decompressor = zlib.decompressobj(wbits=31)
+    elif suffix == "bz2":
+        decompressor = bz2.BZ2Decompressor()
+    else:
+        raise BadPackage(
+            f"its part {name} is compressed in a way this builder cannot read",
+            where=str(deb),
+            hint="Debian's own packages use xz; was this one made for another distribution?",
+        )
+    total = 0
+    for chunk in chunks:
+        data = decompressor.decompress(chunk)
+        total += len(data)
+        if total > limit:
+            raise BadPackage(f"its part {name} unpacks to more than {limit} bytes", where=str(deb))
+        yield data
+    if not getattr(decompressor, "eof", True):
+        raise EOFError(name)
+
+
+class _Plain:
+    def decompress(self, data: bytes, /) -> bytes:
+        return data
+
+
+def _read_control(members: Iterator[tuple[str, Iterator[bytes]]], deb: Path) -> dict[str, str]:
+    for name, chunks in members:
+        if name.startswith("control.tar"):
+            raw = b"".join(_decompressed(name, chunks, CONTROL_BYTES_MAX, deb))
+            with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+                return {
+                    member.name.removeprefix("./"): file.read().decode("utf-8", "surrogateescape")
+                    for member in tar
+                    if (file := tar.extractfile(member)) is not None
+                }
+        if name != "debian-binary":
+            break
+    raise BadPackage("it has no control part", where=str(deb))
+
+
+def _write_data(members: Iterator[tuple[str, Iterator[bytes]]], path: Path, deb: Path) -> None:
+    for name, chunks in members:
+        if name.startswith("data.tar"):
+            with path.open("wb") as out:
+                for data in _decompressed(name, chunks, DATA_BYTES_MAX, deb):
+                    out.write(data)
+            return
+    raise BadPackage("it has no data part", where=str(deb), hint="delete the file and build again")
+
+
+def _tar_members(path: Path, deb: Path) -> Iterator[tarfile.TarInfo]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            yield from tar
+    except tarfile.TarError as error:
+        raise BadPackage("its data part is damaged", where=str(deb), hint="delete it and build again") from error
+
+
+_Row = tuple[str, str, int, int, int, int, int, int, str, dict[str, str]]
+_XATTR: Final = "SCHILY.xattr."
+
+
+def _rows(members: Iterator[tarfile.TarInfo], deb: Path) -> Iterator[_Row]:
+    """Index rows, in the fields' order of :func:`load`."""
+    places: dict[str, tuple[int, int]] = {}
+    for member in members:
+        path = checked_path(member.name, deb)
+        if not path or path in _MERGED:
+            continue
+        offset, size, target = 0, 0, ""
+        if member.isdir():
+            kind = Kind.DIRECTORY
+        elif member.issym():
+            kind, target = Kind.SYMLINK, checked_target(path, member.linkname, deb)
+        elif member.isreg():
+            kind, offset, size = Kind.FILE, member.offset_data, member.size
+            places[path] = (offset, size)
+        elif member.islnk():
+            # A hard link is one more name for a file that came before it in the same tar.
+            kind = Kind.FILE
+            try:
+                offset, size = places[checked_path(member.linkname, deb)]
+            except KeyError:
+                raise BadPackage("a hard link leads nowhere", where=f"{deb}: {member.name}") from None
+            places[path] = (offset, size)
+        else:
+            raise BadPackage("it holds a device, a pipe or something stranger", where=f"{deb}: {member.name}")
+        xattrs = {
+            name.removeprefix(_XATTR): base64.b64encode(value.encode("utf-8", "surrogateescape")).decode()
+            for name, value in member.pax_headers.items()
+            if name.startswith(_XATTR)
+        }
+        yield path, kind, member.mode & 0o7777, member.uid, member.gid, int(member.mtime), offset, size, target, xattrs
+
+
+def checked_path(name: str, where: Path) -> str:
+    """The tree path of an archive member: relative, clean, with ``/usr`` merged.
+
+    Raises :class:`BadPackage` for absolute names, ``..`` and control characters.
+    """
+    if name.startswith("/") or any(ord(char) < 32 for char in name):
+        raise BadPackage("a name in it is not a clean relative path", where=f"{where}: {name!r}")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise BadPackage(
+            "a name in it climbs out of the root", where=f"{where}: {name!r}", hint="do not use this package"
+        )
+    if len(parts) > 1 and parts[0] in _MERGED:
+        parts[:1] = _MERGED[parts[0]].split("/")
+    return "/".join(parts)
+
+
+def checked_target(path: str, target: str, where: Path) -> str:
+    """A link's target, if it stays below the root it is made for.
+
+    Absolute targets are taken: they are read relative to the image's root, and nothing is ever written *through* a link
+    (:meth:`Tree.add` refuses that). Raises :class:`BadPackage` for a relative target that climbs above the root.
+    """
+    depth = path.count("/")
+    for part in [] if target.startswith("/") else target.split("/"):
+        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
+        if depth < 0:
+            raise BadPackage(
+                f"a link in it points above the root: {target!r}",
+                where=f"{where}: {path}",
+                hint="do not use this package",
+            )
+    if not target or "\0" in target:
+        raise BadPackage("a link in it has no usable target", where=f"{where}: {path}")
+    return target
+
+
+def _fields(control: str) -> dict[str, str]:
+    """The one-line fields of a control paragraph."""
+    pairs = (line.partition(":") for line in control.splitlines() if line[:1] not in ("", " ", "\t"))
+    return {name: value.strip() for name, _, value in pairs}
