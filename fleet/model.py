@@ -1,0 +1,88 @@
+"""The nouns of fleet, as values: machines, units, placements, states. Nothing here does I/O.
+
+A *unit* is what a user wants (text and desired state). A *placement* is the engine's word to one machine: run this text. A
+*unit state* is what that machine last said about it. What users see as the current state is derived from the three.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fleet.unitfile import UnitFile
+
+
+class Desired(enum.StrEnum):
+    """What a unit should come to; the same three words tell what it has come to (see :func:`current_state`)."""
+
+    INACTIVE = "inactive"  # known to the cluster, on no machine
+    LOADED = "loaded"  # on a machine, known to its systemd, not started
+    LAUNCHED = "launched"  # started; whether it runs is systemd's word, not ours
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine that is alive. ``id`` is its machine-id; ``boot`` tells two machines with one id apart."""
+
+    id: str
+    ip: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    boot: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit as its user submitted it."""
+
+    name: str
+    unitfile: UnitFile
+    desired: Desired = Desired.INACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The engine's order to one machine: have this text in this desired state. It holds all that the agent needs.
+
+    ``everywhere`` marks the orders for a global unit, one on each machine; ``reason`` is the sentence that explains the
+    decision to a person.
+    """
+
+    unit: str
+    machine: str
+    desired: Desired
+    text: str
+    hash: str
+    everywhere: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """What a machine last said about a unit. ``load``, ``active`` and ``sub`` are systemd's words, "" when unknown.
+
+    ``reached`` is how far the agent has come with its order; ``hash`` is that of the text that it has loaded; ``error`` is
+    the agent's trouble with the unit ("" for none).
+    """
+
+    name: str
+    machine: str
+    load: str = ""
+    active: str = ""
+    sub: str = ""
+    hash: str = ""
+    reached: Desired = Desired.LOADED
+    error: str = ""
+
+
+def current_state(unit: Unit, machine: str | None, states: Iterable[UnitState]) -> Desired:
+    """How far a unit has come: ``machine`` is where it is placed (``None``: nowhere), ``states`` what machines say about it.
+
+    A text that was replaced counts as loaded until its machine has the new one, and a unit that was unloaded counts as
+    loaded until its machine has let go of it: only then may a client believe ``inactive``.
+    """
+    mine = [state for state in states if state.name == unit.name]
+    for state in mine:
+        if state.machine == machine:
+            return state.reached if state.hash == unit.unitfile.hash() else Desired.LOADED
+    return Desired.LOADED if mine and machine is None else Desired.INACTIVE

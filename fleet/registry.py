@@ -1,0 +1,285 @@
+"""The cluster's state in etcd: the one place that knows fleet's keys and what their values mean.
+
+Keys under one prefix (``/flotilla/fleet/`` by default), with who writes each:
+
+=====================================  ===============================================================
+``machines/<id>``                      the machine's agent, under its lease
+``units/<name>``                       whoever serves the HTTP API
+``schedule/<machine>/<unit>``          the leading engine, fenced
+``states/<machine>/<unit>``            the machine's agent, under its lease
+``status/<unit>``                      the leading engine, fenced: why a unit is where it is, or nowhere
+``engine/leader``                      whoever leads, under a lease of its own
+=====================================  ===============================================================
+
+Values are JSON objects with a version ``v`` (see :mod:`fleet.codec`). A value of another version, or a broken one, is skipped
+and told in :meth:`Registry.problems`; it never stops anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from etcd.protocol import Compare, Etcd, KeyValue, Op
+from fleet import codec
+from fleet.model import Desired, Machine, Placement, Unit, UnitState
+from fleet.requirements import check_unit
+from terminal import Failure
+
+PREFIX = "/flotilla/fleet/"
+_ATTEMPTS = 8
+_LOG = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class NoSuchUnit(Failure):  # noqa: N818 - a failure of the user's, told to a person
+    """The cluster has no unit of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("no such unit", where=name, hint="see the names with: fleetctl list-unit-files")
+
+
+class UnitExists(Failure):  # noqa: N818
+    """The cluster has a unit of that name already, with another text or desired state."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("a unit of that name exists already", where=name, hint="use --replace to give it another text")
+
+
+class Contended(Failure):  # noqa: N818
+    """Other writers changed the unit again and again while we tried to."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("the unit is being changed by others at the same time", where=name, hint="try again")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A value in etcd that was skipped: its key and what is wrong with it."""
+
+    key: str
+    message: str
+
+
+class Overview:
+    """All that the cluster knows, in dicts: one read of the prefix, kept up to date with :meth:`put` and :meth:`delete`.
+
+    Keys of ``placements`` and ``states`` are (machine, unit). ``revision`` is the last one that is in it.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.revision = 0
+        self.machines: dict[str, Machine] = {}
+        self.units: dict[str, Unit] = {}
+        self.placements: dict[tuple[str, str], Placement] = {}
+        self.states: dict[tuple[str, str], UnitState] = {}
+        self.reasons: dict[str, str] = {}
+
+    def put(self, found: KeyValue) -> None:
+        """Take a key's new value. A broken one counts as absent."""
+        kind, _, rest = found.key.removeprefix(self._registry.prefix).partition("/")
+        decoded = self._registry.decoded
+        match kind:
+            case "machines":
+                _set(self.machines, rest, decoded(found, codec.machine))
+            case "units":
+                _set(self.units, rest, decoded(found, codec.unit))
+            case "schedule":
+                _set(self.placements, _pair(rest), decoded(found, codec.placement))
+            case "states":
+                _set(self.states, _pair(rest), decoded(found, codec.state))
+            case "status":
+                _set(self.reasons, rest, decoded(found, codec.status))
+
+    def delete(self, key: str) -> None:
+        """A key is gone."""
+        self._registry.forget(key)
+        kind, _, rest = key.removeprefix(self._registry.prefix).partition("/")
+        match kind:
+            case "machines":
+                self.machines.pop(rest, None)
+            case "units":
+                self.units.pop(rest, None)
+            case "schedule":
+                self.placements.pop(_pair(rest), None)
+            case "states":
+                self.states.pop(_pair(rest), None)
+            case "status":
+                self.reasons.pop(rest, None)
+
+
+class Registry:
+    """Reads and changes of the cluster's state. Thread-safe as far as the client is.
+
+    Any method may raise :class:`etcd.protocol.Unavailable` when etcd cannot be reached in time. Changes are single
+    transactions, so that two writers never leave a mixture.
+    """
+
+    def __init__(self, client: Etcd, prefix: str = PREFIX) -> None:
+        if not prefix.startswith("/") or not prefix.endswith("/"):
+            raise Failure("the key prefix must begin and end with a slash", where=repr(prefix))
+        self.client = client
+        self.prefix = prefix
+        self._problems: dict[str, Problem] = {}
+        self._lock = threading.Lock()
+
+    # Reading
+
+    def machines(self) -> list[Machine]:
+        """The machines that are alive, by id."""
+        return [machine for _, machine in self._range("machines/", codec.machine)]
+
+    def units(self) -> list[Unit]:
+        """All units, by name."""
+        return [unit for _, unit in self._range("units/", codec.unit)]
+
+    def unit(self, name: str) -> Unit | None:
+        """One unit; ``None`` when there is none of that name, or only a broken value."""
+        found = self.client.get(self.key_unit(name))
+        return None if found is None else self.decoded(found, codec.unit)
+
+    def states(self, machine: str | None = None, unit: str | None = None) -> list[UnitState]:
+        """What machines say about units, by (machine, unit); only those of one machine or one unit when given."""
+        part = "states/" if machine is None else f"states/{machine}/"
+        found = [state for _, state in self._range(part, codec.state)]
+        return [state for state in found if unit is None or state.name == unit]
+
+    def placements(self) -> dict[str, str]:
+        """The machine of each placed unit. Global units are on many machines and are left out."""
+        return {each.unit: each.machine for _, each in self._range("schedule/", codec.placement) if not each.everywhere}
+
+    def unit_status(self, name: str) -> str | None:
+        """The engine's sentence about a unit: why it is there, or why it is nowhere; ``None`` when it has said nothing yet."""
+        found = self.client.get(self.key_status(name))
+        return None if found is None else self.decoded(found, codec.status)
+
+    def overview(self) -> Overview:
+        """Everything at one revision, in one read."""
+        found = self.client.range(self.prefix)
+        view = Overview(self)
+        for each in found.kvs:
+            view.put(each)
+        view.revision = found.revision
+        return view
+
+    def problems(self) -> list[Problem]:
+        """Values that this registry has skipped and that have not been seen whole since, by key."""
+        with self._lock:
+            return [self._problems[key] for key in sorted(self._problems)]
+
+    # Changing units (the engine's and the agent's writes are in their own modules)
+
+    def create_unit(self, unit: Unit, *, replace: bool = False) -> None:
+        """Store a unit. With ``replace``, one of that name is overwritten in the same transaction.
+
+        Raises :class:`UnitExists` (the same unit again is no error), and :class:`fleet.requirements.RequirementsError` or
+        :class:`fleet.unitname.UnitNameError` for a unit that no machine may run.
+        """
+        check_unit(unit)
+        key = self.key_unit(unit.name)
+        value = codec.unit_bytes(unit)
+        if replace:
+            self.client.put(key, value)
+            return
+        done = self.client.txn([Compare.version(key, "==", 0)], [Op.put(key, value)])
+        if not done.succeeded and self.unit(unit.name) != unit:
+            raise UnitExists(unit.name)
+
+    def set_desired(self, name: str, desired: Desired) -> None:
+        """Change what a unit should come to. Raises :class:`NoSuchUnit`, :class:`Contended`, or as :meth:`create_unit`."""
+        key = self.key_unit(name)
+        for _ in range(_ATTEMPTS):
+            found = self.client.get(key)
+            unit = None if found is None else self.decoded(found, codec.unit)
+            if found is None or unit is None:
+                raise NoSuchUnit(name)
+            if unit.desired is desired:
+                return
+            changed = Unit(unit.name, unit.unitfile, desired)
+            check_unit(changed)
+            compare = [Compare.modified(key, "==", found.mod_revision)]
+            if self.client.txn(compare, [Op.put(key, codec.unit_bytes(changed))]).succeeded:
+                return
+        raise Contended(name)
+
+    def delete_unit(self, name: str) -> None:
+        """Forget a unit; the engine and the agents then take it off its machine. Raises :class:`NoSuchUnit`."""
+        key = self.key_unit(name)
+        done = self.client.txn([Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name))])
+        if not done.succeeded:
+            raise NoSuchUnit(name)
+
+    # Keys
+
+    def key_machine(self, machine: str) -> str:
+        """Where a machine says that it is alive."""
+        return f"{self.prefix}machines/{machine}"
+
+    def key_unit(self, name: str) -> str:
+        """Where a unit's text and desired state are."""
+        return f"{self.prefix}units/{name}"
+
+    def key_schedule(self, machine: str, unit: str = "") -> str:
+        """Where the order for a unit is; without ``unit``, the prefix of all orders to a machine."""
+        return f"{self.prefix}schedule/{machine}/{unit}"
+
+    def key_state(self, machine: str, unit: str = "") -> str:
+        """Where a machine tells about a unit; without ``unit``, the prefix of all that it tells."""
+        return f"{self.prefix}states/{machine}/{unit}"
+
+    def key_status(self, name: str) -> str:
+        """Where the engine explains a unit."""
+        return f"{self.prefix}status/{name}"
+
+    @property
+    def key_leader(self) -> str:
+        """Held by the leading engine."""
+        return f"{self.prefix}engine/leader"
+
+    # Decoding
+
+    def decoded(self, found: KeyValue, decode: Callable[[str, bytes], Value]) -> Value | None:
+        """The value of a key, or ``None`` after noting the problem; ``decode`` gets the key without the prefix."""
+        try:
+            value = decode(found.key.removeprefix(self.prefix), found.value)
+        except codec.BrokenValue as error:
+            self._note(found.key, error.message)
+            return None
+        self.forget(found.key)
+        return value
+
+    def forget(self, key: str) -> None:
+        """Drop the problem that was noted about a key, if any: it was read whole, or is gone."""
+        with self._lock:
+            self._problems.pop(key, None)
+
+    def _range(self, part: str, decode: Callable[[str, bytes], Value]) -> list[tuple[str, Value]]:
+        found = self.client.range(self.prefix + part).kvs
+        pairs = ((each.key, self.decoded(each, decode)) for each in found)
+        return [(key, value) for key, value in pairs if value is not None]
+
+    def _note(self, key: str, message: str) -> None:
+        problem = Problem(key, message)
+        with self._lock:
+            new = self._problems.get(key) != problem
+            self._problems[key] = problem
+        if new:
+            _LOG.warning("skipped %s: %s", key, message)
+
+
+def _pair(rest: str) -> tuple[str, str]:
+    machine, _, unit = rest.partition("/")
+    return machine, unit
+
+
+def _set(into: dict[Key, Value], key: Key, value: Value | None) -> None:
+    if value is None:
+        into.pop(key, None)
+    else:
+        into[key] = value
