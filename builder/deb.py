@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol
 
+from builder import bundle
 from builder.store import Store
-from builder.tree import Entry, Kind, Slice
+from builder.tree import Entry, Kind
 from terminal import Failure
 
 VERSION: Final = 1
@@ -74,23 +75,8 @@ def unpack(deb: Path, sha256: str, store: Store) -> Package:
 def load(folder: Path) -> Package:
     """Read an unpacked package back from the store."""
     index = json.loads((folder / "index.json").read_text())
-    tar = folder / "data.tar"
     name = index["name"]
-    entries = tuple(
-        Entry(
-            path=path,
-            kind=Kind(kind),
-            mode=mode,
-            uid=uid,
-            gid=gid,
-            mtime=mtime,
-            content=Slice(tar, offset, size),
-            target=target,
-            owner=name,
-            xattrs={key: base64.b64decode(value) for key, value in xattrs.items()},
-        )
-        for path, kind, mode, uid, gid, mtime, offset, size, target, xattrs in index["entries"]
-    )
+    entries = tuple(bundle.entry(tuple(row), folder / "data.tar", name) for row in index["entries"])
     return Package(name, index["control"], index["scripts"], tuple(index["conffiles"]), entries)
 
 
@@ -203,11 +189,10 @@ def _tar_members(path: Path, deb: Path) -> Iterator[tarfile.TarInfo]:
         raise BadPackage("its data part is damaged", where=str(deb), hint="delete it and build again") from error
 
 
-_Row = tuple[str, str, int, int, int, int, int, int, str, dict[str, str]]
 _XATTR: Final = "SCHILY.xattr."
 
 
-def _rows(members: Iterator[tarfile.TarInfo], deb: Path) -> Iterator[_Row]:
+def _rows(members: Iterator[tarfile.TarInfo], deb: Path) -> Iterator[bundle.Row]:
     """Index rows, in the fields' order of :func:`load`."""
     places: dict[str, tuple[int, int]] = {}
     for member in members:

@@ -1,0 +1,73 @@
+"""Entries kept in the store: an index beside one file that holds every content.
+
+Used for unpacked packages (whose contents lie in ``data.tar``) and for what a build step made (``data``), so that both read back as
+entries with :class:`Slice` contents, without a file of the host for each file of the image.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from builder.tree import Entry, Inline, Kind, Patch, Slice
+
+Row = tuple[str, str, int, int, int, int, int, int, str, dict[str, str]]
+"""path, kind, mode, uid, gid, mtime, offset, size, target, xattrs (base64)."""
+
+
+def row(entry: Entry, offset: int, size: int) -> Row:
+    """The index row of ``entry`` whose content is at ``offset`` of the data file."""
+    xattrs = {name: base64.b64encode(value).decode() for name, value in entry.xattrs.items()}
+    return (
+        entry.path,
+        entry.kind,
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.mtime,
+        offset,
+        size,
+        entry.target,
+        xattrs,
+    )
+
+
+def entry(fields: Row, data: Path, owner: str) -> Entry:
+    """The entry of an index row; its content is a slice of the file ``data``."""
+    path, kind, mode, uid, gid, mtime, offset, size, target, xattrs = fields
+    return Entry(
+        path,
+        Kind(kind),
+        mode,
+        uid,
+        gid,
+        mtime,
+        Slice(data, offset, size) if kind == Kind.FILE else Inline(b""),
+        target,
+        owner,
+        {name: base64.b64decode(value) for name, value in xattrs.items()},
+    )
+
+
+def save_patch(patch: Patch, folder: Path) -> None:
+    """Write a patch into ``folder`` as ``patch.json`` and ``data``."""
+    rows: list[list[Any]] = []
+    with (folder / "data").open("wb") as data:
+        for item in patch.put:
+            content = item.content.read() if item.kind is Kind.FILE else b""
+            rows.append([item.owner, row(item, data.tell(), len(content))])
+            data.write(content)
+    (folder / "patch.json").write_text(json.dumps({"put": rows, "remove": patch.remove}))
+
+
+def load_patch(folder: Path) -> Patch:
+    """Read back what :func:`save_patch` wrote; contents are slices of the stored file."""
+    stored = json.loads((folder / "patch.json").read_text())
+    data = folder / "data"
+    return Patch(
+        put=tuple(entry(tuple(fields), data, owner) for owner, fields in stored["put"]),
+        remove=tuple(stored["remove"]),
+    )
+

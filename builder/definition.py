@@ -1,0 +1,218 @@
+"""The definition of an image: one commented model, read from YAML, with errors that name file, line and column.
+
+The model is the reference: each field says what it is for. ``packages`` and its neighbours say what to lock; everything after says
+how the tree is finished. A definition is data only; it never holds an address of a mirror.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from terminal import Failure
+
+Epoch = Annotated[int, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Suite(_Model):
+    """One suite of an archive that packages may come from."""
+
+    suite: str
+    """Name below ``dists/``: ``trixie``, ``trixie-security``."""
+    archive: Literal["debian", "debian-security"] = "debian"
+    """Which of Debian's two archives serves it."""
+    components: tuple[str, ...] = ("main",)
+    pin_only: bool = False
+    """Take from here only packages that ask for it with ``from``."""
+
+
+class Pinned(_Model):
+    """A package that comes from a suite of its own."""
+
+    name: str
+    from_: str = Field(alias="from")
+    """The suite's name."""
+
+
+class Account(_Model):
+    """A person's account on the node (system accounts come with their packages)."""
+
+    name: str
+    uid: int = Field(ge=1000, lt=60000)
+    groups: tuple[str, ...] = ()
+    home: str
+    shell: str = "/bin/bash"
+    gecos: str = ""
+
+
+class Kernel(_Model):
+    """Which modules the node has, and which of them the initrd needs to find its root."""
+
+    modules: tuple[str, ...]
+    """Names or shell patterns; what they depend on comes along."""
+    initrd: tuple[str, ...]
+    """Names, loaded in this order, what they depend on first."""
+    command_line: str
+
+
+class Presets(_Model):
+    """systemd units: all are disabled but those listed."""
+
+    enable: tuple[str, ...] = ()
+    mask: tuple[str, ...] = ()
+    default_target: str = "multi-user.target"
+
+
+class Identity(_Model):
+    """What ``os-release`` says."""
+
+    id: str
+    name: str
+    version: str
+
+
+class Filesystem(_Model):
+    """How the root is packed."""
+
+    type: Literal["squashfs", "erofs"]
+    fast: tuple[str, ...]
+    """Options of the writer for everyday builds."""
+    release: tuple[str, ...]
+    """Options of the writer under ``--release``: slower, smaller."""
+
+
+class Container(_Model):
+    """What makes a definition a container instead of a node: docker's image configuration."""
+
+    repository: str
+    """Name docker knows it by: ``dockerfile/redis``."""
+    tag: str = "latest"
+    user: str = ""
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    exposed_ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    working_dir: str = "/"
+    environment: dict[str, str] = {}
+
+
+class Definition(_Model):
+    """A whole image."""
+
+    version: Literal[1]
+    """Of this format."""
+    name: str
+    architecture: Literal["amd64"] = "amd64"
+    suites: tuple[Suite, ...] = Field(min_length=1)
+    packages: tuple[str | Pinned, ...] = Field(min_length=1)
+    """What is asked for; what these depend on comes along, recommendations do not."""
+    assume: tuple[str, ...] = ()
+    """Packages taken for installed, so that they and what only they need stay out: no maintainer script ever runs here."""
+    remove: tuple[str, ...] = ()
+    """Shell patterns of paths to leave out, after everything is merged."""
+    accounts: tuple[Account, ...] = ()
+    groups: dict[str, int] = {}
+    """Groups of ours, with their numbers."""
+    ids: dict[str, int] = {}
+    """Numbers for accounts and groups that packages bring without one."""
+    kernel: Kernel | None = None
+    presets: Presets = Presets()
+    identity: Identity | None = None
+    directories: dict[str, str] = {}
+    """Empty directories to make, with their octal modes."""
+    links: dict[str, str] = {}
+    """Symbolic links to make: path to target."""
+    overlay: str | None = None
+    """Folder beside the definition whose files are copied verbatim, same paths; it wins over packages."""
+    node_code: tuple[str, ...] = ()
+    """Our own Python packages that the node runs."""
+    root: Filesystem | None = None
+    container: Container | None = None
+
+    def wants(self) -> list[tuple[str, str | None]]:
+        """(package, suite or None) pairs, in the definition's order."""
+        return [(entry, None) if isinstance(entry, str) else (entry.name, entry.from_) for entry in self.packages]
+
+
+FORBIDDEN: Final = "extra_forbidden"
+
+
+def load(path: Path) -> Definition:
+    """Read and check a definition.
+
+    Raises :class:`Failure` naming file, line, column, what was expected, and the nearest known key for a misspelt one.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise Failure(
+            f"cannot read the definition: {error.strerror}", where=str(path), hint="give its path with --definition"
+        ) from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise Failure(f"this is not YAML: {error.problem}", where=f"{path}:{line}:{column}") from error
+    if not isinstance(data, dict) or node is None:
+        raise Failure("a definition is a mapping of keys", where=f"{path}:1:1", hint="see image/node.yaml")
+    try:
+        # Lists become tuples on the way: strict mode takes JSON's lists for them.
+        return Definition.model_validate(_tuples(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [part for part in first["loc"] if isinstance(part, int) or part not in ("str", "Pinned")]
+        line, column = _mark(node, location)
+        path_text = ".".join(str(part) for part in location)
+        if first["type"] == FORBIDDEN:
+            raise Failure(
+                f"unknown key {path_text!r}", where=f"{path}:{line}:{column}", hint=_nearest(str(location[-1]))
+            ) from None
+        raise Failure(
+            f"{path_text}: {first['msg'][0].lower()}{first['msg'][1:]}",
+            where=f"{path}:{line}:{column}",
+            hint="docs/definition.md lists every key",
+        ) from None
+
+
+def _tuples(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _nearest(key: str) -> str:
+    known = {
+        field.alias or name
+        for model in (Definition, Suite, Pinned, Account, Kernel, Presets, Identity, Filesystem, Container)
+        for name, field in model.model_fields.items()
+    }
+    near = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else "docs/definition.md lists every key"
+
+
+def _mark(node: yaml.Node, location: Sequence[int | str]) -> tuple[int, int]:
+    """Line and column (from 1) of the deepest node on the way to ``location``."""
+    mark = node.start_mark
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                break
+            mark, node = found[0][0].start_mark, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            mark = node.start_mark
+    return mark.line + 1, mark.column + 1
