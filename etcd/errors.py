@@ -1,0 +1,54 @@
+"""What may go wrong between us and etcd, by what the caller can do about it."""
+
+from __future__ import annotations
+
+from terminal import Failure
+
+
+class EtcdError(Failure):
+    """etcd refused a request, or answered what cannot be understood. ``where`` is the endpoint.
+
+    ``code`` is the gRPC status code (https://grpc.github.io/grpc/core/md_doc_statuscodes.html), 0 if there was none.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None, code: int = 0) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.code = code
+
+
+class Unavailable(EtcdError):  # noqa: N818 - named for what a caller does about it
+    """No endpoint gave an answer: try again later, from the same revision in case of a watch.
+
+    ``maybe_applied`` is true if a write was sent and its answer was lost: read before writing again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        code: int = 14,
+        maybe_applied: bool = False,
+    ) -> None:
+        super().__init__(message, where=where, hint=hint, code=code)
+        self.maybe_applied = maybe_applied
+
+
+class Compacted(EtcdError):  # noqa: N818 - named for what a caller does about it
+    """The revision asked for is history that etcd has thrown away: read everything anew.
+
+    ``compact_revision`` is the oldest revision that still can be read, 0 if etcd did not say.
+    """
+
+    def __init__(self, compact_revision: int, *, where: str | None = None) -> None:
+        super().__init__("required revision has been compacted", where=where, code=11)
+        self.compact_revision = compact_revision
+
+
+class LeaseNotFound(EtcdError):  # noqa: N818 - named for what a caller does about it
+    """The lease expired or was revoked: grant a new one."""
+
+    def __init__(self, lease: int, *, where: str | None = None) -> None:
+        super().__init__("requested lease not found", where=where, code=5)
+        self.lease = lease

@@ -1,0 +1,197 @@
+"""One JSON request to one of several endpoints: pooling, failover, and telling apart what went wrong.
+
+The rule of failover: what only reads, or may safely happen twice, goes on to the next endpoint after any trouble. A write goes on
+only if the connection was never made; once sent it may have been applied, and the caller has to look
+(:attr:`~etcd.errors.Unavailable.maybe_applied`).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+from etcd.errors import Compacted, EtcdError, LeaseNotFound, Unavailable
+from etcd.wire import Json
+
+_CANCELLED, _DEADLINE_EXCEEDED, _NOT_FOUND, _OUT_OF_RANGE, _UNAVAILABLE = 1, 4, 5, 11, 14
+
+# A peer that vanished (power, cable) is noticed after 10 + 3 * 5 seconds, on connections where we only listen, too.
+KEEPALIVE = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+
+_CONNECTIONS_MAX = 8  # kept per endpoint; more are opened when needed, and dropped afterwards
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Mutual TLS: whom we trust, and who we are. PEM files; the key is read once, when the client is made."""
+
+    cafile: str
+    certfile: str = ""
+    keyfile: str = ""
+
+    def context(self) -> ssl.SSLContext:
+        """The context for connections. Raises EtcdError that names the file at fault."""
+        try:
+            context = ssl.create_default_context(cafile=self.cafile)
+        except (OSError, ssl.SSLError) as error:
+            raise EtcdError(
+                "cannot load the certificate authority", where=self.cafile, hint="check the path and that it is PEM"
+            ) from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.certfile:
+            try:
+                context.load_cert_chain(self.certfile, self.keyfile or None)
+            except (OSError, ssl.SSLError) as error:
+                raise EtcdError(
+                    "cannot load the client certificate or its key",
+                    where=f"{self.certfile}, {self.keyfile}",
+                    hint="check that both files exist, can be read by this user, and belong together",
+                ) from error
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one member (or a proxy of the cluster) listens for clients."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, url: str) -> Endpoint:
+        """``http://host:port`` or ``https://host:port``; EtcdError otherwise."""
+        wrong = EtcdError("not an etcd endpoint", where=url, hint="write http://HOST:PORT or https://HOST:PORT")
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            port = parts.port
+        except ValueError as error:
+            raise wrong from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise wrong
+        return cls(parts.scheme, parts.hostname, port or 2379)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+class Transport:
+    """Sends requests; thread-safe. Remembers the endpoint that answered last, and begins there."""
+
+    def __init__(self, endpoints: Sequence[str], *, timeout: float, tls: Tls | None) -> None:
+        if not endpoints:
+            raise EtcdError("no etcd endpoint given", hint="name at least one, such as http://127.0.0.1:2379")
+        self.endpoints = tuple(Endpoint.parse(endpoint) for endpoint in endpoints)
+        self.timeout = timeout
+        self.context = tls.context() if tls is not None else None
+        self._current = 0
+        self._pool = urllib3.PoolManager(
+            num_pools=len(self.endpoints) + 1,
+            maxsize=_CONNECTIONS_MAX,
+            retries=False,
+            timeout=urllib3.Timeout(connect=timeout, read=timeout),
+            socket_options=KEEPALIVE,
+            ssl_context=self.context,
+        )
+
+    def order(self) -> list[tuple[int, Endpoint]]:
+        """All endpoints with their index, the one that answered last first."""
+        indexed = list(enumerate(self.endpoints))
+        return indexed[self._current :] + indexed[: self._current]
+
+    def prefer(self, index: int) -> None:
+        """Begin with this endpoint from now on."""
+        self._current = index
+
+    def call(self, path: str, request: Json, *, resend: bool) -> Json:
+        """POST ``request``, return the answer. ``resend``: it may reach etcd twice without harm."""
+        trouble: Unavailable | None = None
+        for index, endpoint in self.order():
+            try:
+                answer = self.call_at(endpoint, path, request)
+            except Unavailable as error:
+                if error.maybe_applied and not resend:
+                    raise
+                trouble = error
+                continue
+            self._current = index
+            return answer
+        assert trouble is not None
+        if len(self.endpoints) == 1:
+            raise Unavailable(
+                trouble.message, where=trouble.where, hint=trouble.hint, code=trouble.code
+            ) from trouble.__cause__
+        raise Unavailable("no endpoint of etcd answered", where=", ".join(map(str, self.endpoints))) from trouble
+
+    def call_at(self, endpoint: Endpoint, path: str, request: Json) -> Json:
+        """POST ``request`` to this endpoint only. Raises Unavailable (``maybe_applied`` unless it cannot be), EtcdError."""
+        where = str(endpoint)
+        try:
+            response = self._pool.request("POST", where + path, body=json.dumps(request), redirect=False)
+        except (NewConnectionError, ConnectTimeoutError) as error:
+            raise Unavailable("cannot connect to etcd", where=where) from error
+        except HTTPError as error:
+            raise Unavailable("etcd did not answer", where=where, maybe_applied=True) from error
+        return understand(where, response.status, response.data, request)
+
+    def healthy_at(self, endpoint: Endpoint) -> bool:
+        """Whether the member behind ``endpoint`` has a leader and can read through it."""
+        try:
+            response = self._pool.request("GET", f"{endpoint}/health", redirect=False)
+            return response.status == 200 and json.loads(response.data).get("health") == "true"
+        except (HTTPError, ValueError, AttributeError):
+            return False
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.clear()
+
+
+def understand(where: str, status: int, body: bytes, request: Json) -> Json:
+    """The answer in ``body``, or the error that it tells. The gateway wraps what it streams in ``result``."""
+    try:
+        answer = json.loads(body)
+    except ValueError as error:
+        if status >= 500:
+            raise Unavailable(f"etcd answered with HTTP status {status}", where=where, maybe_applied=True) from error
+        raise EtcdError(
+            f"the answer (HTTP status {status}) is not JSON", where=where, hint="is this the client port of an etcd?"
+        ) from error
+    if not isinstance(answer, dict):
+        raise EtcdError("the answer is not a JSON object", where=where, hint="is this the client port of an etcd?")
+    if "error" in answer or status != 200:
+        raise refusal(where, answer, request)
+    result = answer.get("result", answer)
+    if not isinstance(result, dict):
+        raise EtcdError("the result in the answer is not a JSON object", where=where)
+    return result
+
+
+def refusal(where: str, answer: Json, request: Json) -> EtcdError:
+    """The error that an answer of the gateway tells: flat, or nested when it was streamed."""
+    nested = answer.get("error")
+    fields = nested if isinstance(nested, dict) else answer
+    code = fields.get("code", fields.get("grpc_code", 0))
+    code = code if isinstance(code, int) else 0
+    message = str(fields.get("message") or fields.get("error") or "no reason given").removeprefix("etcdserver: ")
+    if code in (_CANCELLED, _DEADLINE_EXCEEDED, _UNAVAILABLE):
+        return Unavailable(message, where=where, code=code, maybe_applied=True)
+    if code == _OUT_OF_RANGE and "compacted" in message:
+        return Compacted(0, where=where)
+    if code == _NOT_FOUND and "lease" in message:
+        return LeaseNotFound(int(request.get("lease") or request.get("ID") or 0), where=where)
+    return EtcdError(message, where=where, code=code)
