@@ -1,26 +1,31 @@
-"""Progress by phase: a live display on a terminal, one plain line a phase elsewhere."""
+"""Progress by phase: a live line on a terminal, one plain line a phase elsewhere."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
-if TYPE_CHECKING:
-    from rich.status import Status
+_TICK_S = 0.1
+_SPINNER = "|/-\\"
+_ERASE_LINE = "\r\x1b[K"
 
 
 class Phases:
-    """Tells on stderr which phase is running, how long it took, and the last detail of it.
+    """Tells on stderr which phase is running, how long it takes, and the last detail of it.
 
-    On a terminal the running phase is a spinner with its detail; otherwise (a pipe, ``CI``, ``TERM=dumb``) each phase prints
-    one line when it begins and one when it ends, so that a log tells which phase hung. ``NO_COLOR`` is honoured.
+    On a terminal the innermost running phase is a live line with its detail and its seconds; otherwise (a pipe, ``CI``,
+    ``TERM=dumb``) each phase prints one line when it begins and one when it ends, so that a log tells which phase hung. No colour
+    is used, so there is none to turn off. Phases nest. :meth:`detail` and :meth:`line` may be called from any thread.
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        """Write to ``stream`` (stderr); ``quiet`` writes nothing and only keeps :attr:`seconds`."""
         self._stream = stream if stream is not None else sys.stderr
         self._quiet = quiet
         self._live = (
@@ -29,44 +34,71 @@ class Phases:
             and "CI" not in os.environ
             and os.environ.get("TERM", "") not in ("", "dumb")
         )
-        self._status: Status | None = None
+        self._lock = threading.Lock()
+        self._running: list[_Running] = []
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def phase(self, title: str) -> Iterator[None]:
-        """Show ``title`` while the block runs; its seconds are kept in :attr:`seconds`."""
-        begin = time.monotonic()
-        self._begin(title)
-        mark = "failed"
+        """Show ``title`` while the block runs; its seconds are kept in :attr:`seconds`, if it fails, too."""
+        running = _Running(title)
+        with self._lock:
+            self._running.append(running)
+        if not self._live:
+            self.line(f"... {title}")
+        elif len(self._running) == 1:
+            self._stop = threading.Event()
+            self._painter = threading.Thread(target=self._paint_until, args=(self._stop,), daemon=True)
+            self._painter.start()
+        mark = "!! "
         try:
             yield
-            mark = "done"
+            mark = "ok "
         finally:
-            self.seconds[title] = time.monotonic() - begin
-            self._end(title, mark, self.seconds[title])
+            self.seconds[title] = time.monotonic() - running.begin
+            with self._lock:
+                self._running.remove(running)
+                last = not self._running
+            if self._live and last:
+                self._stop.set()
+                self._painter.join()
+            self.line(f"{mark} {title} ({self.seconds[title]:.1f} s)")
 
     def detail(self, text: str) -> None:
         """Say what the running phase is at; on a pipe it is not printed, so call it as often as you like."""
-        if self._status is not None:
-            self._status.update(f"{self._title}: {text}")
+        with self._lock:
+            if self._running:
+                self._running[-1].detail = text
 
     def line(self, text: str) -> None:
         """Print one line that stays."""
-        if not self._quiet:
-            print(text, file=self._stream, flush=True)
+        if self._quiet:
+            return
+        with self._lock:
+            print(f"{_ERASE_LINE}{text}" if self._live else text, file=self._stream, flush=True)
 
-    def _begin(self, title: str) -> None:
-        self._title = title
-        if self._live:
-            from rich.console import Console
+    def _paint_until(self, stop: threading.Event) -> None:
+        tick = 0
+        while not stop.wait(_TICK_S):
+            tick += 1
+            with self._lock:
+                if self._running:
+                    self._stream.write(_ERASE_LINE + self._running[-1].live_line(tick))
+                    self._stream.flush()
 
-            self._status = Console(file=self._stream, highlight=False).status(title)
-            self._status.start()
-        else:
-            self.line(f"... {title}")
 
-    def _end(self, title: str, mark: str, seconds: float) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
-        self.line(f"{'ok ' if mark == 'done' else '!! '} {title} ({seconds:.1f} s)")
+class _Running:
+    """A phase that has begun and not ended."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.detail = ""
+        self.begin = time.monotonic()
+
+    def live_line(self, tick: int) -> str:
+        """One line no wider than the terminal: a wrapped line could not be erased."""
+        seconds = f"{time.monotonic() - self.begin:.0f} s"
+        text = f"{_SPINNER[tick % len(_SPINNER)]}   {self.title} ({seconds})" + (
+            f": {self.detail}" if self.detail else ""
+        )
+        return text.replace("\n", " ")[: max(20, shutil.get_terminal_size().columns - 1)]

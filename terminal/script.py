@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from terminal.failure import Failure, render
+from terminal.release import VERSION
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def command(prog: str, run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+def command(
+    prog: str,
+    run: Callable[[Sequence[str]], int],
+    argv: Sequence[str] | None = None,
+    *,
+    remote: Sequence[str] = (),
+) -> int:
     """Run ``run(arguments)`` as the command ``prog`` and return its exit code.
 
-    0 done, 1 failed, 2 wrong usage (argparse exits with 2 itself), 130 interrupted. A :class:`Failure` is rendered without
-    a traceback; ``--debug`` anywhere in the arguments, or ``FLOTILLA_DEBUG=1``, shows it. Any other exception is a bug of ours
-    and keeps its traceback. SIGTERM becomes ``KeyboardInterrupt``, so that one clean-up path serves both.
+    0 done, 1 failed, 2 wrong usage (argparse exits with 2 itself), 130 interrupted. A :class:`Failure` is rendered without a
+    traceback; ``--debug`` anywhere in the arguments, or ``FLOTILLA_DEBUG=1``, shows it. Any other exception is a bug of ours and
+    keeps its traceback, save a full disk, which is nobody's bug. ``--version`` as the first argument is answered here. SIGTERM
+    becomes ``KeyboardInterrupt``, so that one clean-up path serves both.
+
+    What follows ``--`` belongs to someone else and is never looked at, nor is what follows a word of ``remote``: the subcommands
+    that pass their words on to another machine (``("ssh",)``).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = os.environ.get("FLOTILLA_DEBUG") == "1"
-    if "--debug" in arguments:
-        arguments.remove("--debug")
-        debug = True
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if arguments[:1] == ["--version"]:
+        print(f"{prog} {VERSION}")
+        return 0
+    arguments, debug = _take_debug(arguments, remote)
+    debug = debug or os.environ.get("FLOTILLA_DEBUG") == "1"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return run(arguments)
+        code = run(arguments)
+        sys.stdout.flush()  # here, where a reader that went away is understood, and not at the interpreter's exit
+        return code
     except Failure as failure:
         if debug:
             raise
@@ -34,6 +52,34 @@ def command(prog: str, run: Callable[[Sequence[str]], int], argv: Sequence[str] 
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) went away: no error, but Python would complain once more at exit.
+        if not _reader_is_gone():
+            raise  # some other pipe or socket: a bug, since whoever opened it should have made it a Failure
+        # The reader (head, less) has seen enough: no error, but Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if debug or error.errno not in _DISK_FULL:
+            raise
+        full = Failure(
+            error.strerror or "the disk is full",
+            where=str(error.filename) if error.filename else None,
+            hint="free some space, or set XDG_CACHE_HOME, XDG_STATE_HOME or TMPDIR to a folder on a larger disk",
+        )
+        print(render(full, prog), file=sys.stderr)
+        return full.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _take_debug(arguments: list[str], remote: Sequence[str]) -> tuple[list[str], bool]:
+    """``arguments`` without our ``--debug``, and whether it was there; words meant for another program stay untouched."""
+    end = next((at for at, word in enumerate(arguments) if word == "--" or word in remote), len(arguments))
+    ours, theirs = arguments[:end], arguments[end:]
+    return [word for word in ours if word != "--debug"] + theirs, "--debug" in ours
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
-    """Align ``rows`` under ``header`` with two spaces between columns; no trailing spaces, no final newline."""
+    """Align ``rows`` under ``header`` with two spaces between columns; no trailing spaces, no final newline.
+
+    Rows of different lengths raise ``ValueError``.
+    """
     lines = [list(header)] if header is not None else []
     lines.extend([list(row) for row in rows])
     if not lines:
         return ""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )

@@ -1,0 +1,130 @@
+"""The outcome of a command becomes an exit code and a text on stderr, and nothing else."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from terminal import Failure, UsageFailure, command
+from terminal.release import VERSION
+
+
+def outcome(error: BaseException | None) -> int:
+    def run(_arguments: Sequence[str]) -> int:
+        if error is not None:
+            raise error
+        return 0
+
+    return command("prog", run, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (None, 0, ""),
+        (Failure("no"), 1, "prog: error: no\n"),
+        (UsageFailure("no", hint="prog --help"), 2, "prog: error: no\n\nhint: prog --help\n"),
+        (KeyboardInterrupt(), 130, "prog: interrupted\n"),
+    ],
+)
+def test_exit_codes(capsys: pytest.CaptureFixture[str], error: BaseException | None, code: int, text: str) -> None:
+    assert outcome(error) == code
+    captured = capsys.readouterr()
+    assert captured.err == text
+    assert captured.out == ""
+
+
+def test_a_full_disk_is_told_with_a_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(OSError(errno.ENOSPC, "No space left on device", "/tmp/root.img")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("prog: error: /tmp/root.img: No space left on device\n")
+    assert "hint: free some space" in err
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        outcome(ZeroDivisionError())
+    with pytest.raises(OSError, match="denied"):
+        outcome(PermissionError(errno.EACCES, "denied"))
+
+
+def test_a_broken_pipe_that_is_not_stdout_is_a_bug() -> None:
+    with pytest.raises(BrokenPipeError):
+        outcome(BrokenPipeError())
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(arguments: Sequence[str]) -> int:
+        assert list(arguments) == ["image"]
+        raise Failure("no")
+
+    with pytest.raises(Failure):
+        command("prog", run, ["image", "--debug"])
+    monkeypatch.setenv("FLOTILLA_DEBUG", "1")
+    with pytest.raises(Failure):
+        command("prog", run, ["image"])
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        (["run", "--", "tool", "--debug"], ["run", "--", "tool", "--debug"]),
+        (["--debug", "run", "--", "--debug"], ["run", "--", "--debug"]),
+        (["ssh", "node-1", "tool", "--debug"], ["ssh", "node-1", "tool", "--debug"]),
+        (["--debug", "ssh", "node-1", "tool", "--debug"], ["ssh", "node-1", "tool", "--debug"]),
+    ],
+)
+def test_words_for_another_program_are_left_alone(given: list[str], seen: list[str]) -> None:
+    arguments: list[str] = []
+
+    def run(words: Sequence[str]) -> int:
+        arguments.extend(words)
+        return 0
+
+    assert command("prog", run, given, remote=("ssh",)) == 0
+    assert arguments == seen
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("prog", lambda _: 1, ["--version"]) == 0
+    assert capsys.readouterr().out == f"prog {VERSION}\n"
+
+
+def test_the_signal_handler_is_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    outcome(None)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def script(body: str) -> subprocess.Popen[str]:
+    """A real process whose ``run`` has ``body``: signals and pipes are tested with the real thing."""
+    lines = "\n".join(f"    {line}" for line in body.splitlines())
+    program = f"import os, sys, time\nfrom terminal import command\ndef run(_):\n{lines}\nsys.exit(command('prog', run, []))\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+
+
+def test_sigterm_runs_the_clean_up_of_an_interrupt() -> None:
+    process = script(
+        "try:\n    print('begun', flush=True)\n    time.sleep(60)\nfinally:\n    print('cleaned', flush=True)"
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.terminate()
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (130, "cleaned\n", "prog: interrupted\n")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["seen at the flush", "seen while printing"])
+def test_a_reader_that_goes_away_is_no_error(lines: int) -> None:
+    process = script(f"sys.stdin.readline()\nfor _ in range({lines}):\n    print('line')\nreturn 0")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (0, "")
