@@ -1,0 +1,39 @@
+"""One TCP connection of a guest, carried to a loopback service: ``python -I -S forward.py ADDRESS PORT``.
+
+QEMU's user network runs this for each connection to a ``guestfwd`` address, with the connection as standard input and output
+(and error, so nothing may be printed). It ends with either side, and with the QEMU that started it.
+"""
+
+import ctypes
+import selectors
+import signal
+import socket
+import sys
+
+CHUNK_BYTES = 65536
+PR_SET_PDEATHSIG = 1
+
+
+def pump(guest: socket.socket, service: socket.socket) -> None:
+    """Copy both ways until both directions have ended; a half-close is passed on."""
+    peer = {guest: service, service: guest}
+    with selectors.DefaultSelector() as selector:
+        for end in peer:
+            selector.register(end, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select():
+                end = guest if key.fileobj is guest else service
+                data = end.recv(CHUNK_BYTES)
+                if data:
+                    peer[end].sendall(data)
+                else:
+                    selector.unregister(end)
+                    peer[end].shutdown(socket.SHUT_WR)
+
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    try:
+        pump(socket.socket(fileno=0), socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=None))
+    except OSError:
+        sys.exit(1)  # the guest sees its connection end: the same as a refusal

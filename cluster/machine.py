@@ -1,0 +1,111 @@
+"""The virtual machine of one node as a value, and the QEMU command line that it is: a pure function, pinned by a test."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+NODES_MAX = 99
+"""Node numbers are two digits in host names' sort order and one byte in addresses (10.77.0.10 + number)."""
+NETWORK = "10.77.0"
+PREFIX_BITS = 24
+HOST_ADDRESS = "10.0.2.100"
+"""Where a guest finds this computer's discovery service: an address inside QEMU's user network, see ``guestfwd``."""
+DATASOURCE = "flotilla.datasource=nocloud"
+EMULATED_CACHE_MIB = 256
+"""Translated code kept per emulated node. QEMU's default is an eighth of all memory, each."""
+
+
+def cluster_address(number: int) -> str:
+    """The address of node ``number`` on the cluster's network."""
+    return f"{NETWORK}.{10 + number}"
+
+
+def cluster_mac(number: int) -> str:
+    """The Ethernet address of node ``number``'s cluster card ("43" is "C")."""
+    return f"52:54:00:43:00:{number:02x}"
+
+
+def management_mac(number: int) -> str:
+    """The Ethernet address of node ``number``'s management card ("4d" is "M"); the image asks DHCP on those."""
+    return f"52:54:00:4d:00:{number:02x}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """All that QEMU needs to know to run one node. Paths are absolute; sockets' paths are 107 bytes at most."""
+
+    number: int
+    name: str
+    accelerator: str
+    memory_mib: int
+    image: Path
+    """A folder with ``vmlinuz``, ``initrd.img`` and ``root.img`` (see ``builder``)."""
+    cmdline: str
+    """The kernel command line that came with the image."""
+    state_disk: Path
+    cidata: Path
+    console: Path
+    net_socket: Path
+    qmp_socket: Path
+    ssh_port: int
+    discovery_port: int
+    forward: tuple[str, ...]
+    """The command that carries one connection of the guest to this computer's discovery service."""
+
+
+def argv(qemu: Path, machine: Machine) -> list[str]:
+    """The command line that runs ``machine``. JSON wherever QEMU takes it, so that no path needs quoting."""
+    accelerator = f"tcg,tb-size={EMULATED_CACHE_MIB}" if machine.accelerator == "tcg" else machine.accelerator
+    management = {
+        "type": "user",
+        "id": "management",
+        "restrict": True,
+        "hostfwd": [{"str": f"tcp:127.0.0.1:{machine.ssh_port}-:22"}],
+        "guestfwd": [{"str": f"tcp:{HOST_ADDRESS}:{machine.discovery_port}-cmd:{shlex.join(machine.forward)}"}],
+    }
+    cluster = {
+        "type": "stream",
+        "id": "cluster",
+        "server": False,
+        "addr": {"type": "unix", "path": str(machine.net_socket)},
+    }
+    return [
+        str(qemu),
+        *("-name", f"{machine.name},debug-threads=on"),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-M", "q35", "-accel", accelerator, "-cpu", "max", "-smp", "1", "-m", str(machine.memory_mib)),
+        *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd.img")),
+        *("-append", f"{machine.cmdline} {DATASOURCE}".strip()),
+        *_disk("root", machine.image / "root.img", writable=False),
+        *_disk("state", machine.state_disk, writable=True),
+        *_disk("cidata", machine.cidata, writable=False),
+        *("-netdev", json.dumps(management)),
+        *("-device", f"virtio-net-pci,netdev=management,mac={management_mac(machine.number)}"),
+        *("-netdev", json.dumps(cluster)),
+        *("-device", f"virtio-net-pci,netdev=cluster,mac={cluster_mac(machine.number)}"),
+        *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
+        *("-chardev", f"file,id=console,path={_doubled(machine.console)},append=on", "-serial", "chardev:console"),
+        *("-qmp", f"unix:{_doubled(machine.qmp_socket)},server=on,wait=off"),
+    ]
+
+
+def _disk(name: str, path: Path, *, writable: bool) -> list[str]:
+    # A power cut of a node is a SIGKILL of its QEMU: what the guest flushed is in this computer's page cache and survives that,
+    # so flushing on to the real disk would only make every fsync of etcd slow.
+    drive = {
+        "driver": "raw",
+        "node-name": name,
+        "read-only": not writable,
+        "discard": "unmap",
+        "cache": {"no-flush": True},
+        "file": {"driver": "file", "filename": str(path), "cache": {"no-flush": True}, "discard": "unmap"},
+    }
+    return ["-blockdev", json.dumps(drive), "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+
+
+def _doubled(path: Path) -> str:
+    """``path`` for an option list of QEMU's, where a comma is written twice."""
+    return str(path).replace(",", ",,")

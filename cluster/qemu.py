@@ -1,0 +1,75 @@
+"""The QEMU of this computer: where it is, which version, and whether that will do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from terminal import Failure
+
+PROGRAM = "qemu-system-x86_64"
+VERSION_MIN_EMULATED = (10, 0)
+"""QEMU 7.2's emulation crashed Debian 13's kernel 6.12.107 in 10 boots of 12; QEMU 10's in none of 6."""
+VERSION_MIN = (7, 2)
+"""The first with ``-netdev stream``, which the cluster's network is made of."""
+INSTALL_HINT = (
+    "./scripts/setup installs QEMU 10 or newer; FLOTILLA_QEMU=/path/to/qemu-system-x86_64 chooses another one"
+)
+VERSION_DEADLINE_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Qemu:
+    """A QEMU program and its version (major, minor)."""
+
+    path: Path
+    version: tuple[int, int]
+
+    @property
+    def version_text(self) -> str:
+        """The version as people write it."""
+        return ".".join(map(str, self.version))
+
+    def require(self, accelerator: str) -> None:
+        """Raise :class:`Failure` if this version cannot be trusted with ``accelerator`` ("kvm" or "tcg")."""
+        needed = VERSION_MIN_EMULATED if accelerator == "tcg" else VERSION_MIN
+        if self.version < needed:
+            how = (
+                "without KVM, guests are emulated, which needs"
+                if accelerator == "tcg"
+                else "the cluster's network needs"
+            )
+            raise Failure(
+                f"QEMU {self.version_text} is too old: {how} QEMU {'.'.join(map(str, needed))} or newer",
+                where=str(self.path),
+                hint=INSTALL_HINT,
+            )
+
+
+def find(environment: Mapping[str, str] | None = None) -> Qemu:
+    """The QEMU to use: ``FLOTILLA_QEMU``, else the one on the PATH. Raises :class:`Failure` if missing or broken."""
+    env = os.environ if environment is None else environment
+    wanted = env.get("FLOTILLA_QEMU") or PROGRAM
+    found = shutil.which(wanted, path=env.get("PATH"))
+    if found is None:
+        raise Failure(f"QEMU is missing: no program {wanted}", hint=INSTALL_HINT)
+    try:
+        done = subprocess.run(
+            [found, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_DEADLINE_S
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Failure("QEMU does not tell its version", where=found, hint=INSTALL_HINT) from error
+    return Qemu(Path(found), parse_version(done.stdout, found))
+
+
+def parse_version(text: str, where: str) -> tuple[int, int]:
+    """(major, minor) out of what ``--version`` prints: "QEMU emulator version 10.0.2 (Debian ...)". Raises :class:`Failure`."""
+    match = re.search(r"version (\d+)\.(\d+)", text)
+    if match is None:
+        raise Failure(f"this is not QEMU: it calls itself {text.strip()[:60]!r}", where=where, hint=INSTALL_HINT)
+    return int(match[1]), int(match[2])

@@ -1,0 +1,44 @@
+"""QEMU's monitor: JSON lines over a unix socket (QEMU ``docs/interop/qmp-spec``), one command per connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from terminal import Failure
+
+LINE_BYTES_MAX = 1 << 20
+
+
+async def execute(socket: Path, command: str, *, deadline_s: float = 10) -> Any:
+    """Run ``command`` ("stop", "cont", "query-status", "system_powerdown", "quit" ...) and return what it returns.
+
+    Raises :class:`Failure` if QEMU refuses, is gone, or does not answer within ``deadline_s`` seconds.
+    """
+    try:
+        async with asyncio.timeout(deadline_s):
+            reader, writer = await asyncio.open_unix_connection(str(socket), limit=LINE_BYTES_MAX)
+            try:
+                await reader.readline()  # the greeting
+                await _ask(reader, writer, "qmp_capabilities")
+                return await _ask(reader, writer, command)
+            finally:
+                writer.close()
+    except TimeoutError as error:
+        raise Failure(f"QEMU did not answer {command} within {deadline_s:.0f} s", where=str(socket)) from error
+    except (OSError, ValueError) as error:
+        raise Failure(f"QEMU's monitor cannot be talked to about {command}", where=str(socket)) from error
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, command: str) -> Any:
+    writer.write(json.dumps({"execute": command}).encode() + b"\n")
+    await writer.drain()
+    while line := await reader.readline():
+        answer = json.loads(line)
+        if "return" in answer:
+            return answer["return"]
+        if "error" in answer:
+            raise Failure(f"QEMU refuses {command}: {answer['error'].get('desc', '')}")
+    raise ConnectionResetError("QEMU hung up")
