@@ -64,12 +64,21 @@ def unpack(deb: Path, sha256: str, store: Store) -> Package:
 
     Raises :class:`BadPackage` if it is truncated, not a package, or wants out of its root.
     """
-    key = f"{sha256[:40]}-{VERSION}"
-    folder = store.path("packages", key)
-    if not folder.exists():
-        with store.making("packages", key) as work:
+    final = folder(sha256, store)
+    if not final.exists():
+        with store.making("packages", final.name) as work:
             _unpack_into(deb, work)
-    return load(folder)
+    return load(final)
+
+
+def folder(sha256: str, store: Store) -> Path:
+    """Where the package with this hash is unpacked, or would be."""
+    return store.path("packages", f"{sha256[:40]}-{VERSION}")
+
+
+def is_unpacked(sha256: str, store: Store) -> bool:
+    """Is it there, whole?"""
+    return folder(sha256, store).exists()
 
 
 def load(folder: Path) -> Package:

@@ -44,10 +44,10 @@ class Pinned(_Model):
 
 
 class Account(_Model):
-    """A person's account on the node (system accounts come with their packages)."""
+    """An account of ours; those that packages declare come with them. Its own group has the same number."""
 
     name: str
-    uid: int = Field(ge=1000, lt=60000)
+    uid: int = Field(ge=1, lt=60000)
     groups: tuple[str, ...] = ()
     home: str
     shell: str = "/bin/bash"
@@ -120,15 +120,15 @@ class Definition(_Model):
     remove: tuple[str, ...] = ()
     """Shell patterns of paths to leave out, after everything is merged."""
     accounts: tuple[Account, ...] = ()
-    groups: dict[str, int] = {}
-    """Groups of ours, with their numbers."""
+    groups: tuple[str, ...] = ()
+    """Groups that no package declares in sysusers.d, ours and those that a maintainer script would have made."""
     ids: dict[str, int] = {}
-    """Numbers for accounts and groups that packages bring without one."""
+    """Numbers for accounts and groups that have no fixed one yet (builder/finish/accounts.py holds the list)."""
     kernel: Kernel | None = None
     presets: Presets = Presets()
     identity: Identity | None = None
     directories: dict[str, str] = {}
-    """Empty directories to make, with their octal modes."""
+    """Empty directories to make: path to octal mode, and the account that owns it if not root (``0755 redis``)."""
     links: dict[str, str] = {}
     """Symbolic links to make: path to target."""
     overlay: str | None = None

@@ -1,0 +1,32 @@
+"""Targets: what a finished node is delivered as.
+
+A target is one function of (kernel, initrd, root, command line) that writes files into a folder; adding one is adding a file here and a
+line to :data:`TARGETS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from builder.targets import qemu
+from builder.targets.parts import Parts
+
+__all__ = ["TARGETS", "Parts", "Target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A way to deliver a node: its name on the command line, what it is for, and the function that writes it."""
+
+    name: str
+    summary: str
+    write: Callable[[Parts, Path], None]
+
+
+TARGETS: Final = {
+    target.name: target
+    for target in (Target("qemu", "kernel, initrd and root image for direct boot under QEMU", qemu.write),)
+}

@@ -1,0 +1,158 @@
+"""From packages to a finished tree: the order of the finishing steps, and nothing else.
+
+Two halves. :func:`base` depends on packages and definition only; it is slow (byte-compiling, depmod) and kept in the store. :func:`finish` adds
+what changes from one build to the next, our overlay, units and code, and is quick enough to run every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from builder import bundle, data, inputs
+from builder.deb import Package
+from builder.definition import Definition
+from builder.finish.accounts import FIXED_IDS, Account, accounts
+from builder.finish.alternatives import alternatives
+from builder.finish.bytecode import bytecode
+from builder.finish.certificates import certificates
+from builder.finish.dpkg_status import dpkg_status
+from builder.finish.identity import identity
+from builder.finish.ldconfig import ldconfig
+from builder.finish.modules import modules
+from builder.finish.pam import pam
+from builder.finish.presets import presets
+from builder.finish.slim import slim
+from builder.finish.statoverride import statoverride
+from builder.finish.writable import writable
+from builder.lockfile import Lock
+from builder.store import Store, identify
+from builder.tools import Tools
+from builder.tree import Entry, Kind, Patch, Tree, directory, symlink
+from terminal import Failure
+
+VERSION: Final = 1
+KERNEL: Final = "boot/vmlinuz-*"
+_MERGED: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
+
+
+def base(what: Definition, packages: Sequence[Package], lock: Lock, tools: Tools, store: Store) -> Tree:
+    """The tree of the packages with all steps done that depend on nothing else.
+
+    Raises :class:`builder.tree.PathConflict` when two packages claim one path, and what the steps raise.
+    """
+    tree = Tree(symlink(path, target) for path, target in _MERGED.items())
+    for package in packages:
+        for entry in package.entries:
+            tree.add(entry)
+    kept = what.model_dump(mode="json", include={"remove", "kernel", "identity"})
+    key = identify("base", VERSION, [inputs.code(), lock.id, tools.id, kept])
+    if not store.has("steps", key):
+        with store.making("steps", key) as work, store.scratch() as scratch:
+            bundle.save_patch(_base_patch(what, tree.copy(), tools, scratch), work)
+    tree.apply(bundle.load_patch(store.path("steps", key)))
+    return tree
+
+
+def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path) -> Patch:
+    """What the slow steps do to ``tree``, as one patch."""
+    before = {entry.path: entry for entry in tree}
+    tree.apply(slim(tree))
+    for pattern in what.remove:
+        for entry in list(tree.glob(pattern)):
+            tree.remove(entry.path)
+    if what.kernel is not None:
+        tree.apply(modules(tree, what.kernel.modules, tools, scratch))
+    if what.node_code:
+        tree.apply(bytecode(tree, tools, scratch))
+    tree.apply(ldconfig(tree))
+    after = {entry.path: entry for entry in tree}
+    return Patch(
+        put=tuple(entry for path, entry in after.items() if before.get(path) != entry),
+        remove=tuple(path for path in before if path not in after),
+    )
+
+
+def finish(
+    what: Definition, tree: Tree, folder: Path, packages: Sequence[Package], tools: Tools, store: Store
+) -> Tree:
+    """``tree`` with everything of ours in it and every quick step done; the argument itself is changed and returned.
+
+    ``folder`` is the definition's: its overlay lies beside it.
+    """
+    ours = Tree()
+    if what.overlay is not None:
+        _put_all(ours, inputs.folder_entries(folder / what.overlay, ""))
+    if what.node_code:
+        _put_all(ours, inputs.folder_entries(data.units() / "system", "usr/lib/systemd/system/"))
+        _put_all(ours, inputs.node_code(what.node_code))
+        _put_all(ours, _compiled(what, ours, tools, store))
+    _put_all(tree, iter(ours))
+    people = [
+        Account(person.name, person.uid, person.uid, person.groups, person.home, person.shell, person.gecos)
+        for person in what.accounts
+    ]
+    tree.apply(accounts(tree, people, what.groups, {**FIXED_IDS, **what.ids}))
+    if what.kernel is not None:
+        tree.apply(certificates(tree))
+        tree.apply(pam(tree))
+        tree.apply(presets(tree, what.presets.enable, what.presets.mask, default_target=what.presets.default_target))
+        if what.identity is not None:
+            tree.apply(identity(tree, what.identity.id, what.identity.name, what.identity.version))
+    tree.apply(alternatives(tree))
+    tree.apply(statoverride(tree))
+    tree.apply(dpkg_status([package.control for package in packages]))
+    numbers = _numbers(tree)
+    for path, words in what.directories.items():
+        mode, _, owner = words.partition(" ")
+        number = numbers[owner] if owner else 0
+        tree.put(directory(path, int(mode, 8), uid=number, gid=number))
+    for path, target in what.links.items():
+        tree.put(symlink(path, target))
+    if what.kernel is not None:
+        tree.apply(writable(tree))
+    return tree
+
+
+def kernel_image(tree: Tree) -> bytes:
+    """The kernel of the tree. Raises :class:`Failure` unless there is exactly one."""
+    found = list(tree.glob(KERNEL))
+    if len(found) != 1:
+        raise Failure(
+            f"an image needs one kernel, this tree has {len(found)}",
+            where="/" + KERNEL,
+            hint="name one linux-image package in the definition",
+        )
+    return found[0].content.read()
+
+
+def drop_boot(tree: Tree) -> None:
+    """Take away what lies in ``/boot``: it is delivered beside the root, not in it."""
+    for entry in list(tree.below("boot")):
+        tree.remove(entry.path)
+
+
+def _put_all(tree: Tree, entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        tree.put(entry)
+
+
+def _compiled(what: Definition, ours: Tree, tools: Tools, store: Store) -> Sequence[Entry]:
+    """The bytecode of our own code, kept in the store by the code's id."""
+    key = identify(
+        "node-bytecode",
+        VERSION,
+        [inputs.code(), tools.id, [inputs.digest(data.packages(name)) for name in what.node_code]],
+    )
+    if not store.has("steps", key):
+        code = Tree(entry for entry in ours if entry.kind is Kind.FILE and entry.path.startswith("usr/lib/flotilla/"))
+        with store.making("steps", key) as work, store.scratch() as scratch:
+            bundle.save_patch(bytecode(code, tools, scratch), work)
+    return bundle.load_patch(store.path("steps", key)).put
+
+
+def _numbers(tree: Tree) -> dict[str, int]:
+    """Account names to numbers, of the finished tree."""
+    lines = tree.read("etc/passwd").decode().splitlines()
+    return {fields[0]: int(fields[2]) for fields in (line.split(":") for line in lines)}

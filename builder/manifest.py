@@ -1,0 +1,81 @@
+"""``manifest.json``: what is in an image, and proof that a build folder is whole and up to date."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from builder.lockfile import Lock
+from builder.store import write_atomically
+from builder.tree import Tree
+
+NAME: Final = "manifest.json"
+VERSION: Final = 1
+
+
+def compose(build: str, name: str, target: str, lock: Lock, tree: Tree, artifacts: Iterable[Path]) -> dict[str, Any]:
+    """The manifest's value.
+
+    ``build`` is the id of the whole build; ``packages`` lists name, version, source and hash of each; ``artifacts`` name, size and hash of each file
+    beside the manifest; ``owners`` the bytes of the tree that each package (or ``flotilla``) brought, largest first.
+    """
+    bytes_of: Counter[str] = Counter()
+    for entry in tree:
+        bytes_of[entry.owner] += entry.size
+    return {
+        "version": VERSION,
+        "build": build,
+        "name": name,
+        "target": target,
+        "architecture": lock.architecture,
+        "epoch": lock.epoch,
+        "packages": [
+            {
+                "name": package.name,
+                "version": package.version,
+                "architecture": package.architecture,
+                "suite": package.suite,
+                "source": package.source,
+                "source_version": package.source_version,
+                "sha256": package.sha256,
+            }
+            for package in lock.packages
+        ],
+        "artifacts": [
+            {"name": path.name, "size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(artifacts)
+        ],
+        "owners": [{"owner": owner, "bytes": size} for owner, size in bytes_of.most_common() if size],
+    }
+
+
+def is_current(folder: Path, build: str) -> bool:
+    """Does ``folder`` hold the whole result of the build with this id? Sizes are compared, contents are not read."""
+    try:
+        manifest = json.loads((folder / NAME).read_text())
+        return bool(manifest["build"] == build) and all(
+            (folder / artifact["name"]).stat().st_size == artifact["size"] for artifact in manifest["artifacts"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def publish(work: Path, output: Path, manifest: dict[str, Any]) -> None:
+    """Move the artifacts of ``work`` (on the same disk) into ``output``.
+
+    The old manifest goes first and the new one comes last, so that a folder with a manifest is whole whenever we are killed. Files are
+    replaced, not rewritten: a running machine keeps the image it was started from.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    (output / NAME).unlink(missing_ok=True)
+    for path in sorted(work.iterdir()):
+        path.replace(output / path.name)
+    write_atomically(output / NAME, json.dumps(manifest, indent=1) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
