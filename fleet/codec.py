@@ -24,7 +24,7 @@ SIZE_MAX = 4 << 20
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-class BrokenValue(Failure):  # noqa: N818 - skipped and told, not an error of anyone at hand
+class BrokenValue(Failure):
     """A value is not what its key promises."""
 
 

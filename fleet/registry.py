@@ -37,21 +37,21 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class NoSuchUnit(Failure):  # noqa: N818 - a failure of the user's, told to a person
+class NoSuchUnit(Failure):
     """The cluster has no unit of that name."""
 
     def __init__(self, name: str) -> None:
         super().__init__("no such unit", where=name, hint="see the names with: fleetctl list-unit-files")
 
 
-class UnitExists(Failure):  # noqa: N818
+class UnitExists(Failure):
     """The cluster has a unit of that name already, with another text or desired state."""
 
     def __init__(self, name: str) -> None:
         super().__init__("a unit of that name exists already", where=name, hint="use --replace to give it another text")
 
 
-class Contended(Failure):  # noqa: N818
+class Contended(Failure):
     """Other writers changed the unit again and again while we tried to."""
 
     def __init__(self, name: str) -> None:
@@ -117,7 +117,7 @@ class Overview:
 class Registry:
     """Reads and changes of the cluster's state. Thread-safe as far as the client is.
 
-    Any method may raise :class:`etcd.protocol.Unavailable` when etcd cannot be reached in time. Changes are single
+    Any method may raise :class:`etcd.errors.Unavailable` when etcd cannot be reached in time. Changes are single
     transactions, so that two writers never leave a mixture.
     """
 

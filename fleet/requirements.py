@@ -187,9 +187,13 @@ def _consistent(name: UnitName, made: Requirements) -> None:
         (bool(made.conflicts and made.replaces), "Conflicts with Replaces"),
         (str(name) in made.machine_of, "MachineOf with the unit itself"),
     ]
-    for other in made.machine_of:
-        if made.conflicts_with(other) or made.replaces_unit(other):
-            pairs.append((True, f"MachineOf={other} with a Conflicts or Replaces that covers it"))
+    pairs.extend(
+        (
+            made.conflicts_with(other) or made.replaces_unit(other),
+            f"MachineOf={other} with Conflicts or Replaces covering it",
+        )
+        for other in made.machine_of
+    )
     for wrong, what in pairs:
         if wrong:
             raise RequirementsError(f"[{SECTION}] combines {what}", where=str(name), hint="keep one of the two")
