@@ -1,0 +1,184 @@
+"""The house rules, held by a test: tools first (format, lint, types, imports), then what no tool knows.
+
+Each message says what to do instead. ``scripts/test`` runs nothing besides pytest, so this is the one place where the tools run.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+MODULE_LINES_MAX = 500
+TEST_MODULE_LINES_MAX = 800  # a test file follows the module it tests, and cases are lines
+# A module above the limit is asking to be two. Reviewed exceptions, each with its reason; an entry that is not needed fails.
+LONG_MODULES: dict[str, str] = {}
+
+
+def listed(*patterns: str, kinds: Sequence[str]) -> list[Path]:
+    """What git lists of this checkout."""
+    # CI may run as another user than the one who cloned; git would refuse to look.
+    git = ["git", "-c", "safe.directory=*", "ls-files", "-z", *kinds, "--", *patterns]
+    done = subprocess.run(git, cwd=ROOT, check=True, capture_output=True, text=True)
+    paths = [ROOT / name for name in done.stdout.split("\0") if name]
+    assert paths, f"no file matches {patterns}: this test looks at nothing"
+    return paths
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """The files of this checkout that are, or would be, in git (ignored ones are not ours to judge)."""
+    paths = listed(*patterns, kinds=["--cached", "--others", "--exclude-standard"])
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(place, line) of a text file; nothing of a binary one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        yield f"{path.relative_to(ROOT)}:{number}", line
+
+
+def found(pattern: re.Pattern[str], *patterns: str) -> list[str]:
+    """Where ``pattern`` occurs in the tracked files, this one excepted."""
+    return [
+        f"{place}: {line.strip()}"
+        for path in tracked(*patterns)
+        if path != Path(__file__)
+        for place, line in lines_of(path)
+        if pattern.search(line)
+    ]
+
+
+# --- the tools -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["ruff", "format", "--check"], "run .venv/bin/ruff format"),
+        (["ruff", "check"], "run .venv/bin/ruff check --fix"),
+        (["mypy", "--no-error-summary"], "types are checked with --strict"),
+        (["lint-imports"], "DESIGN.md says which room may know which"),
+    ],
+    ids=["format", "lint", "types", "imports"],
+)
+def test_tools_agree(arguments: list[str], advice: str) -> None:
+    done = subprocess.run([BIN / arguments[0], *arguments[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(arguments)} ({advice}):\n{done.stdout}{done.stderr}"
+
+
+# --- what is committed -----------------------------------------------------------------------------------------------
+
+
+def test_no_registry_is_named() -> None:
+    """Mirrors are the host's own affair: its apt sources and its pip configuration say where things come from."""
+    hosts = [
+        *(f"{name}.{domain}" for name in ("deb", "ftp", "security", "snapshot") for domain in ("debian" + "[.]org",)),
+        *(f"{name}.{domain}" for name in ("archive", "security") for domain in ("ubuntu" + "[.]com",)),
+        "pypi" + "[.]org",
+        "python" + "hosted[.]org",
+        "npm" + "js[.](?:org|com)",
+        "quay" + "[.]io",
+        "gcr" + "[.]io",
+        "gh" + "cr[.]io",
+        "docker" + "[.]com",
+        "proxy[.]golang" + "[.]org",
+    ]
+    assert found(re.compile("|".join(hosts))) == []
+
+
+def test_nothing_is_left_to_do() -> None:
+    """A thing is done, or it is an issue."""
+    assert (
+        found(re.compile(r"\b(?:TO" + "DO|FIX" + "ME|XX" + r"X)\b"), "*.py", "*.md", "*.yaml", "*.toml", "scripts/*")
+        == []
+    )
+
+
+def test_no_test_is_switched_off() -> None:
+    """A test that cannot run fails and says what is missing."""
+    switched_off = re.compile(r"pytest\.(?:skip|xfail|importorskip)|mark\.(?:skip|skipif|xfail)|unittest\.skip")
+    assert found(switched_off, "tests/*", "vm-tests/*", "bench/*", "conftest.py") == []
+
+
+def test_rooms_have_no_drawers() -> None:
+    drawers = {"utils", "util", "common", "helpers", "helper", "misc", "lib"}
+    names = [path.relative_to(ROOT) for path in tracked("*.py")]
+    in_drawers = [str(path) for path in names if drawers & {*path.parts, path.stem}]
+    assert in_drawers == [], "a thing lives in the room that it is about"
+
+
+def test_modules_are_short() -> None:
+    long = {}
+    for path in tracked("*.py"):
+        name = path.relative_to(ROOT)
+        limit = TEST_MODULE_LINES_MAX if name.parts[0] in ("tests", "vm-tests") else MODULE_LINES_MAX
+        length = len(path.read_text("utf-8").splitlines())
+        if length > limit:
+            long[str(name)] = length
+    assert set(long) == set(LONG_MODULES), f"too long: {long}; reviewed: {sorted(LONG_MODULES)}"
+
+
+def test_no_error_is_swallowed_and_no_shell_is_started() -> None:
+    """Named errors are caught; the rest is a traceback. Programs are run by argument list."""
+    complaints = []
+    for path in tracked("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"), filename=str(path))):
+            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.ExceptHandler) and (
+                node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception")
+            ):
+                complaints.append(f"{place}: catches everything")
+            if isinstance(node, ast.keyword) and node.arg == "shell":
+                complaints.append(f"{place}: starts a shell")
+    assert complaints == []
+
+
+def test_the_wheel_can_carry_the_data() -> None:
+    """A wheel knows no symbolic links; those of the image are written down in node.yaml."""
+    links = [path for path in listed("image", "units", kinds=["--cached"]) if path.is_symlink()]
+    assert links == []
+
+
+# --- scripts ---------------------------------------------------------------------------------------------------------
+
+
+def shebang(path: Path) -> str:
+    """The interpreter's name, or nothing."""
+    first = path.read_bytes()[:80].split(b"\n")[0].decode("ascii", "replace")
+    return first.split("/")[-1].removeprefix("env ") if first.startswith("#!") else ""
+
+
+def test_scripts_are_executable_and_parse() -> None:
+    complaints = []
+    for path in tracked("scripts/*", ".ci/*"):
+        if not path.stat().st_mode & stat.S_IXUSR:
+            complaints.append(f"{path}: not executable")
+        interpreter = shebang(path)
+        if interpreter in ("sh", "bash"):
+            done = subprocess.run([interpreter, "-n", path], capture_output=True, text=True)
+            complaints.extend(done.stderr.splitlines())
+        elif not interpreter.startswith("python3"):
+            complaints.append(f"{path}: what runs it?")
+    assert complaints == []
+
+
+def test_ci_runs_the_tests_and_nothing_else() -> None:
+    code = [line for line in (ROOT / ".ci/run").read_text("utf-8").splitlines() if line and not line.startswith("#")]
+    assert code == ['exec "$(dirname "$0")/../scripts/test"']
+
+
+def test_the_license_is_there() -> None:
+    assert (ROOT / "LICENSE").read_text("utf-8").lstrip().startswith("Apache License")

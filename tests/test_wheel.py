@@ -1,0 +1,110 @@
+"""What we ship works where there is no checkout: from a wheel, in an empty folder, with an empty home.
+
+No network: the wheel is built by the installed backend, and the clean environment borrows third-party packages from ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The wheel, installed in an environment of its own."""
+
+    environment: Path
+    home: Path
+
+    def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` of the environment in an empty folder, with nothing of ours around it."""
+        return subprocess.run(
+            [self.environment / "bin" / command, *arguments],
+            cwd=self.home,
+            env={"HOME": str(self.home), "PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("wheel")
+    run: list[str | Path] = [sys.executable, "-m"]
+    subprocess.run([*run, "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = folder.glob("flotilla-*.whl")
+    environment = folder / "environment"
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / "bin/python"
+    pip = [*run, "pip", "--disable-pip-version-check", "--python", python, "install", "--quiet"]
+    subprocess.run([*pip, "--no-index", "--no-deps", wheel], check=True)
+    # A path added by a .pth file is only searched: the .pth of our own editable installation in it is not read.
+    (packages,) = (environment / "lib").glob("python*/site-packages")
+    (packages / "third-party.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    home = folder / "home"
+    home.mkdir()
+    return Installed(environment, home)
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_each_command_teaches_by_example(installed: Installed, name: str) -> None:
+    done = installed.run(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "examples" in done.stdout.lower()
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_each_command_tells_its_version(installed: Installed, name: str) -> None:
+    done = installed.run(name, "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{name} ")
+
+
+def test_asking_leaves_nothing_behind(installed: Installed) -> None:
+    for name in SCRIPTS:
+        installed.run(name, "--help")
+    assert list(installed.home.iterdir()) == []
+
+
+def test_the_data_came_along(installed: Installed) -> None:
+    program = """
+import json
+from builder import data
+print(json.dumps([str(data.root()), str(data.packages("fleet")),
+    [p.relative_to(data.root()).as_posix() for p in sorted(data.root().rglob("*")) if p.is_file()]]))
+"""
+    done = installed.run("python", "-c", program)
+    assert done.returncode == 0, done.stderr
+    root, fleet, files = json.loads(done.stdout)
+    assert str(installed.environment) in root
+    assert str(installed.environment) in fleet
+    of_checkout = [p for folder in ("image", "units") for p in (ROOT / folder).rglob("*") if p.is_file()]
+    assert files == sorted(p.relative_to(ROOT).as_posix() for p in of_checkout)
+    assert "image/node.yaml" in files
+
+
+def test_programs_of_the_image_stay_executable(installed: Installed) -> None:
+    done = installed.run("python", "-c", "from builder import data; print(data.root())")
+    root = Path(done.stdout.strip())
+    executable = {
+        p.relative_to(ROOT).as_posix(): bool(p.stat().st_mode & 0o100)
+        for folder in ("image", "units")
+        for p in (ROOT / folder).rglob("*")
+        if p.is_file()
+    }
+    assert {name: bool((root / name).stat().st_mode & 0o100) for name in executable} == executable
