@@ -1,0 +1,91 @@
+"""Python's compiled modules, so that nothing is compiled on a node: its file system is read-only, and its processor may be emulated.
+
+Replaces the work of: py_compile in libpython3.13-minimal, python3.13-minimal and python3.13, and py3compile in every python3-* package.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from builder.finish.toolbox import Toolbox, run
+from builder.tree import Entry, Kind, Patch, Tree, directory, file
+from terminal import Failure
+
+FOLDERS: Final = ("usr/lib/python3.13", "usr/lib/python3", "usr/lib/flotilla")
+INTERPRETER: Final = "python3.13"
+
+
+def bytecode(
+    tree: Tree,
+    toolbox: Toolbox,
+    scratch: Path,
+    folders: Iterable[str] = FOLDERS,
+    interpreter: str = INTERPRETER,
+    workers: int = 2,
+) -> Patch:
+    """A ``.pyc`` in ``__pycache__`` for every ``.py`` file below ``folders``, made by ``interpreter`` of the tools closure.
+
+    The files are of the kind "unchecked hash" (PEP 552): never compared with their source, the same bytes whenever they are made, and with the path
+    on the node inside. ``scratch`` is an empty directory to work in; it is left empty. Raises :class:`Failure` if a file has a
+    syntax error, with Python's words.
+    """
+    sources = [
+        entry
+        for folder in folders
+        for entry in tree.below(folder)
+        if entry.kind is Kind.FILE and entry.path.endswith(".py")
+    ]
+    scratch.mkdir(parents=True, exist_ok=True)
+    root = scratch / "root"
+    try:
+        for entry in sources:
+            path = root / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(entry.content.read())
+        if sources:
+            _compile(toolbox, interpreter, root, workers)
+        return Patch(tuple(_collect(root, sources)))
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _compile(toolbox: Toolbox, interpreter: str, root: Path, workers: int) -> None:
+    # -S, -s, -P: nothing but the standard library is looked at; -f: no stamps are compared.
+    options = [
+        "-P",
+        "-s",
+        "-S",
+        "-m",
+        "compileall",
+        "-q",
+        "-f",
+        "-j",
+        str(workers),
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
+    try:
+        run(toolbox, interpreter, [*options, "-s", str(root), "-p", "/", str(root)], directory=root)
+    except Failure as error:
+        raise Failure("a Python file of the tree does not compile", hint="see the cause; it names the file") from error
+
+
+def _collect(root: Path, sources: list[Entry]) -> Iterable[Entry]:
+    """The compiled files as entries that belong to the package of their source."""
+    folders: set[str] = set()
+    for entry in sources:
+        parent, _, name = entry.path.rpartition("/")
+        made = sorted((root / parent / "__pycache__").glob(f"{name.removesuffix('.py')}.cpython-*.pyc"))
+        if len(made) != 1:
+            raise Failure(f"compiling made {len(made)} files where one was expected", where="/" + entry.path)
+        if parent not in folders:
+            folders.add(parent)
+            yield _owned(directory(f"{parent}/__pycache__"), entry)
+        yield _owned(file(f"{parent}/__pycache__/{made[0].name}", made[0].read_bytes()), entry)
+
+
+def _owned(made: Entry, source: Entry) -> Entry:
+    return Entry(made.path, made.kind, made.mode, mtime=source.mtime, content=made.content, owner=source.owner)

@@ -1,0 +1,352 @@
+"""Kernel modules: the ones a node needs, with what they need, and depmod's index of them.
+
+Replaces the work of: linux-image-* (depmod), kmod's trigger, and initramfs-tools' choice of modules (see :func:`module_closure`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import lzma
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from builder.finish.elf import section
+from builder.finish.toolbox import Toolbox, run
+from builder.tree import Entry, Kind, Patch, Tree, file
+from terminal import Failure
+
+MODULES: Final = "usr/lib/modules"
+
+ALLOWED: Final = (
+    # Devices of virtual machines and of the clouds: disks, networks, entropy, memory, the hypervisor's own channels.
+    *(
+        "virtio*",
+        "vmw_vsock_virtio_transport*",
+        "vsock",
+        "vsock_diag",
+        "vsock_loopback",
+        "qemu_fw_cfg",
+        "pvpanic*",
+        "i6300esb",
+    ),
+    *(
+        "nvme*",
+        "ahci",
+        "ata_piix",
+        "sd_mod",
+        "sr_mod",
+        "sg",
+        "vmw_pvscsi",
+        "hv_*",
+        "pci-hyperv",
+        "xen-blkfront",
+        "xen-netfront",
+    ),
+    *(
+        "ena",
+        "gve",
+        "mana",
+        "vmxnet3",
+        "ixgbevf",
+        "mlx5_core",
+        "idpf",
+        "ptp_*",
+        "kvm",
+        "kvm-intel",
+        "kvm-amd",
+        "softdog",
+    ),
+    *("button", "evdev", "serio_raw", "configfs", "rapl", "cpuid", "msr", "watchdog"),
+    # File systems, and what they lie on.
+    *(
+        "squashfs",
+        "erofs",
+        "overlay",
+        "isofs",
+        "udf",
+        "vfat",
+        "xfs",
+        "btrfs",
+        "autofs4",
+        "efivarfs",
+        "nls_*",
+        "loop",
+        "nbd",
+        "brd",
+    ),
+    *(
+        "dm-*",
+        "raid0",
+        "raid1",
+        "raid10",
+        "raid456",
+        "zram",
+        "lz4*",
+        "nfs",
+        "nfsv*",
+        "cifs",
+        "ceph",
+        "rbd",
+        "iscsi_tcp",
+        "9p*",
+    ),
+    # What containers' networks are made of.
+    *("bridge", "br_netfilter", "veth", "tun", "tap", "dummy", "ifb", "vrf", "bonding", "8021q", "team*", "netconsole"),
+    *(
+        "vxlan",
+        "geneve",
+        "macvlan",
+        "macvtap",
+        "ipvlan",
+        "ipvtap",
+        "wireguard",
+        "ip_gre",
+        "ip6_gre",
+        "ipip",
+        "sit",
+        "*_tunnel",
+    ),
+    *("net/netfilter/*", "net/ipv4/netfilter/*", "net/ipv6/netfilter/*", "net/bridge/netfilter/*", "net/openvswitch/*"),
+    *("net/sched/*", "net/xfrm/*", "*_diag", "esp4", "esp6", "tls", "tcp_bbr", "sctp", "psample"),
+    # Cryptography that others ask for by the name of an algorithm, which no list of dependencies shows.
+    *("crypto/*", "arch/x86/crypto/*", "lib/crypto/*", "libcrc32c", "*-intel", "*-pclmul"),
+    "binfmt_misc",
+)
+"""Names, or paths below ``kernel/``, with shell wildcards. By function: what a node on QEMU, a cloud or plain hardware of the cloud
+kernel needs; left out are sensors, human input, lab devices, laptops and targets (the other end of storage protocols)."""
+
+_DEPENDS = "depends"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleInfo:
+    """What a module says of itself in its .modinfo section. Names have underscores, as the kernel has them."""
+
+    name: str
+    depends: tuple[str, ...]
+    soft: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
+def canonical(name: str) -> str:
+    """A module's name as the kernel spells it: without suffix, with underscores."""
+    return re.sub(r"\.ko(\.xz)?$", "", name).replace("-", "_")
+
+
+def read_module(entry: Entry) -> bytes:
+    """The ELF object of a module file, unpacked if it is ``.ko.xz``. Raises :class:`Failure` if it is cut short."""
+    data = entry.content.read()
+    if not entry.path.endswith(".xz"):
+        return data
+    try:
+        return lzma.decompress(data)
+    except (lzma.LZMAError, EOFError) as error:
+        raise Failure(f"a compressed kernel module is broken ({error})", where="/" + entry.path) from None
+
+
+def parse_modinfo(data: bytes, where: str) -> ModuleInfo:
+    """Read the .modinfo section of the ELF object ``data``: NUL-ended ``key=value`` strings."""
+    fields = [
+        item.decode("utf-8", "replace").partition("=")[::2] for item in section(data, ".modinfo", where).split(b"\0")
+    ]
+    values: dict[str, list[str]] = {}
+    for key, value in fields:
+        values.setdefault(key, []).append(value)
+    soft = [word for text in values.get("softdep", []) for word in text.split() if word not in ("pre:", "post:")]
+    depends = [word for text in values.get(_DEPENDS, []) for word in text.split(",") if word]
+    names = values.get("name", [])
+    if not names:
+        raise Failure("a kernel module that does not tell its name", where=where)
+    return ModuleInfo(
+        canonical(names[0]),
+        tuple(canonical(word) for word in depends),
+        tuple(canonical(word) for word in soft),
+        tuple(canonical(word) for word in values.get("alias", [])),
+    )
+
+
+class Kernel:
+    """The modules of the one kernel in a tree, read as they are asked for."""
+
+    def __init__(self, tree: Tree) -> None:
+        versions = sorted({entry.path.split("/")[3] for entry in tree.glob(f"{MODULES}/*/modules.builtin")})
+        if len(versions) != 1:
+            raise Failure(
+                f"expected the modules of one kernel, found {len(versions)}"
+                + (f" ({', '.join(versions)})" if versions else ""),
+                where="/" + MODULES,
+                hint="let the definition name exactly one linux-image package",
+            )
+        self.version = versions[0]
+        self.base = f"{MODULES}/{self.version}"
+        self.builtin = {
+            canonical(line.rpartition("/")[2]) for line in tree.read(f"{self.base}/modules.builtin").decode().split()
+        }
+        self.files = {
+            canonical(entry.path.rpartition("/")[2]): entry
+            for entry in tree.below(f"{self.base}/kernel")
+            if entry.kind is Kind.FILE and entry.path.endswith((".ko", ".ko.xz"))
+        }
+        self._objects: dict[str, bytes] = {}
+        self._infos: dict[str, ModuleInfo] = {}
+
+    def read(self, name: str) -> bytes:
+        """The unpacked object of the module ``name``."""
+        if name not in self._objects:
+            self._objects[name] = read_module(self.files[name])
+        return self._objects[name]
+
+    def info(self, name: str) -> ModuleInfo:
+        """What the module ``name`` says of itself."""
+        if name not in self._infos:
+            self._infos[name] = parse_modinfo(self.read(name), "/" + self.files[name].path)
+        return self._infos[name]
+
+    @cached_property
+    def _aliases(self) -> dict[str, str]:
+        return {alias: name for name in sorted(self.files) for alias in self.info(name).aliases}
+
+    def matching(self, pattern: str) -> list[str]:
+        """Names of the modules that match ``pattern``, built-in ones left out.
+
+        Raises :class:`Failure` if a name without wildcards is neither a module nor built in.
+        """
+        if "/" in pattern:
+            paths = {entry.path.removeprefix(f"{self.base}/kernel/"): name for name, entry in self.files.items()}
+            return sorted(paths[path] for path in fnmatch.filter(paths, pattern))
+        wanted = canonical(pattern)
+        if wanted in self.files or wanted in self.builtin:
+            return [wanted] if wanted in self.files else []
+        if not set("*?[") & set(wanted):
+            close = difflib.get_close_matches(wanted, [*self.files, *self.builtin], n=1)
+            raise Failure(
+                f"the kernel {self.version} has no module '{pattern}'",
+                where="modules",
+                hint=f"did you mean {close[0]}?" if close else "take it off the list of modules",
+            )
+        return sorted(fnmatch.filter(self.files, wanted))
+
+    def closure(self, names: Iterable[str]) -> list[str]:
+        """``names`` and all they need, each after what it needs; soft dependencies count where the kernel has them."""
+        order: list[str] = []
+        open_: set[str] = set()
+
+        def visit(name: str, chain: tuple[str, ...]) -> None:
+            if name in self.builtin or name in open_:
+                return
+            if name not in self.files:
+                raise Failure(f"the module {chain[-1]} needs {name}, which is not there", where="/" + self.base)
+            open_.add(name)
+            info = self.info(name)
+            for other in info.depends:
+                visit(other, (*chain, name))
+            for other in self._present(info.soft):
+                visit(other, (*chain, name))
+            order.append(name)
+
+        for name in names:
+            visit(name, ("the list",))
+        return order
+
+    def _present(self, soft: tuple[str, ...]) -> Iterator[str]:
+        """Modules behind the names of soft dependencies, which may be aliases or nothing this kernel has."""
+        for name in soft:
+            if name in self.files:
+                yield name
+            elif name not in self.builtin and name in self._aliases:
+                yield self._aliases[name]
+
+
+def module_closure(tree: Tree, names: Iterable[str]) -> list[str]:
+    """Paths of the modules ``names`` (wildcards allowed) and of all that they need, in an order in which insmod succeeds.
+
+    What is built into the kernel is left out. Raises :class:`Failure` for a name that this kernel does not have.
+    """
+    kernel = Kernel(tree)
+    wanted = [name for pattern in names for name in kernel.matching(pattern)]
+    return [kernel.files[name].path for name in kernel.closure(wanted)]
+
+
+def modules(
+    tree: Tree,
+    toolbox: Toolbox,
+    scratch: Path,
+    allowed: Iterable[str] = ALLOWED,
+    *,
+    decompress: bool = True,
+) -> Patch:
+    """Keep the modules of ``allowed`` with all they need, drop the others, and index them with depmod of the tools closure.
+
+    ``scratch`` is an empty directory to work in; it is left empty. With ``decompress`` the modules are stored plainly: the root's file system
+    compresses them once, and loading one under emulation costs less than unpacking xz. Raises :class:`Failure` for a plain name that the
+    kernel does not have, for a broken module, and if depmod fails or warns.
+    """
+    kernel = Kernel(tree)
+    kept = kernel.closure(sorted({name for pattern in allowed for name in kernel.matching(pattern)}))
+    put: list[Entry] = []
+    for name in sorted(kept):
+        entry = kernel.files[name]
+        put.append(_plain(entry, kernel.read(name)) if decompress else entry)
+    unwanted = [entry.path for name, entry in sorted(kernel.files.items()) if decompress or name not in set(kept)]
+    order = _keep_order(tree, kernel, {entry.path for entry in put})
+    put.append(file(f"{kernel.base}/modules.order", order))
+    index = _depmod(tree, kernel, put, toolbox, scratch)
+    empty = _emptied(tree, kernel, {entry.path for entry in put})
+    return Patch((*put, *index), (*unwanted, *empty))
+
+
+def _plain(entry: Entry, data: bytes) -> Entry:
+    made = file(entry.path.removesuffix(".xz"), data, entry.mode)
+    return Entry(made.path, Kind.FILE, entry.mode, mtime=entry.mtime, content=made.content, owner=entry.owner)
+
+
+def _keep_order(tree: Tree, kernel: Kernel, kept: set[str]) -> str:
+    """modules.order (which decides between modules with one alias) without the modules that went."""
+    plain = {path.removeprefix(kernel.base + "/").removesuffix(".xz") for path in kept}
+    path = f"{kernel.base}/modules.order"
+    lines = tree.read(path).decode().split() if path in tree else []
+    return "".join(line + "\n" for line in lines if line.removesuffix(".xz") in plain)
+
+
+def _emptied(tree: Tree, kernel: Kernel, kept: set[str]) -> Iterator[str]:
+    """Topmost directories below kernel/ in which nothing is left."""
+    folder = f"{kernel.base}/kernel"
+    alive = {"/".join(path.split("/")[:count]) for path in kept for count in range(1, path.count("/") + 1)}
+    for entry in tree.below(folder):
+        parent = entry.path.rpartition("/")[0]
+        if entry.kind is Kind.DIRECTORY and entry.path not in alive and (parent in alive or parent == folder):
+            yield entry.path
+
+
+def _depmod(tree: Tree, kernel: Kernel, put: list[Entry], toolbox: Toolbox, scratch: Path) -> list[Entry]:
+    """Write the modules to ``scratch``, run depmod over them, return what it made."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    top = scratch / kernel.base
+    try:
+        top.mkdir(parents=True)
+        (scratch / "lib").symlink_to("usr/lib")
+        inputs = [
+            entry
+            for name in ("modules.builtin", "modules.builtin.modinfo")
+            if (entry := tree.get(f"{kernel.base}/{name}"))
+        ]
+        for entry in (*put, *inputs):
+            path = scratch / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(entry.content.read())
+        before = {path.name for path in top.iterdir()}
+        run(toolbox, "depmod", ["--basedir", str(scratch), "--errsyms", kernel.version], directory=scratch)
+        made = sorted(path for path in top.iterdir() if path.name not in before)
+        return [file(f"{kernel.base}/{path.name}", path.read_bytes()) for path in made]
+    finally:
+        for path in scratch.iterdir():
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path)

@@ -1,0 +1,43 @@
+"""How a finishing step runs a program of the tools closure: as data (a command line, an environment), never by name from the host."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from terminal import Failure
+
+
+class Toolbox(Protocol):
+    """The tools closure as the steps see it."""
+
+    def command(self, name: str) -> list[str]:
+        """The first words of a command line that runs the program ``name`` (loader, library path, program)."""
+        ...
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The whole environment that ``name`` is to run in."""
+        ...
+
+
+def run(toolbox: Toolbox, name: str, arguments: Sequence[str], *, directory: Path) -> str:
+    """Run the tool ``name`` in ``directory`` and return what it printed on stdout.
+
+    Raises :class:`Failure` with the end of its stderr if it does not exit with zero.
+    """
+    done = subprocess.run(
+        [*toolbox.command(name), *arguments],
+        cwd=directory,
+        env=toolbox.environment(name),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise Failure(f"the tool {name} ended with code {done.returncode}: {last}", where=str(directory))
+    return done.stdout
