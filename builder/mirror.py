@@ -6,6 +6,7 @@ archive (``debian``, ``debian-security``) to the address of that root on this ma
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -66,13 +67,13 @@ class Mirror:
 def find(
     override: str | None = None, *, environment: Mapping[str, str] | None = None, apt: Path = Path("/etc/apt")
 ) -> Mirror:
-    """The mirror to use: ``override`` (``--mirror``), else ``OSBUILD_MIRROR`` of ``environment``, else the host's apt sources in ``apt``.
+    """The mirror to use: ``override`` (``--mirror``), else ``OSBUILD_MIRROR`` of ``environment`` (the process's own by default), else the host's apt sources in ``apt``.
 
     Raises :class:`MirrorFailure` when an address is no address, or the host's sources name no Debian archive.
     """
     if override:
         return from_root(override, "--mirror")
-    variable = (environment or {}).get(VARIABLE, "")
+    variable = (os.environ if environment is None else environment).get(VARIABLE, "")
     if variable:
         return from_root(variable, VARIABLE)
     return replace(from_sources(read_sources(apt), str(apt)), apt_options=read_options(apt))

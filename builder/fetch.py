@@ -1,0 +1,272 @@
+"""Packages from the mirror into the store: in parallel, each checked against its lock, each there whole or not at all.
+
+The lock says size and sha256, so nothing that a mirror or the network does can bring in other bytes; a transfer is cut off at the
+size that it should have.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+import threading
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from builder.lockfile import LockedPackage
+from builder.mirror import Mirror
+from builder.store import Store
+from terminal import Failure
+
+THREADS: Final = 8
+ATTEMPTS: Final = 4
+PAUSE: Final = 0.5
+"""Seconds before the second attempt; doubled before each further one."""
+
+_CHUNK: Final = 1 << 18
+# Room for directories and for whatever else the machine writes meanwhile.
+_MARGIN: Final = 64 << 20
+_TIMEOUT: Final = urllib3.Timeout(connect=15, read=30)
+_PASSING: Final = (408, 429, 500, 502, 503, 504)
+
+
+class FetchFailure(Failure):
+    """A package could not be fetched, or is not what the lock says."""
+
+
+class _Interrupted(Exception):  # noqa: N818 - another download failed or the user pressed Ctrl-C; nobody sees this
+    pass
+
+
+class _Passing(Exception):  # noqa: N818 - worth another attempt
+    pass
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to download; the defaults are for real mirrors, tests want less patience."""
+
+    threads: int = THREADS
+    attempts: int = ATTEMPTS
+    pause: float = PAUSE
+
+
+def downloaded(package: LockedPackage, store: Store) -> Path | None:
+    """The package's file in ``store``, or None.
+
+    A file is hashed in full before it gets its name, so that afterwards its size is a fair check: it only differs if the disk
+    lost the end of it (a power cut).
+    """
+    path = store.path("downloads", f"{package.sha256}.deb")
+    try:
+        return path if path.stat().st_size == package.size else None
+    except FileNotFoundError:
+        return None
+
+
+def fetch(
+    packages: Iterable[LockedPackage],
+    store: Store,
+    mirror: Callable[[], Mirror],
+    *,
+    detail: Callable[[str], None] = lambda _: None,
+    options: Options = Options(),
+) -> dict[str, Path]:
+    """Bring all ``packages`` into ``store``; returns their files by package name.
+
+    ``mirror`` is asked only when something is missing, so that a full store needs none. ``detail`` hears of the progress, from the
+    calling thread only. Raises :class:`FetchFailure` (or :class:`builder.mirror.MirrorFailure`); then, and on Ctrl-C, whole packages
+    stay in the store and nothing else does.
+    """
+    wanted = list(packages)
+    missing = {package.sha256: package for package in wanted if downloaded(package, store) is None}
+    if missing:
+        _check_space(store.root, sum(package.size for package in missing.values()))
+        with store.scratch() as work:
+            _Batch(list(missing.values()), store, mirror(), work, options).run(detail)
+    return {package.name: store.path("downloads", f"{package.sha256}.deb") for package in wanted}
+
+
+class _Batch:
+    """One run of downloads, all into ``work``, each renamed into the store when it is whole."""
+
+    def __init__(
+        self, packages: list[LockedPackage], store: Store, mirror: Mirror, work: Path, options: Options
+    ) -> None:
+        self._packages = packages
+        self._store = store
+        self._mirror = mirror
+        self._work = work
+        self._options = options
+        self._stop = threading.Event()
+        self._guard = threading.Lock()
+        self._bytes = 0
+        self._pools: dict[str, urllib3.PoolManager] = {}
+
+    def run(self, detail: Callable[[str], None]) -> None:
+        total = sum(package.size for package in self._packages)
+        # The biggest first: they decide when the last thread is done.
+        queue = sorted(self._packages, key=lambda package: (-package.size, package.name))
+        pool = ThreadPoolExecutor(self._options.threads, thread_name_prefix="fetch")
+        try:
+            futures: set[Future[None]] = {pool.submit(self._one, package) for package in queue}
+            pending = futures
+            while pending:
+                done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                count = len(futures) - len(pending)
+                detail(f"{count} of {len(futures)} packages, {self._bytes / 1e6:.0f} of {total / 1e6:.0f} MB")
+        finally:
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            for manager in self._pools.values():
+                manager.clear()
+
+    def _one(self, package: LockedPackage) -> None:
+        url = self._mirror.url(package.archive, package.path)
+        part = self._work / package.sha256
+        for attempt in range(1, self._options.attempts + 1):
+            try:
+                self._transfer(package, url, part)
+                part.replace(self._store.path("downloads", f"{package.sha256}.deb"))
+                return
+            except _Passing as error:
+                self._count(-self._size(part))
+                part.unlink(missing_ok=True)
+                if attempt == self._options.attempts:
+                    raise FetchFailure(
+                        f"could not fetch {_title(package)} in {attempt} attempts: {error}",
+                        where=url,
+                        hint="is the network up? choose another mirror with --mirror URL or OSBUILD_MIRROR",
+                    ) from error
+                if self._stop.wait(self._options.pause * 2 ** (attempt - 1)):
+                    raise _Interrupted from None
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise _no_space(self._store.root, sum(each.size for each in self._packages)) from error
+                raise FetchFailure(f"could not store {_title(package)}: {error.strerror}", where=str(part)) from error
+
+    def _transfer(self, package: LockedPackage, url: str, part: Path) -> None:
+        digest, size = hashlib.sha256(), 0
+        with part.open("wb") as file, self._opened(package, url) as chunks:
+            for chunk in chunks:
+                if self._stop.is_set():
+                    raise _Interrupted
+                size += len(chunk)
+                if size > package.size:
+                    raise _wrong(package, url, f"more than the {package.size} bytes that the lock says")
+                digest.update(chunk)
+                file.write(chunk)
+                self._count(len(chunk))
+        if size < package.size:
+            raise _wrong(package, url, f"cut short, {size} of {package.size} bytes")
+        if digest.hexdigest() != package.sha256:
+            raise _wrong(package, url, f"sha256 {digest.hexdigest()}, the lock says {package.sha256}")
+
+    @contextmanager
+    def _opened(self, package: LockedPackage, url: str) -> Iterator[Iterator[bytes]]:
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            try:
+                with Path(unquote(parts.path)).open("rb") as file:
+                    yield iter(lambda: file.read(_CHUNK), b"")
+            except FileNotFoundError:
+                raise _gone(package, url, "no such file") from None
+            return
+        headers = {"Accept-Encoding": "identity", "User-Agent": "osbuild"}
+        try:
+            response = self._pool(parts.scheme, parts.hostname or "").request(
+                "GET",
+                url,
+                headers=headers,
+                preload_content=False,
+                retries=urllib3.Retry(0, redirect=5),
+                timeout=_TIMEOUT,
+            )
+            try:
+                if response.status in _PASSING:
+                    raise _Passing(f"the mirror answers {response.status}")
+                if response.status in (404, 410):
+                    raise _gone(package, url, f"the mirror answers {response.status}")
+                if response.status != 200:
+                    raise FetchFailure(
+                        f"the mirror refuses {_title(package)}: it answers {response.status}",
+                        where=url,
+                        hint="choose another mirror with --mirror URL or OSBUILD_MIRROR",
+                    )
+                yield response.stream(_CHUNK, decode_content=False)
+            finally:
+                response.close()
+        except HTTPError as error:
+            raise _Passing(str(error)) from error
+
+    def _pool(self, scheme: str, host: str) -> urllib3.PoolManager:
+        proxy = self._proxy(scheme, host)
+        with self._guard:
+            if proxy not in self._pools:
+                maker = urllib3.ProxyManager(proxy, maxsize=self._options.threads) if proxy else None
+                self._pools[proxy] = maker or urllib3.PoolManager(maxsize=self._options.threads)
+            return self._pools[proxy]
+
+    def _proxy(self, scheme: str, host: str) -> str:
+        own = self._mirror.apt_options.get(f"Acquire::{scheme}::Proxy", "")
+        if own:
+            return "" if own == "DIRECT" else own
+        if urllib.request.proxy_bypass(host):
+            return ""
+        proxies: Mapping[str, str] = urllib.request.getproxies()
+        return proxies.get(scheme, "")
+
+    def _count(self, size: int) -> None:
+        with self._guard:
+            self._bytes += size
+
+    @staticmethod
+    def _size(path: Path) -> int:
+        return path.stat().st_size if path.exists() else 0
+
+
+def _title(package: LockedPackage) -> str:
+    return f"{package.name} {package.version}"
+
+
+def _wrong(package: LockedPackage, url: str, what: str) -> FetchFailure:
+    return FetchFailure(
+        f"{_title(package)} is not the package that was locked: {what}",
+        where=url,
+        hint="nothing of it was kept; try another mirror with --mirror URL. If the archive itself changed, run 'osbuild lock' and "
+        "read what it says",
+    )
+
+
+def _gone(package: LockedPackage, url: str, what: str) -> FetchFailure:
+    return FetchFailure(
+        f"the mirror has no {_title(package)} ({what})",
+        where=url,
+        hint="a mirror drops a version when a newer one comes: run 'osbuild lock' to take that, or name a mirror that keeps old ones "
+        "(a snapshot) with --mirror URL",
+    )
+
+
+def _check_space(root: Path, needed: int) -> None:
+    if shutil.disk_usage(root).free < needed + _MARGIN:
+        raise _no_space(root, needed)
+
+
+def _no_space(root: Path, needed: int) -> FetchFailure:
+    free = shutil.disk_usage(root).free
+    return FetchFailure(
+        f"not enough space for the packages: {free / 1e6:.0f} MB free, {(needed + _MARGIN) / 1e6:.0f} MB needed",
+        where=str(root),
+        hint="free some space, or choose another disk with --store DIR",
+    )
