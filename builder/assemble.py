@@ -17,6 +17,8 @@ from builder.finish.accounts import FIXED_IDS, Account, accounts
 from builder.finish.alternatives import alternatives
 from builder.finish.bytecode import bytecode
 from builder.finish.certificates import certificates
+from builder.finish.databases import databases
+from builder.finish.defaults import defaults
 from builder.finish.dpkg_status import dpkg_status
 from builder.finish.identity import identity
 from builder.finish.ldconfig import ldconfig
@@ -47,7 +49,7 @@ def base(what: Definition, packages: Sequence[Package], lock: Lock, tools: Tools
         for entry in package.entries:
             tree.add(entry)
     kept = what.model_dump(mode="json", include={"remove", "kernel", "identity"})
-    key = identify("base", VERSION, [inputs.code(), lock.id, tools.id, kept])
+    key = identify("base", VERSION, [inputs.code(), lock.id, tools.root.name, kept])
     if not store.has("steps", key):
         with store.making("steps", key) as work, store.scratch() as scratch:
             bundle.save_patch(_base_patch(what, tree.copy(), tools, scratch), work)
@@ -63,7 +65,7 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path) -> Pa
         for entry in list(tree.glob(pattern)):
             tree.remove(entry.path)
     if what.kernel is not None:
-        tree.apply(modules(tree, what.kernel.modules, tools, scratch))
+        tree.apply(modules(tree, tools, scratch, what.kernel.modules))
     if what.node_code:
         tree.apply(bytecode(tree, tools, scratch))
     tree.apply(ldconfig(tree))
@@ -75,7 +77,13 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path) -> Pa
 
 
 def finish(
-    what: Definition, tree: Tree, folder: Path, packages: Sequence[Package], tools: Tools, store: Store
+    what: Definition,
+    tree: Tree,
+    folder: Path,
+    packages: Sequence[Package],
+    lock: Lock,
+    tools: Tools,
+    store: Store,
 ) -> Tree:
     """``tree`` with everything of ours in it and every quick step done; the argument itself is changed and returned.
 
@@ -95,14 +103,16 @@ def finish(
     ]
     tree.apply(accounts(tree, people, what.groups, {**FIXED_IDS, **what.ids}))
     if what.kernel is not None:
+        tree.apply(defaults(tree))
+        if what.identity is not None:
+            tree.apply(identity(tree, what.identity.version, what.identity.name))
         tree.apply(certificates(tree))
         tree.apply(pam(tree))
-        tree.apply(presets(tree, what.presets.enable, what.presets.mask, default_target=what.presets.default_target))
-        if what.identity is not None:
-            tree.apply(identity(tree, what.identity.id, what.identity.name, what.identity.version))
+        tree.apply(presets(tree, what.presets.enable, what.presets.mask, what.aliases, what.presets.default_target))
+        tree.apply(databases(tree, lock.epoch))
     tree.apply(alternatives(tree))
     tree.apply(statoverride(tree))
-    tree.apply(dpkg_status([package.control for package in packages]))
+    tree.apply(dpkg_status(tree, [package.control for package in packages]))
     numbers = _numbers(tree)
     for path, words in what.directories.items():
         mode, _, owner = words.partition(" ")
@@ -143,7 +153,7 @@ def _compiled(what: Definition, ours: Tree, tools: Tools, store: Store) -> Seque
     key = identify(
         "node-bytecode",
         VERSION,
-        [inputs.code(), tools.id, [inputs.digest(data.packages(name)) for name in what.node_code]],
+        [inputs.code(), tools.root.name, [inputs.digest(data.packages(name)) for name in what.node_code]],
     )
     if not store.has("steps", key):
         code = Tree(entry for entry in ours if entry.kind is Kind.FILE and entry.path.startswith("usr/lib/flotilla/"))

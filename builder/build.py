@@ -8,6 +8,7 @@ Each arrow is a module of its own; this one only calls them in turn and says to 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from builder import assemble, cpio, data, definition, filesystem, inputs, manifest, mirror, resolve
+from builder.apt import Suite
 from builder.definition import Definition
 from builder.initrd import initrd
 from builder.lockfile import Lock
@@ -144,7 +146,7 @@ class _Job:
 
     @property
     def _mirror(self) -> Callable[[], mirror.Mirror]:
-        return lambda: mirror.find(self.settings.mirror)
+        return lambda: mirror.find(self.settings.mirror, environment=os.environ)
 
     def tree(self) -> tuple[Tree, Tree]:
         """The finished tree, and the tree as the packages made it (the initrd takes its program and modules there)."""
@@ -154,7 +156,7 @@ class _Job:
         tools = self.tools
         with phases.phase("tree"):
             base = assemble.base(self.what, packages, self.lock, tools, self.store)
-            tree = assemble.finish(self.what, base.copy(), self.folder, packages, tools, self.store)
+            tree = assemble.finish(self.what, base.copy(), self.folder, packages, self.lock, tools, self.store)
         return tree, base
 
     def publish(self, folder: Path, tree: Tree) -> None:
@@ -216,7 +218,7 @@ def request(what: Definition) -> resolve.Request:
     return resolve.Request(
         architecture=what.architecture,
         suites=tuple(
-            resolve.Suite(suite.suite, suite.archive, suite.components, suite.pin_only) for suite in what.suites
+            Suite(suite.suite, suite.archive, suite.components, suite.pin_only) for suite in what.suites
         ),
         packages=tuple(resolve.Want(name, suite) for name, suite in what.wants()),
         assume=what.assume,

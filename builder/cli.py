@@ -128,7 +128,7 @@ def _lock(arguments: argparse.Namespace) -> int:
         found = resolve.lock_command(
             build.request(what),
             lock_path,
-            programs=tools,
+            programs=tools.apt(),
             mirror=mirrors,
             state=state,
             check_only=arguments.check,

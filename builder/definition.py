@@ -73,9 +73,8 @@ class Presets(_Model):
 
 
 class Identity(_Model):
-    """What ``os-release`` says."""
+    """What ``os-release`` says; its ID is the name in small letters."""
 
-    id: str
     name: str
     version: str
 
@@ -126,6 +125,8 @@ class Definition(_Model):
     """Numbers for accounts and groups that have no fixed one yet (builder/finish/accounts.py holds the list)."""
     kernel: Kernel | None = None
     presets: Presets = Presets()
+    aliases: dict[str, str] = {}
+    """Further names of units, enabled or not: new name to unit."""
     identity: Identity | None = None
     directories: dict[str, str] = {}
     """Empty directories to make: path to octal mode, and the account that owns it if not root (``0755 redis``)."""
