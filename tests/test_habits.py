@@ -182,3 +182,13 @@ def test_ci_runs_the_tests_and_nothing_else() -> None:
 
 def test_the_license_is_there() -> None:
     assert (ROOT / "LICENSE").read_text("utf-8").lstrip().startswith("Apache License")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = []
+    for path in tracked("*.md"):
+        for place, line in lines_of(path):
+            for target in re.findall(r"\]\(([^)#\s]+)", line):
+                if "://" not in target and not (path.parent / target).exists():
+                    broken.append(f"{place}: {target}")
+    assert broken == []
