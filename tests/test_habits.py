@@ -185,10 +185,12 @@ def test_the_license_is_there() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    broken = []
-    for path in tracked("*.md"):
-        for place, line in lines_of(path):
-            for target in re.findall(r"\]\(([^)#\s]+)", line):
-                if "://" not in target and not (path.parent / target).exists():
-                    broken.append(f"{place}: {target}")
+    link = re.compile(r"\]\(([^)#\s]+)")
+    broken = [
+        f"{place}: {target}"
+        for path in tracked("*.md")
+        for place, line in lines_of(path)
+        for target in link.findall(line)
+        if "://" not in target and not (path.parent / target).exists()
+    ]
     assert broken == []
