@@ -148,9 +148,10 @@ class Store:
         self._versions.setdefault(kv.key, []).append(kv)
         events.append(Event("put" if kind == "put" else "delete", kv))
 
-    def events_since(self, revision: int) -> list[WatchBatch]:
+    def events_since(self, revision: int) -> Iterator[WatchBatch]:
         """What happened at ``revision`` and later."""
-        return self._history[bisect_left(self._history, revision, key=lambda batch: batch.revision) :]
+        begin = bisect_left(self._history, revision, key=lambda batch: batch.revision)
+        return (self._history[index] for index in range(begin, len(self._history)))
 
     def compact(self, revision: int) -> None:
         """Forget all versions that ``revision`` does not see. Watches that are open lose nothing."""
@@ -160,7 +161,7 @@ class Store:
         for watch in self.watches:
             watch.fill()
         self.compacted = revision
-        self._history = self.events_since(revision)
+        self._history = list(self.events_since(revision))
         for key in list(self._versions):
             seen = self.at(key, revision)
             kept = [kv for kv in self._versions[key] if kv.mod_revision > revision]
@@ -217,17 +218,19 @@ class FakeWatch:
             self._trouble = Compacted(self._store.compacted, where=_WHERE)
         self._store.watches.append(self)
 
-    def fill(self) -> None:
-        """Take over what happened since the last time."""
+    def fill(self, batches_max: int | None = None) -> None:
+        """Take over what happened since the last time, at most so many batches."""
         for batch in self._store.events_since(self._next):
+            if batches_max is not None and len(self._ready) >= batches_max:
+                return
+            self._next = batch.revision + 1
             events = tuple(event for event in batch.events if event.kv.key.startswith(self._prefix))
             if events:
                 self._ready.append(WatchBatch(batch.revision, events))
-        self._next = max(self._next, self._store.revision + 1)
 
     def notice(self) -> None:
         """What etcd does every ``--experimental-watch-progress-notify-interval``."""
-        if self._progress and self._next <= self._store.revision + 1:
+        if self._progress and self._next <= self._store.revision + 1:  # not if it waits for the future
             self.fill()
             self._ready.append(WatchBatch(self._store.revision, ()))
 
@@ -243,7 +246,7 @@ class FakeWatch:
                 return None
             if self._trouble is not None:
                 raise self._trouble
-            self.fill()
+            self.fill(batches_max=1)
             if not self._ready:
                 return None
             batch = self._ready.popleft()

@@ -1,0 +1,164 @@
+"""What all rooms' tests share: hypothesis settings, seeds that are told on failure, and a real etcd.
+
+``real_etcd`` (one process for the whole run) and ``make_etcd`` (as many as a test likes) use, in this order: ``FLOTILLA_ETCD``, the tools
+closure, the PATH. Where none has an etcd the test fails and says what to do: a test that cannot run has not passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline: the machine is shared, and a slow example is not a wrong one. CI repeats what it did last time.
+_CALM = {"print_blob": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("desk", settings(**_CALM))
+settings.register_profile("ci", settings(**_CALM, derandomize=True))
+settings.load_profile("ci" if "CI" in os.environ else "desk")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed for this test: ``FLOTILLA_SEED``, else a new one. The report of a failure tells it."""
+    chosen = int(os.environ.get("FLOTILLA_SEED", random.SystemRandom().getrandbits(32)))
+    request.node.add_report_section("setup", "seed", f"repeat with FLOTILLA_SEED={chosen}")
+    return chosen
+
+
+def _etcd_of_the_tools_closure() -> str | None:
+    try:
+        from builder.tools import Tools
+    except ImportError:
+        return None
+    return str(Tools.path("etcd"))
+
+
+@pytest.fixture(scope="session")
+def etcd_binary() -> str:
+    """The path of an etcd, version 3.5."""
+    named = os.environ.get("FLOTILLA_ETCD")
+    if named is not None:
+        if not os.access(named, os.X_OK):
+            pytest.fail(f"FLOTILLA_ETCD={named} is no program")
+        return named
+    found = _etcd_of_the_tools_closure() or shutil.which("etcd")
+    if found is None:
+        pytest.fail(
+            "no etcd to test with: run `scripts/setup` (it fills the tools closure), or install Debian's etcd-server, or set"
+            " FLOTILLA_ETCD to a binary of version 3.5"
+        )
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class EtcdProcess:
+    """One etcd on loopback; made first, so that its URLs are known, and started then.
+
+    ``endpoint`` is its client URL, ``peer`` its peer URL, ``directory`` its data directory.
+    """
+
+    def __init__(self, binary: str, directory: Path, scheme: str = "http") -> None:
+        self.directory = directory
+        self.endpoint = f"{scheme}://127.0.0.1:{_free_port()}"
+        self.peer = f"http://127.0.0.1:{_free_port()}"
+        self._binary = binary
+        self._log = directory.with_suffix(".log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str, **environment: str) -> None:
+        """Start it, as a cluster of its own unless ``options`` say otherwise; does not wait."""
+        argv = [
+            *(self._binary, f"--data-dir={self.directory}", "--unsafe-no-fsync", "--log-level=warn"),
+            *("--heartbeat-interval=20", "--election-timeout=200"),
+            *(f"--listen-client-urls={self.endpoint}", f"--advertise-client-urls={self.endpoint}"),
+            *(f"--listen-peer-urls={self.peer}", f"--initial-advertise-peer-urls={self.peer}"),
+            *(options or (f"--initial-cluster=default={self.peer}",)),
+        ]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                argv,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"PATH": os.environ["PATH"]} | environment,
+                start_new_session=True,
+            )
+
+    def wait_healthy(self, seconds: float = 30) -> None:
+        """Wait until it has a leader; fails with the log."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self.endpoint}/health", timeout=1) as answer,
+            ):
+                if b'"true"' in answer.read():
+                    return
+            if (code := self.poll()) is not None:
+                pytest.fail(f"etcd exited with {code}:\n{self.log()}")
+            time.sleep(0.05)
+        pytest.fail(f"etcd is not healthy after {seconds} s:\n{self.log()}")
+
+    def wait_exit(self, seconds: float = 30) -> int:
+        """Wait until it ends by itself; its exit code."""
+        assert self._process is not None
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"etcd still runs after {seconds} s:\n{self.log()}")
+
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    def log(self) -> str:
+        """All that it has printed."""
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """Pull its plug."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture
+def make_etcd(etcd_binary: str, tmp_path: Path) -> Iterator[Callable[..., EtcdProcess]]:
+    """``make_etcd()`` makes one more etcd, to be started by the test, which ends with the test."""
+    processes: list[EtcdProcess] = []
+
+    def make(scheme: str = "http") -> EtcdProcess:
+        processes.append(EtcdProcess(etcd_binary, tmp_path / f"etcd-{len(processes) + 1}", scheme))
+        return processes[-1]
+
+    yield make
+    for process in processes:
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def real_etcd(etcd_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of one etcd that all tests of the run share: use keys under a prefix of your own."""
+    process = EtcdProcess(etcd_binary, tmp_path_factory.mktemp("etcd") / "shared")
+    process.start(ETCD_EXPERIMENTAL_WATCH_PROGRESS_NOTIFY_INTERVAL="300ms")
+    try:
+        process.wait_healthy()
+        yield process.endpoint
+    finally:
+        process.kill()
