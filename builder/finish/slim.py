@@ -62,8 +62,15 @@ UNWANTED: Final = (
         "usr/lib/runit-helper",
         "var/log/runit",
     ),
-    # the kernel is handed over beside the root
-    *("boot/*", "usr/lib/udev/hwdb.d", "etc/udev/hwdb.d", "usr/lib/systemd/catalog", "usr/lib/klibc*"),
+    # of the kernel, its image stays for the build to take; hardware and message databases: see databases.py
+    *(
+        "boot/*",
+        "!boot/vmlinuz-*",
+        "usr/lib/udev/hwdb.d",
+        "etc/udev/hwdb.d",
+        "usr/lib/systemd/catalog",
+        "usr/lib/klibc*",
+    ),
     # Python: tests, the graphical toolkit, building extensions, other people's packaging
     *("usr/lib/python3*/test/*", "usr/lib/python3*/idlelib", "usr/lib/python3*/tkinter", "usr/lib/python3*/turtle*"),
     *(

@@ -25,7 +25,7 @@ class Toolbox(Protocol):
 def run(toolbox: Toolbox, name: str, arguments: Sequence[str], *, directory: Path) -> str:
     """Run the tool ``name`` in ``directory`` and return what it printed on stdout.
 
-    Raises :class:`Failure` with the end of its stderr if it does not exit with zero.
+    Raises :class:`Failure` with the end of what it said (on stderr, else on stdout) if it does not exit with zero.
     """
     done = subprocess.run(
         [*toolbox.command(name), *arguments],
@@ -38,6 +38,6 @@ def run(toolbox: Toolbox, name: str, arguments: Sequence[str], *, directory: Pat
         check=False,
     )
     if done.returncode != 0:
-        last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise Failure(f"the tool {name} ended with code {done.returncode}: {last}", where=str(directory))
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise Failure(f"the tool {name} ended with code {done.returncode}: " + "\n".join(said[-5:]))
     return done.stdout
