@@ -1,0 +1,337 @@
+"""From a request to a response, as values: no sockets here.
+
+The traps that the original client sets are handled where they bite: a unit that exists is never 404 under ``/state`` (fleetctl
+1.0.0 would crash on that), a replaced text resets the desired state, and the current state is ``inactive`` only when the
+unit's machine has let go of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from etcd.errors import EtcdError, Unavailable
+from etcd.protocol import Op
+from fleet import codec
+from fleet.api import wire
+from fleet.model import Desired, Unit, UnitState, current_state
+from fleet.registry import Contended, NoSuchUnit, Overview, Registry, UnitExists
+from fleet.requirements import Requirements, RequirementsError
+from fleet.unitfile import UnitFileError
+from fleet.unitname import UnitName, UnitNameError
+
+_BASES = (["fleet", "v1"], ["v1-alpha"])
+_TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``target`` is the raw path with its query, still percent-encoded; ``content_type`` "" when absent."""
+
+    method: str
+    target: str
+    content_type: str = ""
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """``headers`` besides the usual ones."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One unit with all that is known of it. ``machine`` is "" for one that is nowhere, or everywhere."""
+
+    unit: Unit
+    machine: str
+    states: Sequence[UnitState]
+    reason: str
+
+    @property
+    def is_global(self) -> bool:
+        return _is_global(self.unit)
+
+    @property
+    def current(self) -> Desired:
+        return current_state(self.unit, self.machine or None, self.states)
+
+
+Query = Mapping[str, list[str]]
+Verbs = Mapping[str, Callable[[], Response]]
+
+
+class Api:
+    """The API over a registry. Thread-safe as far as the registry is."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def handle(self, request: Request) -> Response:
+        """Answer ``request``; whatever is wrong with it, or with etcd, is an answer too."""
+        try:
+            return self._route(request)
+        except NoSuchUnit as failure:
+            return failed(HTTPStatus.NOT_FOUND, "unit does not exist", failure.hint)
+        except (wire.BadRequest, UnitNameError, UnitFileError, RequirementsError) as failure:
+            return failed(HTTPStatus.BAD_REQUEST, str(failure), failure.hint)
+        except (UnitExists, Contended) as failure:
+            return failed(HTTPStatus.CONFLICT, str(failure), failure.hint)
+        except Unavailable:
+            return failed(HTTPStatus.SERVICE_UNAVAILABLE, "fleet server unable to communicate with etcd")
+        except EtcdError as failure:
+            return failed(HTTPStatus.INTERNAL_SERVER_ERROR, f"etcd refused: {failure.message}", failure.hint)
+
+    def _route(self, request: Request) -> Response:
+        parts = urlsplit(request.target)
+        segments = [unquote(each) for each in parts.path.split("/")[1:]]
+        try:
+            query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=50)
+        except ValueError:
+            raise wire.BadRequest("the query has too many fields") from None
+        if segments == ["metrics"]:
+            return _by_verb(request, {"GET": self._metrics})
+        for base in _BASES:
+            if segments[: len(base)] == base:
+                return _by_verb(request, self._verbs(segments[len(base) :], query, request))
+        # The original answers "/" with 405, whatever the verb.
+        return failed(HTTPStatus.METHOD_NOT_ALLOWED if segments == [""] else HTTPStatus.NOT_FOUND)
+
+    def _verbs(self, path: Sequence[str], query: Query, request: Request) -> Verbs | None:
+        """What can be done at ``path``, by verb; ``None`` when there is no such path."""
+        match path:
+            case [] | [""]:
+                return {}
+            case ["machines"]:
+                return {"GET": lambda: self._machines(query), "PATCH": _patch_machines}
+            case ["units"]:
+                return {"GET": lambda: self._units(query)}
+            case ["units", name]:
+                return {
+                    "GET": lambda: self._unit(name),
+                    "PUT": lambda: self._put(name, request),
+                    "DELETE": lambda: self._delete(name),
+                }
+            case ["state"]:
+                return {"GET": lambda: self._states(query)}
+            case ["state", name]:
+                return {"GET": lambda: self._state(name)}
+            case ["why", name]:
+                return {"GET": lambda: self._why(name)}
+            case ["discovery"]:
+                return {"GET": _discovery}
+        return None
+
+    def _machines(self, query: Query) -> Response:
+        rows, token = wire.page(self._registry.machines(), _one(query, "nextPageToken"))
+        return _page("machines", [wire.machine(each) for each in rows], token)
+
+    def _units(self, query: Query) -> Response:
+        view = self._registry.overview()
+        names, token = wire.page(sorted(view.units), _one(query, "nextPageToken"))
+        return _page("units", [_listed(_seen_in(view, name)) for name in names], token)
+
+    def _unit(self, name: str) -> Response:
+        seen = self._look(name)
+        current = "" if seen.is_global else seen.current.value
+        return _json(wire.unit(seen.unit, current=current, machine_id=seen.machine, reason=seen.reason))
+
+    def _why(self, name: str) -> Response:
+        seen = self._look(name)
+        current = "" if seen.is_global else seen.current.value
+        reason = seen.reason or _no_reason(seen)
+        return _json(wire.why(seen.unit, current=current, machine_id=seen.machine, reason=reason))
+
+    def _put(self, name: str, request: Request) -> Response:
+        if request.content_type.partition(";")[0].strip().lower() != "application/json":
+            return failed(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
+        UnitName.parse(name)
+        wanted = wire.UnitRequest.parse(request.body)
+        if wanted.name not in ("", name):
+            raise wire.BadRequest(f"the name in the body, {wanted.name!r}, is not the one in the path, {name!r}")
+        existing = self._registry.unit(name)
+        unitfile = wanted.unitfile
+        if unitfile is not None and (existing is None or existing.unitfile.hash() != unitfile.hash()):
+            unit = Unit(name, unitfile, wanted.desired or Desired.INACTIVE)
+            self._registry.create_unit(unit, replace=existing is not None)
+            return Response(HTTPStatus.CREATED)
+        if existing is None:
+            return failed(HTTPStatus.CONFLICT, "unit does not exist and options field empty", "send the unit's options")
+        if wanted.desired is None:
+            return failed(HTTPStatus.CONFLICT, "the unit exists and desiredState is empty", "send a desiredState")
+        self._registry.set_desired(name, wanted.desired)
+        return Response(HTTPStatus.NO_CONTENT)
+
+    def _delete(self, name: str) -> Response:
+        UnitName.parse(name)
+        self._registry.delete_unit(name)
+        return Response(HTTPStatus.NO_CONTENT)
+
+    def _states(self, query: Query) -> Response:
+        machine, unit = _one(query, "machineID"), _one(query, "unitName")
+        found = self._registry.states(machine or None, unit or None)
+        rows, token = wire.page(sorted(found, key=_by_unit), _one(query, "nextPageToken"))
+        return _page("states", [wire.state(each) for each in rows], token)
+
+    def _state(self, name: str) -> Response:
+        seen = self._look(name)
+        states = sorted(seen.states, key=lambda each: (each.machine != seen.machine, each.machine))
+        # Without a state the answer is still 200: the unit exists, and the original client dereferences the answer.
+        nothing = UnitState(name, seen.machine, load="not-found", active="inactive", sub="dead")
+        return _json(wire.state(states[0] if states else nothing))
+
+    def _look(self, name: str) -> _Seen:
+        """One unit, its place and its states, without reading the whole cluster. Raises :class:`NoSuchUnit`."""
+        UnitName.parse(name)
+        registry = self._registry
+        unit = registry.unit(name)
+        if unit is None:
+            raise NoSuchUnit(name)
+        machines = [each.id for each in registry.machines()]
+        placed = ""
+        states: list[UnitState] = []
+        for begin in range(0, len(machines), _TXN_OPS // 2):
+            some = machines[begin : begin + _TXN_OPS // 2]
+            keys = [key for each in some for key in (registry.key_schedule(each, name), registry.key_state(each, name))]
+            answers = registry.client.txn([], [Op.get(key) for key in keys]).responses
+            for orders, told in zip(answers[::2], answers[1::2], strict=True):
+                for order in (registry.decoded(each, codec.placement) for each in orders.kvs):
+                    if order is not None and not order.everywhere:
+                        placed = order.machine
+                found = (registry.decoded(each, codec.state) for each in told.kvs)
+                states.extend(each for each in found if each is not None)
+        return _Seen(unit, placed, states, registry.unit_status(name) or "")
+
+    def _metrics(self) -> Response:
+        view = self._registry.overview()
+        counts: dict[str, int] = {f'fleet_units{{desired="{each.value}"}}': 0 for each in Desired}
+        for unit in view.units.values():
+            counts[f'fleet_units{{desired="{unit.desired.value}"}}'] += 1
+        counts["fleet_machines"] = len(view.machines)
+        counts["fleet_unit_states"] = len(view.states)
+        text = "".join(f"{key} {counts[key]}\n" for key in sorted(counts))
+        return Response(HTTPStatus.OK, text.encode(), "text/plain; version=0.0.4")
+
+
+def failed(status: HTTPStatus, message: str = "", hint: str | None = None) -> Response:
+    """An error response; without a message the status's own phrase."""
+    body = wire.error(status.value, message or status.phrase, hint)
+    return Response(status, json.dumps(body).encode())
+
+
+def _by_verb(request: Request, verbs: Verbs | None) -> Response:
+    if verbs is None:
+        return failed(HTTPStatus.NOT_FOUND)
+    method = "GET" if request.method == "HEAD" else request.method
+    if method in verbs:
+        return verbs[method]()
+    if urlsplit(request.target).path.endswith("/discovery"):
+        return failed(HTTPStatus.BAD_REQUEST, "only GET is supported here")  # as the original
+    refused = failed(HTTPStatus.METHOD_NOT_ALLOWED)
+    return Response(refused.status, refused.body, headers={"Allow": ", ".join(sorted(verbs))})
+
+
+def _patch_machines() -> Response:
+    return failed(
+        HTTPStatus.NOT_IMPLEMENTED,
+        "metadata of a running machine cannot be changed",
+        "set coreos.fleet.metadata in its cloud-config and restart fleet.service",
+    )
+
+
+def _seen_in(view: Overview, name: str) -> _Seen:
+    machine = ""
+    states: list[UnitState] = []
+    for each in view.machines:
+        order = view.placements.get((each, name))
+        if order is not None and not order.everywhere:
+            machine = each
+        state = view.states.get((each, name))
+        if state is not None:
+            states.append(state)
+    return _Seen(view.units[name], machine, states, view.reasons.get(name, ""))
+
+
+def _listed(seen: _Seen) -> wire.Json:
+    """A unit in the list; the current state of a global one is ``inactive`` there, as the original has it."""
+    current = Desired.INACTIVE if seen.is_global else seen.current
+    return wire.unit(seen.unit, current=current.value, machine_id=seen.machine, reason=seen.reason)
+
+
+def _no_reason(seen: _Seen) -> str:
+    """Words for a unit that the engine has said nothing about."""
+    if seen.unit.desired is Desired.INACTIVE:
+        return "nobody asked for it: its desired state is inactive"
+    if seen.machine:
+        return "the engine placed it there and gave no reason"
+    return "the engine has not looked at it yet"
+
+
+def _is_global(unit: Unit) -> bool:
+    try:
+        return Requirements.parse(UnitName.parse(unit.name), unit.unitfile).global_
+    except (UnitNameError, RequirementsError):
+        return False  # stored by other means than this API; the engine says what is wrong with it
+
+
+def _by_unit(state: UnitState) -> tuple[str, str]:
+    return state.name, state.machine
+
+
+def _one(query: Query, name: str) -> str:
+    values = query.get(name, [""])
+    if len(values) > 1:
+        raise wire.BadRequest(f"{name} is given {len(values)} times")
+    return values[0]
+
+
+def _page(key: str, rows: Sequence[wire.Json], token: str) -> Response:
+    fields: wire.Json = {}
+    if rows:
+        fields[key] = rows
+    if token:
+        fields["nextPageToken"] = token
+    return _json(fields)
+
+
+def _json(fields: wire.Json) -> Response:
+    return Response(HTTPStatus.OK, json.dumps(fields, ensure_ascii=False).encode())
+
+
+def _discovery() -> Response:
+    """A Google discovery document (https://developers.google.com/discovery/v1/reference/apis), as far as tools ask for it."""
+    methods = [
+        ("Machine", "List", "GET", "machines"),
+        ("Unit", "List", "GET", "units"),
+        ("Unit", "Get", "GET", "units/{unitName}"),
+        ("Unit", "Set", "PUT", "units/{unitName}"),
+        ("Unit", "Delete", "DELETE", "units/{unitName}"),
+        ("UnitState", "List", "GET", "state"),
+        ("UnitState", "Get", "GET", "state/{unitName}"),
+    ]
+    resources: dict[str, dict[str, dict[str, wire.Json]]] = {}
+    for resource, method, verb, path in methods:
+        of_resource = resources.setdefault(resource + "s", {"methods": {}})
+        of_resource["methods"][method] = {"id": f"fleet.{resource}.{method}", "httpMethod": verb, "path": path}
+    return _json(
+        {
+            "kind": "discovery#restDescription",
+            "discoveryVersion": "v1",
+            "id": "fleet:v1",
+            "name": "fleet",
+            "version": "v1",
+            "title": "fleet API",
+            "protocol": "rest",
+            "basePath": "/fleet/v1/",
+            "servicePath": "fleet/v1/",
+            "resources": resources,
+        }
+    )

@@ -1,0 +1,320 @@
+"""The command line of ``fleetctl``: global options, the commands, and what connects the two.
+
+Global options stand before or behind the command, and each has a form in the environment: ``--ssh-username`` is
+``FLEETCTL_SSH_USERNAME``. A command may be shortened as long as it stays clear which one is meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet.api import VERSION
+from fleet.ctl import change, listing, remote
+from fleet.ctl.client import Endpoint
+from fleet.ctl.reach import Settings
+from fleet.ctl.transport import Ssh, parse_tunnel
+from terminal import UsageFailure, command
+
+PROG = "fleetctl"
+DEFAULT_ENDPOINT = "unix:///run/fleet.sock"
+DEFAULT_KNOWN_HOSTS = "~/.fleetctl/known_hosts"
+
+_GLOBAL_EXAMPLES = """\
+examples:
+  fleetctl list-machines
+  fleetctl --tunnel 10.77.0.11 start hello.service
+  FLEETCTL_TUNNEL=127.0.0.1:2201,127.0.0.1:2202 fleetctl list-units
+  fleetctl why hello.service
+
+Each global option can be set in the environment: --tunnel is FLEETCTL_TUNNEL.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its name, one line about it, its arguments, what runs it, and examples."""
+
+    name: str
+    summary: str
+    add: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Settings, argparse.Namespace], int]
+    examples: tuple[str, ...]
+
+
+def _all(*adders: Callable[[argparse.ArgumentParser], None]) -> Callable[[argparse.ArgumentParser], None]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        for each in adders:
+            each(parser)
+
+    return add
+
+
+def _list_options(fields: Sequence[str], default: str) -> Callable[[argparse.ArgumentParser], None]:
+    return lambda parser: listing.add_list_options(parser, fields, default)
+
+
+def _one_unit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("unit", metavar="UNIT", help="name of a unit")
+
+
+def _why_options(parser: argparse.ArgumentParser) -> None:
+    _one_unit(parser)
+    parser.add_argument("--json", action="store_true", help="a JSON object")
+
+
+def _restart_options(parser: argparse.ArgumentParser) -> None:
+    change.add_unit_arguments(parser)
+    change.add_attempts_option(parser)
+
+
+COMMANDS = (
+    Command(
+        "list-machines",
+        "the machines that are alive",
+        _list_options(tuple(listing.MACHINE_FIELDS), ",".join(listing.MACHINE_FIELDS)),
+        listing.list_machines,
+        ("fleetctl list-machines", "fleetctl list-machines --full --no-legend --fields machine"),
+    ),
+    Command(
+        "list-units",
+        "what machines say about their units",
+        _list_options(tuple(listing.UNIT_FIELDS), listing.UNIT_FIELDS_DEFAULT),
+        listing.list_units,
+        ("fleetctl list-units", "fleetctl list-units --json"),
+    ),
+    Command(
+        "list-unit-files",
+        "the units that the cluster knows, running or not",
+        _list_options(tuple(listing.FILE_FIELDS), listing.FILE_FIELDS_DEFAULT),
+        listing.list_unit_files,
+        ("fleetctl list-unit-files", "fleetctl list-unit-files --fields unit,desc"),
+    ),
+    Command(
+        "submit",
+        "tell the cluster about units, without running them",
+        change.add_create_options,
+        change.submit,
+        ("fleetctl submit hello.service", "fleetctl submit --replace units/redis@.service"),
+    ),
+    Command(
+        "load",
+        "put units on machines, without starting them",
+        _all(change.add_create_options, change.add_wait_options),
+        change.load,
+        ("fleetctl load hello.service",),
+    ),
+    Command(
+        "start",
+        "start units, submitting them if needed",
+        _all(change.add_create_options, change.add_wait_options),
+        change.start,
+        (
+            "fleetctl start hello.service",
+            "fleetctl start --block-attempts 15 'web@1.service' 'web@2.service'",
+            "ln -s redis.service polop@redis.service && fleetctl start polop@redis.service",
+        ),
+    ),
+    Command(
+        "stop",
+        "stop units; they stay on their machines",
+        _all(change.add_unit_arguments, change.add_wait_options),
+        change.stop,
+        ("fleetctl stop hello.service",),
+    ),
+    Command(
+        "unload",
+        "stop units and take them off their machines",
+        _all(change.add_unit_arguments, change.add_wait_options),
+        change.unload,
+        ("fleetctl unload hello.service",),
+    ),
+    Command(
+        "restart",
+        "stop units and start them again",
+        _restart_options,
+        change.restart,
+        ("fleetctl restart hello.service",),
+    ),
+    Command(
+        "destroy",
+        "make the cluster forget units",
+        _all(change.add_unit_arguments, change.add_wait_options),
+        change.destroy,
+        ("fleetctl destroy hello.service",),
+    ),
+    Command("cat", "the text of a unit", _one_unit, listing.cat, ("fleetctl cat hello.service",)),
+    Command(
+        "status",
+        "what systemctl says about units on their machines",
+        remote.add_status_options,
+        remote.status,
+        ("fleetctl status hello.service",),
+    ),
+    Command(
+        "journal",
+        "what a unit wrote",
+        remote.add_journal_options,
+        remote.journal,
+        ("fleetctl journal -n 100 hello.service", "fleetctl journal -f hello.service"),
+    ),
+    Command(
+        "ssh",
+        "a shell or a command on a machine",
+        remote.add_ssh_options,
+        remote.ssh,
+        ("fleetctl ssh hello.service", "fleetctl ssh 3f7a uptime", "fleetctl ssh --unit hello.service docker ps"),
+    ),
+    Command(
+        "why",
+        "why a unit is where it is, or nowhere",
+        _why_options,
+        listing.why,
+        ("fleetctl why hello.service",),
+    ),
+)
+
+_BY_NAME = {each.name: each for each in COMMANDS}
+_WORDS = (*_BY_NAME, "help", "version")
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return command(PROG, run)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line (without the program's name); returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(_bare_booleans(arguments))
+    if options.version or options.command == "version":
+        print(f"{PROG} version {VERSION}")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 0
+    name = _resolve(options.command)
+    if name == "version":
+        print(f"{PROG} version {VERSION}")
+        return 0
+    if name == "help":
+        return _help(parser, options.rest)
+    chosen = _BY_NAME[name]
+    options = _command_parser(chosen).parse_args(options.rest, namespace=options)
+    return chosen.run(_settings(options), options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(len(each) for each in _WORDS)
+    summaries = {each.name: each.summary for each in COMMANDS}
+    summaries |= {"help": "help for a command", "version": "the version of this program"}
+    commands = "\n".join(f"  {name.ljust(width)}  {summaries[name]}" for name in _WORDS)
+    parser = argparse.ArgumentParser(
+        PROG,
+        description="Run systemd units on a cluster of machines.\n\ncommands:\n" + commands,
+        epilog=_GLOBAL_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    _add_globals(parser, defaults=True)
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of the above, or the beginning of one")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+    return parser
+
+
+def _command_parser(chosen: Command) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        f"{PROG} {chosen.name}",
+        description=chosen.summary[0].upper() + chosen.summary[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  {each}" for each in chosen.examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    chosen.add(parser)
+    _add_globals(parser.add_argument_group("global options"), defaults=False)
+    return parser
+
+
+def _add_globals(parser: argparse._ActionsContainer, *, defaults: bool) -> None:
+    """The global options; without ``defaults`` one that is not given leaves no trace, so that a former one stands."""
+
+    def add(name: str, default: str, metavar: str, text: str) -> None:
+        variable = "FLEETCTL_" + name.upper().replace("-", "_")
+        value = os.environ.get(variable, default) if defaults else argparse.SUPPRESS
+        shown = f" (default {default})" if default else ""
+        parser.add_argument(f"--{name}", default=value, metavar=metavar, help=text + shown)
+
+    add("endpoint", DEFAULT_ENDPOINT, "URL", "where the API listens: unix:///PATH or http://HOST:PORT")
+    add("tunnel", "", "HOST[:PORT],...", "reach the API through ssh to the first of these nodes that can be reached")
+    add("ssh-username", "core", "NAME", "user on the nodes")
+    add("ssh-identity-file", "", "FILE", "private key to log in with")
+    add("ssh-timeout", "30", "SECONDS", "for one ssh connection to stand")
+    add("strict-host-key-checking", "true", "BOOL", "record the key of an unknown node, refuse one that has changed")
+    add("known-hosts-file", DEFAULT_KNOWN_HOSTS, "FILE", "where keys of nodes are recorded")
+    add("request-timeout", "30", "SECONDS", "for one request to the API")
+
+
+def _bare_booleans(arguments: Sequence[str]) -> list[str]:
+    """The original takes ``--strict-host-key-checking`` without a value, too."""
+    bare = "--strict-host-key-checking"
+    return [f"{bare}=true" if each == bare else each for each in arguments]
+
+
+def _resolve(word: str) -> str:
+    """The command that ``word`` is, or is the beginning of; raises :class:`UsageFailure`."""
+    if word in _WORDS:
+        return word
+    found = [each for each in _WORDS if each.startswith(word)] if word else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageFailure(f"{word} can be {' or '.join(found)}", hint="write more of it")
+    raise UsageFailure(f"there is no command {word}", hint="see them with: fleetctl help")
+
+
+def _help(parser: argparse.ArgumentParser, rest: Sequence[str]) -> int:
+    name = _resolve(rest[0]) if rest else "help"
+    (_command_parser(_BY_NAME[name]) if name in _BY_NAME else parser).print_help()
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    ssh = Ssh(
+        user=_user(options.ssh_username),
+        timeout_s=_seconds("ssh-timeout", options.ssh_timeout),
+        known_hosts=Path(options.known_hosts_file).expanduser(),
+        identity=Path(options.ssh_identity_file).expanduser() if options.ssh_identity_file else None,
+        strict=_truth("strict-host-key-checking", options.strict_host_key_checking),
+    )
+    return Settings(
+        endpoint=Endpoint.parse(options.endpoint),
+        tunnel=tuple(parse_tunnel(options.tunnel)),
+        ssh=ssh,
+        request_timeout_s=_seconds("request-timeout", options.request_timeout),
+    )
+
+
+def _user(text: str) -> str:
+    if not text or text.startswith("-") or any(each.isspace() for each in text):
+        raise UsageFailure(f"{text!r} is no user name", where="--ssh-username")
+    return text
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise UsageFailure(f"{text!r} is no number of seconds", where=f"--{name}")
+    return value
+
+
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise UsageFailure(f"{text!r} is neither true nor false", where=f"--{name}")
+    return text.lower() in ("true", "1", "yes")

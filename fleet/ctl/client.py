@@ -1,0 +1,312 @@
+"""The fleet HTTP API as typed calls. One connection, kept open; nothing here prints or waits.
+
+The API is untrusted input like any other: an answer of the wrong shape is a :class:`Failure` that says so, never a traceback.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode, urlsplit
+
+from fleet.model import Machine, UnitState
+from fleet.unitfile import Option, UnitFile
+from terminal import Failure, UsageFailure
+
+BASE = "/fleet/v1"
+
+ANSWER_SIZE_MAX = 64 << 20
+"""Bytes of one answer: a page of a hundred units of the largest size is less."""
+
+
+class ApiError(Failure):
+    """The API refused; ``status`` is the HTTP status of its answer."""
+
+    def __init__(self, status: int, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class Unreachable(Failure):
+    """Nobody answers at the endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    """A unit as the API shows it. ``current`` and ``machine`` are "" when the API leaves them out; ``reason`` is the engine's word
+    on a unit that it cannot place ("" for none)."""
+
+    name: str
+    unitfile: UnitFile
+    desired: str
+    current: str
+    machine: str
+    reason: str
+
+    @property
+    def is_global(self) -> bool:
+        """True for a unit that runs on every machine that it suits."""
+        values = self.unitfile.get("X-Fleet", "Global")
+        return bool(values) and values[-1].lower() in ("true", "yes", "1", "on", "t")
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What the engine says about a unit: one sentence, and how many machines it refused for which reason."""
+
+    record: UnitRecord
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the API listens: ``path`` of a unix socket, or ``host`` and ``port``."""
+
+    host: str
+    port: int = 80
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read ``unix:///path`` or ``http://host[:port]``; raises :class:`UsageFailure` for anything else."""
+        hint = "use unix:///run/fleet.sock or http://HOST:PORT"
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError as error:
+            raise UsageFailure(f"not an endpoint: {error}", where=text, hint=hint) from None
+        if parts.scheme == "unix":
+            if parts.netloc or not parts.path.startswith("/"):
+                raise UsageFailure("a unix endpoint takes an absolute path after unix://", where=text, hint=hint)
+            return cls("localhost", path=parts.path)
+        if parts.scheme != "http" or not parts.hostname:
+            raise UsageFailure("not an endpoint", where=text, hint=hint)
+        if parts.path not in ("", "/") or parts.query or parts.username:
+            raise UsageFailure("an http endpoint is a host and a port, nothing more", where=text, hint=hint)
+        return cls(parts.hostname, port or 80)
+
+    def __str__(self) -> str:
+        return f"unix://{self.path}" if self.path else f"http://{self.host}:{self.port}"
+
+    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        """A connection that opens on first use."""
+        if self.path:
+            return _UnixConnection(self.path, timeout_s)
+        return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Client:
+    """The API at ``endpoint``; ``timeout_s`` bounds each request. Raises :class:`ApiError` and :class:`Unreachable`."""
+
+    def __init__(self, endpoint: Endpoint, *, timeout_s: float = 30.0, hint: str | None = None) -> None:
+        self.endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._hint = hint or "on a node, is fleet.service running? from elsewhere, set --tunnel or FLEETCTL_TUNNEL"
+        self._connection: http.client.HTTPConnection | None = None
+
+    def close(self) -> None:
+        """Close the connection; the client opens another one when it is used again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def machines(self) -> list[Machine]:
+        """All machines that are alive, by id."""
+        return [
+            Machine(_text(each, "id"), _text(each, "primaryIP"), _texts(each, "metadata"))
+            for each in self._pages("/machines", "machines")
+        ]
+
+    def units(self) -> list[UnitRecord]:
+        """All units, by name."""
+        return [_record(each) for each in self._pages("/units", "units")]
+
+    def unit(self, name: str) -> UnitRecord | None:
+        """One unit, or ``None`` when there is none of that name."""
+        try:
+            answer = self._json("GET", f"/units/{quote(name, safe='')}")
+        except ApiError as error:
+            if error.status == http.client.NOT_FOUND:
+                return None
+            raise
+        return _record(answer)
+
+    def put(self, name: str, unitfile: UnitFile, desired: str) -> None:
+        """Create the unit, or replace its text when that differs."""
+        options = [{"section": each.section, "name": each.name, "value": each.value} for each in unitfile.options]
+        self._put(name, {"name": name, "desiredState": desired, "options": options})
+
+    def set_desired(self, name: str, desired: str) -> None:
+        """Ask for a state of a unit that exists."""
+        self._put(name, {"name": name, "desiredState": desired})
+
+    def delete(self, name: str) -> bool:
+        """Remove the unit; False when there was none."""
+        try:
+            self._request("DELETE", f"/units/{quote(name, safe='')}")
+        except ApiError as error:
+            if error.status == http.client.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    def states(self, unit: str = "") -> list[UnitState]:
+        """What machines say about their units (about ``unit`` only, when given), by unit and machine."""
+        query = {"unitName": unit} if unit else {}
+        return [
+            UnitState(
+                _text(each, "name"),
+                _text(each, "machineID"),
+                _text(each, "systemdLoadState"),
+                _text(each, "systemdActiveState"),
+                _text(each, "systemdSubState"),
+                _text(each, "hash"),
+                error=_text(each, "error"),
+            )
+            for each in self._pages("/state", "states", query)
+        ]
+
+    def why(self, name: str) -> Why | None:
+        """Why the unit is where it is, or nowhere; ``None`` when there is none of that name."""
+        try:
+            answer = self._json("GET", f"/why/{quote(name, safe='')}")
+        except ApiError as error:
+            if error.status == http.client.NOT_FOUND:
+                return None
+            raise
+        return Why(_record(answer), _text(answer, "reason"))
+
+    def _put(self, name: str, body: Mapping[str, object]) -> None:
+        self._request("PUT", f"/units/{quote(name, safe='')}", json.dumps(body).encode())
+
+    def _pages(self, path: str, key: str, query: Mapping[str, str] | None = None) -> Iterator[Mapping[str, object]]:
+        token = ""
+        seen: set[str] = set()
+        while token not in seen:
+            seen.add(token)
+            parameters = {**(query or {}), **({"nextPageToken": token} if token else {})}
+            answer = self._json("GET", path + ("?" + urlencode(parameters) if parameters else ""))
+            rows = answer.get(key, [])
+            if not isinstance(rows, list):
+                raise self._nonsense(f"{key} is no list")
+            for row in rows:
+                if not isinstance(row, dict):
+                    raise self._nonsense(f"an entry of {key} is no object")
+                yield row
+            token = _text(answer, "nextPageToken")
+            if not token:
+                return
+        raise self._nonsense("a page leads back to itself")
+
+    def _json(self, method: str, path: str) -> Mapping[str, object]:
+        try:
+            answer = json.loads(self._request(method, path))
+        except (ValueError, RecursionError):
+            raise self._nonsense("its answer is not JSON") from None
+        if not isinstance(answer, dict):
+            raise self._nonsense("its answer is no JSON object")
+        return answer
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        kept = self._connection is not None
+        try:
+            status, answer = self._exchange(method, path, body)
+        except (ConnectionError, http.client.BadStatusLine) as error:
+            # A connection that was idle may have been closed by the server meanwhile; every call is safe to repeat.
+            self.close()
+            if not kept:
+                raise self._unreachable(error) from error
+            try:
+                status, answer = self._exchange(method, path, body)
+            except (OSError, http.client.HTTPException) as again:
+                self.close()
+                raise self._unreachable(again) from again
+        except TimeoutError:
+            self.close()
+            raise Unreachable(
+                f"no answer within {self._timeout_s:g} s", where=str(self.endpoint), hint="raise --request-timeout"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise self._unreachable(error) from error
+        if status >= http.client.BAD_REQUEST:
+            raise ApiError(status, _error_message(status, answer))
+        return answer
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = self.endpoint.connection(self._timeout_s)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        self._connection.request(method, BASE + path, body=body, headers=headers)
+        response = self._connection.getresponse()
+        answer = response.read(ANSWER_SIZE_MAX + 1)
+        if len(answer) > ANSWER_SIZE_MAX:
+            self.close()
+            raise self._nonsense(f"its answer is larger than {ANSWER_SIZE_MAX >> 20} MiB")
+        return response.status, answer
+
+    def _unreachable(self, error: BaseException) -> Unreachable:
+        if isinstance(error, http.client.RemoteDisconnected):
+            return Unreachable(
+                "the other end closed the connection without an answer", where=str(self.endpoint), hint=self._hint
+            )
+        return Unreachable("cannot talk to the fleet API", where=str(self.endpoint), hint=self._hint)
+
+    def _nonsense(self, message: str) -> Failure:
+        return Failure(f"this is no fleet API: {message}", where=str(self.endpoint), hint="check --endpoint")
+
+
+def _error_message(status: int, body: bytes) -> str:
+    """The message of an error body ``{"error":{"code":N,"message":"..."}}``, or the plain status."""
+    try:
+        told = json.loads(body)["error"]["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        told = None
+    plain = http.client.responses.get(status, "")
+    return told if isinstance(told, str) and told else f"the fleet API answered {status} {plain}".rstrip()
+
+
+def _record(value: Mapping[str, object]) -> UnitRecord:
+    raw = value.get("options", [])
+    if not isinstance(raw, list) or not all(isinstance(each, dict) for each in raw):
+        raise Failure("a unit of the fleet API has options of the wrong shape", where=_text(value, "name"))
+    options = [Option(_text(each, "section"), _text(each, "name"), _text(each, "value")) for each in raw]
+    return UnitRecord(
+        _text(value, "name"),
+        UnitFile(tuple(options)),
+        _text(value, "desiredState"),
+        _text(value, "currentState"),
+        _text(value, "machineID"),
+        _text(value, "statusReason"),
+    )
+
+
+def _text(value: Mapping[str, object], key: str) -> str:
+    """A text field; "" when it is left out, as the API does with empty ones."""
+    found = value.get(key, "")
+    if not isinstance(found, str):
+        raise Failure(f"a field of the fleet API is no text: {key}", hint="check --endpoint")
+    return found
+
+
+def _texts(value: Mapping[str, object], key: str) -> dict[str, str]:
+    found = value.get(key, {})
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise Failure(f"a field of the fleet API is no map of texts: {key}", hint="check --endpoint")
+    return found

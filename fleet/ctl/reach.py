@@ -1,0 +1,100 @@
+"""How a command reaches the cluster: its API, and the machines themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet.ctl.client import Client, Endpoint
+from fleet.ctl.transport import Address, Ssh, Tunnel, direct_session, open_tunnel
+from fleet.model import Machine
+from terminal import Failure, UsageFailure
+
+MACHINE_ID_FILE = Path("/etc/machine-id")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the global options say. Without ``tunnel`` the endpoint is here."""
+
+    endpoint: Endpoint
+    tunnel: tuple[Address, ...]
+    ssh: Ssh
+    request_timeout_s: float
+
+
+class Reach:
+    """The open way to a cluster: ``client`` speaks to its API, :meth:`run` runs programs on its machines."""
+
+    def __init__(self, client: Client, settings: Settings, tunnel: Tunnel | None) -> None:
+        self.client = client
+        self._settings = settings
+        self._tunnel = tunnel
+
+    def run(self, machine: Machine, command: Sequence[str], *, options: Sequence[str] = ()) -> int:
+        """Run ``command`` (a shell when empty) on ``machine`` with our own standard streams; returns its exit status.
+
+        ``options`` are for ssh, and are of no use on the machine that we are on.
+        """
+        ssh = self._settings.ssh
+        if self._tunnel is not None:
+            there = machine.id == self._tunnel.machine_id
+            return _run(self._tunnel.session(command, machine=None if there else machine, options=options))
+        if machine.id == local_machine_id():
+            return _run(command or [os.environ.get("SHELL", "/bin/sh")])
+        ssh.prepare()
+        return _run(direct_session(ssh, machine, command, options=options))
+
+
+@contextlib.contextmanager
+def open_reach(settings: Settings) -> Iterator[Reach]:
+    """Open the way that ``settings`` describe, and close it behind the caller."""
+    endpoint = settings.endpoint
+    if not settings.tunnel:
+        with contextlib.closing(Client(endpoint, timeout_s=settings.request_timeout_s)) as client:
+            yield Reach(client, settings, None)
+        return
+    if not endpoint.path:
+        raise UsageFailure(
+            "a tunnel leads to a unix socket on a node, not to a host", where=str(endpoint), hint="drop --endpoint"
+        )
+
+    def client_of(tunnel: Tunnel) -> Client:
+        hint = f"is fleet.service running on the node behind {tunnel.address}?"
+        return Client(Endpoint("localhost", path=str(tunnel.socket)), timeout_s=settings.request_timeout_s, hint=hint)
+
+    def usable(tunnel: Tunnel) -> None:
+        # With a choice of nodes, one whose fleetd is down or has no etcd is as good as dead.
+        if len(settings.tunnel) > 1:
+            with contextlib.closing(client_of(tunnel)) as client:
+                try:
+                    client.machines()
+                except Failure as failure:
+                    raise Failure(failure.message, where=str(tunnel.address), hint=failure.hint) from None
+
+    with (
+        open_tunnel(settings.tunnel, settings.ssh, endpoint.path, usable) as tunnel,
+        contextlib.closing(client_of(tunnel)) as client,
+    ):
+        yield Reach(client, settings, tunnel)
+
+
+def local_machine_id() -> str:
+    """The id of the machine that we are on; "" when it has none."""
+    try:
+        return MACHINE_ID_FILE.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a program and return its status as a shell would: 128 and the number of the signal that ended it."""
+    try:
+        status = subprocess.call(command)
+    except FileNotFoundError:
+        raise Failure("the program is missing", where=command[0], hint="is this a node of the cluster?") from None
+    return 128 - status if status < 0 else status
