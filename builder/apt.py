@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,9 +49,21 @@ class Programs:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def host_programs(keyring: Path) -> Programs:
-    """The host's own apt: only to make the very first ``tools.lock``, before there is a tools closure."""
-    return Programs(("apt-get",), Path("/usr/lib/apt/methods"), keyring)
+def host_programs(keyrings: Path = Path("/usr/share/keyrings")) -> Programs:
+    """The host's own apt and keyring: only for the closure's own lock, when the closure cannot be had.
+
+    That is before there is any lock, or when the mirror has dropped a package of it. Raises :class:`AptFailure` on a host without them.
+    """
+    names = [keyrings / f"debian-archive-keyring{suffix}" for suffix in (".pgp", ".gpg")]
+    keyring = next((path for path in names if path.exists()), None)
+    command = shutil.which("apt-get")
+    if keyring is None or command is None:
+        raise AptFailure(
+            "this host has no apt with the Debian archive's keyring",
+            where=str(keyrings),
+            hint="do this on a Debian machine, or install the packages apt and debian-archive-keyring",
+        )
+    return Programs((command,), Path("/usr/lib/apt/methods"), keyring)
 
 
 @dataclass(frozen=True)
@@ -332,6 +345,8 @@ def _release_date(path: Path) -> int:
 
 def _update_hint(said: str) -> str:
     low = said.lower()
+    if "not valid yet" in low or "is not valid" in low:
+        return "the mirror's indexes come from the future: set this machine's clock"
     if "expired" in low:
         return "the mirror stands still (a snapshot?): take another one, or accept its age with --allow-expired"
     if "signature" in low or "not signed" in low or "no_pubkey" in low or "sub-process" in low:

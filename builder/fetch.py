@@ -36,6 +36,8 @@ _CHUNK: Final = 1 << 18
 # Room for directories and for whatever else the machine writes meanwhile.
 _MARGIN: Final = 64 << 20
 _TIMEOUT: Final = urllib3.Timeout(connect=15, read=30)
+# Attempts are ours to count, so that a transfer that breaks off is tried again like a connection that fails; redirects are its own.
+_RETRIES: Final = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
 
 

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder import deb
+from builder import data
+from builder import mirror as mirrors
 from builder.apt import Programs
-from builder.fetch import fetch
 from builder.lockfile import Lock
 from builder.mirror import Mirror
+from builder.packages import obtain
 from builder.store import Store, identify
 from builder.tree import Entry, Kind, Tree
 from terminal import Failure
@@ -65,18 +66,21 @@ class Tools:
     ) -> Tools:
         """The closure of ``lock``: out of the store, or fetched and unpacked now.
 
-        Raises :class:`Failure` for what :func:`builder.fetch.fetch` and :func:`builder.deb.unpack` raise it for.
+        Raises :class:`Failure` as :func:`builder.packages.obtain` does.
         """
         name = identify("tools", VERSION, lock.id)
         if not store.has("tools", name):
-            files = fetch(lock.packages, store, mirror, detail=detail)
-            detail("unpacking")
-            packages = [deb.unpack(files[package.name], package.sha256, store) for package in lock.packages]
+            packages = obtain(lock, store, mirror, detail)
             tree = merge(entry for package in packages for entry in package.entries)
             with store.making("tools", name) as work:
                 write_tree(tree, work)
                 write_launchers(work, lock.architecture)
         return cls(store.path("tools", name), lock.architecture)
+
+    @classmethod
+    def ours(cls, store: Store | None = None) -> Tools:
+        """The closure of ``image/tools.lock`` in ``store`` (the user's own by default), from the host's mirror if need be."""
+        return cls.open(Lock.load(data.image() / "tools.lock"), store or Store(), mirrors.find)
 
     def path(self, name: str) -> Path:
         """The launcher of the program ``name``: one file that can be run, or found by its folder in a ``PATH``.
@@ -100,14 +104,14 @@ class Tools:
         """The whole environment to run a tool in: no language, no time zone, nothing that could change what it writes."""
         return {"PATH": str(self.root / "launch"), "HOME": "/nonexistent", "LC_ALL": "C", "TZ": "UTC"}
 
-    def run(self, name: str, *arguments: str, cwd: Path | None = None, data: bytes | None = None) -> bytes:
-        """Run ``name`` with ``data`` on its standard input; returns what it wrote to its standard output.
+    def run(self, name: str, *arguments: str, cwd: Path | None = None, feed: bytes = b"") -> bytes:
+        """Run ``name`` with ``feed`` on its standard input; returns what it wrote to its standard output.
 
         Raises :class:`ToolFailure` with command, exit code and the end of its words if it does not end with 0.
         """
         command = [*self.command(name), *arguments]
         done = subprocess.run(
-            command, cwd=cwd, input=data or b"", env=self.environment(name), capture_output=True, check=False
+            command, cwd=cwd, input=feed, env=self.environment(name), capture_output=True, check=False
         )
         if done.returncode != 0:
             raise failed([name, *arguments], done.returncode, done.stderr or done.stdout)
