@@ -35,7 +35,7 @@ from builder.tree import Entry, Kind, Patch, Tree, directory, symlink
 from terminal import Failure
 
 VERSION: Final = 1
-KERNEL: Final = "boot/vmlinuz-*"
+KERNEL: Final = "boot/vmlinuz-"
 _MERGED: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
@@ -125,22 +125,19 @@ def finish(
     return tree
 
 
-def kernel_image(tree: Tree) -> bytes:
-    """The kernel of the tree. Raises :class:`Failure` unless there is exactly one."""
-    found = list(tree.glob(KERNEL))
+def kernel_image(packages: Sequence[Package]) -> bytes:
+    """The kernel among the packages; the tree has none, since it is delivered beside the root, not in it.
+
+    Raises :class:`Failure` unless there is exactly one.
+    """
+    found = [entry for package in packages for entry in package.entries if entry.path.startswith(KERNEL)]
     if len(found) != 1:
         raise Failure(
-            f"an image needs one kernel, this tree has {len(found)}",
-            where="/" + KERNEL,
+            f"an image needs one kernel, these packages have {len(found)}",
+            where=f"/{KERNEL}*",
             hint="name one linux-image package in the definition",
         )
     return found[0].content.read()
-
-
-def drop_boot(tree: Tree) -> None:
-    """Take away what lies in ``/boot``: it is delivered beside the root, not in it."""
-    for entry in list(tree.below("boot")):
-        tree.remove(entry.path)
 
 
 def _put_all(tree: Tree, entries: Iterable[Entry]) -> None:

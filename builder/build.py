@@ -20,6 +20,7 @@ from typing import Final
 
 from builder import assemble, cpio, data, definition, filesystem, inputs, manifest, mirror, resolve
 from builder.apt import Suite
+from builder.deb import Package
 from builder.definition import Definition
 from builder.initrd import initrd
 from builder.lockfile import Lock
@@ -77,15 +78,15 @@ def build_image(settings: Settings) -> BuildResult:
     with _prepared(settings, path, what, [settings.target, list(options)]) as job:
         if job.is_done:
             return BuildResult(job.output, False, {"check": time.monotonic() - begin})
-        tree, packages = job.tree()
+        packages = job.packages()
+        tree, base = job.tree(packages)
         with settings.phases.phase(f"packing the root ({what.root.type})"):
             kernel = job.work / "kernel"
-            kernel.write_bytes(assemble.kernel_image(tree))
+            kernel.write_bytes(assemble.kernel_image(packages))
             initrd_file = job.work / "initrd"
             script = data.image() / "initrd" / "init"
-            entries = initrd(packages, what.kernel.initrd, script)
+            entries = initrd(base, what.kernel.initrd, script)
             initrd_file.write_bytes(b"".join(cpio.archive(entries)))
-            assemble.drop_boot(tree)
             root = job.work / "root"
             filesystem.pack(tree, what.root.type, options, root, job.lock.epoch, job.tools)
         folder = job.work / "out"
@@ -109,7 +110,7 @@ def build_container(settings: Settings) -> BuildResult:
     with _prepared(settings, path, what, "container") as job:
         if job.is_done:
             return BuildResult(job.output, False, {"check": time.monotonic() - begin})
-        tree, _ = job.tree()
+        tree, _ = job.tree(job.packages())
         folder = job.work / "out"
         folder.mkdir()
         with settings.phases.phase("packing the container"):
@@ -148,13 +149,15 @@ class _Job:
     def _mirror(self) -> Callable[[], mirror.Mirror]:
         return lambda: mirror.find(self.settings.mirror, environment=os.environ)
 
-    def tree(self) -> tuple[Tree, Tree]:
-        """The finished tree, and the tree as the packages made it (the initrd takes its program and modules there)."""
+    def packages(self) -> list[Package]:
         phases = self.settings.phases
         with phases.phase(f"packages ({len(self.lock.packages)})"):
-            packages = obtain(self.lock, self.store, self._mirror, phases.detail)
+            return obtain(self.lock, self.store, self._mirror, phases.detail)
+
+    def tree(self, packages: list[Package]) -> tuple[Tree, Tree]:
+        """The finished tree, and the tree as the packages made it (the initrd takes its program and modules there)."""
         tools = self.tools
-        with phases.phase("tree"):
+        with self.settings.phases.phase("tree"):
             base = assemble.base(self.what, packages, self.lock, tools, self.store)
             tree = assemble.finish(self.what, base.copy(), self.folder, packages, self.lock, tools, self.store)
         return tree, base
@@ -217,9 +220,7 @@ def request(what: Definition) -> resolve.Request:
     """The part of a definition that its lock answers."""
     return resolve.Request(
         architecture=what.architecture,
-        suites=tuple(
-            Suite(suite.suite, suite.archive, suite.components, suite.pin_only) for suite in what.suites
-        ),
+        suites=tuple(Suite(suite.suite, suite.archive, suite.components, suite.pin_only) for suite in what.suites),
         packages=tuple(resolve.Want(name, suite) for name, suite in what.wants()),
         assume=what.assume,
     )

@@ -70,4 +70,3 @@ def load_patch(folder: Path) -> Patch:
         put=tuple(entry(tuple(fields), data, owner) for owner, fields in stored["put"]),
         remove=tuple(stored["remove"]),
     )
-

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -46,29 +47,30 @@ def bytecode(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(entry.content.read())
         if sources:
-            _compile(toolbox, interpreter, root, workers)
+            _compile(toolbox, interpreter, root, sources, workers)
         return Patch(tuple(_collect(root, sources)))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _compile(toolbox: Toolbox, interpreter: str, root: Path, workers: int) -> None:
-    # -S, -s, -P: nothing but the standard library is looked at; -f: no stamps are compared.
-    options = [
-        "-P",
-        "-s",
-        "-S",
-        "-m",
-        "compileall",
-        "-q",
-        "-f",
-        "-j",
-        str(workers),
-        "--invalidation-mode",
-        "unchecked-hash",
-    ]
+def _compile(toolbox: Toolbox, interpreter: str, root: Path, sources: list[Entry], workers: int) -> None:
+    """Compile ``sources``, which lie below ``root``, by ``workers`` processes with a share of the files each.
+
+    compileall's own ``-j`` would start the interpreter's file without the closure's loader.
+    """
+    # -P, -s, -S: nothing but the standard library is looked at; -f: no stamps are compared.
+    options = ["-P", "-s", "-S", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+    places = ["-s", str(root), "-p", "/"]
+
+    def share(number: int) -> None:
+        listed = root / f"files-{number}"
+        listed.write_text("".join(f"{root / entry.path}\n" for entry in sources[number::workers]))
+        run(toolbox, interpreter, [*options, *places, "-i", str(listed)], directory=root)
+
     try:
-        run(toolbox, interpreter, [*options, "-s", str(root), "-p", "/", str(root)], directory=root)
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(share, range(workers)):
+                pass
     except Failure as error:
         raise Failure("a Python file of the tree does not compile", hint="see the cause; it names the file") from error
 
