@@ -1,0 +1,247 @@
+"""A cluster as a command or a test holds it: found by name, its nodes, its processes, its end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cluster import control
+from cluster.description import Description
+from cluster.layout import Layout, clusters_root, make_private
+from cluster.node import Node
+from cluster.process import Process
+from cluster.ssh import USER
+from terminal import Failure, UsageFailure
+
+SUPERVISOR_DEADLINE_S = 20.0
+"""For the supervisor to listen: a Python start on a busy computer."""
+ENDING_GRACE_S = 20.0
+
+
+class Cluster:
+    """The cluster with a given layout. Nothing here caches what is running: each question is asked anew."""
+
+    def __init__(self, layout: Layout, description: Description) -> None:
+        self.layout = layout
+        self.description = description
+        self.name = description.name
+        self.nodes = [Node(number, description, layout) for number in description.numbers]
+
+    @classmethod
+    def create(cls, layout: Layout, description: Description) -> Cluster:
+        """Make the folder of a new cluster and write down what it is. Raises :class:`Failure` or OSError."""
+        layout.state.mkdir(mode=0o700, parents=True)
+        make_private(layout.runtime)
+        description.save(layout.description)
+        return cls(layout, description)
+
+    @classmethod
+    def open(cls, name: str = "default") -> Cluster:
+        """The cluster called ``name``. Raises :class:`Failure` if there is none."""
+        layout = Layout.of(name)
+        try:
+            description = Description.load(layout.description)
+        except FileNotFoundError as error:
+            known = ", ".join(Cluster.names()) or "none"
+            raise Failure(
+                f"there is no cluster {name!r} (there are: {known})", hint="cluster-up 3 makes one"
+            ) from error
+        return cls(Layout(layout.state, Path(description.runtime)), description)
+
+    @staticmethod
+    def names() -> list[str]:
+        """The names of this user's clusters."""
+        return sorted(path.parent.name for path in clusters_root().glob("*/cluster.json"))
+
+    @classmethod
+    def list(cls) -> list[Cluster]:
+        """This user's clusters, by name."""
+        return [cls.open(name) for name in cls.names()]
+
+    def node(self, text: str) -> Node:
+        """The node called ``text``: "node-2", or just "2". Raises :class:`UsageFailure`."""
+        for node in self.nodes:
+            if text in (node.name, str(node.number)):
+                return node
+        raise UsageFailure(
+            f"there is no node {text!r} in cluster {self.name!r}",
+            hint="its nodes: " + ", ".join(n.name for n in self.nodes),
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its supervisor is alive; single nodes may be off."""
+        recorded = processes(self.layout)
+        return bool(recorded) and recorded[0].alive
+
+    def require_running(self) -> None:
+        """Raise :class:`Failure` unless the cluster runs."""
+        if not self.is_running:
+            raise Failure(
+                f"cluster {self.name!r} is not running",
+                hint=f"cluster up {self.description.size} --name {self.name} boots it again",
+            )
+
+    def launch(self) -> None:
+        """Start the supervisor in the background; returns when it listens. Raises :class:`Failure` with what it said."""
+        end_processes(self.layout)
+        make_private(self.layout.runtime)
+        package_parent = str(Path(__file__).parents[1])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
+        }
+        log = str(self.layout.supervisor_log)
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "cluster.supervisor", str(self.layout.state)],
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,  # a Ctrl-C in this terminal is not for it
+            setsigdef=[signal.SIGINT, signal.SIGTERM],
+        )
+        deadline = time.monotonic() + SUPERVISOR_DEADLINE_S
+        while not self.layout.supervisor.exists():
+            if Process.of(pid) is None or time.monotonic() > deadline:
+                said = self.layout.supervisor_log.read_text(errors="replace").strip().splitlines()
+                raise Failure(
+                    f"the cluster's supervisor did not start: {said[-1] if said else 'no word from it'}", where=log
+                )
+            time.sleep(0.02)
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Ask the supervisor, see :func:`cluster.control.ask`. Raises :class:`Failure`."""
+        self.require_running()
+        return control.ask(self.layout.control, do, **arguments)
+
+    def status(self) -> dict[str, Any]:
+        """The cluster's state for ``cluster status --json``."""
+        live = self.ask("status") if self.is_running else {"nodes": [], "network": {}}
+        by_number = {entry["node"]: entry for entry in live["nodes"]}
+        nodes = [
+            {
+                "name": node.name,
+                "state": by_number.get(node.number, {}).get("state", "off"),
+                "address": node.address,
+                "role": "member" if node.number <= self.description.members else "proxy",
+                "ssh_port": node.ssh_port,
+                "pid": by_number.get(node.number, {}).get("pid"),
+                "ended": by_number.get(node.number, {}).get("ended"),
+                "network": live["network"].get(str(node.number)),
+            }
+            for node in self.nodes
+        ]
+        accelerator = self.description.accelerator
+        return {
+            "name": self.name,
+            "state": "running" if self.is_running else "stopped",
+            "accelerator": {"name": accelerator.name, "factor": accelerator.factor, "reason": accelerator.reason},
+            "memory_mib": self.description.memory_mib,
+            "discovery": f"http://127.0.0.1:{self.description.discovery_port}",
+            "folder": str(self.layout.state),
+            "nodes": nodes,
+        }
+
+    def exports(self) -> dict[str, str]:
+        """The environment variables with which a plain ``fleetctl`` on this computer talks to this cluster."""
+        return {
+            "FLEETCTL_TUNNEL": ",".join(f"127.0.0.1:{node.ssh_port}" for node in self.nodes),
+            "FLEETCTL_SSH_USERNAME": USER,
+            "FLEETCTL_SSH_IDENTITY_FILE": str(self.layout.key),
+            "FLEETCTL_KNOWN_HOSTS_FILE": str(self.layout.known_hosts),
+            "FLEETCTL_STRICT_HOST_KEY_CHECKING": "true",
+            "FLOTILLA_CLUSTER": self.name,
+        }
+
+    def exports_text(self) -> str:
+        """:meth:`exports` as lines for a shell's ``eval``, and our commands' folder in front of PATH."""
+        lines = [f"export {key}={shlex.quote(value)}" for key, value in self.exports().items()]
+        # The folder of this Python, not of the file its link points to: that is where the console scripts are.
+        return "\n".join([*lines, f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'])
+
+    def close(self) -> None:
+        """Hang up all connections to nodes."""
+        for node in self.nodes:
+            node.close()
+
+    def remove(self) -> None:
+        """End every process and remove every file of the cluster."""
+        self.close()
+        remove(self.layout)
+
+
+def processes(layout: Layout) -> list[Process]:
+    """The processes that a supervisor wrote down, itself first; none if it ended in an orderly way."""
+    try:
+        return [Process(**entry) for entry in json.loads(layout.supervisor.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def end_processes(layout: Layout) -> None:
+    """End the supervisor and the QEMUs of a cluster, whatever state they are in, and clean up what a killed one left."""
+    recorded = processes(layout)
+    if recorded and recorded[0].alive:
+        with suppress(Failure):  # it may hang; then it is killed
+            control.ask(layout.control, "shutdown", deadline_s=5)
+            recorded[0].wait_gone(ENDING_GRACE_S)
+        recorded[0].end()
+    for process in recorded[1:]:
+        process.send(signal.SIGKILL)
+        process.wait_gone(ENDING_GRACE_S)
+    layout.supervisor.unlink(missing_ok=True)
+
+
+def remove(layout: Layout) -> None:
+    """End every process and remove every file of the cluster with this layout; it may be a torso, or not exist."""
+    with suppress(FileNotFoundError, Failure):
+        layout = Layout(layout.state, Path(Description.load(layout.description).runtime))
+    end_processes(layout)
+    for folder in (layout.runtime, layout.state):
+        if folder.exists():
+            shutil.rmtree(folder)
+    with suppress(OSError):
+        layout.runtime.parent.rmdir()  # another cluster's sockets may be there
+
+
+@contextmanager
+def changing(layout: Layout) -> Iterator[None]:
+    """Hold the cluster's lock: one command at a time makes or removes it. Raises :class:`Failure` if another one is at it."""
+    layout.lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with layout.lock.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Failure(
+                    f"another command is making or removing cluster {layout.state.name!r}",
+                    hint="wait for it, or end it with Ctrl-C",
+                ) from error
+            if not _is_at(lock.fileno(), layout.lock):
+                continue  # its former holder removed the file between our opening and locking it
+            try:
+                yield
+            finally:
+                layout.lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,97 @@
+"""What a cluster is, as data: the content of ``cluster.json``, from which every process of it derives the same machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cluster import machine
+from cluster.accelerator import Accelerator
+from cluster.layout import Layout
+from cluster.machine import Machine
+from terminal import Failure
+
+VERSION = 1
+FORWARD = Path(__file__).with_name("forward.py")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """A cluster, decided once by ``cluster up``. ``ready`` turns true when it has come up; until then it is a torso."""
+
+    name: str
+    runtime: str
+    """The folder of its sockets: kept, since another shell may have another ``XDG_RUNTIME_DIR``."""
+    qemu: str
+    accelerator: Accelerator
+    memory_mib: int
+    ssh_ports: tuple[int, ...]
+    discovery_port: int
+    agent_ttl: str
+    ready: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many nodes."""
+        return len(self.ssh_ports)
+
+    @property
+    def members(self) -> int:
+        """How many of them, from the first, are members of etcd; the others are its proxies."""
+        return members_of(self.size)
+
+    @property
+    def numbers(self) -> range:
+        """The nodes' numbers, from 1."""
+        return range(1, self.size + 1)
+
+    def save(self, path: Path) -> None:
+        """Write to ``path`` in one step."""
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"v": VERSION, **asdict(self)}, indent=1) + "\n")
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Description:
+        """Read what :meth:`save` wrote. Raises FileNotFoundError, or :class:`Failure` if it is not that."""
+        try:
+            data = json.loads(path.read_text())
+            if data.pop("v") != VERSION:
+                raise ValueError("another version")
+            accelerator = Accelerator(**data.pop("accelerator"))
+            return cls(accelerator=accelerator, ssh_ports=tuple(data.pop("ssh_ports")), **data)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            hint = f"remove the cluster: cluster down --name {path.parent.name}"
+            raise Failure("this is no cluster description of this version", where=str(path), hint=hint) from error
+
+    def machine(self, number: int, layout: Layout) -> Machine:
+        """The virtual machine of node ``number``. Raises OSError if the image's command line cannot be read."""
+        folder = layout.node(number)
+        return Machine(
+            number=number,
+            name=f"flotilla-{self.name}-node-{number}",
+            accelerator=self.accelerator.name,
+            memory_mib=self.memory_mib,
+            image=layout.image,
+            cmdline=(layout.image / "cmdline").read_text().strip(),
+            state_disk=folder / "state.img",
+            cidata=folder / "cidata.iso",
+            console=folder / "console.log",
+            net_socket=layout.net_socket(number),
+            qmp_socket=layout.qmp_socket(number),
+            ssh_port=self.ssh_ports[number - 1],
+            discovery_port=self.discovery_port,
+            forward=(os.fspath(sys.executable), "-I", "-S", str(FORWARD), "127.0.0.1", str(self.discovery_port)),
+        )
+
+    def discovery_url(self, token: str) -> str:
+        """The address of ``token`` as a node sees it."""
+        return f"http://{machine.HOST_ADDRESS}:{self.discovery_port}/{token}"
+
+
+def members_of(size: int) -> int:
+    """How many members of etcd a cluster of ``size`` nodes has: losing one (of 3) or two (of 5) must not stop it."""
+    return 5 if size >= 10 else min(size, 3)

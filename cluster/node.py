@@ -1,0 +1,116 @@
+"""One node of a cluster, as a test or a command holds it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from cluster import control
+from cluster.description import Description
+from cluster.layout import Layout
+from cluster.machine import cluster_address
+from cluster.ssh import Connection, RunResult
+from terminal import Failure
+
+RUN_DEADLINE_S = 30.0
+"""For a command on a node, with hardware; times the accelerator's factor."""
+CONNECT_DEADLINE_S = 6.0
+"""For reaching the node's ssh server, likewise: key exchange and log-in are most of it."""
+STOP_DEADLINE_S = 60.0
+TAIL_BYTES = 1 << 16
+TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\^_])")
+"""Colours and cursor moves, which systemd writes to consoles; ECMA-48."""
+
+
+class Node:
+    """Node ``number`` of a cluster. What takes time takes a ``timeout`` in seconds, by default one that fits the accelerator."""
+
+    def __init__(self, number: int, description: Description, layout: Layout) -> None:
+        self.number = number
+        self.name = f"node-{number}"
+        self.address = cluster_address(number)
+        self.ssh_port = description.ssh_ports[number - 1]
+        self.folder = layout.node(number)
+        self._factor = description.accelerator.factor
+        self._control = layout.control
+        self._ssh = Connection(
+            self.ssh_port,
+            layout.key,
+            layout.known_hosts,
+            (self.address, self.name),
+            patience_s=CONNECT_DEADLINE_S * self._factor,
+        )
+
+    def run(self, command: str, timeout: float | None = None, *, stdin: Path | None = None) -> RunResult:
+        """Run a shell command as ``core``, fed with the file ``stdin``. Raises :class:`Failure` if it cannot be run or takes too long."""
+        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self._factor
+        if stdin is None:
+            return self._ssh.run(command, seconds)
+        with stdin.open("rb") as file:
+            return self._ssh.run(command, seconds, file)
+
+    def check(self, command: str, timeout: float | None = None) -> str:
+        """Run a shell command that must succeed; returns what it printed. Raises :class:`Failure` with what it complained about."""
+        return self._checked(command, self.run(command, timeout))
+
+    def put(self, local: Path, remote: str, *, mode: int = 0o644, timeout: float | None = None) -> None:
+        """Copy the file ``local`` to the path ``remote``, in one step. Raises :class:`Failure`."""
+        target, part = shlex.quote(remote), shlex.quote(remote + ".part")
+        command = f"cat > {part} && chmod {mode:o} {part} && mv {part} {target}"
+        self._checked(command, self.run(command, timeout, stdin=local))
+
+    def load_image(self, archive: Path, timeout: float | None = None) -> str:
+        """Give the docker-archive ``archive`` to the node's docker; returns what docker said. Raises :class:`Failure`."""
+        seconds = timeout if timeout is not None else 4 * RUN_DEADLINE_S * self._factor
+        return self._checked("docker load", self.run("docker load", seconds, stdin=archive)).strip()
+
+    def http(self, port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """Ask an HTTP server on the node's loopback, see :meth:`cluster.ssh.Connection.http`."""
+        return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self._factor)
+
+    def start(self) -> None:
+        """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
+        control.ask(self._control, "start", node=self.number, deadline_s=60)
+
+    def kill(self) -> None:
+        """Pull the node's plug."""
+        self._ssh.close()
+        control.ask(self._control, "kill", node=self.number)
+
+    def stop(self) -> None:
+        """Press the node's power button and wait until it is off."""
+        self._ssh.close()
+        control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self._factor)
+
+    def pause(self) -> None:
+        """Stop the node's time. Raises :class:`Failure` if it is off."""
+        control.ask(self._control, "pause", node=self.number)
+
+    def resume(self) -> None:
+        """Let the node's time go on. Raises :class:`Failure` if it is off."""
+        control.ask(self._control, "resume", node=self.number)
+
+    def console_tail(self, lines: int = 20) -> str:
+        """The last lines of the node's console, without control characters; empty if there is none yet."""
+        try:
+            with (self.folder / "console.log").open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        plain = TERMINAL_SEQUENCE.sub("", text)
+        clean = ("".join(c for c in line if c.isprintable() or c == "\t").rstrip() for line in plain.splitlines())
+        return "\n".join([line for line in clean if line][-lines:])
+
+    def close(self) -> None:
+        """Hang up the connection; the next call makes another."""
+        self._ssh.close()
+
+    def _checked(self, command: str, result: RunResult) -> str:
+        if result.rc != 0:
+            said = (result.err.strip() or result.out.strip()).splitlines()[-1:]
+            raise Failure(
+                f"{command!r} failed with exit code {result.rc}: {said[0] if said else 'no output'}", where=self.name
+            )
+        return result.out

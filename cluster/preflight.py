@@ -1,0 +1,68 @@
+"""What is checked before a node is started: room in memory and on disk, and an image that is whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from terminal import Failure
+
+MIB = 1 << 20
+OVERHEAD_MIB = {"kvm": 100, "tcg": 350}
+"""Memory of a QEMU beside its guest's: the program, buffers, and translated code when emulating."""
+DISK_MIB = 512
+"""Real room for one node's state disk: an empty filesystem, etcd's preallocated log, a journal, a container image or two."""
+IMAGE_FILES = ("vmlinuz", "initrd.img", "root.img", "cmdline")
+
+
+def free_memory_mib() -> int:
+    """Memory that can be had without swapping, as the kernel estimates it (``MemAvailable``; proc(5))."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    raise Failure("the kernel does not tell how much memory is free", where="/proc/meminfo")
+
+
+def require_memory(size: int, memory_mib: int, accelerator: str, free_mib: int) -> None:
+    """Raise :class:`Failure` unless ``size`` nodes of ``memory_mib`` each fit in ``free_mib``."""
+    each = memory_mib + OVERHEAD_MIB[accelerator]
+    if size * each > free_mib:
+        fitting = free_mib // each
+        hint = (
+            f"fewer nodes (cluster-up {fitting}), or smaller ones (--memory 768)"
+            if fitting
+            else "smaller nodes: --memory 768"
+        )
+        raise Failure(
+            f"{size} nodes need {size * each} MiB of memory ({each} each), {free_mib} MiB are free", hint=hint
+        )
+
+
+def require_disk(folder: Path, size: int, image_bytes: int, free_bytes: int) -> None:
+    """Raise :class:`Failure` unless the state disks of ``size`` nodes and a copy of the image fit in ``free_bytes``."""
+    needed = size * DISK_MIB + image_bytes // MIB
+    if needed > free_bytes // MIB:
+        raise Failure(
+            f"the cluster needs {needed} MiB of disk space, {free_bytes // MIB} MiB are free",
+            where=str(folder),
+            hint="make room, or put clusters elsewhere: XDG_STATE_HOME=/big/disk cluster-up ...",
+        )
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Room that this user can still fill on the filesystem of ``folder``, or of the nearest parent that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def require_image(folder: Path) -> int:
+    """The bytes of the image in ``folder``. Raises :class:`Failure` naming what is missing."""
+    missing = [name for name in IMAGE_FILES if not (folder / name).is_file()]
+    if missing:
+        raise Failure(
+            f"this is no image folder: no {', '.join(missing)}",
+            where=str(folder),
+            hint="osbuild image --target qemu makes one",
+        )
+    return sum((folder / name).stat().st_size for name in IMAGE_FILES)

@@ -1,0 +1,108 @@
+"""What a node is given before its first boot: the image's files, an empty state disk, and its user-data on a seed volume."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cluster.description import Description
+from cluster.layout import Layout
+from cluster.machine import PREFIX_BITS, cluster_address, cluster_mac
+from cluster.preflight import IMAGE_FILES
+from terminal import Failure
+
+STATE_DISK_BYTES = 8 << 30
+"""As the node sees it; on this computer only what was written takes room."""
+ETCD_TIMES_MS = {"kvm": (100, 1000), "tcg": (500, 5000)}
+"""etcd's heartbeat interval and election timeout: its own defaults, or what an emulated CPU shared by several nodes keeps up with."""
+
+
+def install_image(source: Path, target: Path) -> None:
+    """Give the cluster its own image, which a rebuild of ``source`` does not change: hard links if possible, else copies."""
+    target.mkdir()
+    for name in IMAGE_FILES:
+        try:
+            os.link(source / name, target / name)
+        except OSError:
+            shutil.copyfile(source / name, target / name)
+
+
+def make_key(layout: Layout) -> str:
+    """Make the cluster's ssh key pair; returns the public half as one line of ``authorized_keys``."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.generate()
+    text = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    line = f"{public.decode()} flotilla-{layout.state.name}"
+    with open(os.open(layout.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(text)
+    layout.key.with_suffix(".pub").write_text(line + "\n")
+    layout.known_hosts.touch(0o600)
+    return line
+
+
+def template_text(path: Path | None) -> str:
+    """The user-data template: the file ``path``, else the packaged one. Raises :class:`Failure` if it cannot be read."""
+    if path is None:
+        return (importlib.resources.files("cloudconfig") / "templates" / "node.yaml.j2").read_text()
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure("the user-data template cannot be read", where=str(path)) from error
+
+
+def variables(description: Description, number: int, *, token: str, public_key: str) -> dict[str, Any]:
+    """What a user-data template may use; documented in ``docs/cluster.md``."""
+    heartbeat, election = ETCD_TIMES_MS[description.accelerator.name]
+    nodes = [_node(description, each) for each in description.numbers]
+    return {
+        "node": nodes[number - 1],
+        "nodes": nodes,
+        "cluster": {"name": description.name, "size": description.size, "members": description.members},
+        "ssh_authorized_keys": [public_key],
+        "etcd": {
+            "discovery": description.discovery_url(token),
+            "heartbeat_ms": heartbeat,
+            "election_ms": election,
+        },
+        "fleet": {"agent_ttl": description.agent_ttl},
+        "factor": description.accelerator.factor,
+    }
+
+
+def _node(description: Description, number: int) -> dict[str, Any]:
+    role = "member" if number <= description.members else "proxy"
+    return {
+        "name": f"node-{number}",
+        "number": number,
+        "role": role,
+        "address": cluster_address(number),
+        "prefix": PREFIX_BITS,
+        "mac": cluster_mac(number),
+        "metadata": {"node": str(number), "role": role},
+    }
+
+
+def provision(description: Description, layout: Layout, *, template: Path | None, token: str, public_key: str) -> None:
+    """Make the folders of all nodes. Raises :class:`Failure` for a template that does not render, or user-data that is none."""
+    from cloudconfig import render, seed
+
+    text = template_text(template)
+    for number in description.numbers:
+        folder = layout.node(number)
+        folder.mkdir()
+        user_data = render.render(text, variables(description, number, token=token, public_key=public_key))
+        (folder / "user-data").write_text(user_data)
+        (folder / "user-data").chmod(0o600)
+        instance = f"{description.name}-{number}-{secrets.token_hex(4)}"
+        seed.make(folder / "cidata.iso", user_data, seed.meta_data(instance, f"node-{number}"))
+        with (folder / "state.img").open("wb") as disk:
+            disk.truncate(STATE_DISK_BYTES)

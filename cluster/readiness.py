@@ -1,0 +1,133 @@
+"""Waiting for nodes: who is not ready yet, what its console says meanwhile, and giving up early when hope is gone."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.cluster import Cluster
+from cluster.node import Node
+from terminal import Failure, Phases
+
+SSH_S, ETCD_S, FLEET_S = 40.0, 30.0, 30.0
+"""How long each stage may take with hardware; times the accelerator's factor."""
+POLL_S = 0.5
+BANNER_DEADLINE_S = 5.0
+ETCD_PORT = 2379
+DIAGNOSIS = "cat /run/cloudconfig/status.json; systemctl --failed --no-legend --plain; journalctl --no-pager -o cat -n 15 -u etcd -u fleet -u cloudconfig"
+
+
+class NotReady(Failure):
+    """A node did not get there: which one is in :attr:`node`."""
+
+    def __init__(self, message: str, node: Node, *, hint: str | None = None) -> None:
+        super().__init__(message, where=node.name, hint=hint)
+        self.node = node
+
+
+def wait(cluster: Cluster, what: str, ready: Callable[[Node], bool], seconds: float, phases: Phases) -> None:
+    """Return when ``ready(node)`` was true once for every node; ``what`` names it, ``seconds`` is with hardware.
+
+    ``ready`` may raise :class:`Failure`, which means "not yet". Raises :class:`NotReady` in the end, or when a node is off.
+    """
+    seconds *= cluster.description.accelerator.factor
+    begin = time.monotonic()
+    unmet = {node.number: node for node in cluster.nodes}
+    told = False
+    executor = ThreadPoolExecutor(len(unmet))
+    try:
+        while True:
+            for number, is_ready in zip(
+                list(unmet), executor.map(lambda node: _is(ready, node), unmet.values()), strict=True
+            ):
+                if is_ready:
+                    del unmet[number]
+            if not unmet:
+                return
+            _require_on(cluster, list(unmet.values()))
+            waited = time.monotonic() - begin
+            first = next(iter(unmet.values()))
+            if waited > seconds:
+                names = ", ".join(node.name for node in unmet.values())
+                raise NotReady(f"{what}: not within {seconds:.0f} s on {names}", first)
+            phases.detail(
+                f"{', '.join(node.name for node in unmet.values())}; {first.name} says: {first.console_tail(1)[:100]}"
+            )
+            if not told and waited > seconds / 2:
+                told = True
+                phases.line(f"{what} takes long; the console of {first.name}:\n{indented(first.console_tail(5))}")
+            time.sleep(POLL_S)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def wait_ssh(cluster: Cluster, phases: Phases) -> None:
+    """Every node's ssh server lets us in."""
+    wait(cluster, "ssh", lambda node: greets(node) and node.run("true").rc == 0, SSH_S, phases)
+
+
+def wait_etcd(cluster: Cluster, phases: Phases) -> None:
+    """etcd, or the proxy for it, is healthy on every node."""
+    wait(cluster, "etcd", is_etcd_healthy, ETCD_S, phases)
+
+
+def wait_fleet(cluster: Cluster, phases: Phases) -> None:
+    """Fleet on every node lists all machines."""
+    wait(cluster, "fleet", lambda node: len(machines(node)) == cluster.description.size, FLEET_S, phases)
+
+
+def greets(node: Node) -> bool:
+    """Whether an ssh server speaks on the node's port: cheaper than a log-in, and QEMU takes connections before the node does."""
+    try:
+        with socket.create_connection(("127.0.0.1", node.ssh_port), timeout=BANNER_DEADLINE_S) as line:
+            return line.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def is_etcd_healthy(node: Node) -> bool:
+    """Whether the node's etcd takes writes, by its own word (``GET /health``). Raises :class:`Failure` if it does not listen."""
+    status, body = node.http(ETCD_PORT, "GET", "/health")
+    try:
+        return status == 200 and json.loads(body).get("health") == "true"
+    except (ValueError, AttributeError):
+        return False
+
+
+def machines(node: Node) -> list[str]:
+    """The machines that fleet on ``node`` knows, a line each. Raises :class:`Failure` if it does not answer."""
+    return node.check("fleetctl list-machines --no-legend").splitlines()
+
+
+def explain(node: Node) -> str:
+    """What can be said about a node that did not get there: its console's tail and, if it lets us in, its failed units and logs."""
+    text = f"--- console of {node.name}, last lines ---\n{indented(node.console_tail(20))}"
+    if greets(node):
+        try:
+            result = node.run(DIAGNOSIS)
+        except Failure:
+            return text
+        text += f"\n--- failed units and logs of {node.name} ---\n{indented((result.out + result.err).strip())}"
+    return text
+
+
+def indented(text: str) -> str:
+    """``text`` set off from what surrounds it."""
+    return "\n".join(f"  | {line}" for line in text.splitlines()) or "  | (nothing)"
+
+
+def _is(ready: Callable[[Node], bool], node: Node) -> bool:
+    try:
+        return ready(node)
+    except Failure:
+        return False
+
+
+def _require_on(cluster: Cluster, nodes: list[Node]) -> None:
+    states = {entry["node"]: entry for entry in cluster.ask("status")["nodes"]}
+    for node in nodes:
+        if states[node.number]["state"] == "off":
+            raise NotReady(f"its machine is off: {states[node.number]['ended']}", node)

@@ -1,0 +1,208 @@
+"""From nothing to N nodes of one cluster, phase by phase; what fails or is interrupted leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import accelerator, ports, preflight, provision, qemu, readiness
+from cluster import cluster as clusters
+from cluster.cluster import Cluster
+from cluster.description import Description
+from cluster.layout import Layout, cache_root
+from cluster.machine import NODES_MAX
+from terminal import Failure, Phases, UsageFailure
+
+MEMORY_MIB_MIN, MEMORY_MIB_MAX = 384, 65536
+DURATION = re.compile(r"[1-9][0-9]{0,5}(ms|s|m|h)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a caller may choose; the defaults are what ``cluster-up N`` does."""
+
+    size: int
+    name: str = "default"
+    image: Path | None = None
+    """A folder with a built image; None builds it if it is missing or stale."""
+    user_data: Path | None = None
+    """A template for user-data instead of the packaged one."""
+    load_images: tuple[Path, ...] = ()
+    """docker-archives given to every node's docker."""
+    memory_mib: int = 1024
+    accel: str = "auto"
+    ssh_port: int | None = None
+    discovery_port: int | None = None
+    agent_ttl: str = "30s"
+    keep: bool = False
+    """Leave a cluster that failed to come up as it is, to look at it."""
+
+    def validate(self) -> None:
+        """Raise :class:`UsageFailure` for values that cannot be meant."""
+        if not 1 <= self.size <= NODES_MAX:
+            raise UsageFailure(f"a cluster has 1 to {NODES_MAX} nodes, not {self.size}", hint="cluster-up 3")
+        if not MEMORY_MIB_MIN <= self.memory_mib <= MEMORY_MIB_MAX:
+            raise UsageFailure(f"--memory {self.memory_mib}: from {MEMORY_MIB_MIN} to {MEMORY_MIB_MAX} MiB a node")
+        if not DURATION.fullmatch(self.agent_ttl):
+            raise UsageFailure(f"--agent-ttl {self.agent_ttl!r} is no duration", hint="a number and a unit: 30s, 2m")
+        for path in (*self.load_images, *filter(None, [self.user_data])):
+            if not path.is_file():
+                raise UsageFailure("no such file", where=str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A cluster that is up, whether this call changed anything for it, and the seconds of each phase."""
+
+    cluster: Cluster
+    changed: bool
+    seconds: dict[str, float]
+
+
+def up(options: Options, phases: Phases | None = None) -> Outcome:
+    """Bring the cluster ``options.name`` up: make it, boot a stopped one again, or find that it is up.
+
+    Raises :class:`Failure`, and KeyboardInterrupt; in both cases what this call made is removed, unless ``options.keep``.
+    """
+    phases = phases if phases is not None else Phases()
+    options.validate()
+    layout = Layout.of(options.name)
+    with clusters.changing(layout):
+        cluster = _existing(options, layout, phases)
+        if cluster is not None and cluster.is_running:
+            return Outcome(cluster, False, {})
+        if cluster is None:
+            cluster = _make(options, layout, phases)
+        else:
+            _resume(cluster, options, phases)
+        return Outcome(cluster, True, dict(phases.seconds))
+
+
+def _existing(options: Options, layout: Layout, phases: Phases) -> Cluster | None:
+    cluster = Cluster.open(options.name) if layout.description.exists() else None
+    if cluster is None or not cluster.description.ready:
+        if layout.state.exists():
+            phases.line(f"removing what an interrupted cluster-up of {options.name!r} left")
+            clusters.remove(layout)
+        return None
+    if cluster.description.size != options.size:
+        raise Failure(
+            f"cluster {options.name!r} exists and has {cluster.description.size} nodes, not {options.size}",
+            hint=f"cluster-down --name {options.name} removes it; --name OTHER makes another one beside it",
+        )
+    return cluster
+
+
+def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
+    with phases.phase("preparing"):
+        description = _describe(options, layout, phases)
+    image = _image(options, phases)
+    try:
+        with phases.phase("provisioning"):
+            room = preflight.free_disk_bytes(layout.state)
+            preflight.require_disk(layout.state, options.size, preflight.require_image(image), room)
+            cluster = Cluster.create(layout, description)
+            provision.install_image(image, layout.image)
+            public_key = provision.make_key(layout)
+            cluster.launch()
+            token = cluster.ask("token", size=description.members)
+            provision.provision(description, layout, template=options.user_data, token=token, public_key=public_key)
+        _boot(cluster, options, phases)
+        ready = dataclasses.replace(description, ready=True)
+        ready.save(layout.description)
+        return Cluster(layout, ready)
+    except BaseException:
+        if options.keep:
+            phases.line(f"kept as it is: {layout.state}; cluster-down --name {options.name} removes it")
+        else:
+            clusters.remove(layout)
+        raise
+
+
+def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
+    phases.line(f"cluster {cluster.name!r} is stopped; booting it again with its disks")
+    try:
+        with phases.phase("preparing"):
+            description = cluster.description
+            kind = description.accelerator.name
+            preflight.require_memory(description.size, description.memory_mib, kind, preflight.free_memory_mib())
+            for port in (*description.ssh_ports, description.discovery_port):
+                ports.insist(port, 1, f"the port of cluster {cluster.name!r}", ())
+            cluster.launch()
+        _boot(cluster, options, phases)
+    except BaseException:
+        if not options.keep:
+            clusters.end_processes(cluster.layout)
+        raise
+
+
+def _describe(options: Options, layout: Layout, phases: Phases) -> Description:
+    program = qemu.find()
+    phases.detail("probing the accelerator")
+    chosen = accelerator.remembered(program, cache_root() / "accelerator.json", options.accel)
+    if chosen.name == "tcg" and options.accel == "auto":
+        phases.line(f"nodes are emulated, which is slow: {chosen.reason}")
+    preflight.require_memory(options.size, options.memory_mib, chosen.name, preflight.free_memory_mib())
+    reserved = {
+        port for other in Cluster.list() for port in (*other.description.ssh_ports, other.description.discovery_port)
+    }
+    if options.ssh_port is not None:
+        ssh = ports.insist(options.ssh_port, options.size, "--ssh-port", reserved)
+    else:
+        ssh = ports.choose(options.size, reserved | {options.discovery_port or 0})
+    if options.discovery_port is not None:
+        discovery = ports.insist(options.discovery_port, 1, "--discovery-port", reserved | set(ssh))[0]
+    else:
+        discovery = ports.choose(1, reserved | set(ssh))[0]
+    return Description(
+        name=options.name,
+        runtime=str(layout.runtime),
+        qemu=str(program.path),
+        accelerator=chosen,
+        memory_mib=options.memory_mib,
+        ssh_ports=tuple(ssh),
+        discovery_port=discovery,
+        agent_ttl=options.agent_ttl,
+    )
+
+
+def _image(options: Options, phases: Phases) -> Path:
+    if options.image is not None:
+        preflight.require_image(options.image)
+        return options.image.absolute()
+    from builder.build import Settings, build_image
+
+    return build_image(Settings(target="qemu", phases=phases)).directory.absolute()
+
+
+def _boot(cluster: Cluster, options: Options, phases: Phases) -> None:
+    count = f"{cluster.description.size} nodes" if cluster.description.size > 1 else "1 node"
+    try:
+        with phases.phase(f"starting {count}"):
+            for node in cluster.nodes:
+                phases.detail(node.name)
+                node.start()
+        with phases.phase("waiting for ssh"):
+            readiness.wait_ssh(cluster, phases)
+        with phases.phase("waiting for etcd"):
+            readiness.wait_etcd(cluster, phases)
+        with phases.phase(f"waiting for fleet to list {count}"):
+            readiness.wait_fleet(cluster, phases)
+        for archive in options.load_images:
+            with phases.phase(f"loading {archive.name} on {count}"):
+                load(cluster, archive)
+    except readiness.NotReady as failure:
+        phases.line(readiness.explain(failure.node))
+        raise
+    finally:
+        cluster.close()
+
+
+def load(cluster: Cluster, archive: Path) -> list[str]:
+    """Give a docker-archive to every node's docker, all at once; returns what each said. Raises :class:`Failure`."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(cluster.nodes)) as executor:
+        return list(executor.map(lambda node: node.load_image(archive), cluster.nodes))
