@@ -132,6 +132,11 @@ def test_no_install_only_tells(machine: Machine) -> None:
     assert machine.log.read_text("utf-8") == ""
 
 
+def test_no_install_without_package_lists_does_not_guess(machine: Machine) -> None:
+    machine.apt()
+    assert "(from the host's own suites; from backports where these are older)" in machine.setup("--no-install").stderr
+
+
 def test_without_root_the_next_step_is_told_and_nothing_is_asked(machine: Machine) -> None:
     machine.program("id", "echo 1000")
     machine.apt(candidate="1:10.0.2+ds-2")
