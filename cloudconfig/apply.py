@@ -1,0 +1,297 @@
+"""Makes a node what its user-data says. Runs as root, early at boot, once at each boot.
+
+In order: the host name and SSH keys, by themselves, whatever else is broken; then everything is checked and planned; accounts are made;
+all files and links are staged and renamed in one go, with what a former plan left behind taken away in the same go;
+systemd reloads if a unit changed; commands are queued, never waited for: we run before the services that they start, and
+waiting for them would be waiting for ourselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cloudconfig import accounts, datasource, manifest, parse, plan, status, userdata, validate
+from cloudconfig.finding import Finding, errors
+from cloudconfig.machine import Machine
+from cloudconfig.manifest import Manifest
+from cloudconfig.rooted import Root, Staging
+from cloudconfig.schema import CloudConfig
+from cloudconfig.status import Status, Trouble
+from terminal import Failure
+
+SCRIPTS = f"{manifest.FOLDER}/scripts"
+SCRIPT_UNIT = "cloudconfig-script"
+_UNIT_FOLDERS = ("/etc/systemd/system/", "/run/systemd/system/")
+_NETWORK_FOLDERS = ("/etc/systemd/network/", "/run/systemd/network/")
+_BEGIN = "# cloudconfig: begin (this part is rewritten at every boot)"
+_END = "# cloudconfig: end"
+
+
+def apply(source: str, root_path: str, machine: Machine, clock: Callable[[], float] = time.monotonic) -> Status:
+    """Apply the user-data of the datasource ``source`` (not auto) under ``root_path``, leave the status file, return it.
+
+    Raises Failure only if not even the status could be written.
+    """
+    begin = clock()
+    root = Root(root_path)
+    try:
+        root.remove(status.PATH)
+        try:
+            seed = datasource.fetch(source)
+        except Failure as failure:
+            outcome = Status(status.FAILED, source, errors=(_trouble(failure),))
+        else:
+            outcome = Status(status.NONE, source) if seed is None else _Apply(seed, root, machine).run()
+        outcome = outcome._replace(seconds=round(clock() - begin, 3))
+        with Staging(root) as staging:
+            staging.file(status.PATH, outcome.as_json().encode(), 0o644, *staging.own)
+            staging.commit()
+        return outcome
+    finally:
+        root.close()
+
+
+class _Asked(NamedTuple):
+    """What user-data asks for: ``config`` is usable as far as ``troubles`` is empty; then only host name and keys are."""
+
+    config: CloudConfig
+    scripts: tuple[str, ...]
+    troubles: tuple[Trouble, ...]
+
+
+class _Apply:
+    """One run."""
+
+    def __init__(self, seed: datasource.Seed, root: Root, machine: Machine) -> None:
+        self._seed = seed
+        self._root = root
+        self._machine = machine
+        self._changed: list[str] = []
+        self._troubles: list[Trouble] = []
+
+    def run(self) -> Status:
+        seed = self._seed
+        asked = read(seed.user_data)
+        self._troubles.extend(asked.troubles)
+        essentials = self._essentials(asked.config)
+        digest = ""
+        whole = False
+        if not asked.troubles:
+            try:
+                digest = self._rest(asked)
+                whole = True
+            except Failure as failure:
+                self._troubles.append(_trouble(failure))
+        if not self._troubles:
+            result = status.DONE
+        else:
+            result = status.DEGRADED if essentials or whole else status.FAILED
+        return Status(
+            result, seed.source, seed.instance_id, digest, tuple(sorted(set(self._changed))), tuple(self._troubles)
+        )
+
+    def _essentials(self, config: CloudConfig) -> bool:
+        """Host name and keys of core; a failure of one does not keep back the other. True if both are in place."""
+        # A broken cloud-config has been reported already; meta-data is judged by nobody else.
+        for where, problem in (
+            ("local-hostname", validate.hostname_problem(self._seed.hostname) if self._seed.hostname else ""),
+            ("public-keys", next(filter(None, map(validate.ssh_key_problem, self._seed.keys)), "")),
+        ):
+            if problem:
+                self._troubles.append(Trouble(f"meta-data {where}", problem))
+        names = [
+            name for name in (config.hostname, self._seed.hostname) if name and not validate.hostname_problem(name)
+        ]
+        keys = tuple(dict.fromkeys((*config.ssh_authorized_keys, *self._seed.keys)))
+        usable = tuple(key for key in keys if not validate.ssh_key_problem(key))
+        steps: list[Callable[[], None]] = [lambda: self._keys(plan.CORE, usable)]
+        if names:
+            steps.insert(0, lambda: self._hostname(names[0]))
+        good = True
+        for step in steps:
+            try:
+                step()
+            except Failure as failure:
+                self._troubles.append(_trouble(failure))
+                good = False
+        return good
+
+    def _hostname(self, name: str) -> None:
+        with Staging(self._root) as staging:
+            staging.file("/etc/hostname", f"{name}\n".encode(), 0o644, *staging.own)
+            self._commit(staging)
+        self._machine.set_hostname(name)
+
+    def _keys(self, user: str, keys: tuple[str, ...]) -> None:
+        """Our part of the user's authorized_keys; what the user wrote around it stays."""
+        entry = accounts.read(self._root).users.get(user)
+        if entry is None:
+            if keys:
+                raise Failure(f"no account is called {user}", where="ssh_authorized_keys")
+            return
+        folder = f"{entry.home}/.ssh"
+        path = f"{folder}/authorized_keys"
+        old = (self._root.read(path, uid=entry.uid) or b"").decode("utf-8", "replace")
+        text = authorized_keys(old, keys)
+        if not text and not old:
+            return
+        with Staging(self._root) as staging:
+            staging.folder(entry.home, 0o700, entry.uid, entry.gid)
+            staging.folder(folder, 0o700, entry.uid, entry.gid)
+            staging.file(path, text.encode(), 0o600, entry.uid, entry.gid)
+            self._commit(staging)
+
+    def _rest(self, asked: _Asked) -> str:
+        """All but the essentials, all or nothing as far as files go. Returns the plan's hash. Raises Failure."""
+        config = asked.config
+        made = plan.make(config, plan.Facts(config.hostname or self._seed.hostname, self._installed))
+        digest = made.sha256()
+        self._accounts(made)
+        self._files(made, digest)
+        for user, keys in made.keys:
+            if user != plan.CORE:
+                self._attempt(lambda user=user, keys=keys: self._keys(user, keys))  # type: ignore[misc]
+        if any(path.startswith(_UNIT_FOLDERS) for path in self._changed):
+            self._attempt(lambda: self._machine.run(("systemctl", "daemon-reload")))
+        if any(path.startswith(_NETWORK_FOLDERS) for path in self._changed) and self._networkd_runs():
+            self._attempt(lambda: self._machine.run(("networkctl", "reload")))
+        for verb, unit in made.commands:
+            self._attempt(lambda verb=verb, unit=unit: self._machine.run(("systemctl", "--no-block", verb, unit)))  # type: ignore[misc]
+        self._scripts(asked.scripts)
+        return digest
+
+    def _accounts(self, made: plan.Plan) -> None:
+        if not made.accounts:
+            return
+        known = accounts.read(self._root)
+        for path, group in accounts.missing_groups(known, made.accounts):
+            raise Failure(f"no group is called {group}", where=path)
+        shadow = accounts.hashes(self._root)
+        for user in made.accounts:
+            try:
+                accounts.apply(known, user, self._machine, shadow)
+            except Failure as failure:
+                raise Failure(failure.message, where=user.at) from failure
+
+    def _files(self, made: plan.Plan, digest: str) -> None:
+        known = accounts.read(self._root)
+        old = manifest.read(self._root)
+        entries: dict[str, manifest.Entry] = {}
+        with Staging(self._root) as staging:
+            staging.folder(manifest.FOLDER, 0o700, *staging.own)
+            for file in made.files:
+                try:
+                    uid, gid = known.owner(file.owner)
+                except Failure as failure:
+                    where = file.key.removesuffix("path") + "owner"
+                    raise Failure(failure.message, where=where, hint=failure.hint) from failure
+                entries[file.path] = manifest.claim(self._root, staging, old, file)
+                staging.file(file.path, file.content, file.mode, uid, gid)
+            for link in made.links:
+                entries[link.path] = manifest.claim(self._root, staging, old, link)
+                staging.link(link.path, link.target)
+            gone = [path for path in old.entries if path not in entries]
+            for path in gone:
+                manifest.release(self._root, staging, path, old.entries[path])
+            same = old.instance_id == self._seed.instance_id
+            record = Manifest(digest, self._seed.instance_id, old.scripts if same else (), entries)
+            # First the record of both, then the change, then the record of the new: a power cut in between loses track of nothing.
+            self._record(record._replace(entries={**old.entries, **entries}))
+            self._commit(staging)
+        self._record(record)
+
+    def _scripts(self, scripts: tuple[str, ...]) -> None:
+        """Each script of user-data runs once for an instance, as a unit of its own that nobody waits for."""
+        for number, text in enumerate(scripts, 1):
+            self._attempt(lambda number=number, text=text: self._script(number, text))  # type: ignore[misc]
+
+    def _script(self, number: int, text: str) -> None:
+        record = manifest.read(self._root)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if digest in record.scripts:
+            return
+        path = f"{SCRIPTS}/user-data-{number}"
+        with Staging(self._root) as staging:
+            staging.folder(SCRIPTS, 0o700, *staging.own)
+            staging.file(path, text.encode(), 0o700, *staging.own)
+            self._commit(staging)
+        unit = SCRIPT_UNIT if number == 1 else f"{SCRIPT_UNIT}-{number}"
+        self._machine.run(("systemd-run", "--no-block", "--collect", f"--unit={unit}", path))
+        # Noted after it was queued: a power cut in between runs it again rather than never.
+        self._record(record._replace(scripts=(*record.scripts, digest)))
+
+    def _record(self, record: Manifest) -> None:
+        with Staging(self._root) as staging:
+            staging.folder(manifest.FOLDER, 0o700, *staging.own)
+            staging.file(manifest.PATH, record.as_json(), 0o600, *staging.own)
+            staging.commit()
+
+    def _installed(self, name: str) -> str | None:
+        content = self._root.read(f"{plan.IMAGE_UNITS}/{name}")
+        return None if content is None else content.decode("utf-8", "replace")
+
+    def _networkd_runs(self) -> bool:
+        # At boot we come first, and networkd reads all files when it starts.
+        return self._root.status("/run/systemd/netif/state") is not None
+
+    def _commit(self, staging: Staging) -> None:
+        paths = staging.paths
+        staging.commit()
+        self._changed.extend(path for path in paths if not path.startswith(manifest.FOLDER + "/"))
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """One of several independent steps: a failure is noted, the next is tried."""
+        try:
+            step()
+        except Failure as failure:
+            self._troubles.append(_trouble(failure))
+
+
+def read(data: bytes) -> _Asked:
+    """What user-data asks for. When anything is wrong, what can be saved of host name and keys, and the troubles."""
+    try:
+        parts = userdata.read(data)
+    except userdata.UserDataError as error:
+        return _Asked(parse.salvage(error.text), (), (Trouble("", error.message),))
+    documents = [parse.parse(part.text) for part in parts if part.kind == userdata.CLOUD_CONFIG]
+    scripts = tuple(part.text for part in parts if part.kind == userdata.SCRIPT)
+    findings = [finding for document in documents for finding in (*document.findings, *validate.check(document))]
+    wrong = errors(findings)
+    troubles = [Trouble(finding.path, _placed(finding)) for finding in wrong]
+    if not troubles:
+        try:
+            return _Asked(plan.combine([document.config for document in documents]), scripts, ())
+        except plan.PlanError as error:
+            troubles.append(Trouble(error.path, error.message))
+    saved = [parse.salvage(part.text) for part in parts if part.kind == userdata.CLOUD_CONFIG]
+    hostname = next((one.hostname for one in saved if one.hostname), "")
+    keys = tuple(key for one in saved for key in one.ssh_authorized_keys)
+    return _Asked(CloudConfig(hostname=hostname, ssh_authorized_keys=keys), (), tuple(troubles))
+
+
+def authorized_keys(old: str, keys: tuple[str, ...]) -> str:
+    """``old`` with our part replaced by ``keys``: between two marker lines, after what the user wrote."""
+    kept: list[str] = []
+    ours = False
+    for line in old.splitlines():
+        if line == _BEGIN:
+            ours = True
+        elif line == _END:
+            ours = False
+        elif not ours:
+            kept.append(line)
+    lines = [*kept, *((_BEGIN, *keys, _END) if keys else ())]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _placed(finding: Finding) -> str:
+    return f"{finding.message} (line {finding.line})" if finding.line else finding.message
+
+
+def _trouble(failure: Failure) -> Trouble:
+    cause = failure.__cause__
+    detail = f": {cause}" if isinstance(cause, Failure) and cause.message != failure.message else ""
+    return Trouble(failure.where or "", failure.message + detail)

@@ -1,0 +1,188 @@
+"""The command ``cloudconfig``. Each subcommand imports only what it needs: on a node every module costs boot time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from terminal import Failure, command
+
+_EPILOG = """\
+examples:
+  cloudconfig validate user-data.yaml            what is wrong with it, with lines
+  cloudconfig render node.yaml.j2 --vars cluster.yaml --node node-1 -o node-1.yaml
+  cloudconfig status --wait                      on a node: how it went
+"""
+_VALIDATE = """\
+examples:
+  cloudconfig validate user-data.yaml
+  cloudconfig validate --strict --json user-data.yaml | jq '.findings[].line'
+  cloudconfig render node.yaml.j2 --vars v.yaml | cloudconfig validate -
+exit codes: 0 clean or warnings only, 1 errors (with --strict also warnings), 2 wrong usage
+"""
+_RENDER = """\
+examples:
+  cloudconfig render node.yaml.j2 --vars cluster.yaml --node node-1 -o node-1.yaml
+  cloudconfig render node.yaml.j2 --set node.name=n1 --set node.private_ipv4=10.0.0.5
+  cloudconfig render default --vars cluster.yaml --node node-1       the template of `cluster up`
+"""
+_APPLY = """\
+examples:
+  sudo cloudconfig apply --datasource auto       as at boot
+  sudo cloudconfig apply --datasource file:/root/user-data.yaml
+  cloudconfig apply --datasource file:user-data.yaml --root /tmp/tree     write into a folder, run nothing
+"""
+_STATUS = """\
+examples:
+  cloudconfig status
+  cloudconfig status --wait --timeout 60 --json
+exit codes: 0 done or nothing to do, 1 degraded, failed or not ended
+"""
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return command("cloudconfig", run)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse ``arguments`` and run the subcommand; returns the exit code. Raises Failure."""
+    options = _parser().parse_args(arguments)
+    return int(options.run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="cloudconfig", description="Check, render and apply user-data.", epilog=_EPILOG, formatter_class=shape
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    sub = commands.add_parser("validate", help="check user-data", epilog=_VALIDATE, formatter_class=shape)
+    sub.add_argument("file", metavar="FILE", help="user-data; - is standard input")
+    sub.add_argument("--strict", action="store_true", help="warnings are errors")
+    sub.add_argument("--json", action="store_true", help="findings as JSON on standard output")
+    sub.set_defaults(run=_validate)
+
+    sub = commands.add_parser("render", help="template + variables -> user-data", epilog=_RENDER, formatter_class=shape)
+    sub.add_argument("template", metavar="TEMPLATE", help="a jinja2 file; 'default' is the one of `cluster up`")
+    sub.add_argument(
+        "--vars", metavar="FILE", action="append", default=[], help="YAML or JSON with variables; repeatable"
+    )
+    sub.add_argument(
+        "--set", metavar="K=V", action="append", default=[], help="one variable, dots go deeper; repeatable"
+    )
+    sub.add_argument("--node", metavar="NAME", help="the entry of the list `nodes` that becomes `node`")
+    sub.add_argument("-o", "--output", metavar="OUT", help="write to OUT (mode 0600) instead of standard output")
+    sub.set_defaults(run=_render)
+
+    sub = commands.add_parser("apply", help="on a node: do it", epilog=_APPLY, formatter_class=shape)
+    sub.add_argument("--datasource", metavar="NAME", default="auto", help="auto (default), nocloud, file:PATH, none")
+    sub.add_argument("--root", metavar="DIR", default="/", help="a folder to write into instead of the running system")
+    sub.set_defaults(run=_apply)
+
+    sub = commands.add_parser(
+        "status", help="on a node: how the last apply went", epilog=_STATUS, formatter_class=shape
+    )
+    sub.add_argument("--wait", action="store_true", help="until it has ended")
+    sub.add_argument("--timeout", metavar="S", type=float, default=300.0, help="seconds to wait (default 300)")
+    sub.add_argument("--json", action="store_true", help="the status file on standard output")
+    sub.set_defaults(run=_status)
+    return parser
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from cloudconfig import finding, validate
+
+    try:
+        data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+    except OSError as error:
+        raise Failure(f"cannot be read: {error.strerror}", where=options.file) from error
+    found = validate.validate(data)
+    if options.strict:
+        found = finding.strict(found)
+    wrong = finding.errors(found)
+    if options.json:
+        value = {"v": 1, "valid": not wrong, "findings": [one.as_json() for one in found]}
+        print(json.dumps(value, indent=1))
+    else:
+        name = "<stdin>" if options.file == "-" else options.file
+        for one in found:
+            print(one.render(name))
+    return 1 if wrong else 0
+
+
+def _render(options: argparse.Namespace) -> int:
+    from cloudconfig import render
+
+    variables: dict[str, object] = {}
+    for path in options.vars:
+        variables |= render.load_variables(Path(path))
+    if options.node:
+        render.choose_node(variables, options.node)
+    for assignment in options.set:
+        render.set_variable(variables, assignment)
+    try:
+        template = (
+            render.default_template() if options.template == "default" else Path(options.template).read_text("utf-8")
+        )
+    except OSError as error:
+        raise Failure(f"cannot be read: {error.strerror}", where=options.template) from error
+    except UnicodeDecodeError as error:
+        raise Failure("is not UTF-8 text", where=options.template) from error
+    try:
+        text = render.render(template, variables)
+    except render.RenderError as error:
+        for one in error.findings:
+            print(one.render("rendered"), file=sys.stderr)
+        raise Failure("cannot be rendered", where=options.template) from error
+    if options.output is None:
+        sys.stdout.write(text)
+    else:
+        _write(Path(options.output), text)
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """All at once, for nobody else to read: user-data may hold secrets."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Failure(f"cannot be written: {error.strerror}", where=str(path)) from error
+
+
+def _apply(options: argparse.Namespace) -> int:
+    from cloudconfig import apply, datasource, machine
+
+    live = options.root == "/"
+    if live and os.geteuid() != 0:
+        raise Failure("only root may apply user-data to this machine", hint="sudo cloudconfig apply, or --root DIR")
+    command_line = Path("/proc/cmdline").read_text("utf-8", "replace") if options.datasource == "auto" else ""
+    name = datasource.chosen(options.datasource, command_line)
+    outcome = apply.apply(name, options.root, machine.Live() if live else machine.Folder())
+    for line in outcome.lines():
+        # Shown on the console, where many programs write: each line says whose it is.
+        print(f"cloudconfig: {line}", flush=True)
+    return 0 if outcome.good else 1
+
+
+def _status(options: argparse.Namespace) -> int:
+    from cloudconfig import status
+
+    found = status.wait(timeout_s=options.timeout) if options.wait else status.read()
+    if found is None:
+        raise Failure("no apply has ended since boot", where=status.PATH, hint="cloudconfig status --wait")
+    if options.json:
+        sys.stdout.write(found.as_json())
+    else:
+        print("\n".join(found.lines()))
+    return 0 if found.good else 1

@@ -1,0 +1,150 @@
+"""Where user-data comes from. The source is named, never guessed: by an option, or on the kernel command line.
+
+``nocloud``: a block device whose virtio serial number is ``cidata`` or that udev found by the label ``cidata``, holding ISO 9660
+with ``user-data`` and ``meta-data``. ``file:PATH``: a file with user-data and no meta-data. ``none``: nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from cloudconfig import iso, yamltree
+from cloudconfig.userdata import INFLATED_MAX
+from terminal import Failure, UsageFailure
+
+LABEL = "cidata"
+# Disks are there before us (the initrd waits for the root disk, on the same bus); a slow CD drive may not be.
+WAIT_S = 10.0
+_OPTION = re.compile(r"(?:^|\s)flotilla\.datasource=(\S*)")
+
+
+class Seed(NamedTuple):
+    """What a datasource gave: ``source`` for people, user-data bytes, and what meta-data says (empty if it does not)."""
+
+    source: str
+    user_data: bytes
+    instance_id: str = ""
+    hostname: str = ""
+    keys: tuple[str, ...] = ()
+
+
+def chosen(name: str, command_line: str) -> str:
+    """The datasource that ``auto`` means on a kernel command line (last one wins), any other name unchanged."""
+    if name != "auto":
+        return name
+    found = _OPTION.findall(command_line)
+    return found[-1] if found else "none"
+
+
+def fetch(name: str, *, wait_s: float = WAIT_S) -> Seed | None:
+    """Get the seed of the datasource ``name`` (not auto), None for ``none``. Raises Failure."""
+    if name in ("none", ""):
+        return None
+    if name == "nocloud":
+        return nocloud(wait_s=wait_s)
+    if name.startswith("file:"):
+        return _file(Path(name.removeprefix("file:")))
+    raise UsageFailure(f"no datasource is called {name!r}", hint="there are: auto, nocloud, file:PATH, none")
+
+
+def nocloud(
+    *,
+    system: Path = Path("/"),
+    wait_s: float = WAIT_S,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Seed:
+    """Read the seed volume, waiting up to ``wait_s`` seconds for its device. Raises Failure."""
+    end = clock() + wait_s
+    while True:
+        device = find_device(system)
+        if device is not None:
+            return read_volume(device)
+        if clock() >= end:
+            raise Failure(
+                f"no volume called {LABEL} after {wait_s:g} s",
+                where="nocloud",
+                hint="attach the seed as a disk with serial=cidata, or leave flotilla.datasource away",
+            )
+        sleep(0.1)
+
+
+def find_device(system: Path) -> Path | None:
+    """The device node of the seed volume, None if there is none yet."""
+    by_label = system / "dev/disk/by-label" / LABEL
+    if by_label.exists():
+        return by_label
+    try:
+        names = sorted(os.listdir(system / "sys/block"))  # noqa: PTH208 - pathlib costs an object per disk
+    except OSError:
+        return None
+    for name in names:
+        try:
+            serial = (system / "sys/block" / name / "serial").read_text("ascii", "replace").strip()
+        except OSError:
+            continue
+        device = system / "dev" / name
+        if serial == LABEL and device.exists():
+            return device
+    return None
+
+
+def read_volume(device: Path) -> Seed:
+    """Read a seed volume from a device or image file. Raises Failure."""
+    try:
+        with device.open("rb") as volume:
+            found = iso.label(volume)
+            if found.lower() != LABEL:
+                raise Failure(f"the volume's label is {found!r}, not {LABEL}", where=str(device))
+            files = iso.read(volume)
+    except iso.IsoError as error:
+        raise Failure("the seed volume cannot be read", where=str(device)) from error
+    except OSError as error:
+        raise Failure(f"the seed volume cannot be read: {error.strerror}", where=str(device)) from error
+    if "user-data" not in files and "meta-data" not in files:
+        raise Failure("the seed volume has neither user-data nor meta-data", where=str(device))
+    seed = Seed("nocloud", files.get("user-data", b""))
+    return with_meta_data(seed, files.get("meta-data", b""))
+
+
+def with_meta_data(seed: Seed, data: bytes) -> Seed:
+    """Add what ``meta-data`` (YAML: instance-id, local-hostname, public-keys) says. Raises Failure when it is broken."""
+    tree = yamltree.read(data.decode("utf-8", "replace"))
+    if tree.findings:
+        finding = tree.findings[0]
+        raise Failure(finding.message, where=f"meta-data line {finding.line}", hint=finding.hint or None)
+    if not isinstance(tree.root, yamltree.Mapping):
+        return seed
+    values = {key.text: value for key, value in tree.root.pairs}
+    return seed._replace(
+        instance_id=_text(values.get("instance-id")),
+        hostname=_text(values.get("local-hostname")),
+        keys=_keys(values.get("public-keys")),
+    )
+
+
+def _file(path: Path) -> Seed:
+    try:
+        with path.open("rb") as file:
+            data = file.read(2 * INFLATED_MAX)
+    except OSError as error:
+        raise Failure(f"cannot be read: {error.strerror}", where=str(path)) from error
+    return Seed(f"file:{path}", data)
+
+
+def _text(node: yamltree.Node | None) -> str:
+    return node.text if isinstance(node, yamltree.Scalar) and not node.null else ""
+
+
+def _keys(node: yamltree.Node | None) -> tuple[str, ...]:
+    """SSH keys of meta-data: one text, a list, or a mapping of names to keys; clouds differ."""
+    if isinstance(node, yamltree.Sequence):
+        return tuple(key for item in node.items if (key := _text(item)))
+    if isinstance(node, yamltree.Mapping):
+        return tuple(key for _name, item in node.pairs if (key := _text(item)))
+    return tuple(line for line in _text(node).splitlines() if line.strip())

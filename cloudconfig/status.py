@@ -1,0 +1,101 @@
+"""How the last apply went: ``/run/cloudconfig/status.json``, readable by all, written once at its end.
+
+No file: an apply has not ended since boot. It names key paths and paths, never values.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from terminal import Failure
+
+VERSION = 1
+PATH = "/run/cloudconfig/status.json"
+
+DONE = "done"  # all is as the user-data says
+DEGRADED = "degraded"  # host name and SSH keys are, the rest is not, or not wholly
+FAILED = "failed"  # nothing could be done
+NONE = "none"  # no datasource: nothing was asked for
+
+
+class Trouble(NamedTuple):
+    """One error: the key path or file it is about (may be empty), and what is wrong."""
+
+    path: str
+    message: str
+
+
+class Status(NamedTuple):
+    """The outcome of an apply. ``plan`` is the plan's hash; ``changed`` are paths that were written or removed."""
+
+    result: str
+    datasource: str
+    instance_id: str = ""
+    plan: str = ""
+    changed: tuple[str, ...] = ()
+    errors: tuple[Trouble, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        """Whether there is nothing to repair."""
+        return self.result in (DONE, NONE)
+
+    def as_json(self) -> str:
+        """The file's content."""
+        value = {"v": VERSION, **self._asdict(), "errors": [trouble._asdict() for trouble in self.errors]}
+        return json.dumps(value) + "\n"
+
+    def lines(self) -> list[str]:
+        """For people: one line for the outcome, one for each error."""
+        if self.result == NONE:
+            return ["none: no datasource is named on the kernel command line"]
+        first = f"{self.result}: {self.datasource}, {len(self.changed)} paths changed, {self.seconds:.1f} s"
+        return [first, *(f"error: {t.path}: {t.message}" if t.path else f"error: {t.message}" for t in self.errors)]
+
+
+def read(path: str | Path = PATH) -> Status | None:
+    """The last outcome, None if there is none yet. Raises Failure when the file is broken."""
+    try:
+        value = json.loads(Path(path).read_text())
+        if value["v"] != VERSION:
+            raise Failure(f"written by another version ({value['v']})", where=str(path))
+        return Status(
+            result=str(value["result"]),
+            datasource=str(value["datasource"]),
+            instance_id=str(value["instance_id"]),
+            plan=str(value["plan"]),
+            changed=tuple(map(str, value["changed"])),
+            errors=tuple(Trouble(str(error["path"]), str(error["message"])) for error in value["errors"]),
+            seconds=float(value["seconds"]),
+        )
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Failure(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure("not a status file", where=str(path)) from error
+
+
+def wait(
+    path: str | Path = PATH,
+    *,
+    timeout_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Status:
+    """The outcome, once there is one. Raises Failure after ``timeout_s``."""
+    end = clock() + timeout_s
+    while True:
+        found = read(path)
+        if found is not None:
+            return found
+        if clock() >= end:
+            raise Failure(
+                f"no apply has ended after {timeout_s:g} s", where=str(path), hint="systemctl status cloudconfig"
+            )
+        sleep(0.2)

@@ -1,0 +1,350 @@
+"""Everything about a cloud-config that can be checked without the node that it is for.
+
+The parser has judged shapes; here the values are judged. Messages name key paths and never repeat a value that could be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from cloudconfig import unitnames, userdata
+from cloudconfig.finding import ERROR, WARNING, Finding, errors, ordered
+from cloudconfig.parse import Document, Mark, parse
+from cloudconfig.schema import Unit, User, WriteFile
+from fleet.unitfile import UnitFile, UnitFileError
+
+# The root of a node is read-only; these are the places that are not (image contract: /etc is an overlay, /home, /root, /opt
+# and /srv live under /var, /run is gone after a reboot).
+WRITABLE = ("/etc", "/home", "/opt", "/root", "/run", "/srv", "/var")
+# What other keys are for, or what we keep for ourselves.
+RESERVED = {
+    "/etc/group": "users",
+    "/etc/gshadow": "users",
+    "/etc/hostname": "hostname",
+    "/etc/passwd": "users",
+    "/etc/shadow": "users",
+    "/run/cloudconfig": "",
+    "/var/lib/cloudconfig": "",
+}
+HOSTNAME_MAX = 64  # Linux: __NEW_UTS_LEN
+# Accounts that the image has (Debian's base-passwd, systemd's, and the node's own).
+_ACCOUNTS = (
+    "root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc _apt nobody systemd-network "
+    "systemd-resolve systemd-timesync messagebus sshd core etcd fleet docker sudo adm systemd-journal"
+)
+ACCOUNTS = frozenset(_ACCOUNTS.split())
+
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_OWNER = re.compile(r"([a-z_][a-z0-9_-]{0,30}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,30}|[0-9]{1,9}))?")
+_HASH = re.compile(r"!{0,2}\$(1|5|6|7|y|gy|2[abxy])\$[./A-Za-z0-9$=,]+|\*|!{1,2}\*?")
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
+_URL = re.compile(r"https?://[^/\s?#,]+(/[^\s]*)?")
+_PEER_URL = re.compile(r"(https?|unixs?)://[^/\s?#,]+/?")
+_DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+")
+_METADATA = re.compile(r"[^=,\s]+=[^=,\s]*(,[^=,\s]+=[^=,\s]*)*")
+_KEY_TYPES = (
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+)
+
+
+def validate(data: bytes) -> tuple[Finding, ...]:
+    """All findings about user-data of any kind, in the order of the text; an empty tuple means clean."""
+    try:
+        parts = userdata.read(data)
+    except userdata.UserDataError as error:
+        return (Finding(ERROR, "", 0, 0, error.message, error.hint or ""),)
+    findings: list[Finding] = []
+    documents: list[tuple[str, Document]] = []
+    for part in parts:
+        if part.kind == userdata.CLOUD_CONFIG:
+            document = parse(part.text)
+            documents.append((part.name, document))
+            findings.extend(finding._replace(part=part.name) for finding in (*document.findings, *check(document)))
+    if not errors(findings):
+        findings.extend(_plan_conflicts([document for _, document in documents]))
+    return ordered(findings)
+
+
+def check(document: Document) -> tuple[Finding, ...]:
+    """Judge the values of one parsed cloud-config."""
+    checker = _Checker(document)
+    checker.all()
+    return tuple(checker.findings)
+
+
+def _plan_conflicts(documents: Sequence[Document]) -> list[Finding]:
+    """What only shows once everything is written out: two keys that claim one path."""
+    from cloudconfig import plan
+
+    try:
+        plan.make(plan.combine([document.config for document in documents]), plan.Facts(hostname="node"))
+    except plan.PlanError as error:
+        marks = [document.marks[error.path] for document in documents if error.path in document.marks]
+        line, column = (marks[-1].line, marks[-1].column) if marks else (0, 0)
+        return [Finding(ERROR, error.path, line, column, error.message, error.hint or "")]
+    return []
+
+
+class _Checker:
+    def __init__(self, document: Document) -> None:
+        self._config = document.config
+        self._marks = document.marks
+        self.findings: list[Finding] = []
+
+    def all(self) -> None:
+        config = self._config
+        problem = hostname_problem(config.hostname) if config.hostname else ""
+        if problem:
+            self._error("hostname", problem, "letters, digits and inner hyphens, 63 at most between dots")
+        self._keys("ssh_authorized_keys", config.ssh_authorized_keys)
+        if config.manage_etc_hosts and config.manage_etc_hosts != "localhost":
+            self._error("manage_etc_hosts", "the only known word is localhost")
+        self._unique([(user.name, user.at + ".name") for user in config.users], "user")
+        for user in config.users:
+            self._user(user)
+        for file in config.write_files:
+            self._write_file(file)
+        self._service(
+            "coreos.etcd2" if "coreos.etcd2" in self._marks else "coreos.etcd", config.etcd, _ETCD_CHECKS, "etcd"
+        )
+        self._service("coreos.fleet", config.fleet, _FLEET_CHECKS, "fleet")
+        for unit in config.units:
+            self._unit(unit)
+
+    def _keys(self, path: str, keys: Sequence[str]) -> None:
+        for index, key in enumerate(keys):
+            problem = ssh_key_problem(key)
+            if problem:
+                self._error(f"{path}[{index}]", problem, "paste the line of the .pub file")
+
+    def _user(self, user: User) -> None:
+        if user.name and not _ACCOUNT.fullmatch(user.name):
+            self._error(f"{user.at}.name", "not an account name", "lower case letters, digits, - and _, 31 at most")
+        if user.passwd and not _HASH.fullmatch(user.passwd):
+            self._error(f"{user.at}.passwd", "not a password hash", "make one: mkpasswd --method=yescrypt")
+        elif user.passwd.lstrip("!").startswith("$1$"):
+            self._warn(f"{user.at}.passwd", "an MD5 hash is quickly broken", "make one: mkpasswd --method=yescrypt")
+        for index, group in enumerate((*user.groups, *((user.primary_group,) if user.primary_group else ()))):
+            if not _ACCOUNT.fullmatch(group):
+                where = f"{user.at}.groups[{index}]" if index < len(user.groups) else f"{user.at}.primary_group"
+                self._error(where, "not a group name")
+        for key, value in (("shell", user.shell), ("homedir", user.homedir)):
+            if value and (path_problem(value) or ":" in value):
+                self._error(f"{user.at}.{key}", path_problem(value) or "has a colon in it")
+        if ":" in user.gecos or _CONTROL.search(user.gecos):
+            self._error(f"{user.at}.gecos", "has a colon or a control character in it")
+        if user.homedir and not path_problem(user.homedir):
+            self._writable(f"{user.at}.homedir", user.homedir)
+        self._keys(f"{user.at}.ssh_authorized_keys", user.ssh_authorized_keys)
+
+    def _write_file(self, file: WriteFile) -> None:
+        where = f"{file.at}.path"
+        problem = path_problem(file.path) if file.path else None
+        if problem:
+            self._error(where, problem, "an absolute path without . and ..")
+        elif file.path:
+            self._writable(where, file.path)
+            for reserved, key in RESERVED.items():
+                if file.path == reserved or file.path.startswith(reserved + "/"):
+                    self._error(where, f"{reserved} is not for write_files", f"use the key {key}" if key else "")
+        if not _OWNER.fullmatch(file.owner):
+            self._error(f"{file.at}.owner", "not an owner", "user or user:group")
+            return
+        known = ACCOUNTS | {user.name for user in self._config.users}
+        known |= {group for user in self._config.users for group in (*user.groups, user.primary_group)}
+        for name in file.owner.split(":"):
+            if not name.isdigit() and name not in known:
+                self._warn(f"{file.at}.owner", f"nobody called {name} here or in the image", "declare it in users")
+
+    def _writable(self, where: str, path: str) -> None:
+        if not any(path.startswith(place + "/") for place in WRITABLE):
+            self._error(where, "the node's root is read-only there", f"writable are {' '.join(WRITABLE)}")
+
+    def _service(
+        self, path: str, options: Iterable[tuple[str, str]], checks: dict[str, Callable[[str], str]], name: str
+    ) -> None:
+        for key, value in options:
+            if _CONTROL.search(value):
+                self._error(f"{path}.{key}", "has a control character in it")
+            elif key in checks and value:
+                problem = checks[key](value)
+                if problem:
+                    self._error(f"{path}.{key}", problem)
+        given = dict(options)
+        if name == "etcd" and given.get("discovery") and given.get("initial_cluster"):
+            self._error(f"{path}.discovery", "discovery and initial_cluster exclude each other", "keep one")
+        if {"heartbeat_interval", "election_timeout"} <= given.keys() and int(given["election_timeout"]) < 5 * int(
+            given["heartbeat_interval"]
+        ):
+            self._error(f"{path}.election_timeout", "must be at least five times heartbeat_interval, says etcd")
+
+    def _unit(self, unit: Unit) -> None:
+        if not unit.name:
+            return
+        try:
+            unitnames.check(unit.name)
+        except unitnames.UnitNameError as error:
+            self._error(f"{unit.at}.name", error.message, error.hint or "")
+            return
+        parsed = self._unit_text(f"{unit.at}.content", unit.content)
+        network = unitnames.is_network(unit.name)
+        if network:
+            for key, given in (("enable", unit.enable), ("command", bool(unit.command)), ("mask", unit.mask)):
+                if given:
+                    self._warn(f"{unit.at}.{key}", "means nothing for a network file, ignored")
+        elif unit.mask and (unit.content or unit.enable or unit.command in ("start", "restart")):
+            self._error(f"{unit.at}.mask", "a masked unit cannot have content, be enabled or be started")
+        elif unit.enable and parsed is not None and not parsed.section("Install"):
+            self._warn(f"{unit.at}.enable", "the unit has no [Install], enabling it does nothing", "add WantedBy=")
+        if unit.command and unitnames.canonical(unit.name).partition("@")[2].startswith("."):
+            self._error(f"{unit.at}.command", "a template cannot be started", "name an instance of it")
+        if unit.content is None and not (unit.enable or unit.mask or unit.command or unit.drop_ins):
+            self._warn(unit.at, "the entry says nothing to do", "give content, drop_ins, enable, mask or command")
+        for drop_in in unit.drop_ins:
+            if not drop_in.name:
+                continue
+            if not drop_in.name.endswith(".conf"):
+                self._error(f"{drop_in.at}.name", "a drop-in's name ends in .conf, or systemd ignores it")
+            elif not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9:_.@-]{0,200}", drop_in.name):
+                self._error(f"{drop_in.at}.name", "not a file name for a drop-in", "for example: 10-limits.conf")
+            self._unit_text(f"{drop_in.at}.content", drop_in.content)
+
+    def _unit_text(self, path: str, content: str | None) -> UnitFile | None:
+        if content is None:
+            return None
+        try:
+            return UnitFile.parse(content)
+        except UnitFileError as error:
+            mark = self._marks.get(path, Mark(0, 0, False))
+            # In a | block the first line of the text is the one below the bar.
+            line, column = (mark.line + error.line, 1) if mark.block and error.line else (mark.line, mark.column)
+            place = f" in line {error.line} of it" if error.line else ""
+            # The cause may quote the line, so it is a hint for the terminal; status and journal show messages only.
+            self.findings.append(Finding(ERROR, path, line, column, f"not the text of a unit{place}", error.message))
+            return None
+
+    def _unique(self, names: Sequence[tuple[str, str]], what: str) -> None:
+        seen: set[str] = set()
+        for name, where in names:
+            if name and name in seen:
+                self._error(where, f"the {what} stands here twice", "merge the two")
+            seen.add(name)
+
+    def _error(self, path: str, message: str, hint: str = "") -> None:
+        self._add(ERROR, path, message, hint)
+
+    def _warn(self, path: str, message: str, hint: str = "") -> None:
+        self._add(WARNING, path, message, hint)
+
+    def _add(self, severity: str, path: str, message: str, hint: str) -> None:
+        mark = self._marks.get(path, Mark(0, 0, False))
+        self.findings.append(Finding(severity, path, mark.line, mark.column, message, hint))
+
+
+def hostname_problem(name: str) -> str:
+    """What is wrong with a host name (RFC 1123, and Linux's length); empty if nothing."""
+    if len(name) > HOSTNAME_MAX:
+        return f"longer than {HOSTNAME_MAX} characters"
+    if not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        return "not a host name"
+    return "localhost is every machine's name for itself" if name == "localhost" else ""
+
+
+def path_problem(path: str) -> str:
+    """What is wrong with ``path`` as an absolute path already in its shortest form; empty if nothing."""
+    if not path.startswith("/"):
+        return "not an absolute path"
+    if _CONTROL.search(path):
+        return "a control character in the path"
+    pieces = path[1:].split("/")
+    if ".." in pieces:
+        return "has .. in it"
+    if path == "/" or "" in pieces or "." in pieces:
+        return "not a clean path"
+    if len(path.encode()) > 4000 or any(len(piece.encode()) > 255 for piece in pieces):
+        return "too long for a path"
+    return ""
+
+
+def ssh_key_problem(key: str) -> str:
+    """What is wrong with a line of authorized_keys (sshd(8)): ``[options] type base64 [comment]``; empty if nothing."""
+    import binascii
+
+    if "PRIVATE KEY" in key:
+        return "this is a private key"
+    if _CONTROL.search(key):
+        return "an SSH key is one line"
+    words = key.split()
+    # Options stand before the type and may hold quoted blanks; the type is the first word that is one.
+    at = next((index for index, word in enumerate(words) if word in _KEY_TYPES), None)
+    if at is None or at + 1 >= len(words):
+        return "not an SSH public key"
+    try:
+        blob = binascii.a2b_base64(words[at + 1].encode(), strict_mode=True)
+    except (ValueError, UnicodeEncodeError):
+        return "the SSH key is damaged: not base64"
+    name = words[at].encode()
+    if not blob.startswith(len(name).to_bytes(4, "big") + name) or len(blob) < len(name) + 20:
+        return "the SSH key is damaged: its data is not of its type"
+    return ""
+
+
+def _url(value: str) -> str:
+    return "" if _URL.fullmatch(value) else "not a URL (http or https)"
+
+
+def _discovery(value: str) -> str:
+    matched = _URL.fullmatch(value)
+    if not matched:
+        return "not a URL (http or https)"
+    return "" if (matched[1] or "/").strip("/") else "a discovery URL ends in a token"
+
+
+def _urls(value: str) -> str:
+    good = all(_PEER_URL.fullmatch(one.strip()) for one in value.split(","))
+    return "" if good else "not a list of URLs: scheme://host:port, separated by commas"
+
+
+def _address(value: str) -> str:
+    import socket
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, value)
+        except OSError:
+            continue
+        return ""
+    return "not an IP address"
+
+
+def _duration(value: str) -> str:
+    return "" if _DURATION.fullmatch(value) else "not a duration such as 30s"
+
+
+def _metadata(value: str) -> str:
+    return "" if _METADATA.fullmatch(value) else "not key=value,key=value"
+
+
+_ETCD_CHECKS: dict[str, Callable[[str], str]] = {
+    "advertise_client_urls": _urls,
+    "discovery": _discovery,
+    "discovery_proxy": _url,
+    "initial_advertise_peer_urls": _urls,
+    "listen_client_urls": _urls,
+    "listen_metrics_urls": _urls,
+    "listen_peer_urls": _urls,
+}
+_FLEET_CHECKS: dict[str, Callable[[str], str]] = {
+    "agent_ttl": _duration,
+    "etcd_servers": _urls,
+    "metadata": _metadata,
+    "public_ip": _address,
+}

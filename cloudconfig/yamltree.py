@@ -1,0 +1,191 @@
+"""YAML text -> a tree of raw scalars with line marks.
+
+Built from the parser's events instead of ``yaml.load``, for four reasons: a scalar stays the text that was written (``off``
+is "off", ``0644`` is "0644": whoever wants a number asks for one), every node knows its place, a repeated key is seen, and
+aliases, depth and size can be refused before anything is expanded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import yaml
+
+from cloudconfig.finding import ERROR, Finding
+
+# The largest user-data of a cloud is 64 KiB; files given inline make honest ones larger.
+BYTES_MAX = 1 << 20
+# The deepest key that exists is five deep; the rest is room for keys that are not ours.
+DEPTH_MAX = 32
+NODES_MAX = 20_000
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_TAGS = {"!": "str", "tag:yaml.org,2002:str": "str", "tag:yaml.org,2002:binary": "binary"}
+_PREFIX = "tag:yaml.org,2002:"
+
+
+class Scalar(NamedTuple):
+    """A leaf: its text as written; ``plain`` if it was not quoted; ``block`` if it is a ``|`` block, whose text starts a line below."""
+
+    line: int
+    column: int
+    text: str
+    plain: bool
+    block: bool
+    binary: bool
+
+    @property
+    def null(self) -> bool:
+        """Whether it is YAML's way to say nothing: a key without a value, ``~`` or ``null``."""
+        return self.plain and self.text in ("", "~", "null", "Null", "NULL")
+
+
+class Sequence(NamedTuple):
+    """A list."""
+
+    line: int
+    column: int
+    items: tuple[Node, ...]
+
+
+class Mapping(NamedTuple):
+    """Keys and values in the order of the text."""
+
+    line: int
+    column: int
+    pairs: tuple[tuple[Scalar, Node], ...]
+
+
+Node: TypeAlias = "Scalar | Sequence | Mapping"
+
+
+class Tree(NamedTuple):
+    """What could be read: ``root`` is None when nothing could, or when there was nothing."""
+
+    root: Node | None
+    findings: tuple[Finding, ...]
+
+
+class _Refused(Exception):  # noqa: N818 - carries a finding up the recursion, never leaves this module
+    def __init__(self, line: int, column: int, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.finding = Finding(ERROR, "", line, column, message, hint)
+
+
+def read(text: str) -> Tree:
+    """Read one YAML document; mistakes come back as findings, never as exceptions."""
+    findings: list[Finding] = []
+    try:
+        if len(text.encode("utf-8", "surrogatepass")) > BYTES_MAX:
+            raise _Refused(0, 0, f"larger than {BYTES_MAX >> 20} MiB", "give large files by reference, not inline")
+        control = _CONTROL.search(text)
+        if control:
+            before = text[: control.start()]
+            line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+            raise _Refused(
+                line, column, f"control character 0x{ord(control.group()):02x}", "encode binary content: b64"
+            )
+        root = _Composer(text, findings).document()
+    except _Refused as refused:
+        return Tree(None, (*findings, refused.finding))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        problem = " ".join(part for part in (error.problem, error.context) if part)
+        hint = "indent with spaces" if "'\\t'" in problem or "tab" in problem else ""
+        findings.append(Finding(ERROR, "", line, column, f"not valid YAML: {problem}", hint))
+        return Tree(None, tuple(findings))
+    except yaml.YAMLError:
+        # A reader error names an encoding position, no line; its text may repeat the input, so it is not shown.
+        return Tree(None, (*findings, Finding(ERROR, "", 0, 0, "not valid YAML: a character that YAML does not allow")))
+    return Tree(root, tuple(findings))
+
+
+class _Composer:
+    def __init__(self, text: str, findings: list[Finding]) -> None:
+        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
+        self._findings = findings
+        self._nodes = 0
+
+    def document(self) -> Node | None:
+        next(self._events)  # the stream's start
+        event = next(self._events)
+        if isinstance(event, yaml.StreamEndEvent):
+            return None
+        root = self._node(next(self._events), 0)
+        next(self._events)  # the document's end
+        event = next(self._events)
+        if not isinstance(event, yaml.StreamEndEvent):
+            raise _Refused(
+                event.start_mark.line + 1,
+                event.start_mark.column + 1,
+                "a second YAML document",
+                "user-data is one document; send several as MIME multipart",
+            )
+        return root
+
+    def _node(self, event: Any, depth: int) -> Node:
+        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        self._nodes += 1
+        if self._nodes > NODES_MAX:
+            raise _Refused(line, column, f"more than {NODES_MAX} values")
+        if depth > DEPTH_MAX:
+            raise _Refused(line, column, f"nested deeper than {DEPTH_MAX} levels")
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _Refused(line, column, "YAML anchors and aliases are not allowed", "write the value out")
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, line, column)
+        if event.tag is not None and event.tag not in (_PREFIX + "map", _PREFIX + "seq"):
+            raise _Refused(line, column, "YAML tags are not allowed here", "leave the tag away")
+        if isinstance(event, yaml.SequenceStartEvent):
+            items: list[Node] = []
+            for inner in iter(self._events.__next__, None):
+                if isinstance(inner, yaml.SequenceEndEvent):
+                    break
+                items.append(self._node(inner, depth + 1))
+            return Sequence(line, column, tuple(items))
+        return self._mapping(line, column, depth)
+
+    def _scalar(self, event: Any, line: int, column: int) -> Scalar:
+        tag = event.tag
+        binary = False
+        if tag is not None:
+            if tag not in _TAGS:
+                raise _Refused(line, column, "only the YAML tags !!str and !!binary are known", "leave the tag away")
+            binary = _TAGS[tag] == "binary"
+        text = event.value
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _Refused(line, column, "half of a surrogate pair") from None
+        plain = tag is None and not event.style
+        return Scalar(line, column, text, plain, event.style == "|", binary)
+
+    def _mapping(self, line: int, column: int, depth: int) -> Mapping:
+        pairs: list[tuple[Scalar, Node]] = []
+        seen: dict[str, int] = {}
+        for inner in iter(self._events.__next__, None):
+            if isinstance(inner, yaml.MappingEndEvent):
+                break
+            key = self._node(inner, depth + 1)
+            if not isinstance(key, Scalar):
+                raise _Refused(key.line, key.column, "a key must be a word", "quote values that contain {{ }} or [ ]")
+            value = self._node(next(self._events), depth + 1)
+            if key.text in seen:
+                self._findings.append(
+                    Finding(
+                        ERROR,
+                        "",
+                        key.line,
+                        key.column,
+                        f"the key {key.text[:64]!r} stands here twice, first in line {seen[key.text]}",
+                        "merge the two",
+                    )
+                )
+            else:
+                seen[key.text] = key.line
+                pairs.append((key, value))
+        return Mapping(line, column, tuple(pairs))
