@@ -171,7 +171,8 @@ def load(path: Path) -> Definition:
         # Lists become tuples on the way: strict mode takes JSON's lists for them.
         return Definition.model_validate(_tuples(data))
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is also a missing one; the misspelling is what helps.
+        first = min(error.errors(), key=lambda found: found["type"] != FORBIDDEN)
         location = [part for part in first["loc"] if isinstance(part, int) or part not in ("str", "Pinned")]
         line, column = _mark(node, location)
         path_text = ".".join(str(part) for part in location)
