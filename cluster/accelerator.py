@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ EXIT_CODE = (0x10 << 1) | 1
 DISK_BYTES = 1 << 20
 """The firmware does not boot from a disk smaller than a cylinder."""
 EMULATED_REFERENCE_S = 0.5
-"""What the probe takes emulated on the machine that :data:`EMULATED_FACTOR` was measured on."""
+"""Processor seconds that the probe takes emulated on the machine that :data:`EMULATED_FACTOR` was measured on."""
 EMULATED_FACTOR = 10.0
 """How much longer a node takes to boot emulated than with KVM, at :data:`EMULATED_REFERENCE_S`: waits are scaled by it."""
 FACTOR_MIN, FACTOR_MAX = 6.0, 60.0
@@ -99,11 +99,14 @@ def kvm_trouble(qemu: Qemu) -> str | None:
 
 
 def run_probe(qemu: Qemu, accelerator: str, deadline_s: float) -> float:
-    """Run the one-sector guest and return its seconds. Raises :class:`Failure` saying what happened instead."""
+    """Run the one-sector guest and return the processor seconds it took, which a busy computer does not stretch.
+
+    Raises :class:`Failure` saying what happened instead.
+    """
     with tempfile.NamedTemporaryFile(prefix="flotilla-probe-") as disk:
         disk.write(BOOT_SECTOR.ljust(DISK_BYTES, b"\0"))
         disk.flush()
-        begin = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         try:
             done = subprocess.run(
                 probe_argv(qemu, accelerator, Path(disk.name)), capture_output=True, text=True, timeout=deadline_s
@@ -117,7 +120,8 @@ def run_probe(qemu: Qemu, accelerator: str, deadline_s: float) -> float:
         raise Failure(
             f"a test guest failed: {said[-1] if said else f'exit code {done.returncode}'}", where=str(qemu.path)
         )
-    return time.monotonic() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def probe_argv(qemu: Qemu, accelerator: str, disk: Path) -> list[str]:

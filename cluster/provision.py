@@ -42,8 +42,8 @@ def make_key(layout: Layout) -> str:
     )
     public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     line = f"{public.decode()} flotilla-{layout.state.name}"
-    with open(os.open(layout.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(text)
+    layout.key.touch(0o600, exist_ok=False)
+    layout.key.write_bytes(text)
     layout.key.with_suffix(".pub").write_text(line + "\n")
     layout.known_hosts.touch(0o600)
     return line
