@@ -123,8 +123,7 @@ def _configured(tree: Tree, path: str) -> Iterator[str]:
 
 def _system(machine: int) -> tuple[str, ...]:
     triplet = _TRIPLETS[machine]
-    wide = ("lib64",) if machine == MACHINE_X86_64 else ()
-    return (f"lib/{triplet}", f"usr/lib/{triplet}", *wide, "lib", "usr/lib")
+    return (f"lib/{triplet}", f"usr/lib/{triplet}", "lib", "usr/lib")
 
 
 def _libraries(tree: Tree, folder: str, machine: int) -> dict[str, _Candidate]:

@@ -1,0 +1,84 @@
+"""Bytecode: where it goes, whose path is inside, that it never changes, and what a syntax error looks like."""
+
+from __future__ import annotations
+
+import marshal
+import sys
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from builder.finish.bytecode import bytecode
+from builder.tree import Entry, Inline, Kind, Tree, file
+from terminal import Failure
+
+TAG = sys.implementation.cache_tag
+
+
+class Toolbox:
+    """The interpreter that runs this test, in the place of the closure's."""
+
+    def command(self, name: str) -> list[str]:
+        return [sys.executable]
+
+    def environment(self, name: str) -> dict[str, str]:
+        return {"LC_ALL": "C.UTF-8"}
+
+
+def tree_of() -> Tree:
+    """Two packages with a module each, one of ours, and things that are not to be compiled."""
+    return Tree(
+        [
+            Entry(
+                "usr/lib/python3.13/json/x.py", Kind.FILE, 0o644, mtime=7, content=Inline(b"A = 1\n"), owner="stdlib"
+            ),
+            file("usr/lib/python3/dist-packages/y.py", "def f(): return 2\n"),
+            file("usr/lib/flotilla/fleet/z.py", "B = 3\n"),
+            file("usr/lib/python3/data.txt", "not python"),
+            file("usr/share/doc/example.py", "not asked for"),
+        ]
+    )
+
+
+def test_one_file_a_source_beside_it_owned_by_its_package(tmp_path: Path) -> None:
+    put = {entry.path: entry for entry in bytecode(tree_of(), Toolbox(), tmp_path).put}
+    assert sorted(put) == [
+        "usr/lib/flotilla/fleet/__pycache__",
+        f"usr/lib/flotilla/fleet/__pycache__/z.{TAG}.pyc",
+        "usr/lib/python3.13/json/__pycache__",
+        f"usr/lib/python3.13/json/__pycache__/x.{TAG}.pyc",
+        "usr/lib/python3/dist-packages/__pycache__",
+        f"usr/lib/python3/dist-packages/__pycache__/y.{TAG}.pyc",
+    ]
+    made = put[f"usr/lib/python3.13/json/__pycache__/x.{TAG}.pyc"]
+    assert (made.owner, made.mtime, made.mode) == ("stdlib", 7, 0o644)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unchecked_with_the_path_on_the_node(tmp_path: Path) -> None:
+    put = {entry.path: entry for entry in bytecode(tree_of(), Toolbox(), tmp_path).put}
+    data = put[f"usr/lib/flotilla/fleet/__pycache__/z.{TAG}.pyc"].content.read()
+    assert int.from_bytes(data[4:8], "little") == 0b01  # PEP 552: by hash, not checked
+    code = marshal.loads(data[16:])
+    assert isinstance(code, CodeType)
+    assert code.co_filename == "/usr/lib/flotilla/fleet/z.py"
+
+
+def test_twice_is_the_same_in_another_place_and_with_other_workers(tmp_path: Path) -> None:
+    one = bytecode(tree_of(), Toolbox(), tmp_path / "one", workers=1)
+    two = bytecode(tree_of(), Toolbox(), tmp_path / "another-place", workers=3)
+    assert one == two
+
+
+def test_nothing_to_compile(tmp_path: Path) -> None:
+    assert bytecode(Tree(), Toolbox(), tmp_path).put == ()
+
+
+def test_a_syntax_error_is_told_with_the_file(tmp_path: Path) -> None:
+    tree = tree_of()
+    tree.put(file("usr/lib/flotilla/fleet/z.py", "def broken(:\n"))
+    with pytest.raises(Failure, match="does not compile") as caught:
+        bytecode(tree, Toolbox(), tmp_path)
+    assert "/usr/lib/flotilla/fleet/z.py" in str(caught.value.__cause__)
+    assert list(tmp_path.iterdir()) == []

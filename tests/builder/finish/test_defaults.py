@@ -1,0 +1,56 @@
+"""Copies that scripts make, sshd_config, and the list of shells."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.finish.defaults import defaults
+from builder.tree import Tree, file
+from terminal import Failure
+
+SSHD = "Include /etc/ssh/sshd_config.d/*.conf\n#PasswordAuthentication yes\nUsePAM yes\n#HostKey /etc/ssh/ssh_host_rsa_key\n"
+
+
+def text(tree: Tree, path: str) -> str:
+    """What is at ``path`` once the step is applied to (a copy of) ``tree``."""
+    done = tree.copy()
+    done.apply(defaults(done))
+    return done.read(path).decode()
+
+
+def test_sshd_takes_keys_only() -> None:
+    lines = text(Tree([file("usr/share/openssh/sshd_config", SSHD)]), "etc/ssh/sshd_config").splitlines()
+    assert lines[:4] == [
+        "Include /etc/ssh/sshd_config.d/*.conf",
+        "PasswordAuthentication no",
+        "UsePAM yes",
+        "HostKey /etc/ssh/ssh_host_ed25519_key",
+    ]
+    assert "PermitRootLogin no" in lines
+
+
+def test_what_is_there_already_stays() -> None:
+    tree = Tree([file("usr/share/openssh/sshd_config", SSHD), file("usr/share/base-files/profile", "debian")])
+    tree.add(file("etc/ssh/sshd_config", "ours"))
+    tree.add(file("etc/profile", "ours"))
+    tree.add(file("etc/motd", "ours"))
+    assert [text(tree, path) for path in ("etc/ssh/sshd_config", "etc/profile", "etc/motd")] == ["ours"] * 3
+
+
+def test_copies_and_empty_files() -> None:
+    tree = Tree([file("usr/share/base-files/profile", "P"), file("usr/share/base-files/dot.bashrc", "B")])
+    assert text(tree, "etc/profile") == "P"
+    assert text(tree, "root/.bashrc") == "B"
+    made = {entry.path: entry for entry in defaults(tree).put}
+    assert made["etc/security/opasswd"].mode == 0o600
+
+
+def test_shells_in_both_spellings_once() -> None:
+    tree = Tree([file("usr/share/debianutils/shells", "# /etc/shells\n/bin/sh\n")])
+    tree.add(file("usr/share/debianutils/shells.d/bash", "/bin/bash\n/usr/bin/bash\n"))
+    assert text(tree, "etc/shells").splitlines() == ["# /etc/shells", "/bin/sh", "/bin/bash", "/usr/bin/bash"]
+
+
+def test_a_keyword_that_is_none() -> None:
+    with pytest.raises(Failure, match="no keyword of sshd_config"):
+        defaults(Tree([file("usr/share/openssh/sshd_config", SSHD)]), {"Port 22\nPermit": "yes"})
