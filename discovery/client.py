@@ -1,0 +1,185 @@
+"""Reading and making tokens at a discovery service, ours or another that speaks etcd's v2 keys.
+
+Runs on nodes, at boot, under emulation: standard library only, and little of it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+from terminal import Failure
+
+_ANSWER_BYTES_MAX = 1 << 20
+_REDIRECTS_MAX = 3
+
+
+class Unreachable(Failure):
+    """The service does not answer, or says that it cannot now."""
+
+
+class Registered(NamedTuple):
+    """One machine under a token; ``urls`` are its peer URLs, ``index`` orders it among the others."""
+
+    id: str
+    names: tuple[str, ...]
+    urls: tuple[str, ...]
+    value: str
+    index: int
+
+
+class Roster(NamedTuple):
+    """A token: the cluster's size, and who has registered, in order. The first ``size`` are its members."""
+
+    size: int
+    registered: tuple[Registered, ...]
+
+    @property
+    def members(self) -> tuple[Registered, ...]:
+        """Those who have a slot."""
+        return self.registered[: self.size]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every slot is taken."""
+        return len(self.registered) >= self.size
+
+    @property
+    def state(self) -> str:
+        """ "k of N: names", for people."""
+        names = ", ".join(name for member in self.members for name in dict.fromkeys(member.names))
+        return f"{len(self.members)} of {self.size}" + (f": {names}" if names else "")
+
+    @property
+    def initial_cluster(self) -> str:
+        """What etcd itself makes of a complete roster."""
+        return ",".join(member.value for member in self.members)
+
+
+def read(url: str, *, timeout: float = 5.0, proxy: str = "") -> Roster:
+    """The state of the token behind the discovery ``url``, through an HTTP ``proxy`` if one is given.
+
+    Raises Unreachable, and Failure if the token does not exist or the answer is not a token.
+    """
+    status, body = request("GET", _below(url, "_config/size"), timeout=timeout, proxy=proxy)
+    if status == 404:
+        raise Failure(
+            "the discovery service does not know this token",
+            where=url,
+            hint="tokens end: make a new one with 'discovery new', and give it to every node",
+        )
+    config = _json(url, status, body)
+    listing = _json(url, *request("GET", url, timeout=timeout, proxy=proxy))
+    try:
+        size = int(config["node"]["value"])
+        nodes = [
+            node for node in listing["node"].get("nodes", []) if not node["key"].rsplit("/", 1)[-1].startswith("_")
+        ]
+        registered = sorted((_registered(node) for node in nodes), key=lambda one: one.index)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _not_a_token(url) from error
+    if size < 1:
+        raise _not_a_token(url)
+    return Roster(size, tuple(registered))
+
+
+def new(base_url: str, size: int, *, timeout: float = 5.0) -> str:
+    """Ask the service for a token for ``size`` members; returns its discovery URL. Raises Unreachable, Failure."""
+    status, body = request("PUT", _below(base_url, "new"), timeout=timeout, form={"size": str(size)})
+    text = body.decode("utf-8", "replace").strip()
+    if status != 200 or not text.startswith(("http://", "https://")):
+        raise Failure(f"no token was given: {_cause(body) or f'HTTP status {status}'}", where=base_url)
+    return text
+
+
+def request(
+    method: str, url: str, *, timeout: float, form: Mapping[str, str] | None = None, proxy: str = ""
+) -> tuple[int, bytes]:
+    """One HTTP request, following redirects; the status below 500 and the body. Raises Unreachable, Failure."""
+    body = urlencode(form) if form is not None else None
+    headers = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
+    for _ in range(_REDIRECTS_MAX + 1):
+        connection, target = _connection(url, timeout, proxy)
+        try:
+            connection.request(method, target, body=body, headers=headers)
+            response = connection.getresponse()
+            data = response.read(_ANSWER_BYTES_MAX)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable("cannot reach the discovery service", where=url) from error
+        finally:
+            connection.close()
+        if response.status >= 500:
+            raise Unreachable(f"the discovery service answered with HTTP status {response.status}", where=url)
+        location = response.headers.get("Location")
+        if location is None or response.status not in (301, 302, 303, 307, 308):
+            return response.status, data
+        url = urljoin(url, location)
+    raise Failure(f"more than {_REDIRECTS_MAX} redirects", where=url)
+
+
+def _connection(url: str, timeout: float, proxy: str) -> tuple[http.client.HTTPConnection, str]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        through = urlsplit(proxy)
+        proxy_host, proxy_port = through.hostname, through.port
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise Failure("not an http URL", where=url, hint="a discovery URL is http://HOST:PORT/TOKEN")
+    path = quote(parts.path or "/", safe="/%:") + (f"?{parts.query}" if parts.query else "")
+    if parts.scheme == "https":
+        if proxy_host is None:
+            return http.client.HTTPSConnection(host, port, timeout=timeout), path
+        secure = http.client.HTTPSConnection(proxy_host, proxy_port or 80, timeout=timeout)
+        secure.set_tunnel(host, port or 443)
+        return secure, path
+    if proxy_host is None:
+        return http.client.HTTPConnection(host, port, timeout=timeout), path
+    return http.client.HTTPConnection(proxy_host, proxy_port or 80, timeout=timeout), f"http://{parts.netloc}{path}"
+
+
+def _below(url: str, path: str) -> str:
+    """The URL of ``path`` under ``url``, whose query stays, as etcd's client does."""
+    head, mark, query = url.partition("?")
+    return f"{head.rstrip('/')}/{path}{mark}{query}"
+
+
+def _registered(node: Mapping[str, Any]) -> Registered:
+    value = str(node["value"])
+    pairs = [pair.partition("=") for pair in value.split(",")]
+    return Registered(
+        id=str(node["key"]).rsplit("/", 1)[-1],
+        names=tuple(name for name, _, _ in pairs),
+        urls=tuple(url for _, _, url in pairs if url),
+        value=value,
+        index=int(node["createdIndex"]),
+    )
+
+
+def _json(url: str, status: int, body: bytes) -> Any:
+    try:
+        answer = json.loads(body)
+    except ValueError as error:
+        raise _not_a_token(url) from error
+    if status != 200:
+        raise Failure(f"the discovery service refuses: {_cause(body) or f'HTTP status {status}'}", where=url)
+    return answer
+
+
+def _cause(body: bytes) -> str:
+    """The message of an etcd error, empty if the body is none."""
+    try:
+        answer = json.loads(body)
+        return f"{answer['message']}: {answer['cause']}"
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _not_a_token(url: str) -> Failure:
+    return Failure(
+        "the answer is not that of a discovery token", where=url, hint="check the URL: http://HOST:PORT/TOKEN"
+    )

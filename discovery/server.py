@@ -1,0 +1,170 @@
+"""The discovery service as an object: its registry, the file that remembers it, and the threads that serve it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from discovery.keys import HttpServer
+from discovery.registry import Full, Invalid, Registration, Registry
+from terminal import Failure
+
+KEEP_ALIVE_S = 60.0  # then a watch gets an empty 200, on which etcd asks again
+
+
+class DiscoveryServer:
+    """A discovery service in threads of this process.
+
+    ``address`` and ``port`` (0 = any free one) are where it listens; ``state_file`` is what it remembers; ``public_url`` is how machines
+    reach it, if that differs (through a forward or a proxy). A token ends ``ttl_s`` seconds after its last change (None: never).
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        state_file: Path | str,
+        *,
+        public_url: str | None = None,
+        ttl_s: float | None = None,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        clock: Callable[[], float] = time.time,
+        log: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._address = address
+        self._port = port
+        self._state_file = Path(state_file)
+        self._public_url = public_url
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._registry = Registry()
+        self._http: HttpServer | None = None
+        self._thread: threading.Thread | None = None
+        self.keep_alive_s = keep_alive_s
+        self.log = log
+        self.changed = threading.Condition()
+        self.stopping = False
+
+    def start(self) -> None:
+        """Load the state, listen and serve. Raises Failure: port taken, state unreadable, directory not writable."""
+        self._registry = self._load()
+        where = f"{self._address}:{self._port}"
+        try:
+            self._http = HttpServer((self._address, self._port), self)
+        except OSError as error:
+            raise Failure(
+                "cannot listen for machines that look for their cluster",
+                where=where,
+                hint=f"choose another port, or see who has it: ss -ltnp 'sport = :{self._port}'",
+            ) from error
+        except OverflowError as error:
+            raise Failure("not a port", where=where, hint="ports are 1 to 65535") from error
+        self.stopping = False
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.1,), name="discovery", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer whoever waits, stop listening, drop all connections. The state is on disk already."""
+        if self._http is None or self._thread is None:
+            return
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.drop_connections()
+        self._http.server_close()
+        self._http = self._thread = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port if self._http is None else int(self._http.server_address[1])
+
+    @property
+    def base_url(self) -> str:
+        """How machines reach it."""
+        host = f"[{self._address}]" if ":" in self._address else self._address
+        return (self._public_url or f"http://{host}:{self.port}").rstrip("/")
+
+    def url(self, token: str) -> str:
+        """What goes into ``etcd --discovery``; every member must be given the very same text."""
+        return f"{self.base_url}/{token}"
+
+    def new_token(self, size: int) -> str:
+        """A new token for a cluster of ``size``. Raises Failure if the size is out of range or the tokens are used up."""
+        token = secrets.token_hex(16)
+        try:
+            self.change(lambda registry, now_s: registry.new(token, size, now_s))
+        except (Invalid, Full) as error:
+            raise Failure(str(error), where=self.base_url) from error
+        return token
+
+    @property
+    def registry(self) -> Registry:
+        """What is registered now."""
+        if self._ttl_s is None:
+            return self._registry
+        return self._registry.expire(self._clock() - self._ttl_s)
+
+    def change(self, step: Callable[[Registry, float], Registry]) -> Registry:
+        """Do ``step(registry, now)``, on disk before anyone sees it. Raises what ``step`` does, and Failure."""
+        with self.changed:
+            after = step(self.registry, self._clock())
+            self._save(after)
+            self._registry = after
+            self.changed.notify_all()
+            return after
+
+    def wait(self, token: str, index: int, member_id: str | None) -> Registration | None:
+        """The first registration at ``index`` or later; None when the keep-alive is due. Raises UnknownToken."""
+        deadline = time.monotonic() + self.keep_alive_s
+        with self.changed:
+            while True:
+                found = self.registry.token(token).since(index, member_id)
+                left = deadline - time.monotonic()
+                if found is not None or self.stopping or left <= 0:
+                    return found
+                self.changed.wait(left)
+
+    def _load(self) -> Registry:
+        try:
+            text = self._state_file.read_text()
+        except FileNotFoundError:
+            empty = Registry()
+            self._save(empty)  # tells now, not at the first token, if it cannot be written
+            return empty
+        except (OSError, UnicodeDecodeError) as error:
+            raise Failure("cannot read the state of the discovery service", where=str(self._state_file)) from error
+        return Registry.load(text, where=str(self._state_file))
+
+    def _save(self, registry: Registry) -> None:
+        directory = self._state_file.parent
+        try:
+            # mkstemp makes it 0600, and a token is a secret: who knows it may join.
+            handle, name = tempfile.mkstemp(dir=directory, prefix=f".{self._state_file.name}.")
+            try:
+                with os.fdopen(handle, "w") as file:
+                    file.write(registry.dump())
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(name).replace(self._state_file)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+            descriptor = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise Failure(
+                "cannot write the state of the discovery service",
+                where=str(self._state_file),
+                hint="its directory must exist, be writable and have space",
+            ) from error
