@@ -192,7 +192,7 @@ class _Batch:
                 url,
                 headers=headers,
                 preload_content=False,
-                retries=urllib3.Retry(0, redirect=5),
+                retries=_RETRIES,
                 timeout=_TIMEOUT,
             )
             try:
