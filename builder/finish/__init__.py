@@ -9,7 +9,7 @@ step            scripts whose work it does
 ==============  ======================================================================================================================
 accounts        base-passwd, passwd (shadow), all sysusers (systemd, udev, dbus, etcd-server, openssh-server, resolved, timesyncd), and
                 the addgroup calls of docker.io and openssh-client
-defaults        base-files, debianutils, openssh-server (sshd_config), libpam-modules, libwrap0, kmod
+defaults        base-files, debianutils, openssh-server (sshd_config), libpam-modules, libwrap0, kmod, systemd (journal directory)
 identity        systemd (machine-id, locale), base-files (os-release, issue), netbase, tzdata, systemd-resolved (resolv.conf), libc-bin and
                 libnss-* (nsswitch.conf)
 certificates    ca-certificates
@@ -26,11 +26,12 @@ ldconfig        libc-bin's trigger, activated by every library
 writable        base-files (directories and links of /var)
 ==============  ======================================================================================================================
 
-The order of the table is an order that works: ``statoverride`` needs the accounts, ``databases`` comes after ``presets``, ``ldconfig`` and
-``bytecode`` after ``slim``, ``writable`` last. The overlay is laid on after ``presets`` (which removes links of /etc/systemd/system that it does not
-know) and before ``statoverride``.
+What an order has to keep: ``statoverride`` after ``accounts`` (it looks numbers up) and after the overlay; ``databases`` after ``presets``, which
+removes the links of /etc/systemd/system that it does not know; ``ldconfig`` and ``bytecode`` after ``slim``; ``writable`` last of all that
+touch /var, /home, /root, /opt and /srv.
 
 Not done on purpose: systemd-tmpfiles (it runs at boot on /var and /run), ssh host keys (made on the node), debconf (the final configuration is
 written), update-initramfs and boot loader hooks (the initrd is our own), diversions of the merge of /usr (paths are mapped while unpacking),
-apparmor profiles (the kernel's default confines nothing without them), iproute2's optional capability (its default is none).
+apparmor profiles (the kernel's default confines nothing without them), iproute2's optional capability (its default is none), the empty
+directories of /usr/local (read-only), the dpkg, ucf and debconf databases (nobody is there to read them).
 """

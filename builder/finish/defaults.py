@@ -1,7 +1,8 @@
 """Configuration files that packages keep under /usr/share and copy to their place on installation.
 
 Replaces the work of: base-files (profile, motd, root's dot files, dpkg origin), debianutils (shells), openssh-server (sshd_config; host keys are
-made on the node), libpam-modules (opasswd, environment), libwrap0 (hosts.allow, hosts.deny), kmod (modules), base-passwd's empty files.
+made on the node), libpam-modules (opasswd, environment), systemd (var/log/journal). libwrap0's hosts.allow and hosts.deny and kmod's modules
+would hold comments only, and mean the same when they are missing.
 """
 
 from __future__ import annotations

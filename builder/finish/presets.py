@@ -22,6 +22,7 @@ PRESET = "usr/lib/systemd/system-preset/00-flotilla.preset"
 @dataclass(slots=True)
 class _Enabling:
     tree: Tree
+    masked: tuple[str, ...]
     links: dict[str, str] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
 
@@ -52,13 +53,15 @@ class _Enabling:
             for other in wanting:
                 self.links[f"{LOCAL}/{name.expand(other)}.{folder}/{name}"] = target
         for other in install.also:
-            # systemd skips without a word what Also= names and is static or missing
+            # systemd skips without a word what Also= names and is static, masked or missing
             if self._is_enablable(name.expand(other)):
                 self.enable(name.expand(other), because=text)
 
     def _is_enablable(self, text: str) -> bool:
         path = f"{SYSTEM}/{Name.parse(text).template}"
         entry = self.tree.get(path)
+        if text in self.masked:
+            return False
         return entry is not None and entry.kind is Kind.FILE and bool(parse_install(self.tree.read(path).decode()))
 
     def _install(self, name: Name, path: str, because: str) -> Install:
@@ -107,7 +110,7 @@ def presets(
     both = sorted(set(wanted) & set(off))
     if both:
         raise Failure(f"{both[0]} is to be enabled and masked", where="presets", hint="list it once")
-    enabling = _Enabling(tree)
+    enabling = _Enabling(tree, off)
     for name in wanted:
         enabling.enable(name)
     links = enabling.links

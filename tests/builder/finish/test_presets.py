@@ -70,6 +70,14 @@ def test_masks_and_aliases() -> None:
     assert symlink(SYSTEM + "sshd2.service", "ssh.service") in patch.put
 
 
+def test_a_masked_unit_is_not_enabled_by_way_of_another() -> None:
+    made = links(presets(tree_of(), ["networkd.service"], ["networkd.socket"]))
+    assert made == {
+        "multi-user.target.wants/networkd.service": "/usr/lib/systemd/system/networkd.service",
+        "networkd.socket": "/dev/null",
+    }
+
+
 def test_what_packages_enabled_themselves_goes() -> None:
     patch = presets(tree_of("old.target.wants/x.service", "multi-user.target.wants/ssh.service"), ["ssh.service"])
     assert patch.remove == ("etc/systemd/system/old.target.wants/x.service",)
