@@ -177,6 +177,30 @@ def test_a_python_that_is_too_old_is_told(machine: Machine) -> None:
     assert "error: no python 3.11 or newer (tried: python3.9)" in done.stderr
 
 
+def test_a_folder_that_is_no_environment_is_never_cleared(machine: Machine) -> None:
+    machine.qemu("10.0.2")
+    precious = machine.folder / "documents"
+    precious.mkdir()
+    (precious / "thesis").touch()
+    machine.environment["FLOTILLA_VENV"] = str(precious)
+    done = machine.setup()
+    assert done.returncode == 1
+    assert "documents is a folder, but no virtual environment" in done.stderr
+    assert (precious / "thesis").exists()
+
+
+def test_an_environment_half_made_is_removed(machine: Machine) -> None:
+    machine.qemu("10.0.2")
+    machine.program(
+        "python3",
+        'case "$*" in *sys.executable*) echo "$0" ;; "-m venv"*) mkdir -p "$4/bin"; echo no space left; exit 1 ;; esac',
+    )
+    machine.environment["FLOTILLA_VENV"] = str(machine.folder / "new")
+    done = machine.setup()
+    assert (done.returncode, (machine.folder / "new").exists()) == (1, False)
+    assert "no space left\nsetup: error: python could not make the virtual environment" in done.stderr
+
+
 def test_wrong_usage(machine: Machine) -> None:
     done = machine.setup("--nonsense")
     assert (done.returncode, done.stdout) == (2, "")
