@@ -15,6 +15,7 @@ from builder.apt import Chosen, Index, PrivateApt, Programs, Suite, compare_vers
 from builder.definition import Definition
 from builder.lockfile import Change, IndexStamp, Lock, LockedPackage, changes, fingerprint
 from builder.mirror import Mirror, stanzas
+from builder.store import write_atomically
 from terminal import Failure, table
 
 
@@ -245,12 +246,7 @@ def lock_command(
     except Failure:
         old = None
     if not check_only:
-        partial = path.with_name(path.name + ".part")
-        try:
-            partial.write_text(new.dump(), "utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(path, new.dump())
     return changes(old, new)
 
 

@@ -26,7 +26,7 @@ from builder.store import Store, identify
 from builder.tree import Entry, Kind, Tree
 from terminal import Failure
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the unpacked form and its launchers; part of the closure's id."""
 
 _MULTIARCH: Final = {"amd64": "x86_64-linux-gnu"}
@@ -216,9 +216,11 @@ def launcher_text(program: str, architecture: str, dynamic: bool) -> str:
     name = program.rsplit("/", 1)[-1]
     if dynamic:
         loader = f'"$root/{libraries}/{_LOADER[architecture]}" --inhibit-cache --library-path "$root/{libraries}"'
-        # Python looks for its library beside the path that it was called by; the others want to hear their name only.
-        called = f'"$root/{program}"' if name.startswith("python") else shlex.quote(name)
-        lines.append(f'exec {loader} --argv0 {called} "$root/{program}" "$@"')
+        # Python looks for its library beside the path that it was called by, and must not leave byte code in the store.
+        # The others want to hear their bare name.
+        python = name.startswith("python")
+        called, options = (f'"$root/{program}"', " -B") if python else (shlex.quote(name), "")
+        lines.append(f'exec {loader} --argv0 {called} "$root/{program}"{options} "$@"')
     else:
         lines.append(f'exec "$root/{program}" "$@"')
     return "\n".join(lines) + "\n"

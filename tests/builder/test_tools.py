@@ -165,6 +165,8 @@ def test_python_is_the_nodes_and_has_its_own_library(closure: Tools) -> None:
         version, prefix = closure.run("python3.13", *options, "-c", code).decode().split()
         assert lock.version.startswith(version)
         assert Path(prefix).resolve() == (closure.root / "usr").resolve()
+    # The store's artifacts do not change by being used.
+    assert not list(closure.root.rglob("__pycache__"))
 
 
 @pytest.mark.parametrize(
