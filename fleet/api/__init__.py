@@ -3,6 +3,3 @@
 ``wire`` knows the JSON shapes, ``handlers`` maps a request to a response, ``server`` moves the bytes. Source of the
 contract: coreos/fleet, Documentation/api-v1.md and the behaviour of its fleetctl 1.0.0.
 """
-
-VERSION = "0.1.0"
-"""Of fleetd and fleetctl; the same as in pyproject.toml (a test compares them), which a node does not have."""

@@ -196,7 +196,7 @@ class Api:
         if unit is None:
             raise NoSuchUnit(name)
         machines = [each.id for each in registry.machines()]
-        placed = ""
+        placed, reason = "", registry.unit_status(name) or ""
         states: list[UnitState] = []
         for begin in range(0, len(machines), _TXN_OPS // 2):
             some = machines[begin : begin + _TXN_OPS // 2]
@@ -205,10 +205,10 @@ class Api:
             for orders, told in zip(answers[::2], answers[1::2], strict=True):
                 for order in (registry.decoded(each, codec.placement) for each in orders.kvs):
                     if order is not None and not order.everywhere:
-                        placed = order.machine
+                        placed, reason = order.machine, order.reason or reason
                 found = (registry.decoded(each, codec.state) for each in told.kvs)
                 states.extend(each for each in found if each is not None)
-        return _Seen(unit, placed, states, registry.unit_status(name) or "")
+        return _Seen(unit, placed, states, reason)
 
     def _metrics(self) -> Response:
         view = self._registry.overview()
@@ -248,16 +248,16 @@ def _patch_machines() -> Response:
 
 
 def _seen_in(view: Overview, name: str) -> _Seen:
-    machine = ""
+    machine, reason = "", view.reasons.get(name, "")
     states: list[UnitState] = []
     for each in view.machines:
         order = view.placements.get((each, name))
         if order is not None and not order.everywhere:
-            machine = each
+            machine, reason = each, order.reason or reason
         state = view.states.get((each, name))
         if state is not None:
             states.append(state)
-    return _Seen(view.units[name], machine, states, view.reasons.get(name, ""))
+    return _Seen(view.units[name], machine, states, reason)
 
 
 def _listed(seen: _Seen) -> wire.Json:

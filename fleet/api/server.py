@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import selectors
 import socket
 import sys
 import threading
@@ -15,10 +16,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fleet.api import VERSION
 from fleet.api.handlers import Api, Request, Response, failed
 from fleet.api.wire import BODY_SIZE_MAX
 from fleet.registry import Registry
+from terminal.release import VERSION
 
 IDLE_S = 60
 """Seconds that a connection may be silent; the original's client keeps its own open for 90 and copes with losing them."""
@@ -43,17 +44,14 @@ class ApiServer:
     def start(self) -> None:
         """Begin to serve, in threads of its own."""
         for number, server in enumerate(self._servers):
-            thread = threading.Thread(
-                target=server.serve_forever, kwargs={"poll_interval": 0.2}, name=f"api-{number}", daemon=True
-            )
+            thread = threading.Thread(target=server.serve, name=f"api-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
         """Take no more connections and close the sockets; requests that are being answered go on."""
-        if self._threads:
-            for server in self._servers:
-                server.shutdown()
+        for server in self._servers:
+            server.wake()
         for thread in self._threads:
             thread.join()
         self._threads.clear()
@@ -69,8 +67,34 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()  # socketserver always makes one of its own
         self.socket = listening
+        self.socket.setblocking(False)  # a client may be gone between select and accept
         self.api = api
+        self._wake_write, self._wake_read = socket.socketpair()
         self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
+
+    def serve(self) -> None:
+        """Accept connections until :meth:`wake`. Unlike ``serve_forever`` it costs nothing while nothing happens."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            while True:
+                if any(key.fileobj is self._wake_read for key, _ in selector.select()):
+                    return
+                try:
+                    connection, address = self.get_request()
+                except OSError:
+                    continue
+                connection.setblocking(True)
+                self.process_request(connection, address)
+
+    def wake(self) -> None:
+        """End :meth:`serve`; from any thread."""
+        self._wake_write.send(b"x")
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._wake_read.close()
+        self._wake_write.close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         # Blocks the accepting thread, no other; not for long, since stop() waits for it.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fleet.ctl.client import Client, UnitRecord
 from fleet.ctl.listing import no_such_unit
@@ -13,7 +12,7 @@ from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import Argument, parse_arguments, read_file
 from fleet.ctl.waiting import Look, Outcome, Running, Verdict, judge_state, location, wait
 from fleet.unitfile import UnitFile
-from terminal import Failure, UsageFailure
+from terminal import Failure
 
 _REPLACEABLE = {
     "inactive": ("inactive",),
@@ -112,14 +111,14 @@ def restart(settings: Settings, options: argparse.Namespace) -> int:
                 raise Failure(f"unit {record.name} is on no machine", hint=f"start it: fleetctl start {record.name}")
             _ask(reach.client, record, "loaded")
             if record.is_global:
-                _wait(reach.client, {record.name: _look_stopped_everywhere(reach.client, record.name)}, options)
+                _wait({record.name: _look_stopped_everywhere(reach.client, record.name)}, options)
             else:
-                _wait(reach.client, {record.name: _look_state(reach.client, record.name, "loaded")}, options)
+                _wait({record.name: _look_state(reach.client, record.name, "loaded")}, options)
             reach.client.set_desired(record.name, "launched")
             if record.is_global:
                 print(f"Triggered global unit {record.name} restart")
             else:
-                _wait(reach.client, {record.name: _look_start(reach.client, record.name)}, options)
+                _wait({record.name: _look_start(reach.client, record.name)}, options)
     if missing:
         raise no_such_unit(missing)
     return 0
@@ -171,7 +170,7 @@ def _bring(settings: Settings, options: argparse.Namespace, wanted: str) -> int:
                     _tell(f"warning: unit {name} is on no machine: {record.reason}")
             else:
                 looks[name] = _look_start(client, name) if wanted == "launched" else _look_state(client, name, wanted)
-        _wait(client, looks, options)
+        _wait(looks, options)
     return 0
 
 
@@ -265,10 +264,10 @@ def _take_down(client: Client, records: Sequence[UnitRecord], wanted: str, optio
             print(f"Triggered unit {record.name} {verb}")
         else:
             looks[record.name] = _look_state(client, record.name, wanted)
-    _wait(client, looks, options)
+    _wait(looks, options)
 
 
-def _wait(client: Client, looks: dict[str, Look], options: argparse.Namespace) -> None:
+def _wait(looks: dict[str, Look], options: argparse.Namespace) -> None:
     """Wait for units, each of which says itself on stdout what it has come to."""
     wait(
         looks,

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.api import VERSION
 from fleet.ctl import change, listing, remote
 from fleet.ctl.client import Endpoint
 from fleet.ctl.reach import Settings
 from fleet.ctl.transport import Ssh, parse_tunnel
 from terminal import UsageFailure, command
+from terminal.release import VERSION
 
 PROG = "fleetctl"
 DEFAULT_ENDPOINT = "unix:///run/fleet.sock"
@@ -183,22 +183,19 @@ _WORDS = (*_BY_NAME, "help", "version")
 
 def main() -> int:
     """Entry point of the console script."""
-    return command(PROG, run)
+    return command(PROG, run, remote=("ssh",))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line (without the program's name); returns the exit code."""
     parser = _parser()
     options = parser.parse_args(_bare_booleans(arguments))
-    if options.version or options.command == "version":
-        print(f"{PROG} version {VERSION}")
-        return 0
-    if options.command is None:
+    if options.command is None and not options.version:
         parser.print_help()
         return 0
-    name = _resolve(options.command)
+    name = "version" if options.version else _resolve(options.command)
     if name == "version":
-        print(f"{PROG} version {VERSION}")
+        print(f"{PROG} {VERSION}")
         return 0
     if name == "help":
         return _help(parser, options.rest)

@@ -112,10 +112,16 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Client:
-    """The API at ``endpoint``; ``timeout_s`` bounds each request. Raises :class:`ApiError` and :class:`Unreachable`."""
+    """The API at ``endpoint``; ``timeout_s`` bounds each request. Raises :class:`ApiError` and :class:`Unreachable`.
 
-    def __init__(self, endpoint: Endpoint, *, timeout_s: float = 30.0, hint: str | None = None) -> None:
+    ``where`` and ``hint`` are what an error says about the endpoint, when its address here means nothing to a person.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, *, timeout_s: float = 30.0, where: str | None = None, hint: str | None = None
+    ) -> None:
         self.endpoint = endpoint
+        self._where = where or str(endpoint)
         self._timeout_s = timeout_s
         self._hint = hint or "on a node, is fleet.service running? from elsewhere, set --tunnel or FLEETCTL_TUNNEL"
         self._connection: http.client.HTTPConnection | None = None
@@ -240,7 +246,7 @@ class Client:
         except TimeoutError:
             self.close()
             raise Unreachable(
-                f"no answer within {self._timeout_s:g} s", where=str(self.endpoint), hint="raise --request-timeout"
+                f"no answer within {self._timeout_s:g} s", where=self._where, hint="raise --request-timeout"
             ) from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
@@ -264,12 +270,12 @@ class Client:
     def _unreachable(self, error: BaseException) -> Unreachable:
         if isinstance(error, http.client.RemoteDisconnected):
             return Unreachable(
-                "the other end closed the connection without an answer", where=str(self.endpoint), hint=self._hint
+                "the other end closed the connection without an answer", where=self._where, hint=self._hint
             )
-        return Unreachable("cannot talk to the fleet API", where=str(self.endpoint), hint=self._hint)
+        return Unreachable("cannot talk to the fleet API", where=self._where, hint=self._hint)
 
     def _nonsense(self, message: str) -> Failure:
-        return Failure(f"this is no fleet API: {message}", where=str(self.endpoint), hint="check --endpoint")
+        return Failure(f"this is no fleet API: {message}", where=self._where, hint="check --endpoint")
 
 
 def _error_message(status: int, body: bytes) -> str:

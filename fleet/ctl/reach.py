@@ -35,19 +35,20 @@ class Reach:
         self._settings = settings
         self._tunnel = tunnel
 
-    def run(self, machine: Machine, command: Sequence[str], *, options: Sequence[str] = ()) -> int:
-        """Run ``command`` (a shell when empty) on ``machine`` with our own standard streams; returns its exit status.
+    def run(self, machine: Machine, line: str, *, options: Sequence[str] = ()) -> int:
+        """Run the shell's ``line`` (a login shell when empty) on ``machine`` with our own standard streams.
 
-        ``options`` are for ssh, and are of no use on the machine that we are on.
+        ``options`` are for ssh, and are of no use on the machine that we are on. Returns the exit status.
         """
         ssh = self._settings.ssh
         if self._tunnel is not None:
             there = machine.id == self._tunnel.machine_id
-            return _run(self._tunnel.session(command, machine=None if there else machine, options=options))
+            return _run(self._tunnel.session(line, machine=None if there else machine, options=options))
         if machine.id == local_machine_id():
-            return _run(command or [os.environ.get("SHELL", "/bin/sh")])
+            shell = os.environ.get("SHELL", "/bin/sh")
+            return _run(["/bin/sh", "-c", line] if line else [shell])
         ssh.prepare()
-        return _run(direct_session(ssh, machine, command, options=options))
+        return _run(direct_session(ssh, machine, line, options=options))
 
 
 @contextlib.contextmanager
@@ -64,8 +65,12 @@ def open_reach(settings: Settings) -> Iterator[Reach]:
         )
 
     def client_of(tunnel: Tunnel) -> Client:
-        hint = f"is fleet.service running on the node behind {tunnel.address}?"
-        return Client(Endpoint("localhost", path=str(tunnel.socket)), timeout_s=settings.request_timeout_s, hint=hint)
+        return Client(
+            Endpoint("localhost", path=str(tunnel.socket)),
+            timeout_s=settings.request_timeout_s,
+            where=f"{endpoint} on {tunnel.address}",
+            hint="is fleet.service running on that node?",
+        )
 
     def usable(tunnel: Tunnel) -> None:
         # With a choice of nodes, one whose fleetd is down or has no etcd is as good as dead.

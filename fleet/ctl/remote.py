@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -67,7 +68,7 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
                     print(f"{machine_cell(machine)}:")
                 sys.stdout.flush()
                 command = ["systemctl", "status", "--no-pager", "-l", "--", str(argument.name)]
-                first_bad = first_bad or reach.run(machine, command, options=_port(options))
+                first_bad = first_bad or reach.run(machine, shlex.join(command), options=_port(options))
                 separate = True
     return first_bad
 
@@ -95,11 +96,11 @@ def journal(settings: Settings, options: argparse.Namespace) -> int:
         command = [*(["sudo"] if options.sudo else []), *command, *(["--follow"] if options.follow else [])]
         # With a terminal of its own the remote journalctl ends when ours does.
         terminal = ["-t"] if options.follow and sys.stdout.isatty() else []
-        return reach.run(machines[0], command, options=[*_port(options), *terminal])
+        return reach.run(machines[0], shlex.join(command), options=[*_port(options), *terminal])
 
 
 def ssh(settings: Settings, options: argparse.Namespace) -> int:
-    """A shell, or a command, on a machine."""
+    """A shell, or a command, on a machine. As with ssh itself, the words of the command are joined for the remote shell."""
     command = list(options.arguments)
     if options.machine and options.unit:
         raise UsageFailure("--machine and --unit exclude each other")
@@ -122,7 +123,7 @@ def ssh(settings: Settings, options: argparse.Namespace) -> int:
                 f"{named} can be {len(found)} machines", hint="choose one: " + " ".join(each.id for each in found)
             )
         flags = [*(["-A"] if options.forward_agent else []), *([] if command else ["-t"])]
-        return reach.run(found[0], command, options=[*_port(options), *flags])
+        return reach.run(found[0], " ".join(command), options=[*_port(options), *flags])
 
 
 def _places(client: Client, machines: Sequence[Machine], argument: Argument, wanted: str | None) -> list[Machine]:

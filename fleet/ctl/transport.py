@@ -194,18 +194,17 @@ class Tunnel:
         """What to tell when it has."""
         return Failure(f"no answer within {self._ssh.timeout_s:g} s", where=str(self.address))
 
-    def session(
-        self, command: Sequence[str], *, machine: Machine | None = None, options: Sequence[str] = ()
-    ) -> list[str]:
-        """The command line that runs ``command`` (a shell when empty) on the tunnel's node, or on ``machine`` by a hop from there.
+    def session(self, line: str, *, machine: Machine | None = None, options: Sequence[str] = ()) -> list[str]:
+        """The command line that runs the shell's ``line`` (a login shell when empty) on the tunnel's node, or on ``machine`` by
+        a hop from there.
 
         ``options`` are for the ssh to the machine: ``-t``, ``-A``, ``-p``.
         """
         shared = ["ssh", "-S", str(self._control)]
         if machine is None:
-            return [*shared, *options, *self._ssh.arguments(self.address), *_remote(command)]
+            return [*shared, *options, *self._ssh.arguments(self.address), *_remote(line)]
         hop = shlex.join([*shared, "-W", "%h:%p", *self._ssh.arguments(self.address)])
-        return direct_session(self._ssh, machine, command, options=["-o", f"ProxyCommand={hop}", *options])
+        return direct_session(self._ssh, machine, line, options=["-o", f"ProxyCommand={hop}", *options])
 
     def _complaint(self) -> str:
         """What ssh said last on its standard error; it has ended when this is called."""
@@ -215,8 +214,8 @@ class Tunnel:
         return told.removeprefix("ssh: ") or f"ssh ended with exit code {self._process.wait()}"
 
 
-def direct_session(ssh: Ssh, machine: Machine, command: Sequence[str], *, options: Sequence[str] = ()) -> list[str]:
-    """The command line that runs ``command`` on ``machine``; raises :class:`Failure` when its address is none.
+def direct_session(ssh: Ssh, machine: Machine, line: str, *, options: Sequence[str] = ()) -> list[str]:
+    """The command line that runs the shell's ``line`` on ``machine``; raises :class:`Failure` when its address is none.
 
     The address came over the network and ends up in a command line: nothing but an IP address is taken.
     """
@@ -228,7 +227,7 @@ def direct_session(ssh: Ssh, machine: Machine, command: Sequence[str], *, option
             where=f"machine {machine.id}",
             hint="set coreos.fleet.public-ip in its cloud-config",
         ) from None
-    return ["ssh", *options, *ssh.arguments(Address(host)), *_remote(command)]
+    return ["ssh", *options, *ssh.arguments(Address(host)), *_remote(line)]
 
 
 @contextlib.contextmanager
@@ -285,7 +284,7 @@ def _race(
             next_start = time.monotonic() + stagger_s
         limits = [each.overdue_in_s for each in running] + ([next_start - time.monotonic()] if waiting else [])
         ready = {key.data for key, _ in selector.select(max(0.0, min(limits)))}
-        for tunnel in list(running):
+        for tunnel in running.copy():
             try:
                 if tunnel in ready and tunnel.greeted():
                     usable(tunnel)
@@ -314,8 +313,8 @@ def _hint(trouble: Sequence[Failure], ssh: Ssh) -> str:
     return next((each.hint for each in trouble if each.hint), "is the node up? check --tunnel and --ssh-timeout")
 
 
-def _remote(command: Sequence[str]) -> list[str]:
-    return [shlex.join(command)] if command else []
+def _remote(line: str) -> list[str]:
+    return [line] if line else []
 
 
 def _short_temporary_folder() -> str:

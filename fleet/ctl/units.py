@@ -87,7 +87,10 @@ def read_file(path: Path) -> UnitFile | None:
             f"a unit file is text in UTF-8, byte {error.start} is not", where=str(path), hint="is this the right file?"
         ) from None
     try:
-        return UnitFile.parse(text)
+        unitfile = UnitFile.parse(text)
     except UnitFileError as error:
         place = f"{path}:{error.line}" if error.line else str(path)
         raise Failure(error.message, where=place, hint=error.hint) from None
+    if not unitfile.options:
+        raise Failure("the unit file has no options", where=str(path), hint="it needs a [Service] with an ExecStart=")
+    return unitfile

@@ -22,6 +22,9 @@ ATTEMPT_S = 2.0
 POLL_S = 0.25
 POLL_MAX_S = 1.0
 
+QUIET_S = 1.0
+"""Seconds at the beginning of a wait in which no condition is printed: what is over by then is not worth a line."""
+
 SETTLED_S = 10.0
 """Seconds after which a launched unit that is still inactive counts as finished (or skipped by a condition of its own), and an
 agent's trouble with a unit counts as lasting."""
@@ -138,8 +141,7 @@ def wait(
             verdict = _look(looks[name], clock() - begin)
             if verdict.outcome is Outcome.PENDING:
                 pending[name] = verdict.text
-                # What is over within the first second is not worth a line.
-                if verdict.text != told[name] and clock() - begin >= 1.0:
+                if verdict.text != told[name] and clock() - begin >= QUIET_S:
                     told[name] = verdict.text
                     tell(verdict.text)
                 continue

@@ -1,0 +1,388 @@
+"""Each command through its real entry point: exit code, stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+A = "a" * 32
+Fleetctl = Any  # tests/fleet/ctl/conftest.py, which importlib mode keeps out of reach
+UnitFile = Callable[..., Path]
+
+
+class TestLists:
+    def test_list_machines(self, fleetctl: Fleetctl) -> None:
+        assert fleetctl("list-machines") == (
+            0,
+            "MACHINE      IP          METADATA\naaaaaaaa...  10.77.0.11  az=1,disk=ssd\nbbbbbbbb...  10.77.0.12  -\n",
+            "",
+        )
+
+    def test_list_machines_full_without_legend_by_a_shortened_name(self, fleetctl: Fleetctl) -> None:
+        said = fleetctl("list-m", "-l", "--no-legend", "--fields", "ip,machine")
+        assert said == (0, f"10.77.0.11  {A}\n10.77.0.12  {'b' * 32}\n", "")
+
+    def test_list_machines_json(self, fleetctl: Fleetctl) -> None:
+        said = fleetctl("list-machines", "--json")
+        assert json.loads(said.out)[0] == {"machine": A, "ip": "10.77.0.11", "metadata": {"az": "1", "disk": "ssd"}}
+
+    def test_list_units_and_files(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        unit_file("everywhere.service", "[Service]\nExecStart=/bin/true\n\n[X-Fleet]\nGlobal=true\n")
+        unit_file("idle.service")
+        fleetctl("submit", "idle.service")
+        fleetctl("start", "hello.service", "everywhere.service")
+        assert fleetctl("list-units").out == (
+            "UNIT                MACHINE                 ACTIVE  SUB\n"
+            "everywhere.service  aaaaaaaa.../10.77.0.11  active  running\n"
+            "everywhere.service  bbbbbbbb.../10.77.0.12  active  running\n"
+            "hello.service       aaaaaaaa.../10.77.0.11  active  running\n"
+        )
+        assert fleetctl("list-unit-files", "--fields", "unit,global,dstate,state,target,desc").out == (
+            "UNIT                GLOBAL  DSTATE    STATE     TARGET                  DESC\n"
+            "everywhere.service  true    launched  -         global                  -\n"
+            "hello.service       false   launched  launched  aaaaaaaa.../10.77.0.11  Hello\n"
+            "idle.service        false   inactive  inactive  -                       Hello\n"
+        )
+        assert fleetctl("list-units", "--json").code == 0
+        assert [each["unit"] for each in json.loads(fleetctl("list-unit-files", "--json").out)][
+            0
+        ] == "everywhere.service"
+
+    def test_lists_of_nothing_are_a_header(self, fleetctl: Fleetctl) -> None:
+        assert fleetctl("list-units") == (0, "UNIT  MACHINE  ACTIVE  SUB\n", "")
+        assert fleetctl("list-unit-files", "--no-legend") == (0, "", "")
+
+    def test_an_unknown_field_is_wrong_usage(self, fleetctl: Fleetctl) -> None:
+        said = fleetctl("list-units", "--fields", "unit,colour")
+        assert said.code == 2
+        assert "no such field: colour" in said.err
+        assert "choose of unit,machine,load,active,sub,hash" in said.err
+
+
+class TestSubmitAndCat:
+    def test_submit_then_cat(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file(text="# a comment\n[Service]\nExecStart=/bin/true\n")
+        assert fleetctl("submit", "hello.service") == (0, "Unit hello.service inactive\n", "")
+        assert fleetctl("cat", "hello") == (0, "[Service]\nExecStart=/bin/true\n", "")
+
+    def test_cat_of_nothing(self, fleetctl: Fleetctl) -> None:
+        assert fleetctl("cat", "hello.service") == (
+            1,
+            "",
+            "fleetctl: error: no such unit in the cluster: hello.service\n\n"
+            "hint: see the names with: fleetctl list-unit-files\n",
+        )
+
+    def test_a_changed_file_is_only_a_warning_without_replace(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl("submit", "hello.service")
+        unit_file(text="[Service]\nExecStart=/bin/true\n")
+        assert fleetctl("submit", "hello.service") == (
+            0,
+            "Unit hello.service inactive\n",
+            "warning: unit hello.service in the cluster differs from hello.service; use --replace to store the file\n",
+        )
+        assert "sleep" in fleetctl("cat", "hello.service").out
+        assert fleetctl("submit", "--replace", "hello.service").code == 0
+        assert fleetctl("cat", "hello.service").out == "[Service]\nExecStart=/bin/true\n"
+        assert fleetctl("submit", "--replace", "hello.service").err == "unit hello.service has this text already\n"
+
+    def test_submit_does_not_replace_a_running_unit(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl("start", "hello.service")
+        unit_file(text="[Service]\nExecStart=/bin/true\n")
+        said = fleetctl("submit", "--replace", "hello.service")
+        assert said.code == 1
+        assert "unit hello.service is launched, so submit does not replace it" in said.err
+        assert fleetctl("start", "--replace", "hello.service").code == 0
+        assert fleetctl("cat", "hello.service").out == "[Service]\nExecStart=/bin/true\n"
+
+
+class TestStart:
+    def test_start(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        said = fleetctl("start", "hello.service")
+        assert said == (0, "Unit hello.service launched on aaaaaaaa.../10.77.0.11\n", "")
+        assert fleetctl("start", "hello.service") == said, "again changes nothing and says the same"
+
+    def test_a_slow_unit_is_waited_for(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(
+            fleetctl, [("activating", "start-pre")] * 20 + [("active", "running")]
+        )
+        assert fleetctl("start", "hello.service") == (
+            0,
+            "Unit hello.service launched on aaaaaaaa.../10.77.0.11\n",
+            "waiting for unit hello.service to run: it is activating (start-pre)\n",
+        )
+
+    def test_a_unit_that_fails(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(fleetctl, [("activating", "start"), ("failed", "failed")])
+        said = fleetctl("start", "hello.service")
+        assert said.code == 1
+        assert said.err.splitlines()[-3:] == [
+            "fleetctl: error: unit hello.service is failed (failed)",
+            "",
+            "hint: see: fleetctl journal hello.service",
+        ]
+
+    def test_a_unit_that_finishes(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(
+            fleetctl, [("activating", "start"), ("activating", "start"), ("inactive", "dead")]
+        )
+        said = fleetctl("start", "hello.service")
+        assert said.code == 0
+        assert said.out.endswith("Unit hello.service has finished: it is inactive (dead)\n")
+
+    def test_a_unit_that_no_machine_can_take(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(
+            fleetctl, reason="no machine has metadata disk=tape (2 machines)"
+        )
+        assert fleetctl("start", "--block-attempts", "1", "hello.service") == (
+            1,
+            "",
+            "waiting for unit hello.service to be launched: no machine has metadata disk=tape (2 machines)\n"
+            "fleetctl: error: gave up after 0.05 s, waiting for unit hello.service to be launched: "
+            "no machine has metadata disk=tape (2 machines)\n\n"
+            "hint: ask: fleetctl why hello.service\n",
+        )
+        assert fleetctl("start", "--no-block", "hello.service") == (
+            0,
+            "Triggered unit hello.service start\n",
+            "warning: unit hello.service is on no machine: no machine has metadata disk=tape (2 machines)\n",
+        )
+        assert fleetctl("why", "hello.service") == (
+            0,
+            "hello.service: desired launched, current inactive, on no machine\n"
+            "  no machine has metadata disk=tape (2 machines)\n",
+            "",
+        )
+
+    def test_a_unit_that_its_machine_cannot_load(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(
+            fleetctl, [("inactive", "dead")], error="the start job was refused"
+        )
+        said = fleetctl("start", "hello.service")
+        assert said.code == 1
+        assert "unit hello.service cannot be started: the start job was refused" in said.err
+
+    def test_a_global_unit_is_not_waited_for(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file("g.service", "[Service]\nExecStart=/bin/true\n\n[X-Fleet]\nGlobal=true\n")
+        assert fleetctl("start", "g.service") == (0, "Triggered global unit g.service start\n", "")
+
+    def test_an_instance_by_a_symbolic_link(self, fleetctl: Fleetctl, unit_file: UnitFile, folder: Path) -> None:
+        unit_file("units/redis.service")
+        (folder / "units/polop@redis.service").symlink_to("redis.service")
+        said = fleetctl("start", "units/polop@redis.service")
+        assert said == (0, "Unit polop@redis.service launched on aaaaaaaa.../10.77.0.11\n", "")
+        assert "sleep 1000" in fleetctl("cat", "polop@redis.service").out
+
+    def test_an_instance_of_a_template_beside_the_path_or_in_the_cluster(
+        self, fleetctl: Fleetctl, unit_file: UnitFile
+    ) -> None:
+        template = unit_file("units/web@.service")
+        assert fleetctl("start", "units/web@1.service").code == 0
+        assert fleetctl("submit", "units/web@.service").code == 0
+        template.unlink()
+        assert fleetctl("start", "web@2.service").code == 0
+
+    def test_a_template_cannot_be_started(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file("web@.service")
+        said = fleetctl("start", "web@.service")
+        assert said.code == 1
+        assert "hint: start an instance of it: web@1.service" in said.err
+
+    def test_load(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        assert fleetctl("load", "hello.service") == (0, "Unit hello.service loaded on aaaaaaaa.../10.77.0.11\n", "")
+
+
+class TestTakeDown:
+    @pytest.fixture(autouse=True)
+    def _running(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl("start", "hello.service")
+
+    def test_stop_unload_destroy(self, fleetctl: Fleetctl) -> None:
+        assert fleetctl("stop", "hello.service") == (0, "Unit hello.service loaded on aaaaaaaa.../10.77.0.11\n", "")
+        assert fleetctl("unload", "hello.service") == (0, "Unit hello.service inactive\n", "")
+        assert fleetctl("stop", "hello.service").code == 1
+        assert fleetctl("destroy", "hello.service") == (0, "Destroyed hello.service\n", "")
+        assert fleetctl("destroy", "hello.service").code == 1
+        assert fleetctl("list-unit-files", "--no-legend").out == ""
+
+    def test_restart(self, fleetctl: Fleetctl) -> None:
+        assert fleetctl("restart", "hello.service").out.splitlines() == [
+            "Unit hello.service loaded on aaaaaaaa.../10.77.0.11",
+            "Unit hello.service launched on aaaaaaaa.../10.77.0.11",
+        ]
+
+    def test_no_block(self, fleetctl: Fleetctl) -> None:
+        assert fleetctl("stop", "--no-block", "hello.service").out == "Triggered unit hello.service stop\n"
+
+    def test_a_missing_unit_fails_but_the_others_are_done(self, fleetctl: Fleetctl) -> None:
+        for verb in ("stop", "unload", "destroy"):
+            said = fleetctl(verb, "nothing.service", "hello.service")
+            assert said.code == 1
+            assert "hello.service" in said.out
+            assert "no such unit in the cluster: nothing.service" in said.err
+
+    def test_destroy_waits_for_the_machine_to_let_go(self, fleetctl: Fleetctl) -> None:
+        fleetctl.world.scripts["hello.service"].stays = True
+        said = fleetctl("destroy", "--block-attempts", "1", "hello.service")
+        assert said.code == 1
+        assert f"waiting for machine {A} to let go of unit hello.service" in said.err
+
+
+class TestWhy:
+    def test_a_placed_unit(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl("start", "hello.service")
+        assert fleetctl("why", "hello.service").out.splitlines() == [
+            "hello.service: desired launched, current launched, on aaaaaaaa.../10.77.0.11",
+            "  least loaded",
+            "  aaaaaaaa.../10.77.0.11 says active (running)",
+        ]
+        assert json.loads(fleetctl("why", "--json", "hello.service").out)["machine"] == A
+
+    def test_an_idle_unit(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl("submit", "hello.service")
+        assert "nobody asked for it" in fleetctl("why", "hello.service").out
+
+
+class TestWrongUsage:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["frobnicate"], "there is no command frobnicate"),
+            (["list"], "list can be list-machines or list-units or list-unit-files"),
+            (["start"], "no unit given"),
+            (["list-units", "--colour"], "unrecognized arguments: --colour"),
+            (["start", "--block-attempts", "-1", "x"], "--block-attempts"),
+            (["--endpoint", "ftp://x", "list-units"], "not an endpoint"),
+            (["--endpoint", "unix://var/run/fleet.sock", "list-units"], "takes an absolute path"),
+            (["--tunnel", "a:b:c:d", "--request-timeout", "soon", "list-units"], "no number of seconds"),
+            (["--tunnel=-oProxyCommand=x", "list-units"], "not of the form HOST[:PORT]"),
+            (["--tunnel", "host:99999", "list-units"], "not of the form HOST[:PORT]"),
+            (["--tunnel", "host", "--endpoint", "http://h", "list-units"], "leads to a unix socket"),
+            (["--ssh-username=-x", "list-units"], "no user name"),
+            (["--strict-host-key-checking=maybe", "list-units"], "neither true nor false"),
+            (["cat"], "the following arguments are required: UNIT"),
+            (["ssh"], "no machine and no unit given"),
+            (["ssh", "--unit", "x", "--machine", "y"], "exclude each other"),
+        ],
+    )
+    def test_exit_code_2(self, fleetctl: Fleetctl, arguments: list[str], message: str) -> None:
+        said = fleetctl(*arguments)
+        assert said.code == 2
+        assert message in said.err
+        assert said.out == ""
+
+    def test_nothing_at_all_is_help(self, fleetctl: Fleetctl) -> None:
+        said = fleetctl()
+        assert said.code == 0
+        assert "list-unit-files" in said.out
+
+    def test_help_and_version(self, fleetctl: Fleetctl) -> None:
+        assert fleetctl("version").out == fleetctl("--version").out == "fleetctl 0.1.0\n"
+        assert fleetctl("help", "start").out == fleetctl("start", "--help").out
+        assert "examples:" in fleetctl("help", "start").out
+        assert "start units" in fleetctl("--help").out
+
+    def test_global_options_behind_the_command(self, fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("FLEETCTL_ENDPOINT")
+        assert fleetctl("list-machines", "--endpoint", f"unix://{fleetctl.socket}").code == 0
+
+
+class TestBadInput:
+    """Each is refused before anything is sent: no unit is left behind."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_stored(self, fleetctl: Fleetctl) -> Any:
+        yield
+        assert fleetctl("list-unit-files", "--no-legend").out == ""
+
+    def test_a_path_upwards_is_a_path(self, fleetctl: Fleetctl, folder: Path) -> None:
+        said = fleetctl("start", "../x.service")
+        assert said.code == 1
+        assert "x.service is not in the cluster, and there is no file ../x.service" in said.err
+
+    @pytest.mark.parametrize(
+        "name", ["hello world.service", "a$(b).service", "x" * 300, "..", "@x.service", "é.service"]
+    )
+    def test_a_bad_name(self, fleetctl: Fleetctl, folder: Path, name: str) -> None:
+        said = fleetctl("start", name)
+        assert said.code == 1
+        assert "hint: " in said.err
+
+    def test_the_last_mistake_leaves_the_first_unit_alone(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        assert fleetctl("start", "hello.service", "missing.service").code == 1
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"\x7fELF\xff\xfe", "byte 4 is not"),
+            (b"[Service]\nExecStart=/bin/\0true\n", "a NUL byte"),
+            (b"[Service]\nExecStart\n", "bad.service:2"),
+            (b"", "no options"),
+            (b"#" * 1_100_000, "more than 1048576 bytes"),
+            (b"[Service]\nExecStart=/bin/true\n[X-Fleet]\nConflict=x\n", "Conflict"),
+        ],
+    )
+    def test_a_bad_file(self, fleetctl: Fleetctl, folder: Path, content: bytes, message: str) -> None:
+        (folder / "bad.service").write_bytes(content)
+        said = fleetctl("start", "bad.service")
+        assert said.code == 1
+        assert message in said.err
+
+    def test_a_folder(self, fleetctl: Fleetctl, folder: Path) -> None:
+        (folder / "x.service").mkdir()
+        assert "this is a folder" in fleetctl("start", "x.service").err
+        assert "this is a folder" in fleetctl("start", "x.service/").err
+
+    def test_a_link_to_nowhere(self, fleetctl: Fleetctl, folder: Path) -> None:
+        (folder / "x.service").symlink_to("gone.service")
+        said = fleetctl("start", "x.service")
+        assert "this link leads nowhere" in said.err
+        assert "gone.service" in said.err
+
+
+class TestTrouble:
+    def test_nobody_listens(self, fleetctl: Fleetctl) -> None:
+        said = fleetctl("--endpoint", "unix:///nonexistent/fleet.sock", "list-machines")
+        assert said.code == 1
+        assert said.err == (
+            "fleetctl: error: unix:///nonexistent/fleet.sock: cannot talk to the fleet API\n"
+            "  caused by: [Errno 2] No such file or directory\n\n"
+            "hint: on a node, is fleet.service running? from elsewhere, set --tunnel or FLEETCTL_TUNNEL\n"
+        )
+
+    def test_etcd_is_away(self, fleetctl: Fleetctl) -> None:
+        fleetctl.world.client.reachable = False
+        said = fleetctl("list-machines")
+        assert said.code == 1
+        assert "fleet server unable to communicate with etcd" in said.err
+
+    def test_status_of_a_unit_that_is_nowhere(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl("submit", "hello.service")
+        said = fleetctl("status", "hello.service")
+        assert said.code == 1
+        assert "unit hello.service is on no machine" in said.err
+
+
+def script(fleetctl: Fleetctl, says: list[tuple[str, str]] | None = None, *, reason: str = "", error: str = "") -> Any:
+    """A script of the played cluster."""
+    module = __import__("sys").modules[type(fleetctl).__module__]
+    return module.Script(reason=reason, says=says or [("active", "running")], error=error)
