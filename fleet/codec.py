@@ -126,6 +126,14 @@ def placement(key: str, value: bytes) -> Placement:
     return found
 
 
+def broken_placement(machine: str, unit: str) -> Placement | None:
+    """A stand-in for an order that cannot be read; ``None`` when the key is none of ours either."""
+    try:
+        return Placement(str(UnitName.parse(unit)), machine_id(machine), Desired.LOADED, text="", hash="")
+    except (UnitNameError, BrokenValue):
+        return None
+
+
 def state(key: str, value: bytes) -> UnitState:
     """What a machine says about a unit."""
     fields = _load(value)

@@ -84,5 +84,6 @@ def current_state(unit: Unit, machine: str | None, states: Iterable[UnitState]) 
     mine = [state for state in states if state.name == unit.name]
     for state in mine:
         if state.machine == machine:
-            return state.reached if state.hash == unit.unitfile.hash() else Desired.LOADED
+            is_whole = state.hash == unit.unitfile.hash() or state.reached is Desired.INACTIVE
+            return state.reached if is_whole else Desired.LOADED
     return Desired.LOADED if mine and machine is None else Desired.INACTIVE

@@ -27,9 +27,13 @@ from etcd.protocol import Compare, Etcd, KeyValue, Op
 from fleet import codec
 from fleet.model import Desired, Machine, Placement, Unit, UnitState
 from fleet.requirements import check_unit
+from fleet.unitfile import UnitFileError
 from terminal import Failure
 
 PREFIX = "/flotilla/fleet/"
+VALUE_MAX = 1 << 20
+"""Bytes of a unit's value. etcd takes 1.5 MiB a request; the order for the unit, which says a little more, must fit too."""
+
 _ATTEMPTS = 8
 _LOG = logging.getLogger(__name__)
 
@@ -70,11 +74,17 @@ class Overview:
     """All that the cluster knows, in dicts: one read of the prefix, kept up to date with :meth:`put` and :meth:`delete`.
 
     Keys of ``placements`` and ``states`` are (machine, unit). ``revision`` is the last one that is in it.
+
+    A value that cannot be read is not the same as none: ``alive`` has the ids of all machine keys, readable or not;
+    ``unreadable`` the names of units whose value is broken (``units`` keeps what was last read of them); a broken order
+    counts as one with an empty text, so that the engine writes it anew.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self.revision = 0
+        self.alive: set[str] = set()
+        self.unreadable: set[str] = set()
         self.machines: dict[str, Machine] = {}
         self.units: dict[str, Unit] = {}
         self.placements: dict[tuple[str, str], Placement] = {}
@@ -82,16 +92,24 @@ class Overview:
         self.reasons: dict[str, str] = {}
 
     def put(self, found: KeyValue) -> None:
-        """Take a key's new value. A broken one counts as absent."""
+        """Take a key's new value."""
         kind, _, rest = found.key.removeprefix(self._registry.prefix).partition("/")
         decoded = self._registry.decoded
         match kind:
             case "machines":
+                self.alive.add(rest)
                 _set(self.machines, rest, decoded(found, codec.machine))
             case "units":
-                _set(self.units, rest, decoded(found, codec.unit))
+                unit = decoded(found, codec.unit)
+                if unit is None:
+                    self.unreadable.add(rest)
+                else:
+                    self.unreadable.discard(rest)
+                    self.units[rest] = unit
             case "schedule":
-                _set(self.placements, _pair(rest), decoded(found, codec.placement))
+                machine, name = _pair(rest)
+                order = decoded(found, codec.placement) or codec.broken_placement(machine, name)
+                _set(self.placements, (machine, name), order)
             case "states":
                 _set(self.states, _pair(rest), decoded(found, codec.state))
             case "status":
@@ -103,8 +121,10 @@ class Overview:
         kind, _, rest = key.removeprefix(self._registry.prefix).partition("/")
         match kind:
             case "machines":
+                self.alive.discard(rest)
                 self.machines.pop(rest, None)
             case "units":
+                self.unreadable.discard(rest)
                 self.units.pop(rest, None)
             case "schedule":
                 self.placements.pop(_pair(rest), None)
@@ -184,6 +204,8 @@ class Registry:
         check_unit(unit)
         key = self.key_unit(unit.name)
         value = codec.unit_bytes(unit)
+        if len(value) > VALUE_MAX:
+            raise UnitFileError(f"the unit takes {len(value)} bytes in etcd, {VALUE_MAX} is the most")
         if replace:
             self.client.put(key, value)
             return

@@ -1,0 +1,81 @@
+"""When a machine that has vanished loses its units. Pure: the time comes in.
+
+A machine's key goes when its lease has run out, so it has been silent for a whole TTL by then. Two things can make that a lie:
+we were not looking (a new leader, a watch that broke: keys may be gone because etcd itself was away, and machines are about to
+come back), or so many vanish at once that a partition is likelier than as many deaths. So
+
+- nobody is evicted until the view has been whole for a full TTL; any gap starts that clock anew;
+- a machine that vanishes while we look has a short grace to come back;
+- when more than a third of all machines are away, they are evicted one at a time, a TTL apart, until none is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Departures:
+    """Which machines are away, since when, in one uninterrupted view that began at ``since``.
+
+    ``ttl_s`` is the machines' lease, ``grace_s`` what one that vanished before our eyes has to come back.
+    """
+
+    def __init__(self, since: float, *, ttl_s: float, grace_s: float) -> None:
+        self._since = since
+        self._ttl_s = ttl_s
+        self._grace_s = grace_s
+        self._alive: set[str] = set()
+        self._away: dict[str, float] = {}
+        self._paced_from: float | None = None
+
+    @property
+    def away(self) -> Iterable[str]:
+        """Machines that are away and not evicted yet, by id."""
+        return sorted(self._away)
+
+    @property
+    def is_mass(self) -> bool:
+        """Whether so many are away that evictions are spread over time."""
+        return self._paced_from is not None
+
+    def came(self, machine: str) -> None:
+        """A machine is alive."""
+        self._alive.add(machine)
+        self._away.pop(machine, None)
+        if not self._away:
+            self._paced_from = None
+
+    def left(self, machine: str, now: float) -> None:
+        """A machine is not alive, seen at ``now``."""
+        self._alive.discard(machine)
+        self._away.setdefault(machine, now)
+        if (
+            self._paced_from is None
+            and len(self._away) > 1
+            and 3 * len(self._away) > len(self._away) + len(self._alive)
+        ):
+            self._paced_from = now
+
+    def take_due(self, now: float) -> list[str]:
+        """Machines to evict now. They are forgotten: whoever comes back is a newcomer."""
+        due = sorted((self._ripe(away), machine) for machine, away in self._away.items() if self._ripe(away) <= now)
+        if self._paced_from is not None and due:
+            if now < self._paced_from:
+                return []
+            due = due[:1]
+            self._paced_from = now + self._ttl_s
+        for _, machine in due:
+            del self._away[machine]
+        if not self._away:
+            self._paced_from = None
+        return [machine for _, machine in due]
+
+    def next_due(self) -> float | None:
+        """When to ask again; ``None`` when nobody is away."""
+        if not self._away:
+            return None
+        ripe = min(self._ripe(away) for away in self._away.values())
+        return ripe if self._paced_from is None else max(ripe, self._paced_from)
+
+    def _ripe(self, away_since: float) -> float:
+        return max(away_since + self._grace_s, self._since + self._ttl_s)

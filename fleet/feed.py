@@ -1,0 +1,73 @@
+"""Watches as data: a loop says which keys it wants to follow, and batches come to it through one queue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from etcd.errors import EtcdError
+from etcd.protocol import Etcd, Watch, WatchBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Keys that begin with ``prefix``, from ``start_revision`` on. ``serial`` tells a new wish from an old one."""
+
+    prefix: str
+    start_revision: int
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A batch of a subscription."""
+
+    subscription: Subscription
+    batch: WatchBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A subscription has ended; nothing more comes from it."""
+
+    subscription: Subscription
+    error: EtcdError
+
+
+class Feed:
+    """Keeps one watch open, the one last asked for, and hands what it brings to ``post`` (from a thread of its own)."""
+
+    def __init__(self, client: Etcd, post: Callable[[Delivered | Lost], None]) -> None:
+        self._client = client
+        self._post = post
+        self._wanted: Subscription | None = None
+        self._watch: Watch | None = None
+        self._lock = threading.Lock()
+
+    def follow(self, wanted: Subscription | None) -> None:
+        """Follow this subscription from now on, and no other. Cheap when nothing changes; never blocks on etcd."""
+        with self._lock:
+            if wanted == self._wanted:
+                return
+            self._wanted = wanted
+            old, self._watch = self._watch, None
+        if old is not None:
+            old.close()
+        if wanted is not None:
+            threading.Thread(target=self._read, args=(wanted,), name=f"watch {wanted.prefix}", daemon=True).start()
+
+    def _read(self, subscription: Subscription) -> None:
+        try:
+            watch = self._client.watch(subscription.prefix, subscription.start_revision)
+            with self._lock:
+                current = self._wanted == subscription
+                if current:
+                    self._watch = watch
+            if not current:
+                watch.close()
+                return
+            for batch in watch:
+                self._post(Delivered(subscription, batch))
+        except EtcdError as error:
+            self._post(Lost(subscription, error))

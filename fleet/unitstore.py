@@ -1,0 +1,88 @@
+"""Unit files of fleet on a machine: what is on disk is what the agent knows, so that a daemon that restarts knows it too.
+
+``units/`` holds the unit files, ``launched/`` an empty file for each unit that was started; both are under ``/run/fleet``, so that
+a reboot forgets them as it forgets the units. systemd finds a unit file by a link in ``/run/systemd/system``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from fleet.unitname import UnitName, UnitNameError
+from terminal import Failure
+
+
+class StoreError(Failure):
+    """A file could not be written or removed."""
+
+
+class UnitStore:
+    """The unit files in ``folder``, linked into ``systemd_folder``. Each method is one atomic step and safe to repeat."""
+
+    def __init__(self, folder: Path, systemd_folder: Path) -> None:
+        self._units = folder / "units"
+        self._launched = folder / "launched"
+        self._systemd = systemd_folder
+
+    def prepare(self) -> None:
+        """Make the folders. Raises :class:`StoreError`."""
+        for folder in (self._units, self._launched, self._systemd):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError("cannot make a folder for unit files", where=str(folder)) from error
+
+    def units(self) -> dict[str, str]:
+        """The hash of each unit file that is here, by unit name. Other files are none of ours."""
+        found: dict[str, str] = {}
+        for path in sorted(self._units.iterdir()):
+            try:
+                UnitName.parse(path.name)
+                found[path.name] = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+            except (UnitNameError, OSError):
+                continue
+        return found
+
+    def is_launched(self, name: str) -> bool:
+        """Whether the unit was started and not stopped since, by us."""
+        return (self._launched / name).exists()
+
+    def write(self, name: str, text: str) -> None:
+        """Store a unit file and link it. Raises :class:`StoreError`."""
+        path = self._units / str(UnitName.parse(name))
+        link = self._systemd / name
+        try:
+            partial = path.with_name(f".{name}.new"[:255])
+            partial.write_text(text, encoding="utf-8")
+            partial.chmod(0o644)
+            partial.replace(path)
+            if not (link.is_symlink() and os.readlink(link) == str(path)):
+                link.unlink(missing_ok=True)
+                link.symlink_to(path)
+        except OSError as error:
+            raise StoreError("cannot write the unit file", where=str(path)) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a unit file, its link and its mark. Raises :class:`StoreError`."""
+        path = self._units / str(UnitName.parse(name))
+        link = self._systemd / name
+        try:
+            if link.is_symlink() and os.readlink(link) == str(path):
+                link.unlink()
+            (self._launched / name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError("cannot remove the unit file", where=str(path)) from error
+
+    def mark_launched(self, name: str, launched: bool) -> None:
+        """Remember that a unit was started, or stopped. Raises :class:`StoreError`."""
+        mark = self._launched / str(UnitName.parse(name))
+        try:
+            if launched:
+                mark.touch()
+            else:
+                mark.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError("cannot mark the unit", where=str(mark)) from error
