@@ -22,13 +22,13 @@ class Unreachable(Failure):
 
 
 class Registered(NamedTuple):
-    """One machine under a token; ``urls`` are its peer URLs, ``index`` orders it among the others."""
+    """One machine under a token; ``urls`` are its peer URLs, ``order`` ranks it among the others."""
 
     id: str
     names: tuple[str, ...]
     urls: tuple[str, ...]
     value: str
-    index: int
+    order: int
 
 
 class Roster(NamedTuple):
@@ -78,7 +78,7 @@ def read(url: str, *, timeout: float = 5.0, proxy: str = "") -> Roster:
         nodes = [
             node for node in listing["node"].get("nodes", []) if not node["key"].rsplit("/", 1)[-1].startswith("_")
         ]
-        registered = sorted((_registered(node) for node in nodes), key=lambda one: one.index)
+        registered = sorted((_registered(node) for node in nodes), key=lambda one: one.order)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _not_a_token(url) from error
     if size < 1:
@@ -156,7 +156,7 @@ def _registered(node: Mapping[str, Any]) -> Registered:
         names=tuple(name for name, _, _ in pairs),
         urls=tuple(url for _, _, url in pairs if url),
         value=value,
-        index=int(node["createdIndex"]),
+        order=int(node["createdIndex"]),
     )
 
 

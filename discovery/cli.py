@@ -1,0 +1,140 @@
+"""The command ``discovery``. Each subcommand imports what it needs: ``join`` runs at boot, where imports cost seconds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from terminal import Failure, UsageFailure, command
+
+_EXAMPLES = """\
+examples:
+  discovery serve --listen 127.0.0.1:7379 --state tokens.json
+        run the service; what it knows survives in tokens.json
+  discovery serve --listen 127.0.0.1:7379 --public-url http://10.0.2.100:7379
+        for machines that reach it under another address
+  discovery new --size 3 http://127.0.0.1:7379
+        print a discovery URL for a cluster of three; give it to each of them
+  discovery status http://127.0.0.1:7379/0123456789abcdef0123456789abcdef
+        who has registered, and for whom the others wait
+  discovery join --dry-run
+        what this node's etcd would become, and why (on a node, as in etcd.service)
+"""
+
+
+def main() -> int:
+    """The console script."""
+    return command("discovery", run)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run ``discovery ARGUMENTS``; returns the exit code, raises Failure."""
+    parser = argparse.ArgumentParser(
+        prog="discovery",
+        description="How etcd members find each other.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the discovery service")
+    serve.add_argument("--listen", metavar="ADDR:PORT", default="127.0.0.1:7379", help="default: %(default)s")
+    serve.add_argument("--state", metavar="FILE", default="discovery.json", help="default: %(default)s")
+    serve.add_argument("--public-url", metavar="URL", help="how machines reach the service, if not under --listen")
+    serve.add_argument(
+        "--ttl", metavar="SECONDS", type=float, default=7 * 86400.0, help="of a token, from its last change: 7 days"
+    )
+    serve.set_defaults(run=_serve)
+
+    new = commands.add_parser("new", help="make a token, print its discovery URL")
+    new.add_argument("--size", metavar="N", type=int, required=True, help="how many members the cluster has")
+    new.add_argument("url", metavar="URL", nargs="?", default="http://127.0.0.1:7379", help="default: %(default)s")
+    new.set_defaults(run=_new)
+
+    status = commands.add_parser("status", help="who has registered under a discovery URL")
+    status.add_argument("url", metavar="URL")
+    status.add_argument("--json", action="store_true", help="for machines")
+    status.set_defaults(run=_status)
+
+    join = commands.add_parser("join", help="become this node's etcd, by the ETCD_... environment")
+    join.add_argument("--dry-run", action="store_true", help="print the decision, change nothing")
+    join.add_argument("--etcd", metavar="PATH", default="/usr/bin/etcd", help="default: %(default)s")
+    join.set_defaults(run=_join)
+
+    options = parser.parse_args(arguments)
+    code: int = options.run(options)
+    return code
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import signal
+
+    from discovery.server import DiscoveryServer
+
+    address, _, port = options.listen.rpartition(":")
+    if not address or not port.isdigit():
+        raise UsageFailure("not ADDR:PORT", where=f"--listen {options.listen}", hint="such as 127.0.0.1:7379")
+    server = DiscoveryServer(
+        address.strip("[]"),
+        int(port),
+        options.state,
+        public_url=options.public_url,
+        ttl_s=options.ttl,
+        log=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    server.start()
+    try:
+        print(server.base_url, flush=True)
+        # Until SIGINT or SIGTERM, which both raise KeyboardInterrupt: see terminal.command.
+        while True:
+            signal.pause()
+    finally:
+        server.stop()
+
+
+def _new(options: argparse.Namespace) -> int:
+    from discovery.client import new
+
+    print(new(options.url, options.size))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from discovery.client import read
+
+    roster = read(options.url)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "size": roster.size,
+                    "complete": roster.complete,
+                    "members": [
+                        {"id": one.id, "names": list(dict.fromkeys(one.names)), "peer_urls": list(one.urls)}
+                        for one in roster.members
+                    ],
+                }
+            )
+        )
+        return 0
+    from terminal import table
+
+    rows = [(one.id, ",".join(dict.fromkeys(one.names)), ",".join(one.urls)) for one in roster.members]
+    print(table(rows, ("ID", "NAME", "PEER URLS")))
+    print(f"complete: {roster.state}" if roster.complete else f"waiting for {roster.state}")
+    return 0
+
+
+def _join(options: argparse.Namespace) -> int:
+    from discovery.join import Join, become
+
+    join = Join(os.environ, etcd=options.etcd, say=lambda text: print(text, file=sys.stderr, flush=True), become=become)
+    if options.dry_run:
+        decided = join.decision()
+        print(f"{decided.kind}: {decided.reason}")
+        return 0
+    join.run()
+    raise Failure("etcd was not started", hint="this is a bug")

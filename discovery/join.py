@@ -1,0 +1,324 @@
+"""What a node's etcd becomes: a member that starts again, a new member, or a proxy of a cluster that is full.
+
+This is the ExecStart of etcd.service. It is given etcd's own settings (``ETCD_...`` in the environment), decides, and *becomes* the program that
+it chose (exec, same process), so that systemd's notification, signals and exit codes are etcd's. :func:`decide` is pure;
+:class:`Join` does what it says. Standard library only, and lean: it runs at boot, on emulated processors.
+
+Why not leave it all to ``etcd --discovery``: once a cluster runs, the service must not be needed any more; a machine too many becomes
+a proxy instead of an exit; and a machine that was rebooted while it waited for the others holds a slot, to which etcd, which knows nothing of
+it, would answer "duplicate ID" for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from discovery.client import Roster, Unreachable, read, request
+from terminal import Failure
+
+ETCD = "/usr/bin/etcd"
+_NAME, _DATA, _WAL = "ETCD_NAME", "ETCD_DATA_DIR", "ETCD_WAL_DIR"
+_DISCOVERY, _FALLBACK, _PROXY = "ETCD_DISCOVERY", "ETCD_DISCOVERY_FALLBACK", "ETCD_DISCOVERY_PROXY"
+_PEER_URLS, _LISTEN, _ADVERTISE = (
+    "ETCD_INITIAL_ADVERTISE_PEER_URLS",
+    "ETCD_LISTEN_CLIENT_URLS",
+    "ETCD_ADVERTISE_CLIENT_URLS",
+)
+_CLUSTER, _STATE, _TOKEN = "ETCD_INITIAL_CLUSTER", "ETCD_INITIAL_CLUSTER_STATE", "ETCD_INITIAL_CLUSTER_TOKEN"
+
+_DELAYS_S = (1, 2, 4, 8, 15)  # between attempts; the last one repeats
+_PEERS_ROUNDS = 10  # of asking a complete cluster's members where clients connect, before guessing
+_PEER_TIMEOUT_S = 2.0
+_CLIENT_PORT = 2379
+
+
+class Misconfigured(Failure):
+    """The settings cannot work; trying again is of no use. Exit code 78 (EX_CONFIG) tells systemd so."""
+
+    exit_code = 78
+
+
+class Remembered(NamedTuple):
+    """What an earlier run left beside the data directory."""
+
+    has_wal: bool = False
+    joining: str = ""  # the discovery URL with which etcd was started, before it had data
+    proxied: str = ""  # the discovery URL of the cluster that this node is a proxy of
+    endpoints: tuple[str, ...] = ()  # of that cluster
+
+
+class Decision(NamedTuple):
+    """``member``: etcd with ``environment``; ``proxy``: of the ``roster``'s members; ``ask``: read the token first; ``wait``: for more to register.
+
+    ``reason`` is a sentence for the journal.
+    """
+
+    kind: Literal["member", "proxy", "ask", "wait"]
+    reason: str
+    environment: Mapping[str, str] = {}
+    roster: Roster | None = None
+
+
+def member_id(peer_urls: str, discovery_url: str) -> str:
+    """The id under which etcd registers: hexadecimal, no leading zeros. ``peer_urls`` are separated by commas.
+
+    Source: computeMemberId in etcd's server/etcdserver/api/membership/member.go.
+    """
+    urls = "".join(sorted(url.strip() for url in peer_urls.split(",")))
+    digest = hashlib.sha1((urls + discovery_url).encode(), usedforsecurity=False).digest()
+    return format(int.from_bytes(digest[:8], "big"), "x")
+
+
+def decide(environment: Mapping[str, str], remembered: Remembered, roster: Roster | None) -> Decision:
+    """What to become, from etcd's settings, what an earlier run left, and the token (None: not read yet).
+
+    Raises Misconfigured for settings that cannot work, Failure for a slot whose data is lost.
+    """
+    discovery, peers = environment.get(_DISCOVERY, ""), environment.get(_PEER_URLS, "")
+    static = {key: value for key, value in environment.items() if key not in (_DISCOVERY, _FALLBACK, _PROXY)}
+    if remembered.has_wal:
+        if peers and _CLUSTER not in static:
+            # etcd compares its default for this with the peer URLs, though it has no other use for it any more.
+            static[_CLUSTER] = ",".join(f"{environment[_NAME]}={url.strip()}" for url in peers.split(","))
+        return Decision("member", "has data: starts as the member that it was", static)
+    if not discovery:
+        return Decision("member", "no discovery: starts as it is configured", static)
+    if environment.get(_CLUSTER):
+        raise Misconfigured(
+            "both discovery and a static cluster are configured",
+            where=f"{_DISCOVERY}, {_CLUSTER}",
+            hint="keep one of discovery and initial-cluster",
+        )
+    if not peers:
+        raise Misconfigured(
+            "discovery needs an address at which the other members reach this one",
+            where=_PEER_URLS,
+            hint="set initial-advertise-peer-urls, such as http://10.77.0.11:2380",
+        )
+    if roster is None:
+        return Decision("ask", "looks for its cluster")
+
+    mine = member_id(peers, discovery)
+    if any(member.id == mine for member in roster.members):
+        return _registered(static, discovery, remembered, roster)
+    if not roster.complete:
+        found = {**environment, _FALLBACK: "exit"}
+        return Decision("member", f"{roster.state}; registers", found, roster)
+    if environment.get(_FALLBACK) == "exit":
+        raise Failure(
+            f"the cluster is full ({roster.state})",
+            where=discovery,
+            hint="discovery-fallback is 'exit'; without it this node would be a proxy",
+        )
+    return Decision("proxy", f"the cluster is full ({roster.state}); is a proxy", {}, roster)
+
+
+def _registered(static: Mapping[str, str], discovery: str, remembered: Remembered, roster: Roster) -> Decision:
+    if remembered.joining != discovery:
+        raise Failure(
+            "this node is registered as a member, but its data is gone",
+            where=discovery,
+            hint="remove the member from the cluster ('etcdctl member remove') and add it anew: with an empty memory it must"
+            " not vote under its old name",
+        )
+    if not roster.complete:
+        return Decision("wait", f"waiting for {roster.state}", {}, roster)
+    # The same cluster that etcd makes of a token: its ids are hashes over peer URLs and this very text.
+    found = {**static, _CLUSTER: roster.initial_cluster, _STATE: "new", _TOKEN: discovery}
+    return Decision("member", f"was interrupted while it waited; goes on with {roster.state}", found, roster)
+
+
+class Join:
+    """Carries out decisions. ``say`` tells a person, ``become`` replaces this process."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        etcd: str = ETCD,
+        say: Callable[[str], None],
+        become: Callable[[Sequence[str], Mapping[str, str]], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._environment = {key: value for key, value in environment.items() if value or not key.startswith("ETCD_")}
+        # Not %H in the unit: systemd expands it when it reads the unit, which is before cloud-config names the host.
+        self._environment.setdefault(_NAME, socket.gethostname())
+        self._environment.setdefault(_DATA, "/var/lib/etcd/data")
+        self._etcd = etcd
+        self._say = say
+        self._become = become
+        self._sleep = sleep
+        data = Path(self._environment[_DATA])
+        self._joining = data.with_name(data.name + ".joining")
+        self._proxied = data.with_name(data.name + ".proxy")
+
+    def remembered(self) -> Remembered:
+        """What is on disk. Raises Failure if it cannot be read: a guess could lose a member's memory."""
+        wal = Path(self._environment.get(_WAL, "") or Path(self._environment[_DATA], "member", "wal"))
+        proxied = ""
+        endpoints: tuple[str, ...] = ()
+        try:
+            has_wal = wal.is_dir() and any(name.endswith(".wal") for name in os.listdir(wal))
+            joining = self._joining.read_text().strip() if self._joining.exists() else ""
+            saved = json.loads(self._proxied.read_text()) if self._proxied.exists() else None
+        except OSError as error:
+            raise Failure("cannot read what this node's etcd was", where=str(wal)) from error
+        except ValueError:
+            saved = None  # written whole or not at all, so it was edited; the service knows as well
+        if isinstance(saved, dict) and isinstance(saved.get("endpoints"), list):
+            proxied, endpoints = str(saved.get("discovery", "")), tuple(map(str, saved["endpoints"]))
+        return Remembered(has_wal, joining, proxied, endpoints)
+
+    def decision(self) -> Decision:
+        """What to become if the service is asked now. Raises Unreachable, Failure."""
+        remembered = self.remembered()
+        decided = decide(self._environment, remembered, None)
+        return decide(self._environment, remembered, self._read()) if decided.kind == "ask" else decided
+
+    def run(self) -> None:
+        """Decide, waiting as long as it takes, and become it. Raises Failure."""
+        attempt = 0
+        while True:
+            try:
+                decided = self.decision()
+            except Unreachable as trouble:
+                remembered = self.remembered()
+                if remembered.endpoints and remembered.proxied == self._environment[_DISCOVERY]:
+                    self._say(f"{trouble}; is a proxy of the members it had")
+                    self._become_proxy(remembered.endpoints)
+                    return
+                self._status(f"{trouble} ({trouble.__cause__ or 'no reason given'}); tries again")
+            else:
+                self._status(decided.reason)
+                if decided.kind == "member":
+                    self._become_member(decided)
+                    return
+                if decided.roster is not None and decided.kind == "proxy":
+                    self._become_proxy(self._client_endpoints(decided.roster))
+                    return
+            self._sleep(_DELAYS_S[min(attempt, len(_DELAYS_S) - 1)])
+            attempt += 1
+
+    def _become_member(self, decided: Decision) -> None:
+        if _DISCOVERY in decided.environment:
+            # Before etcd registers: after a crash it tells "interrupted" from "wiped".
+            self._write(self._joining, decided.environment[_DISCOVERY] + "\n")
+        elif self.remembered().has_wal:
+            self._joining.unlink(missing_ok=True)
+        self._proxied.unlink(missing_ok=True)
+        self._become([self._etcd], decided.environment)
+
+    def _become_proxy(self, endpoints: Sequence[str]) -> None:
+        saved = {"discovery": self._environment[_DISCOVERY], "endpoints": list(endpoints)}
+        self._write(self._proxied, json.dumps(saved) + "\n")
+        argv = [
+            *(self._etcd, "gateway", "start"),
+            *(f"--endpoints={','.join(endpoints)}", f"--listen-addr={local_address(self._environment)}"),
+        ]
+        # The gateway is ready at once and never says so itself; were this said after the exec, nobody could.
+        notify("READY=1\nSTATUS=proxy of " + ", ".join(endpoints), self._environment)
+        kept = {key: value for key, value in self._environment.items() if not key.startswith(("ETCD_", "NOTIFY_"))}
+        self._become(argv, kept)
+
+    def _client_endpoints(self, roster: Roster) -> tuple[str, ...]:
+        """Where the members' clients connect. A cluster that was complete a moment ago may still be starting."""
+        peers = [url for member in roster.members for url in member.urls]
+        for attempt in range(_PEERS_ROUNDS):
+            for peer in peers:
+                if found := self._ask_peer(peer):
+                    return found
+            self._status(f"waiting for a member to answer: {', '.join(peers)}")
+            self._sleep(_DELAYS_S[min(attempt, len(_DELAYS_S) - 1)])
+        hosts = [_endpoint(urlsplit(peer).hostname or "", _CLIENT_PORT) for peer in peers]
+        self._say(f"no member answered; guesses {', '.join(hosts)}")
+        return tuple(hosts)
+
+    def _ask_peer(self, peer: str) -> tuple[str, ...]:
+        try:
+            status, body = request("GET", peer.rstrip("/") + "/members", timeout=_PEER_TIMEOUT_S)
+        except Failure:
+            return ()
+        return endpoints_of(body) if status == 200 else ()
+
+    def _read(self) -> Roster:
+        return read(self._environment[_DISCOVERY], proxy=self._environment.get(_PROXY, ""))
+
+    def _status(self, text: str) -> None:
+        self._say(text)
+        notify(f"STATUS={text}", self._environment)
+
+    def _write(self, path: Path, text: str) -> None:
+        staged = path.with_name(path.name + ".new")
+        try:
+            with staged.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(path)
+        except OSError as error:
+            raise Failure(
+                "cannot write what the next start must know", where=str(path), hint="is the state disk full?"
+            ) from error
+
+
+def endpoints_of(members: bytes) -> tuple[str, ...]:
+    """``host:port`` of all clients' URLs in what ``GET /members`` says on a peer's port; empty if it cannot be understood.
+
+    A member that advertises its loopback address (etcd's default) is reached at the host of its peer URL.
+    """
+    found: list[str] = []
+    try:
+        for member in json.loads(members):
+            peer_host = urlsplit(member["peerURLs"][0]).hostname or ""
+            for url in member.get("clientURLs") or ():
+                parts = urlsplit(url)
+                host = parts.hostname or ""
+                here = host == "localhost" or host.startswith("127.") or host == "::1"
+                found.append(_endpoint(peer_host if here else host, parts.port or _CLIENT_PORT))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return ()
+    return tuple(dict.fromkeys(found))
+
+
+def local_address(environment: Mapping[str, str]) -> str:
+    """Where a proxy listens: the loopback address, at the port where a member would serve its clients."""
+    first = environment.get(_LISTEN, "").split(",")[0].strip()
+    try:
+        port = urlsplit(first).port
+    except ValueError:
+        port = None
+    return f"127.0.0.1:{port or _CLIENT_PORT}"
+
+
+def notify(state: str, environment: Mapping[str, str]) -> None:
+    """sd_notify(3), in as many lines as it needs. Does nothing outside of a unit that wants it."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        try:
+            sender.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            raise Failure("cannot notify systemd", where=address) from error
+
+
+def become(argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Replace this process. Raises Failure if there is no such program."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored is inherited
+    try:
+        os.execve(argv[0], list(argv), dict(environment))
+    except OSError as error:
+        raise Failure("cannot run etcd", where=argv[0], hint="is the package etcd-server in the image?") from error
+
+
+def _endpoint(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
