@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from cloudconfig import accounts, datasource, manifest, parse, plan, status, userdata, validate
@@ -76,7 +77,7 @@ class _Apply:
         seed = self._seed
         asked = read(seed.user_data)
         self._troubles.extend(asked.troubles)
-        essentials = self._essentials(asked.config)
+        essentials = self._essentials(asked)
         digest = ""
         whole = False
         if not asked.troubles:
@@ -85,16 +86,16 @@ class _Apply:
                 whole = True
             except Failure as failure:
                 self._troubles.append(_trouble(failure))
-        if not self._troubles:
-            result = status.DONE
-        else:
+        result = status.DONE
+        if self._troubles:
             result = status.DEGRADED if essentials or whole else status.FAILED
         return Status(
             result, seed.source, seed.instance_id, digest, tuple(sorted(set(self._changed))), tuple(self._troubles)
         )
 
-    def _essentials(self, config: CloudConfig) -> bool:
+    def _essentials(self, asked: _Asked) -> bool:
         """Host name and keys of core; a failure of one does not keep back the other. True if both are in place."""
+        config = asked.config
         # A broken cloud-config has been reported already; meta-data is judged by nobody else.
         for where, problem in (
             ("local-hostname", validate.hostname_problem(self._seed.hostname) if self._seed.hostname else ""),
@@ -107,9 +108,12 @@ class _Apply:
         ]
         keys = tuple(dict.fromkeys((*config.ssh_authorized_keys, *self._seed.keys)))
         usable = tuple(key for key in keys if not validate.ssh_key_problem(key))
-        steps: list[Callable[[], None]] = [lambda: self._keys(plan.CORE, usable)]
+        steps: list[Callable[[], None]] = []
         if names:
-            steps.insert(0, lambda: self._hostname(names[0]))
+            steps.append(partial(self._hostname, names[0]))
+        # No keys in ruins is no wish to have none: those of the last boot stay, or nobody could log in and repair.
+        if usable or not self._troubles:
+            steps.append(partial(self._keys, plan.CORE, usable))
         good = True
         for step in steps:
             try:
@@ -150,16 +154,17 @@ class _Apply:
         made = plan.make(config, plan.Facts(config.hostname or self._seed.hostname, self._installed))
         digest = made.sha256()
         self._accounts(made)
+        former = manifest.read(self._root).users
         self._files(made, digest)
-        for user, keys in made.keys:
+        for user, keys in (*((user, ()) for user in former if user not in dict(made.keys)), *made.keys):
             if user != plan.CORE:
-                self._attempt(lambda user=user, keys=keys: self._keys(user, keys))  # type: ignore[misc]
+                self._attempt(partial(self._keys, user, keys))
         if any(path.startswith(_UNIT_FOLDERS) for path in self._changed):
-            self._attempt(lambda: self._machine.run(("systemctl", "daemon-reload")))
+            self._attempt(partial(self._machine.run, ("systemctl", "daemon-reload")))
         if any(path.startswith(_NETWORK_FOLDERS) for path in self._changed) and self._networkd_runs():
-            self._attempt(lambda: self._machine.run(("networkctl", "reload")))
+            self._attempt(partial(self._machine.run, ("networkctl", "reload")))
         for verb, unit in made.commands:
-            self._attempt(lambda verb=verb, unit=unit: self._machine.run(("systemctl", "--no-block", verb, unit)))  # type: ignore[misc]
+            self._attempt(partial(self._machine.run, ("systemctl", "--no-block", verb, unit)))
         self._scripts(asked.scripts)
         return digest
 
@@ -197,16 +202,18 @@ class _Apply:
             for path in gone:
                 manifest.release(self._root, staging, path, old.entries[path])
             same = old.instance_id == self._seed.instance_id
-            record = Manifest(digest, self._seed.instance_id, old.scripts if same else (), entries)
+            users = tuple(user for user, _keys in made.keys)
+            record = Manifest(digest, self._seed.instance_id, old.scripts if same else (), users, entries)
             # First the record of both, then the change, then the record of the new: a power cut in between loses track of nothing.
-            self._record(record._replace(entries={**old.entries, **entries}))
+            both = tuple(dict.fromkeys((*old.users, *users)))
+            self._record(record._replace(users=both, entries={**old.entries, **entries}))
             self._commit(staging)
         self._record(record)
 
     def _scripts(self, scripts: tuple[str, ...]) -> None:
         """Each script of user-data runs once for an instance, as a unit of its own that nobody waits for."""
         for number, text in enumerate(scripts, 1):
-            self._attempt(lambda number=number, text=text: self._script(number, text))  # type: ignore[misc]
+            self._attempt(partial(self._script, number, text))
 
     def _script(self, number: int, text: str) -> None:
         record = manifest.read(self._root)

@@ -1,6 +1,7 @@
 """What the last apply wrote: kept on the state disk, so that the next one can take away what is no longer wanted.
 
-``/var/lib/cloudconfig/plan.json`` (root, 0600): version, plan hash, instance id, scripts that ran, and per path either the
+``/var/lib/cloudconfig/plan.json`` (root, 0600): version, plan hash, instance id, scripts that ran (SHA-256), users with SSH keys
+of ours, and per path either the
 SHA-256 of a file's content or a link's target, plus what stood there before we came. What stood there is kept in
 ``/var/lib/cloudconfig/before/`` and put back when the path leaves the plan: on an overlay, removing alone would hide the
 image's own file.
@@ -37,6 +38,7 @@ class Manifest(NamedTuple):
     plan: str = ""
     instance_id: str = ""
     scripts: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
     entries: dict[str, Entry] = {}  # noqa: RUF012 - nobody changes it: a record is replaced whole
 
     def as_json(self) -> bytes:
@@ -46,6 +48,7 @@ class Manifest(NamedTuple):
             "plan": self.plan,
             "instance_id": self.instance_id,
             "scripts": self.scripts,
+            "users": self.users,
             "entries": {path: entry._asdict() for path, entry in self.entries.items()},
         }
         return (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()
@@ -61,6 +64,7 @@ def read(root: Root) -> Manifest:
             plan=str(value["plan"]),
             instance_id=str(value["instance_id"]),
             scripts=tuple(map(str, value["scripts"])),
+            users=tuple(map(str, value["users"])),
             entries={
                 str(path): Entry(str(entry["sha256"]), str(entry["target"]), entry["before"])
                 for path, entry in value["entries"].items()

@@ -62,7 +62,8 @@ def salvage(text: str) -> CloudConfig:
     starts = [(match.start(), match[1].replace("-", "_")) for match in _TOP_KEY.finditer(text)]
     hostname = ""
     keys: tuple[str, ...] = ()
-    for (start, key), end in zip(starts, [*(s for s, _ in starts[1:]), len(text)], strict=True):
+    ends = [start for start, _key in starts[1:]] + [len(text)]
+    for (start, key), end in zip(starts, ends, strict=False):
         if key not in ("hostname", "ssh_authorized_keys"):
             continue
         config = parse(text[start:end]).config

@@ -65,13 +65,15 @@ class Root:
         try:
             with self.parent(path) as (folder, name):
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
-                with os.fdopen(fd, "rb") as file:
+                try:
                     found = os.fstat(fd)
                     if not stat.S_ISREG(found.st_mode):
                         return None
                     if uid is not None and (found.st_uid, found.st_nlink) != (uid, 1):
                         return None
-                    return file.read(size_max + 1)
+                    return _content(fd, size_max + 1)
+                finally:
+                    os.close(fd)
         except RootedError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError) or _is_loop(error.__cause__):
                 return None
@@ -135,8 +137,10 @@ class Root:
                 except FileNotFoundError:
                     if made is None:
                         raise
-                    self._make_folder(trail[-1], piece)
+                    os.mkdir(piece, 0o700, dir_fd=trail[-1])
                     made.append("/" + "/".join((*names, piece)))
+                    above = os.fstat(trail[-1])
+                    _settle(trail[-1], piece, 0o755, above.st_uid, above.st_gid)
                     found = os.stat(piece, dir_fd=trail[-1], follow_symlinks=False)
                 if stat.S_ISLNK(found.st_mode):
                     links += 1
@@ -157,17 +161,6 @@ class Root:
         finally:
             for fd in trail:
                 os.close(fd)
-
-    def _make_folder(self, folder: int, name: str) -> None:
-        os.mkdir(name, 0o755, dir_fd=folder)
-        above = os.fstat(folder)
-        fd = os.open(name, _DIRECTORY, dir_fd=folder)
-        try:
-            if (above.st_uid, above.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(fd, above.st_uid, above.st_gid)
-            os.fchmod(fd, 0o755)
-        finally:
-            os.close(fd)
 
 
 class Staging:
@@ -205,13 +198,7 @@ class Staging:
         with self._root.parent(path, self._folders) as (above, name):
             os.mkdir(name, 0o700, dir_fd=above)
             self._folders.append(path)
-            fd = os.open(name, _DIRECTORY, dir_fd=above)
-            try:
-                if (uid, gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(fd, uid, gid)
-                os.fchmod(fd, mode)
-            finally:
-                os.close(fd)
+            _settle(above, name, mode, uid, gid)
 
     def file(self, path: str, content: bytes, mode: int, uid: int, gid: int) -> bool:
         """Stage a file; False if it is there already as wanted. Raises RootedError."""
@@ -278,6 +265,28 @@ class Staging:
             os.unlink(name, dir_fd=folder)
         self._renames.append((f"{path.rpartition('/')[0]}/{name}", path))
         return name
+
+
+def _settle(above: int, name: str, mode: int, uid: int, gid: int) -> None:
+    """Give a folder that was just made its owner and mode."""
+    fd = os.open(name, _DIRECTORY, dir_fd=above)
+    try:
+        if (uid, gid) != (os.geteuid(), os.getegid()):
+            os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+def _content(fd: int, size: int) -> bytes:
+    pieces: list[bytes] = []
+    while size > 0:
+        piece = os.read(fd, min(size, 1 << 20))
+        if not piece:
+            break
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def _is_loop(error: BaseException | None) -> bool:
