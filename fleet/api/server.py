@@ -125,7 +125,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     server_version = f"fleetd/{VERSION}"
-    sys_version = ""
     timeout = IDLE_S
     disable_nagle_algorithm = False  # meaningless on a unix socket, and an error there
 
@@ -173,7 +172,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """What http.server itself refuses (a broken request line, an unknown verb), in our shape instead of HTML."""
         self.close_connection = True
         self.command = getattr(self, "command", None) or "GET"
+        self.request_version = (
+            self.protocol_version
+        )  # http.server takes a broken line for HTTP/0.9, which has no headers
         self._send(failed(HTTPStatus(code), message or ""))
+
+    def version_string(self) -> str:
+        """The header ``Server``, without Python's version."""
+        return self.server_version
 
     def address_string(self) -> str:
         """A unix socket's client has no address."""

@@ -14,6 +14,9 @@ from fleet.ctl.transport import Address, Ssh, Tunnel, direct_session, open_tunne
 from fleet.model import Machine
 from terminal import Failure, UsageFailure
 
+STAGGER_S = 4.0
+"""Seconds to wait for one node before the next is tried as well: an emulated node takes one to three for a handshake."""
+
 MACHINE_ID_FILE = Path("/etc/machine-id")
 
 
@@ -82,7 +85,7 @@ def open_reach(settings: Settings) -> Iterator[Reach]:
                     raise Failure(failure.message, where=str(tunnel.address), hint=failure.hint) from None
 
     with (
-        open_tunnel(settings.tunnel, settings.ssh, endpoint.path, usable) as tunnel,
+        open_tunnel(settings.tunnel, settings.ssh, endpoint.path, usable, stagger_s=STAGGER_S) as tunnel,
         contextlib.closing(client_of(tunnel)) as client,
     ):
         yield Reach(client, settings, tunnel)

@@ -68,7 +68,8 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
                     print(f"{machine_cell(machine)}:")
                 sys.stdout.flush()
                 command = ["systemctl", "status", "--no-pager", "-l", "--", str(argument.name)]
-                first_bad = first_bad or reach.run(machine, shlex.join(command), options=_port(options))
+                ended = reach.run(machine, shlex.join(command), options=_port(options))
+                first_bad = first_bad or ended
                 separate = True
     return first_bad
 

@@ -34,9 +34,6 @@ from terminal import Failure, UsageFailure
 
 SSH_PORT = 22
 
-STAGGER_S = 4.0
-"""Seconds to wait for one node before the next is tried as well: an emulated node takes one to three for a handshake."""
-
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _PATH_MAX = 60  # of the temporary folder: a unix socket's path has 108 bytes at most, and ssh adds to it
 _KEEPER = 'folder=$1; shift; ssh "$@"; status=$?; rm -rf -- "$folder"; exit $status'
@@ -237,7 +234,7 @@ def open_tunnel(
     remote_socket: str,
     usable: Callable[[Tunnel], None],
     *,
-    stagger_s: float = STAGGER_S,
+    stagger_s: float,
 ) -> Iterator[Tunnel]:
     """Connect to the first node of ``addresses`` that can be reached and that ``usable(tunnel)`` raises no Failure about.
 

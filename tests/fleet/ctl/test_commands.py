@@ -49,9 +49,9 @@ class TestLists:
             "idle.service        false   inactive  inactive  -                       Hello\n"
         )
         assert fleetctl("list-units", "--json").code == 0
-        assert [each["unit"] for each in json.loads(fleetctl("list-unit-files", "--json").out)][
-            0
-        ] == "everywhere.service"
+        assert (
+            next(each["unit"] for each in json.loads(fleetctl("list-unit-files", "--json").out)) == "everywhere.service"
+        )
 
     def test_lists_of_nothing_are_a_header(self, fleetctl: Fleetctl) -> None:
         assert fleetctl("list-units") == (0, "UNIT  MACHINE  ACTIVE  SUB\n", "")
@@ -74,8 +74,10 @@ class TestSubmitAndCat:
         assert fleetctl("cat", "hello.service") == (
             1,
             "",
-            "fleetctl: error: no such unit in the cluster: hello.service\n\n"
-            "hint: see the names with: fleetctl list-unit-files\n",
+            (
+                "fleetctl: error: no such unit in the cluster: hello.service\n\n"
+                "hint: see the names with: fleetctl list-unit-files\n"
+            ),
         )
 
     def test_a_changed_file_is_only_a_warning_without_replace(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
@@ -149,10 +151,12 @@ class TestStart:
         assert fleetctl("start", "--block-attempts", "1", "hello.service") == (
             1,
             "",
-            "waiting for unit hello.service to be launched: no machine has metadata disk=tape (2 machines)\n"
-            "fleetctl: error: gave up after 0.05 s, waiting for unit hello.service to be launched: "
-            "no machine has metadata disk=tape (2 machines)\n\n"
-            "hint: ask: fleetctl why hello.service\n",
+            (
+                "waiting for unit hello.service to be launched: no machine has metadata disk=tape (2 machines)\n"
+                "fleetctl: error: gave up after 0.05 s, waiting for unit hello.service to be launched: "
+                "no machine has metadata disk=tape (2 machines)\n\n"
+                "hint: ask: fleetctl why hello.service\n"
+            ),
         )
         assert fleetctl("start", "--no-block", "hello.service") == (
             0,
@@ -161,8 +165,10 @@ class TestStart:
         )
         assert fleetctl("why", "hello.service") == (
             0,
-            "hello.service: desired launched, current inactive, on no machine\n"
-            "  no machine has metadata disk=tape (2 machines)\n",
+            (
+                "hello.service: desired launched, current inactive, on no machine\n"
+                "  no machine has metadata disk=tape (2 machines)\n"
+            ),
             "",
         )
 

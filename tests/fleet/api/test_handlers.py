@@ -1,0 +1,347 @@
+"""The HTTP API as values: what the original's own client relies on, and what a hostile one may send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etcd.fake import FakeEtcd
+from fleet import codec
+from fleet.api import wire
+from fleet.api.handlers import Api, Request
+from fleet.model import Desired, Machine, Placement, UnitState
+from fleet.registry import Registry
+
+A, B = "a" * 32, "b" * 32
+OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/sleep 1000"}]
+HASH = "2d432f4a06608c1a8b2848b66c836793a1d48ce6"  # of OPTIONS; computed by the original
+
+
+class World:
+    """An API over a fake etcd, and the writes of an engine and of agents that a test needs."""
+
+    def __init__(self) -> None:
+        self.etcd = FakeEtcd()
+        self.registry = Registry(self.etcd)
+        self.api = Api(self.registry)
+        self.add_machine(Machine(A, "10.77.0.11", {"disk": "ssd"}))
+
+    def add_machine(self, machine: Machine) -> None:
+        self.etcd.put(self.registry.key_machine(machine.id), codec.machine_bytes(machine))
+
+    def place(self, name: str, machine: str = A, *, reason: str = "", everywhere: bool = False) -> None:
+        order = Placement(name, machine, Desired.LAUNCHED, "text", HASH, everywhere, reason)
+        self.etcd.put(self.registry.key_schedule(machine, name), codec.placement_bytes(order))
+
+    def say(self, state: UnitState) -> None:
+        self.etcd.put(self.registry.key_state(state.machine, state.name), codec.state_bytes(state))
+
+    def __call__(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
+    ) -> tuple[int, Any]:
+        raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        response = self.api.handle(Request(method, path, content_type if body is not None else "", raw))
+        return response.status, json.loads(response.body) if response.body else None
+
+    def get(self, path: str) -> Any:
+        status, body = self("GET", path)
+        assert status == 200, body
+        return body
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def running(name: str = "hello.service", machine: str = A) -> UnitState:
+    return UnitState(name, machine, "loaded", "active", "running", HASH, Desired.LAUNCHED)
+
+
+class TestReads:
+    def test_machines(self, world: World) -> None:
+        world.add_machine(Machine(B))
+        assert world.get("/fleet/v1/machines?alt=json") == {
+            "machines": [{"id": A, "primaryIP": "10.77.0.11", "metadata": {"disk": "ssd"}}, {"id": B}]
+        }
+
+    def test_the_old_base_path(self, world: World) -> None:
+        assert world.get("/v1-alpha/machines") == world.get("/fleet/v1/machines")
+
+    def test_empty_lists_are_left_out(self, world: World) -> None:
+        assert world.get("/fleet/v1/units") == {}
+        assert world.get("/fleet/v1/state") == {}
+
+    def test_a_unit_that_runs(self, world: World) -> None:
+        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS, "desiredState": "launched"})
+        world.place("hello.service", reason="least loaded")
+        world.say(running())
+        unit = {
+            "name": "hello.service",
+            "options": OPTIONS,
+            "desiredState": "launched",
+            "currentState": "launched",
+            "machineID": A,
+            "statusReason": "least loaded",
+        }
+        assert world.get("/fleet/v1/units/hello.service") == unit
+        assert world.get("/fleet/v1/units") == {"units": [unit]}
+        state = {
+            "name": "hello.service",
+            "hash": HASH,
+            "machineID": A,
+            "systemdLoadState": "loaded",
+            "systemdActiveState": "active",
+            "systemdSubState": "running",
+        }
+        assert world.get("/fleet/v1/state/hello.service") == state
+        assert world.get("/fleet/v1/state?unitName=hello.service") == {"states": [state]}
+        assert world.get(f"/fleet/v1/state?machineID={A}") == {"states": [state]}
+        assert world.get(f"/fleet/v1/state?machineID={B}") == {}
+        assert world.get("/fleet/v1/state?unitName=other.service") == {}
+
+    def test_states_are_sorted_by_unit_then_machine(self, world: World) -> None:
+        for state in (running("b.service", B), running("b.service", A), running("a.service", B)):
+            world.say(state)
+        found = world.get("/fleet/v1/state")["states"]
+        assert [(each["name"], each["machineID"][0]) for each in found] == [
+            ("a.service", "b"),
+            ("b.service", "a"),
+            ("b.service", "b"),
+        ]
+
+    def test_a_global_unit(self, world: World) -> None:
+        """The list says inactive, the single answer says nothing, and neither has a machine: so does the original."""
+        options = [*OPTIONS, {"section": "X-Fleet", "name": "Global", "value": "true"}]
+        world("PUT", "/fleet/v1/units/g.service", {"options": options, "desiredState": "launched"})
+        world.place("g.service", everywhere=True)
+        single = world.get("/fleet/v1/units/g.service")
+        assert "currentState" not in single
+        assert "machineID" not in single
+        listed = world.get("/fleet/v1/units")["units"][0]
+        assert listed["currentState"] == "inactive"
+        assert "machineID" not in listed
+
+    def test_why(self, world: World) -> None:
+        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS, "desiredState": "launched"})
+        assert world.get("/fleet/v1/why/hello.service")["reason"] == "the engine has not looked at it yet"
+        world.etcd.put(world.registry.key_status("hello.service"), codec.status_bytes("no machine has disk=tape"))
+        assert world.get("/fleet/v1/why/hello.service") == {
+            "name": "hello.service",
+            "desiredState": "launched",
+            "currentState": "inactive",
+            "reason": "no machine has disk=tape",
+        }
+
+    def test_many_machines_are_asked_for_in_several_transactions(self, world: World) -> None:
+        """etcd takes 128 operations at most; the unit is on the last machine."""
+        ids = [f"{number:032x}" for number in range(130)]
+        for each in ids:
+            world.add_machine(Machine(each))
+        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
+        world.place("hello.service", ids[-1])
+        assert world.get("/fleet/v1/units/hello.service")["machineID"] == ids[-1]
+
+    def test_discovery_and_metrics(self, world: World) -> None:
+        assert world.get("/fleet/v1/discovery")["basePath"] == "/fleet/v1/"
+        assert world("POST", "/fleet/v1/discovery")[0] == 400
+        response = world.api.handle(Request("GET", "/metrics"))
+        assert b"fleet_machines 1\n" in response.body
+
+
+class TestTrapsOfTheOriginalClient:
+    def test_state_of_a_unit_that_says_nothing_yet_is_no_404(self, world: World) -> None:
+        """fleetctl 1.0.0 dereferences the answer and would crash."""
+        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS, "desiredState": "launched"})
+        assert world.get("/fleet/v1/state/hello.service")["systemdActiveState"] == "inactive"
+        assert world("GET", "/fleet/v1/state/nothing.service")[0] == 404
+
+    def test_a_replaced_text_resets_the_desired_state(self, world: World) -> None:
+        """Otherwise ``--replace`` hangs; the current state is inactive only when the machine has let go."""
+        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS, "desiredState": "launched"})
+        world.place("hello.service")
+        world.say(running())
+        other = [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]
+        assert world("PUT", "/fleet/v1/units/hello.service", {"options": other}) == (201, None)
+        found = world.get("/fleet/v1/units/hello.service")
+        assert (found["desiredState"], found["currentState"]) == ("inactive", "loaded")
+        world.etcd.delete(world.registry.key_schedule(A, "hello.service"))
+        assert world.get("/fleet/v1/units/hello.service")["currentState"] == "loaded"
+        world.etcd.delete(world.registry.key_state(A, "hello.service"))
+        assert world.get("/fleet/v1/units/hello.service")["currentState"] == "inactive"
+
+    def test_at_signs_come_percent_encoded(self, world: World) -> None:
+        assert world("PUT", "/fleet/v1/units/web%401.service", {"name": "web@1.service", "options": OPTIONS})[0] == 201
+        assert world.get("/fleet/v1/units/web%401.service")["name"] == "web@1.service"
+
+
+class TestPut:
+    PATH = "/fleet/v1/units/hello.service"
+
+    def test_create_change_and_delete(self, world: World) -> None:
+        assert world("PUT", self.PATH, {"name": "hello.service", "options": OPTIONS}) == (201, None)
+        assert world.get(self.PATH)["desiredState"] == "inactive"
+        assert world("PUT", self.PATH, {"desiredState": "loaded"}) == (204, None)
+        assert world("PUT", self.PATH, {"options": OPTIONS, "desiredState": "launched"}) == (204, None)
+        assert world.get(self.PATH)["desiredState"] == "launched"
+        assert world("DELETE", self.PATH) == (204, None)
+        assert world("DELETE", self.PATH)[0] == 404
+        assert world("GET", self.PATH) == (
+            404,
+            {
+                "error": {
+                    "code": 404,
+                    "message": "unit does not exist",
+                    "hint": "see the names with: fleetctl list-unit-files",
+                }
+            },
+        )
+
+    @pytest.mark.parametrize(
+        ("path", "body", "status"),
+        [
+            (PATH, {"desiredState": "launched"}, 409),  # new, without options
+            (PATH, {"options": []}, 409),
+            (PATH, b"{", 400),
+            (PATH, b"[" * 100_000, 400),
+            (PATH, b"[]", 400),
+            (PATH, b'{"options": 5}', 400),
+            (PATH, b'{"options": ["x"]}', 400),
+            (PATH, b'{"options": [{"section": 1}]}', 400),
+            (PATH, {"name": "other.service", "options": OPTIONS}, 400),
+            (PATH, {"options": OPTIONS, "desiredState": "running"}, 400),
+            (PATH, {"options": [{"section": "Service", "name": "ExecStart", "value": "/bin/true\nUser=root"}]}, 400),
+            (PATH, {"options": [{"section": "S]", "name": "a", "value": "b"}]}, 400),
+            (PATH, {"options": [*OPTIONS, {"section": "X-Fleet", "name": "Conflict", "value": "x"}]}, 400),
+            ("/fleet/v1/units/web@.service", {"options": OPTIONS, "desiredState": "launched"}, 400),
+            ("/fleet/v1/units/..%2Fx.service", {"options": OPTIONS}, 400),
+            ("/fleet/v1/units/..%2F..%2Fetc%2Fx.service", {"options": OPTIONS}, 400),
+            ("/fleet/v1/units/x%00.service", {"options": OPTIONS}, 400),
+            ("/fleet/v1/units/x", {"options": OPTIONS}, 400),
+            ("/fleet/v1/units/" + "x" * 300 + ".service", {"options": OPTIONS}, 400),
+            ("/fleet/v1/units/a/b.service", {"options": OPTIONS}, 404),
+        ],
+    )
+    def test_refused(self, world: World, path: str, body: Any, status: int) -> None:
+        answered, told = world("PUT", path, body)
+        assert answered == status
+        assert told["error"]["code"] == status
+        assert told["error"]["message"]
+        assert world.registry.units() == []
+
+    def test_existing_without_a_desired_state(self, world: World) -> None:
+        world("PUT", self.PATH, {"options": OPTIONS})
+        assert world("PUT", self.PATH, {"options": OPTIONS})[0] == 409
+        assert world("PUT", self.PATH, {})[0] == 409
+
+    def test_a_template_cannot_be_activated(self, world: World) -> None:
+        assert world("PUT", "/fleet/v1/units/web@.service", {"options": OPTIONS})[0] == 201
+        assert world("PUT", "/fleet/v1/units/web@.service", {"desiredState": "launched"})[0] == 400
+
+    @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+    def test_another_content_type(self, world: World, content_type: str) -> None:
+        assert world("PUT", self.PATH, {"options": OPTIONS}, content_type)[0] == 415
+
+    def test_a_content_type_with_parameters(self, world: World) -> None:
+        assert world("PUT", self.PATH, {"options": OPTIONS}, "Application/JSON; charset=utf-8")[0] == 201
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [
+            ("GET", "/", 405),
+            ("GET", "/fleet/v1", 405),
+            ("GET", "/fleet/v1/", 405),
+            ("GET", "/fleet/v1/nothing", 404),
+            ("GET", "/fleet", 404),
+            ("POST", "/fleet/v1/units", 405),
+            ("DELETE", "/fleet/v1/machines", 405),
+            ("PUT", "/fleet/v1/state/x.service", 405),
+            ("PATCH", "/fleet/v1/machines", 501),
+            ("GET", "/fleet/v1/units/..%2Fx.service", 400),
+            ("DELETE", "/fleet/v1/units/..%2Fx.service", 400),
+            ("GET", "/fleet/v1/state?" + "&".join("a=b" for _ in range(100)), 400),
+            ("GET", "/fleet/v1/state?unitName=a&unitName=b", 400),
+        ],
+    )
+    def test_status(self, world: World, method: str, path: str, status: int) -> None:
+        answered, told = world(method, path)
+        assert answered == status
+        assert told["error"]["code"] == status
+
+    def test_the_verbs_that_would_do(self, world: World) -> None:
+        response = world.api.handle(Request("POST", "/fleet/v1/units/x.service"))
+        assert response.headers == {"Allow": "DELETE, GET, PUT"}
+
+    def test_without_etcd_everything_is_503(self, world: World) -> None:
+        world.etcd.reachable = False
+        for path in ("/fleet/v1/machines", "/fleet/v1/units", "/fleet/v1/units/x.service", "/fleet/v1/state"):
+            assert world("GET", path) == (
+                503,
+                {"error": {"code": 503, "message": "fleet server unable to communicate with etcd"}},
+            )
+
+    def test_a_broken_value_in_etcd_is_skipped(self, world: World) -> None:
+        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
+        world.etcd.put(world.registry.key_unit("broken.service"), b"\xff")
+        world.etcd.put(world.registry.key_state(A, "hello.service"), b"{}")
+        assert [each["name"] for each in world.get("/fleet/v1/units")["units"]] == ["hello.service"]
+        assert world.get("/fleet/v1/units/hello.service")["currentState"] == "inactive"
+
+    @given(
+        method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "PATCH", "POST", "BREW"]),
+        path=st.one_of(
+            st.text(max_size=60),
+            st.builds(
+                "/fleet/v1/{}/{}".format,
+                st.sampled_from(["units", "state", "why", "machines", "discovery"]),
+                st.text(max_size=30),
+            ),
+        ),
+        body=st.one_of(
+            st.binary(max_size=60),
+            st.recursive(
+                st.one_of(st.none(), st.integers(), st.text(max_size=5)),
+                lambda inner: st.one_of(
+                    st.lists(inner, max_size=3),
+                    st.dictionaries(st.sampled_from(["name", "options", "desiredState", "section", "value"]), inner),
+                ),
+            ).map(lambda value: json.dumps(value).encode()),
+        ),
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_any_request_gets_an_answer(self, method: str, path: str, body: bytes) -> None:
+        response = World().api.handle(Request(method, path, "application/json", body))
+        assert response.status in (200, 201, 204, 400, 404, 405, 409, 501)
+
+
+class TestPages:
+    def test_two_pages(self, world: World) -> None:
+        names = [f"u{number:03}.service" for number in range(150)]
+        for name in names:
+            world("PUT", f"/fleet/v1/units/{name}", {"options": OPTIONS})
+        first = world.get("/fleet/v1/units")
+        second = world.get(f"/fleet/v1/units?nextPageToken={first['nextPageToken']}")
+        assert [each["name"] for each in first["units"] + second["units"]] == names
+        assert "nextPageToken" not in second
+
+    @given(rows=st.integers(0, 1000))
+    def test_pages_hold_all_rows_once_and_the_last_is_not_empty(self, rows: int) -> None:
+        """The original offers one more, empty page when the rows fill the last one exactly."""
+        found: list[int] = []
+        token, pages = "", 0
+        while pages == 0 or token:
+            some, token = wire.page(range(rows), token)
+            found.extend(some)
+            pages += 1
+        assert found == list(range(rows))
+        assert pages == max(1, -(-rows // wire.PAGE_ROWS))
+
+    @pytest.mark.parametrize("token", ["x", "AAAA", "AAAAAA==", "ZAAB", "%20", "ZAABAAAA", "é"])
+    def test_a_bad_token(self, world: World, token: str) -> None:
+        assert world("GET", f"/fleet/v1/machines?nextPageToken={token}")[0] == 400
