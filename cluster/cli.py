@@ -49,7 +49,7 @@ examples:
 
 def main() -> int:
     """Entry point of ``cluster``."""
-    return command("cluster", lambda argv: _run(_parser(), argv))
+    return command("cluster", lambda argv: _run(_parser(), argv), remote=("ssh",))
 
 
 def main_up() -> int:
@@ -297,7 +297,7 @@ def _ssh(arguments: argparse.Namespace) -> int:
     return _become([*argv, f"{USER}@127.0.0.1", *words])
 
 
-def _become(argv: Sequence[str]) -> NoReturn:
+def _become(argv: list[str]) -> NoReturn:
     sys.stdout.flush()
     os.execv(argv[0], argv)
 

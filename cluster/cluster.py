@@ -18,7 +18,7 @@ from typing import Any
 from cluster import control
 from cluster.description import Description
 from cluster.layout import Layout, clusters_root, make_private
-from cluster.node import Node
+from cluster.node import CONNECT_DEADLINE_S, Node
 from cluster.process import Process
 from cluster.ssh import USER
 from terminal import Failure, UsageFailure
@@ -137,7 +137,7 @@ class Cluster:
                 "name": node.name,
                 "state": by_number.get(node.number, {}).get("state", "off"),
                 "address": node.address,
-                "role": "member" if node.number <= self.description.members else "proxy",
+                "role": self.description.role(node.number),
                 "ssh_port": node.ssh_port,
                 "pid": by_number.get(node.number, {}).get("pid"),
                 "ended": by_number.get(node.number, {}).get("ended"),
@@ -158,12 +158,15 @@ class Cluster:
 
     def exports(self) -> dict[str, str]:
         """The environment variables with which a plain ``fleetctl`` on this computer talks to this cluster."""
+        patience = max(30, round(CONNECT_DEADLINE_S * self.description.accelerator.factor))
         return {
             "FLEETCTL_TUNNEL": ",".join(f"127.0.0.1:{node.ssh_port}" for node in self.nodes),
             "FLEETCTL_SSH_USERNAME": USER,
             "FLEETCTL_SSH_IDENTITY_FILE": str(self.layout.key),
             "FLEETCTL_KNOWN_HOSTS_FILE": str(self.layout.known_hosts),
             "FLEETCTL_STRICT_HOST_KEY_CHECKING": "true",
+            "FLEETCTL_SSH_TIMEOUT": str(patience),
+            "FLEETCTL_REQUEST_TIMEOUT": str(patience),
             "FLOTILLA_CLUSTER": self.name,
         }
 

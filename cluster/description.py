@@ -48,6 +48,10 @@ class Description:
         """The nodes' numbers, from 1."""
         return range(1, self.size + 1)
 
+    def role(self, number: int) -> str:
+        """What node ``number`` is to etcd: "member" or "proxy"."""
+        return "member" if number <= self.members else "proxy"
+
     def save(self, path: Path) -> None:
         """Write to ``path`` in one step."""
         part = path.with_suffix(".part")

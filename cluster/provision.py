@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import os
 import secrets
 import shutil
@@ -11,7 +10,7 @@ from typing import Any
 
 from cluster.description import Description
 from cluster.layout import Layout
-from cluster.machine import PREFIX_BITS, cluster_address, cluster_mac
+from cluster.machine import PREFIX_BITS, cluster_address, cluster_mac, management_mac
 from cluster.preflight import IMAGE_FILES
 from terminal import Failure
 
@@ -52,9 +51,11 @@ def make_key(layout: Layout) -> str:
 def template_text(path: Path | None) -> str:
     """The user-data template: the file ``path``, else the packaged one. Raises :class:`Failure` if it cannot be read."""
     if path is None:
-        return (importlib.resources.files("cloudconfig") / "templates" / "node.yaml.j2").read_text()
+        from cloudconfig.render import default_template
+
+        return default_template()
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Failure("the user-data template cannot be read", where=str(path)) from error
 
@@ -63,31 +64,32 @@ def variables(description: Description, number: int, *, token: str, public_key: 
     """What a user-data template may use; documented in ``docs/cluster.md``."""
     heartbeat, election = ETCD_TIMES_MS[description.accelerator.name]
     nodes = [_node(description, each) for each in description.numbers]
+    node = nodes[number - 1]
     return {
-        "node": nodes[number - 1],
+        "node": node,
         "nodes": nodes,
         "cluster": {"name": description.name, "size": description.size, "members": description.members},
         "ssh_authorized_keys": [public_key],
-        "etcd": {
-            "discovery": description.discovery_url(token),
-            "heartbeat_ms": heartbeat,
-            "election_ms": election,
+        "discovery": description.discovery_url(token),
+        "etcd": {"heartbeat_ms": heartbeat, "election_ms": election},
+        "fleet": {
+            "agent_ttl": description.agent_ttl,
+            "metadata": {"name": node["name"], "role": node["role"]},
         },
-        "fleet": {"agent_ttl": description.agent_ttl},
         "factor": description.accelerator.factor,
     }
 
 
 def _node(description: Description, number: int) -> dict[str, Any]:
-    role = "member" if number <= description.members else "proxy"
     return {
         "name": f"node-{number}",
-        "number": number,
-        "role": role,
-        "address": cluster_address(number),
-        "prefix": PREFIX_BITS,
-        "mac": cluster_mac(number),
-        "metadata": {"node": str(number), "role": role},
+        "index": number,
+        "role": description.role(number),
+        "private_ipv4": cluster_address(number),
+        "public_ipv4": cluster_address(number),
+        "prefix_length": PREFIX_BITS,
+        "cluster_mac": cluster_mac(number),
+        "management_mac": management_mac(number),
     }
 
 

@@ -48,6 +48,8 @@ class Connection:
 
         Raises :class:`Failure` if the node cannot be reached, or if the command takes longer than ``timeout`` seconds, with the last it said.
         """
+        import paramiko
+
         deadline = time.monotonic() + timeout
         out, err = bytearray(), bytearray()
         with self._channel("session") as channel:
@@ -70,7 +72,7 @@ class Connection:
                 last = (out + err).decode(errors="replace").strip().splitlines()[-1:]
                 said = f"; the last it said: {last[0]}" if last else ""
                 raise Failure(f"{command!r} did not end within {timeout:.0f} s{said}", where=self._names[-1]) from error
-            except OSError as error:
+            except (OSError, paramiko.SSHException) as error:
                 raise Failure(f"the connection broke during {command!r}", where=self._names[-1]) from error
             rc = channel.recv_exit_status()
             return RunResult(rc if rc >= 0 else 255, out.decode(errors="replace"), err.decode(errors="replace"))

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from discovery.server import DiscoveryServer
-
 from cluster import machine, qmp
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
 from cluster.layout import Layout, make_private
 from cluster.process import Process
 from cluster.switch import Switch
+from discovery.server import DiscoveryServer
 from terminal import Failure
 
 LEASH = Path(__file__).with_name("leash.py")
@@ -62,7 +61,13 @@ class Supervisor:
         self.layout = Layout(state, Path(self.description.runtime))
         self.guests = {number: Guest(number) for number in self.description.numbers}
         self.switch = Switch({number: self.layout.net_socket(number) for number in self.description.numbers})
-        self.discovery = DiscoveryServer("127.0.0.1", self.description.discovery_port, self.layout.discovery)
+        self.discovery = DiscoveryServer(
+            "127.0.0.1",
+            self.description.discovery_port,
+            self.layout.discovery,
+            public_url=self.description.discovery_url("").rstrip("/"),
+            log=say,
+        )
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -195,8 +200,13 @@ class Supervisor:
             return
         if guest.paused:
             await self.resume(guest)
-        await qmp.execute(self.layout.qmp_socket(guest.number), "system_powerdown")
-        if not await self._off(guest, POWERDOWN_DEADLINE_S * self.description.accelerator.factor):
+        patience_s = POWERDOWN_DEADLINE_S * self.description.accelerator.factor
+        try:
+            await qmp.execute(self.layout.qmp_socket(guest.number), "system_powerdown")
+        except Failure as failure:
+            say(f"node-{guest.number}'s power button: {failure}")
+            patience_s = 1.0  # it may have been switching itself off just then
+        if not await self._off(guest, patience_s):
             say(f"node-{guest.number} did not switch itself off")
             await self.kill(guest)
 

@@ -1,0 +1,141 @@
+"""A stand-in for QEMU, run as a program by the tests: everything of a node that ``cluster`` sees from outside, and no machine.
+
+As a node it writes to the console, listens as monitor, plugs into the switch, and serves ssh on the forwarded port, where ``true``,
+``fleetctl list-machines`` and ``docker load`` answer and a forward to etcd's port is a healthy etcd; ``STANDIN_DEAF`` in the
+environment means no ssh. Questions about version and accelerator are answered by the shell script that runs this, see conftest.py.
+"""
+
+import itertools
+import json
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import paramiko
+
+
+def main() -> None:
+    argv = sys.argv[1:]
+    options = dict(itertools.pairwise(argv))
+    netdevs = [json.loads(value) for option, value in itertools.pairwise(argv) if option == "-netdev"]
+    management = next(net for net in netdevs if net["type"] == "user")
+    cluster = next(net for net in netdevs if net["type"] == "stream")
+    console = re.search(r"path=(.*),append=on", options["-chardev"])
+    assert console
+    with Path(console[1]).open("a") as file:
+        file.write("\x1b[32m[  OK  ]\x1b[0m Stand-in reached target\n")
+    port = re.fullmatch(r"tcp:127\.0\.0\.1:(\d+)-:22", management["hostfwd"][0]["str"])
+    assert port
+    monitor(re.sub(r"^unix:|,server=on.*", "", options["-qmp"]))
+    wire = socket.socket(socket.AF_UNIX)
+    wire.connect(cluster["addr"]["path"])
+    if "STANDIN_DEAF" not in os.environ:
+        serve_ssh(int(port[1]))
+    while True:
+        select.select([wire], [], [])
+        if not wire.recv(65536):
+            time.sleep(0.1)
+
+
+def monitor(path: str) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+
+    def serve() -> None:
+        while True:
+            line, _ = listener.accept()
+            with line, line.makefile("rwb") as file:
+                file.write(b'{"QMP": {}}\n')
+                file.flush()
+                for request in file:
+                    command = json.loads(request)["execute"]
+                    if command == "system_powerdown":
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    refused = command not in ("qmp_capabilities", "query-status", "stop", "cont")
+                    answer = {"error": {"desc": f"no {command}"}} if refused else {"return": {}}
+                    file.write(b'{"event": "SOMETHING"}\n' + json.dumps(answer).encode() + b"\n")
+                    file.flush()
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+class Node(paramiko.ServerInterface):
+    """Lets everybody in, for what is at stake; the real node's sshd does not."""
+
+    def __init__(self) -> None:
+        self.forwards: set[int] = set()
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        return paramiko.AUTH_SUCCESSFUL if username == "core" else paramiko.AUTH_FAILED
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_direct_tcpip_request(self, chanid, origin, destination) -> int:  # type: ignore[no-untyped-def]
+        self.forwards.add(chanid)
+        return paramiko.OPEN_SUCCEEDED if destination[1] == 2379 else paramiko.OPEN_FAILED_CONNECT_FAILED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        threading.Timer(0.05, execute, (channel, command.decode())).start()  # after the reply to this request
+        return True
+
+
+def execute(channel: paramiko.Channel, command: str) -> None:
+    rc = 0
+    if command.startswith("fleetctl list-machines"):
+        for number in range(1, int(os.environ["STANDIN_NODES"]) + 1):
+            channel.sendall(f"machine{number}\t10.77.0.{10 + number}\t-\n".encode())
+    elif command == "docker load":
+        size = 0
+        while chunk := channel.recv(65536):
+            size += len(chunk)
+        channel.sendall(f"Loaded {size} bytes\n".encode())
+    elif command.startswith("sleep"):
+        channel.sendall(b"still sleeping\n")
+        time.sleep(30)
+    elif command.startswith("fail"):
+        channel.sendall_stderr(b"no such thing\n")
+        rc = 3
+    channel.send_exit_status(rc)
+    channel.close()
+
+
+def serve_ssh(port: int) -> None:
+    listener = socket.create_server(("127.0.0.1", port))
+    key = paramiko.ECDSAKey.generate()
+
+    def connection(line: socket.socket) -> None:
+        transport = paramiko.Transport(line)
+        transport.add_server_key(key)
+        node = Node()
+        try:
+            transport.start_server(server=node)
+        except (paramiko.SSHException, EOFError):
+            return
+        while transport.is_active():
+            channel = transport.accept(1)
+            if channel is not None and channel.get_id() in node.forwards:
+                channel.recv(65536)
+                body = b'{"health":"true"}'
+                channel.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    def serve() -> None:
+        while True:
+            line, _ = listener.accept()
+            threading.Thread(target=connection, args=(line,), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,389 @@
+"""Bringing a cluster up and down through the real commands, real supervisor and real ssh; only QEMU is a stand-in."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import preflight, readiness
+from cluster.cli import main, main_down, main_up
+from cluster.cluster import Cluster, processes
+from cluster.layout import Layout
+from cluster.ports import FIRST
+from terminal import Failure
+
+
+def call(entry: object, *argv: str) -> int:
+    """Call a console script's entry point with arguments; returns its exit code."""
+    before, sys.argv = sys.argv, ["test", *argv]
+    try:
+        return entry()  # type: ignore[operator,no-any-return]
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+
+
+def nothing_is_left(home: Path) -> bool:
+    clusters = home / "state/flotilla/clusters"
+    sockets = Path(os.environ["XDG_RUNTIME_DIR"], "flotilla")
+    return not sockets.exists() and not (clusters.exists() and any(clusters.iterdir()))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that have two seconds to let us in."""
+    monkeypatch.setattr(readiness, "SSH_S", 0.3)
+    monkeypatch.setattr(readiness, "BANNER_DEADLINE_S", 0.2)
+
+
+def test_three_nodes_come_up_are_found_up_and_go(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The life of a cluster: up, up again, another size, load an image, kill, start, stop, down; then nothing is left."""
+    archive = tmp_path / "redis.tar"
+    archive.write_bytes(b"x" * 100_000)
+    assert call(main_up, "3", "--image", str(image), "--load-image", str(archive)) == 0
+    out = capsys.readouterr().out
+    assert "cluster 'default' is up: 3 nodes" in out
+    assert "fleetctl list-machines" in out
+
+    cluster = Cluster.open()
+    supervisor = processes(cluster.layout)[0]
+    assert call(main_up, "3", "--image", str(image)) == 0
+    assert "is up already with 3 nodes; nothing was changed" in capsys.readouterr().out
+    assert processes(cluster.layout)[0] == supervisor
+    assert call(main_up, "5", "--image", str(image)) == 1
+    assert "exists and has 3 nodes, not 5" in capsys.readouterr().err
+
+    assert call(main, "status", "--json") == 0
+    status = json.loads(capsys.readouterr().out)
+    assert [node["state"] for node in status["nodes"]] == ["running"] * 3
+    assert [node["address"] for node in status["nodes"]] == ["10.77.0.11", "10.77.0.12", "10.77.0.13"]
+    assert len({node["ssh_port"] for node in status["nodes"]}) == 3
+
+    hosts = cluster.layout.known_hosts.read_text().splitlines()
+    assert len(hosts) == 3
+    assert any(line.startswith(f"[127.0.0.1]:{cluster.nodes[1].ssh_port},10.77.0.12,node-2 ") for line in hosts)
+    assert cluster.layout.key.stat().st_mode & 0o777 == 0o600
+
+    assert call(main, "fault", "kill", "node-2") == 0
+    assert call(main, "status") == 0
+    assert "node-2  off      10.77.0.12  member" in capsys.readouterr().out
+    assert call(main_up, "3") == 0
+    assert "node-2 is off: cluster start node-2" in capsys.readouterr().out
+    assert call(main, "fault", "pause", "node-2") == 1
+    assert "node-2 is off" in capsys.readouterr().err
+    assert call(main, "start", "2") == 0
+    assert call(main, "start", "2") == 1
+    assert call(main, "fault", "pause", "2") == 0
+    assert cluster.status()["nodes"][1]["state"] == "paused"
+    assert call(main, "fault", "resume", "2") == 0
+    assert call(main, "stop", "node-3") == 0
+    assert cluster.status()["nodes"][2]["state"] == "off"
+    assert call(main, "console", "node-1") == 0
+    assert "[  OK  ] Stand-in reached target\n" in capsys.readouterr().out
+
+    assert call(main_down) == 0
+    assert not supervisor.alive
+    assert nothing_is_left(home)
+    assert call(main_down) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_commands_on_a_node(standin: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test holds: run, check, load, and the errors of each; exports for fleetctl."""
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    assert call(main_up, "1", "--image", str(image), "--name", "one") == 0
+    cluster = Cluster.open("one")
+    node = cluster.node("1")
+    assert node.run("fleetctl list-machines").out.startswith("machine1\t10.77.0.11")
+    failed = node.run("fail")
+    assert (failed.rc, failed.err) == (3, "no such thing\n")
+    with pytest.raises(Failure, match=r"'fail' failed with exit code 3: no such thing"):
+        node.check("fail")
+    with pytest.raises(Failure, match=r"did not end within 0 s; the last it said: still sleeping"):
+        node.run("sleep 30", timeout=0.3)
+    with pytest.raises(Failure, match="no node 'node-9'"):
+        cluster.node("node-9")
+    with pytest.raises(Failure, match="cannot be reached"):
+        node.http(80, "GET", "/")
+    exports = cluster.exports_text()
+    assert f"export FLEETCTL_TUNNEL=127.0.0.1:{node.ssh_port}\n" in exports
+    assert f"export FLEETCTL_SSH_IDENTITY_FILE={cluster.layout.key}\n" in exports
+    cluster.close()
+    cluster.remove()
+
+
+def test_two_clusters_by_name_have_nothing_in_common(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    for name in ("east", "west"):
+        assert call(main_up, "1", "--image", str(image), "--name", name) == 0
+    east, west = Cluster.open("east"), Cluster.open("west")
+    assert east.nodes[0].ssh_port != west.nodes[0].ssh_port
+    assert east.description.discovery_port != west.description.discovery_port
+    assert east.layout.key.read_text() != west.layout.key.read_text()
+    assert call(main_down, "--name", "east") == 0
+    assert west.is_running
+    assert west.nodes[0].run("true").rc == 0
+    west.close()
+    assert call(main_down, "--name", "west") == 0
+    assert nothing_is_left(home)
+
+
+def test_a_stopped_cluster_boots_again_with_its_disks(
+    standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The computer was switched off, say: cluster-up of the same size resumes, and does not make anew."""
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    assert call(main_up, "1", "--image", str(image)) == 0
+    cluster = Cluster.open()
+    disk = cluster.layout.node(1) / "state.img"
+    disk.write_bytes(b"precious")
+    processes(cluster.layout)[0].end()
+    assert not cluster.is_running
+    assert call(main, "ssh", "node-1", "true") == 1
+    assert "is not running" in capsys.readouterr().err
+    # The stand-in makes a host key at each start; a real node keeps its own, so here the old one is forgotten by hand.
+    cluster.layout.known_hosts.write_text("")
+    assert call(main_up, "1", "--image", str(image)) == 0
+    assert disk.read_bytes() == b"precious"
+    assert call(main_down) == 0
+
+
+def test_a_changed_host_key_is_refused(standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    assert call(main_up, "1", "--image", str(image)) == 0
+    node = Cluster.open().nodes[0]
+    node.kill()
+    node.start()
+    with pytest.raises(Failure, match="host key is not the one that was pinned"):
+        while True:
+            if readiness.greets(node):
+                node.run("true")
+    node.close()
+    assert call(main_down) == 0
+
+
+def test_what_does_not_come_up_is_shown_and_removed(
+    home: Path,
+    standin: Path,
+    image: Path,
+    impatient: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STANDIN_DEAF", "1")
+    assert call(main_up, "2", "--image", str(image)) == 1
+    err = capsys.readouterr().err
+    assert "node-1: ssh: not within" in err
+    assert "--- console of node-1, last lines ---\n  | [  OK  ] Stand-in reached target" in err
+    assert nothing_is_left(home)
+
+
+def test_a_node_whose_machine_ends_is_not_waited_for(
+    home: Path, image: Path, standin: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ssh has minutes; the failure comes at once, since a machine that is off cannot get ready."""
+    monkeypatch.setenv("STANDIN_DEAF", "1")
+    begin = time.monotonic()
+    real_start = readiness.wait_ssh
+
+    def pull_the_plug(cluster: Cluster, phases: object) -> None:
+        cluster.nodes[0].kill()
+        real_start(cluster, phases)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(readiness, "wait_ssh", pull_the_plug)
+    assert call(main_up, "1", "--image", str(image)) == 1
+    assert "node-1: its machine is off: signal 9" in capsys.readouterr().err
+    assert time.monotonic() - begin < 15
+    assert nothing_is_left(home)
+
+
+def test_keep_leaves_the_failed_cluster_and_the_next_up_removes_it(
+    standin: Path,
+    image: Path,
+    impatient: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STANDIN_DEAF", "1")
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    assert call(main_up, "1", "--image", str(image), "--keep") == 1
+    torso = Cluster.open()
+    assert torso.is_running
+    monkeypatch.delenv("STANDIN_DEAF")
+    monkeypatch.setattr(readiness, "SSH_S", 40)
+    capsys.readouterr()
+    assert call(main_up, "1", "--image", str(image)) == 0
+    assert "removing what an interrupted cluster-up of 'default' left" in capsys.readouterr().err
+    assert call(main_down) == 0
+
+
+def test_ctrl_c_while_nodes_boot_leaves_nothing(home: Path, standin: Path, image: Path) -> None:
+    environment = {**os.environ, "STANDIN_DEAF": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    code = "import sys; from cluster.cli import main_up; sys.exit(main_up())"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "2", "--image", str(image)], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "waiting for ssh" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read().endswith("cluster-up: interrupted\n")
+    assert process.returncode == 130
+    assert nothing_is_left(home)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "abc", "1000", "2.5", ""])
+def test_a_number_of_nodes_that_cannot_be_is_wrong_usage(
+    home: Path, size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(main_up, size) == 2
+    assert "error" in capsys.readouterr().err
+    assert nothing_is_left(home)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["3", "--name", "../x"], "'../x' is no cluster name"),
+        (["3", "--memory", "1"], "--memory 1: from 384"),
+        (["3", "--agent-ttl", "soon"], "--agent-ttl 'soon' is no duration"),
+        (["3", "--load-image", "/nowhere.tar"], "/nowhere.tar: no such file"),
+        (["3", "--ssh-port", "80"], "--ssh-port 80: ports go from 1024"),
+        (["3", "--ssh-port", "65534"], "and 3 in a row are needed"),
+    ],
+)
+def test_options_that_cannot_be_meant(
+    home: Path, standin: Path, image: Path, argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(main_up, *argv, "--image", str(image)) == 2
+    assert says in capsys.readouterr().err
+    assert nothing_is_left(home)
+
+
+def test_a_port_that_is_taken_is_named(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert call(main_up, "2", "--image", str(image), "--ssh-port", str(port - 1)) == 1
+        assert f"port {port} is taken" in capsys.readouterr().err
+        assert call(main_up, "2", "--image", str(image), "--discovery-port", str(port)) == 1
+        err = capsys.readouterr().err
+    assert f"port {port} is taken" in err
+    assert f"ss -tlnp 'sport = :{port}'" in err
+    assert nothing_is_left(home)
+
+
+def test_ports_in_use_are_passed_over_when_none_is_asked_for(
+    standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # then somebody else has it: as good
+            taken.bind(("127.0.0.1", FIRST))
+        taken.listen()
+        assert call(main_up, "1", "--image", str(image)) == 0
+        assert Cluster.open().nodes[0].ssh_port > FIRST
+        assert call(main_down) == 0
+
+
+def test_no_disk_space(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage._replace(free=100 << 20))
+    assert call(main_up, "3", "--image", str(image)) == 1
+    err = capsys.readouterr().err
+    assert "the cluster needs 1536 MiB of disk space, 100 MiB are free" in err
+    assert "XDG_STATE_HOME" in err
+    assert nothing_is_left(home)
+
+
+def test_no_memory(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "free_memory_mib", lambda: 3000)
+    assert call(main_up, "3", "--image", str(image)) == 1
+    err = capsys.readouterr().err
+    assert "3 nodes need 4122 MiB of memory (1374 each), 3000 MiB are free" in err
+    assert "fewer nodes (cluster-up 2), or smaller ones (--memory 768)" in err
+    assert nothing_is_left(home)
+
+
+def test_a_folder_without_an_image(home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (image / "root.img").unlink()
+    assert call(main_up, "3", "--image", str(image)) == 1
+    assert "this is no image folder: no root.img" in capsys.readouterr().err
+    assert nothing_is_left(home)
+
+
+def test_a_template_that_does_not_render(
+    home: Path, standin: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = tmp_path / "mine.yaml.j2"
+    template.write_text("#cloud-config\nhostname: {{ nodee.name }}\n")
+    assert call(main_up, "3", "--image", str(image), "--user-data", str(template)) == 1
+    assert "nodee" in capsys.readouterr().err
+    assert nothing_is_left(home)
+
+
+def test_qemu_too_old_for_emulation(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_VERSION", "7.2.22")
+    assert call(main_up, "3", "--image", str(image)) == 1
+    err = capsys.readouterr().err
+    assert "QEMU 7.2 is too old: without KVM, guests are emulated, which needs QEMU 10.0 or newer" in err
+    assert "./scripts/setup installs QEMU 10" in err
+    assert nothing_is_left(home)
+
+
+def test_qemu_missing(
+    home: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLOTILLA_QEMU", raising=False)
+    monkeypatch.setenv("PATH", str(home))
+    assert call(main_up, "3", "--image", str(image)) == 1
+    err = capsys.readouterr().err
+    assert "QEMU is missing: no program qemu-system-x86_64" in err
+    assert "./scripts/setup installs QEMU 10" in err
+    assert nothing_is_left(home)
+
+
+def test_commands_about_a_cluster_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["status"], ["env"], ["ssh", "1"], ["console", "1"], ["start", "1"], ["fault", "kill", "1"]):
+        assert call(main, *argv) == 1
+        err = capsys.readouterr().err
+        assert "there is no cluster 'default' (there are: none)" in err
+        assert "hint: cluster-up 3 makes one" in err
+    assert call(main, "list") == 0
+    assert call(main, "list", "--json") == 0
+    assert capsys.readouterr().out.endswith("[]\n")
+
+
+def test_a_broken_description_can_still_be_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = Layout.of("default")
+    layout.state.mkdir(parents=True)
+    layout.description.write_text('{"v": 99}')
+    assert call(main, "status") == 1
+    assert "cluster down --name default" in capsys.readouterr().err
+    assert call(main_down) == 0
+    assert nothing_is_left(home)
