@@ -241,7 +241,6 @@ class Staging:
 
     def commit(self) -> None:
         """Let all changes show. Raises RootedError."""
-        self._folders.clear()
         while self._renames:
             temporary, path = self._renames[0]
             with self._root.parent(path) as (folder, name):
@@ -251,6 +250,7 @@ class Staging:
         while self._removals:
             self._root.remove(self._removals[0])
             self._removals.pop(0)
+        self._folders.clear()
 
     def _target(self, path: str) -> os.stat_result | None:
         found = self._root.status(path)

@@ -1,0 +1,394 @@
+"""A node under a folder: what an apply leaves there, and what it leaves alone when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cloudconfig import apply as apply_module
+from cloudconfig import datasource, rooted, status
+from cloudconfig.apply import authorized_keys
+from cloudconfig.datasource import Seed
+from cloudconfig.status import Status
+from terminal import Failure
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl joe"
+OWN = (os.geteuid(), os.getegid())
+KEYS = f"#cloud-config\nhostname: n1\nssh_authorized_keys: ['{KEY}']\n"
+
+
+class Recorder:
+    """A machine that writes down what it is told; ``refuse`` is a word whose commands fail."""
+
+    def __init__(self, refuse: str = "") -> None:
+        self.ran: list[str] = []
+        self.secrets: list[str] = []
+        self.hostname = ""
+        self.refuse = refuse
+
+    def set_hostname(self, name: str) -> None:
+        self.hostname = name
+
+    def run(self, argv: Sequence[str], secret: str = "") -> None:
+        if self.refuse and self.refuse in argv:
+            raise Failure(f"{argv[0]}: exit 1: refused")
+        self.ran.append(" ".join(argv))
+        self.secrets.append(secret)
+
+
+class Node:
+    """A root folder with accounts, and applies into it. root and core are whoever runs the test, so that no test needs root."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.machine = Recorder()
+        uid, gid = OWN
+        self.write("etc/passwd", f"root:x:{uid}:{gid}::/root:/bin/sh\ncore:x:{uid}:{gid}::/home/core:/bin/bash\n")
+        self.write("etc/group", f"root:x:{gid}:\ndocker:x:{gid}:core\n")
+        self.write("etc/shadow", "core:*:1::::::\n")
+        (path / "var/home/core").mkdir(parents=True)
+        (path / "home").symlink_to("var/home")
+        (path / "run").mkdir()
+
+    def write(self, name: str, text: str) -> None:
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.path / name).write_text(text)
+
+    def read(self, name: str) -> str:
+        return (self.path / name).read_text()
+
+    def reboot(self) -> None:
+        """/run forgets, and so do we what was run."""
+        for folder, folders, files in os.walk(self.path / "run", topdown=False):
+            for name in files:
+                (Path(folder) / name).unlink()
+            for name in folders:
+                (Path(folder) / name).rmdir()
+        self.machine = Recorder()
+
+    def apply(self, text: str | bytes, **seed: object) -> Status:
+        data = text if isinstance(text, bytes) else text.encode()
+        found = Seed("test", data, **seed)  # type: ignore[arg-type]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(datasource, "fetch", lambda _name: found)
+            outcome = apply_module.apply("test", str(self.path), self.machine)
+        assert status.read(self.path / "run/cloudconfig/status.json") == outcome
+        return outcome
+
+    def snapshot(self) -> dict[str, str]:
+        """Files and links outside /run."""
+        return {
+            str(path.relative_to(self.path)): str(path.readlink()) if path.is_symlink() else path.read_text()
+            for path in sorted(self.path.rglob("*"))
+            if (path.is_symlink() or path.is_file()) and not path.is_relative_to(self.path / "run")
+        }
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+WHOLE = f"""\
+#cloud-config
+hostname: n1
+manage_etc_hosts: localhost
+ssh_authorized_keys: ['{KEY}']
+write_files:
+- {{path: /etc/app/config, content: "x\\n", permissions: 0600}}
+- {{path: /home/core/hello, content: hi, owner: core}}
+coreos:
+  etcd2: {{name: n1, discovery: 'http://10.0.2.100/abc'}}
+  fleet: {{metadata: disk=ssd}}
+  units:
+  - {{name: 10-cluster.network, content: "[Match]\\n"}}
+  - {{name: a.service, command: start, enable: true, content: "[Install]\\nWantedBy=multi-user.target\\n"}}
+  - {{name: etcd2.service, command: start}}
+"""
+
+
+def test_the_whole(node: Node) -> None:
+    outcome = node.apply(WHOLE, instance_id="i-1")
+    assert outcome.errors == ()
+    assert (outcome.result, outcome.datasource, outcome.instance_id, len(outcome.plan)) == ("done", "test", "i-1", 64)
+    assert node.machine.hostname == "n1"
+    assert node.read("etc/hostname") == "n1\n"
+    assert "127.0.1.1 n1" in node.read("etc/hosts")
+    assert KEY in node.read("var/home/core/.ssh/authorized_keys")
+    assert (node.path / "var/home/core/.ssh").stat().st_mode & 0o777 == 0o700
+    assert (node.path / "var/home/core/.ssh/authorized_keys").stat().st_mode & 0o777 == 0o600
+    assert (node.path / "etc/app/config").stat().st_mode & 0o777 == 0o600
+    assert 'Environment="ETCD_NAME=n1"' in node.read("run/systemd/system/etcd.service.d/20-cloudinit.conf")
+    assert (node.path / "etc/systemd/system/multi-user.target.wants/a.service").readlink() == Path(
+        "/etc/systemd/system/a.service"
+    )
+    assert node.machine.ran == [
+        "systemctl daemon-reload",
+        "systemctl --no-block start a.service",
+        "systemctl --no-block start etcd.service",
+    ]
+    assert (node.path / "run/cloudconfig/status.json").stat().st_mode & 0o777 == 0o644
+    assert (node.path / "var/lib/cloudconfig/plan.json").stat().st_mode & 0o777 == 0o600
+    assert "discovery" not in json.dumps(outcome)
+    assert len(outcome.changed) == 10
+
+
+def test_again_changes_nothing(node: Node) -> None:
+    node.apply(WHOLE)
+    before = {path: path.lstat().st_mtime_ns for path in node.path.rglob("*") if path.name != "status.json"}
+    node.machine = Recorder()
+    outcome = node.apply(WHOLE)
+    assert (outcome.result, outcome.changed) == ("done", ())
+    assert node.machine.ran == ["systemctl --no-block start a.service", "systemctl --no-block start etcd.service"]
+    after = {path: path.lstat().st_mtime_ns for path in node.path.rglob("*") if path.name != "status.json"}
+    assert {path for path in after if after[path] != before.get(path)} <= {node.path / "run/cloudconfig"}
+
+
+def test_after_a_reboot_only_what_run_forgot_is_written(node: Node) -> None:
+    node.apply(WHOLE)
+    node.reboot()
+    outcome = node.apply(WHOLE)
+    assert outcome.changed == (
+        "/run/systemd/system/etcd.service.d/20-cloudinit.conf",
+        "/run/systemd/system/fleet.service.d/20-cloudinit.conf",
+    )
+    assert node.machine.ran[0] == "systemctl daemon-reload"
+
+
+@pytest.mark.parametrize(
+    ("ruin", "error"),
+    [
+        ("coreos: [\n", "not valid YAML"),
+        ("write_files: [{path: /usr/x}]\n", "read-only"),
+        ("hostname: twice\n", "stands here twice"),
+        ("write_files: [{path: /etc/a}, {path: /etc/a}]\n", "already claimed"),
+        ("write_files: [{path: /etc/a}, {path: /etc/b, owner: nobody-here}]\n", "no account is called nobody-here"),
+        ("write_files: [{path: /etc/a}, {path: /etc/passwd/x}]\n", "not for write_files"),
+        ("write_files: [{path: /etc/a}, {path: /etc/folder}]\n", "is a folder"),
+        ("write_files: [{path: /etc/a}, {path: /etc/out/x}]\n", "leads out of the root"),
+        ("write_files: [{path: /etc/a}]\nusers: [{name: joe, groups: [nogroup]}]\n", "no group is called nogroup"),
+        (
+            "write_files: [{path: /etc/a}]\ncoreos: {units: [{name: no.service, enable: true}]}\n",
+            "the image has no unit",
+        ),
+    ],
+)
+def test_keys_and_name_are_applied_whatever_else_is_broken(node: Node, ruin: str, error: str) -> None:
+    """And of the rest nothing is."""
+    (node.path / "etc/folder").mkdir()
+    (node.path / "etc/out").symlink_to("../../..")
+    before = node.snapshot()
+    outcome = node.apply(KEYS + ruin)
+    assert outcome.result == "degraded"
+    assert error in outcome.errors[0].message
+    assert node.machine.hostname == "n1"
+    changed = {name for name, text in node.snapshot().items() if before.get(name) != text}
+    assert changed == {"etc/hostname", "var/home/core/.ssh/authorized_keys"}
+    assert node.machine.ran == []
+
+
+def test_a_missing_header_does_not_lock_out(node: Node) -> None:
+    outcome = node.apply(KEYS.replace("#cloud-config\n", ""))
+    assert outcome.result == "degraded"
+    assert KEY in node.read("var/home/core/.ssh/authorized_keys")
+
+
+def test_keys_of_meta_data_are_applied_with_a_broken_config(node: Node) -> None:
+    outcome = node.apply("#cloud-config\n[", keys=(KEY,), hostname="from-meta-data")
+    assert (outcome.result, node.machine.hostname) == ("degraded", "from-meta-data")
+    assert KEY in node.read("var/home/core/.ssh/authorized_keys")
+
+
+def test_broken_meta_data_is_told_and_left_out(node: Node) -> None:
+    outcome = node.apply("", keys=("garbage",), hostname="two words")
+    assert [trouble.path for trouble in outcome.errors] == ["meta-data local-hostname", "meta-data public-keys"]
+    assert (outcome.result, node.machine.hostname) == ("degraded", "")
+
+
+def test_broken_user_data_does_not_take_old_keys_away(node: Node) -> None:
+    node.apply(KEYS)
+    assert node.apply(b"\xff\xfe\x00").result == "degraded"
+    assert KEY in node.read("var/home/core/.ssh/authorized_keys")
+    assert node.apply("#cloud-config\n").result == "done"
+    assert not node.read("var/home/core/.ssh/authorized_keys").strip()
+
+
+def test_what_a_former_plan_wrote_is_taken_away(node: Node) -> None:
+    """Unless somebody changed it meanwhile; and what stood there before comes back."""
+    node.write("etc/issue", "of the image\n")
+    (node.path / "etc/issue").chmod(0o640)
+    (node.path / "etc/localtime").symlink_to("/usr/share/zoneinfo/UTC")
+    before = node.snapshot()
+    node.apply("""\
+#cloud-config
+write_files:
+- {path: /etc/issue, content: ours}
+- {path: /etc/localtime, content: ours}
+- {path: /etc/gone, content: ours}
+- {path: /etc/edited, content: ours}
+coreos: {units: [{name: m.service, mask: true}]}
+""")
+    node.write("etc/edited", "by hand")
+    outcome = node.apply("#cloud-config\n")
+    assert outcome.changed == ("/etc/gone", "/etc/issue", "/etc/localtime", "/etc/systemd/system/m.service")
+    assert node.machine.ran == ["systemctl daemon-reload"] * 2
+    after = node.snapshot()
+    assert after.pop("etc/edited") == "by hand"
+    after.pop("var/lib/cloudconfig/plan.json")
+    assert after == before
+    assert (node.path / "etc/issue").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_damaged_record_takes_nothing_away(node: Node) -> None:
+    node.apply(WHOLE)
+    for damage in ("{", "[]", '{"v": 2}', '{"v": 1, "entries": 3}'):
+        node.write("var/lib/cloudconfig/plan.json", damage)
+        assert node.apply("#cloud-config\n").result == "done"
+        assert node.read("etc/app/config") == "x\n"
+
+
+def test_a_crash_at_any_rename_is_repaired_by_the_next_apply(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Power cut after k renames, for every k: afterwards the tree is as if nothing had happened."""
+    twin = Node(node.path / "twin")
+    twin.apply(WHOLE)
+    twin.apply("#cloud-config\n")
+    real = os.rename
+    for count in range(40):
+        left = [count]
+
+        def rename(*arguments: object, left: list[int] = left, **options: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            real(*arguments, **options)  # type: ignore[arg-type]
+
+        node_k = Node(node.path / f"k{count}")
+        crashed = False
+        with monkeypatch.context() as patch:
+            patch.setattr(rooted.os, "rename", rename)
+            try:
+                node_k.apply(WHOLE)
+            except KeyboardInterrupt:
+                crashed = True
+        node_k.reboot()
+        assert node_k.apply(WHOLE).result == "done"
+        assert node_k.apply("#cloud-config\n").result == "done"
+        assert node_k.snapshot() == twin.snapshot()
+        if not crashed:
+            return
+    pytest.fail("never got through")
+
+
+USERS = f"""\
+#cloud-config
+users:
+- {{name: joe, passwd: "$y$j9T$salt$hash", groups: [docker], gecos: Joe, ssh_authorized_keys: ['{KEY}']}}
+- {{name: core, groups: [docker, root], shell: /bin/sh, passwd: "*"}}
+"""
+
+
+def test_users(node: Node) -> None:
+    outcome = node.apply(USERS)
+    assert node.machine.ran == [
+        "useradd --create-home --comment Joe --groups docker --shell /bin/bash joe",
+        "chpasswd -e",
+        "usermod -a -G root -s /bin/sh core",
+    ]
+    assert node.machine.secrets[1] == "joe:$y$j9T$salt$hash\n"
+    # This useradd made nobody, so there is no home for the keys: told, and the rest is done.
+    assert [trouble.message for trouble in outcome.errors] == ["no account is called joe"]
+    assert outcome.result == "degraded"
+
+
+def test_keys_of_a_user_who_left_the_plan_are_taken_away(node: Node) -> None:
+    uid, gid = OWN
+    node.write("etc/passwd", node.read("etc/passwd") + f"joe:x:{uid}:{gid}::/home/joe:/bin/sh\n")
+    assert node.apply(USERS).errors == ()
+    node.write("var/home/joe/.ssh/authorized_keys", "by hand\n" + node.read("var/home/joe/.ssh/authorized_keys"))
+    node.apply("#cloud-config\n")
+    assert node.read("var/home/joe/.ssh/authorized_keys") == "by hand\n"
+
+
+def test_a_failing_command_is_told_and_the_others_are_queued(node: Node) -> None:
+    node.machine = Recorder(refuse="a.service")
+    outcome = node.apply(WHOLE)
+    assert outcome.result == "degraded"
+    assert [trouble.message for trouble in outcome.errors] == ["systemctl: exit 1: refused"]
+    assert node.machine.ran[-1] == "systemctl --no-block start etcd.service"
+
+
+def test_a_failing_useradd_keeps_files_back(node: Node) -> None:
+    node.machine = Recorder(refuse="useradd")
+    outcome = node.apply(USERS + "write_files: [{path: /etc/a}]\n")
+    assert [(trouble.path, outcome.result) for trouble in outcome.errors] == [("users[0]", "degraded")]
+    assert not (node.path / "etc/a").exists()
+
+
+def test_a_script_runs_once_for_an_instance(node: Node) -> None:
+    script = "#!/bin/sh\necho hi\n"
+    run = "systemd-run --no-block --collect --unit=cloudconfig-script /var/lib/cloudconfig/scripts/user-data-1"
+    node.apply(script, instance_id="i-1")
+    assert node.machine.ran == [run]
+    assert (node.path / "var/lib/cloudconfig/scripts/user-data-1").stat().st_mode & 0o777 == 0o700
+    node.apply(script, instance_id="i-1")
+    assert node.machine.ran == [run]
+    node.apply(script, instance_id="i-2")
+    assert node.machine.ran == [run, run]
+
+
+def test_networkd_is_told_if_it_runs(node: Node) -> None:
+    text = "#cloud-config\ncoreos: {units: [{name: 1.network, content: '[Match]'}]}\n"
+    node.write("run/systemd/netif/state", "")
+    node.apply(text)
+    assert node.machine.ran == ["networkctl reload"]
+
+
+def test_a_user_cannot_have_another_file_written(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~/.ssh is a user's: a link there is not followed, whoever made it, if it is not root's."""
+    monkeypatch.setattr(rooted.os, "geteuid", lambda: 4711)
+    if OWN[0] == 0:
+        os.chown(node.path / "var/home/core", 4712, 4712)
+    (node.path / "etc/target").mkdir()
+    (node.path / "var/home/core/.ssh").symlink_to("../../../etc/target")
+    if OWN[0] == 0:
+        os.chown(node.path / "var/home/core/.ssh", 4712, 4712, follow_symlinks=False)
+    outcome = node.apply(KEYS)
+    assert "a symbolic link on the way is not root's" in [trouble.message for trouble in outcome.errors]
+    assert list((node.path / "etc/target").iterdir()) == []
+
+
+def test_no_datasource(node: Node) -> None:
+    outcome = apply_module.apply("none", str(node.path), node.machine)
+    assert (outcome.result, outcome.good, outcome.changed) == ("none", True, ())
+
+
+def test_a_missing_datasource_is_a_failure(node: Node) -> None:
+    outcome = apply_module.apply("file:/no/such/file", str(node.path), node.machine)
+    assert (outcome.result, outcome.good) == ("failed", False)
+    assert status.read(node.path / "run/cloudconfig/status.json") == outcome
+
+
+def test_values_never_reach_the_status(node: Node) -> None:
+    secret = "correct-horse-battery"
+    text = f"""\
+#cloud-config
+ssh_authorized_keys: [{secret}]
+users: [{{name: a, passwd: {secret}}}]
+coreos: {{units: [{{name: a.service, content: {secret}}}], fleet: {{etcd_password: "{secret}\\u0001"}}}}
+"""
+    outcome = node.apply(text)
+    assert len(outcome.errors) == 4
+    assert secret not in outcome.as_json() + "\n".join(outcome.lines())
+
+
+def test_own_lines_of_authorized_keys_stay() -> None:
+    first = authorized_keys("mine\n", ("a", "b"))
+    assert first.splitlines()[0] == "mine"
+    assert first.splitlines()[2:4] == ["a", "b"]
+    assert authorized_keys(first + "later\n", ("c",)).splitlines()[:2] == ["mine", "later"]
+    assert authorized_keys(first, ()) == "mine\n"
+    assert authorized_keys("", ()) == ""

@@ -1,0 +1,169 @@
+"""A cloud-config, written out: one golden plan, the rules of where things go, and quoting that cannot be broken out of."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudconfig import parse, plan
+from cloudconfig.plan import Facts, Link, Plan, PlanError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def planned(text: str, facts: Facts | None = None) -> Plan:
+    found = parse.parse("#cloud-config\n" + text)
+    assert not [one for one in found.findings if one.severity == "error"]
+    return plan.make(found.config, facts)
+
+
+def test_golden() -> None:
+    """The whole plan of a config that uses everything; a screen long, so read it when it changes."""
+    made = plan.make(parse.parse((GOLDEN / "everything.yaml").read_text()).config, Facts(hostname="ignored"))
+    assert (
+        json.dumps(json.loads(made.as_json()), indent=1, sort_keys=True) + "\n"
+        == (GOLDEN / "everything.json").read_text()
+    )
+    assert made.as_json() == json.dumps(json.loads(made.as_json()), sort_keys=True, separators=(",", ":"))
+
+
+def test_the_same_config_has_the_same_name_and_another_has_another() -> None:
+    first = planned("write_files: [{path: /etc/a, content: x}, {path: /etc/b}]\n")
+    turned = planned("write_files: [{path: /etc/b}, {path: /etc/a, content: x}]\n")
+    other = planned("write_files: [{path: /etc/a, content: y}, {path: /etc/b}]\n")
+    assert first.sha256() == turned.sha256() != other.sha256()
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "path"),
+    [
+        ("a.service", False, "/etc/systemd/system/a.service"),
+        ("a.service", True, "/run/systemd/system/a.service"),
+        ("1.network", False, "/etc/systemd/network/1.network"),
+        ("1.netdev", False, "/etc/systemd/network/1.netdev"),
+        ("1.link", True, "/run/systemd/network/1.link"),
+        ("etcd2.service", False, "/etc/systemd/system/etcd.service"),
+        ("fleetd.service", False, "/etc/systemd/system/fleet.service"),
+    ],
+)
+def test_where_units_go(name: str, runtime: bool, path: str) -> None:
+    made = planned(f"coreos: {{units: [{{name: {name}, content: x, runtime: {runtime}}}]}}\n")
+    assert [file.path for file in made.files] == [path]
+
+
+def test_both_names_of_etcd_are_one_unit() -> None:
+    made = planned(
+        "coreos: {etcd: {name: a}, units: [{name: etcd2.service, command: start}, {name: fleetd.service, command: start}]}\n"
+    )
+    assert [file.path for file in made.files] == ["/run/systemd/system/etcd.service.d/20-cloudinit.conf"]
+    assert made.commands == (("start", "etcd.service"), ("start", "fleet.service"))
+
+
+def test_what_services_get_is_not_for_all_to_read() -> None:
+    (file,) = planned("coreos: {fleet: {etcd_password: secret}}\n").files
+    assert file.mode == 0o600
+
+
+def test_enable_makes_the_links_of_install() -> None:
+    content = "[Install]\\nWantedBy=a.target b.target\\nRequiredBy=c.target\\nAlias=%p-alias.service\\nWantedBy=\\nWantedBy=d.target\\n"
+    made = planned(f'coreos: {{units: [{{name: x.service, enable: true, content: "{content}"}}]}}\n')
+    folder = "/etc/systemd/system"
+    assert [link.path for link in made.links] == [
+        f"{folder}/c.target.requires/x.service",
+        f"{folder}/d.target.wants/x.service",
+        f"{folder}/x-alias.service",
+    ]
+    assert {link.target for link in made.links} == {f"{folder}/x.service"}
+
+
+def test_enable_of_templates() -> None:
+    content = "[Install]\\nWantedBy=a.target\\n"
+    made = planned(f"""\
+coreos:
+  units:
+  - {{name: "x@.service", content: "{content}DefaultInstance=one\\n", enable: true}}
+  - {{name: "x@two.service", enable: true}}
+""")
+    target = "/etc/systemd/system/x@.service"
+    assert [(link.path.rpartition("/")[2], link.target) for link in made.links] == [
+        ("x@one.service", target),
+        ("x@two.service", target),
+    ]
+
+
+def test_enable_of_a_unit_of_the_image() -> None:
+    units = {"docker.service": "[Install]\nWantedBy=multi-user.target\n"}
+    made = planned("coreos: {units: [{name: docker.service, enable: true}]}\n", Facts(installed=units.get))
+    assert made.links == (
+        Link(
+            "/etc/systemd/system/multi-user.target.wants/docker.service",
+            "/usr/lib/systemd/system/docker.service",
+            "coreos.units[0].enable",
+        ),
+    )
+    with pytest.raises(PlanError, match=r"coreos.units\[0\].enable: the image has no unit dokcer.service"):
+        planned("coreos: {units: [{name: dokcer.service, enable: true}]}\n", Facts(installed=units.get))
+
+
+def test_mask() -> None:
+    made = planned("coreos: {units: [{name: a.service, mask: true}]}\n")
+    assert made.links == (Link("/etc/systemd/system/a.service", "/dev/null", "coreos.units[0].mask"),)
+
+
+def test_hosts_keep_loopback() -> None:
+    assert plan.hosts("n1.example").decode().splitlines() == [
+        "127.0.0.1 localhost",
+        "127.0.1.1 n1.example n1",
+        "::1 localhost ip6-localhost ip6-loopback",
+    ]
+    assert b"127.0.1.1" not in plan.hosts("")
+
+
+def test_keys_of_core_and_of_users_are_joined() -> None:
+    made = planned("ssh_authorized_keys: [a, b]\nusers: [{name: core, ssh_authorized_keys: [b, c]}, {name: d}]\n")
+    assert made.keys == (("core", ("a", "b", "c")),)
+
+
+def test_parts_are_joined_and_contradictions_refused() -> None:
+    def config(text: str) -> plan.CloudConfig:
+        return parse.parse(text).config
+
+    joined = plan.combine([config("hostname: a\nssh_authorized_keys: [x]\n"), config("ssh_authorized_keys: [y]\n")])
+    assert (joined.hostname, joined.ssh_authorized_keys) == ("a", ("x", "y"))
+    assert plan.combine([]) == plan.CloudConfig()
+    for one, two in (
+        ("hostname: a", "hostname: b"),
+        ("coreos: {fleet: {metadata: a=1}}", "coreos: {fleet: {metadata: a=2}}"),
+    ):
+        with pytest.raises(PlanError, match="two parts say different things"):
+            plan.combine([config(one), config(two)])
+
+
+def unquote(line: str) -> str:
+    """What systemd makes of Environment="...": systemd.syntax(7) quoting, then specifiers."""
+    match = re.fullmatch(r'Environment="((?:[^"\\]|\\.)*)"', line)
+    assert match, "systemd would see more than one assignment"
+    plain = re.sub(r"\\(.)", r"\1", match[1])
+    assert "%" not in plain.replace("%%", "")
+    return plain.replace("%%", "%")
+
+
+@given(st.text())
+def test_no_value_breaks_out_of_its_line(value: str) -> None:
+    try:
+        text = plan.environment([("A", value)]).decode()
+    except PlanError as error:
+        assert any(ord(char) < 0x20 or ord(char) == 0x7F for char in value)
+        assert value not in error.message or len(value) == 1
+        return
+    except UnicodeEncodeError:
+        assert any(0xD800 <= ord(char) < 0xE000 for char in value)
+        return
+    section, line, end = text.split("\n")
+    assert (section, end) == ("[Service]", "")
+    assert unquote(line) == f"A={value}"

@@ -1,0 +1,185 @@
+"""Seed volumes: what `seed` writes, `iso` reads, and what else a volume may be."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloudconfig import datasource, iso, seed
+from cloudconfig.datasource import Seed
+from terminal import Failure, UsageFailure
+
+USER_DATA = b"#cloud-config\nhostname: a\n"
+META_DATA = seed.meta_data("i-1", "node-1")
+VOLUME = seed.volume({"user-data": USER_DATA, "meta-data": META_DATA})
+
+
+def test_exact_names_come_back() -> None:
+    assert iso.label(io.BytesIO(VOLUME)) == "cidata"
+    assert iso.read(io.BytesIO(VOLUME)) == {"user-data": USER_DATA, "meta-data": META_DATA.encode()}
+
+
+def test_names_come_from_rock_ridge_too() -> None:
+    """Tools that write no Joliet: the same volume with that descriptor's mark removed."""
+    plain = bytearray(VOLUME)
+    plain[VOLUME.index(b"%/E")] = 0
+    assert set(iso.read(io.BytesIO(bytes(plain)))) == {"user-data", "meta-data"}
+
+
+def test_equal_input_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At another time, in another zone."""
+    monkeypatch.setattr(time, "time", lambda: 1.9e9)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert seed.volume({"meta-data": META_DATA, "user-data": USER_DATA}) == VOLUME
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_the_file_is_private_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "seed.iso"
+    path.write_text("old")
+    path.chmod(0o644)
+    seed.make(path, USER_DATA, META_DATA)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == VOLUME
+    assert [entry.name for entry in tmp_path.iterdir()] == ["seed.iso"]
+
+
+def test_nothing_stays_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        seed.make(tmp_path / "seed.iso", USER_DATA, META_DATA)
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.binary(max_size=5000), st.binary(max_size=100))
+@settings(max_examples=20, deadline=None)
+def test_round_trip(user_data: bytes, meta_data: bytes) -> None:
+    volume = io.BytesIO(seed.volume({"user-data": user_data, "meta-data": meta_data}))
+    assert iso.read(volume) == {"user-data": user_data, "meta-data": meta_data}
+
+
+@given(st.lists(st.tuples(st.integers(16 * 2048, 32 * 2048), st.integers(0, 255)), max_size=30), st.booleans())
+def test_a_damaged_volume_is_read_or_refused(damage: list[tuple[int, int]], cut: bool) -> None:
+    volume = bytearray(VOLUME)
+    for at, value in damage:
+        volume[at % len(volume)] = value
+    data = bytes(volume[: len(volume) // 2]) if cut else bytes(volume)
+    try:
+        iso.label(io.BytesIO(data))
+        iso.read(io.BytesIO(data))
+    except iso.IsoError as error:
+        assert error.message
+
+
+def test_meta_data(tmp_path: Path) -> None:
+    path = tmp_path / "seed.iso"
+    seed.make(path, USER_DATA, "instance-id: i-9\nlocal-hostname: n9\npublic-keys:\n- a\n- b\n")
+    assert datasource.read_volume(path) == Seed("nocloud", USER_DATA, "i-9", "n9", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [("public-keys: |\n  a\n  b\n", ("a", "b")), ("public-keys: {joe: a}\n", ("a",)), ("", ()), ("- x\n", ())],
+)
+def test_shapes_of_public_keys(text: str, keys: tuple[str, ...]) -> None:
+    assert datasource.with_meta_data(Seed("x", b""), text.encode()).keys == keys
+
+
+def test_broken_meta_data_names_its_line() -> None:
+    with pytest.raises(Failure, match="meta-data line 2"):
+        datasource.with_meta_data(Seed("x", b""), b"instance-id: a\ninstance-id: b\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "chosen"),
+    [
+        ("quiet flotilla.datasource=nocloud", "nocloud"),
+        ("flotilla.datasource=nocloud flotilla.datasource=file:/x", "file:/x"),
+        ("xflotilla.datasource=nocloud", "none"),
+        ("", "none"),
+    ],
+)
+def test_auto_is_what_the_kernel_command_line_says(line: str, chosen: str) -> None:
+    assert datasource.chosen("auto", line) == chosen
+    assert datasource.chosen("file:/y", line) == "file:/y"
+
+
+def test_an_unknown_datasource_is_wrong_usage() -> None:
+    with pytest.raises(UsageFailure, match="no datasource is called 'ec2'"):
+        datasource.fetch("ec2")
+
+
+class Machine:
+    """A folder with /sys/block and /dev, whose disk shows up at the third look."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.now = 0.0
+        self.looks = 0
+        (root / "dev").mkdir()
+        (root / "sys/block").mkdir(parents=True)
+
+    def disk(self, name: str, serial: str, content: bytes = b"") -> None:
+        (self.root / "sys/block" / name).mkdir()
+        (self.root / "sys/block" / name / "serial").write_text(serial + "\n")
+        (self.root / "dev" / name).write_bytes(content)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.looks += 1
+        if self.looks == 3:
+            self.disk("vdc", "cidata", VOLUME)
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_the_disk_is_waited_for(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.disk("vda", "root")
+    found = datasource.nocloud(system=tmp_path, clock=machine.clock, sleep=machine.sleep)
+    assert (found.user_data, found.instance_id, machine.looks) == (USER_DATA, "i-1", 3)
+
+
+def test_a_label_found_by_udev_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "dev/disk/by-label").mkdir(parents=True)
+    (tmp_path / "dev/sr0").write_bytes(VOLUME)
+    (tmp_path / "dev/disk/by-label/cidata").symlink_to("../../sr0")
+    assert datasource.nocloud(system=tmp_path, wait_s=0).hostname == "node-1"
+
+
+def test_no_disk_is_told_after_the_wait(tmp_path: Path) -> None:
+    now = [0.0]
+    with pytest.raises(Failure, match="nocloud: no volume called cidata after 2 s"):
+        datasource.nocloud(
+            system=tmp_path, wait_s=2, clock=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds)
+        )
+    assert 2 <= now[0] < 2.2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the seed volume cannot be read"),
+        (b"\0" * 100_000, "the seed volume cannot be read"),
+        (VOLUME.replace(b"cidata ", b"config-"), "the volume's label is 'config-', not cidata"),
+        (seed.volume({"other": b""}), "neither user-data nor meta-data"),
+    ],
+)
+def test_a_wrong_volume(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "disk").write_bytes(content)
+    with pytest.raises(Failure, match=message):
+        datasource.read_volume(tmp_path / "disk")
