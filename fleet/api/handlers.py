@@ -86,7 +86,11 @@ class Api:
         except (UnitExists, Contended) as failure:
             return failed(HTTPStatus.CONFLICT, str(failure), failure.hint)
         except Unavailable:
-            return failed(HTTPStatus.SERVICE_UNAVAILABLE, "fleet server unable to communicate with etcd")
+            return failed(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "fleet server unable to communicate with etcd",
+                "etcd is starting, or has no majority: see systemctl status etcd on the nodes",
+            )
         except EtcdError as failure:
             return failed(HTTPStatus.INTERNAL_SERVER_ERROR, f"etcd refused: {failure.message}", failure.hint)
 

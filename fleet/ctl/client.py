@@ -252,7 +252,8 @@ class Client:
             self.close()
             raise self._unreachable(error) from error
         if status >= http.client.BAD_REQUEST:
-            raise ApiError(status, _error_message(status, answer))
+            message, hint = _told(status, answer)
+            raise ApiError(status, message, hint=hint)
         return answer
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
@@ -265,6 +266,8 @@ class Client:
         if len(answer) > ANSWER_SIZE_MAX:
             self.close()
             raise self._nonsense(f"its answer is larger than {ANSWER_SIZE_MAX >> 20} MiB")
+        if response.length:  # still to come, but nothing comes
+            raise http.client.IncompleteRead(answer, response.length)
         return response.status, answer
 
     def _unreachable(self, error: BaseException) -> Unreachable:
@@ -278,14 +281,18 @@ class Client:
         return Failure(f"this is no fleet API: {message}", where=self._where, hint="check --endpoint")
 
 
-def _error_message(status: int, body: bytes) -> str:
-    """The message of an error body ``{"error":{"code":N,"message":"..."}}``, or the plain status."""
+def _told(status: int, body: bytes) -> tuple[str, str | None]:
+    """Message and hint of an error body ``{"error":{"code":N,"message":"...","hint":"..."}}``, or the plain status."""
     try:
-        told = json.loads(body)["error"]["message"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        told = None
-    plain = http.client.responses.get(status, "")
-    return told if isinstance(told, str) and told else f"the fleet API answered {status} {plain}".rstrip()
+        error = json.loads(body)["error"]
+        message, hint = error.get("message"), error.get("hint")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        message = hint = None
+    plain = f"the fleet API answered {status} {http.client.responses.get(status, '')}".rstrip()
+    return (
+        message if isinstance(message, str) and message else plain,
+        hint if isinstance(hint, str) and hint else None,
+    )
 
 
 def _record(value: Mapping[str, object]) -> UnitRecord:

@@ -17,6 +17,9 @@ from terminal import Failure, UsageFailure
 STAGGER_S = 4.0
 """Seconds to wait for one node before the next is tried as well: an emulated node takes one to three for a handshake."""
 
+PROBE_S = 10.0
+"""Seconds that the API of a node may take for its first answer before the next node is preferred."""
+
 MACHINE_ID_FILE = Path("/etc/machine-id")
 
 
@@ -67,10 +70,10 @@ def open_reach(settings: Settings) -> Iterator[Reach]:
             "a tunnel leads to a unix socket on a node, not to a host", where=str(endpoint), hint="drop --endpoint"
         )
 
-    def client_of(tunnel: Tunnel) -> Client:
+    def client_of(tunnel: Tunnel, timeout_s: float) -> Client:
         return Client(
             Endpoint("localhost", path=str(tunnel.socket)),
-            timeout_s=settings.request_timeout_s,
+            timeout_s=timeout_s,
             where=f"{endpoint} on {tunnel.address}",
             hint="is fleet.service running on that node?",
         )
@@ -78,7 +81,7 @@ def open_reach(settings: Settings) -> Iterator[Reach]:
     def usable(tunnel: Tunnel) -> None:
         # With a choice of nodes, one whose fleetd is down or has no etcd is as good as dead.
         if len(settings.tunnel) > 1:
-            with contextlib.closing(client_of(tunnel)) as client:
+            with contextlib.closing(client_of(tunnel, min(PROBE_S, settings.request_timeout_s))) as client:
                 try:
                     client.machines()
                 except Failure as failure:
@@ -86,7 +89,7 @@ def open_reach(settings: Settings) -> Iterator[Reach]:
 
     with (
         open_tunnel(settings.tunnel, settings.ssh, endpoint.path, usable, stagger_s=STAGGER_S) as tunnel,
-        contextlib.closing(client_of(tunnel)) as client,
+        contextlib.closing(client_of(tunnel, settings.request_timeout_s)) as client,
     ):
         yield Reach(client, settings, tunnel)
 

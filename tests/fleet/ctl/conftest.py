@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from etcd.errors import Unavailable
 from etcd.fake import FakeEtcd
 from fleet import codec
 from fleet.api.server import ApiServer
@@ -50,6 +51,7 @@ class World(Registry):
     def __init__(self, client: FakeEtcd) -> None:
         super().__init__(client)
         self.scripts: dict[str, Script] = {}
+        self.away_after = 0  # so many looks from now etcd is away for one of them
 
     def add_machine(self, machine: Machine) -> None:
         self.client.put(self.key_machine(machine.id), codec.machine_bytes(machine))
@@ -68,6 +70,10 @@ class World(Registry):
 
     def states(self, machine: str | None = None, unit: str | None = None) -> list[UnitState]:
         """Each question about one unit is a look, after which the next thing on its script happens."""
+        if unit and self.away_after:
+            self.away_after -= 1
+            if not self.away_after:
+                raise Unavailable("played")
         found = super().states(machine, unit)
         script = self.scripts.get(unit or "")
         if script is not None and len(script.says) > 1:

@@ -378,7 +378,21 @@ class TestTrouble:
         fleetctl.world.client.reachable = False
         said = fleetctl("list-machines")
         assert said.code == 1
-        assert "fleet server unable to communicate with etcd" in said.err
+        assert said.err.startswith(
+            "fleetctl: error: fleet server unable to communicate with etcd\n\nhint: etcd is starting"
+        )
+
+    def test_etcd_is_away_for_a_moment_while_a_unit_is_waited_for(
+        self, fleetctl: Fleetctl, unit_file: UnitFile
+    ) -> None:
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(
+            fleetctl, [("activating", "start")] * 3 + [("active", "running")]
+        )
+        fleetctl.world.away_after = 2
+        said = fleetctl("start", "hello.service")
+        assert said.code == 0
+        assert "waiting for the cluster: fleet server unable to communicate with etcd" in said.err
 
     def test_status_of_a_unit_that_is_nowhere(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
         unit_file()
