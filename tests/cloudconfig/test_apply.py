@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloudconfig import apply as apply_module
-from cloudconfig import datasource, rooted, status
+from cloudconfig import datasource, status
 from cloudconfig.apply import authorized_keys
 from cloudconfig.datasource import Seed
 from cloudconfig.status import Status
@@ -269,7 +269,7 @@ def test_a_crash_at_any_rename_is_repaired_by_the_next_apply(node: Node, monkeyp
         node_k = Node(node.path / f"k{count}")
         crashed = False
         with monkeypatch.context() as patch:
-            patch.setattr(rooted.os, "rename", rename)
+            patch.setattr(os, "rename", rename)
             try:
                 node_k.apply(WHOLE)
             except KeyboardInterrupt:
@@ -349,7 +349,7 @@ def test_networkd_is_told_if_it_runs(node: Node) -> None:
 
 def test_a_user_cannot_have_another_file_written(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """~/.ssh is a user's: a link there is not followed, whoever made it, if it is not root's."""
-    monkeypatch.setattr(rooted.os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
     if OWN[0] == 0:
         os.chown(node.path / "var/home/core", 4712, 4712)
     (node.path / "etc/target").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_apply_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_apply_to_this_machine_is_for_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert run("apply", "--datasource", "none") == 1
     assert "only root may apply" in capsys.readouterr().err
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cloudconfig import parse, plan
 from cloudconfig.plan import Facts, Link, Plan, PlanError
+from cloudconfig.schema import CloudConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -130,12 +131,12 @@ def test_keys_of_core_and_of_users_are_joined() -> None:
 
 
 def test_parts_are_joined_and_contradictions_refused() -> None:
-    def config(text: str) -> plan.CloudConfig:
+    def config(text: str) -> CloudConfig:
         return parse.parse(text).config
 
     joined = plan.combine([config("hostname: a\nssh_authorized_keys: [x]\n"), config("ssh_authorized_keys: [y]\n")])
     assert (joined.hostname, joined.ssh_authorized_keys) == ("a", ("x", "y"))
-    assert plan.combine([]) == plan.CloudConfig()
+    assert plan.combine([]) == CloudConfig()
     for one, two in (
         ("hostname: a", "hostname: b"),
         ("coreos: {fleet: {metadata: a=1}}", "coreos: {fleet: {metadata: a=2}}"),
