@@ -28,7 +28,8 @@ from fleet.work import Here, Outcome, Step, Systemd, SystemdError, SystemdState,
 
 OPS_MAX = 100
 POLL_S = 30.0
-QUIET_S = 1.0
+QUIET_S = 0.5
+CHECK_S = 60.0
 BACKOFF_S = (0.5, 15.0)
 UNIT_BACKOFF_S = (1.0, 60.0)
 
@@ -49,7 +50,7 @@ class _Slot:
     is_busy: bool = False
     retry_at: float = 0.0
     backoff_s: float = UNIT_BACKOFF_S[0]
-    told: bytes | None = None
+    told: bytes | None = None  # what etcd has; b"" for what must be written anew in any case
     tell_at: float = 0.0
 
 
@@ -85,6 +86,8 @@ class Agent:
         self._retry_at = 0.0
         self._backoff_s = BACKOFF_S[0]
         self._poll_at = 0.0
+        self._check_at = 0.0
+        self._is_lost = False
         self._trouble = ""
 
     @property
@@ -105,9 +108,8 @@ class Agent:
         self._batches.append(batch)
 
     def lost(self) -> None:
-        """The subscription has ended; orders are read anew at the next step."""
-        self.subscription = None
-        self._batches.clear()
+        """The subscription has ended; orders are read anew soon."""
+        self._is_lost = True
 
     def observed(self, units: Iterable[str]) -> None:
         """systemd says that these units have changed."""
@@ -132,6 +134,10 @@ class Agent:
     def step(self, now: float) -> float:
         """Do what is due at ``now``; returns when to call again at the latest. Trouble is retried, never raised."""
         due = [self._look(now)]
+        if self._is_lost:
+            self._is_lost = False
+            self._forget_orders()
+            self._retry_at = now + BACKOFF_S[0]  # a watch that breaks at once must not make a busy loop
         if now >= self._retry_at:
             try:
                 self._listen(now)
@@ -160,10 +166,15 @@ class Agent:
 
     def _listen(self, now: float) -> None:
         """Be registered, and know the orders."""
+        if now >= self._check_at:
+            self._check_at = now + CHECK_S
+            if self._presence is not None and not self._registration.is_intact():
+                _LOG.warning("this machine's key is gone; registering again")
+                self._registration.drop()
         presence = self._registration.keep(now)
         if presence != self._presence:
             self._presence = presence
-            self.lost()
+            self._forget_orders()
         if self.subscription is None:
             self._read_orders()
         while self._batches:
@@ -181,7 +192,8 @@ class Agent:
         for slot in self._slots.values():
             slot.told = None
         for each in spoken.kvs:
-            self._slot(each.key.rpartition("/")[2]).told = each.value
+            is_lasting = self._presence is not None and each.lease == self._presence.lease
+            self._slot(each.key.rpartition("/")[2]).told = each.value if is_lasting else b""
         ordered = {each.key.rpartition("/")[2] for each in found.kvs}
         for name in self._slots.keys() - ordered:
             self._drop_order(name)
@@ -190,6 +202,11 @@ class Agent:
         self._has_orders = True
         self._serial += 1
         self.subscription = Subscription(prefix, found.revision + 1, self._serial)
+
+    def _forget_orders(self) -> None:
+        """What is known may be out of date. It is kept to until the orders are read anew."""
+        self.subscription = None
+        self._batches.clear()
 
     def _take_order(self, found: KeyValue) -> None:
         order = self._registry.decoded(found, codec.placement)

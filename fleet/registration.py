@@ -70,14 +70,14 @@ class Registration:
     def _make(self) -> Presence:
         found = self._client.get(self._key)
         if found is None:
-            return self._put([Compare.created(self._key, "==", 0)])
+            return self._put(None)
         known = self._registry.decoded(found, codec.machine)
         is_mine = known is not None and known.boot == self._machine.boot
         if is_mine and found.lease and self._client.lease_keepalive(found.lease) > 0:
             return self._adopt(found, known)
         if is_mine or not found.lease:
             # Made by an earlier daemon whose lease has just run out, or by a hand and never to go away by itself.
-            return self._put([Compare.modified(self._key, "==", found.mod_revision)])
+            return self._put(found)
         other = (
             "a machine that cannot be read" if known is None else f"the machine at {known.ip or 'an unknown address'}"
         )
@@ -94,14 +94,13 @@ class Registration:
         _LOG.info("carrying on with the lease of the daemon before")
         return Presence(found.lease, found.create_revision)
 
-    def _put(self, compare: list[Compare]) -> Presence:
+    def _put(self, found: KeyValue | None) -> Presence:
+        """Write the key under a new lease, if it still is as ``found``."""
         lease = self._client.lease_grant(self._ttl_s)
         value = codec.machine_bytes(self._machine)
-        done = self._client.txn(compare, [Op.put(self._key, value, lease=lease.id)], [Op.get(self._key)])
+        compare = Compare.modified(self._key, "==", 0 if found is None else found.mod_revision)
+        done = self._client.txn([compare], [Op.put(self._key, value, lease=lease.id)])
         if not done.succeeded:
             self._client.lease_revoke(lease.id)
-            raise DuplicateMachine("another machine took this machine's id just now", where=self._key)
-        found = self._client.get(self._key)
-        if found is None:
-            raise DuplicateMachine("this machine's key was deleted just now", where=self._key)
-        return Presence(lease.id, found.create_revision)
+            raise DuplicateMachine("this machine's key was changed while it registered", where=self._key)
+        return Presence(lease.id, done.revision if found is None else found.create_revision)

@@ -7,7 +7,6 @@ a reboot forgets them as it forgets the units. systemd finds a unit file by a li
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from fleet.unitname import UnitName, UnitNameError
@@ -58,9 +57,10 @@ class UnitStore:
             partial.write_text(text, encoding="utf-8")
             partial.chmod(0o644)
             partial.replace(path)
-            if not (link.is_symlink() and os.readlink(link) == str(path)):
-                link.unlink(missing_ok=True)
+            if not link.is_symlink() and not link.exists():
                 link.symlink_to(path)
+            elif not (link.is_symlink() and link.readlink() == path):
+                raise StoreError("systemd has a unit of that name already", where=str(link))
         except OSError as error:
             raise StoreError("cannot write the unit file", where=str(path)) from error
 
@@ -69,7 +69,7 @@ class UnitStore:
         path = self._units / str(UnitName.parse(name))
         link = self._systemd / name
         try:
-            if link.is_symlink() and os.readlink(link) == str(path):
+            if link.is_symlink() and link.readlink() == path:
                 link.unlink()
             (self._launched / name).unlink(missing_ok=True)
             path.unlink(missing_ok=True)

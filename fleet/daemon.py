@@ -1,0 +1,271 @@
+"""fleetd: agent, engine and HTTP API of one machine, in one process.
+
+Threads (watches, tasks, D-Bus) only ever put messages into one queue; one loop takes them out and is the only one to touch agent
+and engine. The API server has threads of its own and shares nothing with them but the client of etcd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from etcd.protocol import Etcd
+from fleet.agent import Agent, Task
+from fleet.config import Config, ConfigError, load
+from fleet.engine import Engine
+from fleet.feed import Delivered, Feed, Lost
+from fleet.model import Machine
+from fleet.registry import Registry
+from fleet.unitstore import UnitStore
+from fleet.work import Outcome, Systemd
+from terminal import Failure, command
+
+SYSTEMD_FOLDER = Path("/run/systemd/system")
+_FIRST_FD = 3  # sd_listen_fds(3)
+_LOG = logging.getLogger("fleet")
+
+_EPILOG = """\
+examples:
+  fleetd --check-config                     is /etc/fleet/fleet.conf, with FLEET_* in the environment, right?
+  fleetd --check-config --json              the same, and what it comes to
+  FLEET_METADATA=disk=ssd fleetd            run with a setting from the environment
+  fleetd --socket /tmp/fleet.sock           listen there, when systemd passes no socket
+
+fleetd is meant to be started by fleet.service. Stopping it stops no unit.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    units: Sequence[str]
+
+
+class Daemon:
+    """Agent and engine around one queue. ``client`` may be any etcd; ``systemd_of`` gets the callback for changed units."""
+
+    def __init__(self, registry: Registry, machine: Machine, store: UnitStore, config: Config) -> None:
+        self._registry = registry
+        self._machine = machine
+        self._store = store
+        self._config = config
+        self._queue: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
+        self._stopping = False
+
+    def changed(self, units: Sequence[str]) -> None:
+        """systemd says that these units have changed; from any thread."""
+        self._queue.put(("agent", _Observed(units)))
+
+    def stop(self) -> None:
+        """End :meth:`run`; from any thread."""
+        self._queue.put(("stop", None))
+
+    def run(self, systemd: Systemd) -> None:
+        """Work until :meth:`stop`. Leaves units, files and this machine's lease as they are; gives up leadership."""
+        agent = Agent(self._registry, self._machine, systemd, self._store, self._start, ttl_s=self._config.agent_ttl)
+        agent.adopt()
+        engine = None
+        if not self._config.disable_engine:
+            engine = Engine(
+                self._registry, self._machine.id, ttl_s=self._config.leader_ttl_s, agent_ttl_s=self._config.agent_ttl
+            )
+        agent_feed = Feed(self._registry.client, lambda message: self._queue.put(("agent", message)))
+        engine_feed = Feed(self._registry.client, lambda message: self._queue.put(("engine", message)))
+        try:
+            while not self._stopping:
+                due = agent.step(time.monotonic())
+                agent_feed.follow(agent.subscription)
+                if engine is not None:
+                    due = min(due, engine.step(time.monotonic()))
+                    engine_feed.follow(engine.subscription)
+                self._take(agent, engine, due)
+        finally:
+            agent_feed.follow(None)
+            engine_feed.follow(None)
+            if engine is not None:
+                engine.resign()
+
+    def _take(self, agent: Agent, engine: Engine | None, due: float) -> None:
+        """Wait for a message until ``due``, and hand on all there are."""
+        try:
+            message = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+            while True:
+                self._hand(agent, engine, *message)
+                message = self._queue.get_nowait()
+        except queue.Empty:
+            return
+
+    def _hand(self, agent: Agent, engine: Engine | None, whose: str, message: object) -> None:
+        loop = engine if whose == "engine" else agent
+        match message:
+            case Delivered(subscription, batch):
+                if loop is not None and loop.subscription == subscription:
+                    loop.deliver(batch)
+            case Lost(subscription, error):
+                if loop is not None and loop.subscription == subscription:
+                    _LOG.info("the watch of %s ended: %s", subscription.prefix, error)
+                    loop.lost()
+            case _Observed(units):
+                agent.observed(units)
+            case Outcome():
+                agent.finished(message, time.monotonic())
+            case None:
+                self._stopping = True
+
+    def _start(self, task: Task) -> None:
+        # A thread a task, not a pool: a stop may take as long as its unit likes, and must not hold up others.
+        threading.Thread(target=lambda: self._queue.put(("agent", task())), name="unit", daemon=True).start()
+
+
+def main() -> int:
+    """The console script."""
+    return command("fleetd", run)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run fleetd until SIGTERM or SIGINT."""
+    options = _parser().parse_args(argv)
+    config = load(options.config, os.environ)
+    if options.check_config:
+        return _check(config, as_json=options.json)
+    level = logging.DEBUG if config.verbosity > 0 else logging.INFO
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+    for name in config.ignored:
+        _LOG.warning("the setting %s has no effect", name)
+    machine = this_machine(config)
+    registry = Registry(_client(config), config.etcd_key_prefix)
+    store = UnitStore(Path(config.units_directory), SYSTEMD_FOLDER)
+    store.prepare()
+    daemon = Daemon(registry, machine, store, config)
+    from fleet.api.server import ApiServer
+    from fleet.systemd import SystemdManager
+
+    server = ApiServer(registry, sockets=[*inherited_sockets(os.environ), *_own_sockets(options.socket)])
+    server.start()
+    notify("READY=1\nSTATUS=running", os.environ)
+    _LOG.info("machine %s at %s, etcd at %s", machine.id, machine.ip or "?", ", ".join(config.etcd_servers))
+    try:
+        daemon.run(SystemdManager(daemon.changed))
+    except KeyboardInterrupt:
+        _LOG.info("stopping; units run on")
+    finally:
+        notify("STOPPING=1", os.environ)
+        server.stop()
+        if options.socket is not None:
+            options.socket.unlink(missing_ok=True)
+    return 0
+
+
+def this_machine(config: Config, root: Path = Path("/")) -> Machine:
+    """Who this machine is: its machine-id, address, metadata and boot. Raises :class:`Failure` without a machine-id."""
+    try:
+        identity = (root / "etc/machine-id").read_text(encoding="ascii").strip()
+        boot = (root / "proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(
+            "cannot tell which machine this is", hint="systemd-machine-id-setup makes /etc/machine-id"
+        ) from error
+    if len(identity) != 32 or not all(each in "0123456789abcdef" for each in identity):
+        raise Failure(
+            "the machine-id is not 32 hexadecimal digits",
+            where=str(root / "etc/machine-id"),
+            hint="make one with systemd-machine-id-setup",
+        )
+    return Machine(identity, config.public_ip or _default_address(), dict(config.metadata), boot)
+
+
+def inherited_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets that systemd passed to this process (sd_listen_fds(3)); none when it passed them to another."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = environment.get("LISTEN_FDS", "0")
+    if not count.isdigit() or int(count) > 64:
+        raise ConfigError(f"LISTEN_FDS={count} is no number of sockets")
+    return [socket.socket(fileno=fd) for fd in range(_FIRST_FD, _FIRST_FD + int(count))]
+
+
+def notify(text: str, environment: Mapping[str, str]) -> None:
+    """Tell systemd how we are (sd_notify(3)); does nothing when nobody listens."""
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            _LOG.warning("systemd was not told %r: %s", text, error)
+
+
+def _client(config: Config) -> Etcd:
+    from etcd import Client, Tls
+
+    tls = None
+    if config.etcd_cafile:
+        tls = Tls(config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)
+    return Client(config.etcd_servers, timeout=config.etcd_request_timeout, tls=tls)
+
+
+def _own_sockets(path: Path | None) -> list[socket.socket]:
+    if path is None:
+        return []
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        previous = os.umask(0o117)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(previous)
+    except OSError as error:
+        listening.close()
+        raise Failure("cannot listen there", where=str(path), hint="remove the file if no fleetd uses it") from error
+    listening.listen()
+    return [listening]
+
+
+def _default_address() -> str:
+    """The address that this machine would send from. Connecting a datagram socket sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # a documentation address (RFC 5737)
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+def _check(config: Config, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(asdict(config), indent=2, sort_keys=True))
+    else:
+        print("the configuration is right")
+        for name in config.ignored:
+            print(f"fleetd: warning: the setting {name} has no effect", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from terminal.release import VERSION
+
+    parser = argparse.ArgumentParser(
+        prog="fleetd",
+        description="Run the units of a cluster that are this machine's, and take part in deciding which those are.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings (default: /etc/fleet/fleet.conf, if it exists)"
+    )
+    parser.add_argument("--check-config", action="store_true", help="check the settings and exit")
+    parser.add_argument("--json", action="store_true", help="with --check-config: print the settings as JSON")
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="also serve the API on this unix socket")
+    parser.add_argument("--version", action="version", version=f"fleetd {VERSION}")
+    return parser
