@@ -11,6 +11,7 @@ import os
 import resource
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -148,6 +149,7 @@ def remembered(qemu: Qemu, cache: Path, wanted: str = "auto") -> Accelerator:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no answer yet, or one of another version of ours: ask again
     answer = choose(qemu, wanted)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_text(json.dumps({"key": key, "accelerator": asdict(answer)}))
+    with suppress(OSError):  # then the next command asks again
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps({"key": key, "accelerator": asdict(answer)}))
     return answer

@@ -223,8 +223,16 @@ def remove(layout: Layout) -> None:
 
 @contextmanager
 def changing(layout: Layout) -> Iterator[None]:
-    """Hold the cluster's lock: one command at a time makes or removes it. Raises :class:`Failure` if another one is at it."""
-    layout.lock.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the cluster's lock: one command at a time makes or removes it.
+
+    Raises :class:`Failure` if another one is at it, or if this user may not write there.
+    """
+    try:
+        layout.lock.parent.mkdir(parents=True, exist_ok=True)
+        layout.lock.touch()
+    except OSError as error:
+        hint = "put clusters elsewhere: XDG_STATE_HOME=/some/folder"
+        raise Failure("clusters cannot be kept here", where=str(layout.lock.parent), hint=hint) from error
     while True:
         with layout.lock.open("w") as lock:
             try:

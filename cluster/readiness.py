@@ -15,6 +15,8 @@ from terminal import Failure, Phases
 SSH_S, ETCD_S, FLEET_S = 40.0, 30.0, 30.0
 """How long each stage may take with hardware; times the accelerator's factor."""
 POLL_S = 0.5
+UNITS_S = 2.0
+"""Between two looks at a node for failed units, likewise scaled: each is a program run there."""
 BANNER_DEADLINE_S = 5.0
 ETCD_PORT = 2379
 DIAGNOSIS = "cat /run/cloudconfig/status.json; systemctl --failed --no-legend --plain; journalctl --no-pager -o cat -n 15 -u etcd -u fleet -u cloudconfig"
@@ -28,13 +30,22 @@ class NotReady(Failure):
         self.node = node
 
 
-def wait(cluster: Cluster, what: str, ready: Callable[[Node], bool], seconds: float, phases: Phases) -> None:
+def wait(
+    cluster: Cluster,
+    what: str,
+    ready: Callable[[Node], bool],
+    seconds: float,
+    phases: Phases,
+    units: tuple[str, ...] = (),
+) -> None:
     """Return when ``ready(node)`` was true once for every node; ``what`` names it, ``seconds`` is with hardware.
 
-    ``ready`` may raise :class:`Failure`, which means "not yet". Raises :class:`NotReady` in the end, or when a node is off.
+    ``ready`` may raise :class:`Failure`, which means "not yet". Raises :class:`NotReady` in the end, and before it when hope is
+    gone: a node is off, or one of ``units`` has failed on it.
     """
-    seconds *= cluster.description.accelerator.factor
-    begin = time.monotonic()
+    factor = cluster.description.accelerator.factor
+    seconds *= factor
+    begin = looked = time.monotonic()
     unmet = {node.number: node for node in cluster.nodes}
     told = False
     executor = ThreadPoolExecutor(len(unmet))
@@ -50,6 +61,9 @@ def wait(cluster: Cluster, what: str, ready: Callable[[Node], bool], seconds: fl
             _require_on(cluster, list(unmet.values()))
             waited = time.monotonic() - begin
             first = next(iter(unmet.values()))
+            if units and time.monotonic() - looked > UNITS_S * factor:
+                require_not_failed(first, units)
+                looked = time.monotonic()
             if waited > seconds:
                 names = ", ".join(node.name for node in unmet.values())
                 raise NotReady(f"{what}: not within {seconds:.0f} s on {names}", first)
@@ -71,12 +85,13 @@ def wait_ssh(cluster: Cluster, phases: Phases) -> None:
 
 def wait_etcd(cluster: Cluster, phases: Phases) -> None:
     """etcd, or the proxy for it, is healthy on every node."""
-    wait(cluster, "etcd", is_etcd_healthy, ETCD_S, phases)
+    wait(cluster, "etcd", is_etcd_healthy, ETCD_S, phases, ("cloudconfig.service", "etcd.service"))
 
 
 def wait_fleet(cluster: Cluster, phases: Phases) -> None:
     """Fleet on every node lists all machines."""
-    wait(cluster, "fleet", lambda node: len(machines(node)) == cluster.description.size, FLEET_S, phases)
+    size = cluster.description.size
+    wait(cluster, "fleet", lambda node: len(machines(node)) == size, FLEET_S, phases, ("etcd.service", "fleet.service"))
 
 
 def greets(node: Node) -> bool:
@@ -100,6 +115,17 @@ def is_etcd_healthy(node: Node) -> bool:
 def machines(node: Node) -> list[str]:
     """The machines that fleet on ``node`` knows, a line each. Raises :class:`Failure` if it does not answer."""
     return node.check("fleetctl list-machines --no-legend").splitlines()
+
+
+def require_not_failed(node: Node, units: tuple[str, ...]) -> None:
+    """Raise :class:`NotReady` if one of ``units`` has failed on ``node`` for good; a node that cannot be asked has not."""
+    try:
+        result = node.run(f"systemctl is-failed {' '.join(units)}")
+    except Failure:
+        return
+    failed = [unit for unit, state in zip(units, result.out.split(), strict=False) if state == "failed"]
+    if failed:
+        raise NotReady(f"{', '.join(failed)} has failed", node)
 
 
 def explain(node: Node) -> str:

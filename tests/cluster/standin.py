@@ -2,7 +2,7 @@
 
 As a node it writes to the console, listens as monitor, plugs into the switch, and serves ssh on the forwarded port, where ``true``,
 ``fleetctl list-machines`` and ``docker load`` answer and a forward to etcd's port is a healthy etcd; ``STANDIN_DEAF`` in the
-environment means no ssh. Questions about version and accelerator are answered by the shell script that runs this, see conftest.py.
+environment means no ssh, ``STANDIN_UNIT`` is the state of etcd's unit, which then is not healthy. Questions about version and accelerator are answered by the shell script that runs this, see conftest.py.
 """
 
 import itertools
@@ -92,7 +92,9 @@ class Node(paramiko.ServerInterface):
 
 def execute(channel: paramiko.Channel, command: str) -> None:
     rc = 0
-    if command.startswith("fleetctl list-machines"):
+    if command.startswith("systemctl is-failed"):
+        channel.sendall((f"active\n{os.environ.get('STANDIN_UNIT', 'active')}\n").encode())
+    elif command.startswith("fleetctl list-machines"):
         for number in range(1, int(os.environ["STANDIN_NODES"]) + 1):
             channel.sendall(f"machine{number}\t10.77.0.{10 + number}\t-\n".encode())
     elif command == "docker load":
@@ -126,7 +128,8 @@ def serve_ssh(port: int) -> None:
             channel = transport.accept(1)
             if channel is not None and channel.get_id() in node.forwards:
                 channel.recv(65536)
-                body = b'{"health":"true"}'
+                health = "false" if "STANDIN_UNIT" in os.environ else "true"
+                body = b'{"health":"%s"}' % health.encode()
                 channel.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
     def serve() -> None:

@@ -210,6 +210,27 @@ def test_a_node_whose_machine_ends_is_not_waited_for(
     assert nothing_is_left(home)
 
 
+def test_a_unit_that_failed_is_not_waited_for_but_told(
+    home: Path, image: Path, standin: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_UNIT", "failed")
+    monkeypatch.setattr(readiness, "UNITS_S", 0)
+    begin = time.monotonic()
+    assert call(main_up, "1", "--image", str(image)) == 1
+    assert "node-1: etcd.service has failed" in capsys.readouterr().err
+    assert time.monotonic() - begin < 15
+    assert nothing_is_left(home)
+
+
+def test_a_state_folder_that_cannot_be_written(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "file"))
+    assert call(main_up, "1", "--image", str(image)) == 1
+    assert "clusters cannot be kept here" in capsys.readouterr().err
+
+
 def test_keep_leaves_the_failed_cluster_and_the_next_up_removes_it(
     standin: Path,
     image: Path,

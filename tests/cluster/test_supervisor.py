@@ -1,0 +1,180 @@
+"""The supervisor with real QEMU processes: a guest of a few instructions in place of a kernel, but every option and device is real."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import control, qemu
+from cluster.accelerator import Accelerator
+from cluster.cluster import Cluster, changing, end_processes, processes
+from cluster.description import Description
+from cluster.layout import Layout
+from cluster.ports import choose
+from cluster.process import Process
+from terminal import Failure
+
+GREETING = b"hello from a few instructions\n"
+
+
+def tiny_kernel() -> bytes:
+    """What QEMU takes for a Linux kernel: the boot protocol's header (Documentation/arch/x86/boot.rst), code that writes to the serial port, no more."""
+    code = bytes.fromhex("baf803 be9200 2eac 84c0 7403 ee ebf7 f4 ebfd")  # dx = port, si = text; out until zero; halt
+    setup = bytearray(1024)
+    setup[0x1F1] = 1  # one sector of set-up code behind the first
+    setup[0x1FE:0x206] = b"\x55\xaa\xeb\x7eHdrS"  # boot flag, jump to 0x280, magic
+    setup[0x206:0x208] = b"\x07\x02"  # protocol 2.07
+    setup[0x211] = 1  # the rest is loaded high
+    setup[0x22C:0x230] = (0x37FFFFFF).to_bytes(4, "little")  # where an initrd may end
+    setup[0x280 : 0x280 + len(code)] = code
+    setup[0x292 : 0x292 + len(GREETING)] = GREETING
+    return bytes(setup) + bytes(4096)
+
+
+def eventually(what: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def cluster(image: Path) -> Iterator[Cluster]:
+    """Two nodes of the tiny kernel, supervised, not started."""
+    layout = Layout.of("tiny")
+    ports = choose(3, ())
+    program = qemu.find({"PATH": os.environ["PATH"]})
+    description = Description(
+        name="tiny",
+        runtime=str(layout.runtime),
+        qemu=str(program.path),
+        accelerator=Accelerator("tcg", 1.0, "a test"),
+        memory_mib=128,
+        ssh_ports=tuple(ports[:2]),
+        discovery_port=ports[2],
+        agent_ttl="30s",
+        ready=True,
+    )
+    made = Cluster.create(layout, description)
+    (image / "vmlinuz").write_bytes(tiny_kernel())
+    image.rename(layout.image)
+    for node in made.nodes:
+        node.folder.mkdir()
+        for name in ("state.img", "cidata.iso"):
+            (node.folder / name).write_bytes(bytes(1 << 20))
+    made.launch()
+    yield made
+    made.remove()
+
+
+def test_a_real_machine_starts_talks_pauses_dies_and_starts_again(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    node.start()
+    assert eventually(lambda: GREETING.decode().strip() in node.console_tail())
+    pid = cluster.status()["nodes"][0]["pid"]
+    node.pause()
+    assert cluster.status()["nodes"][0]["state"] == "paused"
+    node.resume()
+    with pytest.raises(Failure, match="node-1 runs already"):
+        node.start()
+    node.kill()
+    assert Process.of(pid) is None
+    assert cluster.status()["nodes"][0]["state"] == "off"
+    assert cluster.status()["nodes"][0]["ended"] == "signal 9"
+    node.start()
+    assert cluster.status()["nodes"][0]["network"]["connections"] == 2
+    assert eventually(lambda: node.console_tail().count(GREETING.decode().strip()) == 2)
+
+
+def test_kill_9_of_the_supervisor_takes_every_machine_and_the_next_command_cleans_up(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        node.start()
+    supervisor, *machines = processes(cluster.layout)
+    assert len(machines) == 2
+    os.kill(supervisor.pid, signal.SIGKILL)
+    assert eventually(lambda: not any(process.alive for process in (supervisor, *machines)))
+    assert not cluster.is_running
+    assert cluster.layout.control.exists()  # what it could not remove any more
+    cluster.launch()
+    cluster.nodes[0].start()
+    assert cluster.status()["nodes"][0]["state"] == "running"
+
+
+def test_sigterm_to_the_supervisor_takes_every_machine_and_its_files(cluster: Cluster) -> None:
+    cluster.nodes[0].start()
+    recorded = processes(cluster.layout)
+    os.kill(recorded[0].pid, signal.SIGTERM)
+    assert eventually(lambda: not any(process.alive for process in recorded))
+    assert not cluster.layout.supervisor.exists()
+    assert list(cluster.layout.runtime.iterdir()) == []
+
+
+def test_a_machine_that_qemu_refuses_is_told_with_qemus_words(cluster: Cluster) -> None:
+    (cluster.layout.image / "initrd.img").unlink()
+    with pytest.raises(Failure, match=r"QEMU did not start node-1: .*initrd\.img"):
+        cluster.nodes[0].start()
+
+
+def test_a_hung_supervisor_is_ended_all_the_same(cluster: Cluster) -> None:
+    cluster.nodes[0].start()
+    recorded = processes(cluster.layout)
+    os.kill(recorded[0].pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    with pytest.raises(Failure, match="does not answer"):
+        control.ask(cluster.layout.control, "status", deadline_s=0.2)
+    for process in recorded[:1]:
+        process.end(grace_s=0.2)
+    end_processes(cluster.layout)
+    assert not any(process.alive for process in recorded)
+    assert time.monotonic() - begin < 10
+
+
+def test_a_record_with_somebody_elses_number_harms_nobody(cluster: Cluster) -> None:
+    """After a reboot of this computer the recorded number may be another process's."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as bystander:
+        real = Process.of(bystander.pid)
+        assert real is not None
+        assert not Process(real.pid, real.started - 1, real.boot).alive
+        assert not Process(real.pid, real.started, "another boot").alive
+        Process(real.pid, real.started - 1, real.boot).end(0.1)
+        assert real.alive
+        real.end()
+        assert not real.alive
+
+
+def test_requests_that_make_no_sense_are_refused_and_the_supervisor_lives(cluster: Cluster) -> None:
+    for do, arguments in (("dance", {}), ("start", {"node": 9}), ("start", {"node": "1"}), ("token", {"size": None})):
+        with pytest.raises(Failure, match="knows no such request"):
+            cluster.ask(do, **arguments)
+    assert len(cluster.ask("token", size=3)) == 32
+    assert cluster.is_running
+
+
+def test_a_second_supervisor_does_not_start(cluster: Cluster) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.supervisor", str(cluster.layout.state)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert "another supervisor runs this cluster" in done.stdout
+    assert cluster.is_running
+
+
+def test_one_command_at_a_time_changes_a_cluster() -> None:
+    layout = Layout.of("shared")
+    with changing(layout), pytest.raises(Failure, match="another command"), changing(layout):
+        pass
+    assert not layout.lock.exists()
+    with changing(layout):
+        pass
