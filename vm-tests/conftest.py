@@ -1,0 +1,129 @@
+"""What tests on real machines share: the image, the container, and one cluster of three that is booted once.
+
+The cluster has a name of its own, so that a cluster of the person at the desk is left alone. A failed test's report carries what the
+nodes last said.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from builder import data
+from builder.build import Settings, build_container
+from cluster.cluster import Cluster
+from cluster.readiness import explain
+from cluster.up import Options, up
+from terminal import Phases
+
+NAME: Final = "vm-tests"
+TTL_S: Final = 20
+"""Of a machine's lease: how long fleet waits before it believes that a machine is gone."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Fleetctl:
+    """``fleetctl`` on this computer, talking to the cluster as ``eval "$(cluster env)"`` would have it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._environment = {**os.environ, **cluster.exports()}
+
+    def __call__(self, *arguments: str | Path, timeout: float = 300) -> Answer:
+        """Run it; never raises for a bad exit code."""
+        command = [str(Path(sys.executable).parent / "fleetctl"), *map(str, arguments)]
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def check(self, *arguments: str | Path, timeout: float = 300) -> str:
+        """Run it; it must succeed. Returns what it printed."""
+        answer = self(*arguments, timeout=timeout)
+        assert answer.code == 0, f"fleetctl {arguments}: exit {answer.code}\n{answer.out}{answer.err}"
+        return answer.out
+
+    def units(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Unit -> (machine, active, sub) for every state that fleet knows."""
+        rows: dict[str, list[tuple[str, str, str]]] = {}
+        for line in self.check(
+            "list-units", "--no-legend", "--full", "--fields", "unit,machine,active,sub"
+        ).splitlines():
+            unit, machine, active, sub = line.split()
+            rows.setdefault(unit, []).append((machine.partition("/")[2], active, sub))
+        return rows
+
+    def machines(self) -> list[str]:
+        """Addresses of the machines, sorted."""
+        lines = self.check("list-machines", "--no-legend", "--full", "--fields", "ip").splitlines()
+        return sorted(line.strip() for line in lines)
+
+
+def until(what: str, holds: Callable[[], object], seconds: float, pause: float = 1.0) -> float:
+    """Wait until ``holds()`` is true; returns the seconds it took. An AssertionError says what did not come true, and the last answer."""
+    begin = time.monotonic()
+    while True:
+        answer = holds()
+        if answer:
+            return time.monotonic() - begin
+        if time.monotonic() - begin > seconds:
+            raise AssertionError(f"{what}: not within {seconds:.0f} s; last answer: {answer!r}")
+        time.sleep(pause)
+
+
+@pytest.fixture(scope="session")
+def redis_archive() -> Path:
+    """The docker-archive of Debian's redis, built by us."""
+    definition = data.image() / "containers" / "redis.yaml"
+    result = build_container(Settings(definition=definition, phases=Phases(sys.__stderr__)))
+    return result.directory / "redis.tar"
+
+
+@pytest.fixture(scope="session")
+def cluster(redis_archive: Path) -> Iterator[Cluster]:
+    """Three nodes, healthy, with redis' image on each; gone when the tests are over."""
+    remove()
+    options = Options(size=3, name=NAME, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s")
+    try:
+        yield up(options, Phases(sys.__stderr__)).cluster
+    finally:
+        remove()
+
+
+def remove() -> None:
+    """As ``cluster-down --name vm-tests``."""
+    command = [str(Path(sys.executable).parent / "cluster-down"), "--name", NAME]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def fleetctl(cluster: Cluster) -> Fleetctl:
+    """The command, aimed at the cluster."""
+    return Fleetctl(cluster)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test's report gets each node's last words, its failed units and logs."""
+    report = yield
+    nodes: Sequence[Cluster] = [item.funcargs["cluster"]] if "cluster" in getattr(item, "funcargs", {}) else []
+    if report.failed and report.when == "call":
+        for owner in nodes:
+            for node in owner.nodes:
+                report.sections.append((f"{node.name}", explain(node)))
+    return report

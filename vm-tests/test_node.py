@@ -1,0 +1,97 @@
+"""What a node is, seen from inside a healthy cluster that nobody has hurt yet."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import pytest
+
+from cluster.cluster import Cluster
+from cluster.node import Node
+
+LISTENERS: Final = {
+    ("tcp", "22"),  # ssh
+    ("tcp", "53"),  # systemd-resolved's stub, on the loopback
+    ("udp", "53"),
+    ("tcp", "2379"),  # etcd, for clients
+    ("tcp", "2380"),  # etcd, for its peers
+    ("udp", "68"),  # the management card's DHCP client
+}
+
+
+def on_all(cluster: Cluster, command: str) -> list[str]:
+    """What ``command`` prints on each node, asked at once."""
+    with ThreadPoolExecutor(len(cluster.nodes)) as pool:
+        return list(pool.map(lambda node: node.check(command), cluster.nodes))
+
+
+@pytest.fixture(scope="module")
+def node(cluster: Cluster) -> Node:
+    """Any node: all are the same bytes."""
+    return cluster.nodes[0]
+
+
+def test_nothing_failed_at_boot(cluster: Cluster) -> None:
+    for failed in on_all(cluster, "systemctl --failed --no-legend --plain"):
+        assert failed.strip() == ""
+
+
+def test_user_data_was_applied(cluster: Cluster) -> None:
+    for node, text in zip(
+        cluster.nodes, on_all(cluster, "cat /run/cloudconfig/status.json; echo; hostname"), strict=True
+    ):
+        status, hostname = text.strip().splitlines()
+        assert json.loads(status)["result"] == "done", status
+        assert hostname == node.name
+
+
+def test_three_members_found_each_other_and_have_one_leader(cluster: Cluster) -> None:
+    members = json.loads(cluster.nodes[0].check("etcdctl member list --write-out=json"))["members"]
+    assert sorted(member["name"] for member in members) == ["node-1", "node-2", "node-3"]
+    endpoints = ",".join(f"http://{node.address}:2379" for node in cluster.nodes)
+    status = json.loads(cluster.nodes[0].check(f"etcdctl --endpoints={endpoints} endpoint status --write-out=json"))
+    assert len({answer["Status"]["leader"] for answer in status}) == 1
+    assert all(answer["Status"]["version"] >= "3.5.24" for answer in status)
+
+
+def test_machine_ids_differ(cluster: Cluster) -> None:
+    ids = [text.strip() for text in on_all(cluster, "cat /etc/machine-id")]
+    assert len(set(ids)) == 3
+    assert all(len(identity) == 32 for identity in ids)
+
+
+def test_the_root_is_read_only_and_etc_and_var_are_not(node: Node) -> None:
+    assert node.run("sudo touch /usr/x").rc != 0
+    assert node.run("sudo touch /x").rc != 0
+    assert "read-only" in node.run("sudo touch /usr/x").err.lower()
+    node.check("sudo touch /etc/x /var/x && sudo rm /etc/x /var/x")
+    assert node.check("findmnt -no FSTYPE /").strip() in ("squashfs", "erofs")
+    assert node.check("findmnt -no FSTYPE /etc").strip() == "overlay"
+    assert node.check("findmnt -no FSTYPE /var").strip() == "ext4"
+
+
+def test_nothing_listens_but_what_the_design_names(cluster: Cluster) -> None:
+    for text in on_all(cluster, "sudo ss --no-header -tuln"):
+        found = {(line.split()[0], line.split()[4].rpartition(":")[2]) for line in text.splitlines()}
+        assert found <= LISTENERS, f"unexpected: {sorted(found - LISTENERS)}"
+
+
+def test_ssh_takes_keys_only_and_never_root(node: Node) -> None:
+    settings = node.check("sudo sshd -T")
+    assert "passwordauthentication no" in settings
+    assert "kbdinteractiveauthentication no" in settings
+    assert "permitrootlogin no" in settings
+    shadow = node.check("sudo cat /etc/shadow").splitlines()
+    assert all(line.split(":")[1] in ("*", "!", "!*") for line in shadow), "somebody has a password"
+
+
+def test_docker_waits_for_its_socket_and_redis_is_there(cluster: Cluster) -> None:
+    assert cluster.nodes[0].check("systemctl is-active docker.socket").strip() == "active"
+    for images in on_all(cluster, "docker image ls --format '{{.Repository}}'"):
+        assert "dockerfile/redis" in images.split()
+
+
+def test_no_package_manager_and_no_perl(node: Node) -> None:
+    assert node.run("command -v perl dpkg apt-get apt adduser").out == ""
