@@ -63,9 +63,12 @@ class Registration:
         self.presence = None
 
     def is_intact(self) -> bool:
-        """Look whether the key is still there and ours."""
+        """Look whether the key is still there, says what it should, and is under this registration's lease."""
         found = self._client.get(self._key)
-        return self.presence is not None and found is not None and found.create_revision == self.presence.fence
+        if self.presence is None or found is None:
+            return False
+        is_ours = found.create_revision == self.presence.fence and found.lease == self.presence.lease
+        return is_ours and self._registry.decoded(found, codec.machine) == self._machine
 
     def _make(self) -> Presence:
         found = self._client.get(self._key)

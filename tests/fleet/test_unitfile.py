@@ -1,0 +1,132 @@
+"""Unit files: parsing, writing, hashing, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.unitfile import SIZE_MAX, Option, UnitFile, UnitFileError
+
+
+def test_the_original_s_hash() -> None:
+    assert UnitFile.parse("[Service]\nExecStart=/bin/sleep 1000\n").hash() == "2d432f4a06608c1a8b2848b66c836793a1d48ce6"
+
+
+def test_canonical_text() -> None:
+    text = """\
+# a comment
+[Unit]
+Description =  two words\t
+; another
+
+[Service]
+ExecStart=/bin/sh -c \\
+    # in the middle
+    'sleep 1'
+Environment=
+[Unit]
+After=x.service
+[Empty]
+"""
+    assert UnitFile.parse(text).serialize() == (
+        "[Unit]\nDescription=two words\nAfter=x.service\n\n"
+        "[Service]\nExecStart=/bin/sh -c \\\n    'sleep 1'\nEnvironment=\n"
+    )
+
+
+def test_values() -> None:
+    unit = UnitFile.parse("[Service]\nExecStart=/bin/a \\\n  b\nExecStart=/bin/c=d\n")
+    assert unit.get("Service", "ExecStart") == ("/bin/a b", "/bin/c=d")
+    assert unit.get("Service", "execstart") == ()
+    assert [option.line for option in unit.options] == [2, 4]
+
+
+@pytest.mark.parametrize("ending", ["\r\n", "\r", "\n"])
+def test_line_ends(ending: str) -> None:
+    """systemd ends a line at CR too: an option behind one must not hide from us."""
+    text = ending.join(["[Service]", "ExecStart=/bin/a", "[X-Fleet]", "Global=true", ""])
+    assert UnitFile.parse(text).get("X-Fleet", "Global") == ("true",)
+
+
+def test_byte_order_mark_and_no_final_newline() -> None:
+    assert UnitFile.parse("\ufeff[Service]\nExecStart=/bin/a").get("Service", "ExecStart") == ("/bin/a",)
+
+
+def test_a_continuation_that_leads_to_nothing() -> None:
+    assert UnitFile.parse("[S]\na=b \\\n\nc=d\n").serialize() == "[S]\na=b\nc=d\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        ("a=b", 1, "before any section"),
+        ("[S]\nnonsense", 2, "neither a section nor an option"),
+        ("[S\na=b", 1, "without its closing bracket"),
+        ("[S] x\na=b", 1, "text after the section"),
+        ("[]\na=b", 1, "no name for a section"),
+        ("[S]\n=b", 2, "no name for an option"),
+        ("[S]\n\n# c\na=b \\ \n", 4, "blank after the backslash"),
+        ("[S]\na=b\\\n# x", 2, "ends in a backslash"),
+        ("[S]\na=\0", 2, "NUL"),
+        ("[S]\na=\ud800", 0, "UTF-8"),
+        ("[S]\na=" + "x" * SIZE_MAX, 0, "is the most"),
+    ],
+)
+def test_refused(text: str, line: int, why: str) -> None:
+    with pytest.raises(UnitFileError, match=why) as caught:
+        UnitFile.parse(text)
+    assert caught.value.line == line
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        Option("Service", "A", "x\nB=y"),
+        Option("Service", "A", "x\r[Unit]"),
+        Option("Service", "A=B", "x"),
+        Option("Service]\n[X-Fleet", "A", "x"),
+        Option("Service", "#A", "x"),
+        Option("Service", "[A", "x"),
+        Option("Service", "", "x"),
+        Option("", "A", "x"),
+        Option("Service", "A", "x\\"),
+        Option("Service", "A", "x\\\n# gone\ny"),
+    ],
+)
+def test_options_that_would_read_back_as_something_else_are_refused(option: Option) -> None:
+    with pytest.raises(UnitFileError):
+        UnitFile.of([option, Option("Service", "Z", "z")])
+
+
+_text = st.text(st.sampled_from("ab=[]#;\\\n\r\t '\"%é"), max_size=60)
+
+
+@given(_text)
+def test_what_is_read_is_written_back_the_same(text: str) -> None:
+    try:
+        unit = UnitFile.parse(text)
+    except UnitFileError:
+        return
+    again = UnitFile.parse(unit.serialize())
+    assert again == unit
+    assert again.serialize() == unit.serialize()
+    assert again.hash() == unit.hash()
+
+
+@given(st.lists(st.builds(Option, st.sampled_from(["Unit", "Service", " X"]), _text, _text), max_size=4))
+def test_options_make_a_unit_file_that_reads_back_or_are_refused(options: list[Option]) -> None:
+    try:
+        unit = UnitFile.of(options)
+    except UnitFileError:
+        return
+    assert UnitFile.parse(unit.serialize()) == unit
+    assert len(unit.options) == len(options)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_unit_file_or_refused(text: str) -> None:
+    try:
+        UnitFile.parse(text)
+    except UnitFileError as error:
+        assert 0 <= error.line <= text.count("\n") + text.count("\r") + 1

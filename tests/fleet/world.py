@@ -1,0 +1,224 @@
+"""Whole clusters in one thread: real agents and engines, the fake etcd, fake systemds, virtual time.
+
+world = World("a", "b", "c")
+world.submit("redis.service")
+world.run(10)
+assert world.running("redis.service") == ["a"]
+world.nodes["a"].cut_power()
+world.run(60)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from etcd.errors import EtcdError
+from etcd.fake import FakeEtcd, FakeWatch
+from fleet.agent import Agent, Task
+from fleet.engine import Engine
+from fleet.feed import Subscription
+from fleet.model import Desired, Machine
+from fleet.registry import Registry
+from fleet.unitstore import UnitStore
+from fleet.work import SystemdError, SystemdState
+from tests.fleet.clusters import unit
+
+TTL_S = 30
+TICK_S = 0.5
+
+
+class FakeSystemd:
+    """A machine's systemd: units run when they are started and their file is there. ``log`` is what was asked of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.active: dict[str, bool] = {}
+        self.loaded: set[str] = set()
+        self.observed: set[str] = set()
+        self.enabled: set[str] = set()
+        self.log: list[str] = []
+        self.refuses: set[str] = set()
+        self.refuses_install: set[str] = set()
+        self.files_at_stop: dict[str, bool] = {}
+        self.starts: dict[str, int] = {}
+
+    def reload(self) -> None:
+        self.log.append("reload")
+        self.loaded = {path.name for path in self.folder.iterdir()}
+
+    def start(self, unit: str) -> None:
+        self.log.append(f"start {unit}")
+        if unit in self.refuses or unit not in self.loaded:
+            raise SystemdError("will not start", where=unit)
+        self.active[unit] = True
+        self.starts[unit] = self.starts.get(unit, 0) + 1
+
+    def stop(self, unit: str) -> None:
+        self.log.append(f"stop {unit}")
+        self.files_at_stop[unit] = (self.folder / unit).exists()
+        self.active[unit] = False
+
+    def enable(self, unit: str) -> None:
+        self.log.append(f"enable {unit}")
+        if unit in self.refuses_install:
+            raise SystemdError("will not enable", where=unit)
+        self.enabled.add(unit)
+
+    def disable(self, unit: str) -> None:
+        self.enabled.discard(unit)
+
+    def forget_failure(self, unit: str) -> None:
+        self.log.append(f"reset-failed {unit}")
+
+    def states(self, units: Sequence[str]) -> dict[str, SystemdState]:
+        return {
+            name: SystemdState("loaded", "active", "running")
+            if self.active.get(name)
+            else SystemdState("loaded" if name in self.loaded else "not-found", "inactive", "dead")
+            for name in units
+        }
+
+    def observe(self, unit: str, wanted: bool) -> None:
+        if wanted:
+            self.observed.add(unit)
+        else:
+            self.observed.discard(unit)
+
+
+class Follower:
+    """What :class:`fleet.feed.Feed` does, without a thread."""
+
+    def __init__(self, client: FakeEtcd, loop: Agent | Engine) -> None:
+        self._client = client
+        self._loop = loop
+        self._wanted: Subscription | None = None
+        self._watch: FakeWatch | None = None
+
+    def pump(self) -> None:
+        wanted = self._loop.subscription
+        try:
+            if wanted != self._wanted:
+                self.close()
+                self._wanted = wanted
+                if wanted is not None:
+                    self._watch = self._client.watch(wanted.prefix, wanted.start_revision)
+            while self._watch is not None and (batch := self._watch.poll()) is not None:
+                self._loop.deliver(batch)
+        except EtcdError:
+            self.close()
+            self._loop.lost()
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = None
+        self._wanted = None
+
+
+class Node:
+    """A machine with its own connection to etcd. ``boots`` counts power-ups; unit files live until the power is cut."""
+
+    def __init__(self, world: World, identity: str, metadata: dict[str, str], boots: int = 0) -> None:
+        self.world = world
+        self.id = identity
+        self.metadata = metadata
+        self.client = world.etcd.connect()
+        self.registry = Registry(self.client)
+        self.boots = boots
+        self.agent: Agent | None = None
+        self.engine: Engine | None = None
+        self.frozen = False
+        self.tasks: list[Task] = []
+        self.holds_tasks = False
+        self.systemd = self._boot()
+        self.start_daemon()
+
+    def _boot(self) -> FakeSystemd:
+        self.boots += 1
+        self.run_folder = self.world.folder / f"{self.id}-{self.boots}"
+        self.units_folder = self.run_folder / "systemd"
+        self.units_folder.mkdir(parents=True)
+        return FakeSystemd(self.units_folder)
+
+    def start_daemon(self) -> None:
+        machine = Machine(self.id, f"10.0.0.{ord(self.id[0])}", self.metadata, f"boot-{self.id}-{self.boots}")
+        store = UnitStore(self.run_folder / "fleet", self.units_folder)
+        store.prepare()
+        self.agent = Agent(self.registry, machine, self.systemd, store, self.tasks.append, ttl_s=TTL_S)
+        self.engine = Engine(self.registry, self.id, ttl_s=10, agent_ttl_s=TTL_S)
+        self.agent.adopt()
+        self._followers = [Follower(self.client, self.agent), Follower(self.client, self.engine)]
+
+    def kill_daemon(self) -> None:
+        """SIGKILL of fleetd: nothing is said to anybody."""
+        self.agent = self.engine = None
+        self.tasks.clear()
+        for follower in self._followers:
+            follower.close()
+
+    def cut_power(self) -> None:
+        self.kill_daemon()
+        self.systemd.active.clear()
+
+    def boot(self) -> None:
+        self.systemd = self._boot()
+        self.start_daemon()
+
+    def step(self) -> None:
+        if self.frozen or self.agent is None or self.engine is None:
+            return
+        for follower in self._followers:
+            follower.pump()
+        self.agent.step(self.world.now)
+        while self.tasks and not self.holds_tasks:
+            self.agent.finished(self.tasks.pop(0)(), self.world.now)
+            self.agent.step(self.world.now)
+        self.engine.step(self.world.now)
+
+
+class World:
+    """Machines by id, each with metadata when given as ``id=...``, and one etcd."""
+
+    def __init__(self, folder: Path, *ids: str, **metadata: dict[str, str]) -> None:
+        self.folder = folder
+        self.etcd = FakeEtcd()
+        self.now = 1000.0
+        self.registry = Registry(self.etcd)
+        self.nodes = {each: Node(self, each, metadata.get(each, {})) for each in (*ids, *metadata)}
+        self.run(3)
+
+    def run(self, seconds: float) -> None:
+        """Let virtual time pass; everybody is called each half second, in the order of their ids."""
+        for _ in range(round(seconds / TICK_S)):
+            self.now += TICK_S
+            self.etcd.advance(TICK_S)
+            for each in sorted(self.nodes):
+                self.nodes[each].step()
+
+    def submit(self, name: str, fleet: str = "", desired: Desired = Desired.LAUNCHED, run: str = "/bin/true") -> None:
+        self.registry.create_unit(unit(name, fleet, desired, run), replace=True)
+
+    def running(self, name: str) -> list[str]:
+        return [each for each, node in sorted(self.nodes.items()) if node.systemd.active.get(name)]
+
+    def placed(self, name: str) -> str | None:
+        return self.registry.placements().get(name)
+
+    def leaders(self) -> list[str]:
+        return [each for each, node in sorted(self.nodes.items()) if node.engine is not None and node.engine.is_leading]
+
+    def leader(self) -> Node:
+        (only,) = self.leaders()
+        return self.nodes[only]
+
+    @contextlib.contextmanager
+    def nobody_disturbed(self, *names: str):  # type: ignore[no-untyped-def]
+        """These units are neither stopped nor started while the block runs."""
+        before = {
+            each: [line for line in node.systemd.log if line.split()[-1] in names] for each, node in self.nodes.items()
+        }
+        yield
+        for each, node in self.nodes.items():
+            assert [line for line in node.systemd.log if line.split()[-1] in names] == before[each]
