@@ -1,0 +1,173 @@
+"""Our side of systemd's D-Bus interface, against a small bus that speaks the real protocol."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fleet.systemd import SystemdManager, unit_path
+from fleet.work import SystemdError, SystemdState
+from tests.fleet.systembus import SystemBus
+
+
+@pytest.fixture
+def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SystemBus]:
+    made = SystemBus(tmp_path)
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", made.address)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def changes() -> queue.SimpleQueue[list[str]]:
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def systemd(bus: SystemBus, changes: queue.SimpleQueue[list[str]]) -> SystemdManager:
+    return SystemdManager(lambda units: changes.put(list(units)))
+
+
+def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("unit", "escaped"),
+    [
+        ("ssh.service", "ssh_2eservice"),
+        ("polop@redis.service", "polop_40redis_2eservice"),
+        ("1a-b_c.service", "_31a_2db_5fc_2eservice"),
+    ],
+)
+def test_object_paths(unit: str, escaped: str) -> None:
+    assert unit_path(unit) == f"/org/freedesktop/systemd1/unit/{escaped}"
+
+
+def test_calls(bus: SystemBus, systemd: SystemdManager) -> None:
+    systemd.reload()
+    systemd.start("x.service")
+    systemd.enable("x.service")
+    systemd.disable("x.service")
+    systemd.forget_failure("x.service")
+    assert systemd.states(["x.service"]) == {"x.service": SystemdState("loaded", "active", "running")}
+    asked = [call for call in bus.calls if call[0] not in ("Hello", "AddMatch", "Subscribe")]
+    assert asked == [
+        ("Reload", ()),
+        ("StartUnit", ("x.service", "replace")),
+        ("EnableUnitFiles", (["x.service"], True, True)),
+        ("DisableUnitFiles", (["x.service"], True)),
+        ("ResetFailedUnit", ("x.service",)),
+        ("ListUnitsByNames", (["x.service"],)),
+    ]
+
+
+def test_a_stop_waits_for_its_job(bus: SystemBus, systemd: SystemdManager) -> None:
+    bus.finish_jobs = False
+    stopping = threading.Thread(target=systemd.stop, args=("x.service",))
+    stopping.start()
+    until(lambda: bus.called("StopUnit"))
+    stopping.join(0.1)
+    assert stopping.is_alive()
+    bus.end_job("x.service")
+    stopping.join(5)
+    assert not stopping.is_alive()
+
+
+def test_a_job_that_is_done_before_the_answer_is_read(bus: SystemBus, systemd: SystemdManager) -> None:
+    systemd.states([])
+    bus.end_job("x.service")
+    bus.finish_jobs = False
+    until(lambda: systemd._jobs)
+    systemd.stop("x.service")
+
+
+def test_a_stop_that_is_cancelled_is_an_error(bus: SystemBus, systemd: SystemdManager) -> None:
+    systemd.states([])
+    bus.finish_jobs = False
+    bus.end_job("x.service", "canceled")
+    with pytest.raises(SystemdError, match="cancelled by another job"):
+        systemd.stop("x.service")
+
+
+def test_stopping_what_systemd_does_not_know_is_done(bus: SystemBus, systemd: SystemdManager) -> None:
+    bus.errors["StopUnit"] = "org.freedesktop.systemd1.NoSuchUnit"
+    systemd.stop("x.service")
+
+
+def test_a_refusal_is_told_in_systemd_s_words(bus: SystemBus, systemd: SystemdManager) -> None:
+    bus.errors["StartUnit"] = "org.freedesktop.systemd1.BadUnitSetting"
+    with pytest.raises(SystemdError, match="no"):
+        systemd.start("x.service")
+
+
+def test_changes_of_observed_units_are_reported(
+    bus: SystemBus, systemd: SystemdManager, changes: queue.SimpleQueue[list[str]]
+) -> None:
+    systemd.observe("before.service", wanted=True)
+    systemd.states([])
+    systemd.observe("after@1.service", wanted=True)
+    assert len([rule for (rule,) in bus.called("AddMatch") if "PropertiesChanged" in str(rule)]) == 2
+    bus.change(unit_path("other.service"))
+    bus.change(unit_path("after@1.service"))
+    bus.change(unit_path("before.service"))
+    assert [changes.get(timeout=5), changes.get(timeout=5)] == [["after@1.service"], ["before.service"]]
+
+
+def test_reloads_are_shared(bus: SystemBus, systemd: SystemdManager) -> None:
+    """Twenty that come while one runs need one more, not twenty."""
+    systemd.states([])
+    bus.reload_gate.clear()
+    first = threading.Thread(target=systemd.reload)
+    first.start()
+    until(lambda: bus.called("Reload"))
+    others = [threading.Thread(target=systemd.reload) for _ in range(20)]
+    for other in others:
+        other.start()
+    time.sleep(0.1)
+    bus.reload_gate.set()
+    for thread in (first, *others):
+        thread.join(5)
+    assert len(bus.called("Reload")) == 2
+
+
+def test_a_bus_that_breaks_is_connected_again(
+    bus: SystemBus, systemd: SystemdManager, changes: queue.SimpleQueue[list[str]]
+) -> None:
+    systemd.observe("x.service", wanted=True)
+    systemd.states([])
+    bus.finish_jobs = False
+    errors: list[SystemdError] = []
+
+    def stop() -> None:
+        try:
+            systemd.stop("x.service")
+        except SystemdError as error:
+            errors.append(error)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    until(lambda: bus.called("StopUnit"))
+    bus.cut()
+    stopping.join(5)
+    assert len(errors) == 1, "a stop whose end cannot be known is an error, to be tried again"
+    assert changes.get(timeout=5) == ["x.service"], "anything may have happened meanwhile"
+    assert systemd.states(["x.service"])["x.service"].active == "active"
+    assert len(bus.called("Subscribe")) == 2
+
+
+def test_no_bus_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/nothing")
+    systemd = SystemdManager(lambda _: None)
+    systemd.observe("x.service", wanted=True)
+    with pytest.raises(SystemdError) as caught:
+        systemd.states(["x.service"])
+    assert caught.value.hint == "is dbus.service running?"
