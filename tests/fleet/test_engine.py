@@ -1,0 +1,51 @@
+"""How a plan becomes transactions."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etcd.fake import FakeEtcd
+from fleet.engine import BYTES_MAX, OPS_MAX, batches, told
+from fleet.model import Desired, Placement
+from fleet.reasons import Reject, Rejection, Why
+from fleet.registry import Registry
+from fleet.schedule import Decision, Plan
+
+REGISTRY = Registry(FakeEtcd())
+
+
+def order(unit: str, machine: str, text: str = "") -> Decision:
+    return Decision(unit, machine, Why.LEAST_LOADED, Placement(unit, machine, Desired.LOADED, text, ""))
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 250)), max_size=8, unique_by=lambda each: each[0]))
+def test_batches_fit_and_lose_nothing(sizes: list[tuple[int, int]]) -> None:
+    decisions = tuple(
+        order(f"u{number:02}.service", f"m{machine:03}") for number, count in sizes for machine in range(count)
+    )
+    made = list(batches(REGISTRY, Plan(decisions, tuple((f"u{number:02}.service", "x") for number, _ in sizes))))
+    assert all(0 < len(batch) <= OPS_MAX for batch in made)
+    keys = [op.key for batch in made for op in batch]
+    assert len(keys) == len(set(keys)) == len(decisions) + len(sizes)
+
+
+def test_a_move_is_one_transaction() -> None:
+    away = [Decision(f"{number:03}.service", "a", Why.MACHINE_GONE) for number in range(90)]
+    back = [order(f"{number:03}.service", "b") for number in range(90)]
+    for batch in batches(REGISTRY, Plan(tuple(away + back), ())):
+        units = [op.key.rpartition("/")[2] for op in batch]
+        assert all(units.count(unit) == 2 for unit in units)
+
+
+def test_bytes_are_bounded_too() -> None:
+    made = list(batches(REGISTRY, Plan(tuple(order(f"{number}.service", "a", "x" * 700_000) for number in range(3)))))
+    assert [len(batch) for batch in made] == [1, 1, 1]
+    assert all(sum(len(op.value_bytes) for op in batch) < BYTES_MAX for batch in made)
+
+
+def test_decisions_in_words() -> None:
+    assert told(order("x.service", "a")) == "x.service goes to a: least loaded"
+    assert told(Decision("x.service", "a", Why.MACHINE_GONE)) == "x.service leaves a: machine gone"
+    unfit = Decision("x.service", "a", Why.UNFIT, None, Rejection(Reject.CONFLICT, "y.service"))
+    assert told(unfit) == "x.service leaves a: conflict y.service"

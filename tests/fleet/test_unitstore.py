@@ -1,0 +1,59 @@
+"""Unit files on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fleet.unitname import UnitNameError
+from fleet.unitstore import StoreError, UnitStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> UnitStore:
+    made = UnitStore(tmp_path / "fleet", tmp_path / "systemd")
+    made.prepare()
+    return made
+
+
+def test_a_unit_is_linked_and_found_again(store: UnitStore, tmp_path: Path) -> None:
+    store.write("x@1.service", "[Service]\nExecStart=/bin/a\n")
+    store.write("x@1.service", "[Service]\nExecStart=/bin/b\n")
+    assert (tmp_path / "systemd/x@1.service").read_text() == "[Service]\nExecStart=/bin/b\n"
+    assert list(UnitStore(tmp_path / "fleet", tmp_path / "systemd").units()) == ["x@1.service"]
+    assert not store.is_launched("x@1.service")
+    store.mark_launched("x@1.service", launched=True)
+    assert store.is_launched("x@1.service")
+    store.remove("x@1.service")
+    store.remove("x@1.service")
+    assert store.units() == {}
+    assert not store.is_launched("x@1.service")
+    assert list((tmp_path / "systemd").iterdir()) == []
+
+
+def test_a_unit_that_is_not_ours_is_left_alone(store: UnitStore, tmp_path: Path) -> None:
+    theirs = tmp_path / "systemd/docker.service"
+    theirs.write_text("theirs")
+    with pytest.raises(StoreError, match="has a unit of that name already"):
+        store.write("docker.service", "ours")
+    store.remove("docker.service")
+    assert theirs.read_text() == "theirs"
+
+
+def test_names_cannot_leave_the_folder(store: UnitStore) -> None:
+    with pytest.raises(UnitNameError):
+        store.write("../x.service", "")
+
+
+def test_other_files_are_none_of_ours(store: UnitStore, tmp_path: Path) -> None:
+    (tmp_path / "fleet/units/.x.service.new").write_text("half")
+    (tmp_path / "fleet/units/README").write_text("")
+    (tmp_path / "fleet/units/dir.service").mkdir()
+    assert store.units() == {}
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot make a folder"):
+        UnitStore(tmp_path / "file/fleet", tmp_path).prepare()
