@@ -1,0 +1,264 @@
+"""fleetd as a whole: its loop with real threads, its command line, and once with a real etcd."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from etcd import Client
+from etcd.fake import FakeEtcd
+from etcd.protocol import Etcd
+from fleet.config import Config, ConfigError
+from fleet.daemon import Daemon, inherited_sockets, notify, run, this_machine
+from fleet.model import Machine
+from fleet.registry import PREFIX, Registry
+from fleet.unitstore import UnitStore
+from terminal import Failure, command
+from tests.fleet.clusters import unit
+from tests.fleet.systembus import SystemBus
+from tests.fleet.world import FakeSystemd
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+class Running:
+    """A daemon in a thread, with a fake systemd."""
+
+    def __init__(self, client: Etcd, folder: Path, name: str, ttl_s: int, prefix: str) -> None:
+        self.registry = Registry(client, prefix)
+        units = folder / name / "systemd"
+        units.mkdir(parents=True, exist_ok=True)
+        self.systemd = FakeSystemd(units)
+        store = UnitStore(folder / name / "fleet", units)
+        store.prepare()
+        config = Config(agent_ttl=ttl_s, engine_reconcile_interval=0.5)
+        self.daemon = Daemon(self.registry, Machine(name, boot=f"boot-{name}"), store, config)
+        self.thread = threading.Thread(target=self.daemon.run, args=(self.systemd,))
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.daemon.stop()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    made: list[Running] = []
+
+    def start(client: Etcd, name: str, ttl_s: int = 30, prefix: str = PREFIX) -> Running:
+        made.append(Running(client, tmp_path, name, ttl_s, prefix))
+        return made[-1]
+
+    yield start
+    for each in made:
+        if each.thread.is_alive():
+            each.stop()
+
+
+class TestLoop:
+    """The queue, the threads, and what is left behind."""
+
+    def test_a_unit_runs_and_outlives_the_daemon(self, running: Callable[..., Running]) -> None:
+        etcd = FakeEtcd()
+        registry = Registry(etcd)
+        node = running(etcd.connect(), "a")
+        registry.create_unit(unit("x.service"))
+        until(lambda: node.systemd.active.get("x.service"))
+        node.systemd.active["x.service"] = False
+        node.daemon.changed(["x.service"])
+        until(lambda: [state for state in registry.states() if state.active == "inactive"])
+        node.systemd.active["x.service"] = True
+        node.stop()
+        assert node.systemd.active == {"x.service": True}
+        assert "stop x.service" not in node.systemd.log
+        assert [machine.id for machine in registry.machines()] == ["a"], "its lease runs on for the next daemon"
+        assert etcd.get(registry.key_leader) is None, "but another may lead at once"
+
+    def test_etcd_may_come_later(self, running: Callable[..., Running]) -> None:
+        etcd = FakeEtcd()
+        client = etcd.connect()
+        client.reachable = False
+        node = running(client, "a")
+        time.sleep(0.1)
+        assert node.thread.is_alive()
+        client.reachable = True
+        until(lambda: Registry(etcd).machines())
+
+    def test_a_watch_that_breaks_is_opened_again(self, running: Callable[..., Running]) -> None:
+        etcd = FakeEtcd()
+        registry = Registry(etcd)
+        client = etcd.connect()
+        node = running(client, "a")
+        registry.create_unit(unit("1.service"))
+        until(lambda: node.systemd.active.get("1.service"))
+        client.reachable = False
+        client.reachable = True
+        registry.create_unit(unit("2.service"))
+        until(lambda: node.systemd.active.get("2.service"))
+        assert node.systemd.starts == {"1.service": 1, "2.service": 1}
+
+
+@pytest.mark.etcd
+def test_failover_on_a_real_etcd(
+    real_etcd: str, running: Callable[..., Running], request: pytest.FixtureRequest
+) -> None:
+    """Two daemons, leases of 3 s, real watches: the one that stops answering loses its unit to the other."""
+    clients = [Client([real_etcd]) for _ in range(3)]
+    for client in clients:
+        request.addfinalizer(client.close)
+    registry = Registry(clients[0], "/test-failover/")
+    nodes = {
+        name: running(client, name, ttl_s=3, prefix=registry.prefix)
+        for name, client in zip("ab", clients[1:], strict=True)
+    }
+    until(lambda: len(registry.machines()) == 2)
+    registry.create_unit(unit("x.service"))
+    registry.create_unit(unit("g.service", "Global=true"))
+    until(lambda: len(registry.states()) == 3)
+    victim = registry.placements()["x.service"]
+    (survivor,) = nodes.keys() - {victim}
+    nodes[victim].stop()
+    until(lambda: nodes[survivor].systemd.active.get("x.service"), 30)
+    assert registry.placements() == {"x.service": survivor}
+    assert nodes[survivor].systemd.starts == {"x.service": 1, "g.service": 1}
+    assert registry.problems() == []
+
+
+class TestProcess:
+    """The console script in a process of its own."""
+
+    def test_it_serves_says_ready_and_ends_in_order(self, tmp_path: Path) -> None:
+        bus = SystemBus(tmp_path)
+        told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(20)
+        root = tmp_path / "root"
+        code = (
+            "import sys, pathlib, fleet.daemon as d; from terminal import command; "
+            f"d.SYSTEMD_FOLDER = pathlib.Path({str(root / 'systemd')!r}); "
+            "d.this_machine = lambda config: d.Machine('a' * 32, boot='b'); "
+            "sys.exit(command('fleetd', d.run))"
+        )
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "FLEET_ETCD_SERVERS": "http://127.0.0.1:9",  # nobody there: it must not mind
+            "FLEET_UNITS_DIRECTORY": str(root),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "--socket", str(tmp_path / "api.sock")],
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            assert told.recv(200) == b"READY=1\nSTATUS=running"
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(20)
+                client.connect(str(tmp_path / "api.sock"))
+                client.sendall(b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert b" 503 " in client.recv(200)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=20)
+            assert process.returncode == 0, errors.decode()
+            assert told.recv(200) == b"STOPPING=1"
+            assert b"Traceback" not in errors
+            assert b"units run on" in errors
+            assert not (tmp_path / "api.sock").exists()
+        finally:
+            process.kill()
+            process.wait()
+            told.close()
+            bus.close()
+
+
+class TestCommandLine:
+    """``--help``, ``--check-config``, and mistakes."""
+
+    @pytest.fixture(autouse=True)
+    def _own_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in [name for name in os.environ if name.startswith("FLEET_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def test_help_teaches_by_example(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            command("fleetd", run, ["--help"])
+        assert caught.value.code == 0
+        assert "FLEET_METADATA=disk=ssd fleetd" in capsys.readouterr().out
+
+    def test_check_config(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        file = tmp_path / "fleet.conf"
+        file.write_text("agent_ttl=10s\nenable_grpc=true\n")
+        assert command("fleetd", run, ["--check-config", "--config", str(file)]) == 0
+        told = capsys.readouterr()
+        assert told.out == "the configuration is right\n"
+        assert told.err == "fleetd: warning: the setting enable_grpc has no effect\n"
+        assert command("fleetd", run, ["--check-config", "--json", "--config", str(file)]) == 0
+        assert json.loads(capsys.readouterr().out)["agent_ttl"] == 10
+
+    def test_a_mistake_is_told_with_its_place_and_the_next_step(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = tmp_path / "fleet.conf"
+        file.write_text("\nagent_tll=10s\n")
+        assert command("fleetd", run, ["--config", str(file)]) == 1
+        assert capsys.readouterr().err == (
+            f"fleetd: error: {file} line 2: there is no setting agent_tll\n\nhint: the nearest is agent_ttl\n"
+        )
+
+    def test_wrong_usage(self) -> None:
+        with pytest.raises(SystemExit) as caught:
+            command("fleetd", run, ["--nonsense"])
+        assert caught.value.code == 2
+
+
+class TestSurroundings:
+    """What systemd and the machine give us."""
+
+    def test_sockets_are_those_passed_to_this_process(self) -> None:
+        assert inherited_sockets({}) == []
+        assert inherited_sockets({"LISTEN_PID": "1", "LISTEN_FDS": "3"}) == []
+        with pytest.raises(ConfigError):
+            inherited_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "many"})
+        assert inherited_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0"}) == []
+
+    def test_notify_reaches_a_path_and_a_name(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        notify("READY=1", {})
+        for address, bound in ((str(tmp_path / "s"), str(tmp_path / "s")), (f"@{tmp_path}", f"\0{tmp_path}")):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+                listening.bind(bound)
+                notify("READY=1", {"NOTIFY_SOCKET": address})
+                assert listening.recv(100) == b"READY=1"
+        notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+        assert "systemd was not told" in caplog.text
+
+    def test_who_this_machine_is(self, tmp_path: Path) -> None:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "proc/sys/kernel/random").mkdir(parents=True)
+        (tmp_path / "proc/sys/kernel/random/boot_id").write_text("boot\n")
+        with pytest.raises(Failure, match="cannot tell which machine"):
+            this_machine(Config(), tmp_path)
+        (tmp_path / "etc/machine-id").write_text("uninitialized\n")
+        with pytest.raises(Failure, match="not 32 hexadecimal digits"):
+            this_machine(Config(), tmp_path)
+        (tmp_path / "etc/machine-id").write_text("0123456789abcdef" * 2 + "\n")
+        machine = this_machine(Config(public_ip="10.0.0.1", metadata={"a": "b"}), tmp_path)
+        assert machine == Machine("0123456789abcdef" * 2, "10.0.0.1", {"a": "b"}, "boot")
