@@ -8,31 +8,32 @@ Each arrow is a module of its own; this one only calls them in turn and says to 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from builder import assemble, cpio, data, definition, filesystem, inputs, manifest, mirror, resolve
-from builder.apt import Suite
+from builder import assemble, cache, cpio, data, definition, filesystem, inputs, manifest, mirror, output, resolve
 from builder.deb import Package
 from builder.definition import Definition
 from builder.initrd import initrd
 from builder.lockfile import Lock
+from builder.mirror import Mirror
 from builder.packages import obtain
-from builder.store import Store, disk_full, identify
+from builder.store import Store, identify
 from builder.targets import TARGETS, Parts, container
-from builder.tools import Tools
+from builder.tools import Tools, our_lock
 from builder.tree import Tree
 from terminal import Failure, Phases
 
-ROOM_BYTES: Final = 2 << 30
-"""Free space that a build must find before it begins: the unpacked packages of a node and its images, with a margin."""
+ROOM_FACTOR: Final = 8
+"""Free space that a build must find before it begins, by the size of its packages: a node's unpack to five times their size, and what is made
+of them takes two to three times."""
+
+ROOM_BYTES: Final = 64 << 20
+"""The same, for whatever else is written."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,6 @@ def build_image(settings: Settings) -> BuildResult:
     Raises :class:`Failure` for a definition or lock that is broken or out of step, a package that cannot be fetched or is not what the lock
     says, a tool that fails, a full disk. Whatever was in the output folder before is then still there.
     """
-    begin = time.monotonic()
     path = settings.definition or data.image() / "node.yaml"
     what = definition.load(path)
     target = TARGETS.get(settings.target)
@@ -74,31 +74,26 @@ def build_image(settings: Settings) -> BuildResult:
         raise Failure(
             "this definition has no kernel and no root", where=str(path), hint="use 'osbuild container' for it"
         )
-    options = what.root.release if settings.release else what.root.fast
-    with _prepared(settings, path, what, [settings.target, list(options)]) as job:
-        if job.is_done:
-            return BuildResult(job.output, False, {"check": time.monotonic() - begin})
-        packages = job.packages()
-        tree, base = job.tree(packages)
-        with settings.phases.phase(f"packing the root ({what.root.type})"):
-            kernel = job.work / "kernel"
-            kernel.write_bytes(assemble.kernel_image(packages))
-            initrd_file = job.work / "initrd"
-            script = data.image() / "initrd" / "init"
-            entries = initrd(base, what.kernel.initrd, script)
-            initrd_file.write_bytes(b"".join(cpio.archive(entries)))
-            root = job.work / "root"
-            filesystem.pack(tree, what.root.type, options, root, job.lock.epoch, job.tools)
-        folder = job.work / "out"
-        folder.mkdir()
-        target.write(Parts(kernel, initrd_file, root, what.kernel.command_line), folder)
-        job.publish(folder, tree)
-    return BuildResult(job.output, True, dict(settings.phases.seconds))
+    kernel, root = what.kernel, what.root
+    options = root.release if settings.release else root.fast
+
+    def deliver(job: _Job, work: Path, folder: Path) -> Tree:
+        packages, tools = job.packages(), job.tools()
+        base, tree = job.trees(packages, tools)
+        with job.phases.phase(f"packing the root ({root.type})"):
+            parts = Parts(work / "kernel", work / "initrd", work / "root", kernel.command_line)
+            parts.kernel.write_bytes(assemble.kernel_image(packages))
+            entries = initrd(base, kernel.initrd, data.image() / "initrd" / "init")
+            parts.initrd.write_bytes(b"".join(cpio.archive(entries)))
+            filesystem.pack(tree, root.type, options, parts.root, job.lock.epoch, tools)
+        target.write(parts, folder)
+        return tree
+
+    return _build(settings, path, what, settings.target, [settings.target, list(options)], deliver)
 
 
 def build_container(settings: Settings) -> BuildResult:
     """Build a docker-archive ``<name>.tar`` from a definition with a ``container`` section; failures as :func:`build_image`."""
-    begin = time.monotonic()
     path = settings.definition
     if path is None:
         raise Failure("which container?", hint="osbuild container image/containers/redis.yaml")
@@ -107,76 +102,108 @@ def build_container(settings: Settings) -> BuildResult:
         raise Failure(
             "this definition has no 'container' section", where=str(path), hint="use 'osbuild image' for a node"
         )
-    with _prepared(settings, path, what, "container") as job:
-        if job.is_done:
-            return BuildResult(job.output, False, {"check": time.monotonic() - begin})
-        tree, _ = job.tree(job.packages())
-        folder = job.work / "out"
-        folder.mkdir()
-        with settings.phases.phase("packing the container"):
+    configuration = what.container
+
+    def deliver(job: _Job, _: Path, folder: Path) -> Tree:
+        packages, tools = job.packages(), job.tools()
+        tree = job.trees(packages, tools)[1]
+        with job.phases.phase("packing the container"):
             archive = folder / f"{what.name}.tar"
-            container.write(tree, what.container, what.architecture, job.lock.epoch, archive)
-        job.publish(folder, tree)
-    return BuildResult(job.output, True, dict(settings.phases.seconds))
+            container.write(tree, configuration, what.architecture, job.lock.epoch, archive)
+        return tree
+
+    return _build(settings, path, what, f"container/{what.name}", "container", deliver)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Job:
-    settings: Settings
+    """One build: what it is made from, and the steps that every kind of build has."""
+
     what: Definition
     folder: Path
     lock: Lock
-    tools_lock: Lock
     store: Store
-    build: str
-    output: Path
-    work: Path
-    target: str
-    _tools: Tools | None = None
-
-    @property
-    def is_done(self) -> bool:
-        return not self.settings.force and manifest.is_current(self.output, self.build)
-
-    @property
-    def tools(self) -> Tools:
-        if self._tools is None:
-            with self.settings.phases.phase("tools"):
-                self._tools = Tools.open(self.tools_lock, self.store, self._mirror, detail=self.settings.phases.detail)
-        return self._tools
-
-    @property
-    def _mirror(self) -> Callable[[], mirror.Mirror]:
-        return lambda: mirror.find(self.settings.mirror, environment=os.environ)
+    mirror: Callable[[], Mirror]
+    phases: Phases
 
     def packages(self) -> list[Package]:
-        phases = self.settings.phases
-        with phases.phase(f"packages ({len(self.lock.packages)})"):
-            return obtain(self.lock, self.store, self._mirror, phases.detail)
+        """The unpacked packages of the lock."""
+        with self.phases.phase(f"packages ({len(self.lock.packages)})"):
+            return obtain(self.lock, self.store, self.mirror, self.phases.detail)
 
-    def tree(self, packages: list[Package]) -> tuple[Tree, Tree]:
-        """The finished tree, and the tree as the packages made it (the initrd takes its program and modules there)."""
-        tools = self.tools
-        with self.settings.phases.phase("tree"):
+    def tools(self) -> Tools:
+        """The programs that the build runs."""
+        with self.phases.phase("tools"):
+            return Tools.ours(self.store, self.mirror, detail=self.phases.detail)
+
+    def trees(self, packages: list[Package], tools: Tools) -> tuple[Tree, Tree]:
+        """The tree as the packages made it (the initrd takes its program and modules there), and the finished tree."""
+        with self.phases.phase("tree"):
             base = assemble.base(self.what, packages, self.lock, tools, self.store)
             tree = assemble.finish(self.what, base.copy(), self.folder, packages, self.lock, tools, self.store)
-        return tree, base
-
-    def publish(self, folder: Path, tree: Tree) -> None:
-        contents = manifest.compose(self.build, self.what.name, self.target, self.lock, tree, folder.iterdir())
-        manifest.publish(folder, self.output, contents)
+        return base, tree
 
 
-@contextmanager
-def _prepared(settings: Settings, path: Path, what: Definition, kind: object) -> Iterator[_Job]:
-    """Everything that a build needs before it does anything, and a work folder on the output's own disk, gone afterwards."""
+def _build(
+    settings: Settings,
+    path: Path,
+    what: Definition,
+    target: str,
+    kind: object,
+    deliver: Callable[[_Job, Path, Path], Tree],
+) -> BuildResult:
+    """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with the manifest of its tree.
+
+    Nothing is done, and nothing of the output touched, if it is up to date already. ``kind`` (anything JSON can write) is what tells this build
+    from others of the same definition.
+    """
+    begin = time.monotonic()
+    phases = settings.phases
+    lock = _lock(path, what, is_ours=settings.definition is None)
+    build = _build_id(path, what, lock, kind)
+    directory = (settings.output or Path("build") / target).absolute()
+    unchanged = BuildResult(directory, False, {"check": time.monotonic() - begin})
+    if not settings.force and manifest.is_current(directory, build):
+        return unchanged
+    store = Store(settings.store)
+
+    def waiting() -> None:
+        phases.line(f"... another build into {directory} is running: waiting for it")
+
+    with output.held(directory, waiting) as work, cache.in_use(store):
+        if not settings.force and manifest.is_current(directory, build):
+            return unchanged  # it was made while we waited
+        for place in (store.root, directory):
+            _check_room(place, lock)
+        job = _Job(what, path.parent, lock, store, lambda: mirror.find(settings.mirror), phases)
+        folder = work / "out"
+        folder.mkdir()
+        tree = deliver(job, work, folder)
+        if _build_id(path, what, lock, kind) != build:
+            # What came out is of mixed inputs: it is delivered, but never taken for up to date.
+            build = "inputs changed during the build"
+            phases.line("... files changed while they were built: build again to have all of them")
+        contents = manifest.compose(build, what.name, target, lock, tree, folder.iterdir())
+        manifest.publish(folder, directory, contents)
+    return BuildResult(directory, True, dict(phases.seconds))
+
+
+def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
+    """The lock beside the definition, if it answers it."""
     lock_path = path.with_suffix(".lock")
-    lock = Lock.load(lock_path)
-    resolve.check(lock, request(what), where=str(lock_path))
-    tools_lock = Lock.load(data.image() / "tools.lock")
-    name = settings.target if what.container is None else f"container/{what.name}"
-    output = (settings.output or Path("build") / name).absolute()
-    build = identify(
+    try:
+        lock = Lock.load(lock_path)
+        resolve.check(lock, resolve.Request.of(what), where=str(lock_path))
+    except Failure as failure:
+        if not is_ours:
+            failure.hint = f"run 'osbuild lock {path}'"
+        raise
+    return lock
+
+
+def _build_id(path: Path, what: Definition, lock: Lock, kind: object) -> str:
+    """The id of everything that shapes the artifacts."""
+    return identify(
         "build",
         1,
         {
@@ -184,43 +211,21 @@ def _prepared(settings: Settings, path: Path, what: Definition, kind: object) ->
             "kind": kind,
             "definition": hashlib.sha256(path.read_bytes()).hexdigest(),
             "lock": lock.id,
-            "tools": tools_lock.id,
+            "tools": our_lock().id,
             "initrd": inputs.digest(data.image() / "initrd"),
             "units": inputs.digest(data.units() / "system"),
             "overlay": inputs.digest(path.parent / what.overlay) if what.overlay else None,
             "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
         },
     )
-    store = Store(settings.store)
-    _make_folder(output.parent)
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
-        job = _Job(settings, what, path.parent, lock, tools_lock, store, build, output, work, name)
-        if not job.is_done:
-            for place in (store.root, output.parent):
-                if shutil.disk_usage(place).free < ROOM_BYTES:
-                    raise disk_full(place)
-        yield job
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+def _check_room(place: Path, lock: Lock) -> None:
+    needed = ROOM_FACTOR * sum(package.size for package in lock.packages) + ROOM_BYTES
+    free = shutil.disk_usage(place).free
+    if free < needed:
         raise Failure(
-            f"cannot make the output's folder: {error.strerror}",
-            where=str(path),
-            hint="choose another with --output DIR",
-        ) from error
-
-
-def request(what: Definition) -> resolve.Request:
-    """The part of a definition that its lock answers."""
-    return resolve.Request(
-        architecture=what.architecture,
-        suites=tuple(Suite(suite.suite, suite.archive, suite.components, suite.pin_only) for suite in what.suites),
-        packages=tuple(resolve.Want(name, suite) for name, suite in what.wants()),
-        assume=what.assume,
-    )
+            f"not enough space for this build: {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB needed",
+            where=str(place),
+            hint="'osbuild cache --prune' frees what is no longer used; --store DIR (cache) and --output DIR (result) choose other disks",
+        )

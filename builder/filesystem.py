@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from builder.store import disk_full
 from builder.tools import Tools
 from builder.tree import Entry, Kind, Tree
 from terminal import Failure
-
-VERSION: Final = 1
 
 _TYPES: Final = {Kind.FILE: tarfile.REGTYPE, Kind.DIRECTORY: tarfile.DIRTYPE, Kind.SYMLINK: tarfile.SYMTYPE}
 
 
 def tar_stream(entries: Iterator[Entry], epoch: int) -> Iterator[bytes]:
-    """A POSIX tar of ``entries`` in their order; no time is later than ``epoch`` (seconds), so equal trees give equal bytes."""
+    """A POSIX tar of ``entries`` in their order, after the root itself (``./``, 0755, root's).
+
+    No time is later than ``epoch`` (seconds), so equal trees give equal bytes. Directories are all as old as ``epoch``: several packages
+    share one, so its time is nobody's, and systemd compares that of /usr with the image's ``.updated``.
+    """
+    yield from _member(Entry(".", Kind.DIRECTORY), epoch)
     for entry in entries:
-        info = tarfile.TarInfo(entry.path)
-        info.type = _TYPES[entry.kind]
-        info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
-        info.mtime = min(entry.mtime, epoch) or epoch
-        info.linkname, info.size = entry.target, entry.size
-        info.pax_headers = {
-            f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape") for name, value in entry.xattrs.items()
-        }
-        yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-        if entry.size:
-            yield entry.content.read()
-            yield b"\0" * (-entry.size % 512)
+        yield from _member(entry, epoch)
     yield b"\0" * 1024
+
+
+def _member(entry: Entry, epoch: int) -> Iterator[bytes]:
+    info = tarfile.TarInfo(entry.path)
+    info.type = _TYPES[entry.kind]
+    info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
+    info.mtime = epoch if entry.kind is Kind.DIRECTORY else min(entry.mtime, epoch) or epoch
+    info.linkname, info.size = entry.target, entry.size
+    info.pax_headers = {
+        f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape") for name, value in entry.xattrs.items()
+    }
+    yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    if entry.size:
+        yield entry.content.read()
+        yield b"\0" * (-entry.size % 512)
 
 
 def pack(tree: Tree, kind: str, options: Sequence[str], output: Path, epoch: int, tools: Tools) -> None:
@@ -42,37 +53,56 @@ def pack(tree: Tree, kind: str, options: Sequence[str], output: Path, epoch: int
     Raises :class:`Failure` with the writer's last words if it fails.
     """
     if kind == "squashfs":
-        arguments = [str(output), "-tar", "-noappend", "-quiet", "-no-progress", "-mkfs-time", str(epoch), *options]
-        command = [*tools.command("mksquashfs"), "-", *arguments]
+        name = "mksquashfs"
+        # A tar's own root is passed over: without these it would be 0777, as new as the moment.
+        root = ["-root-mode", "755", "-root-uid", "0", "-root-gid", "0", "-root-time", str(epoch)]
+        always = ["-tar", "-noappend", "-quiet", "-no-progress", "-mkfs-time", str(epoch), *root]
+        arguments = ["-", str(output), *always, *options]
     else:
-        # The identifier comes from the caller's content, never from chance: all zero here, the kernel does not ask.
+        name = "mkfs.erofs"
+        # No identifier: it would come from chance, and the kernel does not ask.
         arguments = ["--tar=f", "--quiet", "-T", str(epoch), "-U", "clear", *options, str(output)]
-        command = [*tools.command("mkfs.erofs"), *arguments]
-    feed(command, tar_stream(iter(tree), epoch), f"packing the root as {kind}")
+    feed([*tools.command(name), *arguments], tools.environment(name), tar_stream(iter(tree), epoch), output)
 
 
-def feed(command: Sequence[str], data: Iterator[bytes], doing: str) -> None:
-    """Run ``command`` with ``data`` on its standard input.
+def feed(command: Sequence[str], environment: Mapping[str, str], data: Iterator[bytes], output: Path) -> None:
+    """Run ``command``, which writes ``output``, with ``data`` on its standard input, in exactly this ``environment``.
 
-    Raises :class:`Failure` with exit code and the last lines of its output.
+    Raises :class:`Failure` with exit code and the last lines of its output. It never outlives this call.
     """
     with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as process:
-            assert process.stdin is not None
+        # In a session of its own, so that Ctrl-C in a terminal reaches us alone, and we end it.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, start_new_session=True
+        )
+        assert process.stdin is not None
+        try:
             try:
-                with process.stdin as stdin:
-                    for chunk in data:
-                        stdin.write(chunk)
+                for chunk in data:
+                    process.stdin.write(chunk)
+                process.stdin.close()
             except BrokenPipeError:
                 pass  # It ended early; its exit code and words tell why.
-            except BaseException:
-                process.kill()
-                raise
+            process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
         if process.returncode != 0:
             said.seek(0)
-            tail = said.read().decode(errors="replace").strip().splitlines()[-5:]
-            raise Failure(
-                f"{doing} failed with exit code {process.returncode}: " + " / ".join(tail),
-                where=command[-1],
-                hint="is the disk full? 'df -h' tells",
-            )
+            raise _failed(Path(command[0]).name, process.returncode, said.read().decode(errors="replace"), output)
+
+
+def _failed(name: str, code: int, said: str, output: Path) -> Failure:
+    if any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT)):
+        return disk_full(output.parent)
+    tail = said.strip().splitlines()[-5:]
+    ended = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+    return Failure(
+        "\n  ".join([f"{name} {ended}", *tail]),
+        where=str(output),
+        hint="if its words are about an option: they come from 'root' in the definition",
+    )

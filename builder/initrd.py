@@ -14,7 +14,6 @@ from builder.finish.modules import module_closure
 from builder.tree import Entry, Tree, directory, file
 from terminal import Failure
 
-VERSION: Final = 1
 BUSYBOX: Final = "usr/bin/busybox"
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from builder import data
 from builder.tree import Entry, Inline, Kind, symlink
+from terminal import Failure
 
 _LEFT_OUT: Final = ("__pycache__",)
 
@@ -18,19 +19,32 @@ def folder_entries(folder: Path, prefix: str) -> Iterator[Entry]:
     """The files and links of a host ``folder`` as entries under ``prefix``, sorted.
 
     Only the executable bit of the host's mode counts (0644 or 0755, so that a umask changes nothing); ``sudoers.d`` files are 0440, as sudo
-    demands, which git cannot say. Owners are root.
+    demands, which git cannot say. Owners are root. Empty folders are passed over, since git has none. Raises :class:`Failure` for a folder
+    that is not there, and for devices, sockets and pipes.
     """
+    if not folder.is_dir():
+        raise Failure("there is no such folder", where=str(folder), hint="does the definition name it rightly?")
     for path in sorted(folder.rglob("*")):
-        if any(part in _LEFT_OUT for part in path.parts):
+        inside = path.relative_to(folder)
+        if any(part in _LEFT_OUT for part in inside.parts):
             continue
-        name = prefix + path.relative_to(folder).as_posix()
+        name = prefix + inside.as_posix()
         if path.is_symlink():
             yield symlink(name, str(path.readlink()))
         elif path.is_file():
             mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             if "/sudoers.d/" in name:
                 mode = 0o440
-            yield Entry(name, Kind.FILE, mode, content=Inline(path.read_bytes()))
+            yield Entry(name, Kind.FILE, mode, content=Inline(_read(path)))
+        elif not path.is_dir():
+            raise Failure("an image holds files, folders and links; this is none of them", where=str(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Failure(f"cannot read it: {error.strerror}", where=str(path)) from error
 
 
 def digest(folder: Path) -> str:

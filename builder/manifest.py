@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from builder.lockfile import Lock
-from builder.store import write_atomically
 from builder.tree import Tree
 
 NAME: Final = "manifest.json"
@@ -64,16 +63,15 @@ def is_current(folder: Path, build: str) -> bool:
 
 
 def publish(work: Path, output: Path, manifest: dict[str, Any]) -> None:
-    """Move the artifacts of ``work`` (on the same disk) into ``output``.
+    """Move the artifacts of ``work`` (on the same disk) into the folder ``output``.
 
-    The old manifest goes first and the new one comes last, so that a folder with a manifest is whole whenever we are killed. Files are
-    replaced, not rewritten: a running machine keeps the image it was started from.
+    The old manifest goes first and the new one comes last, so that a folder with a manifest is whole whenever we are killed; all are renames,
+    so a full disk cannot stop it half way. Files are replaced, not rewritten: a running machine keeps the image it was started from.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    (work / NAME).write_text(json.dumps(manifest, indent=1) + "\n")
     (output / NAME).unlink(missing_ok=True)
-    for path in sorted(work.iterdir()):
+    for path in sorted(work.iterdir(), key=lambda path: path.name == NAME):
         path.replace(output / path.name)
-    write_atomically(output / NAME, json.dumps(manifest, indent=1) + "\n")
 
 
 def _sha256(path: Path) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from builder import deb
 from builder.fetch import fetch
-from builder.lockfile import Lock
+from builder.lockfile import Lock, LockedPackage
 from builder.mirror import Mirror
 from builder.store import Store
 
@@ -26,8 +28,22 @@ def obtain(
         # Decompression releases the interpreter's lock, so threads use all cores. Large ones first: none is left to run alone at the end.
         missing.sort(key=lambda package: -package.size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done, package in enumerate(
-                pool.map(lambda package: deb.unpack(files[package.name], package.sha256, store), missing), start=1
-            ):
-                detail(f"unpacked {done} of {len(missing)}: {package.name}")
+            done = pool.map(lambda package: _unpack(package, files[package.name], store), missing)
+            for count, package in enumerate(done, start=1):
+                detail(f"unpacked {count} of {len(missing)}: {package.name}")
     return [deb.load(deb.folder(package.sha256, store)) for package in lock.packages]
+
+
+def _unpack(package: LockedPackage, file: Path, store: Store) -> LockedPackage:
+    # It was hashed when it was downloaded, perhaps months ago; disks lose bits.
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != package.sha256:
+        file.unlink()
+        raise deb.BadPackage(
+            f"the stored file of {package.name} is damaged: sha256 {found}, the lock says {package.sha256}",
+            where=str(file),
+            hint="it was removed: build again, and it is fetched anew",
+        )
+    deb.unpack(file, package.sha256, store)
+    return package

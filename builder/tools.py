@@ -68,7 +68,7 @@ class Tools:
 
         Raises :class:`Failure` as :func:`builder.packages.obtain` does.
         """
-        name = identify("tools", VERSION, lock.id)
+        name = closure_id(lock)
         if not store.has("tools", name):
             packages = obtain(lock, store, mirror, detail)
             tree = merge(entry for package in packages for entry in package.entries)
@@ -78,9 +78,15 @@ class Tools:
         return cls(store.path("tools", name), lock.architecture)
 
     @classmethod
-    def ours(cls, store: Store | None = None) -> Tools:
+    def ours(
+        cls,
+        store: Store | None = None,
+        mirror: Callable[[], Mirror] = mirrors.find,
+        *,
+        detail: Callable[[str], None] = lambda _: None,
+    ) -> Tools:
         """The closure of ``image/tools.lock`` in ``store`` (the user's own by default), from the host's mirror if need be."""
-        return cls.open(Lock.load(data.image() / "tools.lock"), store or Store(), mirrors.find)
+        return cls.open(our_lock(), store or Store(), mirror, detail=detail)
 
     def path(self, name: str) -> Path:
         """The launcher of the program ``name``: one file that can be run, or found by its folder in a ``PATH``.
@@ -95,6 +101,10 @@ class Tools:
                 hint="add its package to image/tools.yaml and run 'osbuild lock image/tools.yaml'",
             )
         return path
+
+    def programs(self) -> list[str]:
+        """The names of all programs, sorted."""
+        return sorted(path.name for path in (self.root / "launch").iterdir())
 
     def command(self, name: str) -> list[str]:
         """The first words of a command line that runs ``name``. Raises as :meth:`path`."""
@@ -135,6 +145,16 @@ class Tools:
                 "Dir::Bin::planners::": str(self.root / "usr/lib/apt/planners"),
             },
         )
+
+
+def our_lock() -> Lock:
+    """The lock of our own closure, ``image/tools.lock``. Raises :class:`builder.lockfile.LockFailure`."""
+    return Lock.load(data.image() / "tools.lock")
+
+
+def closure_id(lock: Lock) -> str:
+    """The name that the closure of ``lock`` has in a store."""
+    return identify("tools", VERSION, lock.id)
 
 
 def failed(command: Sequence[str], code: int, said: bytes) -> ToolFailure:

@@ -40,7 +40,7 @@ def _etcd_of_the_tools_closure() -> str | None:
         from builder.tools import Tools
     except ImportError:
         return None
-    return str(Tools.path("etcd"))
+    return str(Tools.ours().path("etcd"))
 
 
 @pytest.fixture(scope="session")
