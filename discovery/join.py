@@ -39,6 +39,7 @@ _DELAYS_S = (1, 2, 4, 8, 15)  # between attempts; the last one repeats
 _PEERS_ROUNDS = 10  # of asking a complete cluster's members where clients connect, before guessing
 _PEER_TIMEOUT_S = 2.0
 _CLIENT_PORT = 2379
+_NOTIFY_TIMEOUT_S = 30.0  # it blocks only if systemd has not read the last few hundred messages
 
 
 class Misconfigured(Failure):
@@ -167,7 +168,7 @@ class Join:
         proxied = ""
         endpoints: tuple[str, ...] = ()
         try:
-            has_wal = wal.is_dir() and any(name.endswith(".wal") for name in os.listdir(wal))
+            has_wal = _has_wal(wal)
             joining = self._joining.read_text().strip() if self._joining.exists() else ""
             saved = json.loads(self._proxied.read_text()) if self._proxied.exists() else None
         except OSError as error:
@@ -270,6 +271,13 @@ class Join:
             ) from error
 
 
+def _has_wal(directory: Path) -> bool:
+    try:
+        return any(path.suffix == ".wal" for path in directory.iterdir())
+    except FileNotFoundError:
+        return False
+
+
 def endpoints_of(members: bytes) -> tuple[str, ...]:
     """``host:port`` of all clients' URLs in what ``GET /members`` says on a peer's port; empty if it cannot be understood.
 
@@ -305,6 +313,7 @@ def notify(state: str, environment: Mapping[str, str]) -> None:
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.settimeout(_NOTIFY_TIMEOUT_S)
         try:
             sender.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
         except OSError as error:

@@ -1,0 +1,215 @@
+"""Unmodified etcd finds its peers through our service: the proof that the wire is right."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from discovery.client import read
+from discovery.join import member_id
+from discovery.server import DiscoveryServer
+from etcd import Client
+
+pytestmark = pytest.mark.etcd
+
+MakeEtcd = Callable[[], Any]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., DiscoveryServer]]:
+    servers: list[DiscoveryServer] = []
+
+    def make(port: int = 0) -> DiscoveryServer:
+        # Keep-alives twice a second: etcd must take the empty answers as such.
+        server = DiscoveryServer("127.0.0.1", port, tmp_path / "tokens.json", keep_alive_s=0.5)
+        server.start()
+        servers.append(server)
+        return server
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not after {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def test_three_members_a_surplus_one_and_a_wiped_one(
+    make_etcd: MakeEtcd, serve: Callable[..., DiscoveryServer]
+) -> None:
+    """The service restarts in the middle of it all, and is gone when the members restart."""
+    server = serve()
+    url = server.url(server.new_token(3))
+
+    def start(etcd: Any, name: str) -> None:
+        etcd.start(f"--name={name}", f"--discovery={url}", "--discovery-fallback=exit")
+
+    one, two, three, four = (make_etcd() for _ in range(4))
+    start(one, "one")
+    wait_for(lambda: read(url).state == "1 of 3: one", "one registers")
+    assert read(url).members[0].id == member_id(one.peer, url), "our idea of the id is etcd's"
+    start(two, "two")
+    wait_for(lambda: len(read(url).members) == 2, "two registers")
+    time.sleep(0.7)  # at least one keep-alive of each
+    port = server.port
+    server.stop()
+    server = serve(port)
+    start(three, "three")
+    for etcd in (one, two, three):
+        etcd.wait_healthy()
+    client = Client([one.endpoint])
+    assert sorted(member.name for member in client.members()) == ["one", "three", "two"]
+    client.close()
+
+    start(four, "four")
+    assert four.wait_exit() != 0
+    assert "cluster is full" in four.log()
+    assert len(read(url).registered) == 3
+
+    three.kill()
+    shutil.rmtree(three.directory)
+    start(three, "three")
+    assert three.wait_exit() != 0
+    assert "duplicate ID" in three.log()
+
+    server.stop()
+    two.kill()
+    start(two, "two")
+    two.wait_healthy()
+
+
+class Node:
+    """``discovery join`` as systemd runs it, with a real etcd."""
+
+    def __init__(self, directory: Path, binary: str, etcd: Any, url: str, name: str) -> None:
+        self.etcd = etcd
+        self.directory = directory / name
+        self.directory.mkdir()
+        self.log = directory / f"{name}.log"
+        self._argv = [sys.executable, "-c", "import sys; from discovery.cli import main; sys.exit(main())", "join"]
+        self._argv += ["--etcd", binary]
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "ETCD_NAME": name,
+            "ETCD_DATA_DIR": str(self.directory / "data"),
+            "ETCD_DISCOVERY": url,
+            "ETCD_LISTEN_CLIENT_URLS": etcd.endpoint,
+            "ETCD_ADVERTISE_CLIENT_URLS": etcd.endpoint,
+            "ETCD_LISTEN_PEER_URLS": etcd.peer,
+            "ETCD_INITIAL_ADVERTISE_PEER_URLS": etcd.peer,
+            "ETCD_UNSAFE_NO_FSYNC": "true",
+            "ETCD_LOG_LEVEL": "warn",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._argv, env=self._environment, stdout=log, stderr=log, cwd="/")
+
+    def stop(self, how: int = signal.SIGKILL) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(20)
+
+    def healthy(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.etcd.endpoint}/health", timeout=1) as answer:
+            return json.load(answer)["health"] == "true"
+        return False
+
+
+@pytest.fixture
+def node(tmp_path: Path, etcd_binary: str, make_etcd: MakeEtcd) -> Iterator[Callable[[str, str], Node]]:
+    nodes: list[Node] = []
+
+    def make(url: str, name: str) -> Node:
+        nodes.append(Node(tmp_path, etcd_binary, make_etcd(), url, name))
+        return nodes[-1]
+
+    yield make
+    for one in nodes:
+        if one.process is not None:
+            one.stop()
+
+
+def test_join(serve: Callable[..., DiscoveryServer], node: Callable[[str, str], Node]) -> None:
+    """Two members, of which one is killed while it waits; a proxy; a restart without the service; a loss of data."""
+    server = serve()
+    url = server.url(server.new_token(2))
+    first, second, third = node(url, "first"), node(url, "second"), node(url, "third")
+
+    first.start()
+    wait_for(lambda: read(url).state == "1 of 2: first", "first registers")
+    first.stop()
+    first.start()
+    wait_for(lambda: "waiting for 1 of 2: first" in first.log.read_text(), "first says that it waits")
+    second.start()
+    wait_for(lambda: first.healthy() and second.healthy(), "both are healthy")
+
+    third.start()
+    wait_for(third.healthy, f"the proxy answers\n{third.log.read_text()}")
+    through_proxy, direct = Client([third.etcd.endpoint]), Client([first.etcd.endpoint])
+    through_proxy.put("a", b"1")
+    found = direct.get("a")
+    assert found is not None
+    assert found.value == b"1"
+    assert len(direct.members()) == 2
+    through_proxy.close()
+    direct.close()
+
+    server.stop()
+    for one in (second, third):
+        one.stop(signal.SIGTERM)
+        one.start()
+    wait_for(lambda: second.healthy() and third.healthy(), "both are back without the service")
+
+    serve(server.port)
+    second.stop()
+    shutil.rmtree(second.directory / "data")
+    second.start()
+    assert second.process is not None
+    assert second.process.wait(20) == 1
+    assert "its data is gone" in second.log.read_text()
+
+
+def test_a_removed_member_ends_with_0(make_etcd: MakeEtcd, etcd_binary: str) -> None:
+    """What RestartPreventExitStatus= in etcd.service relies on."""
+    one, two = make_etcd(), make_etcd()
+    for name, etcd in (("one", one), ("two", two)):
+        etcd.start(f"--name={name}", f"--initial-cluster=one={one.peer},two={two.peer}")
+    one.wait_healthy()
+    two.wait_healthy()
+    client = Client([one.endpoint])
+    (doomed,) = [member.id for member in client.members() if member.name == "two"]
+    client.close()
+    time.sleep(0.5)
+    removal = urllib.request.Request(
+        f"{one.endpoint}/v3/cluster/member/remove", data=json.dumps({"ID": str(doomed)}).encode()
+    )
+    deadline = time.monotonic() + 20
+    while True:  # refused for the first 5 s in which two has been connected
+        try:
+            urllib.request.urlopen(removal, timeout=5).close()
+            break
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    assert two.wait_exit() == 0

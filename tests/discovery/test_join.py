@@ -1,0 +1,274 @@
+"""What a node's etcd becomes: the decision, then how it is carried out, with a process that only pretends to become another."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from discovery.client import Registered, Roster, request
+from discovery.join import Join, Misconfigured, Remembered, become, decide, endpoints_of, local_address, member_id
+from discovery.server import DiscoveryServer
+from terminal import Failure
+
+URL = "http://10.0.2.100:7379/0123456789abcdef0123456789abcdef"
+PEER = "http://10.77.0.11:2380"
+NODE = {"ETCD_NAME": "node-1", "ETCD_INITIAL_ADVERTISE_PEER_URLS": PEER, "ETCD_DISCOVERY": URL}
+FRESH = Remembered()
+
+
+def roster(size: int, *peers: str) -> Roster:
+    return Roster(
+        size,
+        tuple(
+            Registered(member_id(peer, URL), (f"n{n}",), (peer,), f"n{n}={peer}", n) for n, peer in enumerate(peers, 2)
+        ),
+    )
+
+
+def others(count: int) -> list[str]:
+    return [f"http://10.77.0.{20 + n}:2380" for n in range(count)]
+
+
+def test_the_id_is_that_of_etcd() -> None:
+    """Taken from a real etcd's log; tests/discovery/test_bootstrap.py compares with a running one."""
+    assert member_id("http://b:2,http://a:1", URL) == member_id("http://a:1, http://b:2", URL)
+    assert not member_id(PEER, URL).startswith("0")
+    assert len(member_id(PEER, URL)) <= 16
+
+
+def test_data_decides_before_all_else_and_the_service_is_not_asked() -> None:
+    decided = decide(NODE, Remembered(has_wal=True), None)
+    assert decided.kind == "member"
+    assert "ETCD_DISCOVERY" not in decided.environment
+    assert decided.environment["ETCD_INITIAL_CLUSTER"] == f"node-1={PEER}"
+
+
+def test_without_discovery_it_starts_as_configured() -> None:
+    static = {"ETCD_NAME": "a", "ETCD_INITIAL_CLUSTER": "a=http://a:2380"}
+    assert decide(static, FRESH, None).environment == static
+    assert decide({"ETCD_NAME": "a"}, FRESH, None).kind == "member"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"ETCD_INITIAL_CLUSTER": "a=http://a:1"}, "both"),
+        ({"ETCD_INITIAL_ADVERTISE_PEER_URLS": ""}, "needs an address"),
+    ],
+)
+def test_settings_that_cannot_work_are_told_to_systemd_as_such(change: dict[str, str], match: str) -> None:
+    with pytest.raises(Misconfigured, match=match) as refused:
+        decide(NODE | change, FRESH, None)
+    assert refused.value.exit_code == 78
+    assert refused.value.hint
+
+
+def test_it_asks_and_registers_if_there_is_room() -> None:
+    assert decide(NODE, FRESH, None).kind == "ask"
+    decided = decide(NODE, FRESH, roster(3, *others(2)))
+    assert decided.kind == "member"
+    assert decided.environment["ETCD_DISCOVERY"] == URL
+    assert decided.environment["ETCD_DISCOVERY_FALLBACK"] == "exit", "etcd's own proxy speaks a dead protocol"
+    assert "2 of 3: n2, n3" in decided.reason
+
+
+def test_one_too_many_is_a_proxy_unless_told_to_exit() -> None:
+    full = roster(3, *others(3))
+    assert decide(NODE, FRESH, full).kind == "proxy"
+    with pytest.raises(Failure, match="full"):
+        decide(NODE | {"ETCD_DISCOVERY_FALLBACK": "exit"}, FRESH, full)
+    lost_the_race = roster(3, *others(3), PEER)
+    assert decide(NODE, FRESH, lost_the_race).kind == "proxy", "registered, but in no slot"
+
+
+def test_interrupted_while_it_waited_it_goes_on() -> None:
+    remembered = Remembered(joining=URL)
+    waiting = decide(NODE, remembered, roster(3, PEER, *others(1)))
+    assert (waiting.kind, waiting.reason) == ("wait", "waiting for 2 of 3: n2, n3")
+    decided = decide(NODE, remembered, roster(3, PEER, *others(2)))
+    assert decided.kind == "member"
+    assert decided.environment["ETCD_INITIAL_CLUSTER"].split(",")[0] == f"n2={PEER}"
+    assert decided.environment["ETCD_INITIAL_CLUSTER_TOKEN"] == URL
+    assert "ETCD_DISCOVERY" not in decided.environment
+
+
+@pytest.mark.parametrize("joining", ["", "http://another/token"])
+def test_a_slot_whose_data_is_gone_is_not_taken_again(joining: str) -> None:
+    with pytest.raises(Failure, match="its data is gone") as refused:
+        decide(NODE, Remembered(joining=joining), roster(3, PEER, *others(2)))
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("members", "endpoints"),
+    [
+        ([{"peerURLs": ["http://a:2380"], "clientURLs": ["http://a:2379"]}], ("a:2379",)),
+        ([{"peerURLs": ["http://a:2380"], "clientURLs": ["http://127.0.0.1:4001"]}], ("a:4001",)),
+        ([{"peerURLs": ["http://[fd00::1]:2380"], "clientURLs": ["http://localhost:2379"]}], ("[fd00::1]:2379",)),
+        ([{"peerURLs": ["http://a:2380"]}], ()),
+        ([{"peerURLs": []}], ()),
+        ([{"peerURLs": ["http://a:2380"], "clientURLs": ["http://a:99999"]}], ()),
+        ([7], ()),
+        ({}, ()),
+        (7, ()),
+    ],
+)
+def test_where_clients_connect(members: object, endpoints: tuple[str, ...]) -> None:
+    assert endpoints_of(json.dumps(members).encode()) == endpoints
+    assert endpoints_of(b"<html>") == ()
+
+
+@pytest.mark.parametrize(
+    ("listen", "address"),
+    [
+        ("", "127.0.0.1:2379"),
+        ("http://0.0.0.0:4001,http://0.0.0.0:2379", "127.0.0.1:4001"),
+        ("http://x:y", "127.0.0.1:2379"),
+    ],
+)
+def test_a_proxy_listens_where_a_member_would(listen: str, address: str) -> None:
+    assert local_address({"ETCD_LISTEN_CLIENT_URLS": listen}) == address
+
+
+class Pretender:
+    """A :class:`Join` whose exec is recorded, and whose naps run ``naps`` in turn."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str], naps: Sequence[object] = ()) -> None:
+        self.became: list[tuple[list[str], dict[str, str]]] = []
+        self.said: list[str] = []
+        self.slept: list[float] = []
+        self._naps = list(naps)
+        self.data = directory / "data"
+        self.join = Join(
+            {"ETCD_DATA_DIR": str(self.data), "PATH": "/bin", **environment},
+            say=self.said.append,
+            become=lambda argv, environment: self.became.append((list(argv), dict(environment))),
+            sleep=self._sleep,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        assert self._naps, f"sleeps once too often: {self.said}"
+        nap = self._naps.pop(0)
+        if callable(nap):
+            nap()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> DiscoveryServer:
+    return DiscoveryServer("127.0.0.1", 0, tmp_path / "tokens.json")
+
+
+def register(url: str, *peers: str) -> None:
+    for peer in peers:
+        name = peer.split("//")[1].split(":")[0]
+        status, _ = request("PUT", f"{url}/{member_id(peer, url)}", timeout=5, form={"value": f"{name}={peer}"})
+        assert status == 201
+
+
+def test_it_waits_for_the_service_then_registers(tmp_path: Path, server: DiscoveryServer) -> None:
+    server.start()
+    url = server.url(server.new_token(3))
+    port = server.port
+    server.stop()
+    again = DiscoveryServer("127.0.0.1", port, tmp_path / "tokens.json")
+    node = Pretender(tmp_path, NODE | {"ETCD_DISCOVERY": url}, [None, again.start])
+    node.join.run()
+    again.stop()
+    assert node.slept == [1, 2]
+    assert "cannot reach the discovery service" in node.said[0]
+    ((argv, environment),) = node.became
+    assert argv == ["/usr/bin/etcd"]
+    assert environment["ETCD_DISCOVERY"] == url
+    assert (tmp_path / "data.joining").read_text().strip() == url
+
+
+def test_after_a_crash_in_the_wait_it_waits_itself(tmp_path: Path, server: DiscoveryServer) -> None:
+    server.start()
+    url = server.url(server.new_token(2))
+    environment = NODE | {"ETCD_DISCOVERY": url}
+    Pretender(tmp_path, environment).join.run()  # would register, and dies
+    register(url, PEER)
+    node = Pretender(tmp_path, environment, [lambda: register(url, *others(1))])
+    node.join.run()
+    server.stop()
+    assert node.said[0] == "waiting for 1 of 2: 10.77.0.11"
+    assert node.became[0][1]["ETCD_INITIAL_CLUSTER_TOKEN"] == url
+
+
+def test_a_proxy_asks_the_members_and_remembers_for_the_day_the_service_is_gone(
+    tmp_path: Path, server: DiscoveryServer
+) -> None:
+    server.start()
+    url = server.url(server.new_token(1))
+    register(url, "http://127.0.0.1:1")
+    ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ready.bind(str(tmp_path / "notify"))
+    environment = NODE | {"ETCD_DISCOVERY": url, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    node = Pretender(tmp_path, environment, [None] * 10)  # nobody answers on the peer port: it guesses in the end
+    notices: list[str] = []
+
+    def listen() -> None:
+        while not notices or not notices[-1].startswith("READY=1"):
+            notices.append(ready.recv(1000).decode())
+
+    systemd = threading.Thread(target=listen, daemon=True)
+    systemd.start()
+    node.join.run()
+    systemd.join(5)
+    ready.close()
+    server.stop()
+    ((argv, given),) = node.became
+    assert argv == [
+        *("/usr/bin/etcd", "gateway", "start"),
+        *("--endpoints=127.0.0.1:2379", "--listen-addr=127.0.0.1:2379"),
+    ]
+    assert given == {"PATH": "/bin"}, "the gateway must not read a member's settings, nor notify"
+    assert notices[-1].startswith("READY=1")
+    assert notices[0].startswith("STATUS=the cluster is full")
+
+    del environment["NOTIFY_SOCKET"]
+    later = Pretender(tmp_path, environment)
+    later.join.run()
+    assert later.became[0][0] == argv
+    (tmp_path / "data.proxy").write_text("edited by hand")
+    with pytest.raises(AssertionError, match="sleeps"):
+        Pretender(tmp_path, environment).join.run()
+
+
+def test_a_member_again_forgets_what_it_was(tmp_path: Path) -> None:
+    wal = tmp_path / "data" / "member" / "wal"
+    wal.mkdir(parents=True)
+    (wal / "0000000000000000-0000000000000000.wal").touch()
+    (tmp_path / "data.joining").write_text(URL)
+    (tmp_path / "data.proxy").write_text("{}")
+    node = Pretender(tmp_path, NODE)
+    node.join.run()
+    assert node.became[0][0] == ["/usr/bin/etcd"]
+    assert not (tmp_path / "data.joining").exists()
+    assert not (tmp_path / "data.proxy").exists()
+
+
+def test_the_name_is_the_hosts_unless_given(tmp_path: Path) -> None:
+    node = Pretender(tmp_path, {"ETCD_NAME": "", "ETCD_DISCOVERY": ""})
+    node.join.run()
+    assert node.became[0][1]["ETCD_NAME"] == socket.gethostname()
+    assert "ETCD_DISCOVERY" not in node.became[0][1], "an empty setting is none"
+
+
+def test_a_state_directory_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "data" / "member").mkdir(parents=True)
+    (tmp_path / "data" / "member" / "wal").touch()
+    with pytest.raises(Failure, match="cannot read"):
+        Pretender(tmp_path, NODE).join.run()
+
+
+def test_no_etcd() -> None:
+    with pytest.raises(Failure, match="cannot run etcd") as refused:
+        become(["/nonexistent/etcd"], {})
+    assert refused.value.hint
