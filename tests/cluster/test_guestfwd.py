@@ -107,8 +107,11 @@ def service() -> Iterator[int]:
             with line:
                 line.sendall(line.recv(1000).upper())
 
-        threading.Thread(target=serve, daemon=True).start()
+        server = threading.Thread(target=serve)
+        server.start()
         yield listener.getsockname()[1]
+        socket.create_connection(listener.getsockname()).close()  # nobody may have asked, and it waits for one
+        server.join()
 
 
 @pytest.fixture
