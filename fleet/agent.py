@@ -187,7 +187,7 @@ class Agent:
 
     def _read_orders(self) -> None:
         prefix = self._registry.key_schedule(self._machine.id)
-        found = self._client.range(prefix)
+        found = self._registry.ranged(prefix)
         spoken = self._client.range(self._registry.key_state(self._machine.id))
         for slot in self._slots.values():
             slot.told = None

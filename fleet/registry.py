@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from etcd.protocol import Compare, Etcd, KeyValue, Op
+from etcd.protocol import Compare, Etcd, KeyValue, Op, RangeResult
 from fleet import codec
 from fleet.model import Desired, Machine, Placement, Unit, UnitState
 from fleet.requirements import check_unit
@@ -161,8 +161,7 @@ class Registry:
 
     def unit(self, name: str) -> Unit | None:
         """One unit; ``None`` when there is none of that name, or only a broken value."""
-        found = self.client.get(self.key_unit(name))
-        return None if found is None else self.decoded(found, codec.unit)
+        return self._get(self.key_unit(name), codec.unit)
 
     def states(self, machine: str | None = None, unit: str | None = None) -> list[UnitState]:
         """What machines say about units, by (machine, unit); only those of one machine or one unit when given."""
@@ -176,12 +175,11 @@ class Registry:
 
     def unit_status(self, name: str) -> str | None:
         """The engine's sentence about a unit: why it is there, or why it is nowhere; ``None`` when it has said nothing yet."""
-        found = self.client.get(self.key_status(name))
-        return None if found is None else self.decoded(found, codec.status)
+        return self._get(self.key_status(name), codec.status)
 
     def overview(self) -> Overview:
         """Everything at one revision, in one read."""
-        found = self.client.range(self.prefix)
+        found = self.ranged(self.prefix)
         view = Overview(self)
         for each in found.kvs:
             view.put(each)
@@ -276,13 +274,29 @@ class Registry:
         self.forget(found.key)
         return value
 
+    def ranged(self, prefix: str) -> RangeResult:
+        """All keys that begin with ``prefix``; problems that were noted about keys which are gone are dropped."""
+        found = self.client.range(prefix)
+        with self._lock:
+            noted = [key for key in self._problems if key.startswith(prefix)]
+            for key in set(noted) - {each.key for each in found.kvs} if noted else ():
+                del self._problems[key]
+        return found
+
+    def _get(self, key: str, decode: Callable[[str, bytes], Value]) -> Value | None:
+        found = self.client.get(key)
+        if found is None:
+            self.forget(key)
+            return None
+        return self.decoded(found, decode)
+
     def forget(self, key: str) -> None:
         """Drop the problem that was noted about a key, if any: it was read whole, or is gone."""
         with self._lock:
             self._problems.pop(key, None)
 
     def _range(self, part: str, decode: Callable[[str, bytes], Value]) -> list[tuple[str, Value]]:
-        found = self.client.range(self.prefix + part).kvs
+        found = self.ranged(self.prefix + part).kvs
         pairs = ((each.key, self.decoded(each, decode)) for each in found)
         return [(key, value) for key, value in pairs if value is not None]
 
