@@ -322,10 +322,11 @@ def notify(state: str, environment: Mapping[str, str]) -> None:
 
 def become(argv: Sequence[str], environment: Mapping[str, str]) -> None:
     """Replace this process. Raises Failure if there is no such program."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored is inherited
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored is inherited
     try:
         os.execve(argv[0], list(argv), dict(environment))
     except OSError as error:
+        signal.signal(signal.SIGPIPE, before)
         raise Failure("cannot run etcd", where=argv[0], hint="is the package etcd-server in the image?") from error
 
 

@@ -64,6 +64,7 @@ class DiscoveryServer:
             ) from error
         except OverflowError as error:
             raise Failure("not a port", where=where, hint="ports are 1 to 65535") from error
+        self._port = int(self._http.server_address[1])
         self.stopping = False
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.1,), name="discovery", daemon=True)
         self._thread.start()
@@ -83,8 +84,8 @@ class DiscoveryServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
-        return self._port if self._http is None else int(self._http.server_address[1])
+        """Where it listens; if it was 0, what it became at the first start."""
+        return self._port
 
     @property
     def base_url(self) -> str:

@@ -20,6 +20,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from builder.tools import Tools
+from terminal import Failure
+
 # No deadline: the machine is shared, and a slow example is not a wrong one. CI repeats what it did last time.
 _CALM = {"print_blob": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("desk", settings(**_CALM))
@@ -36,11 +39,11 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 def _etcd_of_the_tools_closure() -> str | None:
+    """The closure's etcd; None if there is no closure to be had, or no etcd in it."""
     try:
-        from builder.tools import Tools
-    except ImportError:
+        return str(Tools.ours().path("etcd"))
+    except Failure:
         return None
-    return str(Tools.ours().path("etcd"))
 
 
 @pytest.fixture(scope="session")

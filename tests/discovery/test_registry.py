@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
@@ -86,6 +87,7 @@ class Tokens(RuleBasedStateMachine):
 
 
 TestTokens = Tokens.TestCase
+TestTokens.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 @pytest.mark.parametrize("size", [0, -1, 65])
