@@ -24,7 +24,7 @@ from fleet.model import Desired, Machine, Placement, UnitState
 from fleet.registration import DuplicateMachine, Presence, Registration
 from fleet.registry import Registry
 from fleet.unitstore import UnitStore
-from fleet.work import Here, Outcome, Step, Systemd, SystemdError, SystemdState, next_step, perform
+from fleet.work import Here, Outcome, Seen, Step, Systemd, SystemdState, look, next_step, perform
 
 OPS_MAX = 100
 POLL_S = 30.0
@@ -35,7 +35,7 @@ UNIT_BACKOFF_S = (1.0, 60.0)
 
 _LOG = logging.getLogger(__name__)
 
-Task = Callable[[], Outcome]
+Task = Callable[[], Outcome | Seen]
 
 
 @dataclass
@@ -86,6 +86,8 @@ class Agent:
         self._retry_at = 0.0
         self._backoff_s = BACKOFF_S[0]
         self._poll_at = 0.0
+        self._look_at = 0.0
+        self._is_looking = False
         self._check_at = 0.0
         self._is_lost = False
         self._trouble = ""
@@ -115,8 +117,11 @@ class Agent:
         """systemd says that these units have changed."""
         self._changed.update(name for name in units if name in self._slots)
 
-    def finished(self, outcome: Outcome, now: float) -> None:
+    def finished(self, outcome: Outcome | Seen, now: float) -> None:
         """A task has ended."""
+        if isinstance(outcome, Seen):
+            self._take_seen(outcome, now)
+            return
         slot = self._slots[outcome.unit]
         slot.is_busy = False
         slot.here = outcome.here
@@ -255,24 +260,35 @@ class Agent:
     # States
 
     def _look(self, now: float) -> float:
-        """Ask systemd about units that changed, and about all of them once in a while, in case a signal was lost."""
+        """Ask systemd about units that changed, and about all of them once in a while, in case a signal was lost.
+
+        Beside the loop: a systemd that is slow to answer must not keep this machine from renewing its lease.
+        """
         if now >= self._poll_at:
             self._changed.update(self._slots)
             self._poll_at = now + POLL_S
+        if self._is_looking:
+            return self._poll_at
+        if now < self._look_at:
+            return self._look_at
         names = sorted(
             name for name in self._changed if name in self._slots and self._slots[name].here.reached is not None
         )
         self._changed.clear()
         if names:
-            try:
-                for name, seen in self._systemd.states(names).items():
-                    if name in self._slots:
-                        self._slots[name].seen = seen
-            except SystemdError as error:
-                _LOG.warning("systemd does not say how units are: %s", error)
-                self._changed.update(names)
-                return now + QUIET_S
+            self._is_looking = True
+            self._run(lambda: look(names, self._systemd))
         return self._poll_at
+
+    def _take_seen(self, seen: Seen, now: float) -> None:
+        self._is_looking = False
+        if seen.error:
+            _LOG.warning("systemd does not say how units are: %s", seen.error)
+            self._changed.update(seen.units)
+            self._look_at = now + QUIET_S
+        for name, state in seen.states.items():
+            if name in self._slots:
+                self._slots[name].seen = state
 
     def _tell(self, now: float) -> float:
         """Write what has changed; returns when something that was held back is due."""

@@ -27,7 +27,7 @@ from fleet.feed import Delivered, Feed, Lost
 from fleet.model import Machine
 from fleet.registry import Registry
 from fleet.unitstore import UnitStore
-from fleet.work import Outcome, Systemd
+from fleet.work import Outcome, Seen, Systemd
 from terminal import Failure, command
 
 SYSTEMD_FOLDER = Path("/run/systemd/system")
@@ -116,7 +116,7 @@ class Daemon:
                     loop.lost()
             case _Observed(units):
                 agent.observed(units)
-            case Outcome():
+            case Outcome() | Seen():
                 agent.finished(message, time.monotonic())
             case None:
                 self._stopping = True

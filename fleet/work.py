@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,6 +114,23 @@ class Outcome:
     step: Step
     here: Here
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What systemd said about units; ``error`` when it said nothing."""
+
+    units: Sequence[str]
+    states: Mapping[str, SystemdState]
+    error: str = ""
+
+
+def look(units: Sequence[str], systemd: Systemd) -> Seen:
+    """Ask systemd how units are."""
+    try:
+        return Seen(units, systemd.states(units))
+    except SystemdError as error:
+        return Seen(units, {}, str(error))
 
 
 class OrderError(Failure):

@@ -9,6 +9,7 @@ import pytest
 
 from etcd.protocol import Op
 from fleet.model import Desired, current_state
+from fleet.work import SystemdError, SystemdState
 from tests.fleet.world import TTL_S, Node, World
 
 
@@ -421,6 +422,30 @@ class TestUnitsAreIndependent:
         node.agent.finished(hanging(), world.now)
         world.run(3)
         assert world.running("1.service") == []
+
+    def test_a_systemd_that_does_not_answer_costs_no_lease(self, world: World) -> None:
+        """Asking systemd happens beside the loop: the machine stays alive while systemd is busy."""
+        world.submit("1.service")
+        world.run(5)
+        world.nodes["a"].holds_tasks = True
+        world.run(3 * TTL_S)
+        assert [machine.id for machine in world.registry.machines()] == ["a", "b", "c"]
+        assert world.running("1.service") == ["a"]
+
+    def test_a_systemd_that_refuses_is_asked_again(self, world: World) -> None:
+        node = world.nodes["a"]
+        states = node.systemd.states
+
+        def refuse(units: object) -> dict[str, SystemdState]:
+            raise SystemdError("busy")
+
+        node.systemd.states = refuse  # type: ignore[method-assign]
+        world.submit("1.service")
+        world.run(5)
+        assert [state.active for state in world.registry.states()] == [""]
+        node.systemd.states = states  # type: ignore[method-assign]
+        world.run(5)
+        assert [state.active for state in world.registry.states()] == ["active"]
 
     def test_a_move_waits_for_the_stop(self, tmp_path: Path) -> None:
         """A unit that leaves a live machine starts elsewhere only when it has stopped there."""
