@@ -1,17 +1,20 @@
 """Reading and making tokens at a discovery service, ours or another that speaks etcd's v2 keys.
 
-Runs on nodes, at boot, under emulation: standard library only, and little of it.
+Runs on nodes, at boot, under emulation: standard library only, and little of it. A member that starts again asks nobody, so
+the HTTP client, half of the time that all imports take, is loaded by the first request.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from terminal import Failure
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 _ANSWER_BYTES_MAX = 1 << 20
 _REDIRECTS_MAX = 3
@@ -99,6 +102,8 @@ def request(
     method: str, url: str, *, timeout: float, form: Mapping[str, str] | None = None, proxy: str = ""
 ) -> tuple[int, bytes]:
     """One HTTP request, following redirects; the status below 500 and the body. Raises Unreachable, Failure."""
+    from http.client import HTTPException
+
     body = urlencode(form) if form is not None else None
     headers = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
     for _ in range(_REDIRECTS_MAX + 1):
@@ -107,7 +112,7 @@ def request(
             connection.request(method, target, body=body, headers=headers)
             response = connection.getresponse()
             data = response.read(_ANSWER_BYTES_MAX)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             raise Unreachable("cannot reach the discovery service", where=url) from error
         finally:
             connection.close()
@@ -120,7 +125,9 @@ def request(
     raise Failure(f"more than {_REDIRECTS_MAX} redirects", where=url)
 
 
-def _connection(url: str, timeout: float, proxy: str) -> tuple[http.client.HTTPConnection, str]:
+def _connection(url: str, timeout: float, proxy: str) -> tuple[HTTPConnection, str]:
+    from http.client import HTTPConnection, HTTPSConnection
+
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -133,13 +140,13 @@ def _connection(url: str, timeout: float, proxy: str) -> tuple[http.client.HTTPC
     path = quote(parts.path or "/", safe="/%:") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme == "https":
         if proxy_host is None:
-            return http.client.HTTPSConnection(host, port, timeout=timeout), path
-        secure = http.client.HTTPSConnection(proxy_host, proxy_port or 80, timeout=timeout)
+            return HTTPSConnection(host, port, timeout=timeout), path
+        secure = HTTPSConnection(proxy_host, proxy_port or 80, timeout=timeout)
         secure.set_tunnel(host, port or 443)
         return secure, path
     if proxy_host is None:
-        return http.client.HTTPConnection(host, port, timeout=timeout), path
-    return http.client.HTTPConnection(proxy_host, proxy_port or 80, timeout=timeout), f"http://{parts.netloc}{path}"
+        return HTTPConnection(host, port, timeout=timeout), path
+    return HTTPConnection(proxy_host, proxy_port or 80, timeout=timeout), f"http://{parts.netloc}{path}"
 
 
 def _below(url: str, path: str) -> str:

@@ -11,7 +11,6 @@ it, would answer "duplicate ID" for ever.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -74,6 +73,8 @@ def member_id(peer_urls: str, discovery_url: str) -> str:
 
     Source: computeMemberId in etcd's server/etcdserver/api/membership/member.go.
     """
+    import hashlib  # loads OpenSSL, which a member that has data does not need
+
     urls = "".join(sorted(url.strip() for url in peer_urls.split(",")))
     digest = hashlib.sha1((urls + discovery_url).encode(), usedforsecurity=False).digest()
     return format(int.from_bytes(digest[:8], "big"), "x")

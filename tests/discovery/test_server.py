@@ -116,9 +116,21 @@ def test_what_etcd_asks_in_order(server: DiscoveryServer) -> None:
 
 def test_a_watch_without_index_begins_now(server: DiscoveryServer) -> None:
     token = server.new_token(2)
-    register(server, token, "a")
-    threading.Timer(0.1, register, (server, token, "b")).start()
-    assert ask(server, "GET", f"/{token}?wait=true").json["node"]["value"] == "b=http://b:2380"
+    register(server, token, "before")
+    answered = threading.Event()
+
+    def keep_registering() -> None:  # since nobody can tell when the watch has begun
+        for number in range(100):
+            if answered.wait(0.1):
+                return
+            register(server, token, f"after{number}")
+
+    others = threading.Thread(target=keep_registering)
+    others.start()
+    event = ask(server, "GET", f"/{token}?wait=true").json
+    answered.set()
+    others.join()
+    assert event["node"]["value"].startswith("after")
 
 
 def test_a_watch_is_kept_alive_by_empty_answers(serve: Callable[..., DiscoveryServer]) -> None:
