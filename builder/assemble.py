@@ -65,6 +65,8 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path) -> Pa
         for entry in list(tree.glob(pattern)):
             tree.remove(entry.path)
     if what.kernel is not None:
+        for entry in list(tree.glob(f"{KERNEL}*")):
+            tree.remove(entry.path)
         tree.apply(modules(tree, tools, scratch, what.kernel.modules))
     if what.node_code:
         tree.apply(bytecode(tree, tools, scratch))

@@ -99,10 +99,12 @@ def feed(command: Sequence[str], environment: Mapping[str, str], data: Iterator[
 def _failed(name: str, code: int, said: str, output: Path) -> Failure:
     if any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT)):
         return disk_full(output.parent)
-    tail = said.strip().splitlines()[-5:]
+    words = said.strip().splitlines()
+    if len(words) > 8:
+        words[3:-4] = ["..."]  # a list of options, say; what is wrong stands before it or after it
     ended = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
     return Failure(
-        "\n  ".join([f"{name} {ended}", *tail]),
+        "\n  ".join([f"{name} {ended}", *words]),
         where=str(output),
         hint="if its words are about an option: they come from 'root' in the definition",
     )

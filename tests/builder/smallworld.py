@@ -1,0 +1,233 @@
+"""A world small enough to build in a test: a mirror with made-up packages, a definition with its lock, and a store that has the real tools.
+
+mirror/debian/pool/*.deb     base (what every tree needs), tool (a program with odd owners and times), node (a kernel and what a node has)
+image/small.yaml, .lock      a container of base and tool
+image/node.yaml, .lock       an image of all three
+store/                       empty, but for a link to the closure
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from builder import definition
+from builder.cli import run
+from builder.lockfile import Lock, LockedPackage
+from builder.resolve import Request
+from builder.tools import Tools
+from tests.builder.debmaker import deb, member
+
+ROOT = Path(__file__).parents[2]
+EPOCH = 1_700_000_000
+DAY = 86_400
+
+SMALL = """\
+version: 1
+name: small
+suites: [{suite: test}]
+packages: [base, tool]
+directories: {data: 0700 daemon}
+overlay: overlay
+container: {repository: test/small, cmd: [tool]}
+"""
+
+NODE = """\
+version: 1
+name: node
+suites: [{suite: test}]
+packages: [base, tool, node]
+kernel: {modules: [], initrd: [], command_line: console=ttyS0 quiet}
+identity: {name: Smallworld, version: "1"}
+overlay: overlay
+root: {type: squashfs, fast: [-comp, lz4], release: [-comp, zstd]}
+"""
+
+Members = Sequence[tuple[tarfile.TarInfo, bytes]]
+
+
+def folders(*paths: str, mtime: int = EPOCH) -> Members:
+    """Directory members, each with its parents before it."""
+    every = sorted({"/".join(path.split("/")[:end]) for path in paths for end in range(1, path.count("/") + 2)})
+    return [member(f"./{path}", type=tarfile.DIRTYPE, mode=0o755, mtime=mtime) for path in every]
+
+
+BASE: Members = [
+    *folders("usr/share/base-passwd", "etc"),
+    member(
+        "./usr/share/base-passwd/passwd.master",
+        b"root:*:0:0:root:/root:/bin/sh\ndaemon:*:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n",
+    ),
+    member("./usr/share/base-passwd/group.master", b"root:*:0:\ndaemon:*:1:\nshadow:*:42:\nmail:*:8:\nstaff:*:50:\n"),
+]
+
+TOOL: Members = [
+    # Newer than the epoch, which no time in an image may be.
+    *folders("usr/bin", "usr/share/tool", mtime=EPOCH + DAY),
+    member("./usr/bin/tool", b"#!/bin/sh\necho tool\n", mode=0o2755, gid=42, mtime=EPOCH + DAY),
+    member("./usr/share/tool/data", bytes(range(256)) * 600, mtime=EPOCH - DAY),
+    member("./usr/share/tool/link", type=tarfile.SYMTYPE, linkname="data"),
+]
+
+
+def _pam(word: str) -> bytes:
+    """A template of pam-auth-update's, as libpam-runtime has them."""
+    return (
+        f'# here are the per-package modules (the "Primary" block)\n${word}_primary\n'
+        f"# here's the fallback if no module succeeds\n{word}\trequisite\tpam_deny.so\n"
+        f'{word}\trequired\tpam_permit.so\n# and here are more per-package modules (the "Additional" block)\n${word}_additional\n# end of pam-auth-update config\n'
+    ).encode()
+
+
+NODE_ONLY: Members = [
+    *folders("boot", "usr/lib/modules/6.0-test", "usr/lib/systemd/system", "usr/share/pam", "usr/share/debianutils"),
+    member("./boot/vmlinuz-6.0-test", b"a kernel"),
+    member("./usr/bin/busybox", b"\x7fELF busybox", mode=0o755),
+    member("./usr/lib/modules/6.0-test/modules.builtin", b"kernel/fs/squashfs/squashfs.ko\n"),
+    member("./usr/lib/os-release", b"ID=debian\n"),
+    member("./usr/lib/systemd/system/multi-user.target", b"[Unit]\nDescription=All\n"),
+    member("./usr/share/debianutils/shells", b"/bin/sh\n"),
+    *(
+        member(f"./usr/lib/x86_64-linux-gnu/security/{name}.so", b"")
+        for name in ("pam_deny", "pam_permit", "pam_unix", "pam_systemd")
+    ),
+    *(
+        member(f"./usr/share/pam/common-{name}", _pam(word))
+        for name, word in (
+            ("account", "account"),
+            ("auth", "auth"),
+            ("password", "password"),
+            ("session", "session"),
+            ("session-noninteractive", "session"),
+        )
+    ),
+    member(
+        "./usr/share/ca-certificates/test/one.crt",
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ),
+]
+
+
+class Running:
+    """A command that was started, with what it says so far."""
+
+    def __init__(self, argv: Sequence[str], environment: dict[str, str], umask: int, cwd: str | None) -> None:
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by wait
+        self._process = subprocess.Popen(
+            argv, env=environment, umask=umask, cwd=cwd, stdout=self._words, stderr=self._words
+        )
+
+    def said(self) -> str:
+        """Its standard output and error together."""
+        return self._text if self._words.closed else os.pread(self._words.fileno(), 1 << 20, 0).decode()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code; it is killed if it has not ended after ``seconds``."""
+        try:
+            return self._process.wait(seconds)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._text = self.said()
+            self._words.close()
+
+
+class World:
+    """See the module's text. ``run`` is the command, with the store and the mirror of this world."""
+
+    def __init__(self, root: Path, closure: Tools) -> None:
+        self.root = root
+        self.mirror, self.store, self.output = root / "mirror", root / "store", root / "out/result"
+        self.pool = self.mirror / "debian/pool"
+        self.pool.mkdir(parents=True)
+        (self.store / "tools").mkdir(parents=True)
+        (self.store / "tools" / closure.root.name).symlink_to(closure.root)
+        self.overlay = root / "image/overlay"
+        (self.overlay / "etc").mkdir(parents=True)
+        (self.overlay / "etc/issue").write_text("a small world\n")
+        self.locked = {
+            name: self._package(name, members)
+            for name, members in (("base", BASE), ("tool", TOOL), ("node", NODE_ONLY))
+        }
+        self.small = self.define("small", SMALL, ["base", "tool"])
+        self.node = self.define("node", NODE, ["base", "node", "tool"])
+
+    def _package(self, name: str, members: Members) -> LockedPackage:
+        path = self.pool / f"{name}.deb"
+        sha256 = deb(path, members, name)
+        return LockedPackage(
+            name, "1.0", "amd64", "debian", "test", f"pool/{name}.deb", sha256, path.stat().st_size, name, "1.0"
+        )
+
+    def define(self, name: str, text: str, packages: Sequence[str]) -> Path:
+        """Write a definition and the lock that answers it."""
+        path = self.root / "image" / f"{name}.yaml"
+        path.write_text(text)
+        request = Request.of(definition.load(path))
+        lock = Lock("amd64", EPOCH, request.fingerprint, (), tuple(self.locked[name] for name in packages))
+        path.with_suffix(".lock").write_text(lock.dump())
+        return path
+
+    def replace(self, name: str, members: Members) -> None:
+        """Have another package ``name`` in the mirror and in the small definition's lock."""
+        package = self._package(name, members)
+        self.relock(self.small, name, sha256=package.sha256, size=package.size)
+
+    def relock(self, path: Path, name: str, **fields: object) -> None:
+        """Change ``fields`` of the package ``name`` in the lock of the definition at ``path``."""
+        lock = Lock.load(path.with_suffix(".lock"))
+        packages = [
+            replace(package, **fields) if package.name == name else package  # type: ignore[arg-type]
+            for package in lock.packages
+        ]
+        path.with_suffix(".lock").write_text(replace(lock, packages=tuple(packages)).dump())
+
+    def arguments(self, *words: str | Path, output: Path | None = None) -> list[str]:
+        """The whole command line for ``osbuild words...`` in this world."""
+        options = [
+            *("--store", self.store),
+            *("--mirror", f"file://{self.mirror}"),
+            *("--output", output or self.output),
+        ]
+        return [str(word) for word in [*words, *options]]
+
+    def container(self, *words: str, output: Path | None = None) -> int:
+        """``osbuild container`` for the small definition; returns the exit code. Raises what it raises."""
+        return run(self.arguments("container", self.small, *words, output=output))
+
+    def image(self, *words: str, output: Path | None = None) -> int:
+        """``osbuild image`` for the node's definition; returns the exit code."""
+        return run(self.arguments("image", "--definition", self.node, *words, output=output))
+
+    def start(
+        self,
+        *words: str | Path,
+        output: Path | None = None,
+        environment: dict[str, str] | None = None,
+        umask: int = -1,
+        cwd: str | None = None,
+    ) -> Running:
+        """The same as a process of its own, with what ``environment`` adds to ours."""
+        argv = [sys.executable, "-c", "from builder.cli import main; raise SystemExit(main())"]
+        surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+        return Running([*argv, *self.arguments(*words, output=output)], surroundings, umask, cwd)
+
+    def leftovers(self) -> list[str]:
+        """Whatever a build left behind in the store's ``tmp``, in the output, or beside it."""
+        places = [self.store / "tmp", self.root / "out", self.output]
+        found = [path for place in places if place.is_dir() for path in place.iterdir()]
+        return sorted(
+            path.relative_to(self.root).as_posix()
+            for path in found
+            if path.parent.name == "tmp" or path.name.startswith(".")
+        )

@@ -1,0 +1,97 @@
+"""The manifest: what it tells, and when it says that a folder is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from builder import manifest
+from builder.lockfile import Lock, LockedPackage
+from builder.tree import Entry, Inline, Kind, Tree
+
+PACKAGE = LockedPackage("tool", "1.0", "amd64", "debian", "test", "pool/t.deb", "a" * 64, 9, "tool-source", "1.0")
+LOCK = Lock("amd64", 1_700_000_000, "b" * 64, (), (PACKAGE,))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """A folder into which ``root.img`` and ``cmdline`` were published as build ``one``."""
+    work, output = tmp_path / "work", tmp_path / "output"
+    work.mkdir()
+    output.mkdir()
+    (work / "root.img").write_bytes(b"root")
+    (work / "cmdline").write_text("quiet\n")
+    tree = Tree(
+        Entry(name, Kind.FILE, content=Inline(data), owner=owner)
+        for name, data, owner in [
+            ("a", b"12", "tool"),
+            ("b", b"345", "tool"),
+            ("c", b"6789", "other"),
+            ("d", b"", "none"),
+        ]
+    )
+    manifest.publish(work, output, manifest.compose("one", "node", "qemu", LOCK, tree, work.iterdir()))
+    return output
+
+
+def test_it_tells_packages_artifacts_and_owners(output: Path) -> None:
+    told = json.loads((output / "manifest.json").read_text())
+    assert told["packages"] == [
+        {
+            "name": "tool",
+            "version": "1.0",
+            "architecture": "amd64",
+            "suite": "test",
+            "source": "tool-source",
+            "source_version": "1.0",
+            "sha256": "a" * 64,
+        }
+    ]
+    assert [(artifact["name"], artifact["size"]) for artifact in told["artifacts"]] == [("cmdline", 6), ("root.img", 4)]
+    assert told["owners"] == [{"owner": "tool", "bytes": 5}, {"owner": "other", "bytes": 4}]
+    assert (told["build"], told["epoch"]) == ("one", LOCK.epoch)
+
+
+def test_a_whole_folder_is_current_for_its_own_build_only(output: Path) -> None:
+    assert manifest.is_current(output, "one")
+    assert not manifest.is_current(output, "two")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"build": "one"}', '{"build": "one", "artifacts": [{}]}', "null"]
+)
+def test_a_manifest_that_says_nothing_is_not_current(text: str, output: Path) -> None:
+    (output / "manifest.json").write_text(text)
+    assert not manifest.is_current(output, "one")
+
+
+def test_a_missing_or_short_artifact_is_noticed(output: Path) -> None:
+    (output / "root.img").write_bytes(b"roo")
+    assert not manifest.is_current(output, "one")
+    (output / "root.img").unlink()
+    assert not manifest.is_current(output, "one")
+
+
+def test_an_open_artifact_keeps_its_bytes(output: Path, tmp_path: Path) -> None:
+    """A machine that runs from root.img goes on with what it was started from."""
+    work = tmp_path / "again"
+    work.mkdir()
+    (work / "root.img").write_bytes(b"newer")
+    with (output / "root.img").open("rb") as running:
+        manifest.publish(work, output, {"build": "two", "artifacts": []})
+        assert running.read() == b"root"
+    assert (output / "root.img").read_bytes() == b"newer"
+
+
+def test_when_publishing_breaks_off_no_manifest_vouches_for_the_mixture(output: Path, tmp_path: Path) -> None:
+    work = tmp_path / "again"
+    work.mkdir()
+    (work / "cmdline").write_text("new\n")
+    (work / "root.img").write_bytes(b"new")
+    (output / "root.img").unlink()
+    (output / "root.img").mkdir()  # cannot be replaced by a file
+    with pytest.raises(IsADirectoryError):
+        manifest.publish(work, output, {"build": "two", "artifacts": []})
+    assert not (output / "manifest.json").exists()
