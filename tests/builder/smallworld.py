@@ -21,6 +21,7 @@ from builder import definition
 from builder.cli import run
 from builder.lockfile import Lock, LockedPackage
 from builder.resolve import Request
+from builder.store import Store
 from builder.tools import Tools
 from tests.builder.debmaker import deb, member
 
@@ -191,6 +192,10 @@ class World:
             for package in lock.packages
         ]
         path.with_suffix(".lock").write_text(replace(lock, packages=tuple(packages)).dump())
+
+    def open_store(self) -> Store:
+        """The store, opened once more, as another process would."""
+        return Store(self.store)
 
     def arguments(self, *words: str | Path, output: Path | None = None) -> list[str]:
         """The whole command line for ``osbuild words...`` in this world."""
