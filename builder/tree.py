@@ -206,8 +206,14 @@ class Tree:
 
     def apply(self, patch: Patch) -> None:
         """Do what a finishing step asks."""
-        for path in patch.remove:
-            self.remove(path)
+        # One pass for all paths: a step may drop thousands, and looking for what is below each would read the whole tree every time.
+        gone = set(patch.remove)
+        if gone:
+            self._entries = {
+                path: entry
+                for path, entry in self._entries.items()
+                if path not in gone and gone.isdisjoint(parents(path))
+            }
         for entry in patch.put:
             self.put(entry)
 

@@ -107,3 +107,19 @@ def test_links_are_followed_inside_the_tree_only(path: str, end: str) -> None:
 def test_a_link_loop_is_an_error_not_a_hang() -> None:
     with pytest.raises(KeyError):
         Tree([symlink("a", "b"), symlink("b", "a")]).read("a")
+
+
+@given(st.lists(entries("one"), max_size=12), st.lists(paths, max_size=4))
+def test_a_patch_removes_as_one_path_after_the_other_would(added: list[Entry], gone: list[str]) -> None:
+    tree = Tree()
+    for entry in added:
+        try:
+            tree.add(entry)
+        except PathConflict:
+            continue
+    twin = tree.copy()
+    tree.apply(Patch(remove=tuple(gone)))
+    for path in gone:
+        twin.remove(path)
+    assert list(tree) == list(twin)
+    assert closed_upwards(tree)
