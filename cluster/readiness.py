@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster.cluster import Cluster
@@ -37,8 +37,9 @@ def wait(
     seconds: float,
     phases: Phases,
     units: tuple[str, ...] = (),
+    nodes: Sequence[Node] | None = None,
 ) -> None:
-    """Return when ``ready(node)`` was true once for every node; ``what`` names it, ``seconds`` is with hardware.
+    """Return when ``ready(node)`` was true once for each of ``nodes`` (all); ``what`` names it, ``seconds`` is with hardware.
 
     ``ready`` may raise :class:`Failure`, which means "not yet". Raises :class:`NotReady` in the end, and before it when hope is
     gone: a node is off, or one of ``units`` has failed on it.
@@ -46,7 +47,7 @@ def wait(
     factor = cluster.description.accelerator.factor
     seconds *= factor
     begin = looked = time.monotonic()
-    unmet = {node.number: node for node in cluster.nodes}
+    unmet = {node.number: node for node in (cluster.nodes if nodes is None else nodes)}
     told = False
     executor = ThreadPoolExecutor(len(unmet))
     try:
@@ -89,9 +90,14 @@ def wait_etcd(cluster: Cluster, phases: Phases) -> None:
 
 
 def wait_fleet(cluster: Cluster, phases: Phases) -> None:
-    """Fleet on every node lists all machines."""
+    """Fleet on every node lists all machines.
+
+    One node after the other: asking is a program run on the node, and while one waits the others may as well get on with it.
+    """
     size = cluster.description.size
-    wait(cluster, "fleet", lambda node: len(machines(node)) == size, FLEET_S, phases, ("etcd.service", "fleet.service"))
+    units = ("etcd.service", "fleet.service")
+    for node in cluster.nodes:
+        wait(cluster, "fleet", lambda node: len(machines(node)) == size, FLEET_S, phases, units, [node])
 
 
 def greets(node: Node) -> bool:
