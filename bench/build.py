@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from report import machine, spread, tell
 
@@ -39,6 +41,13 @@ ESSENTIAL = (
     *("findutils", "grep", "gzip", "hostname", "init-system-helpers", "libc-bin", "login", "ncurses-base"),
     *("ncurses-bin", "perl-base", "sed", "sysvinit-utils", "tar", "util-linux"),
 )
+
+
+class Taken(NamedTuple):
+    """Seconds of a command: on the wall, and of all its processes on all processors, which a busy machine stretches less."""
+
+    wall: float
+    cpu: float
 
 
 def main() -> int:
@@ -62,7 +71,7 @@ def main() -> int:
         write_archive(archive, packages, fetch(packages, store, mirror.find))
         install("mmdebstrap")
 
-        seconds: dict[str, list[float]] = {}
+        seconds: dict[str, list[Taken]] = {}
         sizes: dict[str, int] = {}
         for number in range(arguments.repeat):
             for title, taken in ours(work, image, store, number).items():
@@ -71,18 +80,18 @@ def main() -> int:
             for title, taken in theirs(work, archive, packages, image / "node.yaml", tools, lock.epoch).items():
                 seconds.setdefault(title, []).append(taken)
             sizes["mmdebstrap"] = (work / "theirs.img").stat().st_size
-    rows = [[title, spread(values)] for title, values in seconds.items()]
+    rows = [[title, *(spread(values) for values in zip(*taken, strict=True))] for title, taken in seconds.items()]
     counts = {"osbuild": len(lock.packages), "mmdebstrap": len(packages)}
     versions = {"mmdebstrap": said("mmdebstrap", "--version"), "apt": said("apt-get", "--version").split("(")[0]}
     tell(
-        ["what", "seconds: median (min-max)"],
+        ["what", "wall s: median (min-max)", "CPU s"],
         rows,
         {**facts, "seconds": seconds, "packages": counts, "root_bytes": sizes, "versions": versions},
     )
     return 0
 
 
-def ours(work: Path, image: Path, store: Store, number: int) -> dict[str, float]:
+def ours(work: Path, image: Path, store: Store, number: int) -> dict[str, Taken]:
     """Seconds of our three cases, with a store that has downloads and tools only."""
     fresh = work / "store"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -97,7 +106,7 @@ def ours(work: Path, image: Path, store: Store, number: int) -> dict[str, float]
     return found
 
 
-def osbuild(work: Path, image: Path, store: Path) -> float:
+def osbuild(work: Path, image: Path, store: Path) -> Taken:
     """Seconds of one 'osbuild image'."""
     program = [sys.executable, "-c", "from builder.cli import main; raise SystemExit(main())"]
     options = ["--definition", image / "node.yaml", "--store", store, "--output", work / "out", "--quiet"]
@@ -106,7 +115,7 @@ def osbuild(work: Path, image: Path, store: Path) -> float:
 
 def theirs(
     work: Path, archive: Path, packages: Sequence[LockedPackage], path: Path, tools: Tools, epoch: int
-) -> dict[str, float]:
+) -> dict[str, Taken]:
     """Seconds of mmdebstrap, of mksquashfs after it, of both, and of update-initramfs alone."""
     tree, root = work / "tree", work / "theirs.img"
     root.unlink(missing_ok=True)
@@ -122,9 +131,9 @@ def theirs(
     squash = [*tools.command("mksquashfs"), tree, root, "-noappend", "-quiet", "-no-progress", "-mkfs-time", str(epoch)]
     packed = timed([*squash, *fast.fast])
     (tree / "proc/cpuinfo").touch()  # mkinitramfs looks for /proc
-    initramfs = timed(["chroot", tree, "update-initramfs", "-u"]) if os.geteuid() == 0 else 0.0
+    initramfs = timed(["chroot", tree, "update-initramfs", "-u"]) if os.geteuid() == 0 else Taken(0, 0)
     return {
-        "mmdebstrap + mksquashfs": made + packed,
+        "mmdebstrap + mksquashfs": Taken(made.wall + packed.wall, made.cpu + packed.cpu),
         "  of it mmdebstrap": made,
         "  of it mksquashfs": packed,
         "  (update-initramfs alone)": initramfs,
@@ -177,12 +186,14 @@ def remove(tree: Path) -> None:
         subprocess.run(["unshare", "--map-auto", "--map-root-user", "rm", "-rf", tree], check=True)
 
 
-def timed(command: Sequence[object]) -> float:
-    """Seconds that the command takes. Raises ``CalledProcessError`` if it fails; its words go to stderr then."""
+def timed(command: Sequence[object]) -> Taken:
+    """What the command takes. Raises ``CalledProcessError`` if it fails; its words go to stderr then."""
     os.sync()  # what was written before is not this command's to wait for
-    begin = time.monotonic()
+    begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    taken = time.monotonic() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    taken = Taken(time.monotonic() - begin, cpu)
     if done.returncode != 0:
         sys.stderr.write(done.stdout[-3000:] + done.stderr[-3000:])
         done.check_returncode()

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from report import machine, spread, tell
 
@@ -47,6 +48,21 @@ CANDIDATES: tuple[tuple[str, ...], ...] = (
 REACHED = b"multi-user.target"
 BOOT_SECONDS_MAX = 180
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Result(NamedTuple):
+    """What was measured of one candidate: seconds of each packing, the image's size, seconds of each boot."""
+
+    what: str
+    pack: list[float]
+    bytes: int
+    boot_wall: list[float]
+    boot_cpu: list[float]
+
+    def row(self) -> list[str]:
+        """It as a row of the table."""
+        spreads = [spread(values) for values in (self.pack, self.boot_wall, self.boot_cpu)]
+        return [self.what, spreads[0], f"{self.bytes / 1e6:.0f}", *spreads[1:]]
 
 
 def main() -> int:
@@ -80,15 +96,13 @@ def main() -> int:
                 packs.append(time.monotonic() - begin)
                 if not arguments.no_boot:
                     boots.append(boot(work))
-            size = root.stat().st_size
-            walls, cpus = [wall for wall, _ in boots], [cpu for _, cpu in boots]
-            found.append({"what": title, "pack": packs, "bytes": size, "boot_wall": walls, "boot_cpu": cpus})
-            print(f"{title}: {spread(packs)} s, {size / 1e6:.0f} MB, boot {spread(walls)} s", file=sys.stderr)
-    rows = [
-        [each["what"], spread(each["pack"]), f"{each['bytes'] / 1e6:.0f}", spread(each["boot_wall"]), spread(each["boot_cpu"])]
-        for each in found
-    ]  # fmt: skip
-    tell(["filesystem and options", "pack s", "MB", "boot wall s", "boot CPU s"], rows, {**facts, "results": found})
+            found.append(
+                Result(title, packs, root.stat().st_size, [each[0] for each in boots], [each[1] for each in boots])
+            )
+            print("  ".join(found[-1].row()), file=sys.stderr)
+    rows = [each.row() for each in found]
+    results = [each._asdict() for each in found]
+    tell(["filesystem and options", "pack s", "MB", "boot wall s", "boot CPU s"], rows, {**facts, "results": results})
     return 0
 
 
