@@ -106,4 +106,5 @@ class Registration:
         if not done.succeeded:
             self._client.lease_revoke(lease.id)
             raise DuplicateMachine("this machine's key was changed while it registered", where=self._key)
+        _LOG.info("this machine is registered, with a lease of %d s", self._ttl_s)
         return Presence(lease.id, done.revision if found is None else found.create_revision)
