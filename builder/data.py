@@ -25,6 +25,12 @@ def root() -> Path:
     )
 
 
+def checkout() -> Path | None:
+    """The checkout that this code runs from; None in an installed wheel."""
+    folder = root()
+    return folder if folder == _HERE.parent else None
+
+
 def image() -> Path:
     """The folder of the image definition: ``node.yaml``, its lock, ``overlay/``, ``targets/``, ``containers/``."""
     return root() / "image"

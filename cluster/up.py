@@ -172,9 +172,13 @@ def _image(options: Options, phases: Phases) -> Path:
     if options.image is not None:
         preflight.require_image(options.image)
         return options.image.absolute()
+    from builder import data
     from builder.build import Settings, build_image
 
-    return build_image(Settings(target="qemu", phases=phases)).directory.absolute()
+    # Where `osbuild image` in the checkout puts it; an installed wheel has no such place.
+    checkout = data.checkout()
+    output = checkout / "build" / "qemu" if checkout is not None else cache_root() / "images" / "qemu"
+    return build_image(Settings(target="qemu", output=output, phases=phases)).directory
 
 
 def _boot(cluster: Cluster, options: Options, phases: Phases) -> None:

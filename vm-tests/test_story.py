@@ -60,6 +60,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     (folder / UNIT).symlink_to("redis.service")
     (folder / "asis@redis.service").write_text(AS_COREOS_USERS_WROTE_IT)
     (folder / "bystander@.service").write_text(BYSTANDER)
+    (folder / "everywhere.service").write_text(
+        BYSTANDER.replace("Conflicts=bystander@*.service", "Global=true\nMachineMetadata=role=member")
+    )
     (folder / "nowhere.service").write_text(
         BYSTANDER.replace("Conflicts=bystander@*.service", "MachineMetadata=disk=ssd")
     )
@@ -125,6 +128,12 @@ def test_one_bystander_on_each_machine(cluster: Cluster, fleetctl: Fleetctl, sto
     assert len(story.since) == 2
 
 
+def test_a_global_unit_runs_on_every_machine(cluster: Cluster, fleetctl: Fleetctl, story: Story) -> None:
+    fleetctl.check("start", story.folder / "everywhere.service")
+    everywhere = [(node.address, "active", "running") for node in cluster.nodes]
+    until("it is everywhere", lambda: sorted(fleetctl.units().get("everywhere.service", [])) == everywhere, 120)
+
+
 def test_a_unit_that_no_machine_can_take_is_told_why(fleetctl: Fleetctl, story: Story) -> None:
     answer = fleetctl("start", "--block-attempts", "3", story.folder / "nowhere.service")
     assert answer.code == 1
@@ -183,6 +192,7 @@ def test_the_node_boots_again_and_rejoins_with_its_data(cluster: Cluster, fleetc
     assert all("started" in member for member in members)
     (waiting,) = {f"bystander@{number}.service" for number in (1, 2, 3)} - story.since.keys()
     until("the third bystander is back", lambda: active_at(fleetctl, waiting) == home.address, 120)
+    until("the global unit is there, too", lambda: len(fleetctl.units()["everywhere.service"]) == 3, 120)
     assert active_at(fleetctl, UNIT) not in ("", home.address), "nothing moves back without a cause"
 
 
@@ -204,7 +214,7 @@ def test_stop_unload_destroy(fleetctl: Fleetctl) -> None:
     fleetctl.check("stop", "bystander@1.service")
     fleetctl.check("unload", "bystander@1.service")
     assert "bystander@1.service" not in fleetctl.units()
-    names = [UNIT, "asis@redis.service", *(f"bystander@{number}.service" for number in (1, 2, 3))]
+    names = [UNIT, "asis@redis.service", "everywhere.service", *(f"bystander@{number}.service" for number in (1, 2, 3))]
     fleetctl.check("destroy", *names)
     until("no unit is left", lambda: fleetctl.units() == {}, 60)
 
