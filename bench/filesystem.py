@@ -32,7 +32,6 @@ from builder.tree import Tree
 CANDIDATES: tuple[tuple[str, ...], ...] = (
     ("squashfs", "-comp", "lz4"),
     ("squashfs", "-comp", "lz4", "-b", "32K"),
-    ("squashfs", "-comp", "lz4", "-Xhc"),
     ("squashfs", "-comp", "gzip"),
     ("squashfs", "-comp", "zstd", "-Xcompression-level", "1"),
     ("squashfs", "-comp", "zstd", "-Xcompression-level", "3", "-b", "64K"),
