@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from terminal.streams import say
+
 _TICK_S = 0.1
 _SPINNER = "|/-\\"
 _ERASE_LINE = "\r\x1b[K"
@@ -75,7 +77,7 @@ class Phases:
         if self._quiet:
             return
         with self._lock:
-            print(f"{_ERASE_LINE}{text}" if self._live else text, file=self._stream, flush=True)
+            say(f"{_ERASE_LINE}{text}" if self._live else text, self._stream)
 
     def _paint_until(self, stop: threading.Event) -> None:
         tick = 0

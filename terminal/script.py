@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from terminal.failure import Failure, render
 from terminal.release import VERSION
+from terminal.streams import discard, open_closed, say
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -26,19 +27,23 @@ def command(
 
     0 done, 1 failed, 2 wrong usage (argparse exits with 2 itself), 130 interrupted. A :class:`Failure` is rendered without a
     traceback; ``--debug`` anywhere in the arguments, or ``FLOTILLA_DEBUG=1``, shows it. Any other exception is a bug of ours and
-    keeps its traceback, save a full disk, which is nobody's bug. ``--version`` as the first argument is answered here. SIGTERM
-    becomes ``KeyboardInterrupt``, so that one clean-up path serves both.
+    keeps its traceback, save a full disk, which is nobody's bug. ``--version`` as the first argument is answered here. SIGTERM, and
+    SIGHUP unless it is ignored (``nohup``), become ``KeyboardInterrupt``, so that one clean-up path serves all.
 
     What follows ``--`` belongs to someone else and is never looked at, nor is what follows a word of ``remote``: the subcommands
     that pass their words on to another machine (``("ssh",)``).
     """
+    open_closed()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--version"]:
         print(f"{prog} {VERSION}")
         return 0
     arguments, debug = _take_debug(arguments, remote)
     debug = debug or os.environ.get("FLOTILLA_DEBUG") == "1"
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         code = run(arguments)
         sys.stdout.flush()  # here, where a reader that went away is understood, and not at the interpreter's exit
@@ -46,16 +51,16 @@ def command(
     except Failure as failure:
         if debug:
             raise
-        print(render(failure, prog), file=sys.stderr)
+        say(render(failure, prog), sys.stderr)
         return failure.exit_code
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        say(f"{prog}: interrupted", sys.stderr)
         return 130
     except BrokenPipeError:
         if not _reader_is_gone():
             raise  # some other pipe or socket: a bug, since whoever opened it should have made it a Failure
         # The reader (head, less) has seen enough: no error, but Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 0
     except OSError as error:
         if debug or error.errno not in _DISK_FULL:
@@ -65,10 +70,11 @@ def command(
             where=str(error.filename) if error.filename else None,
             hint="free some space, or set XDG_CACHE_HOME, XDG_STATE_HOME or TMPDIR to a folder on a larger disk",
         )
-        print(render(full, prog), file=sys.stderr)
+        say(render(full, prog), sys.stderr)
         return full.exit_code
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _take_debug(arguments: list[str], remote: Sequence[str]) -> tuple[list[str], bool]:

@@ -1,7 +1,6 @@
 """The outcome of a command becomes an exit code and a text on stderr, and nothing else."""
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -100,22 +99,27 @@ def test_the_signal_handler_is_given_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def script(body: str) -> subprocess.Popen[str]:
-    """A real process whose ``run`` has ``body``: signals and pipes are tested with the real thing."""
+def script(body: str, *, before: str = "", shell: str = 'exec "$@"') -> subprocess.Popen[str]:
+    """A real process whose ``run`` has ``body``: signals and pipes are tested with the real thing.
+
+    ``before`` is run first; ``shell`` starts it, so that streams can be closed.
+    """
     lines = "\n".join(f"    {line}" for line in body.splitlines())
-    program = f"import os, sys, time\nfrom terminal import command\ndef run(_):\n{lines}\nsys.exit(command('prog', run, []))\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    program = f"import os, signal, sys, time\nfrom terminal import Phases, UsageFailure, command\n{before}\n"
+    program += f"def run(_):\n{lines}\nsys.exit(command('prog', run, []))\n"
+    pipe = subprocess.PIPE
+    argv = ["sh", "-c", shell, "sh", sys.executable, "-c", program]
+    return subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
-def test_sigterm_runs_the_clean_up_of_an_interrupt() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_runs_the_clean_up_of_an_interrupt(number: signal.Signals) -> None:
     process = script(
         "try:\n    print('begun', flush=True)\n    time.sleep(60)\nfinally:\n    print('cleaned', flush=True)"
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
-    process.terminate()
+    process.send_signal(number)
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (130, "cleaned\n", "prog: interrupted\n")
 
@@ -128,3 +132,37 @@ def test_a_reader_that_goes_away_is_no_error(lines: int) -> None:
     process.stdout = None
     _, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (0, "")
+
+
+def test_nohup_is_respected() -> None:
+    process = script(
+        "os.kill(os.getpid(), signal.SIGHUP)\nreturn 0", before="signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    )
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("closed", "body", "code"),
+    [
+        ("", "print('x')\nreturn 0", 0),
+        (">&-", "print('x')\nreturn 0", 0),
+        ("2>&-", "raise UsageFailure('no')", 2),
+        ("<&- >&- 2>&-", "print('x', file=sys.stderr)\nassert os.open('/dev/null', os.O_RDONLY) > 2\nreturn 0", 0),
+        ("2>&-", "with Phases().phase('work'):\n    return 0", 0),
+    ],
+)
+def test_a_closed_stream_is_no_error(closed: str, body: str, code: int) -> None:
+    process = script(body, shell=f'exec "$@" {closed}')
+    process.communicate(timeout=10)
+    assert process.returncode == code
+
+
+def test_progress_and_errors_that_nobody_reads_stop_nothing() -> None:
+    body = "sys.stdin.readline()\nwith Phases().phase('work'):\n    pass\nraise UsageFailure('no')"
+    process = script(body)
+    assert process.stderr is not None
+    process.stderr.close()
+    process.stderr = None
+    process.communicate("now\n", timeout=10)
+    assert process.returncode == 2
