@@ -176,7 +176,12 @@ def _load(value: bytes) -> dict[str, object]:
     if len(value) > SIZE_MAX:
         raise BrokenValue(f"{len(value)} bytes, {SIZE_MAX} is the most")
     try:
-        fields = json.loads(value)
+        text = value.decode()
+        fields = json.loads(text)
+        if "\\u" in text:
+            json.dumps(
+                fields, ensure_ascii=False
+            ).encode()  # raises for half a surrogate pair, which nobody could write on
     except (ValueError, RecursionError) as error:
         raise BrokenValue("not JSON") from error
     if not isinstance(fields, dict):

@@ -6,7 +6,9 @@ come back), or so many vanish at once that a partition is likelier than as many 
 
 - nobody is evicted until the view has been whole for a full TTL; any gap starts that clock anew;
 - a machine that vanishes while we look has a short grace to come back;
-- when more than a third of all machines are away, they are evicted one at a time, a TTL apart, until none is away.
+- when more than a third of all machines vanish within a TTL, they are evicted one at a time, a TTL apart, until none is away.
+  Those that lost their units in that TTL already count, since the leases of machines that are cut off together run out one
+  after the other, as far apart as their renewals were.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ class Departures:
         self._grace_s = grace_s
         self._alive: set[str] = set()
         self._away: dict[str, float] = {}
+        self._evicted: dict[str, float] = {}
         self._paced_from: float | None = None
 
     @property
@@ -42,6 +45,7 @@ class Departures:
         """A machine is alive."""
         self._alive.add(machine)
         self._away.pop(machine, None)
+        self._evicted.pop(machine, None)
         if not self._away:
             self._paced_from = None
 
@@ -49,15 +53,13 @@ class Departures:
         """A machine is not alive, seen at ``now``."""
         self._alive.discard(machine)
         self._away.setdefault(machine, now)
-        if (
-            self._paced_from is None
-            and len(self._away) > 1
-            and 3 * len(self._away) > len(self._away) + len(self._alive)
-        ):
-            self._paced_from = now
+        self._evicted = {each: at for each, at in self._evicted.items() if now < at + self._ttl_s}
+        vanished = len(self._away.keys() | self._evicted.keys())
+        if self._paced_from is None and vanished > 1 and 3 * vanished > vanished + len(self._alive):
+            self._paced_from = max((at + self._ttl_s for at in self._evicted.values()), default=now)
 
     def take_due(self, now: float) -> list[str]:
-        """Machines to evict now. They are forgotten: whoever comes back is a newcomer."""
+        """Machines to evict now. Whoever comes back later is a newcomer."""
         due = sorted((self._ripe(away), machine) for machine, away in self._away.items() if self._ripe(away) <= now)
         if self._paced_from is not None and due:
             if now < self._paced_from:
@@ -66,6 +68,7 @@ class Departures:
             self._paced_from = now + self._ttl_s
         for _, machine in due:
             del self._away[machine]
+            self._evicted[machine] = now
         if not self._away:
             self._paced_from = None
         return [machine for _, machine in due]

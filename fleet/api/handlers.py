@@ -95,7 +95,10 @@ class Api:
             return failed(HTTPStatus.INTERNAL_SERVER_ERROR, f"etcd refused: {failure.message}", failure.hint)
 
     def _route(self, request: Request) -> Response:
-        parts = urlsplit(request.target)
+        try:
+            parts = urlsplit(request.target)
+        except ValueError:
+            raise wire.BadRequest("the address is no URL") from None
         segments = [unquote(each) for each in parts.path.split("/")[1:]]
         try:
             query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=50)

@@ -151,6 +151,51 @@ class TestMachinesDie:
         world.run(TTL_S + 15)
         assert world.running("1.service") == ["a"]
 
+    @pytest.mark.parametrize("seconds", [1, 5, 13, 17])
+    def test_a_reboot_of_any_length_within_the_ttl_moves_nothing(self, world: World, seconds: int) -> None:
+        """The machine knocks often enough to be back within the engine's grace, once its old key has gone."""
+        for name in ("1.service", "2.service", "3.service"):
+            world.submit(name)
+        world.run(45)
+        before = world.registry.placements()
+        assert not world.nodes["b"].engine or not world.nodes["b"].engine.is_leading
+        world.nodes["b"].cut_power()
+        world.run(seconds)
+        world.nodes["b"].boot()
+        world.run(TTL_S + 15)
+        assert world.registry.placements() == before
+        assert world.running("2.service") == ["b"]
+
+    @pytest.mark.parametrize("phase", [0, 3, 6, 9])
+    def test_a_network_that_is_back_before_the_lease_runs_out_moves_nothing(self, world: World, phase: int) -> None:
+        for name in ("1.service", "2.service", "3.service"):
+            world.submit(name)
+        world.run(45 + phase)
+        before = world.registry.placements()
+        world.nodes["b"].client.reachable = False
+        world.run(TTL_S * 2 / 3 - 1)  # a lease is renewed each third of the TTL
+        world.nodes["b"].client.reachable = True
+        with world.nobody_disturbed("1.service", "2.service", "3.service"):
+            world.run(30)
+        assert world.registry.placements() == before
+
+    def test_a_partition_is_slow_although_leases_run_out_one_by_one(self, tmp_path: Path) -> None:
+        """60 % of the machines are cut off at once; their leases end over ten seconds, as they were renewed."""
+        world = World(tmp_path, "a")
+        for number in range(14):
+            world.nodes[f"m{number:02}"] = Node(world, f"m{number:02}", {})
+            world.run(1)
+        for number in range(15):
+            world.submit(f"{number:02}.service")
+        world.run(45)
+        lost = [each for each in sorted(world.nodes) if each not in world.leaders()][:9]
+        for each in lost:
+            world.nodes[each].client.reachable = False
+        world.run(TTL_S + 15)
+        moved = set(lost) - set(world.registry.placements().values())
+        assert 1 <= len(moved) <= 5, "a third, and then no more than one a TTL"
+        assert world.leader().engine is not None
+
     def test_when_most_vanish_units_move_slowly(self, tmp_path: Path) -> None:
         world = World(tmp_path, *"abcdef")
         for number in range(6):
@@ -343,6 +388,20 @@ class TestControlPlaneTrouble:
             world.etcd.put(world.registry.key_schedule("a", "1.service"), b"{")
             world.run(5)
         assert world.placed("1.service") == "a"
+
+    def test_half_a_surrogate_pair_stops_nobody(self, world: World) -> None:
+        """JSON may hold text that no UTF-8 can: read, it would blow up whoever writes it next, the leader first."""
+        world.submit("1.service")
+        world.run(5)
+        key = world.registry.key_schedule("a", "1.service")
+        order = world.etcd.get(key)
+        assert order is not None
+        world.etcd.put(key, order.value.replace(b'"reason":"', b'"reason":"\\ud800'))
+        world.run(5)
+        world.registry.set_desired("1.service", Desired.LOADED)
+        world.run(5)
+        assert world.running("1.service") == []
+        assert current(world, "1.service") is Desired.LOADED
 
     def test_another_machine_with_the_same_id_is_refused_and_says_so(
         self, world: World, caplog: pytest.LogCaptureFixture

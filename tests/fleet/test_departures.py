@@ -58,6 +58,36 @@ def test_more_than_a_third_go_one_at_a_time() -> None:
     assert not seen.is_mass
 
 
+def test_machines_that_vanish_one_after_the_other_are_a_mass_too() -> None:
+    """Leases of machines that were cut off together do not run out together."""
+    seen = view(*"abcdef")
+    evicted = []
+    for second, each in enumerate("abcd"):
+        seen.left(each, 100 + 3 * second)
+        evicted += seen.take_due(102 + 3 * second)
+    assert evicted == ["a", "b"], "a third"
+    assert seen.is_mass
+    assert seen.next_due() == 135, "a TTL after the last one"
+    assert seen.take_due(135) == ["c"]
+
+
+def test_one_that_lost_its_units_and_came_back_does_not_count() -> None:
+    seen = view(*"abc")
+    seen.left("a", 100)
+    assert seen.take_due(102) == ["a"]
+    seen.came("a")
+    seen.left("b", 105)
+    assert seen.take_due(107) == ["b"]
+
+
+def test_what_happened_a_ttl_ago_does_not_count() -> None:
+    seen = view(*"abc")
+    seen.left("a", 100)
+    assert seen.take_due(102) == ["a"]
+    seen.left("b", 132)
+    assert seen.take_due(134) == ["b"]
+
+
 def test_of_two_machines_one_is_no_mass() -> None:
     seen = view("a", "b")
     seen.left("a", 100)

@@ -130,6 +130,9 @@ class TestCodec:
             {"id": ""},
             {"metadata": []},
             {"metadata": {"a": 1}},
+            {"ip": "\ud800"},
+            {"metadata": {"\ud800": ""}},
+            {"new": "\ud800"},
         ],
     )
     def test_broken_machines(self, change: dict[str, object]) -> None:

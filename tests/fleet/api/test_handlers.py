@@ -267,6 +267,8 @@ class TestRefusals:
             ("DELETE", "/fleet/v1/units/..%2Fx.service", 400),
             ("GET", "/fleet/v1/state?" + "&".join("a=b" for _ in range(100)), 400),
             ("GET", "/fleet/v1/state?unitName=a&unitName=b", 400),
+            ("GET", "http://[/fleet/v1/units", 400),
+            ("BREW", "//[", 400),
         ],
     )
     def test_status(self, world: World, method: str, path: str, status: int) -> None:

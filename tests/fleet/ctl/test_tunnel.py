@@ -195,7 +195,8 @@ class TestNothingIsLeftBehind:
         module = sys.modules[type(fleetctl).__module__]
         fleetctl.world.scripts["hello.service"] = module.Script(reason="no machine has metadata disk=tape")
         program = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            f"import signal, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job is born without
             "from fleet.ctl import cli, transport\n"
             f"transport._short_temporary_folder = lambda: {str(ssh.parent / 'tmp')!r}\n"
             "sys.exit(cli.main())\n"
