@@ -72,11 +72,16 @@ def run(arguments: Sequence[str]) -> int:
 def _serve(options: argparse.Namespace) -> int:
     import signal
 
+    from discovery.client import checked
     from discovery.server import DiscoveryServer
 
     address, _, port = options.listen.rpartition(":")
-    if not address or not port.isdigit():
+    if not address or not (port.isascii() and port.isdigit()):
         raise UsageFailure("not ADDR:PORT", where=f"--listen {options.listen}", hint="such as 127.0.0.1:7379")
+    if not options.ttl > 0:  # nor is nan
+        raise UsageFailure("not a number of seconds", where=f"--ttl {options.ttl:g}", hint="such as 604800")
+    if options.public_url:
+        checked(options.public_url)
     server = DiscoveryServer(
         address.strip("[]"),
         int(port),

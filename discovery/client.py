@@ -7,9 +7,10 @@ the HTTP client, half of the time that all imports take, is loaded by the first 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
 from terminal import Failure
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _ANSWER_BYTES_MAX = 1 << 20
 _REDIRECTS_MAX = 3
+_TOKEN = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{26}\b")
+_HINT_URL = "a discovery URL is http://HOST:PORT/TOKEN"
 
 
 class Unreachable(Failure):
@@ -62,6 +65,28 @@ class Roster(NamedTuple):
         return ",".join(member.value for member in self.members)
 
 
+def hidden(text: str) -> str:
+    """``text`` as a log may have it: a token is cut short, since who knows it may join."""
+    return _TOKEN.sub(r"\1...", text)
+
+
+def checked(url: str) -> tuple[SplitResult, str, int | None]:
+    """The pieces of an http or https URL, its host, its port. Raises Failure if it is none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise _not_http(url) from None
+    # The parser is lenient: it drops line breaks, and takes blanks and letters that no request line can hold.
+    if (
+        not host
+        or parts.scheme not in ("http", "https")
+        or not (url.isascii() and url.isprintable() and " " not in url)
+    ):
+        raise _not_http(url)
+    return parts, host, port
+
+
 def read(url: str, *, timeout: float = 5.0, proxy: str = "") -> Roster:
     """The state of the token behind the discovery ``url``, through an HTTP ``proxy`` if one is given.
 
@@ -71,7 +96,7 @@ def read(url: str, *, timeout: float = 5.0, proxy: str = "") -> Roster:
     if status == 404:
         raise Failure(
             "the discovery service does not know this token",
-            where=url,
+            where=hidden(url),
             hint="tokens end: make a new one with 'discovery new', and give it to every node",
         )
     config = _json(url, status, body)
@@ -82,7 +107,7 @@ def read(url: str, *, timeout: float = 5.0, proxy: str = "") -> Roster:
             node for node in listing["node"].get("nodes", []) if not node["key"].rsplit("/", 1)[-1].startswith("_")
         ]
         registered = sorted((_registered(node) for node in nodes), key=lambda one: one.order)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _not_a_token(url) from error
     if size < 1:
         raise _not_a_token(url)
@@ -94,7 +119,7 @@ def new(base_url: str, size: int, *, timeout: float = 5.0) -> str:
     status, body = request("PUT", _below(base_url, "new"), timeout=timeout, form={"size": str(size)})
     text = body.decode("utf-8", "replace").strip()
     if status != 200 or not text.startswith(("http://", "https://")):
-        raise Failure(f"no token was given: {_cause(body) or f'HTTP status {status}'}", where=base_url)
+        raise Failure(f"no token was given: {_cause(body) or f'HTTP status {status}'}", where=hidden(base_url))
     return text
 
 
@@ -112,31 +137,33 @@ def request(
             connection.request(method, target, body=body, headers=headers)
             response = connection.getresponse()
             data = response.read(_ANSWER_BYTES_MAX)
+        except UnicodeError as error:
+            raise _not_http(url) from error  # a host name that DNS cannot have
         except (OSError, HTTPException) as error:
-            raise Unreachable("cannot reach the discovery service", where=url) from error
+            raise Unreachable(
+                "cannot reach the discovery service",
+                where=hidden(url),
+                hint="see that it runs ('discovery serve'), and that this machine reaches it",
+            ) from error
         finally:
             connection.close()
         if response.status >= 500:
-            raise Unreachable(f"the discovery service answered with HTTP status {response.status}", where=url)
+            raise Unreachable(f"the discovery service answered with HTTP status {response.status}", where=hidden(url))
         location = response.headers.get("Location")
         if location is None or response.status not in (301, 302, 303, 307, 308):
             return response.status, data
-        url = urljoin(url, location)
-    raise Failure(f"more than {_REDIRECTS_MAX} redirects", where=url)
+        try:
+            url = urljoin(url, location)
+        except ValueError as error:
+            raise Failure("redirects to what is no URL", where=hidden(url), hint=_HINT_URL) from error
+    raise Failure(f"more than {_REDIRECTS_MAX} redirects", where=hidden(url), hint=_HINT_URL)
 
 
 def _connection(url: str, timeout: float, proxy: str) -> tuple[HTTPConnection, str]:
     from http.client import HTTPConnection, HTTPSConnection
 
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-        through = urlsplit(proxy)
-        proxy_host, proxy_port = through.hostname, through.port
-    except ValueError:
-        host = None
-    if host is None or parts.scheme not in ("http", "https"):
-        raise Failure("not an http URL", where=url, hint="a discovery URL is http://HOST:PORT/TOKEN")
+    parts, host, port = checked(url)
+    proxy_host, proxy_port = checked(proxy)[1:] if proxy else (None, None)
     path = quote(parts.path or "/", safe="/%:") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme == "https":
         if proxy_host is None:
@@ -157,6 +184,8 @@ def _below(url: str, path: str) -> str:
 
 def _registered(node: Mapping[str, Any]) -> Registered:
     value = str(node["value"])
+    if not value.isprintable():  # it goes to the journal, to systemd and into etcd's environment
+        raise ValueError(value)
     pairs = [pair.partition("=") for pair in value.split(",")]
     return Registered(
         id=str(node["key"]).rsplit("/", 1)[-1],
@@ -170,10 +199,10 @@ def _registered(node: Mapping[str, Any]) -> Registered:
 def _json(url: str, status: int, body: bytes) -> Any:
     try:
         answer = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_a_token(url) from error
     if status != 200:
-        raise Failure(f"the discovery service refuses: {_cause(body) or f'HTTP status {status}'}", where=url)
+        raise Failure(f"the discovery service refuses: {_cause(body) or f'HTTP status {status}'}", where=hidden(url))
     return answer
 
 
@@ -182,11 +211,13 @@ def _cause(body: bytes) -> str:
     try:
         answer = json.loads(body)
         return f"{answer['message']}: {answer['cause']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
 def _not_a_token(url: str) -> Failure:
-    return Failure(
-        "the answer is not that of a discovery token", where=url, hint="check the URL: http://HOST:PORT/TOKEN"
-    )
+    return Failure("the answer is not that of a discovery token", where=hidden(url), hint=_HINT_URL)
+
+
+def _not_http(url: str) -> Failure:
+    return Failure("not an http URL", where=hidden(url), hint=_HINT_URL)

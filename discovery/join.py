@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from discovery.client import Roster, Unreachable, read, request
+from discovery.client import Roster, Unreachable, hidden, read, request
 from terminal import Failure
 
 ETCD = "/usr/bin/etcd"
@@ -118,7 +118,7 @@ def decide(environment: Mapping[str, str], remembered: Remembered, roster: Roste
     if environment.get(_FALLBACK) == "exit":
         raise Failure(
             f"the cluster is full ({roster.state})",
-            where=discovery,
+            where=hidden(discovery),
             hint="discovery-fallback is 'exit'; without it this node would be a proxy",
         )
     return Decision("proxy", f"the cluster is full ({roster.state}); is a proxy", {}, roster)
@@ -128,7 +128,7 @@ def _registered(static: Mapping[str, str], discovery: str, remembered: Remembere
     if remembered.joining != discovery:
         raise Failure(
             "this node is registered as a member, but its data is gone",
-            where=discovery,
+            where=hidden(discovery),
             hint="remove the member from the cluster ('etcdctl member remove') and add it anew: with an empty memory it must"
             " not vote under its old name",
         )
@@ -293,7 +293,9 @@ def endpoints_of(members: bytes) -> tuple[str, ...]:
                 host = parts.hostname or ""
                 here = host == "localhost" or host.startswith("127.") or host == "::1"
                 found.append(_endpoint(peer_host if here else host, parts.port or _CLIENT_PORT))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return ()
+    if not all(map(str.isprintable, found)):
         return ()
     return tuple(dict.fromkeys(found))
 

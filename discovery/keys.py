@@ -8,11 +8,12 @@ member; nothing is ever deleted under a token, for the same reason.
 from __future__ import annotations
 
 import json
-import re
+import math
 import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -20,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from discovery.client import hidden
 from discovery.registry import AlreadyRegistered, Full, Invalid, Registration, UnknownToken
 from terminal import Failure
 
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
 SIZE_DEFAULT = 3
 _CONNECTIONS_MAX = 512
 _BODY_BYTES_MAX = 4096
-_SOCKET_TIMEOUT_S = 30.0  # for a request to arrive, once begun; a watch waits longer, but in the server
-_TOKEN_IN_LINE = re.compile(r"\b([0-9a-f]{6})[0-9a-f]{26}\b")
+_REQUEST_TIMEOUT_S = 30.0  # for a request to come and its answer to go; a watch waits longer, but in between
 _WELCOME = "An etcd discovery service. A token for three members: GET /new?size=3\n"
 
 
@@ -55,7 +56,7 @@ class HttpServer(ThreadingHTTPServer):
         self.service = service
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._lock = threading.Lock()
-        self._connections: set[Any] = set()
+        self._deadlines: dict[Any, float] = {}  # of connections, by the monotonic clock
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -68,9 +69,9 @@ class HttpServer(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Count the connection, refuse one too many."""
         with self._lock:
-            refused = len(self._connections) >= _CONNECTIONS_MAX
+            refused = len(self._deadlines) >= _CONNECTIONS_MAX
             if not refused:
-                self._connections.add(request)
+                self._deadlines[request] = math.inf
         if refused:
             self.shutdown_request(request)
             return
@@ -79,7 +80,7 @@ class HttpServer(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         """Forget the connection."""
         with self._lock:
-            self._connections.discard(request)
+            self._deadlines.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -87,10 +88,19 @@ class HttpServer(ThreadingHTTPServer):
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
-    def drop_connections(self) -> None:
-        """Wake the threads that read or write; each closes its own."""
+    def expect(self, connection: Any, seconds: float) -> None:
+        """The connection is dropped after ``seconds``, however busily a byte now and then keeps it alive."""
         with self._lock:
-            connections = list(self._connections)
+            self._deadlines[connection] = time.monotonic() + seconds
+
+    def service_actions(self) -> None:
+        """Part of every turn of the loop that accepts connections."""
+        self.drop_connections(time.monotonic())
+
+    def drop_connections(self, now: float = math.inf) -> None:
+        """Wake the threads that read or write and are late (or all); each closes its own."""
+        with self._lock:
+            connections = [one for one, deadline in self._deadlines.items() if deadline <= now]
         for connection in connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -102,8 +112,13 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "flotilla-discovery"
     sys_version = ""
-    timeout = _SOCKET_TIMEOUT_S
+    timeout = _REQUEST_TIMEOUT_S
     server: HttpServer
+
+    def handle_one_request(self) -> None:
+        """With a limit for the whole of a request; that of the socket is one for each piece of it."""
+        self.server.expect(self.connection, _REQUEST_TIMEOUT_S)
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         self._handle()
@@ -113,11 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the signature is given
         """The request line goes to the service's log, with the token cut short: who knows it may join."""
         line = (format % args).translate(dict.fromkeys(range(32), "?"))
-        shown = _TOKEN_IN_LINE.sub(r"\1...", line)
-        self.server.service.log(f"{self.client_address[0]} {shown}")
+        self.server.service.log(f"{self.client_address[0]} {hidden(line)}")
 
     def _handle(self) -> None:
         body = self._body()
+        self.server.expect(self.connection, math.inf)
         if body is None:
             return
         try:

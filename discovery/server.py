@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
+import socket
 import tempfile
 import threading
 import time
@@ -56,6 +58,10 @@ class DiscoveryServer:
         where = f"{self._address}:{self._port}"
         try:
             self._http = HttpServer((self._address, self._port), self)
+        except socket.gaierror as error:
+            raise Failure(
+                "not an address of this machine", where=where, hint="such as 127.0.0.1, or 0.0.0.0 for all"
+            ) from error
         except OSError as error:
             raise Failure(
                 "cannot listen for machines that look for their cluster",
@@ -134,6 +140,9 @@ class DiscoveryServer:
                 self.changed.wait(left)
 
     def _load(self) -> Registry:
+        # A kill while a change was written leaves its unfinished file, which holds tokens.
+        for leftover in self._state_file.parent.glob(f".{glob.escape(self._state_file.name)}.????????"):
+            leftover.unlink(missing_ok=True)
         try:
             text = self._state_file.read_text()
         except FileNotFoundError:
@@ -141,7 +150,11 @@ class DiscoveryServer:
             self._save(empty)  # tells now, not at the first token, if it cannot be written
             return empty
         except (OSError, UnicodeDecodeError) as error:
-            raise Failure("cannot read the state of the discovery service", where=str(self._state_file)) from error
+            raise Failure(
+                "cannot read the state of the discovery service",
+                where=str(self._state_file),
+                hint="name another file with --state, or see whose it is: ls -l",
+            ) from error
         return Registry.load(text, where=str(self._state_file))
 
     def _save(self, registry: Registry) -> None:

@@ -80,6 +80,21 @@ def test_redirects_are_followed_but_not_for_ever(
     assert request("GET", moved, timeout=5) == (200, b"OK\n")
     with pytest.raises(Failure, match="redirects"):
         request("GET", answering(302, b"", Location="/again"), timeout=5)
+    with pytest.raises(Failure, match="no URL"):
+        request("GET", answering(302, b"", Location="http://[::1"), timeout=5)
+
+
+def test_errors_do_not_tell_tokens(server: DiscoveryServer, answering: Callable[..., str]) -> None:
+    token = "0123456789abcdef" * 2
+    for base, message in (
+        (server.base_url, "not know"),
+        (answering(200, b"{}"), "not that"),
+        (answering(503, b""), "503"),
+    ):
+        with pytest.raises(Failure, match=message) as refused:
+            read(f"{base}/{token}")
+        assert token not in str(refused.value)
+        assert "/012345..." in str(refused.value)
 
 
 def test_a_proxy_is_asked_for_the_whole_url(server: DiscoveryServer) -> None:
@@ -105,6 +120,10 @@ def test_an_unknown_token(server: DiscoveryServer) -> None:
         b'{"node": {"value": "x"}}',
         b'{"node": {"value": "0"}}',
         b'{"node": {"value": "1", "nodes": [7]}}',
+        b"[" * 100_000,
+        b'{"node": {"value": "1", "nodes": [{"key": "/x/a", "value": "a=http://a", "createdIndex": Infinity}]}}',
+        b'{"node": {"value": "1", "nodes": [{"key": "/x/a", "value": "a\\nREADY=1=http://a", "createdIndex": 3}]}}',
+        b'{"node": {"value": "1", "nodes": [{"key": "/x/a", "value": "a\\u0000=http://a", "createdIndex": 3}]}}',
     ],
 )
 def test_what_is_no_discovery_service(answering: Callable[..., str], body: bytes) -> None:
@@ -123,7 +142,22 @@ def test_trouble_that_passes_and_trouble_that_does_not(answering: Callable[..., 
         read(gone)
 
 
-@pytest.mark.parametrize("url", ["", "x", "ftp://a/b", "http://", "http://a:x/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "x",
+        "ftp://a/b",
+        "http://",
+        "http://a:x/",
+        "http://[::1",
+        "http://a b/",
+        "http://a/\nb",
+        "http://a/\udcff",
+        "http://\u00e4/",
+        f"http://{'a' * 64}/",
+    ],
+)
 def test_urls_are_checked(url: str) -> None:
     with pytest.raises(Failure, match="not an http URL"):
         read(url)
@@ -145,5 +179,11 @@ def test_commands(server: DiscoveryServer, capsys: pytest.CaptureFixture[str]) -
     }
     with pytest.raises(Failure, match="1 to 64"):
         cli.run(["new", "--size", "0", server.base_url])
-    with pytest.raises(Failure, match="ADDR:PORT"):
-        cli.run(["serve", "--listen", "nonsense"])
+    for address in ("nonsense", "127.0.0.1:\u00b2", "127.0.0.1:"):
+        with pytest.raises(Failure, match="ADDR:PORT"):
+            cli.run(["serve", "--listen", address])
+    for seconds in ("0", "-1", "nan"):
+        with pytest.raises(Failure, match="number of seconds"):
+            cli.run(["serve", "--ttl", seconds])
+    with pytest.raises(Failure, match="not an http URL"):
+        cli.run(["serve", "--public-url", "10.0.2.100:7379"])

@@ -8,11 +8,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from discovery import keys
 from discovery.server import DiscoveryServer
 from terminal import Failure
 
@@ -236,6 +238,63 @@ def test_noise_on_the_port_stops_nothing(server: DiscoveryServer) -> None:
     assert ask(server, "GET", "/health").status == 200
 
 
+def test_a_request_that_drips_in_is_dropped(monkeypatch: pytest.MonkeyPatch, server: DiscoveryServer) -> None:
+    monkeypatch.setattr(keys, "_REQUEST_TIMEOUT_S", 0.5)
+    with socket.create_connection(("127.0.0.1", server.port)) as loris:
+        begin = time.monotonic()
+        with suppress(OSError):  # in the end the other side is gone
+            loris.sendall(b"GET /health HTTP/1.1\r\n")
+            while time.monotonic() < begin + 5:
+                loris.sendall(b"X-Slow: 1\r\n")
+                time.sleep(0.05)
+        assert time.monotonic() < begin + 4
+    assert ask(server, "GET", "/health").status == 200
+
+
+def test_a_watch_may_take_longer_than_a_request(
+    monkeypatch: pytest.MonkeyPatch, serve: Callable[..., DiscoveryServer]
+) -> None:
+    monkeypatch.setattr(keys, "_REQUEST_TIMEOUT_S", 0.2)
+    server = serve(keep_alive_s=0.6)
+    reply = ask(server, "GET", f"/{server.new_token(1)}?wait=true&waitIndex=9")
+    assert (reply.status, reply.body) == (200, b"")
+
+
+def test_requests_in_one_go_are_answered_in_order(server: DiscoveryServer) -> None:
+    token = server.new_token(1)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.settimeout(5)
+        connection.sendall(
+            f"GET /{token}/_config/size HTTP/1.1\r\n\r\nGET /x HTTP/1.1\r\n\r\n"
+            "GET /health HTTP/1.1\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    statuses = [line.split()[1] for line in answer.splitlines() if line.startswith(b"HTTP/1.1")]
+    assert statuses == [b"200", b"404", b"200"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/..", "/../../etc/passwd", "/%2e%2e/etc", "//", "/\x7f", "/new/../x", "/{token}/../x", "http://[/x"]
+)
+def test_no_path_leads_anywhere_else(server: DiscoveryServer, path: str) -> None:
+    token = server.new_token(1)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.settimeout(5)
+        connection.sendall(f"GET {path.format(token=token)} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+        status = int(connection.recv(4096).split()[1])
+    assert status in (200, 400, 404)
+    assert status != 200 or path == "//", "two slashes are the welcome page"
+
+
+def test_what_a_kill_left_of_a_change_goes_at_the_next_start(
+    serve: Callable[..., DiscoveryServer], state: Path
+) -> None:
+    unfinished = state.with_name(f".{state.name}.abcd1234")
+    unfinished.write_text("{")
+    serve()
+    assert [path.name for path in state.parent.iterdir()] == [state.name]
+
+
 def test_a_restart_forgets_nothing(serve: Callable[..., DiscoveryServer], state: Path) -> None:
     first = serve()
     token = first.new_token(3)
@@ -316,6 +375,12 @@ def test_a_state_that_cannot_be_read(state: Path, content: str) -> None:
     with pytest.raises(Failure):
         DiscoveryServer("127.0.0.1", 0, state).start()
     assert state.read_text() == content
+
+
+def test_an_address_of_nobody(state: Path) -> None:
+    with pytest.raises(Failure, match="not an address of this machine") as refused:
+        DiscoveryServer("256.1.1.1", 0, state).start()
+    assert refused.value.hint
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
