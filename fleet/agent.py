@@ -30,10 +30,8 @@ OPS_MAX = 100
 POLL_S = 30.0
 QUIET_S = 0.5
 CHECK_S = 60.0
-BACKOFF_S = (
-    0.5,
-    1.0,
-)  # short: a lease must not run out after etcd is back, and a reboot must end within the engine's grace
+BACKOFF_S = (0.5, 1.0)
+"""Short: no lease may run out after etcd is back, and a machine that rebooted must be there within the engine's grace."""
 UNIT_BACKOFF_S = (1.0, 60.0)
 
 _LOG = logging.getLogger(__name__)

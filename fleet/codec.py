@@ -179,9 +179,8 @@ def _load(value: bytes) -> dict[str, object]:
         text = value.decode()
         fields = json.loads(text)
         if "\\u" in text:
-            json.dumps(
-                fields, ensure_ascii=False
-            ).encode()  # raises for half a surrogate pair, which nobody could write on
+            # Raises for half a surrogate pair, which would blow up whoever writes it on.
+            json.dumps(fields, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BrokenValue("not JSON") from error
     if not isinstance(fields, dict):
