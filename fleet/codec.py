@@ -36,6 +36,11 @@ def machine_bytes(machine: Machine) -> bytes:
     return _dump({"id": machine.id, "ip": machine.ip, "metadata": dict(machine.metadata), "boot": machine.boot})
 
 
+def metadata_bytes(machine: str, key: str, value: str) -> bytes:
+    """The value of ``metadata/<machine>/<key>``."""
+    return _dump({"machine": machine, "key": key, "value": value})
+
+
 def unit_bytes(unit: Unit) -> bytes:
     """The value of ``units/<name>``."""
     text = unit.unitfile.serialize()
@@ -92,6 +97,13 @@ def machine(key: str, value: bytes) -> Machine:
     found = Machine(machine_id(_text(fields, "id")), _text(fields, "ip"), _metadata(fields), _text(fields, "boot"))
     _same(key, f"machines/{found.id}")
     return found
+
+
+def metadata(key: str, value: bytes) -> str:
+    """A machine's metadata that was set at run time; "" for one that was taken away."""
+    fields = _load(value)
+    _same(key, f"metadata/{machine_id(_text(fields, 'machine'))}/{_text(fields, 'key')}")
+    return _text(fields, "value")
 
 
 def unit(key: str, value: bytes) -> Unit:

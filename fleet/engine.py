@@ -211,6 +211,8 @@ class Engine:
         match kind:
             case "machines":
                 self._apply_machine(rest, now, view)
+            case "metadata" if machine in view.alive:
+                self._apply_machine(machine, now, view)
             case "units":
                 self._apply_unit(rest, view)
             case "schedule":

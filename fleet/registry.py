@@ -4,6 +4,7 @@ Keys under one prefix (``/flotilla/fleet/`` by default), with who writes each:
 
 =====================================  ===============================================================
 ``machines/<id>``                      the machine's agent, under its lease
+``metadata/<id>/<key>``                whoever serves the HTTP API; it goes over the machine's own, and outlives the machine
 ``units/<name>``                       whoever serves the HTTP API
 ``schedule/<machine>/<unit>``          the leading engine, fenced
 ``states/<machine>/<unit>``            the machine's agent, under its lease
@@ -19,8 +20,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from etcd.protocol import Compare, Etcd, KeyValue, Op, RangeResult
@@ -77,7 +78,8 @@ class Overview:
 
     A value that cannot be read is not the same as none: ``alive`` has the ids of all machine keys, readable or not;
     ``unreadable`` the names of units whose value is broken (``units`` keeps what was last read of them); a broken order
-    counts as one with an empty text, so that the engine writes it anew.
+    counts as one with an empty text, so that the engine writes it anew. ``machines`` have their metadata merged: what was set at
+    run time goes over what the machine says, and a machine of which a part cannot be read is left out.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -90,6 +92,8 @@ class Overview:
         self.placements: dict[tuple[str, str], Placement] = {}
         self.states: dict[tuple[str, str], UnitState] = {}
         self.reasons: dict[str, str] = {}
+        self._registered: dict[str, Machine] = {}
+        self._metadata: dict[str, dict[str, str | None]] = {}  # "" hides a machine's own, None cannot be read
 
     def put(self, found: KeyValue) -> None:
         """Take a key's new value."""
@@ -98,7 +102,12 @@ class Overview:
         match kind:
             case "machines":
                 self.alive.add(rest)
-                _set(self.machines, rest, decoded(found, codec.machine))
+                _set(self._registered, rest, decoded(found, codec.machine))
+                self._merge(rest)
+            case "metadata":
+                machine, key = _pair(rest)
+                self._metadata.setdefault(machine, {})[key] = decoded(found, codec.metadata)
+                self._merge(machine)
             case "units":
                 unit = decoded(found, codec.unit)
                 if unit is None:
@@ -122,7 +131,12 @@ class Overview:
         match kind:
             case "machines":
                 self.alive.discard(rest)
-                self.machines.pop(rest, None)
+                self._registered.pop(rest, None)
+                self._merge(rest)
+            case "metadata":
+                machine, name = _pair(rest)
+                self._metadata.get(machine, {}).pop(name, None)
+                self._merge(machine)
             case "units":
                 self.unreadable.discard(rest)
                 self.units.pop(rest, None)
@@ -132,6 +146,15 @@ class Overview:
                 self.states.pop(_pair(rest), None)
             case "status":
                 self.reasons.pop(rest, None)
+
+    def _merge(self, machine: str) -> None:
+        found = self._registered.get(machine)
+        over = self._metadata.get(machine, {})
+        if found is not None and over:
+            merged = {key: value for key, value in found.metadata.items() if key not in over}
+            merged.update((key, value) for key, value in over.items() if value)
+            found = None if None in over.values() else replace(found, metadata=merged)
+        _set(self.machines, machine, found)
 
 
 class Registry:
@@ -152,8 +175,12 @@ class Registry:
     # Reading
 
     def machines(self) -> list[Machine]:
-        """The machines that are alive, by id."""
-        return [machine for _, machine in self._range("machines/", codec.machine)]
+        """The machines that are alive, by id, with their merged metadata."""
+        view = Overview(self)
+        for part in ("machines/", "metadata/"):
+            for each in self.ranged(self.prefix + part).kvs:
+                view.put(each)
+        return [view.machines[each] for each in sorted(view.machines)]
 
     def units(self) -> list[Unit]:
         """All units, by name."""
@@ -234,6 +261,14 @@ class Registry:
         done = self.client.txn([Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name))])
         if not done.succeeded:
             raise NoSuchUnit(name)
+
+    def set_metadata(self, changes: Mapping[tuple[str, str], str]) -> None:
+        """Set metadata of machines, alive or not, by (machine, key); "" takes a key away, also one that the machine itself has."""
+        ops = [
+            Op.put(f"{self.prefix}metadata/{machine}/{key}", codec.metadata_bytes(machine, key, value))
+            for (machine, key), value in changes.items()
+        ]
+        self.client.txn([], ops)
 
     # Keys
 

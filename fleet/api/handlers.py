@@ -22,6 +22,7 @@ from fleet.registry import Contended, NoSuchUnit, Overview, Registry, UnitExists
 from fleet.requirements import Requirements, RequirementsError
 from fleet.unitfile import UnitFileError
 from fleet.unitname import UnitName, UnitNameError
+from terminal import Failure
 
 _BASES = (["fleet", "v1"], ["v1-alpha"])
 _TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
@@ -65,6 +66,10 @@ class _Seen:
         return current_state(self.unit, self.machine or None, self.states)
 
 
+class _NotJson(Failure):
+    """The body is of another type: HTTP 415."""
+
+
 Query = Mapping[str, list[str]]
 Verbs = Mapping[str, Callable[[], Response]]
 
@@ -79,6 +84,8 @@ class Api:
         """Answer ``request``; whatever is wrong with it, or with etcd, is an answer too."""
         try:
             return self._route(request)
+        except _NotJson as failure:
+            return failed(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, failure.message)
         except NoSuchUnit as failure:
             return failed(HTTPStatus.NOT_FOUND, "unit does not exist", failure.hint)
         except (wire.BadRequest, UnitNameError, UnitFileError, RequirementsError) as failure:
@@ -118,7 +125,7 @@ class Api:
             case [] | [""]:
                 return {}
             case ["machines"]:
-                return {"GET": lambda: self._machines(query), "PATCH": _patch_machines}
+                return {"GET": lambda: self._machines(query), "PATCH": lambda: self._patch_machines(request)}
             case ["units"]:
                 return {"GET": lambda: self._units(query)}
             case ["units", name]:
@@ -141,6 +148,11 @@ class Api:
         rows, token = wire.page(self._registry.machines(), _one(query, "nextPageToken"))
         return _page("machines", [wire.machine(each) for each in rows], token)
 
+    def _patch_machines(self, request: Request) -> Response:
+        _require_json(request)
+        self._registry.set_metadata(wire.metadata_changes(request.body))
+        return Response(HTTPStatus.NO_CONTENT)
+
     def _units(self, query: Query) -> Response:
         view = self._registry.overview()
         names, token = wire.page(sorted(view.units), _one(query, "nextPageToken"))
@@ -158,8 +170,7 @@ class Api:
         return _json(wire.why(seen.unit, current=current, machine_id=seen.machine, reason=reason))
 
     def _put(self, name: str, request: Request) -> Response:
-        if request.content_type.partition(";")[0].strip().lower() != "application/json":
-            return failed(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be application/json")
+        _require_json(request)
         UnitName.parse(name)
         wanted = wire.UnitRequest.parse(request.body)
         if wanted.name not in ("", name):
@@ -246,12 +257,12 @@ def _by_verb(request: Request, verbs: Verbs | None) -> Response:
     return Response(refused.status, refused.body, headers={"Allow": ", ".join(sorted(verbs))})
 
 
-def _patch_machines() -> Response:
-    return failed(
-        HTTPStatus.NOT_IMPLEMENTED,
-        "metadata of a running machine cannot be changed",
-        "set coreos.fleet.metadata in its cloud-config and restart fleet.service",
-    )
+def _require_json(request: Request) -> None:
+    if request.content_type.partition(";")[0].strip().lower() not in (
+        "application/json",
+        "application/json-patch+json",
+    ):
+        raise _NotJson("the body must be application/json")
 
 
 def _seen_in(view: Overview, name: str) -> _Seen:

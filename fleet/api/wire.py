@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,17 @@ BODY_SIZE_MAX = 4 << 20
 PAGE_ROWS = 100
 """Rows of one page, the original's ``token_limit``."""
 
+METADATA_CHANGES_MAX = 100
+"""Keys that one PATCH may change: etcd takes 128 in a transaction."""
+
+METADATA_VALUE_MAX = 1024
+"""Characters of one metadata value."""
+
+_METADATA_PATH = re.compile(r"/([A-Za-z0-9_.-]{1,64})/metadata/([A-Za-z0-9_.-]{1,255})")
+
 Json = dict[str, object]
 Row = TypeVar("Row")
+Shape = TypeVar("Shape")
 
 
 class BadRequest(Failure):
@@ -43,12 +53,7 @@ class UnitRequest:
     @classmethod
     def parse(cls, body: bytes) -> UnitRequest:
         """Read the JSON of a PUT; raises :class:`BadRequest`, or :class:`fleet.unitfile.UnitFileError` for the options."""
-        try:
-            fields = json.loads(body)
-        except (ValueError, RecursionError):
-            raise BadRequest("the body is not JSON") from None
-        if not isinstance(fields, dict):
-            raise BadRequest("the body is no JSON object")
+        fields = _parsed(body, dict, "object")
         raw = fields.get("options") or []
         if not isinstance(raw, list):
             raise BadRequest("options is no list")
@@ -59,6 +64,39 @@ class UnitRequest:
             raise BadRequest(f"desiredState {wanted!r} is none of {', '.join(Desired)}") from None
         options = [_option(each) for each in raw]
         return cls(_text(fields, "name"), UnitFile.of(options) if options else None, desired)
+
+
+def metadata_changes(body: bytes) -> dict[tuple[str, str], str]:
+    """The body of ``PATCH /machines``: metadata by (machine, key), "" for what is removed; raises :class:`BadRequest`.
+
+    It looks like JSON Patch (RFC 6902). The original's documents write ``"value": "x"``, its code wants
+    ``"value": {"value": "x"}``: both are right here.
+    """
+    changes: dict[tuple[str, str], str] = {}
+    for each in _parsed(body, list, "list"):
+        if not isinstance(each, dict):
+            raise BadRequest("an operation is no object")
+        operation, path = _text(each, "op"), _text(each, "path")
+        found = _METADATA_PATH.fullmatch(path)
+        if found is None:
+            raise BadRequest(f"path {path[:80]!r} is not /<machine id>/metadata/<key>")
+        changes[found[1], found[2]] = _metadata_value(operation, each.get("value"))
+    if len(changes) > METADATA_CHANGES_MAX:
+        raise BadRequest(f"{len(changes)} keys at once, {METADATA_CHANGES_MAX} is the most")
+    return changes
+
+
+def _metadata_value(operation: str, value: object) -> str:
+    if operation == "remove":
+        return ""
+    if operation not in ("add", "replace"):
+        raise BadRequest(f"op {operation[:80]!r} is none of add, remove, replace")
+    text = value.get("value") if isinstance(value, dict) else value
+    if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > METADATA_VALUE_MAX:
+        raise BadRequest(
+            f"a value must be text of 1 to {METADATA_VALUE_MAX} printable characters", hint="to take it away: op remove"
+        )
+    return text.strip()
 
 
 def machine(value: Machine) -> Json:
@@ -138,6 +176,16 @@ def _page_number(token: str) -> int:
     if rows != PAGE_ROWS:
         raise BadRequest(f"nextPageToken is for pages of {rows} rows, ours have {PAGE_ROWS}")
     return int(number)
+
+
+def _parsed(body: bytes, shape: type[Shape], name: str) -> Shape:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not JSON") from None
+    if not isinstance(found, shape):
+        raise BadRequest(f"the body is no JSON {name}")
+    return found
 
 
 def _compact(fields: Json) -> Json:

@@ -108,6 +108,24 @@ class TestOrdinaryLife:
         assert world.running("u.service") == []
         assert world.registry.unit_status("u.service") == "no machine: 3 lack metadata disk=ssd"
 
+    def test_metadata_set_at_run_time_moves_units(self, tmp_path: Path) -> None:
+        world = World(tmp_path, a={"disk": "ssd"}, b={"disk": "hdd"})
+        world.submit("u.service", "MachineMetadata=disk=ssd")
+        world.run(5)
+        assert world.running("u.service") == ["a"]
+        world.registry.set_metadata({("a", "disk"): "", ("b", "disk"): "ssd"})
+        world.run(5)
+        assert world.running("u.service") == ["b"]
+        world.etcd.delete(world.registry.key_leader)  # the next leader reads the same
+        world.nodes["a"].kill_daemon()
+        world.nodes["a"].start_daemon()  # and so it is after a restart of the machine's daemon
+        world.run(60)
+        assert world.running("u.service") == ["b"]
+        for key in ("a/disk", "b/disk"):
+            world.etcd.delete(f"{world.registry.prefix}metadata/{key}")
+        world.run(5)
+        assert world.running("u.service") == ["a"]
+
     def test_nothing_is_written_while_nothing_happens(self, world: World) -> None:
         world.submit("u.service")
         world.run(5)
@@ -340,6 +358,8 @@ class TestControlPlaneTrouble:
             "units/zzz",
             "machines/a",
             "machines/x",
+            "metadata/a/disk",
+            "metadata/x",
             "states/a/1.service",
             "states/q",
             "status/1.service",

@@ -262,7 +262,6 @@ class TestRefusals:
             ("POST", "/fleet/v1/units", 405),
             ("DELETE", "/fleet/v1/machines", 405),
             ("PUT", "/fleet/v1/state/x.service", 405),
-            ("PATCH", "/fleet/v1/machines", 501),
             ("GET", "/fleet/v1/units/..%2Fx.service", 400),
             ("DELETE", "/fleet/v1/units/..%2Fx.service", 400),
             ("GET", "/fleet/v1/state?" + "&".join("a=b" for _ in range(100)), 400),
@@ -318,7 +317,76 @@ class TestRefusals:
     @settings(max_examples=200, deadline=None)
     def test_any_request_gets_an_answer(self, method: str, path: str, body: bytes) -> None:
         response = World().api.handle(Request(method, path, "application/json", body))
-        assert response.status in (200, 201, 204, 400, 404, 405, 409, 501)
+        assert response.status in (200, 201, 204, 400, 404, 405, 409, 415)
+
+
+class TestMetadata:
+    """``PATCH /machines``, as the original has it."""
+
+    def metadata(self, world: World) -> Any:
+        (machine,) = world.get("/fleet/v1/machines")["machines"]
+        return machine.get("metadata", {})
+
+    def patch(self, world: World, *operations: object) -> int:
+        return world("PATCH", "/fleet/v1/machines", list(operations))[0]
+
+    def test_add_replace_and_remove(self, world: World) -> None:
+        assert self.patch(world, {"op": "add", "path": f"/{A}/metadata/zone", "value": "x"}) == 204
+        assert self.metadata(world) == {"disk": "ssd", "zone": "x"}
+        assert self.patch(world, {"op": "replace", "path": f"/{A}/metadata/disk", "value": "hdd"}) == 204
+        assert self.metadata(world) == {"disk": "hdd", "zone": "x"}
+        removals = [{"op": "remove", "path": f"/{A}/metadata/{key}"} for key in ("disk", "zone", "none")]
+        assert self.patch(world, *removals) == 204
+        assert self.metadata(world) == {}
+
+    def test_the_value_as_the_originals_code_wants_it(self, world: World) -> None:
+        assert self.patch(world, {"op": "add", "path": f"/{A}/metadata/zone", "value": {"value": " x "}}) == 204
+        assert self.metadata(world)["zone"] == "x"
+
+    def test_the_last_of_two_changes_counts(self, world: World) -> None:
+        path = f"/{A}/metadata/zone"
+        assert self.patch(world, {"op": "remove", "path": path}, {"op": "add", "path": path, "value": "x"}) == 204
+        assert self.metadata(world)["zone"] == "x"
+
+    def test_it_outlives_the_machine(self, world: World) -> None:
+        self.patch(world, {"op": "add", "path": f"/{A}/metadata/disk", "value": "hdd"})
+        world.etcd.delete(world.registry.key_machine(A))
+        assert world.get("/fleet/v1/machines") == {}
+        world.add_machine(Machine(A, "10.77.0.11", {"disk": "ssd"}))
+        assert self.metadata(world) == {"disk": "hdd"}
+
+    @pytest.mark.parametrize(
+        "operation",
+        [
+            {"op": "copy", "path": f"/{A}/metadata/x", "value": "y"},
+            {"path": f"/{A}/metadata/x", "value": "y"},
+            {"op": "add", "path": f"/{A}/metadata/x"},
+            {"op": "add", "path": f"/{A}/metadata/x", "value": " "},
+            {"op": "add", "path": f"/{A}/metadata/x", "value": 3},
+            {"op": "add", "path": f"/{A}/metadata/x", "value": "a\nb"},
+            {"op": "add", "path": f"/{A}/metadata/x", "value": "\ud800"},
+            {"op": "add", "path": f"/{A}/metadata/x", "value": "x" * 1025},
+            {"op": "add", "path": f"/{A}/metadata/", "value": "y"},
+            {"op": "add", "path": f"/{A}/metadata/a/b", "value": "y"},
+            {"op": "add", "path": f"/{A}/ip", "value": "y"},
+            {"op": "add", "path": "/metadata/x", "value": "y"},
+            3,
+        ],
+    )
+    def test_one_bad_operation_changes_nothing(self, world: World, operation: object) -> None:
+        before = world.etcd.store.revision
+        assert self.patch(world, {"op": "add", "path": f"/{A}/metadata/good", "value": "y"}, operation) == 400
+        assert world.etcd.store.revision == before
+
+    @pytest.mark.parametrize("body", [b"", b"{", b"{}", b"3"])
+    def test_bad_bodies(self, world: World, body: bytes) -> None:
+        assert world("PATCH", "/fleet/v1/machines", body)[0] == 400
+
+    def test_too_much_and_of_another_type(self, world: World) -> None:
+        many = [{"op": "remove", "path": f"/{A}/metadata/k{number}"} for number in range(101)]
+        assert self.patch(world, *many) == 400
+        assert self.patch(world, *many[:100]) == 204
+        assert world("PATCH", "/fleet/v1/machines", [], content_type="text/plain")[0] == 415
 
 
 class TestPages:
