@@ -16,7 +16,7 @@ from cluster import cluster as clusters
 from cluster.cluster import Cluster
 from cluster.layout import Layout, cache_root
 from cluster.ssh import USER
-from cluster.up import Options, load, up
+from cluster.up import Options, load, require_archive, up
 from terminal import Failure, Phases, UsageFailure, command, table
 
 EXAMPLES = """\
@@ -35,7 +35,7 @@ examples:
 UP_EXAMPLES = """\
 examples:
   cluster-up 3                                       three nodes of the cluster "default"
-  cluster-up 3 --load-image build/containers/redis.tar
+  cluster-up 3 --load-image build/container/redis/redis.tar
   cluster-up 5 --name lab --memory 768               five small ones, beside it
   cluster-up 3 --image build/qemu --user-data my.yaml.j2
   cluster-up 3 --ssh-port 3001 --keep                ports 3001 to 3003; a failed start is left to look at
@@ -325,8 +325,7 @@ def _power(arguments: argparse.Namespace) -> int:
 
 
 def _load_image(arguments: argparse.Namespace) -> int:
-    if not arguments.file.is_file():
-        raise UsageFailure("no such file", where=str(arguments.file))
+    require_archive(arguments.file)
     cluster = Cluster.open(arguments.name)
     cluster.require_running()
     with Phases().phase(f"loading {arguments.file.name} on {len(cluster.nodes)} nodes"):

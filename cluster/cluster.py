@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from typing import Any
 
 from cluster import control
 from cluster.description import Description
-from cluster.layout import Layout, clusters_root, make_private
+from cluster.layout import NAME_PATTERN, Layout, clusters_root, make_private
 from cluster.node import CONNECT_DEADLINE_S, Node
 from cluster.process import Process
 from cluster.ssh import USER
@@ -48,25 +49,32 @@ class Cluster:
     @classmethod
     def open(cls, name: str = "default") -> Cluster:
         """The cluster called ``name``. Raises :class:`Failure` if there is none."""
-        layout = Layout.of(name)
         try:
-            description = Description.load(layout.description)
-        except FileNotFoundError as error:
+            return cls._load(name)
+        except FileNotFoundError:
             known = ", ".join(Cluster.names()) or "none"
-            raise Failure(
-                f"there is no cluster {name!r} (there are: {known})", hint="cluster-up 3 makes one"
-            ) from error
+            raise Failure(f"there is no cluster {name!r} (there are: {known})", hint="cluster-up 3 makes one") from None
+
+    @classmethod
+    def _load(cls, name: str) -> Cluster:
+        layout = Layout.of(name)
+        description = Description.load(layout.description)
         return cls(Layout(layout.state, Path(description.runtime)), description)
 
     @staticmethod
     def names() -> list[str]:
         """The names of this user's clusters."""
-        return sorted(path.parent.name for path in clusters_root().glob("*/cluster.json"))
+        names = (path.parent.name for path in clusters_root().glob("*/cluster.json"))
+        return sorted(filter(NAME_PATTERN.fullmatch, names))
 
     @classmethod
     def list(cls) -> list[Cluster]:
         """This user's clusters, by name."""
-        return [cls.open(name) for name in cls.names()]
+        found = []
+        for name in cls.names():
+            with suppress(FileNotFoundError):  # somebody has just removed it
+                found.append(cls._load(name))
+        return found
 
     def node(self, text: str) -> Node:
         """The node called ``text``: "node-2", or just "2". Raises :class:`UsageFailure`."""
@@ -249,6 +257,33 @@ def changing(layout: Layout) -> Iterator[None]:
             finally:
                 layout.lock.unlink(missing_ok=True)
             return
+
+
+@contextmanager
+def choosing_ports() -> Iterator[None]:
+    """Wait for, and hold, this user's turn to choose ports; a cluster's are taken once its description is saved."""
+    folder = os.open(clusters_root(), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # a lock on the folder itself leaves no file behind
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let the block end: the second Ctrl-C of somebody impatient would leave half of what is being removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals do not reach it
+        return
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -60,13 +60,17 @@ class Description:
 
     @classmethod
     def load(cls, path: Path) -> Description:
-        """Read what :meth:`save` wrote. Raises FileNotFoundError, or :class:`Failure` if it is not that."""
+        """Read what :meth:`save` wrote. Raises FileNotFoundError, or :class:`Failure` if it is not that, or cannot be read."""
         try:
             data = json.loads(path.read_text())
             if data.pop("v") != VERSION:
                 raise ValueError("another version")
             accelerator = Accelerator(**data.pop("accelerator"))
             return cls(accelerator=accelerator, ssh_ports=tuple(data.pop("ssh_ports")), **data)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Failure("the cluster's description cannot be read", where=str(path)) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             hint = f"remove the cluster: cluster down --name {path.parent.name}"
             raise Failure("this is no cluster description of this version", where=str(path), hint=hint) from error

@@ -126,11 +126,15 @@ def cache_root(environment: Mapping[str, str] | None = None) -> Path:
 def make_private(folder: Path) -> None:
     """Make ``folder`` and its parent for this user alone, and prove that they are: the parent may lie in a world-writable place.
 
-    Raises :class:`Failure` if somebody else made it first, or if it is a link.
+    Raises :class:`Failure` if it cannot be made, if somebody else made it first, or if it is a link.
     """
-    folder.parent.parent.mkdir(parents=True, exist_ok=True)
     for path in (folder.parent, folder):
-        path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            hint = "XDG_RUNTIME_DIR may be another user's (after su, say): unset XDG_RUNTIME_DIR"
+            raise Failure("the folder for sockets cannot be made", where=str(path), hint=hint) from error
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
             raise Failure(

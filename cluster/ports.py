@@ -41,7 +41,7 @@ def choose(count: int, reserved: Collection[int]) -> list[int]:
 
 
 def insist(first: int, count: int, option: str, reserved: Collection[int]) -> list[int]:
-    """The ``count`` ports from ``first``, as the user's ``option`` wants. Raises :class:`Failure` naming one that is taken."""
+    """The ``count`` ports from ``first``, as ``option`` (for people: who wants them) says. Raises :class:`Failure` naming one that is taken."""
     if first < UNPRIVILEGED or first + count - 1 > HIGHEST:
         raise UsageFailure(
             f"{option} {first}: ports go from {UNPRIVILEGED} to {HIGHEST}, and {count} in a row are needed"
@@ -53,6 +53,6 @@ def insist(first: int, count: int, option: str, reserved: Collection[int]) -> li
                 f"port {port} belongs to another cluster of yours", where=f"{option} {first}", hint="cluster list"
             )
         if not is_free(port):
-            hint = f"choose another {option}, or leave it out; who listens there: ss -tlnp 'sport = :{port}'"
+            hint = f"end what listens there (ss -tlnp 'sport = :{port}' tells), or choose another port"
             raise Failure(f"port {port} is taken", where=f"{option} {first}", hint=hint)
     return wanted

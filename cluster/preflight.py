@@ -10,6 +10,8 @@ from terminal import Failure
 MIB = 1 << 20
 OVERHEAD_MIB = {"kvm": 100, "tcg": 350}
 """Memory of a QEMU beside its guest's: the program, buffers, and translated code when emulating."""
+MEMORY_MIB_MIN, MEMORY_MIB_MAX = 384, 65536
+"""What a node may be given: below, docker and etcd do not fit."""
 DISK_MIB = 512
 """Real room for one node's state disk: an empty filesystem, etcd's preallocated log, a journal, a container image or two."""
 IMAGE_FILES = ("vmlinuz", "initrd.img", "root.img", "cmdline")
@@ -27,14 +29,12 @@ def require_memory(size: int, memory_mib: int, accelerator: str, free_mib: int) 
     """Raise :class:`Failure` unless ``size`` nodes of ``memory_mib`` each fit in ``free_mib``."""
     each = memory_mib + OVERHEAD_MIB[accelerator]
     if size * each > free_mib:
-        fitting = free_mib // each
-        hint = (
-            f"fewer nodes (cluster-up {fitting}), or smaller ones (--memory 768)"
-            if fitting
-            else "smaller nodes: --memory 768"
-        )
+        fewer, smaller = free_mib // each, free_mib // size - OVERHEAD_MIB[accelerator]
+        ways = [f"fewer nodes (cluster-up {fewer})"] if fewer else []
+        ways += [f"smaller ones (--memory {smaller})"] if smaller >= MEMORY_MIB_MIN else []
         raise Failure(
-            f"{size} nodes need {size * each} MiB of memory ({each} each), {free_mib} MiB are free", hint=hint
+            f"{size} nodes need {size * each} MiB of memory ({each} each), {free_mib} MiB are free",
+            hint=", or ".join([*ways, "end something that takes memory"]),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.layout import Layout, cache_root
 from cluster.machine import NODES_MAX
+from cluster.preflight import MEMORY_MIB_MAX, MEMORY_MIB_MIN
+from fleet.config import duration
 from terminal import Failure, Phases, UsageFailure
 
-MEMORY_MIB_MIN, MEMORY_MIB_MAX = 384, 65536
-DURATION = re.compile(r"[1-9][0-9]{0,5}(ms|s|m|h)")
+AGENT_TTL_S_MAX = 86400
+"""A lease of etcd counts whole seconds; fleetd refuses more than a day."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,16 +42,38 @@ class Options:
     """Leave a cluster that failed to come up as it is, to look at it."""
 
     def validate(self) -> None:
-        """Raise :class:`UsageFailure` for values that cannot be meant."""
+        """Raise :class:`UsageFailure` for values that cannot be meant: here, and not when nodes have booted."""
         if not 1 <= self.size <= NODES_MAX:
             raise UsageFailure(f"a cluster has 1 to {NODES_MAX} nodes, not {self.size}", hint="cluster-up 3")
         if not MEMORY_MIB_MIN <= self.memory_mib <= MEMORY_MIB_MAX:
             raise UsageFailure(f"--memory {self.memory_mib}: from {MEMORY_MIB_MIN} to {MEMORY_MIB_MAX} MiB a node")
-        if not DURATION.fullmatch(self.agent_ttl):
-            raise UsageFailure(f"--agent-ttl {self.agent_ttl!r} is no duration", hint="a number and a unit: 30s, 2m")
-        for path in (*self.load_images, *filter(None, [self.user_data])):
-            if not path.is_file():
-                raise UsageFailure("no such file", where=str(path))
+        _validate_ttl(self.agent_ttl)
+        if self.user_data is not None and not self.user_data.is_file():
+            raise UsageFailure("no such file", where=f"--user-data {self.user_data}")
+        for archive in self.load_images:
+            require_archive(archive)
+        if self.image is not None:
+            preflight.require_image(self.image)
+
+
+def _validate_ttl(text: str) -> None:
+    try:
+        seconds = duration(text)
+    except ValueError:
+        raise UsageFailure(f"--agent-ttl {text!r} is no duration", hint="a number and a unit: 30s, 2m") from None
+    if not 1 <= seconds <= AGENT_TTL_S_MAX:
+        raise UsageFailure(f"--agent-ttl {text}: from 1s to 24h")
+
+
+def require_archive(path: Path) -> None:
+    """Raise :class:`UsageFailure` unless ``path`` is a tar file, packed or not, as a docker-archive is."""
+    hint = "'osbuild container' makes a docker-archive, 'docker save' too"
+    try:
+        if tarfile.is_tarfile(path):
+            return
+    except OSError as error:
+        raise UsageFailure(error.strerror or "cannot be read", where=str(path), hint=hint) from None
+    raise UsageFailure("this is no docker-archive: not a tar file", where=str(path), hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +120,16 @@ def _existing(options: Options, layout: Layout, phases: Phases) -> Cluster | Non
 
 
 def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
-    with phases.phase("preparing"):
-        description = _describe(options, layout, phases)
-    image = _image(options, phases)
     try:
+        with phases.phase("preparing"):
+            program, chosen = _machinery(options, phases)
+            with clusters.choosing_ports():
+                description = _describe(options, layout, program, chosen)
+                cluster = Cluster.create(layout, description)
+        image = _image(options, phases)
         with phases.phase("provisioning"):
             room = preflight.free_disk_bytes(layout.state)
             preflight.require_disk(layout.state, options.size, preflight.require_image(image), room)
-            cluster = Cluster.create(layout, description)
             provision.install_image(image, layout.image)
             public_key = provision.make_key(layout)
             cluster.launch()
@@ -114,10 +140,11 @@ def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
         ready.save(layout.description)
         return Cluster(layout, ready)
     except BaseException:
-        if options.keep:
+        if options.keep and layout.state.exists():
             phases.line(f"kept as it is: {layout.state}; cluster-down --name {options.name} removes it")
         else:
-            clusters.remove(layout)
+            with clusters.undisturbed():
+                clusters.remove(layout)
         raise
 
 
@@ -134,17 +161,22 @@ def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
         _boot(cluster, options, phases)
     except BaseException:
         if not options.keep:
-            clusters.end_processes(cluster.layout)
+            with clusters.undisturbed():
+                clusters.end_processes(cluster.layout)
         raise
 
 
-def _describe(options: Options, layout: Layout, phases: Phases) -> Description:
+def _machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.Accelerator]:
     program = qemu.find()
     phases.detail("probing the accelerator")
     chosen = accelerator.remembered(program, cache_root() / "accelerator.json", options.accel)
     if chosen.name == "tcg" and options.accel == "auto":
         phases.line(f"nodes are emulated, which is slow: {chosen.reason}")
     preflight.require_memory(options.size, options.memory_mib, chosen.name, preflight.free_memory_mib())
+    return program, chosen
+
+
+def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: accelerator.Accelerator) -> Description:
     reserved = {
         port for other in Cluster.list() for port in (*other.description.ssh_ports, other.description.discovery_port)
     }
@@ -170,7 +202,6 @@ def _describe(options: Options, layout: Layout, phases: Phases) -> Description:
 
 def _image(options: Options, phases: Phases) -> Path:
     if options.image is not None:
-        preflight.require_image(options.image)
         return options.image.absolute()
     from builder import data
     from builder.build import Settings, build_image

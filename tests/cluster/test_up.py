@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cluster.cli import main, main_down, main_up
 from cluster.cluster import Cluster, processes
 from cluster.layout import Layout
 from cluster.ports import FIRST
+from cluster.up import Options, up
 from terminal import Failure
 
 
@@ -50,7 +53,8 @@ def test_three_nodes_come_up_are_found_up_and_go(
 ) -> None:
     """The life of a cluster: up, up again, another size, load an image, kill, start, stop, down; then nothing is left."""
     archive = tmp_path / "redis.tar"
-    archive.write_bytes(b"x" * 100_000)
+    with tarfile.open(archive, "w") as tar:
+        tar.addfile(tarfile.TarInfo("manifest.json"))
     assert call(main_up, "3", "--image", str(image), "--load-image", str(archive)) == 0
     out = capsys.readouterr().out
     assert "cluster 'default' is up: 3 nodes" in out
@@ -267,6 +271,51 @@ def test_ctrl_c_while_nodes_boot_leaves_nothing(home: Path, standin: Path, image
     assert nothing_is_left(home)
 
 
+def test_a_second_ctrl_c_does_not_stop_the_clean_up(home: Path, standin: Path, image: Path) -> None:
+    environment = {**os.environ, "STANDIN_DEAF": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    code = """if True:
+        import os, signal, sys
+        from cluster import cli, cluster
+
+        def end_processes(layout, end=cluster.end_processes):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGHUP)
+            end(layout)
+
+        def launch(self, launch=cluster.Cluster.launch):
+            launch(self)
+            cluster.end_processes = end_processes
+            os.kill(os.getpid(), signal.SIGINT)
+        cluster.Cluster.launch = launch
+        sys.exit(cli.main_up())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, "2", "--image", str(image)], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "cluster-up: interrupted")
+    assert nothing_is_left(home)
+
+
+def test_two_clusters_at_once_choose_different_ports(
+    home: Path, standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see the same free ports; who is first writes its own down before the other looks."""
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    names = ("east", "west")
+    threads = [threading.Thread(target=up, args=(Options(size=1, name=name, image=image),)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    east, west = map(Cluster.open, names)
+    assert {east.nodes[0].ssh_port, east.description.discovery_port}.isdisjoint(
+        {west.nodes[0].ssh_port, west.description.discovery_port}
+    )
+    for cluster in (east, west):
+        cluster.remove()
+    assert nothing_is_left(home)
+
+
 # Bad input
 
 
@@ -285,7 +334,12 @@ def test_a_number_of_nodes_that_cannot_be_is_wrong_usage(
         (["3", "--name", "../x"], "'../x' is no cluster name"),
         (["3", "--memory", "1"], "--memory 1: from 384"),
         (["3", "--agent-ttl", "soon"], "--agent-ttl 'soon' is no duration"),
-        (["3", "--load-image", "/nowhere.tar"], "/nowhere.tar: no such file"),
+        (["3", "--agent-ttl", "1ms"], "--agent-ttl 1ms: from 1s to 24h"),
+        (["3", "--agent-ttl", "25h"], "--agent-ttl 25h: from 1s to 24h"),
+        (["3", "--load-image", "/nowhere.tar"], "/nowhere.tar: No such file or directory"),
+        (["3", "--load-image", "/"], "/: Is a directory"),
+        (["3", "--load-image", __file__], "test_up.py: this is no docker-archive: not a tar file"),
+        (["3", "--user-data", "/nowhere.j2"], "--user-data /nowhere.j2: no such file"),
         (["3", "--ssh-port", "80"], "--ssh-port 80: ports go from 1024"),
         (["3", "--ssh-port", "65534"], "and 3 in a row are needed"),
     ],
@@ -345,7 +399,7 @@ def test_no_memory(
     assert call(main_up, "3", "--image", str(image)) == 1
     err = capsys.readouterr().err
     assert "3 nodes need 4122 MiB of memory (1374 each), 3000 MiB are free" in err
-    assert "fewer nodes (cluster-up 2), or smaller ones (--memory 768)" in err
+    assert "fewer nodes (cluster-up 2), or smaller ones (--memory 650)" in err
     assert nothing_is_left(home)
 
 
@@ -398,6 +452,33 @@ def test_commands_about_a_cluster_that_is_not(capsys: pytest.CaptureFixture[str]
     assert call(main, "list") == 0
     assert call(main, "list", "--json") == 0
     assert capsys.readouterr().out.endswith("[]\n")
+
+
+def test_a_state_folder_that_holds_no_clusters(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file where the folder should be, and a folder whose name no cluster can have."""
+    (home / "state/flotilla/clusters/Not Ours").mkdir(parents=True)
+    (home / "state/flotilla/clusters/Not Ours/cluster.json").write_text("{}")
+    assert call(main, "list") == 0
+    (home / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "file"))
+    assert call(main, "status") == 1
+    assert (
+        "file/flotilla/clusters/default/cluster.json: the cluster's description cannot be read"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_runtime_folder_that_cannot_be_made(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/nowhere")
+    assert call(main_up, "1", "--image", str(image)) == 1
+    err = capsys.readouterr().err
+    assert "/proc/nowhere/flotilla: the folder for sockets cannot be made" in err
+    assert "hint: XDG_RUNTIME_DIR may be another user's" in err
+    assert not any((home / "state/flotilla/clusters").iterdir())
 
 
 def test_a_broken_description_can_still_be_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
