@@ -50,12 +50,14 @@ def read(root: Root) -> Accounts:
     """The accounts under ``root``; lines that are none are passed over. Raises RootedError."""
     users: dict[str, Entry] = {}
     for fields in _lines(root, "/etc/passwd", 7):
-        if fields[2].isdigit() and fields[3].isdigit():
+        if fields[2].isdecimal() and fields[3].isdecimal():
             users[fields[0]] = Entry(fields[0], int(fields[2]), int(fields[3]), fields[5], fields[6])
     groups: dict[str, tuple[int, frozenset[str]]] = {}
     for fields in _lines(root, "/etc/group", 4):
-        if fields[2].isdigit():
+        if fields[2].isdecimal():
             groups[fields[0]] = (int(fields[2]), frozenset(fields[3].split(",")) - {""})
+    # Every system has these two; a folder to write into may have no such files.
+    users.setdefault("root", Entry("root", 0, 0, "/root", "/bin/sh"))
     groups.setdefault("root", (0, frozenset()))
     return Accounts(users, groups)
 

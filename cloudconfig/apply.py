@@ -94,7 +94,7 @@ class _Apply:
         )
 
     def _essentials(self, asked: _Asked) -> bool:
-        """Host name and keys of core; a failure of one does not keep back the other. True if both are in place."""
+        """Host name and keys of core; a failure of one does not keep back the other. True if what is said of them is in place."""
         config = asked.config
         # A broken cloud-config has been reported already; meta-data is judged by nobody else.
         for where, problem in (
@@ -114,7 +114,7 @@ class _Apply:
         # No keys in ruins is no wish to have none: those of the last boot stay, or nobody could log in and repair.
         if usable or not self._troubles:
             steps.append(partial(self._keys, plan.CORE, usable))
-        good = True
+        good = bool(steps)
         for step in steps:
             try:
                 step()

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from terminal import Failure, command
+from terminal import Failure, UsageFailure, command
+
+NODE_CODE = "/usr/lib/flotilla"  # where an image has this very code
 
 _EPILOG = """\
 examples:
@@ -149,6 +151,10 @@ def _render(options: argparse.Namespace) -> int:
 
 def _write(path: Path, text: str) -> None:
     """All at once, for nobody else to read: user-data may hold secrets."""
+    if not path.name:
+        raise UsageFailure(
+            "names no file", where=f"--output '{path}'", hint="leave it away to write to standard output"
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -163,9 +169,13 @@ def _write(path: Path, text: str) -> None:
 def _apply(options: argparse.Namespace) -> int:
     from cloudconfig import apply, datasource, machine
 
+    datasource.check(options.datasource)
     live = options.root == "/"
     if live and os.geteuid() != 0:
         raise Failure("only root may apply user-data to this machine", hint="sudo cloudconfig apply, or --root DIR")
+    if live and not Path(NODE_CODE).is_dir():
+        # Also installed where clusters are made: its host name, keys and files are not to be replaced by mistake.
+        raise Failure("this machine is no node", where=NODE_CODE, hint="--root DIR writes into a folder")
     command_line = Path("/proc/cmdline").read_text("utf-8", "replace") if options.datasource == "auto" else ""
     name = datasource.chosen(options.datasource, command_line)
     outcome = apply.apply(name, options.root, machine.Live() if live else machine.Folder())
@@ -178,6 +188,8 @@ def _apply(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from cloudconfig import status
 
+    if not 0 <= options.timeout < float("inf"):  # nor is nan
+        raise UsageFailure("not a number of seconds", where=f"--timeout {options.timeout:g}", hint="such as 60")
     found = status.wait(timeout_s=options.timeout) if options.wait else status.read()
     if found is None:
         raise Failure("no apply has ended since boot", where=status.PATH, hint="cloudconfig status --wait")

@@ -41,15 +41,20 @@ def chosen(name: str, command_line: str) -> str:
     return found[-1] if found else "none"
 
 
+def check(name: str) -> None:
+    """Raise UsageFailure unless a datasource is called ``name``."""
+    if name not in ("auto", "nocloud", "none") and not name.startswith("file:"):
+        raise UsageFailure(f"no datasource is called {name!r}", hint="there are: auto, nocloud, file:PATH, none")
+
+
 def fetch(name: str, *, wait_s: float = WAIT_S) -> Seed | None:
     """Get the seed of the datasource ``name`` (not auto), None for ``none``. Raises Failure."""
     if name in ("none", ""):
         return None
     if name == "nocloud":
         return nocloud(wait_s=wait_s)
-    if name.startswith("file:"):
-        return _file(Path(name.removeprefix("file:")))
-    raise UsageFailure(f"no datasource is called {name!r}", hint="there are: auto, nocloud, file:PATH, none")
+    check(name)
+    return _file(Path(name.removeprefix("file:")))
 
 
 def nocloud(

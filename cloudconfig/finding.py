@@ -57,5 +57,5 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """A hint naming the known key that ``word`` was probably meant to be, or an empty string."""
     import difflib  # only a mistake pays for the import
 
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(word[:64], known, n=1)
     return f"did you mean {close[0]}?" if close else ""

@@ -91,7 +91,13 @@ class _Reader:
         return CloudConfig(
             hostname=self._text(top, "hostname"),
             ssh_authorized_keys=self._words(top, "ssh_authorized_keys"),
-            users=tuple(self._user(node, path) for path, node in self._items(top, "users")),
+            users=tuple(
+                self._user(node, path)
+                for path, node in self._items(top, "users")
+                if not (
+                    isinstance(node, Scalar) and node.text == "default"
+                )  # cloud-init's word for core, which is there
+            ),
             write_files=tuple(self._write_file(node, path) for path, node in self._items(top, "write_files")),
             manage_etc_hosts=self._text(top, "manage_etc_hosts"),
             etcd=self._etcd(coreos),
@@ -170,7 +176,7 @@ class _Reader:
         return User(
             name=self._required(fields, "name", path, node),
             passwd=self._text(fields, "passwd"),
-            groups=self._words(fields, "groups"),
+            groups=self._groups(fields),
             primary_group=self._text(fields, "primary_group"),
             shell=self._text(fields, "shell"),
             homedir=self._text(fields, "homedir"),
@@ -257,6 +263,12 @@ class _Reader:
                 self._error(node, path, f"must be text, is {_kind(node)}")
         return tuple(words)
 
+    def _groups(self, fields: Fields) -> tuple[str, ...]:
+        """A list, or cloud-init's text of names with commas."""
+        if "groups" in fields and isinstance(fields["groups"][1], Scalar):
+            return tuple(name for part in self._text(fields, "groups").split(",") if (name := part.strip()))
+        return self._words(fields, "groups")
+
     def _bool(self, fields: Fields, key: str) -> bool | None:
         text = self._scalar(fields, key)
         if text is None:
@@ -296,6 +308,14 @@ class _Reader:
                 "for example: permissions: '0644'",
             )
             return 0o600
+        if text in ("420", "511"):
+            path, node = fields["permissions"]
+            self._warn(
+                node,
+                path,
+                f"{text} is read as octal 0{text}",
+                f"decimal {text} is 0{int(text):o}: write '0{int(text):o}'",
+            )
         return int(text.replace("o", ""), 8)
 
     def _content(self, fields: Fields) -> bytes:

@@ -73,9 +73,19 @@ def expand(template_text: str, variables: Mapping[str, Any]) -> str:
     except jinja2.UndefinedError as error:
         hint = "give it with --set or --vars"
         raise RenderError(error.message or "a variable is not set", where=_line(error), hint=hint) from None
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+    except (
+        jinja2.TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         # What an expression of the template raised: the template's mistake, told with the template's line.
-        raise RenderError(f"the template fails: {error}", where=_line(error)) from None
+        raise RenderError(
+            f"the template fails: {str(error) or 'it needs too much memory'}", where=_line(error)
+        ) from None
 
 
 def substitute(text: str, values: Mapping[str, str]) -> str:
@@ -103,10 +113,12 @@ def load_variables(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Failure(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or !!timestamp 2001-99-99
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise Failure(f"not valid YAML: {getattr(error, 'problem', None) or 'not text'}", where=where) from None
+        raise Failure(
+            f"not valid YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}", where=where
+        ) from None
     if not isinstance(value, dict):
         raise Failure("must be a mapping of names to values", where=str(path))
     return {str(key): inner for key, inner in value.items()}
@@ -122,7 +134,7 @@ def set_variable(variables: dict[str, Any], assignment: str) -> None:
         )
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise Failure("the value is not valid YAML", where=f"--set {name}", hint="quote it") from None
     target = variables
     for piece in pieces[:-1]:
@@ -137,7 +149,9 @@ def choose_node(variables: dict[str, Any], name: str) -> None:
     """Set ``node`` to the entry called ``name`` of the list ``nodes``. Raises Failure."""
     nodes = variables.get("nodes")
     if not isinstance(nodes, list):
-        raise Failure("the variables have no list called nodes", where=f"--node {name}")
+        raise Failure(
+            "the variables have no list called nodes", where=f"--node {name}", hint="give it with --vars FILE"
+        )
     found = [node for node in nodes if isinstance(node, dict) and node.get("name") == name]
     if len(found) != 1:
         names = ", ".join(str(node.get("name")) for node in nodes if isinstance(node, dict))

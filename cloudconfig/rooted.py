@@ -202,6 +202,7 @@ class Staging:
 
     def file(self, path: str, content: bytes, mode: int, uid: int, gid: int) -> bool:
         """Stage a file; False if it is there already as wanted. Raises RootedError."""
+        uid, gid = _possible(uid, gid)
         found = self._target(path)
         if (
             found is not None
@@ -267,8 +268,14 @@ class Staging:
         return name
 
 
+def _possible(uid: int, gid: int) -> tuple[int, int]:
+    """Only root gives files away; all others write into a folder of theirs, as themselves."""
+    return (uid, gid) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+
+
 def _settle(above: int, name: str, mode: int, uid: int, gid: int) -> None:
     """Give a folder that was just made its owner and mode."""
+    uid, gid = _possible(uid, gid)
     fd = os.open(name, _DIRECTORY, dir_fd=above)
     try:
         if (uid, gid) != (os.geteuid(), os.getegid()):

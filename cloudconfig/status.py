@@ -20,6 +20,7 @@ DONE = "done"  # all is as the user-data says
 DEGRADED = "degraded"  # host name and SSH keys are, the rest is not, or not wholly
 FAILED = "failed"  # nothing could be done
 NONE = "none"  # no datasource: nothing was asked for
+REPAIR = "hint: 'cloudconfig validate' tells lines; 'sudo cloudconfig apply --datasource file:PATH' repairs"
 
 
 class Trouble(NamedTuple):
@@ -55,7 +56,12 @@ class Status(NamedTuple):
         if self.result == NONE:
             return ["none: no datasource is named on the kernel command line"]
         first = f"{self.result}: {self.datasource}, {len(self.changed)} paths changed, {self.seconds:.1f} s"
-        return [first, *(f"error: {t.path}: {t.message}" if t.path else f"error: {t.message}" for t in self.errors)]
+        repair = () if self.good else (REPAIR,)
+        return [
+            first,
+            *(f"error: {t.path}: {t.message}" if t.path else f"error: {t.message}" for t in self.errors),
+            *repair,
+        ]
 
 
 def read(path: str | Path = PATH) -> Status | None:

@@ -40,8 +40,13 @@ _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _OWNER = re.compile(r"([a-z_][a-z0-9_-]{0,30}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,30}|[0-9]{1,9}))?")
 _HASH = re.compile(r"!{0,2}\$(1|5|6|7|y|gy|2[abxy])\$[./A-Za-z0-9$=,]+|\*|!{1,2}\*?")
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
-_URL = re.compile(r"https?://[^/\s?#,]+(/[^\s]*)?")
-_PEER_URL = re.compile(r"(https?|unixs?)://[^/\s?#,]+/?")
+# A host, or systems that forgot one get http://:2380; a port, if any.
+_HOST = r"(?:\[[0-9A-Fa-f:.%]+\]|[^/\s?#,:\[\]]+)(?::[0-9]{1,5})?"
+_URL = re.compile(rf"https?://{_HOST}(/[^\s]*)?")
+_PEER_URL = re.compile(rf"(https?|unixs?)://{_HOST}/?")
+# coreos-cloudinit put a node's addresses here while it ran; we do on the host, in `render`.
+_ADDRESS = re.compile(r"\$(?:\{(?:private|public)_ipv[46]\}|(?:private|public)_ipv[46](?![A-Za-z0-9_]))")
+_ADDRESS_HINT = "write it out, or let 'cloudconfig render' do so for each node"
 _DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+")
 _METADATA = re.compile(r"[^=,\s]+=[^=,\s]*(,[^=,\s]+=[^=,\s]*)*")
 _KEY_TYPES = (
@@ -106,7 +111,9 @@ class _Checker:
             self._error("hostname", problem, "letters, digits and inner hyphens, 63 at most between dots")
         self._keys("ssh_authorized_keys", config.ssh_authorized_keys)
         if config.manage_etc_hosts and config.manage_etc_hosts != "localhost":
-            self._error("manage_etc_hosts", "the only known word is localhost")
+            self._error(
+                "manage_etc_hosts", "the only known word is localhost", "write localhost, or leave the key away"
+            )
         self._unique([(user.name, user.at + ".name") for user in config.users], "user")
         for user in config.users:
             self._user(user)
@@ -155,6 +162,8 @@ class _Checker:
             for reserved, key in RESERVED.items():
                 if file.path == reserved or file.path.startswith(reserved + "/"):
                     self._error(where, f"{reserved} is not for write_files", f"use the key {key}" if key else "")
+        if _ADDRESS.search(file.content.decode("utf-8", "replace")):
+            self._warn(f"{file.at}.content", "has an address variable, which stays as it is", _ADDRESS_HINT)
         if not _OWNER.fullmatch(file.owner):
             self._error(f"{file.at}.owner", "not an owner", "user or user:group")
             return
@@ -174,6 +183,8 @@ class _Checker:
         for key, value in options:
             if _CONTROL.search(value):
                 self._error(f"{path}.{key}", "has a control character in it")
+            elif _ADDRESS.search(value):
+                self._error(f"{path}.{key}", "a node does not know this variable", _ADDRESS_HINT)
             elif key in checks and value:
                 problem = checks[key](value)
                 if problem:
@@ -220,6 +231,8 @@ class _Checker:
     def _unit_text(self, path: str, content: str | None) -> UnitFile | None:
         if content is None:
             return None
+        if _ADDRESS.search(content):
+            self._warn(path, "has an address variable, which stays as it is", _ADDRESS_HINT)
         try:
             return UnitFile.parse(content)
         except UnitFileError as error:

@@ -23,6 +23,7 @@ NODES_MAX = 20_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_TAB = re.compile(r"^ *\t", re.MULTILINE)
 _TAGS = {"!": "str", "tag:yaml.org,2002:str": "str", "tag:yaml.org,2002:binary": "binary"}
 _PREFIX = "tag:yaml.org,2002:"
 
@@ -95,7 +96,8 @@ def read(text: str) -> Tree:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         problem = " ".join(part for part in (error.problem, error.context) if part)
-        hint = "indent with spaces" if "'\\t'" in problem or "tab" in problem else ""
+        tab = "cannot start any token" in problem and _TAB.search(text)
+        hint = "indent with spaces, not with tabs" if tab else ""
         findings.append(Finding(ERROR, "", line, column, f"not valid YAML: {problem}", hint))
         return Tree(None, tuple(findings))
     except yaml.YAMLError:

@@ -211,7 +211,7 @@ def test_broken_meta_data_is_told_and_left_out(node: Node) -> None:
 
 def test_broken_user_data_does_not_take_old_keys_away(node: Node) -> None:
     node.apply(KEYS)
-    assert node.apply(b"\xff\xfe\x00").result == "degraded"
+    assert node.apply(b"\xff\xfe\x00").result == "failed"
     assert KEY in node.read("var/home/core/.ssh/authorized_keys")
     assert node.apply("#cloud-config\n").result == "done"
     assert not node.read("var/home/core/.ssh/authorized_keys").strip()
@@ -370,6 +370,17 @@ def test_a_missing_datasource_is_a_failure(node: Node) -> None:
     outcome = apply_module.apply("file:/no/such/file", str(node.path), node.machine)
     assert (outcome.result, outcome.good) == ("failed", False)
     assert status.read(node.path / "run/cloudconfig/status.json") == outcome
+
+
+def test_nothing_saved_is_a_failure(node: Node) -> None:
+    outcome = node.apply("\x00")
+    assert (outcome.result, outcome.changed) == ("failed", ())
+    assert outcome.lines()[-1] == status.REPAIR
+
+
+def test_the_owner_that_is_not_there_is_named(node: Node) -> None:
+    (error,) = node.apply("#cloud-config\nwrite_files: [{path: /etc/x, owner: nobody-here}]\n").errors
+    assert error == ("write_files[0].owner", "no account is called nobody-here")
 
 
 def test_values_never_reach_the_status(node: Node) -> None:

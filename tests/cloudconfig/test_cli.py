@@ -67,7 +67,7 @@ def test_wrong_usage() -> None:
         with pytest.raises(SystemExit) as caught:
             run(*arguments)
         assert caught.value.code == 2
-    assert run("apply", "--datasource", "ec2", "--root", "/nonexistent") == 1
+    assert run("apply", "--datasource", "ec2", "--root", "/nonexistent") == 2
 
 
 @pytest.mark.parametrize("name", ["validate", "render", "apply", "status"])
@@ -127,6 +127,38 @@ def test_apply_to_this_machine_is_for_root(monkeypatch: pytest.MonkeyPatch, caps
     assert "only root may apply" in capsys.readouterr().err
 
 
+def test_apply_is_for_nodes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cli, "NODE_CODE", str(tmp_path / "none"))
+    assert run("apply", "--datasource", "none") == 1
+    assert "this machine is no node" in capsys.readouterr().err
+
+
+def test_a_wrong_word_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("apply", "--datasource", "floppy", "--root", str(tmp_path)) == 2
+    assert run("status", "--wait", "--timeout", "nan") == 2
+    template = tmp_path / "t"
+    template.write_text("#cloud-config\n")
+    assert run("render", str(template), "-o", "") == 2
+    assert capsys.readouterr().err.count("hint: ") == 3
+    assert list(tmp_path.iterdir()) == [template]
+
+
+def test_anybody_may_write_into_an_empty_folder_of_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without accounts in it, and without the right to give files away."""
+    user_data = tmp_path / "u.yaml"
+    user_data.write_text(
+        "#cloud-config\nwrite_files: [{path: /etc/x, content: x, owner: '7:7'}]\ncoreos: {etcd2: {name: a}}\n"
+    )
+    (tmp_path / "root").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "fchown", None)
+    assert run("apply", "--datasource", f"file:{user_data}", "--root", str(tmp_path / "root")) == 0
+    assert (tmp_path / "root/run/systemd/system/etcd.service.d/20-cloudinit.conf").stat().st_mode & 0o777 == 0o600
+
+
 def test_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "status.json"
     monkeypatch.setattr(status, "PATH", str(path))
@@ -139,7 +171,10 @@ def test_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     outcome = Status("degraded", "nocloud", "i-1", "", ("/etc/hostname",), (Trouble("users", "is bad"),), 1.25)
     path.write_text(outcome.as_json())
     assert run("status", "--wait") == 1
-    assert capsys.readouterr().out == "degraded: nocloud, 1 paths changed, 1.2 s\nerror: users: is bad\n"
+    assert (
+        capsys.readouterr().out
+        == "degraded: nocloud, 1 paths changed, 1.2 s\nerror: users: is bad\n" + status.REPAIR + "\n"
+    )
     assert run("status", "--json") == 1
     assert json.loads(capsys.readouterr().out)["result"] == "degraded"
     path.write_text(Status("none", "none").as_json())

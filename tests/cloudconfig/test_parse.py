@@ -161,6 +161,7 @@ BAD = {
     "tag": ("hostname: !!python/object:os.system x\n", "f:2:11: error: only the YAML tags"),
     "tag-map": ("users: !!set {a}\n", "YAML tags are not allowed"),
     "tab": ("coreos:\n\tetcd2: 1\n", "f:3:1: error: not valid YAML"),
+    "tab-hint": ("coreos:\n\tetcd2: 1\n", "hint: indent with spaces"),
     "unclosed": ("a: [1\n", "not valid YAML"),
     "two-documents": ("hostname: a\n---\nhostname: b\n", "f:3:1: error: a second YAML document"),
     "control": ("hostname: a\x07b\n", "f:2:12: error: control character 0x07"),

@@ -89,6 +89,7 @@ def test_addresses_of_the_node_win() -> None:
         ("#cloud-config\n\nhostname: {{ node.nme }}\n", "template line 3: 'dict object' has no attribute 'nme'"),
         ("#cloud-config\n{% if %}\n", "template line 2: Expected an expression"),
         ("#cloud-config\nhostname: {{ 1 // 0 }}\n", "template line 2: the template fails"),
+        ("#cloud-config\n# {{ 'x' * 2**60 }}\n", "template line 2: the template fails: it needs too much memory"),
         ("#cloud-config\nhostname: {{ ''.__class__.__mro__ }}\n", "unsafe|undefined"),
         ("#cloud-config\nhostname: a b\n", "rendered line 2: hostname: not a host name"),
         ("#cloud-config\nhostname: a b\nusers: x\n", "not a host name, and 1 more"),
@@ -132,7 +133,13 @@ def test_nodes() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "v.yaml:1:5: not valid YAML"), ("- a", "must be a mapping"), ("\x00", "not valid YAML")],
+    [
+        ("a: [", "v.yaml:1:5: not valid YAML"),
+        ("- a", "must be a mapping"),
+        ("\x00", "not valid YAML"),
+        ("[" * 3000, "recursion"),
+        ("a: !!timestamp 2001-99-99", "month"),
+    ],
 )
 def test_variables_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "v.yaml").write_text(text)

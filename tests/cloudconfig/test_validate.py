@@ -75,6 +75,13 @@ BAD = {
         "coreos: {etcd2: {listen_client_urls: '1.2.3.4:80'}}\n",
         "coreos.etcd2.listen_client_urls: not a list of URLs",
     ),
+    # coreos/bugs 1505: an address that was not there left http://:2380.
+    "etcd-no-host": ("coreos: {etcd2: {listen_peer_urls: 'http://:2380'}}\n", "listen_peer_urls: not a list of URLs"),
+    "etcd-variable": (
+        "coreos: {etcd2: {advertise_client_urls: 'http://$private_ipv4:2379'}}\n",
+        "advertise_client_urls: a node does not know this variable\n    hint: write it out, or let 'cloudconfig render'",
+    ),
+    "fleet-variable": ("coreos: {fleet: {metadata: 'ip=${public_ipv4}'}}\n", "metadata: a node does not know this"),
     "etcd-discovery": ("coreos: {etcd2: {discovery: nope}}\n", "coreos.etcd2.discovery: not a URL"),
     "etcd-token": ("coreos: {etcd2: {discovery: 'http://a/'}}\n", "a discovery URL ends in a token"),
     "etcd-both": ("coreos: {etcd2: {discovery: 'http://a/b', initial_cluster: 'a=http://b'}}\n", "exclude each other"),
@@ -134,6 +141,12 @@ def test_bad(name: str) -> None:
         (unit("a.network", "    command: start\n    content: '[Match]'\n"), "means nothing for a network file"),
         (unit("a.service"), "coreos.units[0]: the entry says nothing to do"),
         (file("/etc/x", "  owner: joe\n"), "write_files[0].owner: nobody called joe here or in the image"),
+        (file("/etc/x", "  content: ip=$private_ipv4\n"), "write_files[0].content: has an address variable"),
+        (unit("a.service", "    content: '[Service]\\n#$public_ipv6'\n").replace("'", '"'), "has an address variable"),
+        (
+            file("/etc/x", "  permissions: 420\n"),
+            "permissions: 420 is read as octal 0420\n    hint: decimal 420 is 0644",
+        ),
         ("users: [{name: a, passwd: '$1$salt$hash'}]\n", "an MD5 hash is quickly broken"),
     ],
 )
@@ -148,7 +161,7 @@ hostname: node-1.example
 ssh_authorized_keys:
 - {KEY}
 - 'from="10.0.0.0/8",command="echo hi" {KEY}'
-users: [{{name: joe, passwd: '$y$j9T$abc/def$xyz', groups: [docker]}}, {{name: locked, passwd: '!'}}]
+users: [default, {{name: joe, passwd: '$y$j9T$abc/def$xyz', groups: 'sudo, docker'}}, {{name: locked, passwd: '!'}}]
 write_files:
 - {{path: /home/joe/x, owner: 'joe:joe'}}
 - {{path: /etc/y, owner: '1000:1000'}}
