@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from fleet.model import Desired, Machine, Placement, Unit
-from fleet.requirements import Requirements
+from fleet.requirements import Requirements, RequirementsError
 from fleet.schedule import ClusterView, Plan
 from fleet.unitfile import UnitFile
 from fleet.unitname import UnitName
@@ -55,47 +55,48 @@ _fleets = st.one_of(
 )
 
 
-@st.composite
-def units(draw: st.DrawFn) -> Unit:
-    """Any unit of a small world, also ones whose ``[X-Fleet]`` fleet would not have let in."""
-    desired = draw(st.sampled_from([Desired.LAUNCHED, Desired.LAUNCHED, Desired.LOADED, Desired.INACTIVE]))
-    return unit(
-        draw(st.sampled_from(NAMES)), draw(_fleets), desired, draw(st.sampled_from(["/bin/true", "/bin/false"]))
-    )
+# Any unit of a small world, also ones whose [X-Fleet] fleet would not have let in.
+units = st.builds(
+    unit,
+    st.sampled_from(NAMES),
+    _fleets,
+    st.sampled_from([Desired.LAUNCHED, Desired.LAUNCHED, Desired.LOADED, Desired.INACTIVE]),
+    st.sampled_from(["/bin/true", "/bin/false"]),
+)
+
+# Made once: making a strategy costs more than drawing from it.
+_alive = st.lists(machines, max_size=5)
+_known = st.lists(units, max_size=7)
+_orders = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(MACHINES), st.booleans()), max_size=8)
+_gone = st.sets(st.sampled_from(MACHINES), max_size=2)
+_unreadable = st.one_of(st.just(()), st.tuples(st.sampled_from(NAMES)))
+_present = st.frozensets(st.tuples(st.sampled_from(MACHINES), st.sampled_from(NAMES)), max_size=4)
+_explanations = st.dictionaries(st.sampled_from(NAMES), st.just("old words"), max_size=2)
 
 
 @st.composite
 def clusters(draw: st.DrawFn) -> ClusterView:
     """A cluster with any placements, sensible or not."""
-    alive = {each.id: each for each in draw(st.lists(machines, max_size=5))}
-    known = {each.name: each for each in draw(st.lists(units(), max_size=7))}
+    alive = {each.id: each for each in draw(_alive)}
+    known = {each.name: each for each in draw(_known)}
     orders = {}
-    for name, machine, stale in draw(
-        st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(MACHINES), st.booleans()), max_size=8)
-    ):
-        made = placement(known.get(name, unit(name)), machine) if name not in known or _readable(known[name]) else None
-        if made is not None:
+    for name, machine, stale in draw(_orders):
+        if name not in known or requirements(known[name]) is not None:
+            made = placement(known.get(name, unit(name)), machine)
             orders[machine, name] = replace(made, hash="old", text="") if stale else made
-    away = sorted(set(MACHINES) - alive.keys())
     return ClusterView(
         machines=alive,
-        evicted=frozenset(draw(st.lists(st.sampled_from(away), max_size=2)) if away else ()),
+        evicted=frozenset(draw(_gone) - alive.keys()),
         units=known,
-        unreadable=frozenset(draw(st.lists(st.sampled_from(NAMES), max_size=1)) if draw(st.booleans()) else ()),
+        unreadable=frozenset(draw(_unreadable)),
         placements=orders,
-        present=frozenset(draw(st.lists(st.tuples(st.sampled_from(MACHINES), st.sampled_from(NAMES)), max_size=4))),
-        explanations=draw(st.dictionaries(st.sampled_from(NAMES), st.just("old words"), max_size=2)),
+        present=draw(_present),
+        explanations=draw(_explanations),
     )
-
-
-def _readable(each: Unit) -> bool:
-    return requirements(each) is not None
 
 
 def requirements(each: Unit) -> Requirements | None:
     """The unit's demands, ``None`` when they contradict themselves."""
-    from fleet.requirements import RequirementsError
-
     try:
         return Requirements.parse(UnitName.parse(each.name), each.unitfile)
     except RequirementsError:

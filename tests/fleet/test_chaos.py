@@ -64,6 +64,8 @@ class Chaos:
                 lambda: self.world.etcd.delete(self.world.registry.key_machine(node.id)),
             ),
             (f"order for {name} broken", lambda: self.break_order(name)),
+            ("history compacted", self.compact),
+            (f"disk of {node.id} set", lambda: self.set_disk(node, self.random.choice(["ssd", "hdd", ""]))),
             (f"jobs of {node.id} hang or go on", lambda: setattr(node, "holds_tasks", not node.holds_tasks)),
         ]
         told, event = self.random.choice(events)
@@ -106,11 +108,20 @@ class Chaos:
         if where is not None:
             self.world.etcd.put(self.world.registry.key_schedule(where, name), b"{")
 
+    def compact(self) -> None:
+        store = self.world.etcd.store
+        if store.revision > store.compacted:
+            self.world.etcd.compact(store.revision)
+
+    def set_disk(self, node: Node, value: str) -> None:
+        self.world.registry.set_metadata({(node.id, "disk"): value})
+
     def heal(self) -> None:
         for node in self.world.nodes.values():
             node.client.reachable = True
             node.frozen = False
             node.holds_tasks = False
+            self.set_disk(node, node.metadata.get("disk", ""))
             if node.id in self.down:
                 node.boot()
         self.down.clear()

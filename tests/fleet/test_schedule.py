@@ -65,7 +65,7 @@ class TestProperties:
     @given(
         clusters(),
         st.lists(
-            st.one_of(machines, units(), st.sampled_from("abcde"), st.sampled_from(["db.service", "web.service"])),
+            st.one_of(machines, units, st.sampled_from("abcde"), st.sampled_from(["db.service", "web.service"])),
             max_size=8,
         ),
     )
