@@ -145,6 +145,7 @@ class Definition(_Model):
 
 
 FORBIDDEN: Final = "extra_forbidden"
+BYTES_MAX: Final = 1 << 20
 
 
 def load(path: Path) -> Definition:
@@ -152,19 +153,17 @@ def load(path: Path) -> Definition:
 
     Raises :class:`Failure` naming file, line, column, what was expected, and the nearest known key for a misspelt one.
     """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise Failure(
-            f"cannot read the definition: {error.strerror}", where=str(path), hint="give its path with --definition"
-        ) from error
+    text = _read(path)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise Failure(f"this is not YAML: {error.problem}", where=f"{path}:{line}:{column}") from error
+        raise Failure(f"this is not YAML: {error.problem}", where=f"{path}:{line}:{column}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise Failure(f"this is not YAML: {error}", where=str(path)) from None
+    _refuse_twice(node, path)
     if not isinstance(data, dict) or node is None:
         raise Failure("a definition is a mapping of keys", where=f"{path}:1:1", hint="see image/node.yaml")
     try:
@@ -185,6 +184,42 @@ def load(path: Path) -> Definition:
             where=f"{path}:{line}:{column}",
             hint="docs/definition.md lists every key",
         ) from None
+
+
+def _read(path: Path) -> str:
+    hint = "give its path; image/node.yaml is one"
+    try:
+        with path.open("rb") as file:
+            content = file.read(BYTES_MAX + 1)
+    except OSError as error:
+        raise Failure(f"cannot read the definition: {error.strerror}", where=str(path), hint=hint) from None
+    if len(content) > BYTES_MAX:
+        raise Failure(f"this is no definition: more than {BYTES_MAX} bytes", where=str(path), hint=hint)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise Failure("this is not text in UTF-8", where=f"{path}:{line}", hint=hint) from None
+
+
+def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
+    """Raise :class:`Failure` if a mapping has a key twice: YAML forbids it, and the reader would silently take the last."""
+    for child in _children(node):
+        _refuse_twice(child, path)
+    seen: set[str] = set()
+    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value in seen:
+            line, column = key.start_mark.line + 1, key.start_mark.column + 1
+            raise Failure(
+                f"the key {key.value!r} is there twice", where=f"{path}:{line}:{column}", hint="keep one of them"
+            )
+        seen.add(key.value)
+
+
+def _children(node: yaml.Node | None) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [value for _, value in node.value]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 def _tuples(value: object) -> object:

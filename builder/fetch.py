@@ -20,7 +20,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 
 from builder.lockfile import LockedPackage
 from builder.mirror import Mirror
@@ -150,7 +150,7 @@ class _Batch:
                         f"could not fetch {_title(package)} in {attempt} attempts: {error}",
                         where=url,
                         hint="is the network up? choose another mirror with --mirror URL or OSBUILD_MIRROR",
-                    ) from error
+                    ) from None
                 if self._stop.wait(self._options.pause * 2 ** (attempt - 1)):
                     raise _Interrupted from None
             except OSError as error:
@@ -210,7 +210,7 @@ class _Batch:
             finally:
                 response.close()
         except HTTPError as error:
-            raise _Passing(str(error)) from error
+            raise _Passing(_reason(error)) from error
 
     def _pool(self, scheme: str, host: str) -> urllib3.PoolManager:
         proxy = self._proxy(scheme, host)
@@ -236,6 +236,16 @@ class _Batch:
     @staticmethod
     def _size(path: Path) -> int:
         return path.stat().st_size if path.exists() else 0
+
+
+def _reason(error: HTTPError) -> str:
+    """What went wrong at the bottom: urllib3 repeats the address, and each layer what the one below says."""
+    bottom: BaseException | None = error
+    if isinstance(error, MaxRetryError):
+        bottom = error.reason
+    while bottom is not None and bottom.__cause__ is not None:
+        bottom = bottom.__cause__
+    return str(bottom)
 
 
 def _title(package: LockedPackage) -> str:

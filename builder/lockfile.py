@@ -76,8 +76,8 @@ class Lock:
         """Read and check the lock at ``path``. Raises :class:`LockFailure`."""
         try:
             text = path.read_text("utf-8")
-        except FileNotFoundError as error:
-            raise LockFailure("there is no lock", where=str(path), hint="run 'osbuild lock' to make one") from error
+        except FileNotFoundError:
+            raise LockFailure("there is no lock", where=str(path), hint="run 'osbuild lock' to make one") from None
         except (OSError, UnicodeDecodeError) as error:
             raise LockFailure("the lock cannot be read", where=str(path)) from error
         try:
@@ -87,7 +87,7 @@ class Lock:
                 f"the lock is broken: {error}",
                 where=str(path),
                 hint="take the file from version control again ('git checkout'), or run 'osbuild lock' to make a new one",
-            ) from error
+            ) from None
 
     @classmethod
     def parse(cls, text: str) -> Lock:

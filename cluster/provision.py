@@ -57,7 +57,8 @@ def template_text(path: Path | None) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Failure("the user-data template cannot be read", where=str(path)) from error
+        hint = "a template is text in UTF-8, see docs/cluster.md"
+        raise Failure("the user-data template cannot be read", where=str(path), hint=hint) from error
 
 
 def variables(description: Description, number: int, *, token: str, public_key: str) -> dict[str, Any]:
@@ -101,7 +102,12 @@ def provision(description: Description, layout: Layout, *, template: Path | None
     for number in description.numbers:
         folder = layout.node(number)
         folder.mkdir()
-        user_data = render.render(text, variables(description, number, token=token, public_key=public_key))
+        try:
+            user_data = render.render(text, variables(description, number, token=token, public_key=public_key))
+        except render.RenderError as error:
+            where = str(template) if template is not None else "the packaged template"
+            hint = "docs/cluster.md lists what a template may use"
+            raise Failure(f"this is no user-data for node-{number}", where=where, hint=hint) from error
         (folder / "user-data").write_text(user_data)
         (folder / "user-data").chmod(0o600)
         instance = f"{description.name}-{number}-{secrets.token_hex(4)}"

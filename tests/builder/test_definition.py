@@ -45,6 +45,8 @@ def test_a_package_may_name_its_suite(tmp_path: Path) -> None:
         (GOOD.replace("version: 1", "version: 2"), ":1:1", "version", "docs/definition.md"),
         (GOOD.replace("name: small\n", ""), ":1:1", "name", "docs/definition.md"),
         (GOOD + "accounts: [{name: x, uid: 0, home: /}]\n", ":8:22", "accounts.0.uid", "docs/definition.md"),
+        (GOOD + "name: other\n", ":8:1", "'name' is there twice", "keep one"),
+        (GOOD.replace("{suite: trixie}", "{suite: trixie, suite: sid}"), ":4:21", "'suite' is there twice", "keep one"),
         (GOOD + "  bad: [\n", ":8:3", "not YAML", ""),
         ("- a\n", ":1:1", "mapping", "node.yaml"),
     ],
@@ -60,4 +62,21 @@ def test_a_mistake_is_pointed_at(tmp_path: Path, text: str, place: str, says: st
 def test_a_missing_definition_is_told(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="cannot read") as caught:
         definition.load(tmp_path / "none.yaml")
-    assert "--definition" in (caught.value.hint or "")
+    assert "give its path" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version: 1\nname: \xff\n", "small.yaml:2: this is not text in UTF-8"),
+        (b"a" * (definition.BYTES_MAX + 1), "this is no definition: more than"),
+        (b"\0", "this is not YAML"),
+        (b"[" * 5000, "this is not YAML"),
+    ],
+    ids=["latin-1", "endless", "binary", "deep"],
+)
+def test_what_is_no_definition_at_all(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_bytes(content)
+    with pytest.raises(Failure, match=says):
+        definition.load(path)

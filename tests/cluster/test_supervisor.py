@@ -89,7 +89,7 @@ def test_a_real_machine_starts_talks_pauses_dies_and_starts_again(cluster: Clust
     assert cluster.status()["nodes"][0]["state"] == "off"
     assert cluster.status()["nodes"][0]["ended"] == "signal 9"
     node.start()
-    assert cluster.status()["nodes"][0]["network"]["connections"] == 2
+    assert eventually(lambda: cluster.status()["nodes"][0]["network"]["connections"] == 2)
     assert eventually(lambda: node.console_tail().count(GREETING.decode().strip()) == 2)
 
 

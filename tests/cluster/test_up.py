@@ -416,7 +416,9 @@ def test_a_template_that_does_not_render(
     template = tmp_path / "mine.yaml.j2"
     template.write_text("#cloud-config\nhostname: {{ nodee.name }}\n")
     assert call(main_up, "3", "--image", str(image), "--user-data", str(template)) == 1
-    assert "nodee" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"{template}: this is no user-data for node-1\n  caused by: template line 2: 'nodee' is undefined" in err
+    assert "docs/cluster.md" in err
     assert nothing_is_left(home)
 
 
