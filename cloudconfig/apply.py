@@ -187,14 +187,15 @@ class _Apply:
         entries: dict[str, manifest.Entry] = {}
         with Staging(self._root) as staging:
             staging.folder(manifest.FOLDER, 0o700, *staging.own)
-            for file in made.files:
+            for planned in made.files:
+                file, mode = self._whole(planned, old)
                 try:
                     uid, gid = known.owner(file.owner)
                 except Failure as failure:
                     where = file.key.removesuffix("path") + "owner"
                     raise Failure(failure.message, where=where, hint=failure.hint) from failure
                 entries[file.path] = manifest.claim(self._root, staging, old, file)
-                staging.file(file.path, file.content, file.mode, uid, gid)
+                staging.file(file.path, file.content, mode, uid, gid)
             for link in made.links:
                 entries[link.path] = manifest.claim(self._root, staging, old, link)
                 staging.link(link.path, link.target)
@@ -209,6 +210,13 @@ class _Apply:
             self._record(record._replace(users=both, entries={**old.entries, **entries}))
             self._commit(staging)
         self._record(record)
+
+    def _whole(self, file: plan.File, old: Manifest) -> tuple[plan.File, int]:
+        """``file`` with what it is appended to, if it is, and its mode."""
+        found = manifest.original(self._root, old, file.path) if file.append else None
+        content, mode, owner = found or (b"", 0o644, "root:root")
+        file = file._replace(content=content + file.content, owner=file.owner or owner)
+        return file, mode if file.mode is None else file.mode
 
     def _scripts(self, scripts: tuple[str, ...]) -> None:
         """Each script of user-data runs once for an instance, as a unit of its own that nobody waits for."""

@@ -15,7 +15,7 @@ import stat
 from typing import NamedTuple
 
 from cloudconfig.plan import File, Link
-from cloudconfig.rooted import Root, Staging
+from cloudconfig.rooted import Root, RootedError, Staging
 
 VERSION = 1
 FOLDER = "/var/lib/cloudconfig"
@@ -81,7 +81,10 @@ def claim(root: Root, staging: Staging, old: Manifest, wanted: File | Link) -> E
     else:
         made = Entry("", wanted.target, None)
     if wanted.path in old.entries:
-        return made._replace(before=old.entries[wanted.path].before)
+        before = old.entries[wanted.path].before
+        # After a crash the record may know of a file that was not kept yet: then it is still there.
+        if before is None or "target" in before or root.status(_kept(wanted.path)) is not None:
+            return made._replace(before=before)
     found = root.status(wanted.path)
     # /run forgets by itself, and so does what we would keep of it.
     if found is None or wanted.path.startswith("/run/"):
@@ -93,6 +96,27 @@ def claim(root: Root, staging: Staging, old: Manifest, wanted: File | Link) -> E
         return made
     staging.file(_kept(wanted.path), content, 0o600, *staging.own)
     return made._replace(before={"mode": stat.S_IMODE(found.st_mode), "uid": found.st_uid, "gid": found.st_gid})
+
+
+def original(root: Root, old: Manifest, path: str) -> tuple[bytes, int, str] | None:
+    """Content, mode and owner (``uid:gid``) of the file that stood at ``path`` before us, None if there was nothing.
+
+    Raises RootedError if it was no file, or a large one.
+    """
+    before = old.entries[path].before if path in old.entries else {}
+    if before is None:
+        return None
+    if "mode" in before:
+        kept = root.read(_kept(path), KEPT_MAX)
+        if kept is not None:
+            return kept, int(before["mode"]), f"{before['uid']}:{before['gid']}"
+    found = root.status(path)
+    if found is None and not before:
+        return None
+    content = None if found is None or "target" in before else root.read(path, KEPT_MAX)
+    if found is None or content is None or len(content) > KEPT_MAX:
+        raise RootedError(f"nothing can be appended: not a file of at most {KEPT_MAX >> 20} MiB", where=path)
+    return content, stat.S_IMODE(found.st_mode), f"{found.st_uid}:{found.st_gid}"
 
 
 def release(root: Root, staging: Staging, path: str, entry: Entry) -> bool:

@@ -159,16 +159,14 @@ class _Reader:
 
     def _write_file(self, node: Node, path: str) -> WriteFile:
         fields = self._struct(node, path, schema.WRITE_FILE)
-        if self._bool(fields, "append"):
-            self._error(
-                fields["append"][1], fields["append"][0], "not supported on this image yet", "write the whole file"
-            )
+        append = self._bool(fields, "append") or False
         return WriteFile(
             path=self._required(fields, "path", path, node),
             content=self._content(fields),
-            mode=self._mode(fields),
-            owner=self._text(fields, "owner") or "root:root",
+            mode=None if append and "permissions" not in fields else self._mode(fields),
+            owner=self._text(fields, "owner") or ("" if append else "root:root"),
             at=path,
+            append=append,
         )
 
     def _user(self, node: Node, path: str) -> User:

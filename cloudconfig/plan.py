@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from cloudconfig import unitnames
-from cloudconfig.schema import CloudConfig, Unit, User
+from cloudconfig.schema import CloudConfig, Unit, User, WriteFile
 from fleet.unitfile import UnitFile, UnitFileError
 from fleet.unitname import UnitName, UnitNameError
 from terminal import Failure
@@ -43,13 +43,17 @@ class Facts(NamedTuple):
 
 
 class File(NamedTuple):
-    """A regular file; ``owner`` is ``user`` or ``user:group`` by name or number; ``key`` is the key path it comes from."""
+    """A regular file; ``owner`` is ``user`` or ``user:group`` by name or number; ``key`` is the key path it comes from.
+
+    With ``append``, ``content`` follows what stood there before us; mode None and owner "" are then that file's, or the default.
+    """
 
     path: str
-    mode: int
+    mode: int | None
     owner: str
     content: bytes
     key: str
+    append: bool = False
 
 
 class Link(NamedTuple):
@@ -78,7 +82,14 @@ class Plan(NamedTuple):
             "v": VERSION,
             "hostname": self.hostname,
             "files": [
-                {"path": f.path, "mode": f"{f.mode:04o}", "owner": f.owner, **_content(f.content)} for f in self.files
+                {
+                    "path": f.path,
+                    "mode": "" if f.mode is None else f"{f.mode:04o}",
+                    "owner": f.owner,
+                    **({"append": True} if f.append else {}),
+                    **_content(f.content),
+                }
+                for f in self.files
             ],
             "links": [{"path": link.path, "target": link.target} for link in self.links],
             "accounts": [{k: v for k, v in a._asdict().items() if k != "at"} for a in self.accounts],
@@ -122,7 +133,7 @@ def make(config: CloudConfig, facts: Facts | None = None) -> Plan:
     builder = _Builder(facts)
     hostname = config.hostname or facts.hostname
     for file in config.write_files:
-        builder.file(file.path, file.content, f"{file.at}.path", mode=file.mode, owner=file.owner)
+        builder.write_file(file)
     if config.manage_etc_hosts:
         builder.file("/etc/hosts", hosts(hostname), "manage_etc_hosts")
     for unit in config.units:
@@ -209,6 +220,18 @@ class _Builder:
     def file(self, path: str, content: bytes, key: str, *, mode: int = 0o644, owner: str = "root:root") -> None:
         self._claim(path, key)
         self.files[path] = File(path, mode, owner, content, key)
+
+    def write_file(self, file: WriteFile) -> None:
+        known = self.files.get(file.path)
+        if file.append and known is not None and known.key.startswith("write_files["):
+            mode = known.mode if file.mode is None else file.mode
+            self.files[file.path] = known._replace(
+                content=known.content + file.content, mode=mode, owner=file.owner or known.owner
+            )
+            return
+        key = f"{file.at}.path"
+        self._claim(file.path, key)
+        self.files[file.path] = File(file.path, file.mode, file.owner, file.content, key, file.append)
 
     def link(self, path: str, target: str, key: str) -> None:
         known = self.links.get(path)

@@ -196,13 +196,17 @@ class Unit(NamedTuple):
 
 
 class WriteFile(NamedTuple):
-    """One entry of write_files; ``content`` is decoded, ``mode`` are permission bits, ``owner`` is ``user`` or ``user:group``."""
+    """One entry of write_files; ``content`` is decoded, ``mode`` are permission bits, ``owner`` is ``user`` or ``user:group``.
+
+    With ``append``, mode None and owner "" are those of the file that is there.
+    """
 
     path: str
     content: bytes
-    mode: int
+    mode: int | None
     owner: str
     at: str
+    append: bool = False
 
 
 class User(NamedTuple):

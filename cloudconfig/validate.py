@@ -164,13 +164,15 @@ class _Checker:
                     self._error(where, f"{reserved} is not for write_files", f"use the key {key}" if key else "")
         if _ADDRESS.search(file.content.decode("utf-8", "replace")):
             self._warn(f"{file.at}.content", "has an address variable, which stays as it is", _ADDRESS_HINT)
-        if not _OWNER.fullmatch(file.owner):
+        if file.append and file.path.startswith("/run/"):
+            self._error(f"{file.at}.append", "/run is empty at boot", "write the whole file")
+        if file.owner and not _OWNER.fullmatch(file.owner):
             self._error(f"{file.at}.owner", "not an owner", "user or user:group")
             return
         known = ACCOUNTS | {user.name for user in self._config.users}
         known |= {group for user in self._config.users for group in (*user.groups, user.primary_group)}
         for name in file.owner.split(":"):
-            if not name.isdigit() and name not in known:
+            if name and not name.isdigit() and name not in known:
                 self._warn(f"{file.at}.owner", f"nobody called {name} here or in the image", "declare it in users")
 
     def _writable(self, where: str, path: str) -> None:

@@ -243,6 +243,39 @@ coreos: {units: [{name: m.service, mask: true}]}
     assert (node.path / "etc/issue").stat().st_mode & 0o777 == 0o640
 
 
+def test_append(node: Node) -> None:
+    """After what the image has, once, however often it is applied; gone when it leaves user-data."""
+    node.write("etc/hosts.allow", "of the image\n")
+    (node.path / "etc/hosts.allow").chmod(0o640)
+    text = """\
+#cloud-config
+write_files:
+- {path: /etc/hosts.allow, append: true, content: "one\\n"}
+- {path: /etc/hosts.allow, append: true, content: "two\\n"}
+- {path: /etc/new, content: "a"}
+- {path: /etc/new, append: true, content: "b", permissions: 600}
+- {path: /etc/other, append: true, content: "x"}
+"""
+    for _ in range(2):
+        assert node.apply(text).result == "done"
+        assert node.read("etc/hosts.allow") == "of the image\none\ntwo\n"
+        assert (node.path / "etc/hosts.allow").stat().st_mode & 0o777 == 0o640, "nobody asked for another mode"
+        assert (node.read("etc/new"), (node.path / "etc/new").stat().st_mode & 0o777) == ("ab", 0o600)
+        assert (node.read("etc/other"), (node.path / "etc/other").stat().st_mode & 0o777) == ("x", 0o644)
+    node.apply(text.replace("two", "three"))
+    assert node.read("etc/hosts.allow") == "of the image\none\nthree\n"
+    node.apply("#cloud-config\n")
+    assert node.read("etc/hosts.allow") == "of the image\n"
+    assert not (node.path / "etc/other").exists()
+
+
+def test_nothing_is_appended_to_what_is_no_file(node: Node) -> None:
+    (node.path / "etc/link").symlink_to("hosts")
+    outcome = node.apply("#cloud-config\nwrite_files: [{path: /etc/link, append: true, content: x}]\n")
+    assert [error.path for error in outcome.errors] == ["/etc/link"]
+    assert (node.path / "etc/link").is_symlink()
+
+
 def test_a_damaged_record_takes_nothing_away(node: Node) -> None:
     node.apply(WHOLE)
     for damage in ("{", "[]", '{"v": 2}', '{"v": 1, "entries": 3}'):
@@ -253,8 +286,18 @@ def test_a_damaged_record_takes_nothing_away(node: Node) -> None:
 
 def test_a_crash_at_any_rename_is_repaired_by_the_next_apply(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Power cut after k renames, for every k: afterwards the tree is as if nothing had happened."""
+    whole = WHOLE.replace(
+        "coreos:\n",
+        """\
+- {path: /etc/issue, content: ours}
+- {path: /etc/motd, content: ours, append: true}
+coreos:
+""",
+    )
     twin = Node(node.path / "twin")
-    twin.apply(WHOLE)
+    for name in ("etc/issue", "etc/motd"):
+        twin.write(name, "of the image\n")
+    twin.apply(whole)
     twin.apply("#cloud-config\n")
     real = os.rename
     for count in range(40):
@@ -267,15 +310,18 @@ def test_a_crash_at_any_rename_is_repaired_by_the_next_apply(node: Node, monkeyp
             real(*arguments, **options)  # type: ignore[arg-type]
 
         node_k = Node(node.path / f"k{count}")
+        for name in ("etc/issue", "etc/motd"):
+            node_k.write(name, "of the image\n")
         crashed = False
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", rename)
             try:
-                node_k.apply(WHOLE)
+                node_k.apply(whole)
             except KeyboardInterrupt:
                 crashed = True
         node_k.reboot()
-        assert node_k.apply(WHOLE).result == "done"
+        assert node_k.apply(whole).result == "done"
+        assert node_k.read("etc/motd") == "of the image\nours"
         assert node_k.apply("#cloud-config\n").result == "done"
         assert node_k.snapshot() == twin.snapshot()
         if not crashed:

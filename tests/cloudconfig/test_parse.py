@@ -189,7 +189,6 @@ BAD = {
         "inflates to more than 1 MiB",
     ),
     "both-etcds": ("coreos: {etcd: {name: a}, etcd2: {name: a}}\n", "etcd and etcd2 are one service here"),
-    "append": ("write_files: [{path: /etc/x, append: true}]\n", "append: not supported on this image yet"),
 }
 
 

@@ -70,6 +70,12 @@ BAD = {
         "already claimed",
     ),
     "path-of-hosts": ("manage_etc_hosts: localhost\n" + file("/etc/hosts"), "/etc/hosts is already claimed"),
+    "append-run": (file("/run/x", "  append: true\n"), "write_files[0].append: /run is empty at boot"),
+    "append-unit": (
+        unit("a.service", "    content: '[Service]'\n") + file("/etc/systemd/system/a.service", "  append: true\n"),
+        "already claimed",
+    ),
+    "write-after-append": (file("/etc/x", "  append: true\n") + "- path: /etc/x\n", "already claimed"),
     "owner": (file("/etc/x", "  owner: 'a b'\n"), "write_files[0].owner: not an owner"),
     "etcd-urls": (
         "coreos: {etcd2: {listen_client_urls: '1.2.3.4:80'}}\n",
