@@ -82,6 +82,12 @@ def _serve(options: argparse.Namespace) -> int:
         raise UsageFailure("not a number of seconds", where=f"--ttl {options.ttl:g}", hint="such as 604800")
     if options.public_url:
         checked(options.public_url)
+    elif address.strip("[]") in ("0.0.0.0", "::"):
+        raise UsageFailure(
+            "all addresses of this machine, and discovery URLs need one of them",
+            where=f"--listen {options.listen}",
+            hint=f"add --public-url http://ADDRESS:{port}, as the nodes reach it",
+        )
     server = DiscoveryServer(
         address.strip("[]"),
         int(port),

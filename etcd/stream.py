@@ -132,7 +132,7 @@ class StreamWatch:
             raise Unavailable("the watch was cut off", where=self._where)
         try:
             answer = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EtcdError("an event is not JSON", where=self._where) from error
         result = answer.get("result") if isinstance(answer, dict) else None
         if not isinstance(result, dict):

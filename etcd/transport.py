@@ -78,6 +78,7 @@ class Endpoint:
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             port = parts.port
+            (parts.hostname or "").encode("idna")  # as every connection does, where a name that cannot be is a surprise
         except ValueError as error:
             raise wrong from error
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
@@ -153,7 +154,7 @@ class Transport:
         try:
             response = self._pool.request("GET", f"{endpoint}/health", redirect=False)
             return response.status == 200 and json.loads(response.data).get("health") == "true"
-        except (HTTPError, ValueError, AttributeError):
+        except (HTTPError, ValueError, AttributeError, RecursionError):
             return False
 
     def close(self) -> None:
@@ -165,7 +166,7 @@ def understand(where: str, status: int, body: bytes, request: Json) -> Json:
     """The answer in ``body``, or the error that it tells. The gateway wraps what it streams in ``result``."""
     try:
         answer = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if status >= 500:
             raise Unavailable(f"etcd answered with HTTP status {status}", where=where, maybe_applied=True) from error
         raise EtcdError(

@@ -185,5 +185,10 @@ def test_commands(server: DiscoveryServer, capsys: pytest.CaptureFixture[str]) -
     for seconds in ("0", "-1", "nan"):
         with pytest.raises(Failure, match="number of seconds"):
             cli.run(["serve", "--ttl", seconds])
+    for address in ("0.0.0.0:7379", "[::]:7379"):
+        with pytest.raises(Failure, match="all addresses") as refused:
+            cli.run(["serve", "--listen", address])
+        assert refused.value.hint
+        assert "--public-url" in refused.value.hint
     with pytest.raises(Failure, match="not an http URL"):
         cli.run(["serve", "--public-url", "10.0.2.100:7379"])

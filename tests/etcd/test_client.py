@@ -74,7 +74,7 @@ def streams(*lines: object, then: Callable[[], object] = lambda: None) -> Answer
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         for line in lines:
-            data = json.dumps(line).encode() + b"\n"
+            data = (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n"
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
         then()
         handler.close_connection = True
@@ -202,6 +202,7 @@ def test_nobody_answers(connect: Connect, dead: str) -> None:
         {"kvs": [{"key": "YQ==", "mod_revision": "x"}]},
         {"kvs": [{"key": "YQ==", "mod_revision": True}]},
         {"header": "x"},
+        b'{"kvs": ' + b"[" * 100_000,
     ],
 )
 def test_nonsense_is_an_error_with_its_endpoint(impostor: Make, connect: Connect, answer: object) -> None:
@@ -229,7 +230,10 @@ def test_refusals_by_kind(impostor: Make, connect: Connect, body: object, status
     assert type(refused.value) is kind
 
 
-@pytest.mark.parametrize("url", ["ftp://a:1", "http://", "http://a:99999", "http://a/b", "http://a:x", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://a:1", "http://", "http://a:99999", "http://a/b", "http://a:x", f"http://{'a' * 64}:1", "http://a..b", ""],
+)
 def test_endpoints_are_checked(url: str) -> None:
     with pytest.raises(EtcdError) as refused:
         Client([url])
@@ -257,6 +261,7 @@ def test_the_end_of_a_prefix() -> None:
         ([CREATED, {"result": {"canceled": True, "compact_revision": "5"}}], Compacted),
         ([CREATED, {"result": {"events": [{"kv": {"key": "!"}}]}}], EtcdError),
         ([CREATED, 7], EtcdError),
+        ([CREATED, b"[" * 100_000], EtcdError),
     ],
 )
 def test_a_stream_that_ends_says_how(impostor: Make, connect: Connect, lines: list[object], kind: type) -> None:
