@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 SETUP = ROOT / "scripts/setup"
 REAL_PROGRAMS = (
     *("bash", "cat", "chmod", "cut", "dirname", "env", "flock", "grep", "id", "ln", "mkdir"),
-    *("mktemp", "rm", "sed", "sha256sum", "tail", "true"),
+    *("mktemp", "readlink", "rm", "sed", "sha256sum", "tail", "true"),
 )
 
 
@@ -58,9 +58,9 @@ class Machine:
         )
         self.program("apt-get", f'echo "apt-get $*" >>{self.log}\n[[ " $* " != *" install "* ]] || {{ {install}; }}')
 
-    def setup(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def setup(self, *arguments: str, script: Path = SETUP) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [SETUP, *arguments],
+            [script, *arguments],
             env={"PATH": str(self.bin), "HOME": str(self.folder), "FLOTILLA_VENV": str(self.venv), "CI": "true"}
             | self.environment,
             stdin=subprocess.DEVNULL,
@@ -201,6 +201,19 @@ def test_an_environment_half_made_is_removed(machine: Machine) -> None:
     assert "no space left\nsetup: error: python could not make the virtual environment" in done.stderr
 
 
+def test_a_checkout_has_one_name_whatever_links_lead_to_it(machine: Machine) -> None:
+    """Otherwise the environment would be made anew, for another path, each time one comes by the other way."""
+    machine.qemu("10.0.2")
+    machine.setup()
+    link = machine.folder / "a link"
+    link.symlink_to(ROOT)
+    for script in (link / "scripts/setup", machine.folder / "bin/flotilla-setup"):
+        if not script.exists():
+            script.symlink_to(SETUP)
+        again = machine.setup(script=script)
+        assert (again.returncode, again.stderr) == (0, "")
+
+
 def test_wrong_usage(machine: Machine) -> None:
     done = machine.setup("--nonsense")
     assert (done.returncode, done.stdout) == (2, "")
@@ -255,3 +268,17 @@ def test_a_deb822_source_keeps_its_mirror_and_its_inline_key(tmp_path: Path) -> 
 
 def test_a_host_without_a_debian_source_has_no_backports(tmp_path: Path) -> None:
     assert derived(tmp_path, "sources.list", "deb http://mirror.example/ubuntu noble main\n") == {}
+
+
+def test_bytes_that_are_no_text_are_passed_through(tmp_path: Path) -> None:
+    """A comment in Latin-1 does not stop it."""
+    sources = tmp_path / "apt/sources.list.d"
+    sources.mkdir(parents=True)
+    (sources / "house.list").write_bytes(b"# f\xfcr alle\ndeb http://mirror.example/debian bookworm main\n")
+    subprocess.run([ROOT / "scripts/backports-source", "bookworm", tmp_path / "apt", tmp_path], check=True)
+    assert (tmp_path / "backports.list").read_text() == "deb http://mirror.example/debian bookworm-backports main\n"
+
+
+def test_backports_source_tells_its_usage() -> None:
+    done = subprocess.run([ROOT / "scripts/backports-source"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "usage: backports-source CODENAME SOURCES_DIR OUTPUT_DIR\n")
