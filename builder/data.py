@@ -32,7 +32,7 @@ def checkout() -> Path | None:
 
 
 def image() -> Path:
-    """The folder of the image definition: ``node.yaml``, its lock, ``overlay/``, ``targets/``, ``containers/``."""
+    """The folder of the image definition: ``node.yaml``, its lock, ``overlay/``, ``containers/``."""
     return root() / "image"
 
 
