@@ -81,13 +81,11 @@ def nocloud(
 
 def find_device(system: Path) -> Path | None:
     """The device node of the seed volume, None if there is none yet."""
-    by_label = system / "dev/disk/by-label" / LABEL
-    if by_label.exists():
-        return by_label
     try:
         names = sorted(os.listdir(system / "sys/block"))  # noqa: PTH208 - pathlib costs an object per disk
     except OSError:
-        return None
+        names = []
+    # First what only the hypervisor can say: a label is on every stick that somebody plugs in.
     for name in names:
         try:
             serial = (system / "sys/block" / name / "serial").read_text("ascii", "replace").strip()
@@ -96,7 +94,8 @@ def find_device(system: Path) -> Path | None:
         device = system / "dev" / name
         if serial == LABEL and device.exists():
             return device
-    return None
+    by_label = system / "dev/disk/by-label" / LABEL
+    return by_label if by_label.exists() else None
 
 
 def read_volume(device: Path) -> Seed:

@@ -82,7 +82,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise UsageFailure("not a number of seconds", where=f"--ttl {options.ttl:g}", hint="such as 604800")
     if options.public_url:
         checked(options.public_url)
-    elif address.strip("[]") in ("0.0.0.0", "::"):
+    elif address.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104 - refused, not bound
         raise UsageFailure(
             "all addresses of this machine, and discovery URLs need one of them",
             where=f"--listen {options.listen}",

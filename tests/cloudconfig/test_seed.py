@@ -154,6 +154,14 @@ def test_the_disk_is_waited_for(tmp_path: Path) -> None:
     assert (found.user_data, found.instance_id, machine.looks) == (USER_DATA, "i-1", 3)
 
 
+def test_the_hypervisors_disk_wins_over_a_label(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.disk("vdc", "cidata", VOLUME)
+    (tmp_path / "dev/disk/by-label").mkdir(parents=True)
+    (tmp_path / "dev/disk/by-label/cidata").write_bytes(b"a stick of somebody's")
+    assert datasource.nocloud(system=tmp_path, wait_s=0).user_data == USER_DATA
+
+
 def test_a_label_found_by_udev_is_enough(tmp_path: Path) -> None:
     (tmp_path / "dev/disk/by-label").mkdir(parents=True)
     (tmp_path / "dev/sr0").write_bytes(VOLUME)

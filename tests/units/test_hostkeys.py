@@ -1,0 +1,35 @@
+"""sshd-hostkeys.service, its commands run in a folder in place of /etc/ssh."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fleet.unitfile import UnitFile
+
+UNIT = UnitFile.parse((Path(__file__).parents[2] / "units/system/sshd-hostkeys.service").read_text())
+COMMANDS = UNIT.get("Service", "ExecStart")
+KEY = "ssh_host_ed25519_key"
+
+
+def start(folder: Path, count: int) -> None:
+    """As systemd would, with the power cut after ``count`` commands."""
+    assert UNIT.get("Unit", "ConditionPathExists") == (f"!/etc/ssh/{KEY}",)
+    if not (folder / KEY).exists():
+        for command in COMMANDS[:count]:
+            subprocess.run(shlex.split(command.replace("/etc/ssh", str(folder))), check=True)
+
+
+@pytest.mark.parametrize("count", range(len(COMMANDS) + 1))
+def test_a_power_cut_leaves_a_whole_key_or_none(tmp_path: Path, count: int) -> None:
+    start(tmp_path, count)
+    start(tmp_path, len(COMMANDS))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [KEY, f"{KEY}.pub"]
+    assert (tmp_path / KEY).stat().st_mode & 0o777 == 0o600
+    derived = subprocess.run(
+        ["ssh-keygen", "-y", "-f", str(tmp_path / KEY)], check=True, capture_output=True, text=True
+    )
+    assert derived.stdout.split()[:2] == (tmp_path / f"{KEY}.pub").read_text().split()[:2]
