@@ -6,7 +6,6 @@ Go's (``30s``, ``1m30s``); lists are ``a,b`` or ``["a","b"]``.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,6 +112,8 @@ def _made(given: Mapping[str, tuple[str, str]]) -> Config:
             continue
         parse = _PARSERS.get(name)
         if parse is None:
+            import difflib  # lazily: a node's start-up does not need it
+
             near = difflib.get_close_matches(name, _PARSERS, n=1, cutoff=0.0)[0]
             raise ConfigError(f"there is no setting {name}", where=where, hint=f"the nearest is {near}")
         try:

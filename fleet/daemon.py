@@ -31,6 +31,7 @@ from fleet.work import Outcome, Seen, Systemd
 from terminal import Failure, command
 
 SYSTEMD_FOLDER = Path("/run/systemd/system")
+HOST_FOLDERS = tuple(Path(each, "systemd/system") for each in ("/etc", "/usr/local/lib", "/usr/lib"))
 _FIRST_FD = 3  # sd_listen_fds(3)
 _LOG = logging.getLogger("fleet")
 
@@ -144,17 +145,17 @@ def run(argv: Sequence[str]) -> int:
         _LOG.warning("the setting %s has no effect", name)
     machine = this_machine(config)
     registry = Registry(_client(config), config.etcd_key_prefix)
-    store = UnitStore(Path(config.units_directory), SYSTEMD_FOLDER)
+    store = UnitStore(Path(config.units_directory), SYSTEMD_FOLDER, HOST_FOLDERS)
     store.prepare()
     daemon = Daemon(registry, machine, store, config)
     from fleet.api.server import ApiServer
     from fleet.systemd import SystemdManager
 
     server = ApiServer(registry, sockets=[*inherited_sockets(os.environ), *_own_sockets(options.socket)])
-    server.start()
-    notify("READY=1\nSTATUS=running", os.environ)
-    _LOG.info("machine %s at %s, etcd at %s", machine.id, machine.ip or "?", ", ".join(config.etcd_servers))
     try:
+        server.start()
+        notify("READY=1\nSTATUS=running", os.environ)
+        _LOG.info("machine %s at %s, etcd at %s", machine.id, machine.ip or "?", ", ".join(config.etcd_servers))
         daemon.run(SystemdManager(daemon.changed))
     except KeyboardInterrupt:
         _LOG.info("stopping; units run on")

@@ -6,7 +6,6 @@ submit instead of being ignored: a misspelt ``Conflict=`` must not lead to two c
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 import re
@@ -122,6 +121,8 @@ def matches(glob: str, name: str) -> bool:
 
 
 def _unknown(name: UnitName, option: Option) -> RequirementsError:
+    import difflib  # lazily: a node's start-up does not need it
+
     near = difflib.get_close_matches(option.name, (*OPTIONS, *_LEGACY), n=1, cutoff=0.0)[0]
     where = f"{name} line {option.line}" if option.line else str(name)
     return RequirementsError(f"[{SECTION}] has no option {option.name}", where=where, hint=f"the nearest is {near}")

@@ -7,6 +7,7 @@ a reboot forgets them as it forgets the units. systemd finds a unit file by a li
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from fleet.unitname import UnitName, UnitNameError
@@ -18,12 +19,17 @@ class StoreError(Failure):
 
 
 class UnitStore:
-    """The unit files in ``folder``, linked into ``systemd_folder``. Each method is one atomic step and safe to repeat."""
+    """The unit files in ``folder``, linked into ``systemd_folder``. Each method is safe to repeat, also when it was cut short.
 
-    def __init__(self, folder: Path, systemd_folder: Path) -> None:
+    Names that have a unit file in one of ``host_folders`` are the machine's own: a unit of fleet must not stand in for its
+    docker.service, nor stop it when it is destroyed.
+    """
+
+    def __init__(self, folder: Path, systemd_folder: Path, host_folders: Sequence[Path] = ()) -> None:
         self._units = folder / "units"
         self._launched = folder / "launched"
         self._systemd = systemd_folder
+        self._host_folders = host_folders
 
     def prepare(self) -> None:
         """Make the folders. Raises :class:`StoreError`."""
@@ -34,11 +40,14 @@ class UnitStore:
                 raise StoreError("cannot make a folder for unit files", where=str(folder)) from error
 
     def units(self) -> dict[str, str]:
-        """The hash of each unit file that is here, by unit name. Other files are none of ours."""
+        """The hash of each unit file that is here, by unit name. Other files are none of ours; one without its link is half written
+        or half removed, and counts as none."""
         found: dict[str, str] = {}
         for path in sorted(self._units.iterdir()):
             try:
                 UnitName.parse(path.name)
+                if (self._systemd / path.name).readlink() != path:
+                    continue
                 found[path.name] = hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
             except (UnitNameError, OSError):
                 continue
@@ -53,14 +62,21 @@ class UnitStore:
         path = self._units / str(UnitName.parse(name))
         link = self._systemd / name
         try:
+            theirs = [each for folder in self._host_folders if _is_there(each := folder / name)]
+            if _is_there(link) and not (link.is_symlink() and link.readlink() == path):
+                theirs.append(link)
+            if theirs:
+                raise StoreError(
+                    "this machine has a unit of that name already",
+                    where=str(theirs[0]),
+                    hint="give the unit another name",
+                )
             partial = path.with_name(f".{name}.new"[:255])
             partial.write_text(text, encoding="utf-8")
             partial.chmod(0o644)
             partial.replace(path)
-            if not link.is_symlink() and not link.exists():
+            if not link.is_symlink():
                 link.symlink_to(path)
-            elif not (link.is_symlink() and link.readlink() == path):
-                raise StoreError("systemd has a unit of that name already", where=str(link))
         except OSError as error:
             raise StoreError("cannot write the unit file", where=str(path)) from error
 
@@ -86,3 +102,7 @@ class UnitStore:
                 mark.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError("cannot mark the unit", where=str(mark)) from error
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()

@@ -12,7 +12,8 @@ from fleet.unitstore import StoreError, UnitStore
 
 @pytest.fixture
 def store(tmp_path: Path) -> UnitStore:
-    made = UnitStore(tmp_path / "fleet", tmp_path / "systemd")
+    (tmp_path / "host").mkdir()
+    made = UnitStore(tmp_path / "fleet", tmp_path / "systemd", [tmp_path / "none", tmp_path / "host"])
     made.prepare()
     return made
 
@@ -32,13 +33,30 @@ def test_a_unit_is_linked_and_found_again(store: UnitStore, tmp_path: Path) -> N
     assert list((tmp_path / "systemd").iterdir()) == []
 
 
-def test_a_unit_that_is_not_ours_is_left_alone(store: UnitStore, tmp_path: Path) -> None:
-    theirs = tmp_path / "systemd/docker.service"
+@pytest.mark.parametrize("folder", ["systemd", "host"])
+def test_a_unit_that_is_not_ours_is_left_alone(store: UnitStore, tmp_path: Path, folder: str) -> None:
+    theirs = tmp_path / folder / "docker.service"
     theirs.write_text("theirs")
     with pytest.raises(StoreError, match="has a unit of that name already"):
         store.write("docker.service", "ours")
+    assert store.units() == {}, "else the next daemon would take it for its own, and stop it"
     store.remove("docker.service")
     assert theirs.read_text() == "theirs"
+
+
+def test_an_alias_of_the_machine_is_its_own_too(store: UnitStore, tmp_path: Path) -> None:
+    (tmp_path / "host/etcd2.service").symlink_to("/nowhere/etcd.service")
+    with pytest.raises(StoreError, match="has a unit of that name already"):
+        store.write("etcd2.service", "ours")
+
+
+def test_a_daemon_that_died_between_file_and_link_begins_anew(store: UnitStore, tmp_path: Path) -> None:
+    """Otherwise the next one would start, again and again, a unit that systemd cannot find."""
+    store.write("x.service", "[Service]\n")
+    (tmp_path / "systemd/x.service").unlink()
+    assert store.units() == {}
+    store.write("x.service", "[Service]\n")
+    assert list(store.units()) == ["x.service"]
 
 
 def test_names_cannot_leave_the_folder(store: UnitStore) -> None:
