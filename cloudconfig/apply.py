@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cloudconfig import accounts, datasource, manifest, parse, plan, status, userdata, validate
-from cloudconfig.finding import Finding, errors
+from cloudconfig.finding import WARNING, Finding, errors
 from cloudconfig.machine import Machine
 from cloudconfig.manifest import Manifest
 from cloudconfig.rooted import Root, Staging
@@ -25,6 +25,7 @@ from terminal import Failure
 
 SCRIPTS = f"{manifest.FOLDER}/scripts"
 SCRIPT_UNIT = "cloudconfig-script"
+WARNINGS_MAX = 20  # on a console
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/run/systemd/system/")
 _NETWORK_FOLDERS = ("/etc/systemd/network/", "/run/systemd/network/")
 _BEGIN = "# cloudconfig: begin (this part is rewritten at every boot)"
@@ -61,6 +62,7 @@ class _Asked(NamedTuple):
     config: CloudConfig
     scripts: tuple[str, ...]
     troubles: tuple[Trouble, ...]
+    warnings: tuple[Trouble, ...] = ()
 
 
 class _Apply:
@@ -90,7 +92,13 @@ class _Apply:
         if self._troubles:
             result = status.DEGRADED if essentials or whole else status.FAILED
         return Status(
-            result, seed.source, seed.instance_id, digest, tuple(sorted(set(self._changed))), tuple(self._troubles)
+            result,
+            seed.source,
+            seed.instance_id,
+            digest,
+            tuple(sorted(set(self._changed))),
+            tuple(self._troubles),
+            warnings=asked.warnings,
         )
 
     def _essentials(self, asked: _Asked) -> bool:
@@ -274,17 +282,18 @@ def read(data: bytes) -> _Asked:
     documents = [parse.parse(part.text) for part in parts if part.kind == userdata.CLOUD_CONFIG]
     scripts = tuple(part.text for part in parts if part.kind == userdata.SCRIPT)
     findings = [finding for document in documents for finding in (*document.findings, *validate.check(document))]
-    wrong = errors(findings)
-    troubles = [Trouble(finding.path, _placed(finding)) for finding in wrong]
+    troubles = [Trouble(finding.path, _placed(finding)) for finding in errors(findings)]
+    # What is ignored is said here, too: not everybody validates first.
+    warnings = tuple(Trouble(one.path, _placed(one)) for one in findings if one.severity == WARNING)[:WARNINGS_MAX]
     if not troubles:
         try:
-            return _Asked(plan.combine([document.config for document in documents]), scripts, ())
+            return _Asked(plan.combine([document.config for document in documents]), scripts, (), warnings)
         except plan.PlanError as error:
             troubles.append(Trouble(error.path, error.message))
     saved = [parse.salvage(part.text) for part in parts if part.kind == userdata.CLOUD_CONFIG]
     hostname = next((one.hostname for one in saved if one.hostname), "")
     keys = tuple(key for one in saved for key in one.ssh_authorized_keys)
-    return _Asked(CloudConfig(hostname=hostname, ssh_authorized_keys=keys), (), tuple(troubles))
+    return _Asked(CloudConfig(hostname=hostname, ssh_authorized_keys=keys), (), tuple(troubles), warnings)
 
 
 def authorized_keys(old: str, keys: tuple[str, ...]) -> str:

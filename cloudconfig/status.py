@@ -24,10 +24,13 @@ REPAIR = "hint: 'cloudconfig validate' tells lines; 'sudo cloudconfig apply --da
 
 
 class Trouble(NamedTuple):
-    """One error: the key path or file it is about (may be empty), and what is wrong."""
+    """One error or warning: the key path or file it is about (may be empty), and what is wrong."""
 
     path: str
     message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
 
 
 class Status(NamedTuple):
@@ -40,6 +43,7 @@ class Status(NamedTuple):
     changed: tuple[str, ...] = ()
     errors: tuple[Trouble, ...] = ()
     seconds: float = 0.0
+    warnings: tuple[Trouble, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -48,18 +52,21 @@ class Status(NamedTuple):
 
     def as_json(self) -> str:
         """The file's content."""
-        value = {"v": VERSION, **self._asdict(), "errors": [trouble._asdict() for trouble in self.errors]}
+        value = {"v": VERSION, **self._asdict()}
+        for name in ("errors", "warnings"):
+            value[name] = [trouble._asdict() for trouble in value[name]]
         return json.dumps(value) + "\n"
 
     def lines(self) -> list[str]:
-        """For people: one line for the outcome, one for each error."""
+        """For people: one line for the outcome, one for each error and warning."""
         if self.result == NONE:
             return ["none: no datasource is named on the kernel command line"]
         first = f"{self.result}: {self.datasource}, {len(self.changed)} paths changed, {self.seconds:.1f} s"
         repair = () if self.good else (REPAIR,)
         return [
             first,
-            *(f"error: {t.path}: {t.message}" if t.path else f"error: {t.message}" for t in self.errors),
+            *(f"error: {trouble}" for trouble in self.errors),
+            *(f"warning: {trouble}" for trouble in self.warnings),
             *repair,
         ]
 
@@ -76,8 +83,9 @@ def read(path: str | Path = PATH) -> Status | None:
             instance_id=str(value["instance_id"]),
             plan=str(value["plan"]),
             changed=tuple(map(str, value["changed"])),
-            errors=tuple(Trouble(str(error["path"]), str(error["message"])) for error in value["errors"]),
+            errors=_troubles(value["errors"]),
             seconds=float(value["seconds"]),
+            warnings=_troubles(value["warnings"]),
         )
     except FileNotFoundError:
         return None
@@ -85,6 +93,10 @@ def read(path: str | Path = PATH) -> Status | None:
         raise Failure(f"cannot be read: {error.strerror}", where=str(path)) from error
     except (ValueError, KeyError, TypeError) as error:
         raise Failure("not a status file", where=str(path)) from error
+
+
+def _troubles(values: list[dict[str, object]]) -> tuple[Trouble, ...]:
+    return tuple(Trouble(str(value["path"]), str(value["message"])) for value in values)
 
 
 def wait(

@@ -418,6 +418,12 @@ def test_a_missing_datasource_is_a_failure(node: Node) -> None:
     assert status.read(node.path / "run/cloudconfig/status.json") == outcome
 
 
+def test_what_is_ignored_is_said(node: Node) -> None:
+    outcome = node.apply("#cloud-config\nruncmd: [reboot]\n" + "".join(f"key{n}: 1\n" for n in range(99)))
+    assert (outcome.result, outcome.good, len(outcome.warnings)) == ("done", True, apply_module.WARNINGS_MAX)
+    assert outcome.lines()[1] == "warning: runcmd: not supported on this image yet, ignored (line 2)"
+
+
 def test_nothing_saved_is_a_failure(node: Node) -> None:
     outcome = node.apply("\x00")
     assert (outcome.result, outcome.changed) == ("failed", ())
