@@ -163,7 +163,8 @@ def _connection(url: str, timeout: float, proxy: str) -> tuple[HTTPConnection, s
     from http.client import HTTPConnection, HTTPSConnection
 
     parts, host, port = checked(url)
-    proxy_host, proxy_port = checked(proxy)[1:] if proxy else (None, None)
+    # A proxy may be HOST:PORT, as etcd takes it.
+    proxy_host, proxy_port = checked(proxy if "://" in proxy else f"http://{proxy}")[1:] if proxy else (None, None)
     path = quote(parts.path or "/", safe="/%:") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme == "https":
         if proxy_host is None:

@@ -100,7 +100,11 @@ def test_errors_do_not_tell_tokens(server: DiscoveryServer, answering: Callable[
 def test_a_proxy_is_asked_for_the_whole_url(server: DiscoveryServer) -> None:
     url = server.url(server.new_token(4))
     # Our own service takes absolute URLs, as every HTTP/1.1 server must, and so can play its own proxy.
-    assert read(url.replace("127.0.0.1", "nowhere.invalid"), proxy=server.base_url).size == 4
+    elsewhere = url.replace("127.0.0.1", "nowhere.invalid")
+    assert read(elsewhere, proxy=server.base_url).size == 4
+    assert read(elsewhere, proxy=server.base_url.removeprefix("http://")).size == 4
+    with pytest.raises(Failure, match="not an http URL"):
+        read(elsewhere, proxy="http://[::1")
 
 
 def test_an_unknown_token(server: DiscoveryServer) -> None:
