@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from fleet.config import Config, ConfigError, duration, load
+from fleet.config import NAMES, Config, ConfigError, duration, load
 
 
 def test_defaults() -> None:
@@ -71,3 +72,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1m30s", 90), ("500ms", 0.5), ("2.5", 2.5), ("1h", 3600)])
 def test_durations(text: str, seconds: float) -> None:
     assert duration(text) == seconds
+
+
+def test_each_setting_is_in_the_docs() -> None:
+    rows = (Path(__file__).parents[2] / "docs/fleet-internals.md").read_text().partition("## Settings of fleetd")[2]
+    cells = [row.split("|")[1] for row in rows.splitlines() if row.startswith("|")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(NAMES)

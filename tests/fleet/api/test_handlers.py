@@ -297,6 +297,7 @@ class TestRefusals:
         method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "PATCH", "POST", "BREW"]),
         path=st.one_of(
             st.text(max_size=60),
+            st.text("/[]:@%?#&=.a", max_size=20),
             st.builds(
                 "/fleet/v1/{}/{}".format,
                 st.sampled_from(["units", "state", "why", "machines", "discovery"]),
@@ -309,7 +310,9 @@ class TestRefusals:
                 st.one_of(st.none(), st.integers(), st.text(max_size=5)),
                 lambda inner: st.one_of(
                     st.lists(inner, max_size=3),
-                    st.dictionaries(st.sampled_from(["name", "options", "desiredState", "section", "value"]), inner),
+                    st.dictionaries(
+                        st.sampled_from(["name", "options", "desiredState", "section", "value", "op", "path"]), inner
+                    ),
                 ),
             ).map(lambda value: json.dumps(value).encode()),
         ),
