@@ -190,11 +190,16 @@ def _chosen(text: str, fields: Mapping[str, object]) -> list[str]:
 
 
 def _print_table(rows: Sequence[Row], fields: Fields[Row], chosen: Sequence[str], options: argparse.Namespace) -> int:
-    cells = [[fields[name](row, options.full) or "-" for name in chosen] for row in rows]
+    cells = [[_printable(fields[name](row, options.full)) or "-" for name in chosen] for row in rows]
     text = table(cells, None if options.no_legend else [name.upper() for name in chosen])
     if text:
         print(text)
     return 0
+
+
+def _printable(text: str) -> str:
+    """Without what could command the terminal: descriptions and metadata are other people's words."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _print_json(rows: Sequence[Mapping[str, object]]) -> int:

@@ -53,6 +53,11 @@ class TestLists:
             next(each["unit"] for each in json.loads(fleetctl("list-unit-files", "--json").out)) == "everywhere.service"
         )
 
+    def test_a_description_cannot_command_the_terminal(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file(text="[Unit]\nDescription=a\x1b[2Jb\n[Service]\nExecStart=/bin/true\n")
+        fleetctl("submit", "hello.service")
+        assert fleetctl("list-unit-files", "--no-legend", "--fields", "desc").out == "a?[2Jb\n"
+
     def test_lists_of_nothing_are_a_header(self, fleetctl: Fleetctl) -> None:
         assert fleetctl("list-units") == (0, "UNIT  MACHINE  ACTIVE  SUB\n", "")
         assert fleetctl("list-unit-files", "--no-legend") == (0, "", "")
