@@ -122,12 +122,22 @@ class Cluster:
             setsid=True,  # a Ctrl-C in this terminal is not for it
             setsigdef=[signal.SIGINT, signal.SIGTERM],
         )
+        try:
+            self._wait_for_supervisor(pid)
+        except BaseException:
+            # It has not written itself down yet, so nobody else could find it to end it.
+            if (supervisor := Process.of(pid)) is not None:
+                supervisor.end()
+            raise
+
+    def _wait_for_supervisor(self, pid: int) -> None:
         deadline = time.monotonic() + SUPERVISOR_DEADLINE_S
         while not self.layout.supervisor.exists():
             if Process.of(pid) is None or time.monotonic() > deadline:
-                said = self.layout.supervisor_log.read_text(errors="replace").strip().splitlines()
+                log = self.layout.supervisor_log
+                said = log.read_text(errors="replace").strip().splitlines()
                 raise Failure(
-                    f"the cluster's supervisor did not start: {said[-1] if said else 'no word from it'}", where=log
+                    f"the cluster's supervisor did not start: {said[-1] if said else 'no word from it'}", where=str(log)
                 )
             time.sleep(0.02)
 

@@ -296,6 +296,19 @@ def test_a_second_ctrl_c_does_not_stop_the_clean_up(home: Path, standin: Path, i
     assert nothing_is_left(home)
 
 
+def test_ctrl_c_before_the_supervisor_has_written_itself_down(
+    home: Path, standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else knows of it then: the room's fixture would find it alive."""
+
+    def interrupted(self: Cluster, pid: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cluster, "_wait_for_supervisor", interrupted)
+    assert call(main_up, "1", "--image", str(image)) == 130
+    assert nothing_is_left(home)
+
+
 def test_two_clusters_at_once_choose_different_ports(
     home: Path, standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
