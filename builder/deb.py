@@ -99,7 +99,9 @@ def _unpack_into(deb: Path, work: Path) -> None:
         raise BadPackage(
             "the package is damaged or cut short", where=str(deb), hint="delete the file and build again"
         ) from error
-    fields = _fields(control["control"])
+    fields = _fields(control.get("control", ""))
+    if "Package" not in fields:
+        raise BadPackage("its control part names no package", where=str(deb), hint="do not use this package")
     index = {
         "name": fields["Package"],
         "control": control["control"],
@@ -173,7 +175,7 @@ def _read_control(members: Iterator[tuple[str, Iterator[bytes]]], deb: Path) -> 
                 return {
                     member.name.removeprefix("./"): file.read().decode("utf-8", "surrogateescape")
                     for member in tar
-                    if (file := tar.extractfile(member)) is not None
+                    if member.isreg() and (file := tar.extractfile(member)) is not None
                 }
         if name != "debian-binary":
             break

@@ -59,6 +59,17 @@ def main_up() -> int:
     return command("cluster-up", lambda argv: _run(parser, argv))
 
 
+def check_up() -> int:
+    """For ``scripts/cluster-up``, before anything is installed: are these arguments of ``cluster-up`` right?
+
+    Needs nothing but the standard library.
+    """
+    parser = _new_parser("cluster-up", "Bring up a cluster of virtual machines on this computer.", UP_EXAMPLES)
+    _up_arguments(parser)
+    parser.set_defaults(run=_check)
+    return command("cluster-up", lambda argv: _run(parser, argv))
+
+
 def main_down() -> int:
     """Entry point of ``cluster-down``."""
     parser = _new_parser("cluster-down", "Remove every process and file of a cluster.", DOWN_EXAMPLES)
@@ -186,8 +197,13 @@ def _up_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_up)
 
 
-def _up(arguments: argparse.Namespace) -> int:
-    options = Options(
+def _check(arguments: argparse.Namespace) -> int:
+    _options(arguments).validate()
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(
         size=arguments.size,
         name=arguments.name,
         image=arguments.image,
@@ -200,7 +216,10 @@ def _up(arguments: argparse.Namespace) -> int:
         agent_ttl=arguments.agent_ttl,
         keep=arguments.keep,
     )
-    outcome = up(options, Phases())
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    outcome = up(_options(arguments), Phases())
     cluster = outcome.cluster
     if not outcome.changed:
         off = [node["name"] for node in cluster.status()["nodes"] if node["state"] == "off"]

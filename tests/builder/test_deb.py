@@ -119,3 +119,12 @@ def test_what_is_no_package_is_told_so(tmp_path: Path, store: Store) -> None:
     path.write_text("<html>404</html>")
     with pytest.raises(deb.BadPackage, match="not a Debian package"):
         deb.unpack(path, "0" * 64, store)
+
+
+def test_a_control_part_of_links_is_refused(tmp_path: Path, store: Store) -> None:
+    """A link that leads to itself must not make the reader run in circles."""
+    loop = debmaker.tar([member("./control", type=tarfile.LNKTYPE, linkname="./control")])
+    path = tmp_path / "example.deb"
+    path.write_bytes(debmaker.ar([("debian-binary", b"2.0\n"), ("control.tar", loop), ("data.tar", debmaker.tar([]))]))
+    with pytest.raises(deb.BadPackage):
+        deb.unpack(path, "0" * 64, store)
