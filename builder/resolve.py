@@ -235,9 +235,11 @@ def lock_command(
     check_only: bool = False,
     allow_expired: bool = False,
     detail: Callable[[str], None] = lambda _: None,
+    review: Callable[[Lock | None, Lock], None] = lambda _old, _new: None,
 ) -> tuple[Change, ...]:
     """``osbuild lock`` for one lock file: resolve ``request``, write the new lock at ``path`` (not with ``check_only``).
 
+    ``review`` sees the old and the new lock before anything is written, and raises to prevent it.
     Returns what changed against the lock at ``path``; a missing or broken lock counts as empty, since it is about to be replaced.
     """
     new = resolve(request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail)
@@ -246,6 +248,7 @@ def lock_command(
     except Failure:
         old = None
     if not check_only:
+        review(old, new)
         write_atomically(path, new.dump())
     return changes(old, new)
 
