@@ -12,7 +12,7 @@ from typing import Final
 from builder import apt, cache, data, deb, definition, mirror, packages, resolve, scripts
 from builder.definition import Definition
 from builder.fetch import FetchFailure
-from builder.lockfile import Change, Lock, fingerprint
+from builder.lockfile import Change, Lock, LockedPackage, fingerprint
 from builder.mirror import Mirror
 from builder.scripts import Finding, Review, ReviewFailure, Script
 from builder.store import Store, write_atomically
@@ -98,18 +98,39 @@ def lock(arguments: argparse.Namespace) -> int:
                 allow_expired=arguments.allow_expired,
                 detail=phases.detail,
                 review=review,
+                only=arguments.upgrade,
+                control=lambda package: _control(package, store, source, phases.detail),
             )
     if arguments.json:
         print(json.dumps([_told(change) for change in found]))
     elif found:
         print(resolve.describe(found))
+        if arguments.check:
+            urgent = sum(change.security for change in found)
+            print(f"{lock_path}: {len(found)} changes wait, {urgent} of them from a security suite")
     else:
         print(f"{lock_path}: nothing changed")
     return 1 if arguments.check and found else 0
 
 
 def _told(change: Change) -> dict[str, object]:
-    return {"name": change.name, "change": change.verb}
+    newest = change.new or change.old
+    return {
+        "name": change.name,
+        "change": change.verb,
+        "old": change.old.version if change.old else None,
+        "new": change.new.version if change.new else None,
+        "bytes": newest.size if newest else 0,
+        "suite": newest.suite if newest else None,
+        "security": change.security,
+    }
+
+
+def _control(package: LockedPackage, store: Store, source: Mirror, detail: Callable[[str], None]) -> str:
+    """The control paragraph of a package that the indexes no longer list: from the store, or else from the mirror's pool."""
+    one = Lock(package.architecture, 0, "", (), (package,))
+    (found,) = packages.obtain(one, store, lambda: source, detail)
+    return found.control
 
 
 def _closure_apt(store: Store, source: Mirror, phases: Phases) -> apt.Programs:

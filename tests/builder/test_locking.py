@@ -160,3 +160,115 @@ def test_a_check_reads_no_scripts(mine: Locking) -> None:
     mine.archive.add("one", "tool", scripts={"postinst": "true\n"})
     assert mine.lock("--check") == 1
     assert not mine.lock_path.exists()
+
+
+# --- a part of the lock ----------------------------------------------------------------------------------------------
+
+
+def test_only_the_named_package_moves(mine: Locking, capsys: Out) -> None:
+    mine.archive.add("one", "tool", Depends="lib, data")
+    mine.archive.add("one", "lib")
+    mine.archive.add("one", "data")
+    assert mine.lock() == 0
+    for name, needs in (("tool", "lib, data"), ("lib", ""), ("data", "")):
+        mine.archive.add("one", name, "1.1-1", **({"Depends": needs} if needs else {}))
+    capsys.readouterr()
+    assert mine.lock("--upgrade", "lib") == 0
+    assert [line.split()[:5] for line in capsys.readouterr().out.splitlines()] == [
+        ["updated", "lib", "1.0-1", "->", "1.1-1"]
+    ]
+    assert mine.versions() == {"tool": "1.0-1", "lib": "1.1-1", "data": "1.0-1"}
+    assert mine.lock("--upgrade", "lib") == 0
+    assert "nothing changed" in capsys.readouterr().out
+    assert mine.lock() == 0
+    assert set(mine.versions().values()) == {"1.1-1"}
+
+
+def test_what_the_new_version_needs_comes_along_and_what_it_no_longer_needs_goes(mine: Locking) -> None:
+    mine.archive.add("one", "tool", Depends="lib, old, data")
+    for name in ("lib", "old", "data"):
+        mine.archive.add("one", name)
+    assert mine.lock() == 0
+    mine.archive.add("one", "tool", "2.0-1", Depends="lib (>= 2), fresh, data")
+    for name in ("lib", "fresh", "data"):
+        mine.archive.add("one", name, "2.0-1")
+    assert mine.lock("--upgrade", "tool") == 0
+    assert mine.versions() == {"tool": "2.0-1", "lib": "2.0-1", "fresh": "2.0-1", "data": "1.0-1"}
+
+
+def test_what_the_archive_has_dropped_stays_as_it_is_locked(mine: Locking) -> None:
+    mine.archive.add("one", "tool", Depends="lib, data (>= 1)")
+    mine.archive.add("one", "lib", Depends="part (= 1.0-1)")
+    mine.archive.add("one", "part")
+    mine.archive.add("one", "data")
+    assert mine.lock() == 0
+    mine.archive.stanzas.clear()
+    mine.archive.add("one", "tool", "1.1-1", Depends="lib, data (>= 1)")
+    mine.archive.add("one", "lib", "1.1-1", Depends="part (= 1.1-1)")
+    mine.archive.add("one", "part", "1.1-1")
+    mine.archive.add("one", "data", "1.1-1")
+    assert mine.lock("--upgrade", "data") == 0
+    assert mine.versions() == {"tool": "1.0-1", "lib": "1.0-1", "part": "1.0-1", "data": "1.1-1"}
+    assert mine.lock("--upgrade", "part") == 0, "its only user has to go along"
+    assert mine.versions() == {"tool": "1.0-1", "lib": "1.1-1", "part": "1.1-1", "data": "1.1-1"}
+
+
+def test_several_are_named_one_by_one_and_a_new_wish_comes_along(mine: Locking) -> None:
+    mine.archive.add("one", "tool", Depends="lib, data")
+    mine.archive.add("one", "lib")
+    mine.archive.add("one", "data")
+    assert mine.lock() == 0
+    for name in ("tool", "lib", "data", "more"):
+        mine.archive.add("one", name, "1.1-1", **({"Depends": "lib, data"} if name == "tool" else {}))
+    mine.path.write_text(DEFINITION.replace("[tool]", "[tool, more]"))
+    assert mine.lock("--upgrade", "lib", "--upgrade", "data") == 0
+    assert mine.versions() == {"tool": "1.0-1", "lib": "1.1-1", "data": "1.1-1", "more": "1.1-1"}
+
+
+def test_a_package_that_is_not_locked_or_a_lock_that_is_not_there_is_told(mine: Locking, capsys: Out) -> None:
+    mine.archive.add("one", "tool")
+    assert mine.lock("--upgrade", "tool") == 1
+    assert "there is no lock" in capsys.readouterr().err
+    assert mine.lock() == 0
+    assert mine.lock("--upgrade", "tooool") == 1
+    assert "tooool: not in the lock" in capsys.readouterr().err
+
+
+def test_an_upgrade_is_held_back_by_scripts_like_any_other(mine: Locking, capsys: Out) -> None:
+    mine.archive.add("one", "tool")
+    assert mine.lock() == 0
+    mine.archive.add("one", "tool", "1.1-1", scripts={"postinst": "true\n"})
+    assert mine.lock("--upgrade", "tool") == 1
+    assert "tool: postinst is new" in capsys.readouterr().err
+    assert mine.versions() == {"tool": "1.0-1"}
+
+
+# --- what waits ------------------------------------------------------------------------------------------------------
+
+
+def test_a_check_tells_which_changes_are_security_updates(mine: Locking, capsys: Out) -> None:
+    mine.archive.add("one", "tool", Depends="lib")
+    mine.archive.add("one", "lib")
+    assert mine.lock() == 0
+    capsys.readouterr()
+    assert mine.lock("--check", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    mine.archive.add("one", "tool", "1.1-1", Depends="lib")
+    size = len(mine.archive.add("one-security", "lib", "1.0-1+deb1"))
+    before = mine.lock_path.read_text()
+    assert mine.lock("--check") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["updated", "lib", "1.0-1", "->", "1.0-1+deb1", "1", "kB", "one-security"]
+    assert lines[-1] == f"{mine.lock_path}: 2 changes wait, 1 of them from a security suite"
+    assert mine.lock("--check", "--json") == 1
+    told = {each.pop("name"): each for each in json.loads(capsys.readouterr().out)}
+    assert told["lib"] == {
+        "change": "updated",
+        "old": "1.0-1",
+        "new": "1.0-1+deb1",
+        "bytes": size,
+        "suite": "one-security",
+        "security": True,
+    }
+    assert told["tool"]["security"] is False
+    assert mine.lock_path.read_text() == before
