@@ -246,9 +246,16 @@ def _locks(path: Path, store: Store) -> Iterator[Lock]:
     for each in sorted(definitions):
         if each != path and not each.exists():
             continue
-        if _has_scripts(definition.load(each)):
-            waiting = _refused(each, store)
-            yield Lock.load(waiting if waiting.exists() else each.with_suffix(".lock"))
+        what = definition.load(each)
+        if _has_scripts(what):
+            yield _waiting(each, what, store) or Lock.load(each.with_suffix(".lock"))
+
+
+def _waiting(path: Path, what: Definition, store: Store) -> Lock | None:
+    """The lock that was refused for the definition at ``path``, unless the definition asks for something else by now."""
+    file = _refused(path, store)
+    lock = Lock.load(file) if file.exists() else None
+    return lock if lock is not None and lock.request == resolve.Request.of(what).fingerprint else None
 
 
 def _accept(arguments: argparse.Namespace, path: Path, present: Iterable[Script]) -> int:
@@ -279,6 +286,12 @@ def _accept(arguments: argparse.Namespace, path: Path, present: Iterable[Script]
     }
     mine = [each for each in present if (each.package, each.name, each.sha256) not in elsewhere]
     after = scripts.accept(own, mine, arguments.accept, covered=arguments.covered, reviewed=arguments.reason.strip())
+    if not os.access(file.parent, os.W_OK):
+        raise Failure(
+            "the review's folder is not yours to write",
+            where=str(file.parent),
+            hint="copy the definition to a folder of your own and name it: osbuild scripts --definition FILE ...",
+        )
     write_atomically(file, scripts.dump(after))
     added, removed = sorted(set(after) - set(own)), sorted(set(own) - set(after))
     if arguments.json:

@@ -30,7 +30,7 @@ STEPS: Final = frozenset(module.name for module in pkgutil.iter_modules(finish._
 """The finishing steps that an entry may name."""
 
 # What changes with every rebuild of a package and says nothing: the debhelper that wrote a part, and the kernel's own release.
-_DEBHELPER: Final = re.compile(r"(?m)^(# Automatically added by [\w-]+)/\S+$")
+_DEBHELPER: Final = re.compile(r"(?m)^(# (?:Automatically|Triggers) added by [\w-]+)/\S+$")
 _KERNEL: Final = re.compile(r"\b\d+\.\d+\.\d+\\?\+deb\d+(?:\.\d+)*")
 
 Kind = Literal["new", "changed", "stale"]

@@ -150,6 +150,30 @@ def test_accepting_needs_a_reason_a_real_step_and_a_package_that_is_there(mine: 
     assert not mine.reviews.exists()
 
 
+def test_what_was_refused_counts_only_for_the_definition_that_it_answers(mine: Locking, capsys: Out) -> None:
+    mine.archive.add("one", "tool")
+    mine.archive.add("one", "other", scripts={"config": "true\n"})
+    assert mine.lock() == 0
+    mine.path.write_text(DEFINITION.replace("[tool]", "[tool, other]"))
+    assert mine.lock() == 1
+    assert mine.scripts("--quiet") == 1
+    mine.path.write_text(DEFINITION)
+    capsys.readouterr()
+    assert mine.scripts() == 0
+    assert "other" not in capsys.readouterr().out
+
+
+def test_a_review_that_is_not_ours_to_write_is_told(
+    mine: Locking, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine.archive.add("one", "tool", scripts={"config": "true\n"})
+    assert mine.lock() == 1
+    monkeypatch.setattr("os.access", lambda *_: False)
+    capsys.readouterr()
+    assert mine.scripts("--accept", "tool", "--reason", "a question") == 1
+    assert "the review's folder is not yours to write" in capsys.readouterr().err
+
+
 def test_tools_are_never_installed_so_nobody_reads_their_scripts(mine: Locking) -> None:
     mine.path.write_text(DEFINITION.replace("container: {repository: test/mine}\n", ""))
     mine.archive.add("one", "tool", scripts={"postinst": "true\n"})

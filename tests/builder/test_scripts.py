@@ -56,6 +56,8 @@ def test_accepting_all_leaves_nothing_to_be_found(before: frozenset[Script], now
 def test_a_rebuild_with_another_debhelper_is_the_same_script() -> None:
     old = "# Automatically added by dh_installinit/13.24.1\nupdate-rc.d\n"
     assert canonical("tool", "postinst", old) == canonical("tool", "postinst", old.replace("13.24.1", "13.31"))
+    trigger = "# Triggers added by dh_makeshlibs/13.20\nactivate-noawait ldconfig\n"
+    assert canonical("tool", "triggers", trigger) == canonical("tool", "triggers", trigger.replace("13.20", "13.24.2"))
     assert canonical("tool", "postinst", old) != canonical("tool", "postinst", old.replace("update", "upgrade"))
 
 
