@@ -93,6 +93,14 @@ class Chosen:
     architecture: str
 
 
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What apt would put in place of what is there, and the names of what it would remove."""
+
+    installed: tuple[Chosen, ...]
+    removed: frozenset[str]
+
+
 class PrivateApt:
     """apt under the directory ``state``, which is made and may be kept between runs to save downloads."""
 
@@ -167,6 +175,22 @@ class PrivateApt:
             lambda _: "read apt's words above; a name may be misspelt, or a suite may be missing in the definition",
         )
         return list(parse_simulation(text))
+
+    def upgrade(self, names: Iterable[str], status: str, automatic: Iterable[tuple[str, str]]) -> Transaction:
+        """What apt would change to have the newest ``names`` on a machine whose dpkg status is ``status``, and no more than that.
+
+        ``automatic`` are (package, architecture) pairs of the status that nobody asked for: what nothing needs any more goes.
+        Raises :class:`AptFailure`.
+        """
+        self._write("status", status)
+        marks = [f"Package: {name}\nArchitecture: {word}\nAuto-Installed: 1\n" for name, word in sorted(automatic)]
+        self._write("extended_states", "\n".join(marks))
+        text = self._run(
+            ["install", "-s", "-q", "--no-install-recommends", "--auto-remove", "--", *sorted(set(names))],
+            "apt finds no way to upgrade these packages alone",
+            lambda _: "name what stands in the way with --upgrade as well, or upgrade everything: 'osbuild lock'",
+        )
+        return Transaction(tuple(parse_simulation(text)), frozenset(parse_removals(text)))
 
     def _write(self, name: str, text: str) -> None:
         (self._state / name).write_text(text, "utf-8")
@@ -291,6 +315,13 @@ def parse_simulation(text: str) -> Iterator[Chosen]:
         match = _INST.match(line)
         if match:
             yield Chosen(match["name"].partition(":")[0], match["version"], match["architecture"])
+
+
+def parse_removals(text: str) -> Iterator[str]:
+    """The names of the packages to be removed in the output of ``apt-get install -s``: ``Remv name [version]``."""
+    for line in text.splitlines():
+        if line.startswith("Remv "):
+            yield line.split()[1].partition(":")[0]
 
 
 def compare_versions(left: str, right: str) -> int:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import apt, build, cache, data, definition, mirror, resolve
+from builder import build, cache, data, locking, mirror
 from builder.build import BuildResult, Settings
-from builder.fetch import FetchFailure
 from builder.lockfile import Lock
-from builder.mirror import Mirror
 from builder.store import Store
 from builder.targets import TARGETS
 from builder.tools import Tools, our_lock
-from terminal import Failure, Phases, command, table
+from terminal import Phases, command, table
 from terminal.release import VERSION
 
 _EXAMPLES: Final = {
@@ -29,10 +26,8 @@ _EXAMPLES: Final = {
     "container": """
   osbuild container image/containers/redis.yaml
                                          build a docker-archive into build/container/redis/""",
-    "lock": """
-  osbuild lock                           take the archive's newest versions into image/node.lock
-  osbuild lock --check                   would that change anything? 1 if it would
-  osbuild lock image/tools.yaml          the same for the tools that builds run""",
+    "lock": locking.LOCK_EXAMPLES,
+    "scripts": locking.SCRIPTS_EXAMPLES,
     "tools": """
   osbuild tools etcd                     print how to run a tool of the closure""",
     "cache": """
@@ -49,7 +44,14 @@ def main() -> int:
 def run(argv: Sequence[str]) -> int:
     """Run ``osbuild`` with these arguments; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    handlers = {"image": _image, "container": _container, "lock": _lock, "tools": _tools, "cache": _cache}
+    handlers = {
+        "image": _image,
+        "container": _container,
+        "lock": locking.lock,
+        "scripts": locking.review,
+        "tools": _tools,
+        "cache": _cache,
+    }
     return handlers[arguments.verb](arguments)
 
 
@@ -81,13 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     container = verb("container", "build a container for 'docker load'")
     container.add_argument("definition", type=Path, metavar="DEFINITION")
     lock = verb("lock", "resolve a definition's packages anew and write its lock")
-    lock.add_argument(
-        "definition", type=Path, nargs="?", metavar="DEFINITION", help="default: image/node.yaml; its lock is beside it"
+    locking.add_lock_arguments(lock)
+    scripts = verb(
+        "scripts", "list the maintainer scripts of locked packages with their review, or accept what you have read"
     )
-    lock.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the lock would change")
-    lock.add_argument("--allow-expired", action="store_true", help="accept an archive that stands still (a snapshot)")
-    # For one case, which the failure that leads there names: the mirror has dropped a package of image/tools.lock.
-    lock.add_argument("--host-apt", action="store_true", help=argparse.SUPPRESS)
+    locking.add_scripts_arguments(scripts)
     tools = verb("tools", "print the command line that runs a program of the tools closure")
     tools.add_argument("program", nargs="?", metavar="PROGRAM", help="without it, all programs are listed")
     store = verb("cache", "show what the store holds, or drop what no lock needs any more")
@@ -96,9 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     for each in (image, container):
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")
-    for each in (image, container, lock, tools):
+    for each in (image, container, lock, scripts, tools):
         each.add_argument("--mirror", metavar="URL", help="archive to fetch from (default: as the host's apt)")
-    for each in (image, container, lock, tools, store):
+    for each in (image, container, lock, scripts, tools, store):
         each.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
         each.add_argument("--json", action="store_true", help="print the result for a machine")
         each.add_argument("--quiet", action="store_true", help="no progress")
@@ -134,52 +134,6 @@ def _told(result: BuildResult, arguments: argparse.Namespace) -> int:
     else:
         print(f"{result.directory} is up to date")
     return 0
-
-
-def _lock(arguments: argparse.Namespace) -> int:
-    path = arguments.definition or data.image() / "node.yaml"
-    what = definition.load(path)
-    lock_path = path.with_suffix(".lock")
-    if not os.access(lock_path.parent, os.W_OK):
-        raise Failure(
-            "the lock's folder is not yours to write",
-            where=str(lock_path.parent),
-            hint="copy the definition to a folder of your own and name it: osbuild lock FILE",
-        )
-    store, phases, source = Store(arguments.store), Phases(quiet=arguments.quiet), mirror.find(arguments.mirror)
-    with cache.in_use(store), store.scratch() as state:
-        programs = apt.host_programs() if arguments.host_apt else _closure_apt(store, source, phases)
-        with phases.phase(f"resolving {len(what.packages)} packages"):
-            found = resolve.lock_command(
-                resolve.Request.of(what),
-                lock_path,
-                programs=programs,
-                mirror=source,
-                state=state,
-                check_only=arguments.check,
-                allow_expired=arguments.allow_expired,
-                detail=phases.detail,
-            )
-    if arguments.json:
-        print(json.dumps([{"name": change.name, "change": change.verb} for change in found]))
-    elif found:
-        print(resolve.describe(found))
-    else:
-        print(f"{lock_path}: nothing changed")
-    return 1 if arguments.check and found else 0
-
-
-def _closure_apt(store: Store, source: Mirror, phases: Phases) -> apt.Programs:
-    try:
-        with phases.phase("tools"):
-            return Tools.ours(store, lambda: source, detail=phases.detail).apt()
-    except FetchFailure as failure:
-        # Its own advice, 'osbuild lock', is what is being done.
-        failure.hint = (
-            "if the mirror has dropped it: on a Debian host 'osbuild lock --host-apt image/tools.yaml' takes the newest tools, with "
-            "the host's own apt; or name a mirror that keeps old versions (a snapshot) with --mirror URL"
-        )
-        raise
 
 
 def _tools(arguments: argparse.Namespace) -> int:

@@ -158,6 +158,11 @@ class Change:
             return "removed"
         return "replaced" if self.old.version == self.new.version else "updated"
 
+    @property
+    def security(self) -> bool:
+        """Whether the new package comes from a security suite."""
+        return self.new is not None and (self.new.suite.endswith("-security") or self.new.archive.endswith("-security"))
+
 
 def changes(old: Lock | None, new: Lock) -> tuple[Change, ...]:
     """What a person wants to read when ``old`` becomes ``new``, by name.

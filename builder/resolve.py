@@ -6,6 +6,7 @@ The solving is apt's (:mod:`builder.apt`); this module says to apt what to assum
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -91,6 +92,77 @@ def resolve(
     Raises :class:`builder.apt.AptFailure` for trouble with the archive (network, signature, unmet dependencies) and
     :class:`ResolveFailure` for a request that contradicts itself.
     """
+    apt, catalogue = _prepare(
+        request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
+    )
+    detail("solving dependencies")
+    chosen = apt.resolve(
+        [want.name for want in request.packages], catalogue.assumed(request.assume, request.architecture)
+    )
+    packages = tuple(catalogue.locked(package) for package in sorted(chosen, key=lambda package: package.name))
+    return Lock(request.architecture, catalogue.epoch, request.fingerprint, catalogue.stamps, packages)
+
+
+def upgrade(
+    request: Request,
+    old: Lock,
+    names: Iterable[str],
+    control: Callable[[LockedPackage], str],
+    *,
+    programs: Programs,
+    mirror: Mirror,
+    state: Path,
+    allow_expired: bool = False,
+    detail: Callable[[str], None] = lambda _: None,
+) -> Lock:
+    """The lock ``old`` with the newest ``names`` and what these need; every other package stays at its version.
+
+    What ``request`` asks for and ``old`` has not comes as well, and what nothing needs any more goes. ``control`` gives the control
+    paragraph of a locked package that the indexes no longer have. Raises as :func:`resolve`.
+    """
+    wanted = {want.name for want in request.packages}
+    locked = {package.name: package for package in old.packages}
+    chosen = set(names)
+    if unknown := sorted(chosen - locked.keys() - wanted):
+        raise ResolveFailure(
+            f"{', '.join(unknown)}: not in the lock",
+            hint="name a package that is locked, or add it to the definition's packages",
+        )
+    apt, catalogue = _prepare(
+        request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
+    )
+    detail("solving dependencies")
+    installed = [
+        _installed(catalogue.stanza(each) or control(each)) for each in old.packages if each.name not in request.assume
+    ]
+    status = "\n".join([*installed, catalogue.assumed(request.assume, request.architecture)])
+    automatic = [(each.name, request.architecture) for each in old.packages if each.name not in wanted]
+    if old.request != request.fingerprint:
+        # The definition changed since: a package may now be asked from another suite.
+        chosen |= {want.name for want in request.packages if want.suite is not None}
+    done = apt.upgrade([*chosen, *(wanted - locked.keys())], status, automatic)
+    gone = done.removed | set(request.assume)
+    if lost := sorted(done.removed & wanted):
+        raise ResolveFailure(
+            f"this would remove what the definition asks for: {', '.join(lost)}",
+            hint="upgrade these as well, or everything: 'osbuild lock'",
+        )
+    after = {name: package for name, package in locked.items() if name not in gone}
+    after |= {package.name: catalogue.locked(package) for package in done.installed}
+    packages = tuple(after[name] for name in sorted(after))
+    return Lock(request.architecture, max(old.epoch, catalogue.epoch), request.fingerprint, catalogue.stamps, packages)
+
+
+def _prepare(
+    request: Request,
+    *,
+    programs: Programs,
+    mirror: Mirror,
+    state: Path,
+    allow_expired: bool,
+    detail: Callable[[str], None],
+) -> tuple[PrivateApt, Catalogue]:
+    """apt with the newest indexes for ``request``, and what these hold."""
     _check_request(request)
     pins = {want.name: want.suite for want in request.packages if want.suite is not None}
     apt = PrivateApt(
@@ -105,13 +177,7 @@ def resolve(
     )
     detail("fetching and verifying indexes")
     apt.update()
-    catalogue = Catalogue(apt.indexes())
-    detail("solving dependencies")
-    chosen = apt.resolve(
-        [want.name for want in request.packages], catalogue.assumed(request.assume, request.architecture)
-    )
-    packages = tuple(catalogue.locked(package) for package in sorted(chosen, key=lambda package: package.name))
-    return Lock(request.architecture, catalogue.epoch, request.fingerprint, catalogue.stamps, packages)
+    return apt, Catalogue(apt.indexes())
 
 
 class Catalogue:
@@ -176,6 +242,13 @@ class Catalogue:
             )
         return "\n".join(blocks)
 
+    def stanza(self, package: LockedPackage) -> str | None:
+        """The stanza of this very package, or None if the archive has moved on."""
+        for index, stanza in self._found.get(package.name, ()):
+            if index.suite.archive == package.archive and _fields(stanza).get("sha256") == package.sha256:
+                return stanza
+        return None
+
     def locked(self, chosen: Chosen) -> LockedPackage:
         """Where ``chosen`` is and what it hashes to, from the first suite that has this very version."""
         for index, stanza in self._found.get(chosen.name, ()):
@@ -213,14 +286,21 @@ class Catalogue:
 
 
 def describe(found: Sequence[Change]) -> str:
-    """The changes for people, one a line; an empty text when there are none."""
+    """The changes for people, one a line: verb, name, versions, size in kilobytes, suite; an empty text when there are none."""
     rows = []
     for change in found:
         old = change.old.version if change.old else ""
         new = change.new.version if change.new else ""
         newest = change.new or change.old
+        size = f"{math.ceil(newest.size / 1e3)} kB" if newest else ""
         rows.append(
-            [change.verb, change.name, f"{old} -> {new}" if old and new else old or new, newest.suite if newest else ""]
+            [
+                change.verb,
+                change.name,
+                f"{old} -> {new}" if old and new else old or new,
+                size,
+                newest.suite if newest else "",
+            ]
         )
     return table(rows)
 
@@ -235,19 +315,44 @@ def lock_command(
     check_only: bool = False,
     allow_expired: bool = False,
     detail: Callable[[str], None] = lambda _: None,
+    review: Callable[[Lock | None, Lock], None] = lambda _old, _new: None,
+    only: Sequence[str] = (),
+    control: Callable[[LockedPackage], str] = lambda _: "",
 ) -> tuple[Change, ...]:
     """``osbuild lock`` for one lock file: resolve ``request``, write the new lock at ``path`` (not with ``check_only``).
 
+    ``review`` sees the old and the new lock before anything is written, and raises to prevent it. With names in ``only`` it is
+    :func:`upgrade` of these, which needs a lock to start from and ``control``.
     Returns what changed against the lock at ``path``; a missing or broken lock counts as empty, since it is about to be replaced.
     """
-    new = resolve(request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail)
-    try:
-        old = Lock.load(path)
-    except Failure:
-        old = None
+    old = Lock.load(path) if only else _loaded(path)
+    if old is not None and only:
+        new = upgrade(
+            request,
+            old,
+            only,
+            control,
+            programs=programs,
+            mirror=mirror,
+            state=state,
+            allow_expired=allow_expired,
+            detail=detail,
+        )
+    else:
+        new = resolve(
+            request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
+        )
     if not check_only:
+        review(old, new)
         write_atomically(path, new.dump())
     return changes(old, new)
+
+
+def _loaded(path: Path) -> Lock | None:
+    try:
+        return Lock.load(path)
+    except Failure:
+        return None
 
 
 def _check_request(request: Request) -> None:
@@ -273,6 +378,12 @@ def _status(fields: Mapping[str, str]) -> str:
     lines = [f"{name}: {value}" for name, value in fields.items() if value]
     lines.insert(1, "Status: install ok installed")
     return "\n".join([*lines, "Maintainer: nobody", "Description: assumed to be there", ""])
+
+
+def _installed(paragraph: str) -> str:
+    """A control paragraph as dpkg's status file has it."""
+    first, _, rest = paragraph.strip().partition("\n")
+    return f"{first}\nStatus: install ok installed\n{rest}\n"
 
 
 def _source(fields: Mapping[str, str]) -> tuple[str, str]:

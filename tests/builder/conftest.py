@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from builder.apt import Programs
 from builder.tools import Tools
+from tests.builder.debmaker import deb
 
 
 @pytest.fixture(scope="session")
@@ -87,15 +88,20 @@ class Archive:
         """Its address."""
         return f"file://{self.root}"
 
-    def add(self, suite: str, name: str, version: str = "1.0-1", **fields: str) -> bytes:
-        """Put the package ``name`` into ``suite`` with control ``fields`` (Pre_Depends for Pre-Depends); returns its (unreal) file."""
-        data = f"{name} {version} {suite}".encode()
-        path = f"pool/main/{name}_{version.replace(':', '%3a')}_amd64.deb"
+    def add(
+        self, suite: str, name: str, version: str = "1.0-1", *, scripts: dict[str, str] | None = None, **fields: str
+    ) -> bytes:
+        """Put the package ``name`` into ``suite`` with control ``fields`` (Pre_Depends for Pre-Depends); returns its file, in which is
+        nothing but the control part and ``scripts``.
+        """
+        control = {"Package": name, "Version": version, "Architecture": "amd64", "Maintainer": "nobody"}
+        control |= {key.replace("_", "-"): value for key, value in fields.items()}
+        path = f"pool/main/{suite}/{name}_{version.replace(':', '%3a')}_amd64.deb"
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / path).write_bytes(data)
-        control = {"Package": name, "Version": version, "Architecture": "amd64", "Maintainer": "nobody", **fields}
+        deb(self.root / path, [], name, scripts, "".join(f"{key}: {value}\n" for key, value in control.items()))
+        data = (self.root / path).read_bytes()
         control |= {"Filename": path, "Size": str(len(data)), "SHA256": hashlib.sha256(data).hexdigest()}
-        lines = [f"{key.replace('_', '-')}: {value}" for key, value in control.items()]
+        lines = [f"{key}: {value}" for key, value in control.items()]
         self.stanzas.setdefault(suite, []).append("\n".join(lines) + "\n")
         return data
 

@@ -147,11 +147,11 @@ def test_a_request_that_contradicts_itself_is_refused_before_any_download(
 
 def test_the_command_tells_what_changes_and_writes_it(resolver: Resolver, tmp_path: Path) -> None:
     path = tmp_path / "node.lock"
-    assert "added  lib     1.0-1  stable" in resolver.command(ask("lib", "manual"), path)
+    assert "added  lib     1.0-1  1 kB  stable" in resolver.command(ask("lib", "manual"), path)
     resolver.archive.add("stable", "lib", "1.1-1")
     resolver.write()
     before = path.read_text()
-    told = "updated  lib     1.0-1 -> 1.1-1  stable\nremoved  manual  1.0-1           stable"
+    told = "updated  lib     1.0-1 -> 1.1-1  1 kB  stable\nremoved  manual  1.0-1           1 kB  stable"
     assert resolver.command(ask("lib"), path, check_only=True) == told
     assert path.read_text() == before
     assert resolver.command(ask("lib"), path) == told
