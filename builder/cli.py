@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import apt, build, cache, data, definition, mirror, resolve
+from builder import apt, build, cache, data, definition, mirror, resolve, schema
 from builder.build import BuildResult, Settings
 from builder.fetch import FetchFailure
 from builder.lockfile import Lock
@@ -38,6 +38,7 @@ _EXAMPLES: Final = {
     "cache": """
   osbuild cache                          show what the store holds
   osbuild cache --prune                  drop what no lock needs any more""",
+    "schema": schema.EXAMPLES,
 }
 
 
@@ -49,7 +50,14 @@ def main() -> int:
 def run(argv: Sequence[str]) -> int:
     """Run ``osbuild`` with these arguments; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    handlers = {"image": _image, "container": _container, "lock": _lock, "tools": _tools, "cache": _cache}
+    handlers = {
+        "image": _image,
+        "container": _container,
+        "lock": _lock,
+        "tools": _tools,
+        "cache": _cache,
+        "schema": schema.command,
+    }
     return handlers[arguments.verb](arguments)
 
 
@@ -93,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     store = verb("cache", "show what the store holds, or drop what no lock needs any more")
     store.add_argument("--prune", action="store_true", help="drop what is neither in our locks nor in those of --keep")
     store.add_argument("--keep", type=Path, metavar="LOCK", action="append", default=[], help="a lock of yours, too")
+    schema.add_arguments(verb("schema", "print what a definition may hold, for editors and readers"))
     for each in (image, container):
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")

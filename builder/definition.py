@@ -1,6 +1,6 @@
 """The definition of an image: one commented model, read from YAML, with errors that name file, line and column.
 
-The model is the reference: each field says what it is for. ``packages`` and its neighbours say what to lock; everything after says
+The model is the reference: each field says what it is for, and :mod:`builder.schema` makes a page and a schema for editors of that. ``packages`` and its neighbours say what to lock; everything after says
 how the tree is finished. A definition is data only; it never holds an address of a mirror.
 """
 
@@ -20,7 +20,7 @@ Epoch = Annotated[int, Field(ge=0)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class Suite(_Model):
@@ -31,6 +31,7 @@ class Suite(_Model):
     archive: Literal["debian", "debian-security"] = "debian"
     """Which of Debian's two archives serves it."""
     components: tuple[str, ...] = ("main",)
+    """Which of its parts."""
     pin_only: bool = False
     """Take from here only packages that ask for it with ``from``."""
 
@@ -39,50 +40,64 @@ class Pinned(_Model):
     """A package that comes from a suite of its own."""
 
     name: str
+    """Of the package."""
     from_: str = Field(alias="from")
-    """The suite's name."""
+    """The suite; it is one of ``suites``."""
 
 
 class Account(_Model):
-    """An account of ours; those that packages declare come with them. Its own group has the same number."""
+    """An account of ours; those that packages declare come with them. Its own group has the same number; nobody has a password."""
 
     name: str
+    """To log in with."""
     uid: int = Field(ge=1, lt=60000)
+    """Number of the account and of its own group."""
     groups: tuple[str, ...] = ()
+    """Further groups that it is in."""
     home: str
+    """Its home folder, an absolute path."""
     shell: str = "/bin/bash"
+    """What a login starts."""
     gecos: str = ""
+    """The person's name."""
 
 
 class Kernel(_Model):
     """Which modules the node has, and which of them the initrd needs to find its root."""
 
     modules: tuple[str, ...]
-    """Names or shell patterns; what they depend on comes along."""
+    """Names or shell patterns; what they depend on comes along, all others go."""
     initrd: tuple[str, ...]
     """Names, loaded in this order, what they depend on first."""
     command_line: str
+    """Parameters of the kernel."""
 
 
 class Presets(_Model):
     """systemd units: all are disabled but those listed."""
 
     enable: tuple[str, ...] = ()
+    """Units to start, with all that their ``[Install]`` sections say."""
     mask: tuple[str, ...] = ()
+    """Units that nothing can start."""
     default_target: str = "multi-user.target"
+    """What a boot leads to."""
 
 
 class Identity(_Model):
     """What ``os-release`` says; its ID is the name in small letters."""
 
     name: str
+    """Of the system."""
     version: str
+    """Of the system, in quotes."""
 
 
 class Filesystem(_Model):
     """How the root is packed."""
 
     type: Literal["squashfs", "erofs"]
+    """The file system; both are read-only."""
     fast: tuple[str, ...]
     """Options of the writer for everyday builds."""
     release: tuple[str, ...]
@@ -95,13 +110,21 @@ class Container(_Model):
     repository: str
     """Name docker knows it by: ``dockerfile/redis``."""
     tag: str = "latest"
+    """What stands after the colon."""
     user: str = ""
+    """Account that it runs as; root if empty."""
     entrypoint: tuple[str, ...] = ()
+    """Words that begin its command line, whatever ``docker run`` is given."""
     cmd: tuple[str, ...] = ()
+    """Words of its command line that ``docker run`` may replace."""
     exposed_ports: tuple[str, ...] = ()
+    """As ``6379/tcp``."""
     volumes: tuple[str, ...] = ()
+    """Paths whose contents outlive the container."""
     working_dir: str = "/"
+    """Folder that it starts in."""
     environment: dict[str, str] = {}
+    """Variables by name."""
 
 
 class Definition(_Model):
@@ -110,8 +133,11 @@ class Definition(_Model):
     version: Literal[1]
     """Of this format."""
     name: str
+    """Of what is built."""
     architecture: Literal["amd64"] = "amd64"
+    """Debian's name of it."""
     suites: tuple[Suite, ...] = Field(min_length=1)
+    """Where packages may come from."""
     packages: tuple[str | Pinned, ...] = Field(min_length=1)
     """What is asked for; what these depend on comes along, recommendations do not."""
     assume: tuple[str, ...] = ()
@@ -119,15 +145,19 @@ class Definition(_Model):
     remove: tuple[str, ...] = ()
     """Shell patterns of paths to leave out, after everything is merged."""
     accounts: tuple[Account, ...] = ()
+    """Accounts of ours."""
     groups: tuple[str, ...] = ()
     """Groups that no package declares in sysusers.d, ours and those that a maintainer script would have made."""
     ids: dict[str, int] = {}
     """Numbers for accounts and groups that have no fixed one yet (builder/finish/accounts.py holds the list)."""
     kernel: Kernel | None = None
+    """For a node: its kernel, which a package brings."""
     presets: Presets = Presets()
+    """Which units start."""
     aliases: dict[str, str] = {}
     """Further names of units, enabled or not: new name to unit."""
     identity: Identity | None = None
+    """What the system calls itself."""
     directories: dict[str, str] = {}
     """Empty directories to make: path to octal mode, and the account that owns it if not root (``0755 redis``)."""
     links: dict[str, str] = {}
@@ -137,7 +167,9 @@ class Definition(_Model):
     node_code: tuple[str, ...] = ()
     """Our own Python packages that the node runs."""
     root: Filesystem | None = None
+    """For a node: how its root is packed."""
     container: Container | None = None
+    """Instead of ``kernel`` and ``root``: a container."""
 
     def wants(self) -> list[tuple[str, str | None]]:
         """(package, suite or None) pairs, in the definition's order."""

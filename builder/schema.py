@@ -1,0 +1,142 @@
+"""The definition's model told to others: a JSON schema for editors, and the reference page. Both are made from the model, neither by hand.
+
+builder/definition.py  --json_schema()-->  docs/definition.schema.json
+                       --page()--------->  docs/definition.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import types
+import typing
+from collections.abc import Iterator
+from typing import Final
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from builder.definition import Definition
+
+INTRODUCTION: Final = """\
+# The definition: `image/node.yaml`
+
+This page is made from `builder/definition.py` by `osbuild schema --markdown`.
+
+YAML. A mistake in it is told with file, line and column, and the nearest known key. Its lock lies beside it, same name with `.lock`;
+`osbuild lock FILE` writes it and is needed again when `architecture`, `suites`, `packages` or `assume` change, and for nothing else.
+
+    # hello.yaml: osbuild lock hello.yaml && osbuild container hello.yaml
+    version: 1
+    name: hello
+    suites: [{suite: trixie}]
+    packages: [base-passwd, busybox-static]
+    container: {repository: example/hello, cmd: [/usr/bin/busybox, echo, hello]}
+
+## In an editor
+
+An editor with a YAML language server completes and explains these keys. `osbuild schema >definition.schema.json` writes the schema (in a checkout it
+is `docs/definition.schema.json`); the definition's first line says where it is:
+
+    # yaml-language-server: $schema=definition.schema.json
+"""
+
+EXAMPLES: Final = """
+  osbuild schema >definition.schema.json
+                                         a definition's JSON schema, for editors
+  osbuild schema --markdown              the reference page, docs/definition.md"""
+
+_WORDS: Final[dict[object, str]] = {str: "text", int: "number", bool: "true or false"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``osbuild schema``."""
+    parser.add_argument("--markdown", action="store_true", help="print the reference page instead")
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """``osbuild schema``: print the JSON schema, or the page."""
+    print(page() if arguments.markdown else json_schema(), end="")
+    return 0
+
+
+def json_schema() -> str:
+    """The JSON schema (draft 2020-12) of a definition, as text."""
+    schema = Definition.model_json_schema(by_alias=True)
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return json.dumps(_told(schema), indent=2, ensure_ascii=False) + "\n"
+
+
+def page() -> str:
+    """The reference page in Markdown: an introduction, then a table of keys for the definition and for each section of it."""
+    return INTRODUCTION + "".join("\n" + "\n".join(_section(name, model)) + "\n" for name, model in _models())
+
+
+def _told(value: object) -> object:
+    """The schema without reST's double quotes, and without titles, which only repeat the keys."""
+    if isinstance(value, dict):
+        return {
+            key: _plain(item) if key == "description" and isinstance(item, str) else _told(item)
+            for key, item in value.items()
+            if not (key == "title" and isinstance(item, str))
+        }
+    return [_told(item) for item in value] if isinstance(value, list) else value
+
+
+def _plain(text: str) -> str:
+    return " ".join(inspect.cleandoc(text).split()).replace("``", "`")
+
+
+def _models() -> Iterator[tuple[str, type[BaseModel]]]:
+    """(key that leads there, model), the definition itself first, under no key."""
+    yield "", Definition
+    for name, field in Definition.model_fields.items():
+        for model in _nested(field.annotation):
+            yield name, model
+
+
+def _nested(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _nested(argument)
+
+
+def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
+    yield f"## `{name}`" if name else "## Every key"
+    yield ""
+    yield _plain(model.__doc__ or "")
+    yield ""
+    yield "| key | value | default | meaning |"
+    yield "|---|---|---|---|"
+    for key, field in model.model_fields.items():
+        value = _type(field.annotation, key)
+        yield f"| `{field.alias or key}` | {value} | {_default(field)} | {_plain(field.description or '')} |"
+
+
+def _type(annotation: object, key: str) -> str:
+    """The type of ``key`` in words: ``list of text``."""
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    arguments = [each for each in typing.get_args(annotation) if each not in (Ellipsis, type(None))]
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{each}`" for each in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(each, key) for each in arguments)
+    if origin is tuple:
+        return f"list of {_type(arguments[0], key)}"
+    if origin is dict:
+        return f"{_type(arguments[0], key)} to {_type(arguments[1], key)}"
+    (model,) = _nested(annotation)
+    return f"[{model.__name__.lower()}](#{key})"
+
+
+def _default(field: FieldInfo) -> str:
+    """In YAML's words; a dash for a key that must be there, nothing for an empty default."""
+    if field.is_required():
+        return "-"
+    if field.default in (None, (), {}, "") or isinstance(field.default, BaseModel):
+        return ""
+    return f"`{json.dumps(field.default)}`" if not isinstance(field.default, str) else f"`{field.default}`"
