@@ -17,7 +17,8 @@ from typing import Final
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from builder.definition import Definition
+from builder.definition import RULES, Definition, sections
+from builder.include import Named, Whole
 
 INTRODUCTION: Final = """\
 # The definition: `image/node.yaml`
@@ -42,6 +43,32 @@ is `docs/definition.schema.json`); the definition's first line says where it is:
     # yaml-language-server: $schema=definition.schema.json
 """
 
+INCLUDE: Final = """
+## Add to a definition of ours: `include`
+
+    # mine/node.yaml: osbuild lock mine/node.yaml && osbuild image --definition mine/node.yaml
+    include: node
+    name: mine
+    packages: [tmux]
+    overlay: overlay
+    presets: {{enable: [hello.service]}}
+
+`include: node` is one of ours (`image/node.yaml`; by bare names also the others of `image/`); anything else is a path, relative to the file that
+says it (`./base.yaml`). What is included may include another. The files become one, and what this page asks for is asked of the whole:
+
+* Lists append what is not there yet: the included definition's items, then yours. That goes for `overlay`, too: each file's overlay lies beside
+  that file, and yours wins.
+* A thing is there once under its name ({named}). Another one of the same name is an error.
+* A list that is one command line is replaced: {whole}.
+* Mappings and sections merge key by key, and your value wins.
+* Single values are replaced.
+* `null` replaces anything: `kernel: null` takes the section out.
+* A list where the included definition has a mapping, or the like, is an error.
+
+Nothing is taken out of a list; a file that should not be in the image goes by `remove`. The lock beside your file answers the merged definition: after
+ours changed its packages (a new version of Flotilla), `osbuild lock` is needed again. An error names the file, line and column that it comes from.
+"""
+
 EXAMPLES: Final = """
   osbuild schema >definition.schema.json
                                          a definition's JSON schema, for editors
@@ -64,13 +91,21 @@ def command(arguments: argparse.Namespace) -> int:
 def json_schema() -> str:
     """The JSON schema (draft 2020-12) of a definition, as text."""
     schema = Definition.model_json_schema(by_alias=True)
+    # With an include, what a file lacks may be in another one: only the build can tell.
+    schema["anyOf"] = [{"required": ["include"]}, {"required": schema.pop("required")}]
+    for field in Definition.model_fields.values():
+        for section in sections(field.annotation):
+            schema["$defs"][section.__name__].pop("required", None)
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     return json.dumps(_told(schema), indent=2, ensure_ascii=False) + "\n"
 
 
 def page() -> str:
     """The reference page in Markdown: an introduction, then a table of keys for the definition and for each section of it."""
-    return INTRODUCTION + "".join("\n" + "\n".join(_section(name, model)) + "\n" for name, model in _models())
+    named = ", ".join(f"`{'.'.join(at)}` by `{rule.key}`" for at, rule in RULES.items() if isinstance(rule, Named))
+    whole = ", ".join(f"`{'.'.join(at)}`" for at, rule in RULES.items() if isinstance(rule, Whole))
+    introduction = INTRODUCTION + INCLUDE.format(named=named, whole=whole)
+    return introduction + "".join("\n" + "\n".join(_section(name, model)) + "\n" for name, model in _models())
 
 
 def _told(value: object) -> object:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import data, definition
+from builder import data, definition, document
 from terminal import Failure
 
 GOOD = """\
@@ -69,7 +69,7 @@ def test_a_missing_definition_is_told(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"version: 1\nname: \xff\n", "small.yaml:2: this is not text in UTF-8"),
-        (b"a" * (definition.BYTES_MAX + 1), "this is no definition: more than"),
+        (b"a" * (document.BYTES_MAX + 1), "this is no definition: more than"),
         (b"\0", "this is not YAML"),
         (b"[" * 5000, "this is not YAML"),
     ],
