@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import apt, build, cache, data, definition, mirror, resolve, schema
+from builder import apt, build, cache, data, definition, mirror, resolve, schema, starter
 from builder.build import BuildResult, Settings
 from builder.fetch import FetchFailure
 from builder.lockfile import Lock
@@ -39,6 +39,7 @@ _EXAMPLES: Final = {
   osbuild cache                          show what the store holds
   osbuild cache --prune                  drop what no lock needs any more""",
     "schema": schema.EXAMPLES,
+    "new": starter.EXAMPLES,
 }
 
 
@@ -57,6 +58,7 @@ def run(argv: Sequence[str]) -> int:
         "tools": _tools,
         "cache": _cache,
         "schema": schema.command,
+        "new": starter.command,
     }
     return handlers[arguments.verb](arguments)
 
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--prune", action="store_true", help="drop what is neither in our locks nor in those of --keep")
     store.add_argument("--keep", type=Path, metavar="LOCK", action="append", default=[], help="a lock of yours, too")
     schema.add_arguments(verb("schema", "print what a definition may hold, for editors and readers"))
+    starter.add_arguments(verb("new", "begin a definition of your own that adds to ours"))
     for each in (image, container):
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")

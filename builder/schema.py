@@ -53,7 +53,7 @@ INCLUDE: Final = """
     overlay: overlay
     presets: {{enable: [hello.service]}}
 
-`include: node` is one of ours (`image/node.yaml`; by bare names also the others of `image/`); anything else is a path, relative to the file that
+`osbuild new mine` writes such a folder. `include: node` is one of ours (`image/node.yaml`; by bare names also the others of `image/`); anything else is a path, relative to the file that
 says it (`./base.yaml`). What is included may include another. The files become one, and what this page asks for is asked of the whole:
 
 * Lists append what is not there yet: the included definition's items, then yours. That goes for `overlay`, too: each file's overlay lies beside
