@@ -22,7 +22,7 @@ Words = Annotated[tuple[str, ...], Whole.WHOLE]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Suite(_Model):

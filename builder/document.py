@@ -65,9 +65,10 @@ def read(path: Path) -> Node:
     """
     text = _text(path)
     try:
-        marks = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        marks = loader.get_single_node()
         _refuse_twice(marks, path)
+        data = _constructed(loader, marks, path) if marks is not None else None
         if not isinstance(data, dict) or marks is None:
             raise Failure("a definition is a mapping of keys", where=f"{path}:1:1", hint="see image/node.yaml")
         return _located(data, marks, _place(path, marks), path)
@@ -77,6 +78,16 @@ def read(path: Path) -> Node:
         raise Failure(f"this is not YAML: {error.problem}", where=f"{path}:{line}:{column}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise Failure(f"this is not YAML: {error}", where=str(path)) from None
+
+
+def _constructed(loader: yaml.SafeLoader, marks: yaml.Node, path: Path) -> object:
+    try:
+        data: object = loader.construct_document(marks)
+    except (ValueError, LookupError, AttributeError) as error:
+        # PyYAML lets these out for a date that no calendar has, and for a tag that does not fit its value (!!bool maybe).
+        hint = "put dates and the like in quotes; a definition needs no tags"
+        raise Failure(f"this is not YAML: a value is not of its type: {error}", where=str(path), hint=hint) from None
+    return data
 
 
 def _text(path: Path) -> str:
@@ -100,6 +111,8 @@ def _refuse_twice(marks: yaml.Node | None, path: Path) -> None:
         _refuse_twice(child, path)
     seen: set[str] = set()
     for key, _ in marks.value if isinstance(marks, yaml.MappingNode) else ():
+        if not isinstance(key, yaml.ScalarNode):
+            raise Failure("a key is text, not a list or a mapping", where=_place(path, key))
         if key.value in seen:
             raise Failure(f"the key {key.value!r} is there twice", where=_place(path, key), hint="keep one of them")
         seen.add(key.value)
@@ -116,7 +129,7 @@ def _place(path: Path, marks: yaml.Node) -> str:
 
 
 def _located(data: object, marks: yaml.Node, where: str, path: Path) -> Node:
-    """``data`` with the places of ``marks``; what a merge key (``<<``) brings is placed where its mapping begins."""
+    """``data`` with the places of ``marks``, which is what it was constructed from; that resolved merge keys (``<<``) in ``marks``, too."""
     if isinstance(data, dict):
         found = {key.value: (key, value) for key, value in marks.value}
         entries: dict[str, Node] = {}
@@ -124,10 +137,8 @@ def _located(data: object, marks: yaml.Node, where: str, path: Path) -> Node:
             if not isinstance(name, str):
                 hint = "put it in quotes, if it is meant: YAML takes it for a number, a truth value or worse"
                 raise Failure(f"a key is text, which {name!r} is not", where=where, hint=hint)
-            key, value = found.get(name, (marks, marks))
-            # Under a merge key there are no marks that fit the value.
-            fits = value if isinstance(value, yaml.MappingNode) or not isinstance(item, dict) else marks
-            entries[name] = _located(item, fits, _place(path, key), path)
+            key, value = found[name]
+            entries[name] = _located(item, value, _place(path, key), path)
         return Node(entries, where)
     if isinstance(data, list | tuple):  # a tuple is an entry of !!omap
         inner = marks.value if isinstance(marks, yaml.SequenceNode) else [marks] * len(data)

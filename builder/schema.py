@@ -7,16 +7,20 @@ builder/definition.py  --json_schema()-->  docs/definition.schema.json
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
+import itertools
 import json
 import types
 import typing
 from collections.abc import Iterator
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from builder import definition
 from builder.definition import RULES, Definition, sections
 from builder.include import Named, Whole
 
@@ -90,7 +94,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 def json_schema() -> str:
     """The JSON schema (draft 2020-12) of a definition, as text."""
-    schema = Definition.model_json_schema(by_alias=True)
+    schema: dict[str, Any] = Definition.model_json_schema(by_alias=True)
+    meanings = _meanings()
+    for name, each in [("Definition", schema), *schema["$defs"].items()]:
+        for key, told in each["properties"].items():
+            told["description"] = meanings[name, key]
     # With an include, what a file lacks may be in another one: only the build can tell.
     schema["anyOf"] = [{"required": ["include"]}, {"required": schema.pop("required")}]
     for field in Definition.model_fields.values():
@@ -106,6 +114,21 @@ def page() -> str:
     whole = ", ".join(f"`{'.'.join(at)}`" for at, rule in RULES.items() if isinstance(rule, Whole))
     introduction = INTRODUCTION + INCLUDE.format(named=named, whole=whole)
     return introduction + "".join("\n" + "\n".join(_section(name, model)) + "\n" for name, model in _models())
+
+
+def _meanings() -> dict[tuple[str, str], str]:
+    """(model, key) to the docstring below that field.
+
+    pydantic can read these, too, but as the model is imported, and every build would wait for it.
+    """
+    found: dict[tuple[str, str], str] = {}
+    module = ast.parse(Path(definition.__file__).read_text("utf-8"))
+    for model in (each for each in module.body if isinstance(each, ast.ClassDef)):
+        for field, text in itertools.pairwise(model.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    found[model.name, name.removesuffix("_")] = words
+    return found
 
 
 def _told(value: object) -> object:
@@ -145,9 +168,11 @@ def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
     yield ""
     yield "| key | value | default | meaning |"
     yield "|---|---|---|---|"
-    for key, field in model.model_fields.items():
+    meanings = _meanings()
+    for name, field in model.model_fields.items():
+        key = field.alias or name
         value = _type(field.annotation, key)
-        yield f"| `{field.alias or key}` | {value} | {_default(field)} | {_plain(field.description or '')} |"
+        yield f"| `{key}` | {value} | {_default(field)} | {_plain(meanings[model.__name__, key])} |"
 
 
 def _type(annotation: object, key: str) -> str:

@@ -29,7 +29,7 @@ def test_every_key_is_explained() -> None:
     assert len(tables) > 40
     for line in tables:
         assert line.count(" | ") == 3, f"a pipe in a cell breaks the table: {line}"
-        assert not line.endswith("|  |"), f"builder/definition.py: give it a docstring: {line}"
+        assert not line.endswith("|  |"), f"builder/definition.py: its docstring is empty: {line}"
 
 
 def test_an_editor_learns_keys_kinds_and_meanings() -> None:
