@@ -112,7 +112,7 @@ def node(store: Store, work: Path) -> tuple[Tree, int, Tools]:
     assert what.kernel is not None
     packages = obtain(lock, store, mirror.find)
     base = assemble.base(what, packages, lock, tools, store)
-    tree = assemble.finish(what, base.copy(), path.parent, packages, lock, tools, store)
+    tree = assemble.finish(what, base.copy(), packages, lock, tools, store)
     (work / "vmlinuz").write_bytes(assemble.kernel_image(packages))
     entries = initrd(base, what.kernel.initrd, data.image() / "initrd/init")
     (work / "initrd.img").write_bytes(b"".join(cpio.archive(entries)))

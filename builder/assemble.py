@@ -81,19 +81,15 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path) -> Pa
 def finish(
     what: Definition,
     tree: Tree,
-    folder: Path,
     packages: Sequence[Package],
     lock: Lock,
     tools: Tools,
     store: Store,
 ) -> Tree:
-    """``tree`` with everything of ours in it and every quick step done; the argument itself is changed and returned.
-
-    ``folder`` is the definition's: its overlay lies beside it.
-    """
+    """``tree`` with everything of ours in it and every quick step done; the argument itself is changed and returned."""
     ours = Tree()
-    if what.overlay is not None:
-        _put_all(ours, inputs.folder_entries(folder / what.overlay, ""))
+    for folder in what.overlays():
+        _put_all(ours, inputs.folder_entries(folder, ""))
     if what.node_code:
         _put_all(ours, inputs.folder_entries(data.units() / "system", "usr/lib/systemd/system/"))
         _put_all(ours, inputs.node_code(what.node_code))

@@ -120,7 +120,6 @@ class _Job:
     """One build: what it is made from, and the steps that every kind of build has."""
 
     what: Definition
-    folder: Path
     lock: Lock
     store: Store
     mirror: Callable[[], Mirror]
@@ -140,7 +139,7 @@ class _Job:
         """The tree as the packages made it (the initrd takes its program and modules there), and the finished tree."""
         with self.phases.phase("tree"):
             base = assemble.base(self.what, packages, self.lock, tools, self.store)
-            tree = assemble.finish(self.what, base.copy(), self.folder, packages, self.lock, tools, self.store)
+            tree = assemble.finish(self.what, base.copy(), packages, self.lock, tools, self.store)
         return base, tree
 
 
@@ -160,7 +159,7 @@ def _build(
     begin = time.monotonic()
     phases = settings.phases
     lock = _lock(path, what, is_ours=settings.definition is None)
-    build = _build_id(path, what, lock, kind)
+    build = _build_id(what, lock, kind)
     directory = (settings.output or Path("build") / target).absolute()
     unchanged = BuildResult(directory, False, {"check": time.monotonic() - begin})
     if not settings.force and manifest.is_current(directory, build):
@@ -175,11 +174,11 @@ def _build(
             return unchanged  # it was made while we waited
         for place in (store.root, directory):
             _check_room(place, lock)
-        job = _Job(what, path.parent, lock, store, lambda: mirror.find(settings.mirror), phases)
+        job = _Job(what, lock, store, lambda: mirror.find(settings.mirror), phases)
         folder = work / "out"
         folder.mkdir()
         tree = deliver(job, work, folder)
-        if _build_id(path, what, lock, kind) != build:
+        if _build_id(what, lock, kind) != build:
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
             build = "inputs changed during the build"
             phases.line("... files changed while they were built: build again to have all of them")
@@ -201,7 +200,7 @@ def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
     return lock
 
 
-def _build_id(path: Path, what: Definition, lock: Lock, kind: object) -> str:
+def _build_id(what: Definition, lock: Lock, kind: object) -> str:
     """The id of everything that shapes the artifacts."""
     return identify(
         "build",
@@ -209,12 +208,13 @@ def _build_id(path: Path, what: Definition, lock: Lock, kind: object) -> str:
         {
             "code": inputs.code(),
             "kind": kind,
-            "definition": hashlib.sha256(path.read_bytes()).hexdigest(),
+            # As merged from all the files it includes; where its overlays lie does not matter, what is in them does.
+            "definition": hashlib.sha256(what.model_dump_json(exclude={"overlay"}).encode()).hexdigest(),
             "lock": lock.id,
             "tools": our_lock().id,
             "initrd": inputs.digest(data.image() / "initrd"),
             "units": inputs.digest(data.units() / "system"),
-            "overlay": inputs.digest(path.parent / what.overlay) if what.overlay else None,
+            "overlays": [inputs.digest(folder) for folder in what.overlays()],
             "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
         },
     )

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import build, cache, data, locking, mirror
+from builder import build, cache, data, locking, mirror, schema, starter
 from builder.build import BuildResult, Settings
 from builder.lockfile import Lock
 from builder.store import Store
@@ -33,6 +33,8 @@ _EXAMPLES: Final = {
     "cache": """
   osbuild cache                          show what the store holds
   osbuild cache --prune                  drop what no lock needs any more""",
+    "schema": schema.EXAMPLES,
+    "new": starter.EXAMPLES,
 }
 
 
@@ -51,6 +53,8 @@ def run(argv: Sequence[str]) -> int:
         "scripts": locking.review,
         "tools": _tools,
         "cache": _cache,
+        "schema": schema.command,
+        "new": starter.command,
     }
     return handlers[arguments.verb](arguments)
 
@@ -93,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     store = verb("cache", "show what the store holds, or drop what no lock needs any more")
     store.add_argument("--prune", action="store_true", help="drop what is neither in our locks nor in those of --keep")
     store.add_argument("--keep", type=Path, metavar="LOCK", action="append", default=[], help="a lock of yours, too")
+    schema.add_arguments(verb("schema", "print what a definition may hold, for editors and readers"))
+    starter.add_arguments(verb("new", "begin a definition of your own that adds to ours"))
     for each in (image, container):
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")

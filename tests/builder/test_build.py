@@ -105,7 +105,7 @@ def edit_overlay(world: World) -> None:
 
 
 def edit_definition(world: World) -> None:
-    world.small.write_text(SMALL + "# a comment\n")
+    world.small.write_text(SMALL.replace("cmd: [tool]", "cmd: [tool, --more]"))
 
 
 def lose_artifact(world: World) -> None:

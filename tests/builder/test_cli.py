@@ -35,7 +35,10 @@ def osbuild(*words: str | Path) -> int:
     return command("osbuild", run, [str(word) for word in words])
 
 
-@pytest.mark.parametrize("verb", [[], ["image"], ["container"], ["lock"], ["scripts"], ["tools"], ["cache"]])
+VERBS = ["image", "container", "lock", "scripts", "tools", "cache", "schema", "new"]
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)])
 def test_help_ends_with_examples(verb: list[str], capsys: Out) -> None:
     with pytest.raises(SystemExit) as end:
         run([*verb, "--help"])
@@ -46,7 +49,7 @@ def test_help_ends_with_examples(verb: list[str], capsys: Out) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nonsense"], ["image", "--target", "nonsense"], ["container"], ["tools", "a", "b"]]
+    "words", [[], ["nonsense"], ["image", "--target", "nonsense"], ["container"], ["tools", "a", "b"], ["new"]]
 )
 def test_wrong_usage_is_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as end:

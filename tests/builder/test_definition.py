@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import data, definition
+from builder import data, definition, document
 from terminal import Failure
 
 GOOD = """\
@@ -69,7 +69,7 @@ def test_a_missing_definition_is_told(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"version: 1\nname: \xff\n", "small.yaml:2: this is not text in UTF-8"),
-        (b"a" * (definition.BYTES_MAX + 1), "this is no definition: more than"),
+        (b"a" * (document.BYTES_MAX + 1), "this is no definition: more than"),
         (b"\0", "this is not YAML"),
         (b"[" * 5000, "this is not YAML"),
     ],
@@ -80,3 +80,28 @@ def test_what_is_no_definition_at_all(tmp_path: Path, content: bytes, says: str)
     path.write_bytes(content)
     with pytest.raises(Failure, match=says):
         definition.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "says"),
+    [
+        (GOOD.replace("{suite: trixie}", "&one {suite: trixie}\n  - {<<: *one, archive: x}"), ":5:16", "suites.1.archive"),
+        (GOOD + "root: &r {type: erofs, fast: [{a: 1}], release: []}\nids: {<<: *r}\n", ":8:11", "ids.type"),
+        (GOOD + "links: !!omap [a: b]\n", ":8:1", "links"),
+        (GOOD + "ids: {1: 2}\n", ":8:1", "a key is text, which 1 is not"),
+        (GOOD + "ids: {? {a: b} : 2}\n", ":8:9", "a key is text, not a list"),
+        (GOOD + "links: 2026-99-99\n", "small.yaml", "a value is not of its type"),
+        (GOOD + "links: !!bool maybe\n", "small.yaml", "a value is not of its type"),
+        (GOOD + "links: &a [*a]\n", "small.yaml", "this is not YAML"),
+    ],
+)  # fmt: skip
+def test_yaml_that_few_write_is_placed_too(tmp_path: Path, text: str, place: str, says: str) -> None:
+    with pytest.raises(Failure) as caught:
+        load(tmp_path, text)
+    assert place in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_a_merge_key_of_yaml_works(tmp_path: Path) -> None:
+    text = GOOD.replace("{suite: trixie}", "&one {suite: trixie, pin_only: true}\n  - {<<: *one, suite: sid}")
+    assert [(each.suite, each.pin_only) for each in load(tmp_path, text).suites] == [("trixie", True), ("sid", True)]
