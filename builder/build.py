@@ -10,12 +10,26 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from builder import assemble, cache, cpio, data, definition, filesystem, inputs, manifest, mirror, output, resolve
+from builder import (
+    assemble,
+    cache,
+    cpio,
+    data,
+    definition,
+    filesystem,
+    inputs,
+    manifest,
+    mirror,
+    offline,
+    output,
+    resolve,
+)
 from builder.deb import Package
 from builder.definition import Definition
 from builder.initrd import initrd
@@ -38,7 +52,11 @@ ROOM_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """What a caller may choose; the defaults are what ``osbuild image`` does without options."""
+    """What a caller may choose; the defaults are what ``osbuild image`` does without options.
+
+    ``offline`` builds from the store alone. ``cache`` says what becomes of packages unpacked and steps done by former builds: they are used; or all is made
+    anew (and the output, too, if it is up to date) and replaces them, or replaces nothing. Downloads and tools are kept in any case.
+    """
 
     definition: Path | None = None
     target: str = "qemu"
@@ -47,6 +65,8 @@ class Settings:
     mirror: str | None = None
     release: bool = False
     force: bool = False
+    offline: bool = False
+    cache: Literal["use", "replace", "ignore"] = "use"
     phases: Phases = field(default_factory=Phases)
 
 
@@ -163,19 +183,27 @@ def _build(
     build = _build_id(path, what, lock, kind)
     directory = (settings.output or Path("build") / target).absolute()
     unchanged = BuildResult(directory, False, {"check": time.monotonic() - begin})
-    if not settings.force and manifest.is_current(directory, build):
+    force = settings.force or settings.cache != "use"
+    if not force and manifest.is_current(directory, build):
         return unchanged
     store = Store(settings.store)
 
     def waiting() -> None:
         phases.line(f"... another build into {directory} is running: waiting for it")
 
-    with output.held(directory, waiting) as work, cache.in_use(store):
-        if not settings.force and manifest.is_current(directory, build):
+    with (
+        _caching(store, settings.cache, phases) as view,
+        output.held(directory, waiting) as work,
+        cache.in_use(store),
+    ):
+        if not force and manifest.is_current(directory, build):
             return unchanged  # it was made while we waited
         for place in (store.root, directory):
             _check_room(place, lock)
-        job = _Job(what, path.parent, lock, store, lambda: mirror.find(settings.mirror), phases)
+        if settings.offline:
+            offline.check(lock, our_lock(), view)
+        source = offline.no_mirror if settings.offline else lambda: mirror.find(settings.mirror)
+        job = _Job(what, path.parent, lock, view, source, phases)
         folder = work / "out"
         folder.mkdir()
         tree = deliver(job, work, folder)
@@ -186,6 +214,24 @@ def _build(
         contents = manifest.compose(build, what.name, target, lock, tree, folder.iterdir())
         manifest.publish(folder, directory, contents)
     return BuildResult(directory, True, dict(phases.seconds))
+
+
+@contextmanager
+def _caching(store: Store, how: Literal["use", "replace", "ignore"], phases: Phases) -> Iterator[Store]:
+    """The store as a build sees it that treats former work as ``how`` says; what it made is adopted if the block ends well."""
+    if how == "use":
+        yield store
+        return
+    with store.aside() as made:
+        yield made
+        if how == "replace":
+            cache.adopt(
+                store,
+                made,
+                lambda: phases.line(
+                    "... other builds are using the store: waiting for them, to replace what was damaged"
+                ),
+            )
 
 
 def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:

@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     for each in (image, container):
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")
+        each.add_argument("--offline", action="store_true", help="build from the store alone; ask no mirror")
+        each.add_argument("--no-cache", action="store_true", help="do every step anew; only downloads are kept")
     for each in (image, container, lock, tools):
         each.add_argument("--mirror", metavar="URL", help="archive to fetch from (default: as the host's apt)")
     for each in (image, container, lock, tools, store):
@@ -114,6 +116,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         mirror=arguments.mirror,
         release=getattr(arguments, "release", False),
         force=arguments.force,
+        offline=arguments.offline,
+        cache="replace" if arguments.no_cache else "use",
         phases=Phases(quiet=arguments.quiet),
     )
 
