@@ -50,6 +50,10 @@ ROOM_BYTES: Final = 64 << 20
 """The same, for whatever else is written."""
 
 
+MIXED: Final = "inputs changed during the build"
+"""In place of a build's id, when there is no telling what went into it."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a caller may choose; the defaults are what ``osbuild image`` does without options.
@@ -180,7 +184,8 @@ def _build(
     begin = time.monotonic()
     phases = settings.phases
     lock = _lock(path, what, is_ours=settings.definition is None)
-    build = _build_id(path, what, lock, kind)
+    made_from = _inputs(path, what, lock, kind)
+    build = identify("build", 1, made_from)
     directory = (settings.output or Path("build") / target).absolute()
     unchanged = BuildResult(directory, False, {"check": time.monotonic() - begin})
     force = settings.force or settings.cache != "use"
@@ -207,11 +212,13 @@ def _build(
         folder = work / "out"
         folder.mkdir()
         tree = deliver(job, work, folder)
-        if _build_id(path, what, lock, kind) != build:
+        if _inputs(path, what, lock, kind) != made_from:
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
-            build = "inputs changed during the build"
+            build = MIXED
             phases.line("... files changed while they were built: build again to have all of them")
-        contents = manifest.compose(build, what.name, target, lock, tree, folder.iterdir())
+        contents = manifest.compose(
+            build, what.name, target, lock, tree, folder.iterdir(), release=settings.release, inputs=made_from
+        )
         manifest.publish(folder, directory, contents)
     return BuildResult(directory, True, dict(phases.seconds))
 
@@ -247,23 +254,19 @@ def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
     return lock
 
 
-def _build_id(path: Path, what: Definition, lock: Lock, kind: object) -> str:
-    """The id of everything that shapes the artifacts."""
-    return identify(
-        "build",
-        1,
-        {
-            "code": inputs.code(),
-            "kind": kind,
-            "definition": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "lock": lock.id,
-            "tools": our_lock().id,
-            "initrd": inputs.digest(data.image() / "initrd"),
-            "units": inputs.digest(data.units() / "system"),
-            "overlay": inputs.digest(path.parent / what.overlay) if what.overlay else None,
-            "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
-        },
-    )
+def _inputs(path: Path, what: Definition, lock: Lock, kind: object) -> dict[str, object]:
+    """The id of each thing that shapes the artifacts."""
+    return {
+        "code": inputs.code(),
+        "kind": kind,
+        "definition": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "lock": lock.id,
+        "tools": our_lock().id,
+        "initrd": inputs.digest(data.image() / "initrd"),
+        "units": inputs.digest(data.units() / "system"),
+        "overlay": inputs.digest(path.parent / what.overlay) if what.overlay else None,
+        "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
+    }
 
 
 def _check_room(place: Path, lock: Lock) -> None:

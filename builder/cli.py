@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import apt, build, cache, data, definition, mirror, resolve
+from builder import apt, build, cache, data, definition, mirror, resolve, verify
 from builder.build import BuildResult, Settings
 from builder.fetch import FetchFailure
 from builder.lockfile import Lock
@@ -29,6 +29,8 @@ _EXAMPLES: Final = {
     "container": """
   osbuild container image/containers/redis.yaml
                                          build a docker-archive into build/container/redis/""",
+    "verify": """
+  osbuild verify build/qemu              build it once more, with nothing made before, and compare""",
     "lock": """
   osbuild lock                           take the archive's newest versions into image/node.lock
   osbuild lock --check                   would that change anything? 1 if it would
@@ -49,7 +51,14 @@ def main() -> int:
 def run(argv: Sequence[str]) -> int:
     """Run ``osbuild`` with these arguments; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    handlers = {"image": _image, "container": _container, "lock": _lock, "tools": _tools, "cache": _cache}
+    handlers = {
+        "image": _image,
+        "container": _container,
+        "verify": _verify,
+        "lock": _lock,
+        "tools": _tools,
+        "cache": _cache,
+    }
     return handlers[arguments.verb](arguments)
 
 
@@ -80,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("--release", action="store_true", help="compress for size instead of for time")
     container = verb("container", "build a container for 'docker load'")
     container.add_argument("definition", type=Path, metavar="DEFINITION")
+    check = verb("verify", "build what is in a folder once more and compare all bytes")
+    check.add_argument("directory", type=Path, metavar="DIR", help="what 'osbuild image' or 'container' made")
+    check.add_argument("--definition", type=Path, metavar="FILE", help="default: ours of that name")
+    check.add_argument("--offline", action="store_true", help="build from the store alone; ask no mirror")
     lock = verb("lock", "resolve a definition's packages anew and write its lock")
     lock.add_argument(
         "definition", type=Path, nargs="?", metavar="DEFINITION", help="default: image/node.yaml; its lock is beside it"
@@ -98,9 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")
         each.add_argument("--offline", action="store_true", help="build from the store alone; ask no mirror")
         each.add_argument("--no-cache", action="store_true", help="do every step anew; only downloads are kept")
-    for each in (image, container, lock, tools):
+    for each in (image, container, check, lock, tools):
         each.add_argument("--mirror", metavar="URL", help="archive to fetch from (default: as the host's apt)")
-    for each in (image, container, lock, tools, store):
+    for each in (image, container, check, lock, tools, store):
         each.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
         each.add_argument("--json", action="store_true", help="print the result for a machine")
         each.add_argument("--quiet", action="store_true", help="no progress")
@@ -128,6 +141,23 @@ def _image(arguments: argparse.Namespace) -> int:
 
 def _container(arguments: argparse.Namespace) -> int:
     return _told(build.build_container(_settings(arguments)), arguments)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    settings = Settings(
+        definition=arguments.definition,
+        store=arguments.store,
+        mirror=arguments.mirror,
+        offline=arguments.offline,
+        phases=Phases(quiet=arguments.quiet),
+    )
+    verdict = verify.verify(arguments.directory, settings)
+    if arguments.json:
+        told = {"directory": str(verdict.directory), "same": verdict.is_same, "inputs": verdict.inputs}
+        print(json.dumps({**told, "artifacts": [asdict(artifact) for artifact in verdict.artifacts]}))
+    else:
+        print(verify.describe(verdict))
+    return 0 if verdict.is_same else 1
 
 
 def _told(result: BuildResult, arguments: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ def osbuild(*words: str | Path) -> int:
     return command("osbuild", run, [str(word) for word in words])
 
 
-@pytest.mark.parametrize("verb", [[], ["image"], ["container"], ["lock"], ["tools"], ["cache"]])
+@pytest.mark.parametrize("verb", [[], ["image"], ["container"], ["verify"], ["lock"], ["tools"], ["cache"]])
 def test_help_ends_with_examples(verb: list[str], capsys: Out) -> None:
     with pytest.raises(SystemExit) as end:
         run([*verb, "--help"])
