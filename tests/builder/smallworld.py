@@ -221,9 +221,10 @@ class World:
         environment: dict[str, str] | None = None,
         umask: int = -1,
         cwd: str | None = None,
+        through: Sequence[str] = (),
     ) -> Running:
-        """The same as a process of its own, with what ``environment`` adds to ours."""
-        argv = [sys.executable, "-c", "from builder.cli import main; raise SystemExit(main())"]
+        """The same as a process of its own, with what ``environment`` adds to ours, started by the command ``through``."""
+        argv = [*through, sys.executable, "-c", "from builder.cli import main; raise SystemExit(main())"]
         surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         return Running([*argv, *self.arguments(*words, output=output)], surroundings, umask, cwd)
 
