@@ -104,7 +104,7 @@ def _cpio(data: bytes) -> Iterator[tuple[str, Member]]:
 
 def _tar(file: IO[bytes], prefix: str) -> Iterator[tuple[str, Member]]:
     """The members of a tar, and of the tars in it (layers)."""
-    with tarfile.open(fileobj=file, mode="r:") as archive:
+    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         for entry in archive:
             name = prefix + entry.name
             attributes = f"{entry.type.decode()} {entry.mode:o} {entry.uid}:{entry.gid} {entry.mtime} {entry.linkname}"

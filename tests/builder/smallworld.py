@@ -73,6 +73,7 @@ TOOL: Members = [
     *folders("usr/bin", "usr/share/tool", mtime=EPOCH + DAY),
     member("./usr/bin/tool", b"#!/bin/sh\necho tool\n", mode=0o2755, gid=42, mtime=EPOCH + DAY),
     member("./usr/share/tool/data", bytes(range(256)) * 600, mtime=EPOCH - DAY),
+    member("./usr/share/tool/Größe.crt", b"a name beyond ASCII\n"),
     member("./usr/share/tool/link", type=tarfile.SYMTYPE, linkname="data"),
 ]
 
