@@ -76,11 +76,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Where the artifacts are, whether this call made them, and the seconds of each phase."""
+    """Where the artifacts are, whether this call made them, and the seconds of each phase, of the steps in it, and of all together."""
 
     directory: Path
     changed: bool
     seconds: dict[str, float]
+    steps: dict[str, dict[str, float]] = field(default_factory=dict)
+    total: float = 0.0
 
 
 def build_image(settings: Settings) -> BuildResult:
@@ -106,11 +108,14 @@ def build_image(settings: Settings) -> BuildResult:
         base, tree = job.trees(packages, tools)
         with job.phases.phase(f"packing the root ({root.type})"):
             parts = Parts(work / "kernel", work / "initrd", work / "root", kernel.command_line)
-            parts.kernel.write_bytes(assemble.kernel_image(packages))
-            entries = initrd(base, kernel.initrd, data.image() / "initrd" / "init")
-            parts.initrd.write_bytes(b"".join(cpio.archive(entries)))
-            filesystem.pack(tree, root.type, options, parts.root, job.lock.epoch, tools)
-        target.write(parts, folder)
+            with job.phases.step("kernel and initrd"):
+                parts.kernel.write_bytes(assemble.kernel_image(packages))
+                entries = initrd(base, kernel.initrd, data.image() / "initrd" / "init")
+                parts.initrd.write_bytes(b"".join(cpio.archive(entries)))
+            with job.phases.step("root"):
+                filesystem.pack(tree, root.type, options, parts.root, job.lock.epoch, tools)
+            with job.phases.step("target"):
+                target.write(parts, folder)
         return tree
 
     return _build(settings, path, what, settings.target, [settings.target, list(options)], deliver)
@@ -163,8 +168,9 @@ class _Job:
     def trees(self, packages: list[Package], tools: Tools) -> tuple[Tree, Tree]:
         """The tree as the packages made it (the initrd takes its program and modules there), and the finished tree."""
         with self.phases.phase("tree"):
-            base = assemble.base(self.what, packages, self.lock, tools, self.store)
-            tree = assemble.finish(self.what, base.copy(), self.folder, packages, self.lock, tools, self.store)
+            step = self.phases.step
+            base = assemble.base(self.what, packages, self.lock, tools, self.store, step)
+            tree = assemble.finish(self.what, base.copy(), self.folder, packages, self.lock, tools, self.store, step)
         return base, tree
 
 
@@ -187,7 +193,8 @@ def _build(
     made_from = _inputs(path, what, lock, kind)
     build = identify("build", 1, made_from)
     directory = (settings.output or Path("build") / target).absolute()
-    unchanged = BuildResult(directory, False, {"check": time.monotonic() - begin})
+    checked = time.monotonic() - begin
+    unchanged = BuildResult(directory, False, {"check": checked}, total=checked)
     force = settings.force or settings.cache != "use"
     if not force and manifest.is_current(directory, build):
         return unchanged
@@ -220,7 +227,7 @@ def _build(
             build, what.name, target, lock, tree, folder.iterdir(), release=settings.release, inputs=made_from
         )
         manifest.publish(folder, directory, contents)
-    return BuildResult(directory, True, dict(phases.seconds))
+    return BuildResult(directory, True, dict(phases.seconds), phases.steps, time.monotonic() - begin)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import apt, build, cache, data, definition, mirror, resolve, verify
+from builder import apt, build, cache, data, definition, mirror, resolve, timings, verify
 from builder.build import BuildResult, Settings
 from builder.fetch import FetchFailure
 from builder.lockfile import Lock
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     for each in (image, container):
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")
+        each.add_argument("--timings", action="store_true", help="print where the time went (--json always does)")
         each.add_argument("--offline", action="store_true", help="build from the store alone; ask no mirror")
         each.add_argument("--no-cache", action="store_true", help="do every step anew; only downloads are kept")
     for each in (image, container, check, lock, tools):
@@ -162,11 +163,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _told(result: BuildResult, arguments: argparse.Namespace) -> int:
     if arguments.json:
-        print(json.dumps({"directory": str(result.directory), "changed": result.changed, "seconds": result.seconds}))
+        told = {"directory": str(result.directory), "changed": result.changed, "seconds": result.seconds}
+        print(json.dumps({**told, "steps": result.steps, "total": result.total}))
     elif result.changed:
         print(f"built {result.directory}")
     else:
         print(f"{result.directory} is up to date")
+    if arguments.timings and not arguments.json:
+        print(timings.describe(result.total, result.seconds, result.steps))
     return 0
 
 
