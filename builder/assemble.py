@@ -6,7 +6,8 @@ what changes from one build to the next, our overlay, units and code, and is qui
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -39,38 +40,55 @@ KERNEL: Final = "boot/vmlinuz-"
 _MERGED: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
-def base(what: Definition, packages: Sequence[Package], lock: Lock, tools: Tools, store: Store) -> Tree:
+Step = Callable[[str], AbstractContextManager[None]]
+"""Runs around each step, by its name: to time it."""
+
+
+def base(
+    what: Definition,
+    packages: Sequence[Package],
+    lock: Lock,
+    tools: Tools,
+    store: Store,
+    step: Step = lambda _: nullcontext(),
+) -> Tree:
     """The tree of the packages with all steps done that depend on nothing else.
 
     Raises :class:`builder.tree.PathConflict` when two packages claim one path, and what the steps raise.
     """
     tree = Tree(symlink(path, target) for path, target in _MERGED.items())
-    for package in packages:
-        for entry in package.entries:
-            tree.add(entry)
+    with step("merging packages"):
+        for package in packages:
+            for entry in package.entries:
+                tree.add(entry)
     kept = what.model_dump(mode="json", include={"remove", "kernel", "identity"})
     key = identify("base", VERSION, [inputs.code(), lock.id, tools.root.name, kept])
     if not store.has("steps", key):
         with store.making("steps", key) as work, store.scratch() as scratch:
-            bundle.save_patch(_base_patch(what, tree.copy(), tools, scratch), work)
-    tree.apply(bundle.load_patch(store.path("steps", key)))
+            bundle.save_patch(_base_patch(what, tree.copy(), tools, scratch, step), work)
+    with step("stored steps"):
+        tree.apply(bundle.load_patch(store.path("steps", key)))
     return tree
 
 
-def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path) -> Patch:
+def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step: Step) -> Patch:
     """What the slow steps do to ``tree``, as one patch."""
     before = {entry.path: entry for entry in tree}
-    tree.apply(slim(tree))
+    with step("slim"):
+        tree.apply(slim(tree))
     for pattern in what.remove:
         for entry in list(tree.glob(pattern)):
             tree.remove(entry.path)
     if what.kernel is not None:
         for entry in list(tree.glob(f"{KERNEL}*")):
             tree.remove(entry.path)
-        tree.apply(modules(tree, tools, scratch, what.kernel.modules))
+        with step("modules"):
+            tree.apply(modules(tree, tools, scratch, what.kernel.modules))
     if what.node_code:
-        tree.apply(bytecode(tree, tools, scratch))
-    tree.apply(ldconfig(tree))
+        with step("bytecode"):
+            tree.apply(bytecode(tree, tools, scratch))
+    with step("ldconfig"):
+        tree.apply(ldconfig(tree))
     after = {entry.path: entry for entry in tree}
     return Patch(
         put=tuple(entry for path, entry in after.items() if before.get(path) != entry),
@@ -85,6 +103,7 @@ def finish(
     lock: Lock,
     tools: Tools,
     store: Store,
+    step: Step = lambda _: nullcontext(),
 ) -> Tree:
     """``tree`` with everything of ours in it and every quick step done; the argument itself is changed and returned."""
     ours = Tree()
@@ -93,7 +112,8 @@ def finish(
     if what.node_code:
         _put_all(ours, inputs.folder_entries(data.units() / "system", "usr/lib/systemd/system/"))
         _put_all(ours, inputs.node_code(what.node_code))
-        _put_all(ours, _compiled(what, ours, tools, store))
+        with step("our bytecode"):
+            _put_all(ours, _compiled(what, ours, tools, store))
     _put_all(tree, iter(ours))
     people = [
         Account(person.name, person.uid, person.uid, person.groups, person.home, person.shell, person.gecos)

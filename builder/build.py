@@ -10,12 +10,26 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from builder import assemble, cache, cpio, data, definition, filesystem, inputs, manifest, mirror, output, resolve
+from builder import (
+    assemble,
+    cache,
+    cpio,
+    data,
+    definition,
+    filesystem,
+    inputs,
+    manifest,
+    mirror,
+    offline,
+    output,
+    resolve,
+)
 from builder.deb import Package
 from builder.definition import Definition
 from builder.initrd import initrd
@@ -36,9 +50,17 @@ ROOM_BYTES: Final = 64 << 20
 """The same, for whatever else is written."""
 
 
+MIXED: Final = "inputs changed during the build"
+"""In place of a build's id, when there is no telling what went into it."""
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a caller may choose; the defaults are what ``osbuild image`` does without options."""
+    """What a caller may choose; the defaults are what ``osbuild image`` does without options.
+
+    ``offline`` builds from the store alone. ``cache`` says what becomes of packages unpacked and steps done by former builds: they are used; or all is made
+    anew (and the output, too, if it is up to date) and replaces them, or replaces nothing. Downloads and tools are kept in any case.
+    """
 
     definition: Path | None = None
     target: str = "qemu"
@@ -47,16 +69,20 @@ class Settings:
     mirror: str | None = None
     release: bool = False
     force: bool = False
+    offline: bool = False
+    cache: Literal["use", "replace", "ignore"] = "use"
     phases: Phases = field(default_factory=Phases)
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Where the artifacts are, whether this call made them, and the seconds of each phase."""
+    """Where the artifacts are, whether this call made them, and the seconds of each phase, of the steps in it, and of all together."""
 
     directory: Path
     changed: bool
     seconds: dict[str, float]
+    steps: dict[str, dict[str, float]] = field(default_factory=dict)
+    total: float = 0.0
 
 
 def build_image(settings: Settings) -> BuildResult:
@@ -82,11 +108,14 @@ def build_image(settings: Settings) -> BuildResult:
         base, tree = job.trees(packages, tools)
         with job.phases.phase(f"packing the root ({root.type})"):
             parts = Parts(work / "kernel", work / "initrd", work / "root", kernel.command_line)
-            parts.kernel.write_bytes(assemble.kernel_image(packages))
-            entries = initrd(base, kernel.initrd, data.image() / "initrd" / "init")
-            parts.initrd.write_bytes(b"".join(cpio.archive(entries)))
-            filesystem.pack(tree, root.type, options, parts.root, job.lock.epoch, tools)
-        target.write(parts, folder)
+            with job.phases.step("kernel and initrd"):
+                parts.kernel.write_bytes(assemble.kernel_image(packages))
+                entries = initrd(base, kernel.initrd, data.image() / "initrd" / "init")
+                parts.initrd.write_bytes(b"".join(cpio.archive(entries)))
+            with job.phases.step("root"):
+                filesystem.pack(tree, root.type, options, parts.root, job.lock.epoch, tools)
+            with job.phases.step("target"):
+                target.write(parts, folder)
         return tree
 
     return _build(settings, path, what, settings.target, [settings.target, list(options)], deliver)
@@ -138,8 +167,9 @@ class _Job:
     def trees(self, packages: list[Package], tools: Tools) -> tuple[Tree, Tree]:
         """The tree as the packages made it (the initrd takes its program and modules there), and the finished tree."""
         with self.phases.phase("tree"):
-            base = assemble.base(self.what, packages, self.lock, tools, self.store)
-            tree = assemble.finish(self.what, base.copy(), packages, self.lock, tools, self.store)
+            step = self.phases.step
+            base = assemble.base(self.what, packages, self.lock, tools, self.store, step)
+            tree = assemble.finish(self.what, base.copy(), packages, self.lock, tools, self.store, step)
         return base, tree
 
 
@@ -159,32 +189,62 @@ def _build(
     begin = time.monotonic()
     phases = settings.phases
     lock = _lock(path, what, is_ours=settings.definition is None)
-    build = _build_id(what, lock, kind)
+    made_from = _inputs(what, lock, kind)
+    build = identify("build", 1, made_from)
     directory = (settings.output or Path("build") / target).absolute()
-    unchanged = BuildResult(directory, False, {"check": time.monotonic() - begin})
-    if not settings.force and manifest.is_current(directory, build):
+    checked = time.monotonic() - begin
+    unchanged = BuildResult(directory, False, {"check": checked}, total=checked)
+    force = settings.force or settings.cache != "use"
+    if not force and manifest.is_current(directory, build):
         return unchanged
     store = Store(settings.store)
 
     def waiting() -> None:
         phases.line(f"... another build into {directory} is running: waiting for it")
 
-    with output.held(directory, waiting) as work, cache.in_use(store):
-        if not settings.force and manifest.is_current(directory, build):
+    with (
+        _caching(store, settings.cache, phases) as view,
+        output.held(directory, waiting) as work,
+        cache.in_use(store),
+    ):
+        if not force and manifest.is_current(directory, build):
             return unchanged  # it was made while we waited
         for place in (store.root, directory):
             _check_room(place, lock)
-        job = _Job(what, lock, store, lambda: mirror.find(settings.mirror), phases)
+        if settings.offline:
+            offline.check(lock, our_lock(), view)
+        source = offline.no_mirror if settings.offline else lambda: mirror.find(settings.mirror)
+        job = _Job(what, lock, view, source, phases)
         folder = work / "out"
         folder.mkdir()
         tree = deliver(job, work, folder)
-        if _build_id(what, lock, kind) != build:
+        if _inputs(what, lock, kind) != made_from:
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
-            build = "inputs changed during the build"
+            build = MIXED
             phases.line("... files changed while they were built: build again to have all of them")
-        contents = manifest.compose(build, what.name, target, lock, tree, folder.iterdir())
+        contents = manifest.compose(
+            build, what.name, target, lock, tree, folder.iterdir(), release=settings.release, inputs=made_from
+        )
         manifest.publish(folder, directory, contents)
-    return BuildResult(directory, True, dict(phases.seconds))
+    return BuildResult(directory, True, dict(phases.seconds), phases.steps, time.monotonic() - begin)
+
+
+@contextmanager
+def _caching(store: Store, how: Literal["use", "replace", "ignore"], phases: Phases) -> Iterator[Store]:
+    """The store as a build sees it that treats former work as ``how`` says; what it made is adopted if the block ends well."""
+    if how == "use":
+        yield store
+        return
+    with store.aside() as made:
+        yield made
+        if how == "replace":
+            cache.adopt(
+                store,
+                made,
+                lambda: phases.line(
+                    "... other builds are using the store: waiting for them, to replace what was damaged"
+                ),
+            )
 
 
 def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
@@ -200,24 +260,20 @@ def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
     return lock
 
 
-def _build_id(what: Definition, lock: Lock, kind: object) -> str:
-    """The id of everything that shapes the artifacts."""
-    return identify(
-        "build",
-        1,
-        {
-            "code": inputs.code(),
-            "kind": kind,
-            # As merged from all the files it includes; where its overlays lie does not matter, what is in them does.
-            "definition": hashlib.sha256(what.model_dump_json(exclude={"overlay"}).encode()).hexdigest(),
-            "lock": lock.id,
-            "tools": our_lock().id,
-            "initrd": inputs.digest(data.image() / "initrd"),
-            "units": inputs.digest(data.units() / "system"),
-            "overlays": [inputs.digest(folder) for folder in what.overlays()],
-            "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
-        },
-    )
+def _inputs(what: Definition, lock: Lock, kind: object) -> dict[str, object]:
+    """The id of each thing that shapes the artifacts."""
+    return {
+        "code": inputs.code(),
+        "kind": kind,
+        # As merged from all the files it includes; where its overlays lie does not matter, what is in them does.
+        "definition": hashlib.sha256(what.model_dump_json(exclude={"overlay"}).encode()).hexdigest(),
+        "lock": lock.id,
+        "tools": our_lock().id,
+        "initrd": inputs.digest(data.image() / "initrd"),
+        "units": inputs.digest(data.units() / "system"),
+        "overlays": [inputs.digest(folder) for folder in what.overlays()],
+        "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
+    }
 
 
 def _check_room(place: Path, lock: Lock) -> None:

@@ -7,10 +7,11 @@ into the store's ``tmp`` and removed there: an artifact is there or it is not, a
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 from builder import deb
 from builder.fetch import downloaded
 from builder.lockfile import Lock
-from builder.store import Store
+from builder.store import MADE, Aside, Store
 from builder.tools import closure_id
 from terminal import Failure
 
@@ -59,6 +60,46 @@ def prune(store: Store, locks: Iterable[Lock], tools: Lock) -> list[Holding]:
         raise Failure(
             "a build is running from this store", where=str(store.root), hint="prune when it has ended"
         ) from error
+
+
+def adopt(store: Store, made: Aside, waiting: Callable[[], None] = lambda: None) -> None:
+    """Have ``store`` hold what was ``made`` aside, in place of what it had under the same names.
+
+    What is the same, byte for byte, stays where it is, so usually nothing is replaced. What differs was damaged, and a running build may be reading it:
+    the replacing waits for all of them, after a call of ``waiting``. To be called by one that is not using the store itself.
+    """
+    differing = []
+    for kind in MADE:
+        for new in sorted(made.path(kind, "").iterdir()):
+            old = store.path(kind, new.name)
+            if not store.commit(new, old) and not _is_same(old, new):
+                differing.append((old, new))
+    if not differing:
+        return
+    try:
+        with _flock(store, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _replace(store, differing)
+    except BlockingIOError:
+        waiting()
+        with _flock(store, fcntl.LOCK_EX):
+            _replace(store, differing)
+
+
+def _replace(store: Store, pairs: Iterable[tuple[Path, Path]]) -> None:
+    with store.scratch() as grave:
+        for old, new in pairs:
+            # It may be gone by now: pruned, or replaced by another who waited.
+            with suppress(FileNotFoundError):
+                old.rename(grave / f"{old.parent.name}-{old.name}")
+            new.rename(old)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Do these two artifacts hold the same files?"""
+    names = sorted(path.name for path in other.iterdir())
+    if not one.is_dir() or sorted(path.name for path in one.iterdir()) != names:
+        return False
+    return len(filecmp.cmpfiles(one, other, names, shallow=False)[0]) == len(names)
 
 
 def _bury(store: Store, kind: str, needed: set[Path], grave: Path) -> Holding:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import build, cache, data, locking, mirror, schema, starter
+from builder import build, cache, data, locking, mirror, schema, starter, timings, verify
 from builder.build import BuildResult, Settings
 from builder.lockfile import Lock
 from builder.store import Store
@@ -26,6 +26,8 @@ _EXAMPLES: Final = {
     "container": """
   osbuild container image/containers/redis.yaml
                                          build a docker-archive into build/container/redis/""",
+    "verify": """
+  osbuild verify build/qemu              build it once more, with nothing made before, and compare""",
     "lock": locking.LOCK_EXAMPLES,
     "scripts": locking.SCRIPTS_EXAMPLES,
     "tools": """
@@ -49,6 +51,7 @@ def run(argv: Sequence[str]) -> int:
     handlers = {
         "image": _image,
         "container": _container,
+        "verify": _verify,
         "lock": locking.lock,
         "scripts": locking.review,
         "tools": _tools,
@@ -86,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("--release", action="store_true", help="compress for size instead of for time")
     container = verb("container", "build a container for 'docker load'")
     container.add_argument("definition", type=Path, metavar="DEFINITION")
+    check = verb("verify", "build what is in a folder once more and compare all bytes")
+    check.add_argument("directory", type=Path, metavar="DIR", help="what 'osbuild image' or 'container' made")
+    check.add_argument("--definition", type=Path, metavar="FILE", help="default: ours of that name")
+    check.add_argument("--offline", action="store_true", help="build from the store alone; ask no mirror")
     lock = verb("lock", "resolve a definition's packages anew and write its lock")
     locking.add_lock_arguments(lock)
     scripts = verb(
@@ -102,9 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     for each in (image, container):
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")
-    for each in (image, container, lock, scripts, tools):
+        each.add_argument("--timings", action="store_true", help="print where the time went (--json always does)")
+        each.add_argument("--offline", action="store_true", help="build from the store alone; ask no mirror")
+        each.add_argument("--no-cache", action="store_true", help="do every step anew; only downloads are kept")
+    for each in (image, container, check, lock, scripts, tools):
         each.add_argument("--mirror", metavar="URL", help="archive to fetch from (default: as the host's apt)")
-    for each in (image, container, lock, scripts, tools, store):
+    for each in (image, container, check, lock, scripts, tools, store):
         each.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
         each.add_argument("--json", action="store_true", help="print the result for a machine")
         each.add_argument("--quiet", action="store_true", help="no progress")
@@ -120,6 +130,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         mirror=arguments.mirror,
         release=getattr(arguments, "release", False),
         force=arguments.force,
+        offline=arguments.offline,
+        cache="replace" if arguments.no_cache else "use",
         phases=Phases(quiet=arguments.quiet),
     )
 
@@ -132,13 +144,33 @@ def _container(arguments: argparse.Namespace) -> int:
     return _told(build.build_container(_settings(arguments)), arguments)
 
 
+def _verify(arguments: argparse.Namespace) -> int:
+    settings = Settings(
+        definition=arguments.definition,
+        store=arguments.store,
+        mirror=arguments.mirror,
+        offline=arguments.offline,
+        phases=Phases(quiet=arguments.quiet),
+    )
+    verdict = verify.verify(arguments.directory, settings)
+    if arguments.json:
+        told = {"directory": str(verdict.directory), "same": verdict.is_same, "inputs": verdict.inputs}
+        print(json.dumps({**told, "artifacts": [asdict(artifact) for artifact in verdict.artifacts]}))
+    else:
+        print(verify.describe(verdict))
+    return 0 if verdict.is_same else 1
+
+
 def _told(result: BuildResult, arguments: argparse.Namespace) -> int:
     if arguments.json:
-        print(json.dumps({"directory": str(result.directory), "changed": result.changed, "seconds": result.seconds}))
+        told = {"directory": str(result.directory), "changed": result.changed, "seconds": result.seconds}
+        print(json.dumps({**told, "steps": result.steps, "total": result.total}))
     elif result.changed:
         print(f"built {result.directory}")
     else:
         print(f"{result.directory} is up to date")
+    if arguments.timings and not arguments.json:
+        print(timings.describe(result.total, result.seconds, result.steps))
     return 0
 
 

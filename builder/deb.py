@@ -25,7 +25,7 @@ from builder.store import Store
 from builder.tree import Entry, Kind
 from terminal import Failure
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the unpacked form; part of its id."""
 
 DATA_BYTES_MAX: Final = 4 << 30
@@ -171,7 +171,7 @@ def _read_control(members: Iterator[tuple[str, Iterator[bytes]]], deb: Path) -> 
     for name, chunks in members:
         if name.startswith("control.tar"):
             raw = b"".join(_decompressed(name, chunks, CONTROL_BYTES_MAX, deb))
-            with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+            with tarfile.open(fileobj=io.BytesIO(raw), encoding="utf-8") as tar:
                 return {
                     member.name.removeprefix("./"): file.read().decode("utf-8", "surrogateescape")
                     for member in tar
@@ -194,7 +194,8 @@ def _write_data(members: Iterator[tuple[str, Iterator[bytes]]], path: Path, deb:
 
 def _tar_members(path: Path, deb: Path) -> Iterator[tarfile.TarInfo]:
     try:
-        with tarfile.open(path, "r:") as tar:
+        # Names in it are UTF-8, whatever the locale of this process.
+        with tarfile.open(path, "r:", encoding="utf-8") as tar:
             yield from tar
     except tarfile.TarError as error:
         raise BadPackage("its data part is damaged", where=str(deb), hint="delete it and build again") from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from builder.lockfile import Lock
@@ -16,11 +17,22 @@ NAME: Final = "manifest.json"
 VERSION: Final = 1
 
 
-def compose(build: str, name: str, target: str, lock: Lock, tree: Tree, artifacts: Iterable[Path]) -> dict[str, Any]:
+def compose(
+    build: str,
+    name: str,
+    target: str,
+    lock: Lock,
+    tree: Tree,
+    artifacts: Iterable[Path],
+    *,
+    release: bool = False,
+    inputs: Mapping[str, object] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The manifest's value.
 
     ``build`` is the id of the whole build; ``packages`` lists name, version, source and hash of each; ``artifacts`` name, size and hash of each file
-    beside the manifest; ``owners`` the bytes of the tree that each package (or ``flotilla``) brought, largest first.
+    beside the manifest; ``owners`` the bytes of the tree that each package (or ``flotilla``) brought, largest first;
+    ``release`` the option of that name, and ``inputs`` the id of each thing that shaped the build: with them it can be verified.
     """
     bytes_of: Counter[str] = Counter()
     for entry in tree:
@@ -30,6 +42,8 @@ def compose(build: str, name: str, target: str, lock: Lock, tree: Tree, artifact
         "build": build,
         "name": name,
         "target": target,
+        "release": release,
+        "inputs": dict(inputs),
         "architecture": lock.architecture,
         "epoch": lock.epoch,
         "packages": [
@@ -45,7 +59,7 @@ def compose(build: str, name: str, target: str, lock: Lock, tree: Tree, artifact
             for package in lock.packages
         ],
         "artifacts": [
-            {"name": path.name, "size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(artifacts)
+            {"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)} for path in sorted(artifacts)
         ],
         "owners": [{"owner": owner, "bytes": size} for owner, size in bytes_of.most_common() if size],
     }
@@ -74,6 +88,7 @@ def publish(work: Path, output: Path, manifest: dict[str, Any]) -> None:
         path.replace(output / path.name)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hash of a file's contents, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -52,6 +52,23 @@ def held(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[P
                 path.rmdir()
 
 
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Keep ``folder`` as it is while the block runs: builds into it wait, other readers do not. A running build is waited for.
+
+    Raises :class:`Failure` if there is no such folder.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Failure(f"cannot look into the folder: {error.strerror}", where=str(folder)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _locked(folder: Path, waiting: Callable[[], None]) -> int:
     """An open descriptor of ``folder`` that holds its lock; the lock goes with the descriptor."""
     while True:

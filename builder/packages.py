@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder import deb
-from builder.fetch import fetch
+from builder.fetch import downloaded, fetch
 from builder.lockfile import Lock, LockedPackage
 from builder.mirror import Mirror
 from builder.store import Store
@@ -32,6 +32,15 @@ def obtain(
             for count, package in enumerate(done, start=1):
                 detail(f"unpacked {count} of {len(missing)}: {package.name}")
     return [deb.load(deb.folder(package.sha256, store)) for package in lock.packages]
+
+
+def not_stored(lock: Lock, store: Store) -> list[LockedPackage]:
+    """The packages of ``lock`` that :func:`obtain` would have to download."""
+    return [
+        package
+        for package in lock.packages
+        if not deb.is_unpacked(package.sha256, store) and downloaded(package, store) is None
+    ]
 
 
 def _unpack(package: LockedPackage, file: Path, store: Store) -> LockedPackage:

@@ -28,6 +28,9 @@ from typing import Final
 
 from terminal import Failure
 
+MADE: Final = ("packages", "steps")
+"""The kinds that a build makes itself, out of downloads and with tools."""
+
 FORMAT: Final = 1
 """Version of the layout above; part of every id, so that a new layout never reads old artifacts."""
 
@@ -79,7 +82,7 @@ class Store:
         """
         with self.scratch() as folder:
             yield folder
-            self._commit(folder, self.path(kind, name))
+            self.commit(folder, self.path(kind, name))
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -102,12 +105,21 @@ class Store:
             shutil.rmtree(holder, ignore_errors=True)
             os.close(lock)
 
-    def _commit(self, folder: Path, final: Path) -> None:
+    @contextmanager
+    def aside(self) -> Iterator[Aside]:
+        """A view of this store in which no package is unpacked and no step done yet; what is made in it is gone when the block ends."""
+        with self.scratch() as work:
+            yield Aside(self, work)
+
+    def commit(self, folder: Path, final: Path) -> bool:
+        """Make the finished ``folder``, which lies in ``tmp``, the artifact ``final``; False if there is one already."""
         try:
             folder.rename(final)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+            return False
+        return True
 
     def _sweep(self) -> None:
         """Remove what crashed builds left in ``tmp``: folders whose lock nobody holds."""
@@ -119,6 +131,21 @@ class Store:
                     shutil.rmtree(holder, ignore_errors=True)
                 finally:
                     os.close(lock)
+
+
+class Aside(Store):
+    """A store's downloads and tools, with packages and steps of its own in ``work``: builds that trust nothing made before, and hence
+    need not touch what a parallel build is reading."""
+
+    def __init__(self, store: Store, work: Path) -> None:  # the folders of ``store`` are there, and swept
+        self.root = store.root
+        self._work = work
+        for kind in MADE:
+            (work / kind).mkdir()
+
+    def path(self, kind: str, name: str) -> Path:
+        """As of the store, but for the kinds that are made anew."""
+        return self._work / kind / name if kind in MADE else super().path(kind, name)
 
 
 def disk_full(path: Path) -> Failure:

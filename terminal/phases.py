@@ -39,6 +39,7 @@ class Phases:
         self._lock = threading.Lock()
         self._running: list[_Running] = []
         self.seconds: dict[str, float] = {}
+        self.steps: dict[str, dict[str, float]] = {}
 
     @contextmanager
     def phase(self, title: str) -> Iterator[None]:
@@ -65,6 +66,19 @@ class Phases:
                 self._stop.set()
                 self._painter.join()
             self.line(f"{mark} {title} ({self.seconds[title]:.1f} s)")
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """A part of the running phase: told as its detail, and its seconds are added up in :attr:`steps`, by phase."""
+        with self._lock:
+            phase = self._running[-1].title if self._running else ""
+        self.detail(title)
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            of_phase = self.steps.setdefault(phase, {})
+            of_phase[title] = of_phase.get(title, 0.0) + time.monotonic() - begin
 
     def detail(self, text: str) -> None:
         """Say what the running phase is at; on a pipe it is not printed, so call it as often as you like."""

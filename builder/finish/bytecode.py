@@ -64,7 +64,9 @@ def _compile(toolbox: Toolbox, interpreter: str, root: Path, sources: list[Entry
 
     def share(number: int) -> None:
         listed = root / f"files-{number}"
-        listed.write_text("".join(f"{root / entry.path}\n" for entry in sources[number::workers]))
+        listed.write_text(
+            "".join(f"{root / entry.path}\n" for entry in sources[number::workers]), "utf-8", "surrogateescape"
+        )
         run(toolbox, interpreter, [*options, *places, "-i", str(listed)], directory=root)
 
     try:

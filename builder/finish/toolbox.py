@@ -33,7 +33,7 @@ def run(toolbox: Toolbox, name: str, arguments: Sequence[str], *, directory: Pat
         env=toolbox.environment(name),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         check=False,
     )

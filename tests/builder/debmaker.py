@@ -21,8 +21,10 @@ def member(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarI
 
 def tar(members: Iterable[tuple[tarfile.TarInfo, bytes]]) -> bytes:
     """An uncompressed tar."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    buffer, members = io.BytesIO(), list(members)
+    # As dpkg-deb writes it, with the bytes of a name as they are; only extended attributes need the newer form.
+    form = tarfile.PAX_FORMAT if any(info.pax_headers for info, _ in members) else tarfile.GNU_FORMAT
+    with tarfile.open(fileobj=buffer, mode="w", format=form, encoding="utf-8") as archive:
         for info, data in members:
             archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()

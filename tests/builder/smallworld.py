@@ -73,6 +73,7 @@ TOOL: Members = [
     *folders("usr/bin", "usr/share/tool", mtime=EPOCH + DAY),
     member("./usr/bin/tool", b"#!/bin/sh\necho tool\n", mode=0o2755, gid=42, mtime=EPOCH + DAY),
     member("./usr/share/tool/data", bytes(range(256)) * 600, mtime=EPOCH - DAY),
+    member("./usr/share/tool/Größe.crt", b"a name beyond ASCII\n"),
     member("./usr/share/tool/link", type=tarfile.SYMTYPE, linkname="data"),
 ]
 
@@ -221,9 +222,10 @@ class World:
         environment: dict[str, str] | None = None,
         umask: int = -1,
         cwd: str | None = None,
+        through: Sequence[str] = (),
     ) -> Running:
-        """The same as a process of its own, with what ``environment`` adds to ours."""
-        argv = [sys.executable, "-c", "from builder.cli import main; raise SystemExit(main())"]
+        """The same as a process of its own, with what ``environment`` adds to ours, started by the command ``through``."""
+        argv = [*through, sys.executable, "-c", "from builder.cli import main; raise SystemExit(main())"]
         surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         return Running([*argv, *self.arguments(*words, output=output)], surroundings, umask, cwd)
 

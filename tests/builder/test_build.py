@@ -71,21 +71,6 @@ def test_an_image_has_everything_that_qemu_wants(world: World, closure: Tools) -
     assert "boot/vmlinuz" not in root
 
 
-def test_the_same_inputs_give_the_same_bytes(world: World) -> None:
-    """Whatever the time zone, the mask of new files, the working directory, the environment, and what the store holds."""
-    for words in (["container", world.small], ["image", "--definition", world.node]):
-        results = []
-        for number, (zone, mask, folder) in enumerate([("UTC", 0o22, "/"), ("Asia/Tokyo", 0o77, str(world.root))]):
-            output = world.root / "out" / f"{words[0]}-{number}"
-            surroundings = {"TZ": zone, "PYTHONHASHSEED": str(number), "SOURCE_DATE_EPOCH": "1", "LANG": "de_DE.UTF-8"}
-            done = world.start(*words, output=output, environment=surroundings, umask=mask, cwd=folder)
-            assert done.wait(60) == 0, done.said()
-            results.append(snapshot(output))
-            shutil.rmtree(world.store / "packages")
-            shutil.rmtree(world.store / "steps")
-        assert results[0] == results[1]
-
-
 # --- when there is something to do -----------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ def osbuild(*words: str | Path) -> int:
     return command("osbuild", run, [str(word) for word in words])
 
 
-VERBS = ["image", "container", "lock", "scripts", "tools", "cache", "schema", "new"]
+VERBS = ["image", "container", "verify", "lock", "scripts", "tools", "cache", "schema", "new"]
 
 
 @pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)])

@@ -1,0 +1,100 @@
+"""The same lock gives the same bytes, under everything that a machine, its user and its past can do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from builder.tools import Tools
+from tests.builder.smallworld import World
+from tests.builder.test_build import snapshot
+from tests.builder.test_kill import PATIENCE
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a build runs in: variables of the environment, mask of new files, working folder, and the command that starts it."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    umask: int = 0o022
+    cwd: str = "/"
+    through: tuple[str, ...] = ()
+
+
+def another_user() -> tuple[str, ...]:
+    """The start of a command that runs as user 1234 without any rights; nothing where the machine forbids it (some containers do)."""
+    command = ("unshare", "--user", "--map-user=1234", "--map-group=1234")
+    allowed = subprocess.run([*command, "true"], check=False, capture_output=True).returncode == 0
+    return command if allowed else ()
+
+
+def hostile(folder: Path) -> Surroundings:
+    """All that ``Surroundings()`` is not; no locale can be counted on to be there, so it is one without any letters beyond ASCII."""
+    for name in ("tmp", "home"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return Surroundings(
+        {
+            "TZ": "Asia/Kathmandu",
+            "SOURCE_DATE_EPOCH": "1",
+            "PYTHONHASHSEED": "7",
+            "COLUMNS": "20",
+            "LC_ALL": "C",
+            "LANG": "tr_TR.UTF-8",
+            "PYTHONUTF8": "0",
+            "PYTHONCOERCECLOCALE": "0",
+            "HOME": str(folder / "home"),
+            "TMPDIR": str(folder / "tmp"),
+            "USER": "somebody",
+            "LOGNAME": "somebody",
+            "MAKEFLAGS": "-j9",
+            "POSIXLY_CORRECT": "1",
+            "XZ_DEFAULTS": "-0",
+            "ZSTD_CLEVEL": "1",
+        },
+        umask=0o077,
+        cwd=str(folder),
+        through=("taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), *another_user()),
+    )
+
+
+def build(world: World, verb: str, around: Surroundings, *words: str) -> dict[str, str]:
+    """Build the image or the container of ``world``; the hashes of all that came out."""
+    what = [verb, world.small] if verb == "container" else [verb, "--definition", world.node]
+    running = world.start(
+        *what,
+        *words,
+        environment=around.environment,
+        umask=around.umask,
+        cwd=around.cwd,
+        through=around.through,
+    )
+    assert running.wait(PATIENCE) == 0, running.said()
+    return snapshot(world.output)
+
+
+@pytest.mark.parametrize("verb", ["container", "image"])
+def test_the_same_inputs_give_the_same_bytes(verb: str, tmp_path: Path, closure: Tools) -> None:
+    """On another day, by another user, elsewhere on the disk, with a store that is empty, full, or not believed.
+
+    If this fails, ``osbuild verify`` in the same surroundings tells which file differs.
+    """
+    here, elsewhere = World(tmp_path / "here", closure), World(tmp_path / "else where/ünter", closure)
+    for path in elsewhere.root.rglob("*"):
+        if not path.is_symlink() and elsewhere.store not in path.parents:
+            os.utime(path, (1, 1))
+            path.chmod(0o700 if path.is_dir() else 0o600)
+    around = hostile(tmp_path / "hostile")
+
+    expected = build(here, verb, Surroundings())
+    found = {"empty store": build(elsewhere, verb, around)}
+    found["full store"] = build(elsewhere, verb, around, "--force")
+    shutil.rmtree(elsewhere.store / "steps")
+    found["half a store"] = build(elsewhere, verb, around, "--force", "--offline")
+    found["store not believed"] = build(elsewhere, verb, around, "--no-cache")
+    assert found == dict.fromkeys(found, expected)
+    assert list((tmp_path / "hostile/tmp").iterdir()) == list((tmp_path / "hostile/home").iterdir()) == []
