@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from builder import assemble, cache, cpio, data, definition, filesystem, inputs, manifest, mirror, output, resolve
+from builder import assemble, cache, cpio, data, definition, filesystem, inputs, manifest, mirror, output, resolve, sbom
 from builder.deb import Package
 from builder.definition import Definition
 from builder.initrd import initrd
@@ -77,7 +77,7 @@ def build_image(settings: Settings) -> BuildResult:
     kernel, root = what.kernel, what.root
     options = root.release if settings.release else root.fast
 
-    def deliver(job: _Job, work: Path, folder: Path) -> Tree:
+    def deliver(job: _Job, work: Path, folder: Path) -> tuple[list[Package], Tree]:
         packages, tools = job.packages(), job.tools()
         base, tree = job.trees(packages, tools)
         with job.phases.phase(f"packing the root ({root.type})"):
@@ -87,7 +87,7 @@ def build_image(settings: Settings) -> BuildResult:
             parts.initrd.write_bytes(b"".join(cpio.archive(entries)))
             filesystem.pack(tree, root.type, options, parts.root, job.lock.epoch, tools)
         target.write(parts, folder)
-        return tree
+        return packages, tree
 
     return _build(settings, path, what, settings.target, [settings.target, list(options)], deliver)
 
@@ -104,13 +104,13 @@ def build_container(settings: Settings) -> BuildResult:
         )
     configuration = what.container
 
-    def deliver(job: _Job, _: Path, folder: Path) -> Tree:
+    def deliver(job: _Job, _: Path, folder: Path) -> tuple[list[Package], Tree]:
         packages, tools = job.packages(), job.tools()
         tree = job.trees(packages, tools)[1]
         with job.phases.phase("packing the container"):
             archive = folder / f"{what.name}.tar"
             container.write(tree, configuration, what.architecture, job.lock.epoch, archive)
-        return tree
+        return packages, tree
 
     return _build(settings, path, what, f"container/{what.name}", "container", deliver)
 
@@ -150,10 +150,12 @@ def _build(
     what: Definition,
     target: str,
     kind: object,
-    deliver: Callable[[_Job, Path, Path], Tree],
+    deliver: Callable[[_Job, Path, Path], tuple[list[Package], Tree]],
 ) -> BuildResult:
-    """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with the manifest of its tree.
+    """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with what tells of them: the list of
+    packages for scanners, and the manifest.
 
+    ``deliver`` returns the packages that it took and the tree that it made of them.
     Nothing is done, and nothing of the output touched, if it is up to date already. ``kind`` (anything JSON can write) is what tells this build
     from others of the same definition.
     """
@@ -178,11 +180,12 @@ def _build(
         job = _Job(what, path.parent, lock, store, lambda: mirror.find(settings.mirror), phases)
         folder = work / "out"
         folder.mkdir()
-        tree = deliver(job, work, folder)
+        packages, tree = deliver(job, work, folder)
         if _build_id(path, what, lock, kind) != build:
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
             build = "inputs changed during the build"
             phases.line("... files changed while they were built: build again to have all of them")
+        sbom.write(folder, build, what.name, target, lock, packages)
         contents = manifest.compose(build, what.name, target, lock, tree, folder.iterdir())
         manifest.publish(folder, directory, contents)
     return BuildResult(directory, True, dict(phases.seconds))
