@@ -15,7 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from builder import assemble, cache, cpio, data, definition, filesystem, inputs, manifest, mirror, output, resolve, sbom
+from builder import (
+    assemble,
+    cache,
+    cpio,
+    data,
+    definition,
+    filesystem,
+    inputs,
+    manifest,
+    mirror,
+    output,
+    resolve,
+    sbom,
+    sizes,
+)
 from builder.deb import Package
 from builder.definition import Definition
 from builder.initrd import initrd
@@ -153,7 +167,7 @@ def _build(
     deliver: Callable[[_Job, Path, Path], tuple[list[Package], Tree]],
 ) -> BuildResult:
     """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with what tells of them: the list of
-    packages for scanners, and the manifest.
+    packages for scanners, the page of sizes, and the manifest.
 
     ``deliver`` returns the packages that it took and the tree that it made of them.
     Nothing is done, and nothing of the output touched, if it is up to date already. ``kind`` (anything JSON can write) is what tells this build
@@ -186,6 +200,7 @@ def _build(
             build = "inputs changed during the build"
             phases.line("... files changed while they were built: build again to have all of them")
         sbom.write(folder, build, what.name, target, lock, packages)
+        sizes.write(folder, what.name, target, lock, tree)
         contents = manifest.compose(build, what.name, target, lock, tree, folder.iterdir())
         manifest.publish(folder, directory, contents)
     return BuildResult(directory, True, dict(phases.seconds))
