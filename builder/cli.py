@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import apt, build, cache, data, definition, mirror, resolve
+from builder import apt, build, cache, data, definition, explain, mirror, resolve
 from builder.build import BuildResult, Settings
 from builder.fetch import FetchFailure
 from builder.lockfile import Lock
@@ -38,6 +38,7 @@ _EXAMPLES: Final = {
     "cache": """
   osbuild cache                          show what the store holds
   osbuild cache --prune                  drop what no lock needs any more""",
+    **explain.EXAMPLES,
 }
 
 
@@ -50,6 +51,7 @@ def run(argv: Sequence[str]) -> int:
     """Run ``osbuild`` with these arguments; returns the exit code."""
     arguments = _parser().parse_args(argv)
     handlers = {"image": _image, "container": _container, "lock": _lock, "tools": _tools, "cache": _cache}
+    handlers |= {"inspect": explain.inspect, "diff": explain.diff}
     return handlers[arguments.verb](arguments)
 
 
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
         each.add_argument("--json", action="store_true", help="print the result for a machine")
         each.add_argument("--quiet", action="store_true", help="no progress")
+    explain.add_verbs(verb)
     return parser
 
 

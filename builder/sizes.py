@@ -198,7 +198,9 @@ def _hue(owner: str) -> int:
 
 
 def megabytes(size: int) -> str:
-    """``size`` bytes for people: 12.3 MB, or 4.5 kB for what would be 0.0."""
+    """``size`` bytes for people: 12.3 MB; 4.5 kB or 67 B for what would be 0.0 of the larger unit."""
+    if size < 1000:
+        return f"{size} B"
     return f"{size / 1e6:.1f} MB" if size >= 50_000 else f"{size / 1e3:.1f} kB"
 
 
