@@ -31,7 +31,7 @@ from builder import (
     sizes,
 )
 from builder.deb import Package
-from builder.definition import Definition
+from builder.definition import Definition, Filesystem
 from builder.initrd import initrd
 from builder.lockfile import Lock
 from builder.mirror import Mirror
@@ -48,6 +48,10 @@ of them takes two to three times."""
 
 ROOM_BYTES: Final = 64 << 20
 """The same, for whatever else is written."""
+
+
+CONTAINER_KIND: Final = "container"
+"""What tells a container from the images of a definition; :func:`image_kind` is what tells those."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def build_image(settings: Settings) -> BuildResult:
         target.write(parts, folder)
         return packages, tree
 
-    return _build(settings, path, what, settings.target, [settings.target, list(options)], deliver)
+    return _build(settings, path, what, settings.target, image_kind(settings, root), deliver)
 
 
 def build_container(settings: Settings) -> BuildResult:
@@ -126,7 +130,7 @@ def build_container(settings: Settings) -> BuildResult:
             container.write(tree, configuration, what.architecture, job.lock.epoch, archive)
         return packages, tree
 
-    return _build(settings, path, what, f"container/{what.name}", "container", deliver)
+    return _build(settings, path, what, container_target(what), CONTAINER_KIND, deliver)
 
 
 @dataclass(frozen=True)
@@ -175,9 +179,9 @@ def _build(
     """
     begin = time.monotonic()
     phases = settings.phases
-    lock = _lock(path, what, is_ours=settings.definition is None)
-    build = _build_id(path, what, lock, kind)
-    directory = (settings.output or Path("build") / target).absolute()
+    lock = locked(path, what, is_ours=settings.definition is None)
+    build = build_id(path, what, lock, kind)
+    directory = output_folder(settings, target)
     unchanged = BuildResult(directory, False, {"check": time.monotonic() - begin})
     if not settings.force and manifest.is_current(directory, build):
         return unchanged
@@ -195,7 +199,7 @@ def _build(
         folder = work / "out"
         folder.mkdir()
         packages, tree = deliver(job, work, folder)
-        if _build_id(path, what, lock, kind) != build:
+        if build_id(path, what, lock, kind) != build:
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
             build = "inputs changed during the build"
             phases.line("... files changed while they were built: build again to have all of them")
@@ -206,8 +210,23 @@ def _build(
     return BuildResult(directory, True, dict(phases.seconds))
 
 
-def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
-    """The lock beside the definition, if it answers it."""
+def image_kind(settings: Settings, root: Filesystem) -> object:
+    """What tells one image of a definition from another."""
+    return [settings.target, list(root.release if settings.release else root.fast)]
+
+
+def container_target(what: Definition) -> str:
+    """What a container is called where an image has its target."""
+    return f"container/{what.name}"
+
+
+def output_folder(settings: Settings, target: str) -> Path:
+    """Where the artifacts go."""
+    return (settings.output or Path("build") / target).absolute()
+
+
+def locked(path: Path, what: Definition, *, is_ours: bool) -> Lock:
+    """The lock beside the definition. Raises :class:`Failure` if there is none, or if it does not answer the definition."""
     lock_path = path.with_suffix(".lock")
     try:
         lock = Lock.load(lock_path)
@@ -219,8 +238,8 @@ def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
     return lock
 
 
-def _build_id(path: Path, what: Definition, lock: Lock, kind: object) -> str:
-    """The id of everything that shapes the artifacts."""
+def build_id(path: Path, what: Definition, lock: Lock, kind: object) -> str:
+    """The id of everything that shapes the artifacts; ``kind`` as the builds say it (:func:`image_kind`, :data:`CONTAINER_KIND`)."""
     return identify(
         "build",
         1,

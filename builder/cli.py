@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import apt, build, cache, data, definition, explain, mirror, resolve
+from builder import apt, build, cache, data, definition, explain, mirror, plan, resolve
 from builder.build import BuildResult, Settings
 from builder.fetch import FetchFailure
 from builder.lockfile import Lock
@@ -39,6 +39,7 @@ _EXAMPLES: Final = {
   osbuild cache                          show what the store holds
   osbuild cache --prune                  drop what no lock needs any more""",
     **explain.EXAMPLES,
+    **plan.EXAMPLES,
 }
 
 
@@ -51,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     """Run ``osbuild`` with these arguments; returns the exit code."""
     arguments = _parser().parse_args(argv)
     handlers = {"image": _image, "container": _container, "lock": _lock, "tools": _tools, "cache": _cache}
-    handlers |= {"inspect": explain.inspect, "diff": explain.diff}
+    handlers |= {"inspect": explain.inspect, "diff": explain.diff, "plan": plan.run}
     return handlers[arguments.verb](arguments)
 
 
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--json", action="store_true", help="print the result for a machine")
         each.add_argument("--quiet", action="store_true", help="no progress")
     explain.add_verbs(verb)
+    plan.add_verb(verb)
     return parser
 
 
