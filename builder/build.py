@@ -203,7 +203,7 @@ def _build(
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
             build = "inputs changed during the build"
             phases.line("... files changed while they were built: build again to have all of them")
-        sbom.write(folder, build, what.name, target, lock, packages)
+        sbom.write(folder, build, what.name, target, lock, packages, has_ours=bool(what.node_code))
         sizes.write(folder, what.name, target, lock, tree)
         contents = manifest.compose(build, what.name, target, lock, tree, folder.iterdir())
         manifest.publish(folder, directory, contents)

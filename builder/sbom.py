@@ -31,20 +31,27 @@ _OURS: Final = "SPDXRef-Flotilla"
 _UNKNOWN: Final = "NOASSERTION"
 
 
-def write(folder: Path, build: str, name: str, target: str, lock: Lock, packages: Sequence[Package]) -> None:
+def write(
+    folder: Path, build: str, name: str, target: str, lock: Lock, packages: Sequence[Package], *, has_ours: bool
+) -> None:
     """Write the document of :func:`compose` into ``folder`` under :data:`NAME`."""
-    document = compose(build, name, target, lock, packages)
+    document = compose(build, name, target, lock, packages, has_ours=has_ours)
     (folder / NAME).write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 
 
-def compose(build: str, name: str, target: str, lock: Lock, packages: Sequence[Package]) -> dict[str, Any]:
+def compose(
+    build: str, name: str, target: str, lock: Lock, packages: Sequence[Package], *, has_ours: bool
+) -> dict[str, Any]:
     """The document's value for the image ``name``.
 
-    ``build`` is the id of the build, which makes the document's namespace; ``packages`` are the unpacked packages of ``lock``, in any order.
+    ``build`` is the id of the build, which makes the document's namespace; ``packages`` are the unpacked packages of ``lock``, in any order; ``has_ours``
+    says that the node's part of Flotilla is in it, too.
     """
     control = {package.name: deb.fields(package.control) for package in packages}
     sources = sorted({(package.source, package.source_version) for package in lock.packages})
-    relations = [_relation(_DOCUMENT, "DESCRIBES", _IMAGE), _relation(_IMAGE, "CONTAINS", _OURS)]
+    relations = [_relation(_DOCUMENT, "DESCRIBES", _IMAGE)]
+    if has_ours:
+        relations.append(_relation(_IMAGE, "CONTAINS", _OURS))
     for package in lock.packages:
         relations.append(_relation(_IMAGE, "CONTAINS", _package_id(package.name)))
         source = _source_id(package.source, package.source_version)
@@ -62,7 +69,7 @@ def compose(build: str, name: str, target: str, lock: Lock, packages: Sequence[P
         },
         "packages": [
             _record(_IMAGE, name, primaryPackagePurpose="CONTAINER" if "container" in target else "OPERATING_SYSTEM"),
-            _record(_OURS, "flotilla", versionInfo=VERSION),
+            *([_record(_OURS, "flotilla", versionInfo=VERSION)] if has_ours else []),
             *(_binary(package, control.get(package.name, {})) for package in lock.packages),
             *(_source(source, version) for source, version in sources),
         ],

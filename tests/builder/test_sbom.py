@@ -43,7 +43,7 @@ def validated(path: Path) -> dict[str, Any]:
 
 
 def test_the_official_tool_takes_it(tmp_path: Path) -> None:
-    sbom.write(tmp_path, "one", "node", "qemu", LOCK, PACKAGES)
+    sbom.write(tmp_path, "one", "node", "qemu", LOCK, PACKAGES, has_ours=True)
     told = validated(tmp_path / sbom.NAME)
     found = {package["SPDXID"]: package for package in told["packages"]}
     assert set(found) == {
@@ -66,7 +66,7 @@ def test_the_official_tool_takes_it(tmp_path: Path) -> None:
 
 
 def test_every_package_is_contained_and_comes_from_a_source() -> None:
-    told = sbom.compose("one", "node", "qemu", LOCK, PACKAGES)
+    told = sbom.compose("one", "node", "qemu", LOCK, PACKAGES, has_ours=True)
     relations = {
         (each["spdxElementId"], each["relationshipType"], each["relatedSpdxElement"]) for each in told["relationships"]
     }
@@ -81,7 +81,9 @@ def test_every_package_is_contained_and_comes_from_a_source() -> None:
 
 
 def test_its_time_is_the_locks_and_its_name_the_builds() -> None:
-    one, again, two = (sbom.compose(build, "node", "qemu", LOCK, PACKAGES) for build in ("one", "one", "two"))
+    one, again, two = (
+        sbom.compose(build, "node", "qemu", LOCK, PACKAGES, has_ours=True) for build in ("one", "one", "two")
+    )
     assert one == again
     assert one["creationInfo"]["created"] == "2023-11-14T22:13:20Z"
     assert one["documentNamespace"] != two["documentNamespace"]
@@ -110,5 +112,6 @@ def test_every_build_has_one(tmp_path: Path, closure: Tools) -> None:
         assert build("--quiet") == 0
         told = validated(world.output / sbom.NAME)
         assert told["packages"][0]["primaryPackagePurpose"] == purpose
+        assert "flotilla" not in [package["name"] for package in told["packages"]], "nothing of ours runs in it"
         listed = json.loads((world.output / "manifest.json").read_text())["artifacts"]
         assert sbom.NAME in [artifact["name"] for artifact in listed]
