@@ -61,14 +61,19 @@ def base(
         for package in packages:
             for entry in package.entries:
                 tree.add(entry)
-    kept = what.model_dump(mode="json", include={"remove", "kernel", "identity"})
-    key = identify("base", VERSION, [inputs.code(), lock.id, tools.root.name, kept])
+    key = base_id(what, lock, tools.root.name)
     if not store.has("steps", key):
         with store.making("steps", key) as work, store.scratch() as scratch:
             bundle.save_patch(_base_patch(what, tree.copy(), tools, scratch, step), work)
     with step("stored steps"):
         tree.apply(bundle.load_patch(store.path("steps", key)))
     return tree
+
+
+def base_id(what: Definition, lock: Lock, closure: str) -> str:
+    """The id of the slow half, made with the tools of the id ``closure``: if the store has it among its steps, it is not made again."""
+    kept = what.model_dump(mode="json", include={"remove", "kernel", "identity"})
+    return identify("base", VERSION, [inputs.code(), lock.id, closure, kept])
 
 
 def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step: Step) -> Patch:

@@ -29,9 +29,11 @@ from builder import (
     offline,
     output,
     resolve,
+    sbom,
+    sizes,
 )
 from builder.deb import Package
-from builder.definition import Definition
+from builder.definition import Definition, Filesystem
 from builder.initrd import initrd
 from builder.lockfile import Lock
 from builder.mirror import Mirror
@@ -52,6 +54,8 @@ ROOM_BYTES: Final = 64 << 20
 
 MIXED: Final = "inputs changed during the build"
 """In place of a build's id, when there is no telling what went into it."""
+CONTAINER_KIND: Final = "container"
+"""What tells a container from the images of a definition; :func:`image_kind` is what tells those."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def build_image(settings: Settings) -> BuildResult:
     kernel, root = what.kernel, what.root
     options = root.release if settings.release else root.fast
 
-    def deliver(job: _Job, work: Path, folder: Path) -> Tree:
+    def deliver(job: _Job, work: Path, folder: Path) -> tuple[list[Package], Tree]:
         packages, tools = job.packages(), job.tools()
         base, tree = job.trees(packages, tools)
         with job.phases.phase(f"packing the root ({root.type})"):
@@ -116,9 +120,9 @@ def build_image(settings: Settings) -> BuildResult:
                 filesystem.pack(tree, root.type, options, parts.root, job.lock.epoch, tools)
             with job.phases.step("target"):
                 target.write(parts, folder)
-        return tree
+        return packages, tree
 
-    return _build(settings, path, what, settings.target, [settings.target, list(options)], deliver)
+    return _build(settings, path, what, settings.target, image_kind(settings, root), deliver)
 
 
 def build_container(settings: Settings) -> BuildResult:
@@ -133,15 +137,15 @@ def build_container(settings: Settings) -> BuildResult:
         )
     configuration = what.container
 
-    def deliver(job: _Job, _: Path, folder: Path) -> Tree:
+    def deliver(job: _Job, _: Path, folder: Path) -> tuple[list[Package], Tree]:
         packages, tools = job.packages(), job.tools()
         tree = job.trees(packages, tools)[1]
         with job.phases.phase("packing the container"):
             archive = folder / f"{what.name}.tar"
             container.write(tree, configuration, what.architecture, job.lock.epoch, archive)
-        return tree
+        return packages, tree
 
-    return _build(settings, path, what, f"container/{what.name}", "container", deliver)
+    return _build(settings, path, what, container_target(what), CONTAINER_KIND, deliver)
 
 
 @dataclass(frozen=True)
@@ -179,19 +183,21 @@ def _build(
     what: Definition,
     target: str,
     kind: object,
-    deliver: Callable[[_Job, Path, Path], Tree],
+    deliver: Callable[[_Job, Path, Path], tuple[list[Package], Tree]],
 ) -> BuildResult:
-    """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with the manifest of its tree.
+    """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with what tells of them: the list of
+    packages for scanners, the page of sizes, and the manifest.
 
+    ``deliver`` returns the packages that it took and the tree that it made of them.
     Nothing is done, and nothing of the output touched, if it is up to date already. ``kind`` (anything JSON can write) is what tells this build
     from others of the same definition.
     """
     begin = time.monotonic()
     phases = settings.phases
-    lock = _lock(path, what, is_ours=settings.definition is None)
-    made_from = _inputs(what, lock, kind)
-    build = identify("build", 1, made_from)
-    directory = (settings.output or Path("build") / target).absolute()
+    lock = locked(path, what, is_ours=settings.definition is None)
+    made_from = build_inputs(what, lock, kind)
+    build = build_id(made_from)
+    directory = output_folder(settings, target)
     checked = time.monotonic() - begin
     unchanged = BuildResult(directory, False, {"check": checked}, total=checked)
     force = settings.force or settings.cache != "use"
@@ -217,11 +223,13 @@ def _build(
         job = _Job(what, lock, view, source, phases)
         folder = work / "out"
         folder.mkdir()
-        tree = deliver(job, work, folder)
-        if _inputs(what, lock, kind) != made_from:
+        packages, tree = deliver(job, work, folder)
+        if build_inputs(what, lock, kind) != made_from:
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
             build = MIXED
             phases.line("... files changed while they were built: build again to have all of them")
+        sbom.write(folder, build, what.name, target, lock, packages, has_ours=bool(what.node_code))
+        sizes.write(folder, what.name, target, lock, tree)
         contents = manifest.compose(
             build, what.name, target, lock, tree, folder.iterdir(), release=settings.release, inputs=made_from
         )
@@ -247,8 +255,23 @@ def _caching(store: Store, how: Literal["use", "replace", "ignore"], phases: Pha
             )
 
 
-def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
-    """The lock beside the definition, if it answers it."""
+def image_kind(settings: Settings, root: Filesystem) -> object:
+    """What tells one image of a definition from another."""
+    return [settings.target, list(root.release if settings.release else root.fast)]
+
+
+def container_target(what: Definition) -> str:
+    """What a container is called where an image has its target."""
+    return f"container/{what.name}"
+
+
+def output_folder(settings: Settings, target: str) -> Path:
+    """Where the artifacts go."""
+    return (settings.output or Path("build") / target).absolute()
+
+
+def locked(path: Path, what: Definition, *, is_ours: bool) -> Lock:
+    """The lock beside the definition. Raises :class:`Failure` if there is none, or if it does not answer the definition."""
     lock_path = path.with_suffix(".lock")
     try:
         lock = Lock.load(lock_path)
@@ -260,8 +283,8 @@ def _lock(path: Path, what: Definition, *, is_ours: bool) -> Lock:
     return lock
 
 
-def _inputs(what: Definition, lock: Lock, kind: object) -> dict[str, object]:
-    """The id of each thing that shapes the artifacts."""
+def build_inputs(what: Definition, lock: Lock, kind: object) -> dict[str, object]:
+    """The id of each thing that shapes the artifacts; ``kind`` as the builds say it (:func:`image_kind`, :data:`CONTAINER_KIND`)."""
     return {
         "code": inputs.code(),
         "kind": kind,
@@ -274,6 +297,11 @@ def _inputs(what: Definition, lock: Lock, kind: object) -> dict[str, object]:
         "overlays": [inputs.digest(folder) for folder in what.overlays()],
         "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
     }
+
+
+def build_id(made_from: dict[str, object]) -> str:
+    """The id of a build, of what :func:`build_inputs` says it is made from."""
+    return identify("build", 1, made_from)
 
 
 def _check_room(place: Path, lock: Lock) -> None:

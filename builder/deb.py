@@ -99,11 +99,11 @@ def _unpack_into(deb: Path, work: Path) -> None:
         raise BadPackage(
             "the package is damaged or cut short", where=str(deb), hint="delete the file and build again"
         ) from error
-    fields = _fields(control.get("control", ""))
-    if "Package" not in fields:
+    name = fields(control.get("control", "")).get("Package")
+    if not name:
         raise BadPackage("its control part names no package", where=str(deb), hint="do not use this package")
     index = {
-        "name": fields["Package"],
+        "name": name,
         "control": control["control"],
         "scripts": {name: control[name] for name in SCRIPTS if name in control},
         "conffiles": control.get("conffiles", "").split("\n")[:-1],
@@ -274,7 +274,7 @@ def checked_target(path: str, target: str, where: Path) -> str:
     return target
 
 
-def _fields(control: str) -> dict[str, str]:
+def fields(control: str) -> dict[str, str]:
     """The one-line fields of a control paragraph."""
     pairs = (line.partition(":") for line in control.splitlines() if line[:1] not in ("", " ", "\t"))
     return {name: value.strip() for name, _, value in pairs}

@@ -50,6 +50,9 @@ overlay: overlay
 root: {type: squashfs, fast: [-comp, lz4], release: [-comp, zstd]}
 """
 
+TOLD = {"manifest.json", "sbom.spdx.json", "sizes.html"}
+"""The files that every build's folder has beside its artifacts proper."""
+
 Members = Sequence[tuple[tarfile.TarInfo, bytes]]
 
 

@@ -1,0 +1,97 @@
+"""``osbuild plan``, through the command: it foretells what the next build does, and does nothing itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builder.cli import run
+from builder.sizes import megabytes
+from builder.tools import Tools
+from terminal import command
+from tests.builder.smallworld import SMALL, World
+
+Out = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def world(tmp_path: Path, closure: Tools) -> World:
+    return World(tmp_path, closure)
+
+
+def osbuild(world: World, *words: str, definition: Path | None = None) -> int:
+    options = ["--definition", definition or world.small, "--store", world.store, "--output", world.output]
+    return command("osbuild", run, [str(word) for word in ["plan", *words, *options]])
+
+
+def steps(world: World, capsys: Out, definition: Path | None = None) -> dict[str, tuple[str, int]]:
+    """The steps of the plan: action and what, with count and bytes."""
+    capsys.readouterr()
+    assert osbuild(world, "--json", definition=definition) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["fetched"] == sum(step["bytes"] for step in told["steps"] if step["action"] == "fetch")
+    return {f"{step['action']} {step['what']}": (step["count"], step["bytes"]) for step in told["steps"]}
+
+
+def test_everything_is_fetched_at_first_and_nothing_at_last(world: World, capsys: Out) -> None:
+    size = sum(world.locked[name].size for name in ("base", "tool"))
+    rest = {"reuse tools": (1, 0), "make artifacts": (1, 0)}
+    first = {"fetch package": (2, size), "make slow steps of the tree": (1, 0), **rest}
+    assert steps(world, capsys) == first
+    assert steps(world, capsys) == first, "planning did something"
+    assert not world.output.exists()
+    assert world.container("--quiet") == 0
+    assert steps(world, capsys) == {}
+    (world.overlay / "etc/issue").write_text("another\n")
+    assert steps(world, capsys) == {"reuse package": (2, size), "reuse slow steps of the tree": (1, 0), **rest}
+    shutil.rmtree(world.store / "packages")
+    assert steps(world, capsys) == {"unpack package": (2, size), "reuse slow steps of the tree": (1, 0), **rest}
+
+
+def test_an_image_is_planned_for_its_target(world: World, capsys: Out) -> None:
+    assert world.image("--quiet") == 0
+    assert steps(world, capsys, world.node) == {}
+    capsys.readouterr()
+    assert osbuild(world, "--release", definition=world.node) == 0
+    assert "make    1      artifacts" in capsys.readouterr().out
+
+
+def test_missing_tools_are_in_the_plan(world: World, capsys: Out) -> None:
+    for link in (world.store / "tools").iterdir():
+        link.unlink()
+    found = steps(world, capsys)
+    assert found["fetch package of the tools"][0] > 10
+    assert found["make tools"] == (1, 0)
+
+
+def test_the_plan_for_people(world: World, capsys: Out) -> None:
+    size = sum(world.locked[name].size for name in ("base", "tool"))
+    assert osbuild(world) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["action", "count", "what", "size"],
+        ["fetch", "2", "package", *megabytes(size).split()],
+    ]
+    assert lines[-1].endswith(f" to fetch; the result goes into {world.output}")
+    assert world.container("--quiet") == 0
+    capsys.readouterr()
+    assert osbuild(world) == 0
+    assert capsys.readouterr().out == f"{world.output} is up to date: nothing to do\n"
+    assert osbuild(world, "--force") == 0
+    assert "reuse" in capsys.readouterr().out
+
+
+def test_a_lock_that_is_not_there_is_told(world: World, capsys: Out) -> None:
+    world.small.with_suffix(".lock").unlink()
+    assert osbuild(world) == 1
+    assert f"hint: run 'osbuild lock {world.small}'" in capsys.readouterr().err
+
+
+def test_a_definition_that_makes_nothing_is_told(world: World, capsys: Out) -> None:
+    text = "".join(line for line in SMALL.splitlines(keepends=True) if not line.startswith("container:"))
+    path = world.define("nothing", text, ["base", "tool"])
+    assert osbuild(world, definition=path) == 1
+    assert "neither a root nor a container" in capsys.readouterr().err
