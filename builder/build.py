@@ -294,7 +294,7 @@ def build_inputs(what: Definition, lock: Lock, kind: object) -> dict[str, object
         "tools": our_lock().id,
         "initrd": inputs.digest(data.image() / "initrd"),
         "units": inputs.digest(data.units() / "system"),
-        "overlays": [inputs.digest(folder) for folder in what.overlays()],
+        "overlay": [inputs.digest(folder) for folder in what.overlays()],
         "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
 import threading
 import time
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 USER = "core"
 CHUNK_BYTES = 1 << 15
 _pinning = threading.Lock()
+# What paramiko has to say reaches people as our failures; without a handler Python would print it as well.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Configuration files that packages keep under /usr/share and copy to their place on installation.
 
-Replaces the work of: base-files (profile, motd, root's dot files, dpkg origin), debianutils (shells), openssh-server (sshd_config; host keys are
+Replaces the work of: readline-common (inputrc), base-files (profile, motd, root's dot files, dpkg origin), debianutils (shells), openssh-server (sshd_config; host keys are
 made on the node), libpam-modules (opasswd, environment), systemd (var/log/journal). libwrap0's hosts.allow and hosts.deny and kmod's modules
 would hold comments only, and mean the same when they are missing.
 """
@@ -19,6 +19,7 @@ COPIES: Final = (
     ("usr/share/base-files/profile", "etc/profile"),
     ("usr/share/base-files/dot.profile", "root/.profile"),
     ("usr/share/base-files/dot.bashrc", "root/.bashrc"),
+    ("usr/share/readline/inputrc", "etc/inputrc"),
 )
 """From, to; only where the first exists and the second does not."""
 

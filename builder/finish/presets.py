@@ -1,7 +1,7 @@
 """Which units start: nothing but what is listed.
 
 Replaces the work of: every deb-systemd-helper (unmask, enable, update-state) of every package with units, update-rc.d, and systemd's
-own ``systemctl enable`` of getty@tty1, remote-fs.target and systemd-pstore.
+own ``systemctl enable`` of getty@tty1. Its remote-fs.target and systemd-pstore are left disabled: nodes have neither.
 """
 
 from __future__ import annotations

@@ -94,6 +94,7 @@ def test_an_interrupt_while_fetching_leaves_nothing(number: int, world: World) -
     running = world.start("container", world.small)
     until(gate.is_reached, running)
     running.signal(number)
+    time.sleep(1)  # the interrupt must be the first trouble; half a package is the second
     gate.open(b"half")
     assert running.wait(PATIENCE) == 130, running.said()
     assert running.said().endswith("osbuild: interrupted\n")
