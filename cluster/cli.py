@@ -180,8 +180,9 @@ def _up_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         action="append",
         default=[],
-        help="a docker-archive for every node (may be repeated)",
+        help="a docker-archive for every node (may be repeated), instead of the redis that units/examples runs",
     )
+    parser.add_argument("--bare", action="store_true", help="give the nodes no docker image at all: up a minute sooner")
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="memory of each node (1024)")
     parser.add_argument(
         "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto uses KVM if a guest really runs with it"
@@ -209,6 +210,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         image=arguments.image,
         user_data=arguments.user_data,
         load_images=tuple(arguments.load_image),
+        examples=not (arguments.bare or arguments.load_image or arguments.image),
         memory_mib=arguments.memory,
         accel=arguments.accel,
         ssh_port=arguments.ssh_port,

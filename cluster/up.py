@@ -33,6 +33,8 @@ class Options:
     """A template for user-data instead of the packaged one."""
     load_images: tuple[Path, ...] = ()
     """docker-archives given to every node's docker."""
+    examples: bool = False
+    """Build what units/examples runs in containers, and give that to every node's docker, too."""
     memory_mib: int = 1024
     accel: str = "auto"
     ssh_port: int | None = None
@@ -200,16 +202,30 @@ def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: acce
     )
 
 
+def _example(phases: Phases) -> Path:
+    """The docker-archive that units/examples/redis.service asks for, built if it is missing or stale."""
+    from builder import data
+    from builder.build import Settings, build_container
+
+    definition = data.image() / "containers" / "redis.yaml"
+    output = _built("container/redis")
+    return build_container(Settings(definition=definition, output=output, phases=phases)).directory / "redis.tar"
+
+
+def _built(name: str) -> Path:
+    """Where `osbuild` in the checkout puts it; an installed wheel has no such place."""
+    from builder import data
+
+    checkout = data.checkout()
+    return checkout / "build" / name if checkout is not None else cache_root() / "images" / name
+
+
 def _image(options: Options, phases: Phases) -> Path:
     if options.image is not None:
         return options.image.absolute()
-    from builder import data
     from builder.build import Settings, build_image
 
-    # Where `osbuild image` in the checkout puts it; an installed wheel has no such place.
-    checkout = data.checkout()
-    output = checkout / "build" / "qemu" if checkout is not None else cache_root() / "images" / "qemu"
-    return build_image(Settings(target="qemu", output=output, phases=phases)).directory
+    return build_image(Settings(target="qemu", output=_built("qemu"), phases=phases)).directory
 
 
 def _boot(cluster: Cluster, options: Options, phases: Phases) -> None:
