@@ -97,13 +97,21 @@ class HttpServer(ThreadingHTTPServer):
         """Part of every turn of the loop that accepts connections."""
         self.drop_connections(time.monotonic())
 
-    def drop_connections(self, now: float = math.inf) -> None:
+    def drop_connections(self, now: float = math.inf, how: int = socket.SHUT_RDWR) -> None:
         """Wake the threads that read or write and are late (or all); each closes its own."""
         with self._lock:
             connections = [one for one, deadline in self._deadlines.items() if deadline <= now]
         for connection in connections:
             with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(how)
+
+    def finish(self, seconds: float) -> None:
+        """Read no more requests, let the answers that are on their way go out, for ``seconds`` at most, and drop what is left."""
+        self.drop_connections(how=socket.SHUT_RD)
+        end = time.monotonic() + seconds
+        while self._deadlines and time.monotonic() < end:
+            time.sleep(0.01)
+        self.drop_connections()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -19,6 +19,10 @@ from terminal import Failure
 KEEP_ALIVE_S = 60.0  # then a watch gets an empty 200, on which etcd asks again
 
 
+FINISH_S = 2.0
+"""How long a stop waits for answers to go out: those who wait shall hear "ask again", not a broken connection."""
+
+
 class DiscoveryServer:
     """A discovery service in threads of this process.
 
@@ -84,7 +88,7 @@ class DiscoveryServer:
             self.changed.notify_all()
         self._http.shutdown()
         self._thread.join()
-        self._http.drop_connections()
+        self._http.finish(FINISH_S)
         self._http.server_close()
         self._http = self._thread = None
 
