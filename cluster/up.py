@@ -129,6 +129,8 @@ def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
                 description = _describe(options, layout, program, chosen)
                 cluster = Cluster.create(layout, description)
         image = _image(options, phases)
+        if options.examples:
+            options = dataclasses.replace(options, load_images=(*options.load_images, _example(phases)))
         with phases.phase("provisioning"):
             room = preflight.free_disk_bytes(layout.state)
             preflight.require_disk(layout.state, options.size, preflight.require_image(image), room)
