@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from builder import manifest
+from builder import lockfile, manifest
 from builder.sizes import megabytes
 from terminal import Failure, table
 
@@ -55,12 +55,8 @@ class PackageChange:
 
     @property
     def verb(self) -> str:
-        """In the words of ``osbuild lock``: ``added``, ``removed``, ``updated``, or ``replaced`` for other bytes under the same version."""
-        if self.old is None:
-            return "added"
-        if self.new is None:
-            return "removed"
-        return "replaced" if self.old == self.new else "updated"
+        """In the words of ``osbuild lock``: see :func:`builder.lockfile.verb`."""
+        return lockfile.verb(self.old, self.new)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,17 @@ class Lock:
         return next((package for package in self.packages if package.name == name), None)
 
 
+def verb(old: str | None, new: str | None) -> str:
+    """What happened to a package that differs, by its versions (None: it is not there): ``added``, ``removed``, ``updated``, or ``replaced``
+    for other bytes under the same version.
+    """
+    if old is None:
+        return "added"
+    if new is None:
+        return "removed"
+    return "replaced" if old == new else "updated"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One package that differs between two locks; ``old`` or ``new`` is None when it was added or removed."""
@@ -151,12 +162,8 @@ class Change:
 
     @property
     def verb(self) -> str:
-        """``added``, ``removed``, ``updated``, or ``replaced`` for other bytes under the same version."""
-        if self.old is None:
-            return "added"
-        if self.new is None:
-            return "removed"
-        return "replaced" if self.old.version == self.new.version else "updated"
+        """See :func:`verb`."""
+        return verb(self.old.version if self.old else None, self.new.version if self.new else None)
 
     @property
     def security(self) -> bool:

@@ -54,8 +54,7 @@ def main() -> int:
 
 def main_up() -> int:
     """Entry point of ``cluster-up``."""
-    parser = _new_parser("cluster-up", "Bring up a cluster of virtual machines on this computer.", UP_EXAMPLES)
-    _up_arguments(parser)
+    parser = _up_parser()
     return command("cluster-up", lambda argv: _run(parser, argv))
 
 
@@ -64,8 +63,7 @@ def check_up() -> int:
 
     Needs nothing but the standard library.
     """
-    parser = _new_parser("cluster-up", "Bring up a cluster of virtual machines on this computer.", UP_EXAMPLES)
-    _up_arguments(parser)
+    parser = _up_parser()
     parser.set_defaults(run=_check)
     return command("cluster-up", lambda argv: _run(parser, argv))
 
@@ -76,6 +74,12 @@ def main_down() -> int:
     _name_argument(parser)
     parser.set_defaults(run=_down)
     return command("cluster-down", lambda argv: _run(parser, argv))
+
+
+def _up_parser() -> argparse.ArgumentParser:
+    parser = _new_parser("cluster-up", "Bring up a cluster of virtual machines on this computer.", UP_EXAMPLES)
+    _up_arguments(parser)
+    return parser
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
