@@ -132,6 +132,20 @@ def test_no_install_only_tells(machine: Machine) -> None:
     assert machine.log.read_text("utf-8") == ""
 
 
+def test_what_only_tests_need_is_installed_for_tests_only(as_root: Machine) -> None:
+    as_root.qemu("10.0.2")
+    as_root.apt(candidate="1.0")
+    as_root.setup()
+    assert as_root.installs == []
+    as_root.program("dpkg-query", "exit 1")
+    as_root.setup("--tests")
+    assert "ovmf" in as_root.installs
+    as_root.program("dpkg-query", "printf installed")
+    as_root.log.write_text("", encoding="utf-8")
+    assert as_root.setup("--tests").returncode == 0
+    assert as_root.installs == []
+
+
 def test_no_install_without_package_lists_does_not_guess(machine: Machine) -> None:
     machine.apt()
     assert "(from the host's own suites; from backports where these are older)" in machine.setup("--no-install").stderr
