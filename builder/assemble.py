@@ -88,7 +88,9 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step:
         for entry in list(tree.glob(f"{KERNEL}*")):
             tree.remove(entry.path)
         with step("modules"):
-            tree.apply(modules(tree, tools, scratch, what.kernel.modules))
+            kernel = what.kernel
+            wanted = (*kernel.modules, *kernel.initrd, *kernel.initrd_drivers)
+            tree.apply(modules(tree, tools, scratch, wanted))
     if what.node_code:
         with step("bytecode"):
             tree.apply(bytecode(tree, tools, scratch))

@@ -23,6 +23,7 @@ from builder import (
     data,
     definition,
     filesystem,
+    initrd,
     inputs,
     manifest,
     mirror,
@@ -31,10 +32,11 @@ from builder import (
     resolve,
     sbom,
     sizes,
+    verity,
 )
+from builder.boot import BootFiles
 from builder.deb import Package
 from builder.definition import Definition, Filesystem
-from builder.initrd import initrd
 from builder.lockfile import Lock
 from builder.mirror import Mirror
 from builder.packages import obtain
@@ -111,14 +113,36 @@ def build_image(settings: Settings) -> BuildResult:
         packages, tools = job.packages(), job.tools()
         base, tree = job.trees(packages, tools)
         with job.phases.phase(f"packing the root ({root.type})"):
-            parts = Parts(work / "kernel", work / "initrd", work / "root", kernel.command_line)
             with job.phases.step("kernel and initrd"):
-                parts.kernel.write_bytes(assemble.kernel_image(packages))
-                entries = initrd(base, kernel.initrd, data.image() / "initrd" / "init")
-                parts.initrd.write_bytes(b"".join(cpio.archive(entries)))
+                (work / "kernel").write_bytes(assemble.kernel_image(packages))
+                archives = {
+                    "initrd": initrd.initrd(base, kernel.initrd, data.image() / "initrd" / "init"),
+                    "drivers": initrd.drivers(base, kernel.initrd, kernel.initrd_drivers),
+                }
+                for name, entries in archives.items():
+                    (work / name).write_bytes(b"".join(cpio.archive(entries)))
             with job.phases.step("root"):
-                filesystem.pack(tree, root.type, options, parts.root, job.lock.epoch, tools)
+                filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
+            with job.phases.step("hashes"):
+                protected = verity.protect(work / "root", tools)
             with job.phases.step("target"):
+                parts = Parts(
+                    name=what.name,
+                    version=what.identity.version if what.identity else "0",
+                    architecture=what.architecture,
+                    kernel=work / "kernel",
+                    initrd=work / "initrd",
+                    drivers=work / "drivers",
+                    root=work / "root",
+                    verity=protected,
+                    command_line=f"{kernel.command_line} {protected.parameter}",
+                    boot=BootFiles.of(packages, what.architecture),
+                    os_release=tree.read("usr/lib/os-release"),
+                    disk=what.disk,
+                    work=work,
+                    epoch=job.lock.epoch,
+                    tools=tools,
+                )
                 target.write(parts, folder)
         return packages, tree
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from builder import include
 from builder.include import Named, Whole
@@ -68,9 +68,11 @@ class Kernel(_Model):
     """Which modules the node has, and which of them the initrd needs to find its root."""
 
     modules: tuple[str, ...]
-    """Names or shell patterns; what they depend on comes along, all others go."""
+    """Names or shell patterns; what they depend on comes along, and what the initrd loads; all others go."""
     initrd: tuple[str, ...]
     """Names, loaded in this order, what they depend on first."""
+    initrd_drivers: tuple[str, ...] = ()
+    """Names, loaded too if the disks are not found without them: what plain hardware needs and most virtual machines do not."""
     command_line: str
     """Parameters of the kernel."""
 
@@ -104,6 +106,32 @@ class Filesystem(_Model):
     """Options of the writer for everyday builds."""
     release: Words
     """Options of the writer under ``--release``: slower, smaller."""
+
+
+class Disk(_Model):
+    """The partitions of a node's disk; each size is whole MiB (``64MiB``). Root and verity are there twice, for this version and the next."""
+
+    model_config = ConfigDict(strict=False)  # for the units
+
+    esp: ByteSize = ByteSize(128 << 20)
+    """EFI system partition: boot loader, and a kernel with initrd for each version."""
+    root: ByteSize = ByteSize(512 << 20)
+    """A root's file system."""
+    verity: ByteSize = ByteSize(8 << 20)
+    """The hashes of a root: a 127th of its size."""
+    state: ByteSize = ByteSize(1 << 30)
+    """What is the node's own; its first boot grows it to the end of the disk."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Disk:
+        for name, size in self:
+            if size % (1 << 20) or not size:
+                raise ValueError(f"{name}: {size} bytes are not whole MiB")
+        if self.verity * 126 < self.root:
+            raise ValueError(
+                f"the hashes of a root of {self.root >> 20} MiB need a verity of {(self.root // 126 >> 20) + 1}MiB"
+            )
+        return self
 
 
 class Container(_Model):
@@ -172,6 +200,8 @@ class Definition(_Model):
     """Our own Python packages that the node runs."""
     root: Filesystem | None = None
     """For a node: how its root is packed."""
+    disk: Disk = Disk()
+    """For a node: the sizes of its disk's partitions."""
     container: Container | None = None
     """Instead of ``kernel`` and ``root``: a container."""
 
@@ -238,7 +268,7 @@ RULES: Final[include.Rules] = dict(_rules(Definition))
 def _nearest(key: str) -> str:
     known = {
         field.alias or name
-        for model in (Definition, Suite, Pinned, Account, Kernel, Presets, Identity, Filesystem, Container)
+        for model in (Definition, Suite, Pinned, Account, Kernel, Presets, Identity, Filesystem, Disk, Container)
         for name, field in model.model_fields.items()
     }
     near = difflib.get_close_matches(key, sorted(known), n=1)

@@ -114,15 +114,20 @@ class Tools:
         """The whole environment to run a tool in: no language, no time zone, nothing that could change what it writes."""
         return {"PATH": str(self.root / "launch"), "HOME": "/nonexistent", "LC_ALL": "C", "TZ": "UTC"}
 
-    def run(self, name: str, *arguments: str, cwd: Path | None = None, feed: bytes = b"") -> bytes:
+    def run(
+        self, name: str, *arguments: str, cwd: Path | None = None, feed: bytes = b"", epoch: int | None = None
+    ) -> bytes:
         """Run ``name`` with ``feed`` on its standard input; returns what it wrote to its standard output.
+
+        With ``epoch`` (seconds), programs that honour ``SOURCE_DATE_EPOCH`` write that instead of the time of day.
 
         Raises :class:`ToolFailure` with command, exit code and the end of its words if it does not end with 0.
         """
         command = [*self.command(name), *arguments]
-        done = subprocess.run(
-            command, cwd=cwd, input=feed, env=self.environment(name), capture_output=True, check=False
-        )
+        environment = self.environment(name)
+        if epoch is not None:
+            environment["SOURCE_DATE_EPOCH"] = str(epoch)
+        done = subprocess.run(command, cwd=cwd, input=feed, env=environment, capture_output=True, check=False)
         if done.returncode != 0:
             raise failed([name, *arguments], done.returncode, done.stderr or done.stdout)
         return done.stdout

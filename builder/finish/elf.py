@@ -1,4 +1,4 @@
-"""Just enough of ELF to ask a shared library its name and a kernel module what it needs.
+"""Just enough of ELF to ask a shared library its name, a program which libraries it needs, and a kernel module what it says of itself.
 
 Source of the format: the System V ABI, "Object Files" and "Dynamic Linking"; 64-bit little-endian only, which all our targets are.
 """
@@ -6,7 +6,6 @@ Source of the format: the System V ABI, "Object Files" and "Dynamic Linking"; 64
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,8 +20,8 @@ _PROGRAM: Final = struct.Struct("<IIQQQQQQ")
 _SECTION: Final = struct.Struct("<IIQQQQIIQQ")
 _DYNAMIC: Final = struct.Struct("<QQ")
 
-_PT_LOAD, _PT_DYNAMIC = 1, 2
-_DT_NULL, _DT_STRTAB, _DT_SONAME, _DT_FLAGS_1 = 0, 5, 14, 0x6FFFFFFB
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_SONAME, _DT_FLAGS_1 = 0, 1, 5, 14, 0x6FFFFFFB
 _DF_1_PIE = 0x08000000
 
 
@@ -56,17 +55,31 @@ def library(data: bytes, where: str) -> Library | None:
         raise ElfFailure(f"a broken ELF object ({error})", where=where) from None
 
 
+def needed(data: bytes, where: str) -> tuple[str, ...]:
+    """What must be there for the program or library ``data`` to start: its dynamic loader (a path), then SONAMEs; nothing for any other file.
+
+    Raises :class:`ElfFailure` at ``where`` if the object is broken.
+    """
+    if not is_elf(data):
+        return ()
+    try:
+        segments = _segments(data)
+        loader = [_text(data, segment[2]) for segment in segments if segment[0] == _PT_INTERP]
+        tags = _dynamic(data, segments)
+        strings = _file_offset(segments, dict(tags).get(_DT_STRTAB, 0)) if tags else 0
+        return (*loader, *(_text(data, strings + value) for tag, value in tags if tag == _DT_NEEDED))
+    except (struct.error, ValueError) as error:
+        raise ElfFailure(f"a broken ELF object ({error})", where=where) from None
+
+
 def _library(data: bytes) -> Library | None:
     header = _HEADER.unpack_from(data)
-    kind, machine, program_offset, program_size, program_count = header[1], header[2], header[5], header[9], header[10]
+    kind, machine = header[1], header[2]
     if kind != TYPE_DYNAMIC:
         return None
-    segments = [_PROGRAM.unpack_from(data, program_offset + index * program_size) for index in range(program_count)]
-    dynamic = next((segment for segment in segments if segment[0] == _PT_DYNAMIC), None)
-    if dynamic is None:
-        return None
-    tags = dict(_dynamic(data, dynamic[2], dynamic[5]))
-    if tags.get(_DT_FLAGS_1, 0) & _DF_1_PIE:
+    segments = _segments(data)
+    tags = dict(_dynamic(data, segments))
+    if not tags or tags.get(_DT_FLAGS_1, 0) & _DF_1_PIE:
         return None
     if _DT_SONAME not in tags:
         return Library(machine, "")
@@ -74,12 +87,22 @@ def _library(data: bytes) -> Library | None:
     return Library(machine, _text(data, strings + tags[_DT_SONAME]))
 
 
-def _dynamic(data: bytes, offset: int, size: int) -> Iterator[tuple[int, int]]:
-    for position in range(offset, offset + size, _DYNAMIC.size):
-        tag, value = _DYNAMIC.unpack_from(data, position)
-        if tag == _DT_NULL:
-            return
-        yield tag, value
+def _segments(data: bytes) -> list[tuple[int, ...]]:
+    header = _HEADER.unpack_from(data)
+    offset, size, count = header[5], header[9], header[10]
+    return [_PROGRAM.unpack_from(data, offset + index * size) for index in range(count)]
+
+
+def _dynamic(data: bytes, segments: list[tuple[int, ...]]) -> list[tuple[int, int]]:
+    """The dynamic section's (tag, value) pairs; empty for what is linked statically."""
+    found = []
+    for offset, size in [(segment[2], segment[5]) for segment in segments if segment[0] == _PT_DYNAMIC]:
+        for position in range(offset, offset + size, _DYNAMIC.size):
+            tag, value = _DYNAMIC.unpack_from(data, position)
+            if tag == _DT_NULL:
+                break
+            found.append((tag, value))
+    return found
 
 
 def _file_offset(segments: list[tuple[int, ...]], address: int) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.targets import qemu
+from builder.targets import qemu, raw
 from builder.targets.parts import Parts
 
 __all__ = ["TARGETS", "Parts", "Target"]
@@ -28,5 +28,9 @@ class Target:
 
 TARGETS: Final = {
     target.name: target
-    for target in (Target("qemu", "kernel, initrd and root image for direct boot under QEMU", qemu.write),)
+    for target in (
+        Target("qemu", "kernel, initrd and root image for direct boot under QEMU, and disk.qcow2 for UEFI", qemu.write),
+        Target("raw", "the disk of an installed node, disk.raw (sparse)", raw.write),
+        Target("raw.zst", "the same, compressed", raw.write_compressed),
+    )
 }

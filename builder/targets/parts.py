@@ -2,15 +2,83 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from builder import boot, disk
+from builder.boot import LOADER_CONF, BootFiles
+from builder.definition import Disk
+from builder.tools import Tools
+from builder.verity import Verity
+
+DISK_PARAMETERS = "flotilla.root=partition flotilla.state=partition flotilla.datasource=installed,nocloud"
+"""Of the kernel of a node that lives on a disk of ours: root and state are partitions of it; user-data lies there, or on a seed volume."""
+
+CONSOLES = "console=tty0 console=ttyS0"
+"""Wherever nobody knows which of the two somebody looks at; the last one is also /dev/console."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The finished pieces of a node, as files on the host, and the kernel's command line."""
+    """The finished pieces of a node, as files on the host; ``root`` ends with its tree of hashes, ``drivers`` is an initrd to go after ``initrd``
+    wherever disks may be other than virtio.
 
+    ``command_line`` is the definition's, with the root hash: what every target's has. ``work`` is a folder to make things in; ``epoch`` is the
+    one time (seconds) that artifacts may have in them.
+    """
+
+    name: str
+    version: str
+    architecture: str
     kernel: Path
     initrd: Path
+    drivers: Path
     root: Path
+    verity: Verity
     command_line: str
+    boot: BootFiles
+    os_release: bytes
+    disk: Disk
+    work: Path
+    epoch: int
+    tools: Tools
+
+    def parameters(self, *further: str) -> str:
+        """The kernel's command line with ``further`` parameters."""
+        return " ".join((self.command_line, *further))
+
+    def unified_kernel(self, command_line: str) -> bytes:
+        """Kernel, both initrds and ``command_line`` as one EFI program (:func:`builder.boot.unified_kernel`)."""
+        initrds = (self.initrd, self.drivers)
+        return boot.unified_kernel(
+            self.boot, self.kernel, initrds, command_line, self.os_release, self.work, self.epoch, self.tools
+        )
+
+    @cached_property
+    def installed(self) -> Installed:
+        """What goes onto a disk; made when first asked for."""
+        uki = self.unified_kernel(self.parameters(CONSOLES, DISK_PARAMETERS))
+        contents = {
+            self.boot.removable: self.boot.loader,
+            "loader/loader.conf": LOADER_CONF.encode(),
+            f"EFI/Linux/{self.name}-{self.version}-{self.verity.root_hash[:8]}.efi": uki,
+        }
+        esp = self.work / "esp.img"
+        boot.system_partition(contents, self.disk.esp, esp, self.epoch, self.tools)
+        digest = hashlib.sha256(b"".join(path.encode() + b"\0" + contents[path] for path in sorted(contents))).digest()
+        layout = disk.layout(self.disk, self.architecture, self.verity, digest, self.version)
+        return Installed(layout, disk.extents(layout, esp, self.root, self.verity))
+
+    def raw_disk(self, output: Path) -> None:
+        """Write the disk of an installed node as the sparse file ``output``."""
+        disk.write(self.installed.layout, self.installed.extents, output, self.tools)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The partitions of an installed node's disk, and what is copied onto it."""
+
+    layout: disk.Layout
+    extents: tuple[disk.Extent, ...]

@@ -1,4 +1,5 @@
-"""Target ``qemu``: loose files for QEMU's direct kernel boot (``-kernel``, ``-initrd``, ``-append``, and the root as a disk)."""
+"""Target ``qemu``: loose files for QEMU's direct kernel boot (``-kernel``, ``-initrd``, ``-append``, and the root as a disk), and the disk of
+an installed node as ``disk.qcow2``, which boots under UEFI firmware."""
 
 from __future__ import annotations
 
@@ -8,8 +9,13 @@ from builder.targets.parts import Parts
 
 
 def write(parts: Parts, folder: Path) -> None:
-    """Put ``vmlinuz``, ``initrd.img``, ``root.img`` and ``cmdline`` (one line) into ``folder``, taking the parts' files."""
+    """Put ``disk.qcow2``, ``vmlinuz``, ``initrd.img``, ``root.img`` (hashes at its end) and ``cmdline`` (one line) into ``folder``."""
+    disk = parts.work / "disk.raw"
+    parts.raw_disk(disk)
+    parts.tools.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(disk), str(folder / "disk.qcow2"))
+    disk.unlink()
     parts.kernel.rename(folder / "vmlinuz")
     parts.initrd.rename(folder / "initrd.img")
     parts.root.rename(folder / "root.img")
-    (folder / "cmdline").write_text(parts.command_line + "\n")
+    command_line = parts.parameters("flotilla.root=serial:root", "flotilla.state=serial:state")
+    (folder / "cmdline").write_text(command_line + "\n")

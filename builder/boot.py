@@ -1,0 +1,128 @@
+"""What firmware starts: the unified kernel image (UKI), and the EFI system partition (ESP) that holds it.
+
+A UKI is kernel, initrd and command line in one EFI program, so that they are updated, and could be signed, as one. systemd-boot chooses
+between the UKIs of an ESP. Specifications: UAPI "Unified Kernel Image" and "Boot Loader Specification"; UEFI 13.3 for the ESP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from builder.deb import Package
+from builder.tools import Tools
+from terminal import Failure
+
+_FOLDER: Final = "usr/lib/systemd/boot/efi/"
+_EFI_NAMES: Final = {"amd64": "x64", "arm64": "aa64"}
+_UKIFY: Final = "usr/lib/systemd/ukify"
+
+LOADER_CONF: Final = "timeout 0\nconsole-mode keep\neditor no\n"
+"""Of systemd-boot: no menu unless a key is held; nobody may write another command line at the console."""
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """systemd-boot and the stub that turns a kernel into an EFI program, for one architecture (as UEFI calls it: ``x64``)."""
+
+    efi_name: str
+    loader: bytes
+    stub: bytes
+
+    @classmethod
+    def of(cls, packages: Sequence[Package], architecture: str) -> BootFiles:
+        """Those that the packages bring. Raises :class:`Failure` if none does."""
+        name = _EFI_NAMES[architecture]
+        found = {
+            entry.path: entry for package in packages for entry in package.entries if entry.path.startswith(_FOLDER)
+        }
+        files = []
+        for path in (f"{_FOLDER}systemd-boot{name}.efi", f"{_FOLDER}linux{name}.efi.stub"):
+            if path not in found:
+                raise Failure(
+                    "a disk needs systemd-boot",
+                    where="/" + path,
+                    hint="add systemd-boot-efi to the definition's packages",
+                )
+            files.append(found[path].content.read())
+        return cls(name, *files)
+
+    @property
+    def removable(self) -> str:
+        """Where firmware looks on a disk that it knows nothing about."""
+        return f"EFI/BOOT/BOOT{self.efi_name.upper()}.EFI"
+
+
+def unified_kernel(
+    files: BootFiles,
+    kernel: Path,
+    initrds: Sequence[Path],
+    command_line: str,
+    os_release: bytes,
+    work: Path,
+    epoch: int,
+    tools: Tools,
+) -> bytes:
+    """The UKI of these, made in the folder ``work``. The same input gives the same bytes.
+
+    Raises :class:`builder.tools.ToolFailure` if ukify fails.
+    """
+    inputs = {"stub": files.stub, "os-release": os_release, "cmdline": command_line.encode()}
+    for name, data in inputs.items():
+        (work / name).write_bytes(data)
+    made = work / "uki.efi"
+    tools.run(
+        "python3",
+        *(str(tools.root / _UKIFY), "build", "--linux", str(kernel)),
+        *(word for path in initrds for word in ("--initrd", str(path))),
+        *("--cmdline", f"@{work / 'cmdline'}", "--os-release", f"@{work / 'os-release'}"),
+        *("--stub", str(work / "stub"), "--efi-arch", files.efi_name),
+        # Else ukify unpacks the kernel to look for its version, which nothing here reads.
+        *("--uname", "0", "--output", str(made)),
+        epoch=epoch,
+    )
+    uki = made.read_bytes()
+    for name in (*inputs, made.name):
+        (work / name).unlink()
+    return uki
+
+
+def system_partition(contents: Mapping[str, bytes], size: int, output: Path, epoch: int, tools: Tools) -> None:
+    """Write a FAT file system of ``size`` bytes with ``contents`` (path to bytes) as the new, sparse file ``output``.
+
+    FAT32 with one sector a cluster, as FAT32 must have at least 65525 clusters, whatever the size; smaller ones are FAT16. All times are
+    ``epoch``, the serial number comes from the contents. Raises :class:`Failure` if they do not fit.
+    """
+    needed = sum(len(data) for data in contents.values())
+    if needed > size - (size >> 5) - (1 << 20):
+        raise Failure(
+            f"the EFI system partition is too small: {needed / 1e6:.1f} MB do not fit into {size / 1e6:.1f} MB",
+            hint="give it more room with 'disk: {esp: ...}' in the definition",
+        )
+    digest = hashlib.sha256()
+    for path, data in sorted(contents.items()):
+        digest.update(path.encode() + b"\0" + data)
+    with output.open("wb") as file:
+        file.truncate(size)
+    kind = "32" if size // 512 > 66_000 else "16"
+    tools.run(
+        "mkfs.vfat",
+        "--invariant",
+        "-F",
+        kind,
+        "-s",
+        "1" if kind == "32" else "4",
+        "-i",
+        digest.hexdigest()[:8],
+        "-n",
+        "ESP",
+        str(output),
+    )
+    folders = sorted({"/".join(path.split("/")[:end]) for path in contents for end in range(1, path.count("/") + 1)})
+    if folders:
+        tools.run("mmd", "-i", str(output), *(f"::{folder}" for folder in folders), epoch=epoch)
+    for path, data in sorted(contents.items()):
+        tools.run("mcopy", "-i", str(output), "-", f"::{path}", feed=data, epoch=epoch)

@@ -1,0 +1,170 @@
+"""A disk that a node boots from and lives on: partitions, their places, their identifiers, and the sparse image of it all.
+
+    1 ESP       systemd-boot and the unified kernel images
+    2 root A    the root's file system         3 its tree of hashes
+    4 root B    empty, for the next version    5 and its tree of hashes
+    6 state     empty; grown to the disk and formatted by the node's first boot
+
+No identifier is random: those of root and hashes are the root hash, as the UAPI group's Discoverable Partitions Specification asks, the others
+are derived from the contents. sfdisk writes the partition table (GPT; UEFI 5.3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from builder.definition import Disk
+from builder.tools import Tools
+from builder.verity import Verity
+from terminal import Failure
+
+SECTOR: Final = 512
+MIB: Final = 1 << 20
+
+ESP_TYPE: Final = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+STATE_TYPE: Final = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+_ROOT_TYPES: Final = {
+    "amd64": uuid.UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709"),
+    "arm64": uuid.UUID("b921b045-1df0-41c3-af44-4c6f280d3fae"),
+}
+_VERITY_TYPES: Final = {
+    "amd64": uuid.UUID("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5"),
+    "arm64": uuid.UUID("df3300ce-d69f-4c92-978c-9bfb0f38d820"),
+}
+
+EMPTY: Final = "_empty"
+"""What systemd-sysupdate calls a partition that waits for a version."""
+
+_COPY_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition: ``start`` and ``size`` in bytes, both whole MiB."""
+
+    name: str
+    type: uuid.UUID
+    identifier: uuid.UUID
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A disk of ``size`` bytes, and what stands where on it."""
+
+    size: int
+    identifier: uuid.UUID
+    partitions: tuple[Partition, ...]
+
+    def script(self) -> str:
+        """The same in the words of sfdisk(8)."""
+        lines = ["label: gpt", f"label-id: {self.identifier}", "unit: sectors", f"first-lba: {MIB // SECTOR}"]
+        lines += [
+            f"start={part.start // SECTOR}, size={part.size // SECTOR}, type={part.type}, uuid={part.identifier}, "
+            f'name="{part.name}"'
+            for part in self.partitions
+        ]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Bytes of a disk: ``size`` bytes from ``source_offset`` of a file go to ``offset``."""
+
+    source: Path
+    source_offset: int
+    size: int
+    offset: int
+
+
+def layout(disk: Disk, architecture: str, verity: Verity, esp_digest: bytes, version: str) -> Layout:
+    """Where everything goes on a disk with the sizes of ``disk``; ``esp_digest`` (SHA-256) stands for the contents of the ESP."""
+
+    def derived(what: str) -> uuid.UUID:
+        digest = hashlib.sha256(b"\0".join((what.encode(), verity.root_hash.encode(), esp_digest))).digest()
+        # Marked as version 8, "custom", of RFC 9562.
+        return uuid.UUID(int=int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(3 << 62) | 8 << 76 | 2 << 62)
+
+    root, hashes = _ROOT_TYPES[architecture], _VERITY_TYPES[architecture]
+    rows = (
+        ("esp", ESP_TYPE, derived("esp"), disk.esp),
+        (f"root-{version}", root, verity.data_partition, disk.root),
+        (f"verity-{version}", hashes, verity.hash_partition, disk.verity),
+        (EMPTY, root, derived("root b"), disk.root),
+        (EMPTY, hashes, derived("verity b"), disk.verity),
+        ("state", STATE_TYPE, derived("state"), disk.state),
+    )
+    partitions, start = [], MIB
+    for name, kind, identifier, size in rows:
+        partitions.append(Partition(name, kind, identifier, start, size))
+        start += size
+    # The backup of the table needs 33 sectors at the end.
+    return Layout(start + MIB, derived("disk"), tuple(partitions))
+
+
+def extents(where: Layout, esp: Path, root: Path, verity: Verity) -> tuple[Extent, ...]:
+    """What is copied onto the disk. Raises :class:`Failure` if the root or its hashes do not fit into their partitions."""
+    esp_part, root_part, hash_part = where.partitions[:3]
+    size = root.stat().st_size
+    found = (
+        ("esp", esp_part, Extent(esp, 0, esp.stat().st_size, esp_part.start)),
+        ("root", root_part, Extent(root, 0, verity.data_bytes, root_part.start)),
+        ("verity", hash_part, Extent(root, verity.data_bytes, size - verity.data_bytes, hash_part.start)),
+    )
+    for key, part, extent in found:
+        if extent.size > part.size:
+            raise Failure(
+                f"{extent.size / 1e6:.1f} MB do not fit into the partition '{part.name}' of {part.size / 1e6:.1f} MB",
+                where="disk",
+                hint=f"a larger '{key}' under 'disk' in the definition, or a smaller image",
+            )
+    return tuple(extent for _, _, extent in found)
+
+
+def write(where: Layout, contents: Sequence[Extent], output: Path, tools: Tools) -> None:
+    """Write the disk as the new, sparse file ``output``. Raises :class:`builder.tools.ToolFailure` if sfdisk fails."""
+    with output.open("wb") as file:
+        file.truncate(where.size)
+    tools.run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(output), feed=where.script().encode())
+    with output.open("r+b") as file:
+        for extent in contents:
+            with extent.source.open("rb") as source:
+                _copy(source.fileno(), file.fileno(), extent)
+
+
+def _copy(source: int, target: int, extent: Extent) -> None:
+    """Copy what is data; holes of the source stay holes."""
+    end = extent.source_offset + extent.size
+    for begin, stop in _data(source, extent.source_offset, end):
+        position = begin
+        while position < stop:
+            moved = os.copy_file_range(
+                source,
+                target,
+                min(stop - position, _COPY_BYTES),
+                position,
+                extent.offset + position - extent.source_offset,
+            )
+            if moved == 0:
+                raise Failure(f"ended after {position} bytes, {end} were promised", where=str(extent.source))
+            position += moved
+
+
+def _data(file: int, begin: int, end: int) -> Iterable[tuple[int, int]]:
+    while begin < end:
+        try:
+            start = os.lseek(file, begin, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        if start >= end:
+            return
+        stop = min(os.lseek(file, start, os.SEEK_HOLE), end)
+        yield start, stop
+        begin = stop

@@ -1,0 +1,23 @@
+"""Targets ``raw`` and ``raw.zst``: the disk of an installed node, byte by byte, for ``dd`` and for everything that takes a plain image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.targets.parts import Parts
+
+DISK = "disk.raw"
+
+
+def write(parts: Parts, folder: Path) -> None:
+    """Put the sparse file ``disk.raw`` into ``folder``."""
+    parts.raw_disk(folder / DISK)
+
+
+def write_compressed(parts: Parts, folder: Path) -> None:
+    """Put ``disk.raw.zst`` into ``folder``."""
+    disk = parts.work / DISK
+    parts.raw_disk(disk)
+    # Worker mode: its output is the same for every number of workers, and differs from that without.
+    parts.tools.run("zstd", "-q", "-T2", "-10", "-o", str(folder / f"{DISK}.zst"), str(disk))
+    disk.unlink()
