@@ -84,7 +84,7 @@ class Extent:
     offset: int
 
 
-def layout(disk: Disk, architecture: str, verity: Verity, esp_digest: bytes, version: str) -> Layout:
+def layout(disk: Disk, architecture: str, verity: Verity, esp_digest: bytes) -> Layout:
     """Where everything goes on a disk with the sizes of ``disk``; ``esp_digest`` (SHA-256) stands for the contents of the ESP."""
 
     def derived(what: str) -> uuid.UUID:
@@ -93,10 +93,11 @@ def layout(disk: Disk, architecture: str, verity: Verity, esp_digest: bytes, ver
         return uuid.UUID(int=int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(3 << 62) | 8 << 76 | 2 << 62)
 
     root, hashes = _ROOT_TYPES[architecture], _VERITY_TYPES[architecture]
+    name = verity.root_hash[:16]  # by which the initrd finds them: this kernel does not tell it the identifiers
     rows = (
         ("esp", ESP_TYPE, derived("esp"), disk.esp),
-        (f"root-{version}", root, verity.data_partition, disk.root),
-        (f"verity-{version}", hashes, verity.hash_partition, disk.verity),
+        (f"root-{name}", root, verity.data_partition, disk.root),
+        (f"verity-{name}", hashes, verity.hash_partition, disk.verity),
         (EMPTY, root, derived("root b"), disk.root),
         (EMPTY, hashes, derived("verity b"), disk.verity),
         ("state", STATE_TYPE, derived("state"), disk.state),

@@ -68,7 +68,7 @@ class Parts:
         esp = self.work / "esp.img"
         boot.system_partition(contents, self.disk.esp, esp, self.epoch, self.tools)
         digest = hashlib.sha256(b"".join(path.encode() + b"\0" + contents[path] for path in sorted(contents))).digest()
-        layout = disk.layout(self.disk, self.architecture, self.verity, digest, self.version)
+        layout = disk.layout(self.disk, self.architecture, self.verity, digest)
         return Installed(layout, disk.extents(layout, esp, self.root, self.verity))
 
     def raw_disk(self, output: Path) -> None:
