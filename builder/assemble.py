@@ -7,7 +7,6 @@ what changes from one build to the next, our overlay, units and code, and is qui
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -33,15 +32,11 @@ from builder.lockfile import Lock
 from builder.store import Store, identify
 from builder.tools import Tools
 from builder.tree import Entry, Kind, Patch, Tree, directory, symlink
-from terminal import Failure
+from terminal import Failure, Step, untimed
 
 VERSION: Final = 1
 KERNEL: Final = "boot/vmlinuz-"
 _MERGED: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
-
-
-Step = Callable[[str], AbstractContextManager[None]]
-"""Runs around each step, by its name: to time it."""
 
 
 def base(
@@ -50,7 +45,7 @@ def base(
     lock: Lock,
     tools: Tools,
     store: Store,
-    step: Step = lambda _: nullcontext(),
+    step: Step = untimed,
 ) -> Tree:
     """The tree of the packages with all steps done that depend on nothing else.
 
@@ -63,8 +58,10 @@ def base(
                 tree.add(entry)
     key = base_id(what, lock, tools.root.name)
     if not store.has("steps", key):
-        with store.making("steps", key) as work, store.scratch() as scratch:
-            bundle.save_patch(_base_patch(what, tree.copy(), tools, scratch, step), work)
+        with step("slow steps"), store.making("steps", key) as work, store.scratch() as scratch:
+            patch = _base_patch(what, tree.copy(), tools, scratch, step)
+            with step("storing them"):
+                bundle.save_patch(patch, work)
     with step("stored steps"):
         tree.apply(bundle.load_patch(store.path("steps", key)))
     return tree
@@ -81,9 +78,10 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step:
     before = {entry.path: entry for entry in tree}
     with step("slim"):
         tree.apply(slim(tree))
-    for pattern in what.remove:
-        for entry in list(tree.glob(pattern)):
-            tree.remove(entry.path)
+    with step("remove"):
+        for pattern in what.remove:
+            for entry in list(tree.glob(pattern)):
+                tree.remove(entry.path)
     if what.kernel is not None:
         for entry in list(tree.glob(f"{KERNEL}*")):
             tree.remove(entry.path)
@@ -110,15 +108,22 @@ def finish(
     lock: Lock,
     tools: Tools,
     store: Store,
-    step: Step = lambda _: nullcontext(),
+    step: Step = untimed,
 ) -> Tree:
     """``tree`` with everything of ours in it and every quick step done; the argument itself is changed and returned."""
+
+    def finishing(name: str, patch: Callable[[], Patch]) -> None:
+        with step(name):
+            tree.apply(patch())
+
     ours = Tree()
-    for folder in what.overlays():
-        _put_all(ours, inputs.folder_entries(folder, ""))
+    with step("overlay and our code"):
+        for folder in what.overlays():
+            _put_all(ours, inputs.folder_entries(folder, ""))
+        if what.node_code:
+            _put_all(ours, inputs.folder_entries(data.units() / "system", "usr/lib/systemd/system/"))
+            _put_all(ours, inputs.node_code(what.node_code))
     if what.node_code:
-        _put_all(ours, inputs.folder_entries(data.units() / "system", "usr/lib/systemd/system/"))
-        _put_all(ours, inputs.node_code(what.node_code))
         with step("our bytecode"):
             _put_all(ours, _compiled(what, ours, tools, store))
     _put_all(tree, iter(ours))
@@ -126,18 +131,19 @@ def finish(
         Account(person.name, person.uid, person.uid, person.groups, person.home, person.shell, person.gecos)
         for person in what.accounts
     ]
-    tree.apply(accounts(tree, people, what.groups, {**FIXED_IDS, **what.ids}))
+    finishing("accounts", lambda: accounts(tree, people, what.groups, {**FIXED_IDS, **what.ids}))
     if what.kernel is not None:
-        tree.apply(defaults(tree))
-        if what.identity is not None:
-            tree.apply(identity(tree, what.identity.version, what.identity.name))
-        tree.apply(certificates(tree))
-        tree.apply(pam(tree))
-        tree.apply(presets(tree, what.presets.enable, what.presets.mask, what.aliases, what.presets.default_target))
-        tree.apply(databases(tree, lock.epoch))
-    tree.apply(alternatives(tree))
-    tree.apply(statoverride(tree))
-    tree.apply(dpkg_status(tree, [package.control for package in packages]))
+        finishing("defaults", lambda: defaults(tree))
+        if (who := what.identity) is not None:
+            finishing("identity", lambda: identity(tree, who.version, who.name))
+        finishing("certificates", lambda: certificates(tree))
+        finishing("pam", lambda: pam(tree))
+        units = what.presets
+        finishing("presets", lambda: presets(tree, units.enable, units.mask, what.aliases, units.default_target))
+        finishing("databases", lambda: databases(tree, lock.epoch))
+    finishing("alternatives", lambda: alternatives(tree))
+    finishing("statoverride", lambda: statoverride(tree))
+    finishing("dpkg_status", lambda: dpkg_status(tree, [package.control for package in packages]))
     numbers = _numbers(tree)
     for path, words in what.directories.items():
         mode, _, owner = words.partition(" ")
@@ -146,7 +152,7 @@ def finish(
     for path, target in what.links.items():
         tree.put(symlink(path, target))
     if what.kernel is not None:
-        tree.apply(writable(tree))
+        finishing("writable", lambda: writable(tree))
     return tree
 
 

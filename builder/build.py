@@ -22,6 +22,7 @@ from builder import (
     cpio,
     data,
     definition,
+    filelist,
     filesystem,
     initrd,
     inputs,
@@ -32,6 +33,7 @@ from builder import (
     resolve,
     sbom,
     sizes,
+    timings,
     verity,
 )
 from builder.boot import BootFiles
@@ -44,7 +46,7 @@ from builder.store import Store, identify
 from builder.targets import TARGETS, Parts, container
 from builder.tools import Tools, our_lock
 from builder.tree import Tree
-from terminal import Failure, Phases
+from terminal import Failure, Phases, Span
 
 ROOM_FACTOR: Final = 8
 """Free space that a build must find before it begins, by the size of its packages: a node's unpack to five times their size, and what is made
@@ -82,12 +84,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Where the artifacts are, whether this call made them, and the seconds of each phase, of the steps in it, and of all together."""
+    """Where the artifacts are, whether this call made them, and the seconds of each phase, of all together, and all that was timed."""
 
     directory: Path
     changed: bool
     seconds: dict[str, float]
-    steps: dict[str, dict[str, float]] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
     total: float = 0.0
 
 
@@ -185,12 +187,12 @@ class _Job:
     def packages(self) -> list[Package]:
         """The unpacked packages of the lock."""
         with self.phases.phase(f"packages ({len(self.lock.packages)})"):
-            return obtain(self.lock, self.store, self.mirror, self.phases.detail)
+            return obtain(self.lock, self.store, self.mirror, self.phases.detail, self.phases.step)
 
     def tools(self) -> Tools:
         """The programs that the build runs."""
         with self.phases.phase("tools"):
-            return Tools.ours(self.store, self.mirror, detail=self.phases.detail)
+            return Tools.ours(self.store, self.mirror, detail=self.phases.detail, step=self.phases.step)
 
     def trees(self, packages: list[Package], tools: Tools) -> tuple[Tree, Tree]:
         """The tree as the packages made it (the initrd takes its program and modules there), and the finished tree."""
@@ -209,8 +211,8 @@ def _build(
     kind: object,
     deliver: Callable[[_Job, Path, Path], tuple[list[Package], Tree]],
 ) -> BuildResult:
-    """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with what tells of them: the list of
-    packages for scanners, the page of sizes, and the manifest.
+    """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with what tells of them: the lists of
+    files and (for scanners) of packages, the page of sizes, and the manifest; and the page of timings, which is no artifact.
 
     ``deliver`` returns the packages that it took and the tree that it made of them.
     Nothing is done, and nothing of the output touched, if it is up to date already. ``kind`` (anything JSON can write) is what tells this build
@@ -218,14 +220,16 @@ def _build(
     """
     begin = time.monotonic()
     phases = settings.phases
-    lock = locked(path, what, is_ours=settings.definition is None)
-    made_from = build_inputs(what, lock, kind)
-    build = build_id(made_from)
-    directory = output_folder(settings, target)
+    with phases.step("check"):
+        lock = locked(path, what, is_ours=settings.definition is None)
+        made_from = build_inputs(what, lock, kind)
+        build = build_id(made_from)
+        directory = output_folder(settings, target)
+        force = settings.force or settings.cache != "use"
+        is_current = not force and manifest.is_current(directory, build)
     checked = time.monotonic() - begin
-    unchanged = BuildResult(directory, False, {"check": checked}, total=checked)
-    force = settings.force or settings.cache != "use"
-    if not force and manifest.is_current(directory, build):
+    unchanged = BuildResult(directory, False, {"check": checked}, tuple(phases.spans()), checked)
+    if is_current:
         return unchanged
     store = Store(settings.store)
 
@@ -252,13 +256,22 @@ def _build(
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
             build = MIXED
             phases.line("... files changed while they were built: build again to have all of them")
-        sbom.write(folder, build, what.name, target, lock, packages, has_ours=bool(what.node_code))
-        sizes.write(folder, what.name, target, lock, tree)
-        contents = manifest.compose(
-            build, what.name, target, lock, tree, folder.iterdir(), release=settings.release, inputs=made_from
-        )
+        title = f"{what.name} ({target})"
+        with phases.phase("telling what is in it"):
+            with phases.step("list of files"):
+                filelist.write(folder, tree, lock.epoch)
+            with phases.step("list of packages"):
+                sbom.write(folder, build, what.name, target, lock, packages, has_ours=bool(what.node_code))
+            with phases.step("page of sizes"):
+                sizes.write(folder, title, packages, tree)
+            with phases.step("manifest"):
+                contents = manifest.compose(
+                    build, what.name, target, lock, tree, folder.iterdir(), release=settings.release, inputs=made_from
+                )
+        # Not in the manifest: it is another each time.
+        timings.write(folder, title, time.monotonic() - begin, phases.spans())
         manifest.publish(folder, directory, contents)
-    return BuildResult(directory, True, dict(phases.seconds), phases.steps, time.monotonic() - begin)
+    return BuildResult(directory, True, dict(phases.seconds), tuple(phases.spans()), time.monotonic() - begin)
 
 
 @contextmanager

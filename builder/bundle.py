@@ -13,11 +13,11 @@ from typing import Any
 
 from builder.tree import Entry, Inline, Kind, Patch, Slice
 
-Row = tuple[str, str, int, int, int, int, int, int, str, dict[str, str]]
-"""path, kind, mode, uid, gid, mtime, offset, size, target, xattrs (base64)."""
+Row = tuple[str, str, int, int, int, int, int, int, str, str, dict[str, str]]
+"""path, kind, mode, uid, gid, mtime, offset, size, sha256 (of files, else empty), target, xattrs (base64)."""
 
 
-def row(entry: Entry, offset: int, size: int) -> Row:
+def row(entry: Entry, offset: int) -> Row:
     """The index row of ``entry`` whose content is at ``offset`` of the data file."""
     xattrs = {name: base64.b64encode(value).decode() for name, value in entry.xattrs.items()}
     return (
@@ -28,7 +28,8 @@ def row(entry: Entry, offset: int, size: int) -> Row:
         entry.gid,
         entry.mtime,
         offset,
-        size,
+        entry.size,
+        entry.content.sha256 if entry.kind is Kind.FILE else "",
         entry.target,
         xattrs,
     )
@@ -36,7 +37,7 @@ def row(entry: Entry, offset: int, size: int) -> Row:
 
 def entry(fields: Row, data: Path, owner: str) -> Entry:
     """The entry of an index row; its content is a slice of the file ``data``."""
-    path, kind, mode, uid, gid, mtime, offset, size, target, xattrs = fields
+    path, kind, mode, uid, gid, mtime, offset, size, sha256, target, xattrs = fields
     return Entry(
         path,
         Kind(kind),
@@ -44,7 +45,7 @@ def entry(fields: Row, data: Path, owner: str) -> Entry:
         uid,
         gid,
         mtime,
-        Slice(data, offset, size) if kind == Kind.FILE else Inline(b""),
+        Slice(data, offset, size, sha256) if kind == Kind.FILE else Inline(b""),
         target,
         owner,
         {name: base64.b64decode(value) for name, value in xattrs.items()},
@@ -56,9 +57,9 @@ def save_patch(patch: Patch, folder: Path) -> None:
     rows: list[list[Any]] = []
     with (folder / "data").open("wb") as data:
         for item in patch.put:
-            content = item.content.read() if item.kind is Kind.FILE else b""
-            rows.append([item.owner, row(item, data.tell(), len(content))])
-            data.write(content)
+            rows.append([item.owner, row(item, data.tell())])
+            if item.kind is Kind.FILE:
+                data.write(item.content.read())
     (folder / "patch.json").write_text(json.dumps({"put": rows, "remove": patch.remove}))
 
 

@@ -171,13 +171,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _told(result: BuildResult, arguments: argparse.Namespace) -> int:
     if arguments.json:
         told = {"directory": str(result.directory), "changed": result.changed, "seconds": result.seconds}
-        print(json.dumps({**told, "steps": result.steps, "total": result.total}))
+        print(json.dumps({**told, "spans": [asdict(span) for span in result.spans], "total": result.total}))
     elif result.changed:
         print(f"built {result.directory}")
     else:
         print(f"{result.directory} is up to date")
     if arguments.timings and not arguments.json:
-        print(timings.describe(result.total, result.seconds, result.steps))
+        print(timings.describe(result.total, result.spans))
     return 0
 
 

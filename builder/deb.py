@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol
@@ -25,7 +26,7 @@ from builder.store import Store
 from builder.tree import Entry, Kind
 from terminal import Failure
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the unpacked form; part of its id."""
 
 DATA_BYTES_MAX: Final = 4 << 30
@@ -107,7 +108,7 @@ def _unpack_into(deb: Path, work: Path) -> None:
         "control": control["control"],
         "scripts": {name: control[name] for name in SCRIPTS if name in control},
         "conffiles": control.get("conffiles", "").split("\n")[:-1],
-        "entries": list(_rows(_tar_members(work / "data.tar", deb), deb)),
+        "entries": _index(work / "data.tar", deb),
     }
     (work / "index.json").write_text(json.dumps(index))
 
@@ -192,41 +193,53 @@ def _write_data(members: Iterator[tuple[str, Iterator[bytes]]], path: Path, deb:
     raise BadPackage("it has no data part", where=str(deb), hint="delete the file and build again")
 
 
-def _tar_members(path: Path, deb: Path) -> Iterator[tarfile.TarInfo]:
+def _index(data: Path, deb: Path) -> list[bundle.Row]:
+    """The index rows of a package's data tar."""
     try:
         # Names in it are UTF-8, whatever the locale of this process.
-        with tarfile.open(path, "r:", encoding="utf-8") as tar:
-            yield from tar
+        with data.open("rb") as contents, tarfile.open(data, "r:", encoding="utf-8") as tar:
+            return list(_rows(tar, contents, deb))
     except tarfile.TarError as error:
         raise BadPackage("its data part is damaged", where=str(deb), hint="delete it and build again") from error
+
+
+def _digest(contents: IO[bytes], offset: int, size: int) -> str:
+    """The hash of ``size`` bytes at ``offset``, as far as they are there."""
+    total = hashlib.sha256()
+    contents.seek(offset)
+    while size > 0 and (chunk := contents.read(min(size, _CHUNK))):
+        total.update(chunk)
+        size -= len(chunk)
+    return total.hexdigest()
 
 
 _XATTR: Final = "SCHILY.xattr."
 
 
-def _rows(members: Iterator[tarfile.TarInfo], deb: Path) -> Iterator[bundle.Row]:
-    """Index rows, in the fields' order of :func:`load`."""
-    places: dict[str, tuple[int, int]] = {}
+def _rows(members: Iterable[tarfile.TarInfo], contents: IO[bytes], deb: Path) -> Iterator[bundle.Row]:
+    """Index rows of the tar's ``members``; ``contents`` is the tar itself."""
+    places: dict[str, tuple[int, int, str]] = {}
     for member in members:
         path = checked_path(member.name, deb)
         if not path or path in _MERGED:
             continue
-        offset, size, target = 0, 0, ""
+        offset, size, sha256, target = 0, 0, "", ""
         if member.isdir():
             kind = Kind.DIRECTORY
         elif member.issym():
             kind, target = Kind.SYMLINK, checked_target(path, member.linkname, deb)
         elif member.isreg():
             kind, offset, size = Kind.FILE, member.offset_data, member.size
-            places[path] = (offset, size)
+            sha256 = _digest(contents, offset, size)
+            places[path] = (offset, size, sha256)
         elif member.islnk():
             # A hard link is one more name for a file that came before it in the same tar.
             kind = Kind.FILE
             try:
-                offset, size = places[checked_path(member.linkname, deb)]
+                offset, size, sha256 = places[checked_path(member.linkname, deb)]
             except KeyError:
                 raise BadPackage("a hard link leads nowhere", where=f"{deb}: {member.name}") from None
-            places[path] = (offset, size)
+            places[path] = (offset, size, sha256)
         else:
             raise BadPackage("it holds a device, a pipe or something stranger", where=f"{deb}: {member.name}")
         xattrs = {
@@ -234,7 +247,8 @@ def _rows(members: Iterator[tarfile.TarInfo], deb: Path) -> Iterator[bundle.Row]
             for name, value in member.pax_headers.items()
             if name.startswith(_XATTR)
         }
-        yield path, kind, member.mode & 0o7777, member.uid, member.gid, int(member.mtime), offset, size, target, xattrs
+        attributes = member.mode & 0o7777, member.uid, member.gid, int(member.mtime)
+        yield path, kind, *attributes, offset, size, sha256, target, xattrs
 
 
 def checked_path(name: str, where: Path) -> str:

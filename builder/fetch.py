@@ -25,7 +25,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 from builder.lockfile import LockedPackage
 from builder.mirror import Mirror
 from builder.store import Store
-from terminal import Failure
+from terminal import Failure, Step, untimed
 
 THREADS: Final = 8
 ATTEMPTS: Final = 4
@@ -82,11 +82,12 @@ def fetch(
     *,
     detail: Callable[[str], None] = lambda _: None,
     options: Options = Options(),
+    step: Step = untimed,
 ) -> dict[str, Path]:
     """Bring all ``packages`` into ``store``; returns their files by package name.
 
     ``mirror`` is asked only when something is missing, so that a full store needs none. ``detail`` hears of the progress, from the
-    calling thread only. Raises :class:`FetchFailure` (or :class:`builder.mirror.MirrorFailure`); then, and on Ctrl-C, whole packages
+    calling thread only; ``step`` runs around each download, in its own. Raises :class:`FetchFailure` (or :class:`builder.mirror.MirrorFailure`); then, and on Ctrl-C, whole packages
     stay in the store and nothing else does.
     """
     wanted = list(packages)
@@ -94,7 +95,7 @@ def fetch(
     if missing:
         _check_space(store.root, sum(package.size for package in missing.values()))
         with store.scratch() as work:
-            _Batch(list(missing.values()), store, mirror(), work, options).run(detail)
+            _Batch(list(missing.values()), store, mirror(), work, options, step).run(detail)
     return {package.name: store.path("downloads", f"{package.sha256}.deb") for package in wanted}
 
 
@@ -102,13 +103,14 @@ class _Batch:
     """One run of downloads, all into ``work``, each renamed into the store when it is whole."""
 
     def __init__(
-        self, packages: list[LockedPackage], store: Store, mirror: Mirror, work: Path, options: Options
+        self, packages: list[LockedPackage], store: Store, mirror: Mirror, work: Path, options: Options, step: Step
     ) -> None:
         self._packages = packages
         self._store = store
         self._mirror = mirror
         self._work = work
         self._options = options
+        self._step = step
         self._stop = threading.Event()
         self._guard = threading.Lock()
         self._bytes = 0
@@ -139,7 +141,8 @@ class _Batch:
         part = self._work / package.sha256
         for attempt in range(1, self._options.attempts + 1):
             try:
-                self._transfer(package, url, part)
+                with self._step("downloading", package.name):
+                    self._transfer(package, url, part)
                 part.replace(self._store.path("downloads", f"{package.sha256}.deb"))
                 return
             except _Passing as error:

@@ -21,22 +21,27 @@ _TYPES: Final = {Kind.FILE: tarfile.REGTYPE, Kind.DIRECTORY: tarfile.DIRTYPE, Ki
 
 
 def tar_stream(entries: Iterator[Entry], epoch: int) -> Iterator[bytes]:
-    """A POSIX tar of ``entries`` in their order, after the root itself (``./``, 0755, root's).
-
-    No time is later than ``epoch`` (seconds), so equal trees give equal bytes. Directories are all as old as ``epoch``: several packages
-    share one, so its time is nobody's, and systemd compares that of /usr with the image's ``.updated``.
-    """
+    """A POSIX tar of ``entries`` in their order, after the root itself (``./``, 0755, root's); times are those of :func:`modified`."""
     yield from _member(Entry(".", Kind.DIRECTORY), epoch)
     for entry in entries:
         yield from _member(entry, epoch)
     yield b"\0" * 1024
 
 
+def modified(entry: Entry, epoch: int) -> int:
+    """The time of ``entry`` in an image, in seconds.
+
+    None is later than ``epoch``, so equal trees give equal bytes. Directories are all as old as ``epoch``: several packages share one, so its
+    time is nobody's, and systemd compares that of /usr with the image's ``.updated``.
+    """
+    return epoch if entry.kind is Kind.DIRECTORY else min(entry.mtime, epoch) or epoch
+
+
 def _member(entry: Entry, epoch: int) -> Iterator[bytes]:
     info = tarfile.TarInfo(entry.path)
     info.type = _TYPES[entry.kind]
     info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
-    info.mtime = epoch if entry.kind is Kind.DIRECTORY else min(entry.mtime, epoch) or epoch
+    info.mtime = modified(entry, epoch)
     info.linkname, info.size = entry.target, entry.size
     info.pax_headers = {
         f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape") for name, value in entry.xattrs.items()

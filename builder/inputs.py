@@ -13,6 +13,7 @@ from builder.tree import Entry, Inline, Kind, symlink
 from terminal import Failure
 
 _LEFT_OUT: Final = ("__pycache__",)
+_CODE: Final = (".py", ".css", ".js")
 
 
 def folder_entries(folder: Path, prefix: str) -> Iterator[Entry]:
@@ -61,7 +62,7 @@ def code() -> str:
     """The id of the builder's own code: a step whose code changed is another step."""
     total = hashlib.sha256()
     here = Path(__file__).parent
-    for path in sorted(here.rglob("*.py")):
+    for path in sorted(path for path in here.rglob("*") if path.suffix in _CODE):
         total.update(f"{path.relative_to(here)}\0".encode() + path.read_bytes())
     return total.hexdigest()
 

@@ -13,25 +13,32 @@ from builder.fetch import downloaded, fetch
 from builder.lockfile import Lock, LockedPackage
 from builder.mirror import Mirror
 from builder.store import Store
+from terminal import Step, untimed
 
 
 def obtain(
-    lock: Lock, store: Store, mirror: Callable[[], Mirror], detail: Callable[[str], None] = lambda _: None
+    lock: Lock,
+    store: Store,
+    mirror: Callable[[], Mirror],
+    detail: Callable[[str], None] = lambda _: None,
+    step: Step = untimed,
 ) -> list[deb.Package]:
-    """The unpacked packages of ``lock``, in its order. ``mirror`` is only asked for when something must be downloaded.
+    """The unpacked packages of ``lock``, in its order. ``mirror`` is only asked for when something must be downloaded;
+    ``step`` runs around each download and each unpacking, in the thread that does it.
 
     Raises :class:`terminal.Failure` for a package that cannot be fetched, is not what the lock says, or is broken.
     """
     missing = [package for package in lock.packages if not deb.is_unpacked(package.sha256, store)]
     if missing:
-        files = fetch(missing, store, mirror, detail=detail)
+        files = fetch(missing, store, mirror, detail=detail, step=step)
         # Decompression releases the interpreter's lock, so threads use all cores. Large ones first: none is left to run alone at the end.
         missing.sort(key=lambda package: -package.size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(lambda package: _unpack(package, files[package.name], store), missing)
+            done = pool.map(lambda package: _unpack(package, files[package.name], store, step), missing)
             for count, package in enumerate(done, start=1):
                 detail(f"unpacked {count} of {len(missing)}: {package.name}")
-    return [deb.load(deb.folder(package.sha256, store)) for package in lock.packages]
+    with step("reading their indexes"):
+        return [deb.load(deb.folder(package.sha256, store)) for package in lock.packages]
 
 
 def not_stored(lock: Lock, store: Store) -> list[LockedPackage]:
@@ -43,9 +50,9 @@ def not_stored(lock: Lock, store: Store) -> list[LockedPackage]:
     ]
 
 
-def _unpack(package: LockedPackage, file: Path, store: Store) -> LockedPackage:
+def _unpack(package: LockedPackage, file: Path, store: Store, step: Step) -> LockedPackage:
     # It was hashed when it was downloaded, perhaps months ago; disks lose bits.
-    with file.open("rb") as opened:
+    with step("checking", package.name), file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != package.sha256:
         file.unlink()
@@ -54,5 +61,6 @@ def _unpack(package: LockedPackage, file: Path, store: Store) -> LockedPackage:
             where=str(file),
             hint="it was removed: build again, and it is fetched anew",
         )
-    deb.unpack(file, package.sha256, store)
+    with step("unpacking", package.name):
+        deb.unpack(file, package.sha256, store)
     return package

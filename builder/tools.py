@@ -24,7 +24,7 @@ from builder.mirror import Mirror
 from builder.packages import obtain
 from builder.store import Store, identify
 from builder.tree import Entry, Kind, Tree
-from terminal import Failure
+from terminal import Failure, Step, untimed
 
 VERSION: Final = 2
 """Of the unpacked form and its launchers; part of the closure's id."""
@@ -63,6 +63,7 @@ class Tools:
         mirror: Callable[[], Mirror],
         *,
         detail: Callable[[str], None] = lambda _: None,
+        step: Step = untimed,
     ) -> Tools:
         """The closure of ``lock``: out of the store, or fetched and unpacked now.
 
@@ -70,9 +71,9 @@ class Tools:
         """
         name = closure_id(lock)
         if not store.has("tools", name):
-            packages = obtain(lock, store, mirror, detail)
+            packages = obtain(lock, store, mirror, detail, step)
             tree = merge(entry for package in packages for entry in package.entries)
-            with store.making("tools", name) as work:
+            with step("writing the closure"), store.making("tools", name) as work:
                 write_tree(tree, work)
                 write_launchers(work, lock.architecture)
         return cls(store.path("tools", name), lock.architecture)
@@ -84,9 +85,10 @@ class Tools:
         mirror: Callable[[], Mirror] = mirrors.find,
         *,
         detail: Callable[[str], None] = lambda _: None,
+        step: Step = untimed,
     ) -> Tools:
         """The closure of ``image/tools.lock`` in ``store`` (the user's own by default), from the host's mirror if need be."""
-        return cls.open(our_lock(), store or Store(), mirror, detail=detail)
+        return cls.open(our_lock(), store or Store(), mirror, detail=detail, step=step)
 
     def path(self, name: str) -> Path:
         """The launcher of the program ``name``: one file that can be run, or found by its folder in a ``PATH``.

@@ -10,6 +10,7 @@ Paths are relative, without a leading slash, ``usr/bin/env``; the root itself is
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,11 @@ class Inline:
         """Length in bytes."""
         return len(self.data)
 
+    @property
+    def sha256(self) -> str:
+        """Its hash, in hex."""
+        return hashlib.sha256(self.data).hexdigest()
+
     def read(self) -> bytes:
         """All of it."""
         return self.data
@@ -48,11 +54,15 @@ class Inline:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Content that is ``size`` bytes at ``offset`` of the file ``path``, a file of the store that does not change."""
+    """Content that is ``size`` bytes at ``offset`` of the file ``path``, a file of the store that does not change.
+
+    ``sha256`` (hex) was taken when the content was stored: a build tells the hash of every file without reading half a gigabyte for it.
+    """
 
     path: Path
     offset: int
     size: int
+    sha256: str
 
     def read(self) -> bytes:
         """All of it.

@@ -1,8 +1,8 @@
 """How every command of the house talks to the person who typed it.
 
-Four nouns: a :class:`Failure` is a mistake or trouble told in four parts (doing, wrong, where, next step); :func:`command`
-turns a function into a console script with the house's exit codes; :class:`Phases` shows progress; :func:`table` aligns
-columns. Nothing else in the house prints an error or decides an exit code.
+Five nouns: a :class:`Failure` is a mistake or trouble told in four parts (doing, wrong, where, next step); :func:`command`
+turns a function into a console script with the house's exit codes; :class:`Phases` shows progress and records it
+as :class:`Span` values; :func:`table` aligns columns. Nothing else in the house prints an error or decides an exit code.
 
 Imports only the standard library at load, since it also runs on nodes, where nothing more is promised.
 """
@@ -10,6 +10,7 @@ Imports only the standard library at load, since it also runs on nodes, where no
 from terminal.failure import Failure, UsageFailure
 from terminal.phases import Phases
 from terminal.script import command
+from terminal.spans import Span, Step, untimed
 from terminal.table import table
 
-__all__ = ["Failure", "Phases", "UsageFailure", "command", "table"]
+__all__ = ["Failure", "Phases", "Span", "Step", "UsageFailure", "command", "table", "untimed"]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from terminal.spans import Recorder, Span
 from terminal.streams import say
 
 _TICK_S = 0.1
@@ -38,8 +39,8 @@ class Phases:
         )
         self._lock = threading.Lock()
         self._running: list[_Running] = []
+        self._recorder = Recorder()
         self.seconds: dict[str, float] = {}
-        self.steps: dict[str, dict[str, float]] = {}
 
     @contextmanager
     def phase(self, title: str) -> Iterator[None]:
@@ -55,7 +56,8 @@ class Phases:
             self._painter.start()
         mark = "!! "
         try:
-            yield
+            with self._recorder.span(title):
+                yield
             mark = "ok "
         finally:
             self.seconds[title] = time.monotonic() - running.begin
@@ -68,17 +70,15 @@ class Phases:
             self.line(f"{mark} {title} ({self.seconds[title]:.1f} s)")
 
     @contextmanager
-    def step(self, title: str) -> Iterator[None]:
-        """A part of the running phase: told as its detail, and its seconds are added up in :attr:`steps`, by phase."""
-        with self._lock:
-            phase = self._running[-1].title if self._running else ""
-        self.detail(title)
-        begin = time.monotonic()
-        try:
+    def step(self, title: str, what: str = "") -> Iterator[None]:
+        """A part of the running phase, in any thread: told as its detail, and recorded, with ``what`` tells it from others of this title."""
+        self.detail(f"{title} {what}".rstrip())
+        with self._recorder.span(title, what):
             yield
-        finally:
-            of_phase = self.steps.setdefault(phase, {})
-            of_phase[title] = of_phase.get(title, 0.0) + time.monotonic() - begin
+
+    def spans(self) -> list[Span]:
+        """The phases and steps that have ended, by their beginning."""
+        return self._recorder.spans()
 
     def detail(self, text: str) -> None:
         """Say what the running phase is at; on a pipe it is not printed, so call it as often as you like."""
