@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import build, cache, data, explain, locking, mirror, plan, schema, starter, timings, verify
+from builder import build, cache, data, diff, inspect, locking, mirror, plan, schema, starter, timings, verify
 from builder.build import BuildResult, Settings
 from builder.lockfile import Lock
 from builder.store import Store
@@ -37,7 +37,8 @@ _EXAMPLES: Final = {
   osbuild cache --prune                  drop what no lock needs any more""",
     "schema": schema.EXAMPLES,
     "new": starter.EXAMPLES,
-    **explain.EXAMPLES,
+    **inspect.EXAMPLES,
+    **diff.EXAMPLES,
     **plan.EXAMPLES,
 }
 
@@ -60,8 +61,8 @@ def run(argv: Sequence[str]) -> int:
         "cache": _cache,
         "schema": schema.command,
         "new": starter.command,
-        "inspect": explain.inspect,
-        "diff": explain.diff,
+        "inspect": inspect.run,
+        "diff": diff.run,
         "plan": plan.run,
     }
     return handlers[arguments.verb](arguments)
@@ -123,7 +124,8 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
         each.add_argument("--json", action="store_true", help="print the result for a machine")
         each.add_argument("--quiet", action="store_true", help="no progress")
-    explain.add_verbs(verb)
+    inspect.add_verb(verb)
+    diff.add_verb(verb)
     plan.add_verb(verb)
     return parser
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from builder import filelist
 from builder.tools import ToolFailure, Tools
+from terminal import Failure
 
 _CPIO_MAGIC: Final = b"070701"
 _CPIO_HEADER_BYTES: Final = 110
@@ -60,6 +62,8 @@ def _told(name: str, built: Members, rebuilt: Members) -> Iterator[str]:
 
 def members(path: Path, tools: Tools, scratch: Path) -> Members:
     """What is in the archive at ``path``, by name. Raises :class:`Unreadable`."""
+    if path.name == filelist.NAME:
+        return _list(path)
     with path.open("rb") as file:
         head = file.read(512)
         file.seek(0)
@@ -82,6 +86,21 @@ def members(path: Path, tools: Tools, scratch: Path) -> Members:
         finally:
             listing.unlink(missing_ok=True)
     raise Unreadable("its contents differ")
+
+
+def _list(path: Path) -> Members:
+    """What a build's own list tells of the tree: the answer, too, where a root's file system is not looked into."""
+    try:
+        found = filelist.load(path.parent)
+    except Failure as failure:
+        raise Unreadable(f"it is damaged: {failure.message}") from failure
+    return {
+        name: Member(
+            f"{each.kind} {each.mode} {each.uid}:{each.gid} {each.mtime} {each.package} {each.target} {dict(each.xattrs) or ''}".strip(),
+            each.sha256,
+        )
+        for name, each in found.items()
+    }
 
 
 def _cpio(data: bytes) -> Iterator[tuple[str, Member]]:

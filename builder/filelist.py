@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from builder.filesystem import modified
@@ -38,7 +37,7 @@ class Listed:
     size: int = 0
     sha256: str = ""
     target: str = ""
-    xattrs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    xattrs: Mapping[str, str] = field(default_factory=dict)
 
 
 def listed(tree: Tree, epoch: int) -> Iterator[Listed]:

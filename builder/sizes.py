@@ -146,10 +146,10 @@ _BODY: Final = """\
 <div class="bar legend" role="group" aria-label="kinds of packages">
 {legend}
 </div>
-<ol id="found"></ol>
 <ol id="trail" class="trail" aria-label="where you are"></ol>
 <div id="map" class="stage" role="group" aria-label="map of sizes"></div>
 <p id="told" class="told" aria-live="polite"></p>
+<ol id="found" aria-label="largest files found"></ol>
 <p class="hint">Click to look inside, Escape to go back, arrows and Enter to move by keyboard, / to search.</p>
 </div>
 <noscript><p>The map needs scripts, which are switched off here; the tables say the same in words.</p></noscript>

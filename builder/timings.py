@@ -66,10 +66,10 @@ def _told(total: float, spans: Sequence[Span]) -> Iterator[tuple[int, str, str, 
     """Depth, name, seconds, share, count for each line of the table."""
     for row in rows(spans):
         count = str(row.count) if row.count > 1 else ""
-        yield len(row.path) - 1, row.path[-1], f"{row.seconds:.2f}", _share(row.seconds, total), count
+        yield len(row.path) - 1, row.path[-1], f"{row.seconds:.3f}", _share(row.seconds, total), count
     rest = max(0.0, total - busy([span for span in spans if len(span.path) == 1]))
-    yield 0, REST, f"{rest:.2f}", _share(rest, total), ""
-    yield 0, "total", f"{total:.2f}", _share(total, total), ""
+    yield 0, REST, f"{rest:.3f}", _share(rest, total), ""
+    yield 0, "total", f"{total:.3f}", _share(total, total), ""
 
 
 def _share(seconds: float, total: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from builder import cache, compare, data, definition, manifest, output
 from builder.build import MIXED, Settings, build_container, build_image
+from builder.built import printable
 from builder.offline import no_mirror
 from builder.store import Store
 from builder.tools import Tools
@@ -106,12 +107,7 @@ def describe(verdict: Verdict, limit: int = 20) -> str:
         if differing
         else f"{verdict.directory} is what its lock gives: {count} files, the same bytes"
     )
-    return "\n".join(_printable(line) for line in lines)
-
-
-def _printable(line: str) -> str:
-    """``line`` with whatever could command a terminal written out: names come from files that nobody vouches for."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+    return "\n".join(printable(line) for line in lines)
 
 
 def _manifest(directory: Path) -> dict[str, Any]:

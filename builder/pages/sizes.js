@@ -57,11 +57,8 @@ function sorted(at) {
   return at.sorted;
 }
 
-/** Past folders that hold one folder and nothing else. */
-function settle(at) {
-  while (at.children?.size === 1 && sorted(at)[0].children) at = sorted(at)[0];
-  return at;
-}
+/** Is a folder nearly all of the one above it? Then that one's map shows what is in this. */
+const isMost = (at) => Boolean(at.children && at.parent && at.parent !== views.p && at.bytes > 0.75 * at.parent.bytes);
 
 function ancestry(at) {
   const line = [];
@@ -81,8 +78,11 @@ function words(at) {
   return line.length === 1 ? [by, ""] : [pathOf(line.slice(1)), by];
 }
 
-/** What a node's tile says. */
-const title = (at) => at.name + (at.children && at.parent && at.parent !== views.p ? "/" : "");
+/** What a node's tile says: its path from `above`. */
+function title(at, above = at.parent) {
+  const line = ancestry(at).slice(above ? ancestry(above).length : 0);
+  return line.map((each) => each.name).join("/") + (at.children && at.parent && at.parent !== views.p ? "/" : "");
+}
 
 function bytes(size) {
   if (size < 1000) return `${size} B`;
@@ -137,6 +137,13 @@ function divided(at, box) {
   shown.sort((a, b) => weight(b) - weight(a));
   const boxes = squarify(shown.map(weight), box);
   return shown.map((nodes, index) => [nodes, boxes[index]]);
+}
+
+/** What to draw for `at` itself: as `divided`, but in place of a folder that is most of it stands what is in that. */
+function grouped(at, box) {
+  return divided(at, box).flatMap(([nodes, part]) =>
+    nodes.length === 1 && isMost(nodes[0]) && nodes[0].bytes ? grouped(nodes[0], part) : [[nodes, part]],
+  );
 }
 
 // --- what is seen ------------------------------------------------------------------------------------------------------
@@ -203,10 +210,10 @@ function draw() {
   const box = { x: 0, y: 0, w: map.clientWidth, h: map.clientHeight };
   const focused = map.contains(document.activeElement) ? document.activeElement.dataset.name : null;
   map.replaceChildren();
-  const shown = current.children && current.bytes ? divided(current, box) : [[[current], box]];
+  const shown = current.children && current.bytes ? grouped(current, box) : [[[current], box]];
   for (const [nodes, part] of shown) {
     const [only] = nodes;
-    const name = nodes.length > 1 ? `${nodes.length} smaller` : only.name;
+    const name = nodes.length > 1 ? `${nodes.length} smaller` : title(only, only === current ? only.parent : current);
     const size = nodes.reduce((sum, each) => sum + each.bytes, 0);
     const group = element("div", `group ${kind(only)}`);
     group.nodes = nodes;
@@ -222,7 +229,9 @@ function draw() {
     const isDivided = nodes.length === 1 && only.children && part.w * part.h >= DIVIDED && Math.min(part.w, part.h) >= 20;
     map.append(group);
     if (isDivided && part.w >= 44) {
-      const chip = element("div", "chip", part.w >= 120 ? `${title(only)} ${bytes(size)}` : title(only));
+      // Where the path is too long for it, the end of it is.
+      const short = name.length * 8 > part.w ? title(only) : name;
+      const chip = element("div", "chip", part.w >= 120 ? `${short} ${bytes(size)}` : short);
       group.append(chip);
       taken = { w: chip.offsetWidth + 1, h: chip.offsetHeight + 1 };
     }
@@ -287,23 +296,22 @@ function route() {
 }
 
 function open(at) {
-  location.hash = address(view, settle(at));
+  location.hash = address(view, at);
 }
 
 function up() {
   if (!current.parent) return;
+  const left = ancestry(current);
   let at = current.parent;
-  // The way in went past folders that hold one folder only; so does the way out.
-  while (at.parent && settle(at) === current) at = at.parent;
-  const left = ancestry(current)[ancestry(at).length];
+  // The way in went past folders that are most of the one above; so does the way out.
+  while (isMost(at)) at = at.parent;
   open(at);
   route();
-  focusOn(left.name);
+  focusOn([...map.children].find((group) => left.includes(group.nodes[0])));
 }
 
-function focusOn(name) {
-  const group = [...map.children].find((each) => each.dataset.name === name) ?? map.firstChild;
-  group?.focus({ preventScroll: true });
+function focusOn(group) {
+  (group ?? map.firstChild)?.focus({ preventScroll: true });
 }
 
 // --- search and legend -----------------------------------------------------------------------------------------------
@@ -381,8 +389,9 @@ map.addEventListener("pointermove", (event) => {
   const tile = event.target.closest(".tile");
   const group = event.target.closest(".group");
   if (!group || event.pointerType === "touch") return hideTip();
-  const inner = tile && tile.nodes[0] !== group.nodes[0] ? [...lines(tile.nodes), lines(group.nodes).slice(0, 2).join(": ")] : lines(group.nodes);
-  showTip(inner, event.clientX, event.clientY);
+  const outer = lines(group.nodes);
+  const inner = tile && tile.nodes[0] !== group.nodes[0] ? lines(tile.nodes).filter((line) => line !== outer[0]) : [];
+  showTip(inner.length ? [...inner, `in ${outer[0]}, ${outer[1]}`] : outer, event.clientX, event.clientY);
 });
 map.addEventListener("pointerleave", hideTip);
 map.addEventListener("focusin", (event) => {
@@ -417,7 +426,7 @@ map.addEventListener("keydown", (event) => {
   if (event.key in STEPS) neighbour(group, STEPS[event.key])?.focus({ preventScroll: true });
   else if (event.key === "Home") map.firstChild.focus({ preventScroll: true });
   else if (event.key === "End") map.lastChild.focus({ preventScroll: true });
-  else if (event.key === "Enter" || event.key === " ") enter(group) && focusOn(null);
+  else if (event.key === "Enter" || event.key === " ") enter(group) && focusOn();
   else return;
   event.preventDefault();
 });
@@ -427,7 +436,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     search.value = asked = "";
     pick();
-    focusOn(null);
+    focusOn();
   } else if (event.key === "Escape" || event.key === "Backspace") up();
   else if (event.key === "/") search.focus();
   else return;
