@@ -52,6 +52,9 @@ NEW = manifest(
 )
 
 
+UNLISTED = "files are not compared: no list of them in {}"
+
+
 @pytest.fixture
 def builds(tmp_path: Path) -> tuple[Path, Path]:
     """Two folders with the manifests above."""
@@ -103,7 +106,7 @@ def test_diff_tells_what_changed(builds: tuple[Path, Path], capsys: Out) -> None
     assert osbuild("diff", *builds) == 0
     assert (
         capsys.readouterr().out
-        == """\
+        == f"""\
 updated   bash  5.2 -> 5.3
 removed   curl  8.1
 replaced  dash  0.5
@@ -116,6 +119,8 @@ owner  before  after    change
 etcd   -       40.0 MB  +40.0 MB
 bash   5.0 MB  4.9 MB   -0.1 MB
 curl   900 B   -        -900 B
+
+{UNLISTED.format(builds[0])} and {builds[1]}
 """
     )
 
@@ -135,7 +140,7 @@ def test_diff_for_a_machine(builds: tuple[Path, Path], capsys: Out) -> None:
 
 def test_a_build_does_not_differ_from_itself(builds: tuple[Path, Path], capsys: Out) -> None:
     assert osbuild("diff", builds[0], builds[0]) == 0
-    assert capsys.readouterr().out == "nothing differs\n"
+    assert capsys.readouterr().out == f"nothing differs\n\n{UNLISTED.format(builds[0])} and {builds[0]}\n"
 
 
 def test_other_bytes_of_the_same_size_are_a_difference(builds: tuple[Path, Path], capsys: Out) -> None:
@@ -143,7 +148,7 @@ def test_other_bytes_of_the_same_size_are_a_difference(builds: tuple[Path, Path]
     other["artifacts"][0]["sha256"] = "other"
     (builds[1] / "manifest.json").write_text(json.dumps(other))
     assert osbuild("diff", *builds) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["cmdline   10 B    10 B   same size"]
+    assert capsys.readouterr().out.splitlines()[1] == "cmdline   10 B    10 B   same size"
 
 
 def test_real_builds(tmp_path: Path, closure: Tools, capsys: Out) -> None:
@@ -161,6 +166,10 @@ def test_real_builds(tmp_path: Path, closure: Tools, capsys: Out) -> None:
     assert found["packages"] == [{"name": "tool", "change": "replaced", "old": "1.0", "new": "1.0"}]
     tool = next(each for each in found["owners"] if each["name"] == "tool")
     assert tool["new"] - tool["old"] == 10_000
+    assert found["files"] == {
+        "changes": [{"path": "/usr/bin/another", "change": "added", "package": "tool", "bytes": 10_000, "changed": {}}],
+        "touched": 0,
+    }
 
 
 # --- what is no build ------------------------------------------------------------------------------------------------

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from builder.timings import describe
+from builder import timings
+from builder.timings import busy, describe
 from builder.tools import Tools
+from terminal import Span
 from tests.builder.smallworld import World
 
 Out = pytest.CaptureFixture[str]
@@ -19,35 +24,73 @@ def world(tmp_path: Path, closure: Tools) -> World:
     return World(tmp_path, closure)
 
 
+def span(*path: str, begin: float, end: float, lane: int = 0) -> Span:
+    return Span(path, "", begin, end, lane, len(path) - 1)
+
+
+SPANS = [
+    span("tools", begin=0, end=1),
+    span("tree", begin=1, end=7),
+    span("tree", "slim", begin=1, end=2),
+    span("tree", "unpack", begin=2, end=5, lane=1),
+    span("tree", "unpack", begin=3, end=6, lane=2),
+    span("tree", "unpack", "hash", begin=3, end=4, lane=2),
+]
+
+
 def test_the_slowest_comes_first_and_steps_stand_below_their_phase() -> None:
-    said = describe(10.0, {"tools": 1.0, "tree": 6.0}, {"tree": {"slim": 1.0, "bytecode": 4.0}})
-    assert [line.rsplit(maxsplit=3) for line in said.splitlines()[1:]] == [
-        ["tree", "6.00", "60", "%"],
-        ["  bytecode", "4.00", "40", "%"],
-        ["  slim", "1.00", "10", "%"],
-        ["tools", "1.00", "10", "%"],
-        ["everything else", "3.00", "30", "%"],
-        ["total", "10.00", "100", "%"],
-    ]
+    assert (
+        describe(10.0, SPANS)
+        == """\
+phase            seconds  share  times
+tree             6.000    60 %
+  unpack         4.000    40 %   2
+    hash         1.000    10 %
+  slim           1.000    10 %
+tools            1.000    10 %
+everything else  3.000    30 %
+total            10.000   100 %"""
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)).map(sorted), max_size=12))
+def test_what_runs_at_once_counts_once(stretches: list[list[int]]) -> None:
+    spans = [span("x", begin=begin, end=end) for begin, end in stretches]
+    assert busy(spans) == len({second for begin, end in stretches for second in range(begin, end)})
 
 
 def test_a_build_tells_phases_and_steps(world: World, capsys: Out) -> None:
     assert world.image("--timings", "--quiet") == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"built {world.output}"
-    names = [line.rsplit(maxsplit=3)[0] for line in said[2:]]
-    assert {"tree", "  merging packages", "  modules", "packing the root (squashfs)", "  root"} <= set(names)
+    names = [re.split(r"  +\d", line)[0] for line in said[2:]]
+    assert {"check", "tree", "  merging packages", "  slow steps", "    modules", "  accounts", "  unpacking"} <= set(
+        names
+    )
+    assert {"packing the root (squashfs)", "  root", "telling what is in it", "  list of files"} <= set(names)
     assert names[-2:] == ["everything else", "total"]
 
 
 def test_a_machine_reads_them(world: World, capsys: Out) -> None:
-    """All of it adds up: steps to less than their phase, phases to less than the whole."""
+    """All of it adds up: each span lies in the one around it, phases are less than the whole; each package was unpacked once."""
     assert world.image("--json", "--quiet") == 0
     told = json.loads(capsys.readouterr().out)
-    assert set(told["steps"]) <= set(told["seconds"])
-    for phase, steps in told["steps"].items():
-        assert sum(steps.values()) <= told["seconds"][phase]
+    spans = told["spans"]
+    for each in spans:
+        assert 0 <= each["begin"] <= each["end"] <= told["total"] + 0.1
+        around = [other for other in spans if other["path"] == each["path"][:-1] and other["begin"] <= each["begin"]]
+        assert len(each["path"]) == 1 or any(each["end"] <= other["end"] for other in around)
     assert sum(told["seconds"].values()) <= told["total"]
+    assert {each["path"][0] for each in spans} == {*told["seconds"], "check"}
+    unpacked = [each for each in spans if each["path"][-1] == "unpacking"]
+    assert sorted(each["detail"] for each in unpacked) == ["base", "node", "tool"]
+    assert all(each["lane"] > 0 for each in unpacked)
+
+
+def test_the_page_is_no_artifact(world: World) -> None:
+    assert world.image("--quiet") == 0
+    assert (world.output / timings.NAME).exists()
+    assert timings.NAME not in (world.output / "manifest.json").read_text()
 
 
 def test_nothing_done_is_told_too(world: World, capsys: Out) -> None:

@@ -58,7 +58,7 @@ def test_an_image_is_verified_and_nothing_is_left(release: tuple[str, ...], worl
     before = everything(world)
     capsys.readouterr()
     assert verify(world, "--offline", definition=world.node) == 0
-    assert capsys.readouterr().out == f"{world.output} is what its lock gives: 7 files, the same bytes\n"
+    assert capsys.readouterr().out == f"{world.output} is what its lock gives: 8 files, the same bytes\n"
     assert everything(world) == before
     assert world.leftovers() == []
 
@@ -85,7 +85,7 @@ def test_a_cached_step_is_not_believed(world: World, capsys: Out) -> None:
     said = capsys.readouterr().out
     assert "small.tar: differs from its rebuild\n" in said
     assert "  layer.tar/usr/bin/tool: contents differ\n" in said
-    assert said.endswith(f"{world.output}: 2 of 4 files are not what the lock gives\n")
+    assert said.endswith(f"{world.output}: 2 of 5 files are not what the lock gives\n")
 
 
 def test_a_changed_initrd_is_told_by_file(world: World, capsys: Out) -> None:

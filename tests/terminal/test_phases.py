@@ -5,6 +5,8 @@ import os
 import pty
 import re
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -45,6 +47,13 @@ def test_quiet_is_quiet() -> None:
     assert log.getvalue() == ""
 
 
+def read_all(leader: int) -> Iterator[bytes]:
+    """What the other end wrote before it was closed: it comes in pieces, and Linux ends it with an error."""
+    with suppress(OSError):
+        while piece := os.read(leader, 65536):
+            yield piece
+
+
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> str:
     """What a terminal receives from a phase with a detail that is longer than the terminal is wide."""
     monkeypatch.setenv("COLUMNS", "40")
@@ -56,7 +65,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> str:
                 phases.detail("a [package]\n" + "x" * 100)
                 time.sleep(0.35)
                 phases.line("stays")
-        return os.read(leader, 65536).decode()
+        return b"".join(read_all(leader)).decode()
     finally:
         os.close(leader)
 
