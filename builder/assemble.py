@@ -176,13 +176,15 @@ def _put_all(tree: Tree, entries: Iterable[Entry]) -> None:
         tree.put(entry)
 
 
+def bytecode_id(what: Definition, closure: str) -> str:
+    """The id of the step that compiles our own code with the tools of the id ``closure``."""
+    ours = [inputs.digest(data.packages(name)) for name in what.node_code]
+    return identify("node-bytecode", VERSION, [inputs.code(), closure, ours])
+
+
 def _compiled(what: Definition, ours: Tree, tools: Tools, store: Store) -> Sequence[Entry]:
     """The bytecode of our own code, kept in the store by the code's id."""
-    key = identify(
-        "node-bytecode",
-        VERSION,
-        [inputs.code(), tools.root.name, [inputs.digest(data.packages(name)) for name in what.node_code]],
-    )
+    key = bytecode_id(what, tools.root.name)
     if not store.has("steps", key):
         code = Tree(entry for entry in ours if entry.kind is Kind.FILE and entry.path.startswith("usr/lib/flotilla/"))
         with store.making("steps", key) as work, store.scratch() as scratch:

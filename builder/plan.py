@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from builder import assemble, build, data, deb, definition, manifest
+from builder import assemble, build, data, deb, definition, manifest, offline
 from builder.build import Settings
 from builder.fetch import downloaded
 from builder.lockfile import Lock, LockedPackage
@@ -22,6 +22,7 @@ from terminal import Failure, table
 EXAMPLES: Final = {
     "plan": """
   osbuild plan                           what 'osbuild image' would fetch, reuse and make
+  osbuild plan --packages                and name every package that is to be fetched or unpacked
   osbuild plan --definition image/containers/redis.yaml
                                          the same for a container""",
 }
@@ -29,12 +30,16 @@ EXAMPLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Some things that meet one fate: ``action`` is ``fetch``, ``unpack``, ``reuse`` or ``make``; ``bytes`` are those of packages, packed."""
+    """Some things that meet one fate: ``action`` is ``fetch``, ``unpack``, ``reuse`` or ``make``; ``bytes`` are those of packages, packed.
+
+    A package that is fetched is unpacked, too. ``packages`` are the names, versions and bytes of those that are counted, the largest first.
+    """
 
     what: str
     action: str
     count: int
     bytes: int
+    packages: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,8 @@ class Plan:
 def plan(settings: Settings) -> Plan:
     """The plan of the build that :func:`builder.build.build_image` (or ``build_container``, as the definition says) would do.
 
-    Raises :class:`terminal.Failure` for a definition or a lock that is broken or out of step.
+    Nothing is written, not even the store's folders. Raises :class:`terminal.Failure` for a definition or a lock that is broken or out of step, and
+    for a build from the store alone that lacks something, as that build would.
     """
     path = settings.definition or data.image() / "node.yaml"
     what = definition.load(path)
@@ -69,36 +75,48 @@ def plan(settings: Settings) -> Plan:
     else:
         target, kind = build.container_target(what), build.CONTAINER_KIND
     directory = build.output_folder(settings, target)
-    if not settings.force and manifest.is_current(directory, build.build_id(build.build_inputs(what, lock, kind))):
+    anew = settings.cache != "use"
+    if (
+        not settings.force
+        and not anew
+        and manifest.is_current(directory, build.build_id(build.build_inputs(what, lock, kind)))
+    ):
         return Plan(directory, ())
-    store = Store(settings.store)
-    return Plan(directory, (*_packages("package", lock, store), *_made(what, lock, store)))
+    store = Store(settings.store, look=True)
+    if settings.offline:
+        offline.check(lock, our_lock(), store)
+    return Plan(directory, (*_packages("package", lock, store, anew), *_made(what, lock, store, anew)))
 
 
-def _made(what: definition.Definition, lock: Lock, store: Store) -> Iterator[Step]:
+def _made(what: definition.Definition, lock: Lock, store: Store, anew: bool) -> Iterator[Step]:
     """What is not a package of the definition: the tools, the slow steps of the tree, what is always made."""
     tools = our_lock()
     closure = closure_id(tools)
     if store.has("tools", closure):
         yield Step("tools", "reuse", 1, 0)
     else:
-        yield from _packages("package of the tools", tools, store)
+        yield from _packages("package of the tools", tools, store, anew)
         yield Step("tools", "make", 1, 0)
-    has_base = store.has("steps", assemble.base_id(what, lock, closure))
-    yield Step("slow steps of the tree", "reuse" if has_base else "make", 1, 0)
+    steps = {"slow steps of the tree": assemble.base_id(what, lock, closure)}
+    if what.node_code:
+        steps["bytecode of our code"] = assemble.bytecode_id(what, closure)
+    for name, key in steps.items():
+        yield Step(name, "reuse" if store.has("steps", key) and not anew else "make", 1, 0)
     yield Step("artifacts", "make", 1, 0)
 
 
-def _packages(noun: str, lock: Lock, store: Store) -> Iterator[Step]:
+def _packages(noun: str, lock: Lock, store: Store, anew: bool) -> Iterator[Step]:
     fates: dict[str, list[LockedPackage]] = {"fetch": [], "unpack": [], "reuse": []}
     for package in lock.packages:
-        if deb.is_unpacked(package.sha256, store):
+        if deb.is_unpacked(package.sha256, store) and not anew:
             fates["reuse"].append(package)
         else:
             fates["fetch" if downloaded(package, store) is None else "unpack"].append(package)
     for action, packages in fates.items():
         if packages:
-            yield Step(noun, action, len(packages), sum(package.size for package in packages))
+            largest = sorted(packages, key=lambda package: (-package.size, package.name))
+            named = tuple((package.name, package.version, package.size) for package in largest)
+            yield Step(noun, action, len(packages), sum(package.size for package in packages), named)
 
 
 def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -109,6 +127,9 @@ def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     parser.add_argument("--release", action="store_true", help="as for image")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts would go (default: build/...)")
     parser.add_argument("--force", action="store_true", help="plan to build even if the output is up to date")
+    parser.add_argument("--offline", action="store_true", help="fail, as the build would, if anything is to be fetched")
+    parser.add_argument("--no-cache", action="store_true", help="as for image: plan to do every step anew")
+    parser.add_argument("--packages", action="store_true", help="name every package that is not reused, with its size")
     parser.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
     parser.add_argument("--json", action="store_true", help="print the result for a machine")
 
@@ -123,6 +144,8 @@ def run(arguments: argparse.Namespace) -> int:
             store=arguments.store,
             release=arguments.release,
             force=arguments.force,
+            offline=arguments.offline,
+            cache="replace" if arguments.no_cache else "use",
         )
     )
     if arguments.json:
@@ -130,10 +153,22 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"directory": str(found.directory), "fetched": found.fetched, "steps": steps}))
     elif found.steps:
         print(_told(found.steps))
+        if arguments.packages and (named := _named(found.steps)):
+            print(f"\n{table(named, ['action', 'package', 'version', 'size'])}")
         print(f"\n{megabytes(found.fetched)} to fetch; the result goes into {found.directory}")
     else:
         print(f"{found.directory} is up to date: nothing to do")
     return 0
+
+
+def _named(steps: Sequence[Step]) -> list[list[str]]:
+    """A row for each package that is fetched or unpacked."""
+    return [
+        [step.action, name, version, megabytes(size)]
+        for step in steps
+        if step.action in ("fetch", "unpack")
+        for name, version, size in step.packages
+    ]
 
 
 def _told(steps: Sequence[Step]) -> str:

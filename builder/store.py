@@ -53,8 +53,11 @@ def default_root() -> Path:
 class Store:
     """A folder of artifacts named by id; see the module's text for its layout."""
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, *, look: bool = False) -> None:
+        """The store at ``root``; its folders are made, and what crashed builds left in it is swept, unless one only wants to ``look``."""
         self.root = (root or default_root()).absolute()
+        if look:
+            return
         try:
             for kind in ("downloads", "packages", "tools", "steps", "tmp"):
                 (self.root / kind).mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def render(title: str, total: float, spans: Sequence[Span]) -> str:
         summary=f"built in {total:.2f} s",
         table=page.table(
             ["phase", "seconds", "share", "times"],
-            # No-break spaces: markup would make one of several.
+            # Em spaces: HTML would make nothing of plain ones at the beginning.
             [["\u2003" * depth + name, *rest] for depth, name, *rest in _told(total, spans)],
             (1, 2, 3),
         ),

@@ -259,7 +259,7 @@ function drawTrail() {
 }
 
 function tell(text = lines([current])) {
-  told.replaceChildren(element("b", "", text[0]), element("span", "", text.slice(1).join(" · ")));
+  told.replaceChildren(element("b", "", text[0]), " ", element("span", "", text.slice(1).join(" · ")));
 }
 
 /** The page's address for a node: the back button then goes where one was. */

@@ -23,7 +23,7 @@ function lines(span) {
 }
 
 function tell(text) {
-  told.replaceChildren(element("b", "", text[0]), element("span", "", text.slice(1).join(" · ")));
+  told.replaceChildren(element("b", "", text[0]), " ", element("span", "", text.slice(1).join(" · ")));
 }
 
 /** A round number of seconds, so that at most `most` of them fit into `length`. */

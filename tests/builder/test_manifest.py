@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from builder import manifest
+from builder import filelist, manifest, timings
 from builder.lockfile import Lock, LockedPackage
+from builder.tools import Tools
 from builder.tree import Entry, Inline, Kind, Tree
+from tests.builder.smallworld import ROOT, TOLD, World
 
 PACKAGE = LockedPackage("tool", "1.0", "amd64", "debian", "test", "pool/t.deb", "a" * 64, 9, "tool-source", "1.0")
 LOCK = Lock("amd64", 1_700_000_000, "b" * 64, (), (PACKAGE,))
@@ -95,3 +98,20 @@ def test_when_publishing_breaks_off_no_manifest_vouches_for_the_mixture(output: 
     with pytest.raises(IsADirectoryError):
         manifest.publish(work, output, {"build": "two", "artifacts": []})
     assert not (output / "manifest.json").exists()
+
+
+def keys(value: object) -> set[str]:
+    """The keys of all objects in a JSON value."""
+    if isinstance(value, dict):
+        return set(value) | {key for each in value.values() for key in keys(each)}
+    return {key for each in value for key in keys(each)} if isinstance(value, list) else set()
+
+
+def test_every_key_of_what_a_build_leaves_is_documented(tmp_path: Path, closure: Tools) -> None:
+    world = World(tmp_path, closure)
+    assert world.container("--quiet") == 0
+    page = (ROOT / "docs/build-output.md").read_text("utf-8")
+    listed = [json.loads(line) for line in (world.output / filelist.NAME).read_text().splitlines()]
+    told = keys(json.loads((world.output / manifest.NAME).read_text())) | keys(listed)
+    told |= {field.name for field in fields(filelist.Listed)} | TOLD | {timings.NAME}
+    assert sorted(key for key in told if f"`{key}`" not in page) == []

@@ -12,7 +12,7 @@ from builder.cli import run
 from builder.sizes import megabytes
 from builder.tools import Tools
 from terminal import command
-from tests.builder.smallworld import SMALL, World
+from tests.builder.smallworld import NODE, SMALL, World
 
 Out = pytest.CaptureFixture[str]
 
@@ -95,3 +95,39 @@ def test_a_definition_that_makes_nothing_is_told(world: World, capsys: Out) -> N
     path = world.define("nothing", text, ["base", "tool"])
     assert osbuild(world, definition=path) == 1
     assert "neither a root nor a container" in capsys.readouterr().err
+
+
+def test_planning_leaves_no_trace(world: World, tmp_path: Path, capsys: Out) -> None:
+    words = ["plan", "--definition", world.small, "--output", world.output, "--store", tmp_path / "nowhere"]
+    assert command("osbuild", run, [str(word) for word in words]) == 0
+    assert "fetch   2" in capsys.readouterr().out
+    assert not (tmp_path / "nowhere").exists()
+    assert not world.output.exists()
+
+
+def test_offline_tells_what_is_missing_before_the_build_does(world: World, capsys: Out) -> None:
+    assert osbuild(world, "--offline") == 1
+    planned = capsys.readouterr().err
+    assert "2 packages are not in the store" in planned
+    assert command("osbuild", run, world.arguments("container", world.small, "--offline", "--quiet")) == 1
+    assert capsys.readouterr().err == planned
+    assert world.container("--quiet") == 0
+    (world.overlay / "etc/issue").write_text("another\n")
+    assert osbuild(world, "--offline") == 0
+
+
+def test_without_the_cache_all_is_unpacked_and_made_anew(world: World, capsys: Out) -> None:
+    assert world.container("--quiet") == 0
+    capsys.readouterr()
+    assert osbuild(world, "--no-cache", "--packages") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines[1:5]] == ["unpack", "make", "make", "reuse"]
+    assert lines[4] == ["reuse", "1", "tools"]
+    assert [line[:3] for line in lines[7:9]] == [["unpack", "tool", "1.0"], ["unpack", "base", "1.0"]]
+
+
+def test_our_own_bytecode_is_in_the_plan(world: World, capsys: Out) -> None:
+    path = world.define(
+        "coded", NODE.replace("name: node", "name: coded") + "node_code: [etcd]\n", ["base", "node", "tool"]
+    )
+    assert steps(world, capsys, path)["make bytecode of our code"] == (1, 0)

@@ -18,7 +18,7 @@ from builder.tools import Tools
 from builder.tree import Tree, directory, file, symlink
 from builder.verify import Artifact, Verdict, describe
 from terminal import command
-from tests.builder.smallworld import TOLD, World
+from tests.builder.smallworld import NODE, TOLD, World
 from tests.builder.test_build import snapshot
 
 Out = pytest.CaptureFixture[str]
@@ -117,6 +117,29 @@ def test_a_changed_root_is_told_by_file(world: World, closure: Tools, capsys: Ou
     (root,) = [each for each in json.loads(capsys.readouterr().out)["artifacts"] if each["name"] == "root.img"]
     (tool,) = [line for line in root["differences"] if line.startswith("usr/bin/tool:")]
     assert "2755 0 42" in tool  # mode and owners are told as they were and as they should be
+
+
+def test_the_list_of_files_tells_what_a_file_system_hides(world: World, capsys: Out) -> None:
+    """A root of a kind that is not looked into: its list says which file of the tree is another."""
+    world.node.write_text(
+        NODE.replace("squashfs", "erofs").replace("[-comp, lz4]", "[]").replace("[-comp, zstd]", "[]")
+    )
+    (world.overlay / "etc/odd").write_text("odd\n")
+    assert world.image() == 0
+    (world.overlay / "etc/odd").chmod(0o755)
+    capsys.readouterr()
+    assert verify(world, definition=world.node) == 1
+    said = capsys.readouterr().out
+    assert "root.img: differs from its rebuild\n  its contents differ\n" in said
+    assert "files.jsonl: differs from its rebuild\n  /etc/odd: built as file 0644 0:0" in said
+
+
+def test_a_broken_list_of_files_is_told(world: World, capsys: Out) -> None:
+    assert world.image() == 0
+    forge(world, "files.jsonl", lambda data: data[:100])
+    capsys.readouterr()
+    assert verify(world, definition=world.node) == 1
+    assert "  it is damaged: the list of files is broken: " in capsys.readouterr().out
 
 
 def test_a_name_cannot_command_the_terminal() -> None:
