@@ -210,7 +210,12 @@ class Kernel:
 
     @cached_property
     def _aliases(self) -> dict[str, str]:
-        return {alias: name for name in sorted(self.files) for alias in self.info(name).aliases}
+        """Module of each alias that a soft dependency may name: those of algorithms ("crypto-crc32c").
+
+        Only modules of these folders are unpacked for it; all of a kernel's would take seconds.
+        """
+        algorithms = [name for name, entry in sorted(self.files.items()) if "/crypto/" in entry.path]
+        return {alias: name for name in algorithms for alias in self.info(name).aliases}
 
     def matching(self, pattern: str) -> list[str]:
         """Names of the modules that match ``pattern``, built-in ones left out.
