@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from builder import bundle, data, inputs
+from builder.architecture import ARCHITECTURES
 from builder.deb import Package
 from builder.definition import Definition
 from builder.finish.accounts import FIXED_IDS, Account, accounts
@@ -36,7 +37,6 @@ from terminal import Failure, Step, untimed
 
 VERSION: Final = 1
 KERNEL: Final = "boot/vmlinuz-"
-_MERGED: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
 def base(
@@ -51,7 +51,7 @@ def base(
 
     Raises :class:`builder.tree.PathConflict` when two packages claim one path, and what the steps raise.
     """
-    tree = Tree(symlink(path, target) for path, target in _MERGED.items())
+    tree = Tree(symlink(folder, f"usr/{folder}") for folder in ARCHITECTURES[what.architecture].folders)
     with step("merging packages"):
         for package in packages:
             for entry in package.entries:
@@ -93,7 +93,7 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step:
         with step("bytecode"):
             tree.apply(bytecode(tree, tools, scratch))
     with step("ldconfig"):
-        tree.apply(ldconfig(tree))
+        tree.apply(ldconfig(tree, ARCHITECTURES[what.architecture]))
     after = {entry.path: entry for entry in tree}
     return Patch(
         put=tuple(entry for path, entry in after.items() if before.get(path) != entry),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from builder import (
+    architecture,
     assemble,
     cache,
     cpio,
@@ -75,6 +76,7 @@ class Settings:
     output: Path | None = None
     store: Path | None = None
     mirror: str | None = None
+    architecture: str | None = None
     release: bool = False
     force: bool = False
     offline: bool = False
@@ -100,7 +102,7 @@ def build_image(settings: Settings) -> BuildResult:
     says, a tool that fails, a full disk. Whatever was in the output folder before is then still there.
     """
     path = settings.definition or data.image() / "node.yaml"
-    what = definition.load(path)
+    what = definition.load(path, settings.architecture)
     target = TARGETS.get(settings.target)
     if target is None:
         raise Failure(f"there is no target {settings.target!r}", hint="targets: " + ", ".join(sorted(TARGETS)))
@@ -137,7 +139,7 @@ def build_image(settings: Settings) -> BuildResult:
                     drivers=work / "drivers",
                     root=work / "root",
                     verity=protected,
-                    command_line=f"{kernel.command_line} {protected.parameter}",
+                    command_line=f"{kernel.parameters()} {protected.parameter}",
                     boot=BootFiles.of(packages, what.architecture),
                     os_release=tree.read("usr/lib/os-release"),
                     disk=what.disk,
@@ -156,7 +158,7 @@ def build_container(settings: Settings) -> BuildResult:
     path = settings.definition
     if path is None:
         raise Failure("which container?", hint="osbuild container image/containers/redis.yaml")
-    what = definition.load(path)
+    what = definition.load(path, settings.architecture)
     if what.container is None:
         raise Failure(
             "this definition has no 'container' section", where=str(path), hint="use 'osbuild image' for a node"
@@ -224,7 +226,7 @@ def _build(
         lock = locked(path, what, is_ours=settings.definition is None)
         made_from = build_inputs(what, lock, kind)
         build = build_id(made_from)
-        directory = output_folder(settings, target)
+        directory = output_folder(settings, target, what)
         force = settings.force or settings.cache != "use"
         is_current = not force and manifest.is_current(directory, build)
     checked = time.monotonic() - begin
@@ -302,22 +304,27 @@ def container_target(what: Definition) -> str:
     return f"container/{what.name}"
 
 
-def output_folder(settings: Settings, target: str) -> Path:
+def output_folder(settings: Settings, target: str, what: Definition) -> Path:
     """Where the artifacts go."""
-    return (settings.output or Path("build") / target).absolute()
+    return (settings.output or Path("build") / f"{target}{architecture.suffix(what.architecture)}").absolute()
 
 
 def locked(path: Path, what: Definition, *, is_ours: bool) -> Lock:
     """The lock beside the definition. Raises :class:`Failure` if there is none, or if it does not answer the definition."""
-    lock_path = path.with_suffix(".lock")
+    lock_path = architecture.lock_path(path, what.architecture)
     try:
         lock = Lock.load(lock_path)
         resolve.check(lock, resolve.Request.of(what), where=str(lock_path))
     except Failure as failure:
-        if not is_ours:
-            failure.hint = f"run 'osbuild lock {path}'"
+        words = [*([] if is_ours else [str(path)]), *_arch_option(what.architecture)]
+        if words:
+            failure.hint = f"run 'osbuild lock {' '.join(words)}'"
         raise
     return lock
+
+
+def _arch_option(name: str) -> list[str]:
+    return [] if name == architecture.HOST else [f"--arch {name}"]
 
 
 def build_inputs(what: Definition, lock: Lock, kind: object) -> dict[str, object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from builder import build, cache, data, diff, inspect, locking, mirror, plan, schema, starter, timings, verify
+from builder.architecture import NAMES
 from builder.build import BuildResult, Settings
 from builder.lockfile import Lock
 from builder.store import Store
@@ -22,7 +23,8 @@ from terminal.release import VERSION
 _EXAMPLES: Final = {
     "image": """
   osbuild image --target qemu            build the node image into build/qemu/
-  osbuild image --output /srv/image      the same, elsewhere""",
+  osbuild image --output /srv/image      the same, elsewhere
+  osbuild image --arch arm64             for 64-bit ARM, into build/qemu-arm64/""",
     "container": """
   osbuild container image/containers/redis.yaml
                                          build a docker-archive into build/container/redis/""",
@@ -113,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_arguments(verb("schema", "print what a definition may hold, for editors and readers"))
     starter.add_arguments(verb("new", "begin a definition of your own that adds to ours"))
     for each in (image, container):
+        each.add_argument("--arch", choices=NAMES, help="build for this one (default: as the definition says, amd64)")
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")
         each.add_argument("--timings", action="store_true", help="print where the time went (--json always does)")
@@ -137,6 +140,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         output=arguments.output,
         store=arguments.store,
         mirror=arguments.mirror,
+        architecture=arguments.arch,
         release=getattr(arguments, "release", False),
         force=arguments.force,
         offline=arguments.offline,

@@ -14,6 +14,8 @@ from typing import Annotated, Final, Literal, get_args, get_origin
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
 
 from builder import include
+from builder.architecture import HOST, ArchitectureName, known
+from builder.document import Node
 from builder.include import Named, Whole
 from terminal import Failure
 
@@ -73,8 +75,14 @@ class Kernel(_Model):
     """Names, loaded in this order, what they depend on first."""
     initrd_drivers: tuple[str, ...] = ()
     """Names, loaded too if the disks are not found without them: what plain hardware needs and most virtual machines do not."""
+    consoles: tuple[str, ...] = ()
+    """Devices that the kernel writes to, each a ``console=`` in front of the command line; the last is what ``/dev/console`` is."""
     command_line: str
     """Parameters of the kernel."""
+
+    def parameters(self) -> str:
+        """The whole command line."""
+        return " ".join([*(f"console={device}" for device in self.consoles), self.command_line])
 
 
 class Presets(_Model):
@@ -166,8 +174,10 @@ class Definition(_Model):
     """Of this format."""
     name: str
     """Of what is built."""
-    architecture: Literal["amd64"] = "amd64"
-    """Debian's name of it."""
+    architecture: ArchitectureName = HOST
+    """Debian's name of what is built if ``--arch`` does not say."""
+    architectures: dict[ArchitectureName, dict[str, object]] = {}
+    """What is different for an architecture: any other key of this page but ``include``, ``version`` and ``name``, merged over the rest of the file."""
     suites: Annotated[tuple[Suite, ...], Named("suite")] = Field(min_length=1)
     """Where packages may come from."""
     packages: Annotated[tuple[str | Pinned, ...], Named("name")] = Field(min_length=1)
@@ -220,12 +230,25 @@ _UNION_PARTS: Final = ("str", "Pinned", "tuple[str, ...]")
 """What pydantic puts into a location to say which type of a union it tried."""
 
 
-def load(path: Path) -> Definition:
-    """Read and check a definition, with what it includes merged into it.
+def load(path: Path, architecture: str | None = None) -> Definition:
+    """Read and check a definition for an ``architecture`` (by default the one that it says), with what it includes merged into it.
 
-    Raises :class:`Failure` naming file, line, column, what was expected, and the nearest known key for a misspelt one.
+    The sections of other architectures are checked, too. Raises :class:`Failure` for an architecture that there is not, and naming file, line,
+    column, what was expected, and the nearest known key for a misspelt one.
     """
-    node = include.read(path, RULES)
+    files = include.read(path)
+    if architecture is not None:
+        wanted = known(architecture, "--arch")
+    else:
+        own = include.said(files, "architecture")
+        wanted = known(str(own.value), own.where) if own is not None else HOST
+    for other in sorted(include.sections(files) - {wanted}):
+        _checked(include.fold(files, RULES, other))
+    return _checked(include.fold(files, RULES, wanted)).model_copy(update={"architecture": wanted})
+
+
+def _checked(node: Node) -> Definition:
+    """The model of a definition that is one node."""
     try:
         return Definition.model_validate(node.plain())
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
     ours.yaml  <--include--  yours.yaml        merge(ours, yours): yours wins
 
-:func:`merge` is pure and works on values before the model sees them; the model checks the result. What a merge does is said on the reference page
+What a file says under ``architectures`` is merged over the rest of that file, before the files are merged: yours wins over all of ours. :func:`merge` is pure and works on values before the model sees them; the model checks the result. What a merge does is said on the reference page
 (:mod:`builder.schema`), from the same rules.
 """
 
@@ -11,14 +11,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import reduce
 from pathlib import Path
 from typing import Final
 
-from builder import data, document
+from builder import architecture, data, document
 from builder.document import Node
 from terminal import Failure
 
@@ -44,10 +44,18 @@ Rules = Mapping[Location, Whole | Named]
 """By the keys that lead to a list; lists without a rule are appended to."""
 
 
-def read(path: Path, rules: Rules) -> Node:
-    """The definition at ``path``, merged over what it includes; overlays are paths that hold from anywhere.
+SECTIONS: Final = "architectures"
+"""The key under which a definition says what is different for an architecture."""
 
-    Raises :class:`Failure` for files that cannot be read, for includes that lead to nothing or in a circle, and what :func:`merge` raises.
+COMMON: Final = ("include", "version", "name", "architecture", SECTIONS)
+"""Keys that are the same for all architectures."""
+
+
+def read(path: Path) -> tuple[Node, ...]:
+    """The definition at ``path`` and what it includes, base first, its own file last; overlays are paths that hold from anywhere.
+
+    Raises :class:`Failure` for files that cannot be read, for includes that lead to nothing or in a circle, and for sections of
+    architectures that there are not.
     """
     chain: list[Node] = []
     seen: dict[Path, str] = {}
@@ -59,6 +67,8 @@ def read(path: Path, rules: Rules) -> Node:
         include = entries.pop("include", None)
         if "overlay" in entries:
             entries["overlay"] = _anchored(entries["overlay"], here.parent)
+        if SECTIONS in entries:
+            entries[SECTIONS] = _sections(entries[SECTIONS], here.parent)
         chain.append(Node(entries, node.where))
         following = None
         if include is not None and include.value is not None:
@@ -66,7 +76,31 @@ def read(path: Path, rules: Rules) -> Node:
             if following.resolve() in seen:
                 way = " -> ".join([*seen.values(), seen[following.resolve()]])
                 raise Failure(f"definitions that include each other: {way}", where=include.where)
-    return reduce(lambda base, over: merge(base, over, rules), reversed(chain))
+    return tuple(reversed(chain))
+
+
+def sections(files: Iterable[Node]) -> set[str]:
+    """The architectures that any of ``files`` has a section for."""
+    return {name for node in files for name in _mapping_at(node, SECTIONS)}
+
+
+def said(files: Iterable[Node], key: str) -> Node | None:
+    """What the last of ``files`` that has ``key`` says there."""
+    values = [entries[key] for entries in map(_entries, files) if key in entries]
+    return values[-1] if values else None
+
+
+def fold(files: Iterable[Node], rules: Rules, name: str) -> Node:
+    """``files`` as one definition for the architecture ``name``, without sections. Raises what :func:`merge` raises."""
+    parts: list[Node] = []
+    for node in files:
+        entries = dict(_entries(node))
+        entries.pop(SECTIONS, None)
+        parts.append(Node(entries, node.where))
+        section = _mapping_at(node, SECTIONS).get(name)
+        if section is not None:
+            parts.append(section)
+    return reduce(lambda base, over: merge(base, over, rules), parts)
 
 
 def merge(base: Node, over: Node, rules: Rules, at: Location = ()) -> Node:
@@ -127,6 +161,33 @@ def _entries(node: Node) -> dict[str, Node]:
     entries = node.mapping
     assert entries is not None, "document.read promises a mapping"
     return entries
+
+
+def _mapping_at(node: Node, key: str) -> dict[str, Node]:
+    """The entries of the mapping that the mapping ``node`` has under ``key``, if any."""
+    found = _entries(node).get(key)
+    return (found.mapping or {}) if found is not None else {}
+
+
+def _sections(sections: Node, folder: Path) -> Node:
+    """The value of :data:`SECTIONS` in a file of ``folder``, checked as far as the model will not do it."""
+    hint = f"'{SECTIONS}' has a section for each architecture that differs: {', '.join(architecture.NAMES)}"
+    if sections.mapping is None:
+        raise Failure(f"{SECTIONS}: {sections.kind} is no mapping", where=sections.where, hint=hint)
+    checked = {}
+    for name, section in sections.mapping.items():
+        architecture.known(name, section.where)
+        if section.mapping is None:
+            raise Failure(f"{SECTIONS}.{name}: {section.kind} is no mapping", where=section.where, hint=hint)
+        entries = dict(section.mapping)
+        for key in COMMON:
+            if key in entries:
+                where = entries[key].where
+                raise Failure(f"{SECTIONS}.{name}: {key!r} is the same for all architectures", where=where)
+        if "overlay" in entries:
+            entries["overlay"] = _anchored(entries["overlay"], folder)
+        checked[name] = Node(entries, section.where)
+    return Node(checked, sections.where)
 
 
 def _anchored(overlay: Node, folder: Path) -> Node:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from builder import apt, cache, data, deb, definition, mirror, packages, resolve, scripts
+from builder import apt, architecture, cache, data, deb, definition, mirror, packages, resolve, scripts
 from builder.definition import Definition
 from builder.fetch import FetchFailure
 from builder.lockfile import Change, Lock, LockedPackage, fingerprint
@@ -41,6 +41,9 @@ def add_lock_arguments(parser: argparse.ArgumentParser) -> None:
         "definition", type=Path, nargs="?", metavar="DEFINITION", help="default: image/node.yaml; its lock is beside it"
     )
     parser.add_argument(
+        "--arch", choices=architecture.NAMES, help="lock for this one (default: as the definition says)"
+    )
+    parser.add_argument(
         "--upgrade",
         metavar="PACKAGE",
         action="append",
@@ -70,8 +73,8 @@ def add_scripts_arguments(parser: argparse.ArgumentParser) -> None:
 def lock(arguments: argparse.Namespace) -> int:
     """``osbuild lock``; returns the exit code."""
     path = arguments.definition or data.image() / "node.yaml"
-    what = definition.load(path)
-    lock_path = path.with_suffix(".lock")
+    what = definition.load(path, arguments.arch)
+    lock_path = architecture.lock_path(path, what.architecture)
     if not os.access(lock_path.parent, os.W_OK):
         raise Failure(
             "the lock's folder is not yours to write",
@@ -83,7 +86,7 @@ def lock(arguments: argparse.Namespace) -> int:
     def review(old: Lock | None, new: Lock) -> None:
         if _has_scripts(what):
             with phases.phase("reading maintainer scripts"):
-                _review(path, old, new, store, source, phases.detail)
+                _review(path, lock_path, old, new, store, source, phases.detail)
 
     with cache.in_use(store), store.scratch() as state:
         programs = apt.host_programs() if arguments.host_apt else _closure_apt(store, source, phases)
@@ -172,18 +175,24 @@ def _read(lock: Lock, store: Store, source: Callable[[], Mirror], detail: Callab
     return [scripts.canonical(each.name, name, text) for each in found for name, text in each.scripts.items()]
 
 
-def _refused(path: Path, store: Store) -> Path:
-    """Where the lock that was refused waits for ``osbuild scripts --accept``."""
-    return store.path("refused", f"{fingerprint(str(path.with_suffix('.lock').absolute()))}.lock")
+def _refused(lock_path: Path, store: Store) -> Path:
+    """Where the lock that was refused in place of the one at ``lock_path`` waits for ``osbuild scripts --accept``."""
+    return store.path("refused", f"{fingerprint(str(lock_path.absolute()))}.lock")
 
 
 def _review(
-    path: Path, old: Lock | None, new: Lock, store: Store, source: Mirror, detail: Callable[[str], None]
+    path: Path,
+    lock_path: Path,
+    old: Lock | None,
+    new: Lock,
+    store: Store,
+    source: Mirror,
+    detail: Callable[[str], None],
 ) -> None:
     """Raise :class:`ReviewFailure` if ``new`` has scripts that nobody has read, with all of their difference from ``old``'s."""
     found = scripts.check(_read(new, store, lambda: source, detail), _reviews(path))
     open_ = [finding for finding in found if finding.now is not None]
-    waiting = _refused(path, store)
+    waiting = _refused(lock_path, store)
     if not open_:
         waiting.unlink(missing_ok=True)
         return
@@ -242,18 +251,24 @@ def _locks(path: Path, store: Store) -> Iterator[Lock]:
     """The locks that share the review of the definition at ``path``; instead of each that was refused, the refused one."""
     folder = reviews_path(path).parent
     beside = folder.rglob("*.lock") if folder == data.image() else folder.glob("*.lock")
-    definitions = {each.with_suffix(".yaml") for each in beside} | {path}
-    for each in sorted(definitions):
+    owners = {architecture.definition_path(each) for each in beside}
+    asked = {
+        (path, name) for name in architecture.NAMES if _refused(architecture.lock_path(path, name), store).exists()
+    }
+    if not any(owner == path for owner, _ in owners | asked):
+        asked.add((path, definition.load(path).architecture))
+    for each, name in sorted(owners | asked):
         if each != path and not each.exists():
             continue
-        what = definition.load(each)
+        what = definition.load(each, name)
         if _has_scripts(what):
-            yield _waiting(each, what, store) or Lock.load(each.with_suffix(".lock"))
+            lock_path = architecture.lock_path(each, name)
+            yield _waiting(lock_path, what, store) or Lock.load(lock_path)
 
 
-def _waiting(path: Path, what: Definition, store: Store) -> Lock | None:
-    """The lock that was refused for the definition at ``path``, unless the definition asks for something else by now."""
-    file = _refused(path, store)
+def _waiting(lock_path: Path, what: Definition, store: Store) -> Lock | None:
+    """The lock that was refused in place of the one at ``lock_path``, unless the definition asks for something else by now."""
+    file = _refused(lock_path, store)
     lock = Lock.load(file) if file.exists() else None
     return lock if lock is not None and lock.request == resolve.Request.of(what).fingerprint else None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from builder import assemble, build, data, deb, definition, manifest, offline
+from builder.architecture import NAMES
 from builder.build import Settings
 from builder.fetch import downloaded
 from builder.lockfile import Lock, LockedPackage
@@ -62,7 +63,7 @@ def plan(settings: Settings) -> Plan:
     for a build from the store alone that lacks something, as that build would.
     """
     path = settings.definition or data.image() / "node.yaml"
-    what = definition.load(path)
+    what = definition.load(path, settings.architecture)
     lock = build.locked(path, what, is_ours=settings.definition is None)
     if what.root is not None and what.kernel is not None:
         target, kind = settings.target, build.image_kind(settings, what.root)
@@ -74,7 +75,7 @@ def plan(settings: Settings) -> Plan:
         )
     else:
         target, kind = build.container_target(what), build.CONTAINER_KIND
-    directory = build.output_folder(settings, target)
+    directory = build.output_folder(settings, target, what)
     anew = settings.cache != "use"
     if (
         not settings.force
@@ -124,6 +125,7 @@ def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     parser = verb("plan", "show what a build would fetch, reuse and make")
     parser.add_argument("--target", default="qemu", choices=sorted(TARGETS), help="as for image (default: %(default)s)")
     parser.add_argument("--definition", type=Path, metavar="FILE", help="default: image/node.yaml")
+    parser.add_argument("--arch", choices=NAMES, help="as for image")
     parser.add_argument("--release", action="store_true", help="as for image")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts would go (default: build/...)")
     parser.add_argument("--force", action="store_true", help="plan to build even if the output is up to date")
@@ -142,6 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
             target=arguments.target,
             output=arguments.output,
             store=arguments.store,
+            architecture=arguments.arch,
             release=arguments.release,
             force=arguments.force,
             offline=arguments.offline,

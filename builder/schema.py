@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from builder import definition
 from builder.definition import RULES, Definition, sections
-from builder.include import Named, Whole
+from builder.include import COMMON, SECTIONS, Named, Whole
 
 INTRODUCTION: Final = """\
 # The definition: `image/node.yaml`
@@ -30,7 +30,7 @@ INTRODUCTION: Final = """\
 This page is made from `builder/definition.py` by `osbuild schema --markdown`.
 
 YAML. A mistake in it is told with file, line and column, and the nearest known key. Its lock lies beside it, same name with `.lock`;
-`osbuild lock FILE` writes it and is needed again when `architecture`, `suites`, `packages` or `assume` change, and for nothing else.
+`osbuild lock FILE` writes it and is needed again when `suites`, `packages` or `assume` change, and for nothing else.
 
     # hello.yaml: osbuild lock hello.yaml && osbuild container hello.yaml
     version: 1
@@ -73,12 +73,34 @@ Nothing is taken out of a list; a file that should not be in the image goes by `
 ours changed its packages (a new version of Flotilla), `osbuild lock` is needed again. An error names the file, line and column that it comes from.
 """
 
+ARCHITECTURES: Final = """
+## One definition, several architectures: `architectures`
+
+    packages: [base-files, systemd]
+    architectures:
+      amd64:
+        packages: [linux-image-cloud-amd64]
+        kernel: {consoles: [ttyS0]}
+      arm64:
+        packages: [linux-image-cloud-arm64]
+        kernel: {consoles: [ttyAMA0]}
+
+`osbuild image --arch arm64` merges the section of that name over the rest of its file, by the rules above; an architecture that differs in nothing needs no
+section. An included file is merged with its section first, so that yours wins over both. Each architecture has a lock of its own: `node.lock` for
+amd64, `node.arm64.lock` for arm64 (`osbuild lock --arch arm64`). All sections are checked, whichever is built.
+"""
+
 EXAMPLES: Final = """
   osbuild schema >definition.schema.json
                                          a definition's JSON schema, for editors
   osbuild schema --markdown              the reference page, docs/definition.md"""
 
-_WORDS: Final[dict[object, str]] = {str: "text", int: "number", bool: "true or false"}
+_WORDS: Final[dict[object, str]] = {
+    str: "text",
+    int: "number",
+    bool: "true or false",
+    dict[str, object]: "keys of this page",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +126,12 @@ def json_schema() -> str:
     for field in Definition.model_fields.values():
         for section in sections(field.annotation):
             schema["$defs"][section.__name__].pop("required", None)
+    keys = {key: {"$ref": f"#/properties/{key}"} for key in schema["properties"] if key not in COMMON}
+    schema["properties"][SECTIONS]["additionalProperties"] = {
+        "type": "object",
+        "properties": keys,
+        "additionalProperties": False,
+    }
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
     return json.dumps(_told(schema), indent=2, ensure_ascii=False) + "\n"
 
@@ -112,7 +140,7 @@ def page() -> str:
     """The reference page in Markdown: an introduction, then a table of keys for the definition and for each section of it."""
     named = ", ".join(f"`{'.'.join(at)}` by `{rule.key}`" for at, rule in RULES.items() if isinstance(rule, Named))
     whole = ", ".join(f"`{'.'.join(at)}`" for at, rule in RULES.items() if isinstance(rule, Whole))
-    introduction = INTRODUCTION + INCLUDE.format(named=named, whole=whole)
+    introduction = INTRODUCTION + INCLUDE.format(named=named, whole=whole) + ARCHITECTURES
     return introduction + "".join("\n" + "\n".join(_section(name, model)) + "\n" for name, model in _models())
 
 

@@ -19,6 +19,7 @@ from typing import Final
 from builder import data
 from builder import mirror as mirrors
 from builder.apt import Programs
+from builder.architecture import ARCHITECTURES, HOST, known
 from builder.lockfile import Lock
 from builder.mirror import Mirror
 from builder.packages import obtain
@@ -28,9 +29,6 @@ from terminal import Failure, Step, untimed
 
 VERSION: Final = 2
 """Of the unpacked form and its launchers; part of the closure's id."""
-
-_MULTIARCH: Final = {"amd64": "x86_64-linux-gnu"}
-_LOADER: Final = {"amd64": "ld-linux-x86-64.so.2"}
 
 _LEFT_OUT: Final = ("usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/info/", "usr/share/lintian/")
 
@@ -53,7 +51,7 @@ class Tools:
     """An unpacked closure in the folder ``root``."""
 
     root: Path
-    architecture: str = "amd64"
+    architecture: str = HOST
 
     @classmethod
     def open(
@@ -67,8 +65,9 @@ class Tools:
     ) -> Tools:
         """The closure of ``lock``: out of the store, or fetched and unpacked now.
 
-        Raises :class:`Failure` as :func:`builder.packages.obtain` does.
+        Raises :class:`Failure` if this computer cannot run them, and as :func:`builder.packages.obtain` does.
         """
+        require_host(lock.architecture, os.uname().machine)
         name = closure_id(lock)
         if not store.has("tools", name):
             packages = obtain(lock, store, mirror, detail, step)
@@ -171,6 +170,15 @@ def failed(command: Sequence[str], code: int, said: bytes) -> ToolFailure:
     return ToolFailure("\n  ".join([f"'{shlex.join(command)[:200]}' {ended}", *tail]))
 
 
+def require_host(architecture: str, machine: str) -> None:
+    """Raise :class:`ToolFailure` unless programs for ``architecture`` run on a computer that calls itself ``machine`` (``uname -m``)."""
+    if machine != ARCHITECTURES[known(architecture)].kernel:
+        raise ToolFailure(
+            f"the programs that build are for {architecture}, and this computer is {machine}",
+            hint=f"build on a computer that is {architecture}; what is built there may be for another one: --arch",
+        )
+
+
 def merge(entries: Iterable[Entry]) -> Tree:
     """All that the packages bring, without documentation. Raises :class:`builder.tree.PathConflict`."""
     return Tree(entry for entry in entries if not f"{entry.path}/".startswith(_LEFT_OUT))
@@ -231,7 +239,8 @@ def launcher_text(program: str, architecture: str, dynamic: bool) -> str:
     ``--inhibit-cache`` keeps the loader away from the host's ``ld.so.cache``; ``--argv0`` is for programs that ask under which name they
     were called (kmod, apt's methods).
     """
-    libraries = f"usr/lib/{_MULTIARCH[architecture]}"
+    about = ARCHITECTURES[known(architecture)]
+    libraries = f"usr/lib/{about.triplet}"
     lines = [
         "#!/bin/sh",
         "root=${0%/*}/..",
@@ -242,7 +251,7 @@ def launcher_text(program: str, architecture: str, dynamic: bool) -> str:
     ]
     name = program.rsplit("/", 1)[-1]
     if dynamic:
-        loader = f'"$root/{libraries}/{_LOADER[architecture]}" --inhibit-cache --library-path "$root/{libraries}"'
+        loader = f'"$root/{libraries}/{about.loader}" --inhibit-cache --library-path "$root/{libraries}"'
         # Python looks for its library beside the path that it was called by, and must not leave byte code in the store.
         # The others want to hear their bare name.
         python = name.startswith("python")

@@ -116,7 +116,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
         value = json.loads((directory / manifest.NAME).read_text())
         if not isinstance(value["inputs"], dict) or not isinstance(value["release"], bool):
             raise TypeError
-        for text in (value["name"], value["target"], value["build"]):
+        for text in (value["name"], value["target"], value["build"], value["architecture"]):
             if not isinstance(text, str):
                 raise TypeError
         for each in value["artifacts"]:
@@ -144,14 +144,22 @@ def _as_built(directory: Path, built: dict[str, Any], settings: Settings) -> Set
                 where=str(directory),
                 hint="name it with --definition FILE",
             )
-    name = definition.load(path or data.image() / "node.yaml").name
+    architecture = built["architecture"]
+    name = definition.load(path or data.image() / "node.yaml", architecture).name
     if name != built["name"]:
         raise Failure(
             f"it was built from a definition named '{built['name']}', this one is '{name}'",
             where=str(directory),
             hint="name the right one with --definition FILE",
         )
-    return replace(settings, definition=path, target=target, release=built["release"], cache="ignore")
+    return replace(
+        settings,
+        definition=path,
+        target=target,
+        architecture=architecture,
+        release=built["release"],
+        cache="ignore",
+    )
 
 
 def _artifact(

@@ -11,8 +11,6 @@ from typing import Final
 
 from terminal import Failure
 
-MACHINE_X86_64: Final = 62
-MACHINE_AARCH64: Final = 183
 TYPE_DYNAMIC: Final = 3
 
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")

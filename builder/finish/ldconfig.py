@@ -17,17 +17,14 @@ from dataclasses import dataclass
 from functools import cmp_to_key
 from typing import Final
 
-from builder.finish.elf import MACHINE_AARCH64, MACHINE_X86_64, library
+from builder.architecture import Architecture
+from builder.finish.elf import library
 from builder.tree import Kind, Patch, Tree, file, symlink
-from terminal import Failure
 
 _MAGIC: Final = b"glibc-ld.so.cache1.1"
 _HEADER: Final = struct.Struct("<20sIIB3xI12x")
 _ENTRY: Final = struct.Struct("<iIIIQ")
 _LITTLE_ENDIAN: Final = 2
-_FLAGS: Final = {MACHINE_X86_64: 0x0303, MACHINE_AARCH64: 0x0A03}
-"""FLAG_ELF_LIBC6 with the bits of the ABI, by ELF machine."""
-_TRIPLETS: Final = {MACHINE_X86_64: "x86_64-linux-gnu", MACHINE_AARCH64: "aarch64-linux-gnu"}
 _LIBRARY_NAME: Final = re.compile(r"(lib|ld-).*\.so")
 _PARTS: Final = re.compile(r"\d+|\D")
 
@@ -68,28 +65,26 @@ def _compare_downwards(left: CacheEntry, right: CacheEntry) -> int:
 _downwards: Final = cmp_to_key(_compare_downwards)
 
 
-def ldconfig(tree: Tree, machine: int = MACHINE_X86_64) -> Patch:
-    """The cache for every library of the tree that is for ``machine``, and the SONAME links that are missing or point to an older file.
+def ldconfig(tree: Tree, architecture: Architecture) -> Patch:
+    """The cache for every library of the tree that is for ``architecture``, and the SONAME links that are missing or point to an older file.
 
-    Directories come from /etc/ld.so.conf (with its includes), then the loader's own. Raises :class:`Failure` for a machine that we do
-    not build for, and :class:`~builder.finish.elf.ElfFailure` for a broken library.
+    Directories come from /etc/ld.so.conf (with its includes), then the loader's own. Raises
+    :class:`~builder.finish.elf.ElfFailure` for a broken library.
     """
-    if machine not in _FLAGS:
-        raise Failure(f"no loader cache is known for ELF machine {machine}", hint="build for x86-64 or aarch64")
     links: list[tuple[str, str]] = []
     entries: list[CacheEntry] = []
     seen: set[str] = set()
-    for folder in [*_configured(tree, "etc/ld.so.conf"), *_system(machine)]:
+    for folder in [*_configured(tree, "etc/ld.so.conf"), *_system(architecture)]:
         real = tree.resolve(folder)
         if real in seen:
             continue
         seen.add(real)
-        for soname, best in sorted(_libraries(tree, real, machine).items()):
+        for soname, best in sorted(_libraries(tree, real, architecture.elf_machine).items()):
             if not best.is_link and best.file != soname:
                 links.append((f"{real}/{soname}", best.file))
             entries.append(CacheEntry(soname, f"/{folder}/{soname}"))
     put = [symlink(path, target) for path, target in links if not _points_to(tree, path, target)]
-    return Patch((*put, file("etc/ld.so.cache", render(entries, _FLAGS[machine]))))
+    return Patch((*put, file("etc/ld.so.cache", render(entries, architecture.loader_flags))))
 
 
 def render(entries: list[CacheEntry], flags: int) -> bytes:
@@ -121,9 +116,8 @@ def _configured(tree: Tree, path: str) -> Iterator[str]:
             yield text.strip("/")
 
 
-def _system(machine: int) -> tuple[str, ...]:
-    triplet = _TRIPLETS[machine]
-    return (f"lib/{triplet}", f"usr/lib/{triplet}", "lib", "usr/lib")
+def _system(architecture: Architecture) -> tuple[str, ...]:
+    return (f"lib/{architecture.triplet}", f"usr/lib/{architecture.triplet}", "lib", "usr/lib")
 
 
 def _libraries(tree: Tree, folder: str, machine: int) -> dict[str, _Candidate]:

@@ -9,24 +9,22 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from builder.architecture import ARCHITECTURES, ArchitectureName
 from builder.definition import Container
 from builder.filesystem import tar_stream
 from builder.tree import Tree
 
-_ARCHITECTURES: Mapping[str, str] = {"amd64": "amd64"}
 
-
-def write(tree: Tree, container: Container, architecture: str, epoch: int, output: Path) -> None:
+def write(tree: Tree, container: Container, architecture: ArchitectureName, epoch: int, output: Path) -> None:
     """Write ``tree`` as the docker-archive ``output``. The same tree gives the same bytes: all times are ``epoch`` (seconds)."""
     layer = b"".join(tar_stream(iter(tree), epoch))
     created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     configuration = _json(
         {
-            "architecture": _ARCHITECTURES[architecture],
+            "architecture": ARCHITECTURES[architecture].docker,
             "os": "linux",
             "created": created,
             "config": {

@@ -82,6 +82,7 @@ class Archive:
 
     root: Path
     stanzas: dict[str, list[str]] = field(default_factory=dict)
+    architecture: str = "amd64"
 
     @property
     def url(self) -> str:
@@ -94,9 +95,9 @@ class Archive:
         """Put the package ``name`` into ``suite`` with control ``fields`` (Pre_Depends for Pre-Depends); returns its file, in which is
         nothing but the control part and ``scripts``.
         """
-        control = {"Package": name, "Version": version, "Architecture": "amd64", "Maintainer": "nobody"}
+        control = {"Package": name, "Version": version, "Architecture": self.architecture, "Maintainer": "nobody"}
         control |= {key.replace("_", "-"): value for key, value in fields.items()}
-        path = f"pool/main/{suite}/{name}_{version.replace(':', '%3a')}_amd64.deb"
+        path = f"pool/main/{suite}/{name}_{version.replace(':', '%3a')}_{self.architecture}.deb"
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         deb(self.root / path, [], name, scripts, "".join(f"{key}: {value}\n" for key, value in control.items()))
         data = (self.root / path).read_bytes()
@@ -109,15 +110,15 @@ class Archive:
         """Write the indexes of all suites, dated ``age`` seconds ago, valid for ``valid`` seconds from then; unsigned without ``signer``."""
         for suite, stanzas in self.stanzas.items():
             folder = self.root / "dists" / suite
-            packages = folder / "main/binary-amd64/Packages"
+            packages = folder / f"main/binary-{self.architecture}/Packages"
             packages.parent.mkdir(parents=True, exist_ok=True)
             data = "\n".join(stanzas).encode()
             packages.write_bytes(data)
             date = time.time() - age
             release = (
                 f"Origin: Test\nSuite: {suite}\nCodename: {suite}\nDate: {_date(date)}\nValid-Until: {_date(date + valid)}\n"
-                "Architectures: amd64\nComponents: main\n"
-                f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-amd64/Packages\n"
+                f"Architectures: {self.architecture}\nComponents: main\n"
+                f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-{self.architecture}/Packages\n"
             )
             if signer is None:
                 (folder / "Release").write_text(release)

@@ -3,6 +3,7 @@
 mirror/debian/pool/*.deb     base (what every tree needs), tool (a program with odd owners and times), node (a kernel and what a node has)
 image/small.yaml, .lock      a container of base and tool
 image/node.yaml, .lock       an image of all three
+image/*.arm64.lock           the same for arm64, of packages that differ in their libraries
 store/                       empty, but for a link to the closure
 """
 
@@ -18,12 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder import definition
+from builder.architecture import ARCHITECTURES, Architecture, lock_path
 from builder.cli import run
 from builder.lockfile import Lock, LockedPackage
 from builder.resolve import Request
 from builder.store import Store
 from builder.tools import Tools
 from tests.builder.debmaker import deb, member
+from tests.builder.finish.test_ldconfig import shared_library
 
 ROOT = Path(__file__).parents[2]
 EPOCH = 1_700_000_000
@@ -44,7 +47,10 @@ version: 1
 name: node
 suites: [{suite: test}]
 packages: [base, tool, node]
-kernel: {modules: [], initrd: [], command_line: console=ttyS0 quiet}
+kernel: {modules: [], initrd: [], command_line: quiet}
+architectures:
+  amd64: {kernel: {consoles: [ttyS0]}}
+  arm64: {kernel: {consoles: [ttyAMA0]}, links: {etc/board: virt}}
 identity: {name: Smallworld, version: "1"}
 overlay: overlay
 root: {type: squashfs, fast: [-comp, lz4], release: [-comp, zstd]}
@@ -88,6 +94,13 @@ def _pam(word: str) -> bytes:
         f"# here's the fallback if no module succeeds\n{word}\trequisite\tpam_deny.so\n"
         f'{word}\trequired\tpam_permit.so\n# and here are more per-package modules (the "Additional" block)\n${word}_additional\n# end of pam-auth-update config\n'
     ).encode()
+
+
+def library(name: str, architecture: Architecture) -> Members:
+    """A shared library of this name, at its place."""
+    folder = f"usr/lib/{architecture.triplet}"
+    data = shared_library(f"{name}.so.1", architecture.elf_machine)
+    return [*folders(folder), member(f"./{folder}/{name}.so.1", data)]
 
 
 NODE_ONLY: Members = [
@@ -160,27 +173,29 @@ class World:
         self.overlay = root / "image/overlay"
         (self.overlay / "etc").mkdir(parents=True)
         (self.overlay / "etc/issue").write_text("a small world\n")
-        self.locked = {
-            name: self._package(name, members)
-            for name, members in (("base", BASE), ("tool", TOOL), ("node", NODE_ONLY))
-        }
+        members = {"base": BASE, "tool": TOOL, "node": NODE_ONLY}
+        self.locked = {name: self._package(name, members[name]) for name in members}
+        arm64 = {**members, "tool": [*TOOL, *library("libtool", ARCHITECTURES["arm64"])]}
+        self.foreign = {name: self._package(name, arm64[name], "arm64") for name in arm64}
         self.small = self.define("small", SMALL, ["base", "tool"])
         self.node = self.define("node", NODE, ["base", "node", "tool"])
 
-    def _package(self, name: str, members: Members) -> LockedPackage:
-        path = self.pool / f"{name}.deb"
-        sha256 = deb(path, members, name)
-        return LockedPackage(
-            name, "1.0", "amd64", "debian", "test", f"pool/{name}.deb", sha256, path.stat().st_size, name, "1.0"
-        )
+    def _package(self, name: str, members: Members, architecture: str = "amd64") -> LockedPackage:
+        file = f"{name}.deb" if architecture == "amd64" else f"{name}_{architecture}.deb"
+        paragraph = f"Package: {name}\nVersion: 1.0\nArchitecture: {architecture}\n"
+        sha256 = deb(self.pool / file, members, name, paragraph=paragraph)
+        size = (self.pool / file).stat().st_size
+        return LockedPackage(name, "1.0", architecture, "debian", "test", f"pool/{file}", sha256, size, name, "1.0")
 
     def define(self, name: str, text: str, packages: Sequence[str]) -> Path:
-        """Write a definition and the lock that answers it."""
+        """Write a definition and the locks that answer it."""
         path = self.root / "image" / f"{name}.yaml"
         path.write_text(text)
-        request = Request.of(definition.load(path))
-        lock = Lock("amd64", EPOCH, request.fingerprint, (), tuple(self.locked[name] for name in packages))
-        path.with_suffix(".lock").write_text(lock.dump())
+        for architecture, locked in (("amd64", self.locked), ("arm64", self.foreign)):
+            request = Request.of(definition.load(path, architecture))
+            chosen = tuple(locked[package] for package in packages if package in locked)
+            lock = Lock(architecture, EPOCH, request.fingerprint, (), chosen)
+            lock_path(path, architecture).write_text(lock.dump())
         return path
 
     def replace(self, name: str, members: Members) -> None:

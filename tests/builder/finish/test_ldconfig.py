@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.finish.elf import MACHINE_AARCH64, MACHINE_X86_64, ElfFailure, library
+from builder.architecture import ARCHITECTURES, Architecture
+from builder.finish.elf import ElfFailure, library
 from builder.finish.ldconfig import CacheEntry, compare_names, ldconfig, render
 from builder.tree import Tree, file, symlink
-from terminal import Failure
 
+AMD64, ARM64 = ARCHITECTURES["amd64"], ARCHITECTURES["arm64"]
 FOLDER = "usr/lib/x86_64-linux-gnu"
 
 
-def shared_library(soname: str, machine: int = MACHINE_X86_64, flags_1: int = 0) -> bytes:
+def shared_library(soname: str, machine: int = AMD64.elf_machine, flags_1: int = 0) -> bytes:
     """The smallest ELF object that is a shared library: header, two segments, a dynamic section and its strings."""
     strings = b"\0" + soname.encode() + b"\0"
     tags = [(14, 1)] if soname else []
@@ -44,17 +45,17 @@ def merged() -> Tree:
     return tree
 
 
-def read_back(cache: bytes, tmp_path: Path) -> list[tuple[str, str]]:
-    """Name and path of each entry as the host's own ldconfig prints them."""
+def read_back(cache: bytes, tmp_path: Path, kind: str = "x86-64") -> list[tuple[str, str]]:
+    """Name and path of each entry of a ``kind``, as the host's own ldconfig prints them."""
     path = tmp_path / "cache"
     path.write_bytes(cache)
     said = subprocess.run(["/sbin/ldconfig", "-p", "-C", path], capture_output=True, text=True, check=True).stdout
-    return re.findall(r"^\t(\S+) \(libc6,x86-64\) => (\S+)$", said, re.MULTILINE)
+    return re.findall(rf"^\t(\S+) \(libc6,{kind}\) => (\S+)$", said, re.MULTILINE)
 
 
-def made(tree: Tree) -> tuple[dict[str, str], bytes]:
+def made(tree: Tree, architecture: Architecture = AMD64) -> tuple[dict[str, str], bytes]:
     """The links that the step puts, and the cache."""
-    patch = ldconfig(tree)
+    patch = ldconfig(tree, architecture)
     assert patch.put[-1].path == "etc/ld.so.cache"
     return {entry.path: entry.target for entry in patch.put[:-1]}, patch.put[-1].content.read()
 
@@ -89,7 +90,7 @@ def test_a_link_that_is_right_stays_and_one_to_an_older_file_is_replaced() -> No
 def test_what_is_no_library_for_this_machine_is_left_out() -> None:
     tree = merged()
     tree.add(file(f"{FOLDER}/libtext.so", "/* GNU ld script */\nGROUP ( /lib/libc.so.6 )\n"))
-    tree.add(file(f"{FOLDER}/libarm.so.1", shared_library("libarm.so.1", MACHINE_AARCH64)))
+    tree.add(file(f"{FOLDER}/libarm.so.1", shared_library("libarm.so.1", ARM64.elf_machine)))
     tree.add(file(f"{FOLDER}/libpie.so.1", shared_library("libpie.so.1", flags_1=0x08000000)))
     tree.add(file(f"{FOLDER}/notlib.so.1", shared_library("notlib.so.1")))
     tree.add(file(f"{FOLDER}/deeper/libx.so.1", shared_library("libx.so.1")))
@@ -147,10 +148,16 @@ def test_a_truncated_library_in_the_tree_is_named() -> None:
     tree = merged()
     tree.add(file(f"{FOLDER}/libx.so.1", shared_library("libx.so.1")[:100]))
     with pytest.raises(ElfFailure) as caught:
-        ldconfig(tree)
+        ldconfig(tree, AMD64)
     assert caught.value.where == f"/{FOLDER}/libx.so.1"
 
 
-def test_unknown_machine() -> None:
-    with pytest.raises(Failure, match="ELF machine 243"):
-        ldconfig(Tree(), 243)
+def test_a_foreign_tree_gets_the_cache_of_its_own_loader(tmp_path: Path) -> None:
+    """Not a cache of this machine: its libraries are found, ours are not, and this machine's ldconfig knows the marks."""
+    folder = "usr/lib/aarch64-linux-gnu"
+    tree = Tree([symlink("lib", "usr/lib")])
+    tree.add(file(f"{folder}/liba.so.1.5", shared_library("liba.so.1", ARM64.elf_machine)))
+    tree.add(file(f"{folder}/libb.so.1", shared_library("libb.so.1")))
+    links, cache = made(tree, ARM64)
+    assert links == {f"{folder}/liba.so.1": "liba.so.1.5"}
+    assert read_back(cache, tmp_path, "AArch64") == [("liba.so.1", "/lib/aarch64-linux-gnu/liba.so.1")]
