@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from builder.architecture import HOST, NAMES
 from cluster import accelerator, preflight, qemu
 from cluster import cluster as clusters
 from cluster.cluster import Cluster
@@ -191,6 +192,9 @@ def _up_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto uses KVM if a guest really runs with it"
     )
+    parser.add_argument(
+        "--arch", choices=NAMES, default=HOST, help=f"the nodes' architecture ({HOST}; others are emulated)"
+    )
     parser.add_argument("--ssh-port", type=int, metavar="BASE", help="ssh ports on 127.0.0.1 from here (free ones)")
     parser.add_argument(
         "--discovery-port", type=int, metavar="P", help="port of the discovery service on 127.0.0.1 (a free one)"
@@ -217,6 +221,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         examples=not (arguments.bare or arguments.load_image or arguments.image),
         memory_mib=arguments.memory,
         accel=arguments.accel,
+        arch=arguments.arch,
         ssh_port=arguments.ssh_port,
         discovery_port=arguments.discovery_port,
         agent_ttl=arguments.agent_ttl,

@@ -31,6 +31,8 @@ class Description:
     ssh_ports: tuple[int, ...]
     discovery_port: int
     agent_ttl: str
+    architecture: str = "amd64"
+    """Of its nodes."""
     ready: bool = False
 
     @property
@@ -85,6 +87,7 @@ class Description:
             memory_mib=self.memory_mib,
             image=layout.image,
             cmdline=(layout.image / "cmdline").read_text().strip(),
+            architecture=self.architecture,
             state_disk=folder / "state.img",
             cidata=folder / "cidata.iso",
             console=folder / "console.log",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def free_disk_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def require_architecture(folder: Path, wanted: str) -> None:
+    """Raise :class:`Failure` if the manifest of the image in ``folder`` says another architecture than ``wanted``."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text())["architecture"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # made by hand, or by another program: whoever made it knows
+    if found != wanted:
+        raise Failure(f"this image is {found}, not {wanted}", where=str(folder), hint=f"--arch {found}")
 
 
 def require_image(folder: Path) -> int:

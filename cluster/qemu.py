@@ -12,23 +12,27 @@ from pathlib import Path
 
 from terminal import Failure
 
-PROGRAM = "qemu-system-x86_64"
+PROGRAMS = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
+VARIABLES = {"amd64": "FLOTILLA_QEMU", "arm64": "FLOTILLA_QEMU_ARM64"}
+"""The environment's word for another program, by architecture of the nodes."""
 VERSION_MIN_EMULATED = (10, 0)
 """QEMU 7.2's emulation crashed Debian 13's kernel 6.12.107 in 10 boots of 12; QEMU 10's in none of 6."""
 VERSION_MIN = (7, 2)
 """The first with ``-netdev stream``, which the cluster's network is made of."""
-INSTALL_HINT = (
-    "./scripts/setup installs QEMU 10 or newer; FLOTILLA_QEMU=/path/to/qemu-system-x86_64 chooses another one"
-)
+INSTALL_HINTS = {
+    "amd64": "./scripts/setup installs QEMU 10 or newer; FLOTILLA_QEMU=/path/to/qemu-system-x86_64 chooses another one",
+    "arm64": "./scripts/setup --tests installs QEMU 10 or newer for it; FLOTILLA_QEMU_ARM64=/path/to/qemu-system-aarch64 chooses another one",
+}
 VERSION_DEADLINE_S = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Qemu:
-    """A QEMU program and its version (major, minor)."""
+    """A QEMU program and its version (major, minor), for nodes of one architecture."""
 
     path: Path
     version: tuple[int, int]
+    architecture: str = "amd64"
 
     @property
     def version_text(self) -> str:
@@ -47,29 +51,30 @@ class Qemu:
             raise Failure(
                 f"QEMU {self.version_text} is too old: {how} QEMU {'.'.join(map(str, needed))} or newer",
                 where=str(self.path),
-                hint=INSTALL_HINT,
+                hint=INSTALL_HINTS[self.architecture],
             )
 
 
-def find(environment: Mapping[str, str] | None = None) -> Qemu:
-    """The QEMU to use: ``FLOTILLA_QEMU``, else the one on the PATH. Raises :class:`Failure` if missing or broken."""
+def find(environment: Mapping[str, str] | None = None, architecture: str = "amd64") -> Qemu:
+    """The QEMU for nodes of ``architecture``: what :data:`VARIABLES` says, else the one on the PATH. Raises :class:`Failure` if missing or broken."""
     env = os.environ if environment is None else environment
-    wanted = env.get("FLOTILLA_QEMU") or PROGRAM
+    hint = INSTALL_HINTS[architecture]
+    wanted = env.get(VARIABLES[architecture]) or PROGRAMS[architecture]
     found = shutil.which(wanted, path=env.get("PATH"))
     if found is None:
-        raise Failure(f"QEMU is missing: no program {wanted}", hint=INSTALL_HINT)
+        raise Failure(f"QEMU is missing: no program {wanted}", hint=hint)
     try:
         done = subprocess.run(
             [found, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_DEADLINE_S
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise Failure("QEMU does not tell its version", where=found, hint=INSTALL_HINT) from error
-    return Qemu(Path(found), parse_version(done.stdout, found))
+        raise Failure("QEMU does not tell its version", where=found, hint=hint) from error
+    return Qemu(Path(found), parse_version(done.stdout, found, hint), architecture)
 
 
-def parse_version(text: str, where: str) -> tuple[int, int]:
+def parse_version(text: str, where: str, hint: str = INSTALL_HINTS["amd64"]) -> tuple[int, int]:
     """(major, minor) out of what ``--version`` prints: "QEMU emulator version 10.0.2 (Debian ...)". Raises :class:`Failure`."""
     match = re.search(r"version (\d+)\.(\d+)", text)
     if match is None:
-        raise Failure(f"this is not QEMU: it calls itself {text.strip()[:60]!r}", where=where, hint=INSTALL_HINT)
+        raise Failure(f"this is not QEMU: it calls itself {text.strip()[:60]!r}", where=where, hint=hint)
     return int(match[1]), int(match[2])

@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.architecture import HOST, suffix
 from cluster import accelerator, ports, preflight, provision, qemu, readiness
 from cluster import cluster as clusters
 from cluster.cluster import Cluster
@@ -37,6 +38,8 @@ class Options:
     """Build what units/examples runs in containers, and give that to every node's docker, too."""
     memory_mib: int = 1024
     accel: str = "auto"
+    arch: str = HOST
+    """Debian's name of the nodes' architecture; another one than this computer's is emulated."""
     ssh_port: int | None = None
     discovery_port: int | None = None
     agent_ttl: str = "30s"
@@ -49,6 +52,8 @@ class Options:
             raise UsageFailure(f"a cluster has 1 to {NODES_MAX} nodes, not {self.size}", hint="cluster-up 3")
         if not MEMORY_MIB_MIN <= self.memory_mib <= MEMORY_MIB_MAX:
             raise UsageFailure(f"--memory {self.memory_mib}: from {MEMORY_MIB_MIN} to {MEMORY_MIB_MAX} MiB a node")
+        if self.accel == "kvm" and self.arch != HOST:
+            raise UsageFailure(f"KVM runs {HOST} nodes only, not {self.arch}", where="--accel kvm", hint="leave it out")
         _validate_ttl(self.agent_ttl)
         if self.user_data is not None and not self.user_data.is_file():
             raise UsageFailure("no such file", where=f"--user-data {self.user_data}")
@@ -56,6 +61,7 @@ class Options:
             require_archive(archive)
         if self.image is not None:
             preflight.require_image(self.image)
+            preflight.require_architecture(self.image, self.arch)
 
 
 def _validate_ttl(text: str) -> None:
@@ -118,6 +124,11 @@ def _existing(options: Options, layout: Layout, phases: Phases) -> Cluster | Non
             f"cluster {options.name!r} exists and has {cluster.description.size} nodes, not {options.size}",
             hint=f"cluster-down --name {options.name} removes it; --name OTHER makes another one beside it",
         )
+    if cluster.description.architecture != options.arch:
+        raise Failure(
+            f"cluster {options.name!r} exists and is {cluster.description.architecture}, not {options.arch}",
+            hint=f"cluster-down --name {options.name} removes it; --name OTHER makes another one beside it",
+        )
     return cluster
 
 
@@ -130,7 +141,7 @@ def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
                 cluster = Cluster.create(layout, description)
         image = _image(options, phases)
         if options.examples:
-            options = dataclasses.replace(options, load_images=(*options.load_images, _example(phases)))
+            options = dataclasses.replace(options, load_images=(*options.load_images, _example(options.arch, phases)))
         with phases.phase("provisioning"):
             room = preflight.free_disk_bytes(layout.state)
             preflight.require_disk(layout.state, options.size, preflight.require_image(image), room)
@@ -171,9 +182,16 @@ def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
 
 
 def _machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.Accelerator]:
-    program = qemu.find()
+    program = qemu.find(architecture=options.arch)
     phases.detail("probing the accelerator")
-    chosen = accelerator.remembered(program, cache_root() / "accelerator.json", options.accel)
+    foreign = options.arch != HOST
+    # How slow emulation is here, only a guest of this computer's own kind can tell: the probe is one.
+    chosen = accelerator.remembered(
+        qemu.find() if foreign else program, cache_root() / "accelerator.json", "tcg" if foreign else options.accel
+    )
+    if foreign:
+        program.require("tcg")
+        chosen = dataclasses.replace(chosen, reason=f"{options.arch} is not this computer's architecture")
     if chosen.name == "tcg" and options.accel == "auto":
         phases.line(f"nodes are emulated, which is slow: {chosen.reason}")
     preflight.require_memory(options.size, options.memory_mib, chosen.name, preflight.free_memory_mib())
@@ -201,17 +219,22 @@ def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: acce
         ssh_ports=tuple(ssh),
         discovery_port=discovery,
         agent_ttl=options.agent_ttl,
+        architecture=options.arch,
     )
 
 
-def _example(phases: Phases) -> Path:
+def _example(arch: str, phases: Phases) -> Path:
     """The docker-archive that units/examples/redis.service asks for, built if it is missing or stale."""
     from builder import data
     from builder.build import Settings, build_container
 
-    definition = data.image() / "containers" / "redis.yaml"
-    output = _built("container/redis")
-    return build_container(Settings(definition=definition, output=output, phases=phases)).directory / "redis.tar"
+    settings = Settings(
+        definition=data.image() / "containers" / "redis.yaml",
+        output=_built(f"container/redis{suffix(arch)}"),
+        architecture=arch,
+        phases=phases,
+    )
+    return build_container(settings).directory / "redis.tar"
 
 
 def _built(name: str) -> Path:
@@ -227,7 +250,8 @@ def _image(options: Options, phases: Phases) -> Path:
         return options.image.absolute()
     from builder.build import Settings, build_image
 
-    return build_image(Settings(target="qemu", output=_built("qemu"), phases=phases)).directory
+    output = _built(f"qemu{suffix(options.arch)}")
+    return build_image(Settings(target="qemu", output=output, architecture=options.arch, phases=phases)).directory
 
 
 def _boot(cluster: Cluster, options: Options, phases: Phases) -> None:

@@ -31,8 +31,8 @@ GOLDEN = """\
 -no-user-config
 -display none
 -M q35
--accel tcg,tb-size=256
 -cpu max
+-accel tcg,tb-size=256
 -smp 1
 -m 1024
 -kernel /c/image/vmlinuz
@@ -74,6 +74,15 @@ def test_hardware_differs_in_the_accelerator_only() -> None:
     emulated = argv(Path("/usr/bin/qemu"), MACHINE)
     hardware = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, accelerator="kvm"))
     assert [pair for pair in zip(emulated, hardware, strict=True) if pair[0] != pair[1]] == [("tcg,tb-size=256", "kvm")]
+
+
+def test_another_architecture_differs_in_board_and_processor_only() -> None:
+    ours = argv(Path("/usr/bin/qemu"), MACHINE)
+    theirs = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, architecture="arm64"))
+    assert [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]] == [
+        ("q35", "virt"),
+        ("max", "max,pauth-impdef=on"),
+    ]
 
 
 def test_a_comma_in_a_path_does_not_start_an_option() -> None:

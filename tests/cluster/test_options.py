@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster import cli
+from cluster.up import Options
+from terminal import Failure, UsageFailure
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,18 @@ def test_the_example_can_be_started_at_once_unless_one_says_otherwise(words: lis
     options = cli._options(parser.parse_args(words))
     assert options.examples is examples
     assert options.load_images == ((Path("mine.tar"),) if "mine.tar" in words else ())
+
+
+def test_hardware_runs_only_its_own_kind() -> None:
+    Options(size=1, arch="arm64").validate()
+    with pytest.raises(UsageFailure, match="KVM runs amd64 nodes only, not arm64"):
+        Options(size=1, arch="arm64", accel="kvm").validate()
+
+
+def test_an_image_of_another_architecture_is_refused(image: Path) -> None:
+    Options(size=1, arch="arm64", image=image).validate()
+    (image / "manifest.json").write_text('{"architecture": "amd64"}')
+    Options(size=1, image=image).validate()
+    with pytest.raises(Failure, match="this image is amd64, not arm64") as caught:
+        Options(size=1, arch="arm64", image=image).validate()
+    assert caught.value.hint == "--arch amd64"

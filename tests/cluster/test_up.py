@@ -458,6 +458,28 @@ def test_qemu_missing(
     assert nothing_is_left(home)
 
 
+def test_nodes_of_another_architecture_have_a_qemu_of_their_own(
+    home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    other = home / "qemu-other"
+    shutil.copy(standin, other)
+    monkeypatch.setenv("FLOTILLA_QEMU_ARM64", str(other))
+    up = ("1", "--image", str(image))
+    assert call(main_up, *up, "--arch", "arm64") == 0
+    assert "nodes are emulated, which is slow: arm64 is not this computer's architecture" in capsys.readouterr().err
+    description = Cluster.open().description
+    assert (description.architecture, description.qemu, description.accelerator.name) == ("arm64", str(other), "tcg")
+    assert call(main_up, *up) == 1
+    assert "cluster 'default' exists and is arm64, not amd64" in capsys.readouterr().err
+    assert call(main_down) == 0
+
+    monkeypatch.setenv("FLOTILLA_QEMU_ARM64", str(home / "none"))
+    assert call(main_up, *up, "--arch", "arm64") == 1
+    assert "./scripts/setup --tests installs QEMU 10" in capsys.readouterr().err
+    assert nothing_is_left(home)
+
+
 def test_commands_about_a_cluster_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["status"], ["env"], ["ssh", "1"], ["console", "1"], ["start", "1"], ["fault", "kill", "1"]):
         assert call(main, *argv) == 1
