@@ -47,8 +47,8 @@ class Machine:
         path.write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
         path.chmod(0o755)
 
-    def qemu(self, version: str) -> None:
-        self.program("qemu-system-x86_64", f'echo "QEMU emulator version {version} (Debian 1:{version}+ds-2)"')
+    def qemu(self, version: str, program: str = "qemu-system-x86_64") -> None:
+        self.program(program, f'echo "QEMU emulator version {version} (Debian 1:{version}+ds-2)"')
 
     def apt(self, candidate: str = "(none)", madison: str = "", install: str = "exit 0") -> None:
         """apt with one version of every package, more of QEMU by ``madison``; ``install`` is what apt-get then does."""
@@ -141,9 +141,30 @@ def test_what_only_tests_need_is_installed_for_tests_only(as_root: Machine) -> N
     as_root.setup("--tests")
     assert {"ovmf", "chromium-driver"} <= set(as_root.installs)
     as_root.program("dpkg-query", "printf installed")
+    as_root.qemu("10.0.2", "qemu-system-aarch64")
     as_root.log.write_text("", encoding="utf-8")
     assert as_root.setup("--tests").returncode == 0
     assert as_root.installs == []
+
+
+def test_tests_want_a_new_enough_qemu_of_another_architecture_too(as_root: Machine) -> None:
+    as_root.qemu("10.0.2")
+    as_root.program("dpkg-query", "printf installed")
+    as_root.apt(
+        candidate="1:7.2+dfsg-7",
+        madison="qemu-system-arm | 1:10.0.2+ds-2~bpo12+1 | http://mirror.example/debian bookworm-backports/main amd64 Packages",
+    )
+    told = as_root.setup("--tests").stderr
+    assert (
+        "qemu-system-arm: QEMU 10 or newer runs the nodes of arm64; there is none (from bookworm-backports)"
+        in told.splitlines()[1]
+    )
+    assert as_root.installs == ["qemu-system-arm -t bookworm-backports"]
+    as_root.qemu("7.2.17", "qemu-system-aarch64")
+    assert "here is 7, whose emulation" in as_root.setup("--tests").stderr
+    as_root.qemu("10.0.2", "qemu-system-aarch64")
+    assert as_root.setup("--tests").returncode == 0
+    assert len(as_root.installs) == 2
 
 
 def test_no_install_without_package_lists_does_not_guess(machine: Machine) -> None:
