@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -105,9 +105,9 @@ def cluster(redis_archive: Path) -> Iterator[Cluster]:
         remove()
 
 
-def remove() -> None:
-    """As ``cluster-down --name vm-tests``."""
-    command = [str(Path(sys.executable).parent / "cluster-down"), "--name", NAME]
+def remove(name: str = NAME) -> None:
+    """As ``cluster-down --name NAME``."""
+    command = [str(Path(sys.executable).parent / "cluster-down"), "--name", name]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -121,9 +121,9 @@ def fleetctl(cluster: Cluster) -> Fleetctl:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test's report gets each node's last words, its failed units and logs."""
     report = yield
-    nodes: Sequence[Cluster] = [item.funcargs["cluster"]] if "cluster" in getattr(item, "funcargs", {}) else []
+    clusters = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Cluster)]
     if report.failed and report.when == "call":
-        for owner in nodes:
+        for owner in clusters:
             for node in owner.nodes:
                 report.sections.append((f"{node.name}", explain(node)))
     return report
