@@ -139,6 +139,7 @@ def build_image(settings: Settings) -> BuildResult:
                     drivers=work / "drivers",
                     root=work / "root",
                     verity=protected,
+                    consoles=kernel.consoles,
                     command_line=f"{kernel.parameters()} {protected.parameter}",
                     boot=BootFiles.of(packages, what.architecture),
                     os_release=tree.read("usr/lib/os-release"),

@@ -16,17 +16,14 @@ from builder.verity import Verity
 DISK_PARAMETERS = "flotilla.root=partition flotilla.state=partition flotilla.datasource=installed,nocloud"
 """Of the kernel of a node that lives on a disk of ours: root and state are partitions of it; user-data lies there, or on a seed volume."""
 
-CONSOLES = "console=tty0 console=ttyS0"
-"""Wherever nobody knows which of the two somebody looks at; the last one is also /dev/console."""
-
 
 @dataclass(frozen=True)
 class Parts:
     """The finished pieces of a node, as files on the host; ``root`` ends with its tree of hashes, ``drivers`` is an initrd to go after ``initrd``
     wherever disks may be other than virtio.
 
-    ``command_line`` is the definition's, with the root hash: what every target's has. ``work`` is a folder to make things in; ``epoch`` is the
-    one time (seconds) that artifacts may have in them.
+    ``consoles`` are the definition's; ``command_line``, too, with the root hash: what every target's has. ``work`` is a folder to make things in;
+    ``epoch`` is the one time (seconds) that artifacts may have in them.
     """
 
     name: str
@@ -37,6 +34,7 @@ class Parts:
     drivers: Path
     root: Path
     verity: Verity
+    consoles: tuple[str, ...]
     command_line: str
     boot: BootFiles
     os_release: bytes
@@ -49,6 +47,11 @@ class Parts:
         """The kernel's command line with ``further`` parameters."""
         return " ".join((self.command_line, *further))
 
+    @property
+    def any_console(self) -> str:
+        """Parameters for wherever nobody knows whether somebody looks at a screen or at one of ``consoles``; the last is also /dev/console."""
+        return " ".join(f"console={device}" for device in ("tty0", *self.consoles))
+
     def unified_kernel(self, command_line: str) -> bytes:
         """Kernel, both initrds and ``command_line`` as one EFI program (:func:`builder.boot.unified_kernel`)."""
         initrds = (self.initrd, self.drivers)
@@ -59,7 +62,7 @@ class Parts:
     @cached_property
     def installed(self) -> Installed:
         """What goes onto a disk; made when first asked for."""
-        uki = self.unified_kernel(self.parameters(CONSOLES, DISK_PARAMETERS))
+        uki = self.unified_kernel(self.parameters(self.any_console, DISK_PARAMETERS))
         contents = {
             self.boot.removable: self.boot.loader,
             "loader/loader.conf": LOADER_CONF.encode(),
