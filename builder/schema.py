@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from builder import definition
@@ -79,10 +79,10 @@ ARCHITECTURES: Final = """
     packages: [base-files, systemd]
     architectures:
       amd64:
-        packages: [linux-image-cloud-amd64]
+        packages: [linux-image-amd64]
         kernel: {consoles: [ttyS0]}
       arm64:
-        packages: [linux-image-cloud-arm64]
+        packages: [linux-image-arm64]
         kernel: {consoles: [ttyAMA0]}
 
 `osbuild image --arch arm64` merges the section of that name over the rest of its file, by the rules above; an architecture that differs in nothing needs no
@@ -99,6 +99,7 @@ _WORDS: Final[dict[object, str]] = {
     str: "text",
     int: "number",
     bool: "true or false",
+    ByteSize: "size",
     dict[str, object]: "keys of this page",
 }
 
@@ -227,4 +228,6 @@ def _default(field: FieldInfo) -> str:
         return "-"
     if field.default in (None, (), {}, "") or isinstance(field.default, BaseModel):
         return ""
+    if isinstance(field.default, ByteSize):
+        return f"`{field.default.human_readable().replace('.0', '')}`"
     return f"`{json.dumps(field.default)}`" if not isinstance(field.default, str) else f"`{field.default}`"
