@@ -9,6 +9,7 @@ store/                       empty, but for a link to the closure
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -18,13 +19,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from builder import definition
+from builder import definition, mirror
 from builder.architecture import ARCHITECTURES, Architecture, lock_path
 from builder.cli import run
 from builder.lockfile import Lock, LockedPackage
+from builder.packages import obtain
 from builder.resolve import Request
 from builder.store import Store
 from builder.tools import Tools
+from builder.tree import Kind
 from tests.builder.debmaker import deb, member
 from tests.builder.finish.test_ldconfig import shared_library
 
@@ -54,6 +57,7 @@ architectures:
 identity: {name: Smallworld, version: "1"}
 overlay: overlay
 root: {type: squashfs, fast: [-comp, lz4], release: [-comp, zstd]}
+disk: {esp: 16MiB, root: 4MiB, verity: 1MiB, state: 1MiB}
 """
 
 TOLD = {"files.jsonl", "manifest.json", "sbom.spdx.json", "sizes.html"}
@@ -104,9 +108,17 @@ def library(name: str, architecture: Architecture) -> Members:
 
 
 NODE_ONLY: Members = [
-    *folders("boot", "usr/lib/modules/6.0-test", "usr/lib/systemd/system", "usr/share/pam", "usr/share/debianutils"),
+    *folders(
+        "boot",
+        "usr/sbin",
+        "usr/lib/modules/6.0-test",
+        "usr/lib/systemd/system",
+        "usr/share/pam",
+        "usr/share/debianutils",
+    ),
     member("./boot/vmlinuz-6.0-test", b"a kernel"),
     member("./usr/bin/busybox", b"\x7fELF busybox", mode=0o755),
+    member("./usr/sbin/dmsetup", b"\x7fELF dmsetup", mode=0o755),
     member("./usr/lib/modules/6.0-test/modules.builtin", b"kernel/fs/squashfs/squashfs.ko\n"),
     member("./usr/lib/os-release", b"ID=debian\n"),
     member("./usr/lib/systemd/system/multi-user.target", b"[Unit]\nDescription=All\n"),
@@ -130,6 +142,16 @@ NODE_ONLY: Members = [
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     ),
 ]
+
+
+@functools.cache
+def systemd_boot(architecture: str) -> Members:
+    """The boot loader and the stub of the node's own lock, fetched once into the user's store (as any build would)."""
+    lock = Lock.load(lock_path(ROOT / "image/node.yaml", architecture))
+    ours = replace(lock, packages=tuple(each for each in lock.packages if each.name == "systemd-boot-efi"))
+    (package,) = obtain(ours, Store(), mirror.find)
+    files = [entry for entry in package.entries if entry.kind is Kind.FILE and "/boot/efi/" in entry.path]
+    return [*folders("usr/lib/systemd/boot/efi"), *(member(f"./{each.path}", each.content.read()) for each in files)]
 
 
 class Running:
@@ -173,9 +195,13 @@ class World:
         self.overlay = root / "image/overlay"
         (self.overlay / "etc").mkdir(parents=True)
         (self.overlay / "etc/issue").write_text("a small world\n")
-        members = {"base": BASE, "tool": TOOL, "node": NODE_ONLY}
+        members = {"base": BASE, "tool": TOOL, "node": [*NODE_ONLY, *systemd_boot("amd64")]}
         self.locked = {name: self._package(name, members[name]) for name in members}
-        arm64 = {**members, "tool": [*TOOL, *library("libtool", ARCHITECTURES["arm64"])]}
+        arm64 = {
+            "base": BASE,
+            "tool": [*TOOL, *library("libtool", ARCHITECTURES["arm64"])],
+            "node": [*NODE_ONLY, *systemd_boot("arm64")],
+        }
         self.foreign = {name: self._package(name, arm64[name], "arm64") for name in arm64}
         self.small = self.define("small", SMALL, ["base", "tool"])
         self.node = self.define("node", NODE, ["base", "node", "tool"])

@@ -226,8 +226,8 @@ def test_each_architecture_is_locked_and_reviewed_for_itself(
 
 def test_an_image_is_of_its_architecture_to_the_loader_cache(world: World, closure: Tools, tmp_path: Path) -> None:
     assert world.image("--arch", "arm64") == 0
-    assert set(snapshot(world.output)) == {"cmdline", "initrd.img", "root.img", "vmlinuz"} | TOLD
-    assert (world.output / "cmdline").read_text() == "console=ttyAMA0 quiet\n"
+    assert set(snapshot(world.output)) == {"cmdline", "disk.qcow2", "initrd.img", "root.img", "vmlinuz"} | TOLD
+    assert (world.output / "cmdline").read_text().startswith("console=ttyAMA0 quiet ")
     told = json.loads((world.output / "manifest.json").read_text())
     assert told["architecture"] == "arm64"
     assert {package["architecture"] for package in told["packages"]} == {"arm64"}

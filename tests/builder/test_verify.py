@@ -58,7 +58,7 @@ def test_an_image_is_verified_and_nothing_is_left(release: tuple[str, ...], worl
     before = everything(world)
     capsys.readouterr()
     assert verify(world, "--offline", definition=world.node) == 0
-    assert capsys.readouterr().out == f"{world.output} is what its lock gives: 8 files, the same bytes\n"
+    assert capsys.readouterr().out == f"{world.output} is what its lock gives: 9 files, the same bytes\n"
     assert everything(world) == before
     assert world.leftovers() == []
 
