@@ -21,7 +21,7 @@ from builder.treediff import Facts
 RULES: Final = MappingProxyType(
     {
         "mounted": "below /dev, /proc, /run, /sys and /tmp: the kernel's file systems and memory hide it on a running node",
-        "host": "what mmdebstrap copies from the computer that it runs on",
+        "host": "what mmdebstrap copies from the computer that it runs on: its name, its name servers",
         "others": "brought only by packages that the node does not have (image/comparison.yaml)",
         "slim": "dropped from both by the same patterns (builder/finish/slim.py)",
         "remove": "dropped from both by the same patterns (remove, in the definition)",
@@ -59,7 +59,7 @@ def sides(
             left_out[rule] += bool(found)
 
     leave_out("mounted", [path for path in (*ours, *theirs) if path.startswith(_MOUNTED)])
-    leave_out("host", [path for path in _OF_THE_HOST if path in theirs])
+    leave_out("host", _OF_THE_HOST)
     brought = {entry.path for package in node for entry in package.entries}
     leave_out("others", {entry.path for package in others for entry in package.entries} - brought - ours.keys())
     leave_out("slim", _slimmed(theirs, ours))

@@ -1,7 +1,7 @@
 """Configuration files that packages keep under /usr/share and copy to their place on installation.
 
-Replaces the work of: readline-common (inputrc), base-files (profile, motd, root's dot files, dpkg origin), debianutils (shells), openssh-server (sshd_config; host keys are
-made on the node), libpam-modules (opasswd, environment), systemd (var/log/journal). libwrap0's hosts.allow and hosts.deny and kmod's modules
+Replaces the work of: readline-common (inputrc), base-files (profile, motd, root's dot files, dpkg origin, login records, /etc/opt), debianutils (shells), openssh-server (sshd_config; host keys are
+made on the node), libpam-modules (opasswd, environment), systemd (var/log/journal, mtab). libwrap0's hosts.allow and hosts.deny and kmod's modules
 would hold comments only, and mean the same when they are missing.
 """
 
@@ -28,7 +28,12 @@ EMPTY: Final = (
     ("etc/environment", 0o644),
     ("etc/security/opasswd", 0o600),
     ("etc/fstab", 0o644),
+    # login records; statoverride gives them to the group utmp
+    ("var/log/wtmp", 0o664),
+    ("var/log/btmp", 0o660),
+    ("var/log/lastlog", 0o664),
 )
+
 
 SSHD: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -55,6 +60,10 @@ def defaults(tree: Tree, sshd: Mapping[str, str] = SSHD) -> Patch:
     made.extend(_shells(tree))
     if "etc/dpkg/origins/debian" in tree:
         made.append(symlink("etc/dpkg/origins/default", "debian"))
+    if "etc/opt" not in tree:
+        made.append(directory("etc/opt"))
+    if "etc/mtab" not in tree:
+        made.append(symlink("etc/mtab", "../proc/self/mounts"))
     made.append(directory("var/log/journal"))  # its presence is what makes the journal persistent
     return Patch(tuple(made))
 

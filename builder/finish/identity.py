@@ -9,18 +9,8 @@ from __future__ import annotations
 from builder.tree import Entry, Patch, Tree, file, symlink
 from terminal import Failure
 
-HOSTS = """\
-127.0.0.1 localhost
-::1 localhost ip6-localhost ip6-loopback
-ff02::1 ip6-allnodes
-ff02::2 ip6-allrouters
-"""
-
-NETWORKS = """\
-default 0.0.0.0
-loopback 127.0.0.0
-link-local 169.254.0.0
-"""
+HOSTS = "127.0.0.1\tlocalhost\n::1\t\tlocalhost ip6-localhost ip6-loopback\nff02::1\t\tip6-allnodes\nff02::2\t\tip6-allrouters\n\n"
+NETWORKS = "default\t\t0.0.0.0\nloopback\t127.0.0.0\nlink-local\t169.254.0.0\n\n"
 
 SERVICES = (
     ("passwd", ("files", "systemd")),

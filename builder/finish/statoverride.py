@@ -1,7 +1,7 @@
 """Modes and owners that maintainer scripts set on files of their package.
 
 Replaces the work of: dbus (dpkg-statoverride of the launch helper), openssh-client (ssh-agent), sudo (sudoers), passwd and libpam-modules-bin
-(group shadow), libpam-modules (opasswd).
+(group shadow), libpam-modules (opasswd), base-files (login records), systemd (tmpfiles of the journal and of credentials).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ OVERRIDES: Final = (
     Override("usr/bin/ssh-agent", "root", "_ssh", 0o2755),
     Override("usr/bin/sudo", "root", "root", 0o4755),
     Override("etc/sudoers", "root", "root", 0o440),
-    Override("etc/sudoers.d", "root", "root", 0o750),
     Override("usr/sbin/unix_chkpwd", "root", "shadow", 0o2755),
     Override("usr/bin/chage", "root", "shadow", 0o2755),
     Override("usr/bin/expiry", "root", "shadow", 0o2755),
@@ -39,7 +38,13 @@ OVERRIDES: Final = (
     Override("tmp", "root", "root", 0o1777),
     Override("var/tmp", "root", "root", 0o1777),
     Override("var/mail", "root", "mail", 0o2775),
-    Override("var/local", "root", "staff", 0o2775),
+    # systemd-tmpfiles would say so at each boot: as it is in the image, /etc stays as it was built, and nothing is open until then
+    Override("etc/credstore", "root", "root", 0o700),
+    Override("etc/credstore.encrypted", "root", "root", 0o700),
+    Override("var/log/journal", "root", "systemd-journal", 0o2755),
+    Override("var/log/wtmp", "root", "utmp", 0o664),
+    Override("var/log/btmp", "root", "utmp", 0o660),
+    Override("var/log/lastlog", "root", "utmp", 0o664),
 )
 """Some of these the packages' archives say themselves by now; they stand here so that a change would be seen."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builder.finish.defaults import defaults
-from builder.tree import Tree, file
+from builder.finish.statoverride import statoverride
+from builder.tree import Kind, Tree, file
 from terminal import Failure
 
 SSHD = "Include /etc/ssh/sshd_config.d/*.conf\n#PasswordAuthentication yes\nUsePAM yes\n#HostKey /etc/ssh/ssh_host_rsa_key\n"
@@ -43,6 +44,21 @@ def test_copies_and_empty_files() -> None:
     assert text(tree, "root/.bashrc") == "B"
     made = {entry.path: entry for entry in defaults(tree).put}
     assert made["etc/security/opasswd"].mode == 0o600
+    assert made["etc/mtab"].target == "../proc/self/mounts"
+    assert made["etc/opt"].kind is Kind.DIRECTORY
+
+
+def test_login_records_get_their_group_from_statoverride() -> None:
+    tree = Tree(
+        [
+            file("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
+            file("etc/group", "root:x:0:\nutmp:x:43:\nsystemd-journal:x:9:\n"),
+        ]
+    )
+    tree.apply(defaults(tree))
+    tree.apply(statoverride(tree))
+    seen = {path: (tree[path].mode, tree[path].gid) for path in ("var/log/wtmp", "var/log/btmp", "var/log/journal")}
+    assert seen == {"var/log/wtmp": (0o664, 43), "var/log/btmp": (0o660, 43), "var/log/journal": (0o2755, 9)}
 
 
 def test_shells_in_both_spellings_once() -> None:

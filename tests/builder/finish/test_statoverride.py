@@ -27,7 +27,7 @@ def test_names_become_numbers_and_the_content_stays() -> None:
     helper = tree[HELPER]
     assert (helper.mode, helper.uid, helper.gid, helper.content.read()) == (0o4754, 0, 995, b"program")
     assert tree["etc/sudoers.d/core"].mode == 0o440
-    assert tree["etc/sudoers.d"].mode == 0o750
+    assert tree["etc/sudoers.d"].mode == 0o755
     assert tree["usr/bin/sudo"].target == "/elsewhere"
 
 
