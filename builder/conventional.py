@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -87,13 +88,14 @@ def tree(lock: Lock, store: Store, mirror: Callable[[], Mirror]) -> dict[str, Fa
     key = identify("conventional", VERSION, [lock.id, list(COMPARABLE)])
     kept = store.path("steps", key) / "facts.json"
     if not kept.exists():
-        with store.making("steps", key) as work, store.scratch() as scratch:
-            (work / "facts.json").write_text(json.dumps(_made(lock, store, mirror, scratch)))
+        # Not in the store, which may lie in a folder closed to others: without root, mmdebstrap works as another user.
+        with store.making("steps", key) as work, tempfile.TemporaryDirectory(prefix="conventional-") as scratch:
+            (work / "facts.json").write_text(json.dumps(_made(lock, store, mirror, Path(scratch))))
     return {path: Facts(**facts) for path, facts in json.loads(kept.read_text()).items()}
 
 
 def _made(lock: Lock, store: Store, mirror: Callable[[], Mirror], scratch: Path) -> dict[str, object]:
-    scratch.chmod(0o755)  # without root, mmdebstrap works as another user
+    scratch.chmod(0o755)
     archive, target = scratch / "archive", scratch / "tree.tar"
     write_archive(archive, lock.packages, fetch(lock.packages, store, mirror), obtain(lock, store, mirror))
     run(command(archive, lock.packages, target, *COMPARABLE))
