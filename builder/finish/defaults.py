@@ -35,6 +35,8 @@ EMPTY: Final = (
 )
 
 
+JOURNALD: Final = "usr/lib/systemd/systemd-journald"
+
 SSHD: Final[Mapping[str, str]] = MappingProxyType(
     {
         # Keys only; root only through sudo; one host key, since making an RSA key takes long on an emulated processor.
@@ -64,7 +66,8 @@ def defaults(tree: Tree, sshd: Mapping[str, str] = SSHD) -> Patch:
         made.append(directory("etc/opt"))
     if "etc/mtab" not in tree:
         made.append(symlink("etc/mtab", "../proc/self/mounts"))
-    made.append(directory("var/log/journal"))  # its presence is what makes the journal persistent
+    if JOURNALD in tree:
+        made.append(directory("var/log/journal"))  # its presence is what makes the journal persistent
     return Patch(tuple(made))
 
 

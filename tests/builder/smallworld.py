@@ -78,7 +78,7 @@ BASE: Members = [
         "./usr/share/base-passwd/passwd.master",
         b"root:*:0:0:root:/root:/bin/sh\ndaemon:*:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n",
     ),
-    member("./usr/share/base-passwd/group.master", b"root:*:0:\ndaemon:*:1:\nshadow:*:42:\nmail:*:8:\nstaff:*:50:\n"),
+    member("./usr/share/base-passwd/group.master", b"root:*:0:\ndaemon:*:1:\nshadow:*:42:\nmail:*:8:\nutmp:*:43:\n"),
 ]
 
 TOOL: Members = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.finish.defaults import defaults
+from builder.finish.defaults import JOURNALD, defaults
 from builder.finish.statoverride import statoverride
 from builder.tree import Kind, Tree, file
 from terminal import Failure
@@ -55,6 +55,7 @@ def test_login_records_get_their_group_from_statoverride() -> None:
             file("etc/group", "root:x:0:\nutmp:x:43:\nsystemd-journal:x:9:\n"),
         ]
     )
+    tree.add(file(JOURNALD, "", 0o755))
     tree.apply(defaults(tree))
     tree.apply(statoverride(tree))
     seen = {path: (tree[path].mode, tree[path].gid) for path in ("var/log/wtmp", "var/log/btmp", "var/log/journal")}
