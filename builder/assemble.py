@@ -87,8 +87,8 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step:
             tree.remove(entry.path)
         with step("modules"):
             kernel = what.kernel
-            wanted = (*kernel.modules, *kernel.initrd, *kernel.initrd_drivers)
-            tree.apply(modules(tree, tools, scratch, wanted))
+            named = [name for names in kernel.modules.values() for name in names]
+            tree.apply(modules(tree, tools, scratch, (*named, *kernel.initrd, *kernel.initrd_drivers)))
     if what.node_code:
         with step("bytecode"):
             tree.apply(bytecode(tree, tools, scratch))

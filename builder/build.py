@@ -19,8 +19,8 @@ from typing import Final, Literal
 from builder import (
     architecture,
     assemble,
+    budget,
     cache,
-    cpio,
     data,
     definition,
     filelist,
@@ -113,7 +113,7 @@ def build_image(settings: Settings) -> BuildResult:
     kernel, root = what.kernel, what.root
     options = root.release if settings.release else root.fast
 
-    def deliver(job: _Job, work: Path, folder: Path) -> tuple[list[Package], Tree]:
+    def deliver(job: _Job, work: Path, folder: Path) -> _Delivered:
         packages, tools = job.packages(), job.tools()
         base, tree = job.trees(packages, tools)
         with job.phases.phase(f"packing the root ({root.type})"):
@@ -124,11 +124,17 @@ def build_image(settings: Settings) -> BuildResult:
                     "drivers": initrd.drivers(base, kernel.initrd, kernel.initrd_drivers),
                 }
                 for name, entries in archives.items():
-                    (work / name).write_bytes(b"".join(cpio.archive(entries)))
+                    initrd.pack(entries, work / name, tools, release=settings.release)
             with job.phases.step("root"):
                 filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
             with job.phases.step("hashes"):
                 protected = verity.protect(work / "root", tools)
+            size = {name: (work / name).stat().st_size for name in ("kernel", "root", *archives)}
+            sizes = {"root": size.pop("root"), "boot": sum(size.values())}
+            boot = {
+                f"{name}:/{each.path}": each.size for name, files in archives.items() for each in files if each.size
+            }
+            boot["kernel"] = size["kernel"]
             with job.phases.step("target"):
                 parts = Parts(
                     name=what.name,
@@ -149,7 +155,7 @@ def build_image(settings: Settings) -> BuildResult:
                     tools=tools,
                 )
                 target.write(parts, folder)
-        return packages, tree
+        return _Delivered(packages, tree, sizes, boot)
 
     return _build(settings, path, what, settings.target, image_kind(settings, root), deliver)
 
@@ -166,13 +172,13 @@ def build_container(settings: Settings) -> BuildResult:
         )
     configuration = what.container
 
-    def deliver(job: _Job, _: Path, folder: Path) -> tuple[list[Package], Tree]:
+    def deliver(job: _Job, _: Path, folder: Path) -> _Delivered:
         packages, tools = job.packages(), job.tools()
         tree = job.trees(packages, tools)[1]
         with job.phases.phase("packing the container"):
             archive = folder / f"{what.name}.tar"
             container.write(tree, configuration, what.architecture, job.lock.epoch, archive)
-        return packages, tree
+        return _Delivered(packages, tree, {"archive": archive.stat().st_size})
 
     return _build(settings, path, what, container_target(what), CONTAINER_KIND, deliver)
 
@@ -206,18 +212,32 @@ class _Job:
         return base, tree
 
 
+@dataclass(frozen=True)
+class _Delivered:
+    """What a kind of build has made: the packages that it took, the tree that it made of them, the sizes of what can have a limit, and the bytes of
+    the kernel and of the initrd's files."""
+
+    packages: list[Package]
+    tree: Tree
+    sizes: dict[str, int]
+    boot: dict[str, int] = field(default_factory=dict)
+
+    def measured(self) -> dict[str, budget.Measured]:
+        """The parts with their owners."""
+        return budget.measured(self.sizes, manifest.owners(self.tree), self.boot)
+
+
 def _build(
     settings: Settings,
     path: Path,
     what: Definition,
     target: str,
     kind: object,
-    deliver: Callable[[_Job, Path, Path], tuple[list[Package], Tree]],
+    deliver: Callable[[_Job, Path, Path], _Delivered],
 ) -> BuildResult:
     """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with what tells of them: the lists of
     files and (for scanners) of packages, the page of sizes, and the manifest; and the page of timings, which is no artifact.
 
-    ``deliver`` returns the packages that it took and the tree that it made of them.
     Nothing is done, and nothing of the output touched, if it is up to date already. ``kind`` (anything JSON can write) is what tells this build
     from others of the same definition.
     """
@@ -254,7 +274,9 @@ def _build(
         job = _Job(what, lock, view, source, phases)
         folder = work / "out"
         folder.mkdir()
-        packages, tree = deliver(job, work, folder)
+        made = deliver(job, work, folder)
+        level: budget.Level = "release" if settings.release or kind == CONTAINER_KIND else "fast"
+        budget.check(what, path, level, made.measured())
         if build_inputs(what, lock, kind) != made_from:
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
             build = MIXED
@@ -262,14 +284,23 @@ def _build(
         title = f"{what.name} ({target})"
         with phases.phase("telling what is in it"):
             with phases.step("list of files"):
-                filelist.write(folder, tree, lock.epoch)
+                filelist.write(folder, made.tree, lock.epoch)
             with phases.step("list of packages"):
-                sbom.write(folder, build, what.name, target, lock, packages, has_ours=bool(what.node_code))
+                sbom.write(folder, build, what.name, target, lock, made.packages, has_ours=bool(what.node_code))
             with phases.step("page of sizes"):
-                sizes.write(folder, title, packages, tree)
+                sizes.write(folder, title, made.packages, made.tree)
             with phases.step("manifest"):
                 contents = manifest.compose(
-                    build, what.name, target, lock, tree, folder.iterdir(), release=settings.release, inputs=made_from
+                    build,
+                    what.name,
+                    target,
+                    lock,
+                    made.tree,
+                    folder.iterdir(),
+                    release=settings.release,
+                    inputs=made_from,
+                    sizes=made.sizes,
+                    boot=made.boot,
                 )
         # Not in the manifest: it is another each time.
         timings.write(folder, title, time.monotonic() - begin, phases.spans())

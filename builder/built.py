@@ -14,7 +14,10 @@ from terminal import Failure
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a manifest says: versions of packages, sizes and hashes of artifacts, bytes of owners, each by name and in the manifest's order."""
+    """What a manifest says: versions of packages, sizes and hashes of artifacts, bytes of owners, each by name and in the manifest's order.
+
+    ``sizes`` and ``boot`` are empty for builds of before there were budgets.
+    """
 
     folder: Path
     name: str
@@ -26,6 +29,9 @@ class Build:
     artifacts: Mapping[str, int]
     artifact_hashes: Mapping[str, str]
     owners: Mapping[str, int]
+    release: bool
+    sizes: Mapping[str, int]
+    boot: Mapping[str, int]
 
 
 def load(folder: Path) -> Build:
@@ -58,10 +64,13 @@ def load(folder: Path) -> Build:
             {_word(each["name"]): _count(each["size"]) for each in data["artifacts"]},
             {_word(each["name"]): _word(each["sha256"]) for each in data["artifacts"]},
             {_word(each["owner"]): _count(each["bytes"]) for each in data["owners"]},
+            data.get("release") is True,
+            {_word(part): _count(size) for part, size in data.get("sizes", {}).items()},
+            {_word(each["owner"]): _count(each["bytes"]) for each in data.get("boot", [])},
         )
     except KeyError as error:
         raise _broken(path, f"{error.args[0]} missing") from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError):
         raise _broken(path, "a value is of the wrong kind") from None
 
 

@@ -10,7 +10,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import build, cache, data, diff, inspect, locking, mirror, plan, schema, starter, timings, verify
+from builder import (
+    allowance,
+    build,
+    cache,
+    data,
+    diff,
+    inspect,
+    locking,
+    mirror,
+    plan,
+    schema,
+    starter,
+    timings,
+    verify,
+)
 from builder.architecture import NAMES
 from builder.build import BuildResult, Settings
 from builder.lockfile import Lock
@@ -42,6 +56,7 @@ _EXAMPLES: Final = {
     **inspect.EXAMPLES,
     **diff.EXAMPLES,
     **plan.EXAMPLES,
+    **allowance.EXAMPLES,
 }
 
 
@@ -65,6 +80,7 @@ def run(argv: Sequence[str]) -> int:
         "new": starter.command,
         "inspect": inspect.run,
         "diff": diff.run,
+        "budget": allowance.run,
         "plan": plan.run,
     }
     return handlers[arguments.verb](arguments)
@@ -130,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_verb(verb)
     diff.add_verb(verb)
     plan.add_verb(verb)
+    allowance.add_verb(verb)
     return parser
 
 

@@ -69,8 +69,8 @@ class Account(_Model):
 class Kernel(_Model):
     """Which modules the node has, and which of them the initrd needs to find its root."""
 
-    modules: tuple[str, ...]
-    """Names or shell patterns; what they depend on comes along, and what the initrd loads; all others go."""
+    modules: dict[str, tuple[str, ...]]
+    """What each is for, to a list of them: names, which the kernel has to have, or shell patterns of names or of paths below `kernel/`, which may match nothing. What they depend on comes along, and what the initrd loads; all others go."""
     initrd: tuple[str, ...]
     """Names, loaded in this order, what they depend on first."""
     initrd_drivers: tuple[str, ...] = ()
@@ -140,6 +140,19 @@ class Disk(_Model):
                 f"the hashes of a root of {self.root >> 20} MiB need a verity of {(self.root // 126 >> 20) + 1}MiB"
             )
         return self
+
+
+class Limits(_Model):
+    """Sizes that fail a build which is larger, and name the ten owners that grew most (``osbuild budget``). Its key is ``release``, for builds with ``--release`` and for containers, or ``fast``. A size is as ``120 MB``, or in MiB, GB and so on."""
+
+    model_config = ConfigDict(strict=False)  # for the units
+
+    root: ByteSize | None = None
+    """Of the root, packed, with its hashes."""
+    boot: ByteSize | None = None
+    """Of kernel and initrds together."""
+    archive: ByteSize | None = None
+    """Of a container's archive."""
 
 
 class Container(_Model):
@@ -212,6 +225,8 @@ class Definition(_Model):
     """For a node: how its root is packed."""
     disk: Disk = Disk()
     """For a node: the sizes of its disk's partitions."""
+    budget: dict[Literal["release", "fast"], Limits] = {}
+    """How large it may be, by the way to build."""
     container: Container | None = None
     """Instead of ``kernel`` and ``root``: a container."""
 
@@ -291,7 +306,19 @@ RULES: Final[include.Rules] = dict(_rules(Definition))
 def _nearest(key: str) -> str:
     known = {
         field.alias or name
-        for model in (Definition, Suite, Pinned, Account, Kernel, Presets, Identity, Filesystem, Disk, Container)
+        for model in (
+            Definition,
+            Suite,
+            Pinned,
+            Account,
+            Kernel,
+            Presets,
+            Identity,
+            Filesystem,
+            Disk,
+            Limits,
+            Container,
+        )
         for name, field in model.model_fields.items()
     }
     near = difflib.get_close_matches(key, sorted(known), n=1)

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from builder import cpio, filesystem
 from builder.finish.elf import needed
 from builder.finish.modules import module_closure
+from builder.tools import Tools
 from builder.tree import Entry, Tree, directory, file
 from terminal import Failure
 
@@ -89,3 +91,17 @@ def _resolve(tree: Tree, name: str) -> Entry | None:
     """The file that the library ``name`` (a SONAME, or a path) is, whatever links lead to it."""
     paths = [name] if "/" in name else [entry.path for folder in _LIBRARIES for entry in tree.glob(f"{folder}/{name}")]
     return next((tree.get(tree.resolve(path)) for path in paths), None)
+
+
+def pack(entries: Sequence[Entry], output: Path, tools: Tools, *, release: bool) -> None:
+    """Write ``entries`` as the new file ``output``: a cpio archive, which the kernel takes as it is; with ``release``, compressed.
+
+    zstd, since every kernel of Debian unpacks it, and in a fraction of the time that xz takes; by one thread, so that the number of processors
+    does not show in the bytes. Raises :class:`Failure` with the tool's words if it fails.
+    """
+    archive = cpio.archive(entries)
+    if not release:
+        output.write_bytes(b"".join(archive))
+        return
+    arguments = ["--quiet", "--single-thread", "-19", "-o", str(output), "-"]
+    filesystem.feed([*tools.command("zstd"), *arguments], tools.environment("zstd"), archive, output)

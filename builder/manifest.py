@@ -27,16 +27,16 @@ def compose(
     *,
     release: bool = False,
     inputs: Mapping[str, object] = MappingProxyType({}),
+    sizes: Mapping[str, int] = MappingProxyType({}),
+    boot: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The manifest's value.
 
     ``build`` is the id of the whole build; ``packages`` lists name, version, source and hash of each; ``artifacts`` name, size and hash of each file
     beside the manifest; ``owners`` the bytes of the tree that each package (or ``flotilla``) brought, largest first;
-    ``release`` the option of that name, and ``inputs`` the id of each thing that shaped the build: with them it can be verified.
+    ``release`` the option of that name, and ``inputs`` the id of each thing that shaped the build: with them it can be verified; ``sizes`` the
+    bytes of each part that a budget can limit, and ``boot`` the bytes before compression of the kernel and of each file in the initrd.
     """
-    bytes_of: Counter[str] = Counter()
-    for entry in tree:
-        bytes_of[entry.owner] += entry.size
     return {
         "version": VERSION,
         "build": build,
@@ -61,8 +61,25 @@ def compose(
         "artifacts": [
             {"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)} for path in sorted(artifacts)
         ],
-        "owners": [{"owner": owner, "bytes": size} for owner, size in bytes_of.most_common() if size],
+        "sizes": dict(sizes),
+        "owners": _largest_first(owners(tree)),
+        "boot": _largest_first(boot),
     }
+
+
+def owners(tree: Tree) -> dict[str, int]:
+    """The bytes of ``tree`` by the package (or ``flotilla``) that brought them; those who brought none are left out."""
+    bytes_of: Counter[str] = Counter()
+    for entry in tree:
+        if entry.size:
+            bytes_of[entry.owner] += entry.size
+    return dict(bytes_of)
+
+
+def _largest_first(sizes: Mapping[str, int]) -> list[dict[str, object]]:
+    return [
+        {"owner": owner, "bytes": size} for owner, size in sorted(sizes.items(), key=lambda each: (-each[1], each[0]))
+    ]
 
 
 def is_current(folder: Path, build: str) -> bool:

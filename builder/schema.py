@@ -99,7 +99,7 @@ _WORDS: Final[dict[object, str]] = {
     str: "text",
     int: "number",
     bool: "true or false",
-    ByteSize: "size",
+    ByteSize: "size (`64MiB`, `120 MB`)",
     dict[str, object]: "keys of this page",
 }
 
@@ -214,6 +214,8 @@ def _type(annotation: object, key: str) -> str:
         return " or ".join(f"`{each}`" for each in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type(each, key) for each in arguments)
+    if origin is typing.Annotated:
+        return _type(arguments[0], key)
     if origin is tuple:
         return f"list of {_type(arguments[0], key)}"
     if origin is dict:

@@ -132,29 +132,38 @@ def _manifest(directory: Path) -> dict[str, Any]:
     return dict(value)
 
 
-def _as_built(directory: Path, built: dict[str, Any], settings: Settings) -> Settings:
-    """``settings`` with definition, target and options as the manifest says."""
-    target = built["target"]
-    path = settings.definition
-    if path is None and target.startswith(CONTAINER):
+def definition_of(directory: Path, name: str, target: str, architecture: str, given: Path | None) -> Path:
+    """The definition that the build in ``directory`` was made from, by what its manifest says: the one ``given``, or ours.
+
+    Raises :class:`Failure` if that is another one's.
+    """
+    path = given or data.image() / "node.yaml"
+    if given is None and target.startswith(CONTAINER):
         path = data.image() / "containers" / f"{Path(target).name}.yaml"
         if not path.exists():
             raise Failure(
-                f"it was built from a definition named '{built['name']}' that is not ours",
+                f"it was built from a definition named '{name}' that is not ours",
                 where=str(directory),
                 hint="name it with --definition FILE",
             )
-    architecture = built["architecture"]
-    name = definition.load(path or data.image() / "node.yaml", architecture).name
-    if name != built["name"]:
+    found = definition.load(path, architecture).name
+    if found != name:
         raise Failure(
-            f"it was built from a definition named '{built['name']}', this one is '{name}'",
+            f"it was built from a definition named '{name}', this one is '{found}'",
             where=str(directory),
             hint="name the right one with --definition FILE",
         )
+    return path
+
+
+def _as_built(directory: Path, built: dict[str, Any], settings: Settings) -> Settings:
+    """``settings`` with definition, target and options as the manifest says."""
+    target, architecture = built["target"], built["architecture"]
+    found = definition_of(directory, built["name"], target, architecture, settings.definition)
     return replace(
         settings,
-        definition=path,
+        # An image of ours is built without naming its definition: the hints of failures are other ones then.
+        definition=found if target.startswith(CONTAINER) else settings.definition,
         target=target,
         architecture=architecture,
         release=built["release"],

@@ -23,104 +23,6 @@ from terminal import Failure
 
 MODULES: Final = "usr/lib/modules"
 
-ALLOWED: Final = (
-    # Devices of virtual machines and of the clouds: disks, networks, entropy, memory, the hypervisor's own channels.
-    *(
-        "virtio*",
-        "vmw_vsock_virtio_transport*",
-        "vsock",
-        "vsock_diag",
-        "vsock_loopback",
-        "qemu_fw_cfg",
-        "pvpanic*",
-        "i6300esb",
-    ),
-    *(
-        "nvme*",
-        "ahci",
-        "ata_piix",
-        "sd_mod",
-        "sr_mod",
-        "sg",
-        "vmw_pvscsi",
-        "hv_*",
-        "pci-hyperv",
-        "xen-blkfront",
-        "xen-netfront",
-    ),
-    *(
-        "ena",
-        "gve",
-        "mana",
-        "vmxnet3",
-        "ixgbevf",
-        "mlx5_core",
-        "idpf",
-        "ptp_*",
-        "kvm",
-        "kvm-intel",
-        "kvm-amd",
-        "softdog",
-    ),
-    *("button", "evdev", "serio_raw", "configfs", "rapl", "cpuid", "msr", "watchdog"),
-    # File systems, and what they lie on.
-    *(
-        "squashfs",
-        "erofs",
-        "overlay",
-        "isofs",
-        "udf",
-        "vfat",
-        "xfs",
-        "btrfs",
-        "autofs4",
-        "efivarfs",
-        "nls_*",
-        "loop",
-        "nbd",
-        "brd",
-    ),
-    *(
-        "dm-*",
-        "raid0",
-        "raid1",
-        "raid10",
-        "raid456",
-        "zram",
-        "lz4*",
-        "nfs",
-        "nfsv*",
-        "cifs",
-        "ceph",
-        "rbd",
-        "iscsi_tcp",
-        "9p*",
-    ),
-    # What containers' networks are made of.
-    *("bridge", "br_netfilter", "veth", "tun", "tap", "dummy", "ifb", "vrf", "bonding", "8021q", "team*", "netconsole"),
-    *(
-        "vxlan",
-        "geneve",
-        "macvlan",
-        "macvtap",
-        "ipvlan",
-        "ipvtap",
-        "wireguard",
-        "ip_gre",
-        "ip6_gre",
-        "ipip",
-        "sit",
-        "*_tunnel",
-    ),
-    *("net/netfilter/*", "net/ipv4/netfilter/*", "net/ipv6/netfilter/*", "net/bridge/netfilter/*", "net/openvswitch/*"),
-    *("net/sched/*", "net/xfrm/*", "*_diag", "esp4", "esp6", "tls", "tcp_bbr", "sctp", "psample"),
-    # Cryptography that others ask for by the name of an algorithm, which no list of dependencies shows.
-    *("crypto/*", "arch/x86/crypto/*", "lib/crypto/*", "libcrc32c", "*-intel", "*-pclmul"),
-    "binfmt_misc",
-)
-"""Names, or paths below ``kernel/``, with shell wildcards. By function: what a node on QEMU, a cloud or plain hardware of the cloud
-kernel needs; left out are sensors, human input, lab devices, laptops and targets (the other end of storage protocols)."""
-
 _DEPENDS = "depends"
 
 
@@ -282,7 +184,7 @@ def modules(
     tree: Tree,
     toolbox: Toolbox,
     scratch: Path,
-    allowed: Iterable[str] = ALLOWED,
+    allowed: Iterable[str],
     *,
     decompress: bool = True,
 ) -> Patch:

@@ -85,6 +85,11 @@ UNWANTED: Final = (
         "usr/lib/python3/dist-packages/*/tests",
         "usr/share/python3",
     ),
+    *(
+        "usr/lib/python3*/lib-dynload/_test*",
+        "usr/lib/python3*/lib-dynload/_*test.*",
+        "usr/lib/python3*/lib-dynload/_xxtest*",
+    ),
     *("usr/share/dh-python", "usr/lib/valgrind", "usr/share/binfmts", "usr/share/gdb", "usr/share/gcc"),
     # character sets: the program on the node all speak UTF-8; these few are the ones that FAT and old protocols need
     *(
@@ -100,9 +105,17 @@ UNWANTED: Final = (
         "!usr/lib/*/gconv/IBM850.so",
     ),
     *("!usr/lib/*/gconv/CP1252.so", "!usr/lib/*/gconv/IBM437.so", "usr/share/i18n"),
+    # the same in Python: the tables of East Asian character sets of before Unicode
+    *(f"usr/lib/python3*/lib-dynload/_codecs_{name}.*" for name in ("cn", "hk", "iso2022", "jp", "kr", "tw")),
     *("usr/lib/locale/*", "!usr/lib/locale/C.utf8*"),
     # terminals that nobody sits at
     *("usr/share/zoneinfo/right", "usr/share/zoneinfo/posix", "usr/share/consolefonts", "usr/share/X11"),
+    # programs in perl, which is not there, and remains of package management
+    *("usr/bin/c_rehash", "usr/sbin/pam-auth-update", "usr/sbin/pam_getenv", "usr/lib/ssl/misc", "usr/bin/py3clean"),
+    *("usr/bin/py3compile", "usr/bin/py3versions", "usr/share/apport", "etc/dpkg", "usr/bin/dpkg*", "usr/sbin/dpkg*"),
+    # for building other programs, locales or time zones
+    *("usr/include", "usr/lib/*/*.a", "usr/bin/pygettext3*", "usr/bin/bashbug", "usr/bin/localedef"),
+    *("usr/sbin/iconvconfig", "usr/sbin/zic", "usr/bin/tzselect"),
     # test and load programs
     *("usr/bin/containerd-stress", "usr/lib/systemd/tests", "usr/share/docker.io/contrib", "usr/lib/pcrlock.d"),
 )

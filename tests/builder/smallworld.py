@@ -50,7 +50,7 @@ version: 1
 name: node
 suites: [{suite: test}]
 packages: [base, tool, node]
-kernel: {modules: [], initrd: [], command_line: quiet}
+kernel: {modules: {}, initrd: [], command_line: quiet}
 architectures:
   amd64: {kernel: {consoles: [ttyS0]}}
   arm64: {kernel: {consoles: [ttyAMA0]}, links: {etc/board: virt}}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from builder.initrd import initrd
+from builder import cpio
+from builder.initrd import initrd, pack
+from builder.tools import Tools
 from builder.tree import Kind, Tree, file
 from terminal import Failure
 from tests.builder.finish.test_modules import tree_of
@@ -50,3 +53,17 @@ def test_an_unknown_module_is_named(script: Path) -> None:
     tree.put(file("usr/bin/busybox", "ELF", 0o755))
     with pytest.raises(Failure, match="overlai"):
         initrd(tree, ["overlai"], script)
+
+
+def test_a_release_compresses_it_to_the_same_bytes_each_time(tmp_path: Path, closure: Tools) -> None:
+    entries = [file("init", "#!/bin/busybox sh\n", 0o755), file("modules/large", bytes(range(256)) * 9000)]
+    plain, one, two = (tmp_path / name for name in ("plain", "one", "two"))
+    pack(entries, plain, closure, release=False)
+    pack(entries, one, closure, release=True)
+    pack(entries, two, closure, release=True)
+    assert plain.read_bytes() == b"".join(cpio.archive(entries))
+    assert one.read_bytes() == two.read_bytes()
+    assert one.stat().st_size < plain.stat().st_size / 10
+    command = [*closure.command("zstd"), "-q", "-d", "-c", str(one)]
+    unpacked = subprocess.run(command, env=closure.environment("zstd"), capture_output=True, check=True)
+    assert unpacked.stdout == plain.read_bytes()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import marshal
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from types import CodeType
 
 import pytest
 
-from builder.finish.bytecode import bytecode
+from builder.finish.bytecode import SELDOM, bytecode
 from builder.tree import Entry, Inline, Kind, Tree, file
 from terminal import Failure
 
@@ -82,3 +85,27 @@ def test_a_syntax_error_is_told_with_the_file(tmp_path: Path) -> None:
         bytecode(tree, Toolbox(), tmp_path)
     assert "/usr/lib/flotilla/fleet/z.py" in str(caught.value.__cause__)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_seldom_used_stays_source(tmp_path: Path) -> None:
+    library, elsewhere = "usr/lib/python3.13/", "usr/lib/python3/dist-packages/"
+    names = ["unittest/case.py", "encodings/cp1252.py", "encodings/utf_8.py", "encodings/__init__.py", "enum.py"]
+    tree = Tree(file(place + name, "A = 1\n") for place in (library, elsewhere) for name in names)
+    put = [entry.path for entry in bytecode(tree, Toolbox(), tmp_path).put if entry.path.endswith(".pyc")]
+    compiled = [path.replace("__pycache__/", "").replace(f".{TAG}.pyc", ".py") for path in put]
+    assert sorted(compiled) == sorted([*(elsewhere + name for name in names), *(library + name for name in names[2:])])
+
+
+def test_our_code_on_the_node_imports_nothing_that_is_seldom_used() -> None:
+    script = (
+        "import pkgutil, sys\n"
+        "for name in ('cloudconfig', 'discovery', 'etcd', 'fleet', 'terminal'):\n"
+        "    for each in pkgutil.walk_packages(__import__(name).__path__, name + '.'):\n"
+        "        __import__(each.name)\n"
+        "print(*sorted(str(getattr(each, '__file__', None)) for each in sys.modules.values()), sep='\\n')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    library = sysconfig.get_path("stdlib") + "/"
+    names = [line.removeprefix(library) for line in done.stdout.splitlines() if line.startswith(library)]
+    assert "json/__init__.py" in names
+    assert [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in SELDOM)] == []
