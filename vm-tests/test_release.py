@@ -23,7 +23,17 @@ NAME = "vm-tests-release"
 
 ABSENT = (
     # package managers, perl and what is written in it
-    *("*/perl*", "*/dpkg", "*/dpkg-*", "*/apt", "*/apt-*", "*/adduser", "*/deluser", "*/debconf*", "var/lib/dpkg"),
+    *(
+        "*bin/perl*",
+        "*bin/dpkg*",
+        "*bin/apt*",
+        "*/adduser",
+        "*/deluser",
+        "*/debconf*",
+        "*/perl5",
+        "etc/apt",
+        "var/lib/dpkg",
+    ),
     # what people read elsewhere
     *("usr/share/man/*", "usr/share/info/*", "usr/share/locale/*", "usr/share/i18n", "usr/lib/locale/[!C]*"),
     *("*/changelog*", "*/README*", "*/examples", "usr/share/bash-completion", "usr/share/zoneinfo/*"),

@@ -26,6 +26,7 @@ UNWANTED: Final = (
         "usr/share/gtk-doc",
     ),
     *("usr/share/help/*", "usr/share/pixmaps/*", "usr/share/applications/*", "usr/share/base-files/info.dir"),
+    *("etc/*/README", "etc/*/README.*"),
     # shells' completions, and other people's package managers and init systems
     *(
         "usr/share/bash-completion",
