@@ -37,6 +37,8 @@ CANDIDATES: tuple[tuple[str, ...], ...] = (
     ("squashfs", "-comp", "zstd", "-Xcompression-level", "3", "-b", "64K"),
     ("squashfs", "-comp", "zstd", "-Xcompression-level", "15", "-b", "256K"),
     ("squashfs", "-comp", "zstd", "-Xcompression-level", "19", "-b", "256K"),
+    ("squashfs", "-comp", "zstd", "-Xcompression-level", "19", "-b", "1M"),
+    ("squashfs", "-comp", "xz", "-Xbcj", "x86", "-b", "1M"),
     ("erofs",),
     ("erofs", "-zlz4"),
     ("erofs", "-zlz4hc,9", "-C65536"),
