@@ -111,7 +111,7 @@ def _told(excess: Excess, beside: Path) -> Iterator[str]:
     over = excess.bytes - excess.limit
     yield f"{excess.part} has {_mega(excess.bytes)}, {_mega(over)} more than {excess.key} allows ({_mega(excess.limit)})"
     if not excess.known:
-        yield f"there is no {beside.name} to compare with; the largest owners, before compression:"
+        yield f"{beside.name} has nothing to compare with; the largest owners, before compression:"
     elif excess.grown:
         yield f"the owners that grew most since {beside.name}, before compression:"
     else:

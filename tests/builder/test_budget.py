@@ -151,7 +151,7 @@ def test_a_build_that_is_too_large_fails_and_publishes_nothing(world: World, cap
     # Where nothing was accepted, the largest are named; and room made is room.
     (world.root / "image/node.sizes.json").unlink()
     assert osbuild(*world.arguments("image", "--definition", world.node)) == 1
-    assert "there is no node.sizes.json to compare with" in capsys.readouterr().err
+    assert "node.sizes.json has nothing to compare with" in capsys.readouterr().err
     world.node.write_text(NODE + "budget: {fast: {root: 20 MB}, release: {root: 1 kB}}\n")
     assert osbuild(*world.arguments("image", "--definition", world.node)) == 0
     assert osbuild(*world.arguments("image", "--release", "--definition", world.node)) == 1
