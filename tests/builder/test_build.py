@@ -61,13 +61,17 @@ def test_a_container_holds_packages_overlay_and_owners(world: World, capsys: Out
 
 def test_an_image_has_everything_that_qemu_wants(world: World, closure: Tools) -> None:
     assert osbuild(world, "image", "--definition", world.node) == 0
-    assert set(snapshot(world.output)) == {
-        "cmdline",
-        "disk.qcow2",
-        "initrd.img",
-        "root.img",
-        "vmlinuz",
-    } | TOLD
+    assert (
+        set(snapshot(world.output))
+        == {
+            "cmdline",
+            "disk.qcow2",
+            "initrd.img",
+            "root.img",
+            "vmlinuz",
+        }
+        | TOLD
+    )
     assert (world.output / "vmlinuz").read_bytes() == b"a kernel"
     line = (world.output / "cmdline").read_text()
     found = re.fullmatch(
