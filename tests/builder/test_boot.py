@@ -66,7 +66,7 @@ def test_the_same_parts_make_the_same_program(files: BootFiles, tmp_path: Path, 
 
 
 def test_without_systemd_boot_the_package_is_named() -> None:
-    with pytest.raises(Failure, match="systemd-bootaa64.efi: a disk needs systemd-boot") as caught:
+    with pytest.raises(Failure, match=r"systemd-bootaa64\.efi: a disk needs systemd-boot") as caught:
         BootFiles.of([], "arm64")
     assert "systemd-boot-efi" in (caught.value.hint or "")
 
@@ -117,7 +117,7 @@ def test_the_same_contents_make_the_same_partition(tmp_path: Path, closure: Tool
 
 
 def test_what_does_not_fit_is_told_beforehand(tmp_path: Path, closure: Tools) -> None:
-    with pytest.raises(Failure, match="too small: 16.0 MB do not fit into 16.8 MB") as caught:
+    with pytest.raises(Failure, match=r"too small: 16\.0 MB do not fit into 16\.8 MB") as caught:
         system_partition({"large": bytes(16_000_000)}, 16 * MIB, tmp_path / "esp", EPOCH, closure)
     assert "disk: {esp: ...}" in (caught.value.hint or "")
     assert not (tmp_path / "esp").exists()
