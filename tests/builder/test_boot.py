@@ -19,7 +19,7 @@ MIB = 1 << 20
 @pytest.fixture
 def files() -> BootFiles:
     """The real ones."""
-    found = {info.name.rpartition("/")[2]: data for info, data in systemd_boot() if info.isfile()}
+    found = {info.name.rpartition("/")[2]: data for info, data in systemd_boot("amd64") if info.isfile()}
     return BootFiles("x64", found["systemd-bootx64.efi"], found["linuxx64.efi.stub"])
 
 
