@@ -7,16 +7,29 @@ how the tree is finished. A definition is data only; it never holds an address o
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from builder import include
 from builder.architecture import HOST, ArchitectureName, known
 from builder.document import Node
 from builder.include import Named, Whole
+from builder.verity import hash_bytes
 from terminal import Failure
 
 Words = Annotated[tuple[str, ...], Whole.WHOLE]
@@ -116,28 +129,62 @@ class Filesystem(_Model):
     """Options of the writer under ``--release``: slower, smaller."""
 
 
+MIB: Final = 1 << 20
+_ESP_MIN: Final = 16 * MIB
+"""Below, FAT16 has too few clusters to be FAT16."""
+_SIZE_MAX: Final = 1 << 40
+
+
+def _size(given: object) -> int:
+    """Bytes, of text with a unit (``64MiB``). Raises ValueError for what a partition cannot have."""
+    found = re.fullmatch(r"([1-9][0-9]*)(MiB|GiB)", given) if isinstance(given, str) else None
+    if found is None:
+        raise ValueError("a size is whole MiB or GiB, as in 64MiB or 2GiB")
+    size = int(found[1]) * (MIB if found[2] == "MiB" else 1024 * MIB)
+    if size > _SIZE_MAX:
+        raise ValueError("at most 1024GiB")
+    return size
+
+
+def size_text(size: int) -> str:
+    """The text that the size ``size`` (bytes) has in a definition."""
+    return f"{size // MIB}MiB" if size % (1024 * MIB) else f"{size // (1024 * MIB)}GiB"
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]*(MiB|GiB)$"}),
+    PlainSerializer(size_text, return_type=str),
+]
+"""Bytes, written as text with a unit."""
+
+
 class Disk(_Model):
-    """The partitions of a node's disk; each size is whole MiB (``64MiB``). Root and verity are there twice, for this version and the next."""
+    """The partitions of a node's disk; each size is whole MiB or GiB (``64MiB``). Root and verity are there twice, for this version and the next."""
 
-    model_config = ConfigDict(strict=False)  # for the units
-
-    esp: ByteSize = ByteSize(128 << 20)
-    """EFI system partition: boot loader, and a kernel with initrd for each version."""
-    root: ByteSize = ByteSize(512 << 20)
+    esp: Size = 128 * MIB
+    """EFI system partition: boot loader, and a kernel with initrd for each version; 16MiB at least."""
+    root: Size = 512 * MIB
     """A root's file system."""
-    verity: ByteSize = ByteSize(8 << 20)
-    """The hashes of a root: a 127th of its size."""
-    state: ByteSize = ByteSize(1 << 30)
+    verity: Size = 8 * MIB
+    """The hashes of a root: a 126th of its size."""
+    state: Size = 1024 * MIB
     """What is the node's own; its first boot grows it to the end of the disk."""
 
+    @field_validator("esp")
+    @classmethod
+    def _esp(cls, size: int) -> int:
+        if size < _ESP_MIN:
+            raise ValueError(f"an EFI system partition has at least {size_text(_ESP_MIN)}")
+        return size
+
     @model_validator(mode="after")
-    def _whole(self) -> Disk:
-        for name, size in self:
-            if size % (1 << 20) or not size:
-                raise ValueError(f"{name}: {size} bytes are not whole MiB")
-        if self.verity * 126 < self.root:
+    def _hashes_fit(self) -> Disk:
+        needed = hash_bytes(self.root)
+        if self.verity < needed:
             raise ValueError(
-                f"the hashes of a root of {self.root >> 20} MiB need a verity of {(self.root // 126 >> 20) + 1}MiB"
+                f"the hashes of a root of {size_text(self.root)} need a verity of {size_text(-(-needed // MIB) * MIB)}"
             )
         return self
 
@@ -274,8 +321,9 @@ def _checked(node: Node) -> Definition:
         path_text = ".".join(str(part) for part in location)
         if first["type"] == FORBIDDEN:
             raise Failure(f"unknown key {path_text!r}", where=where, hint=_nearest(str(location[-1]))) from None
+        message = first["msg"].removeprefix("Value error, ")
         raise Failure(
-            f"{path_text}: {first['msg'][0].lower()}{first['msg'][1:]}",
+            f"{path_text}: {message[0].lower()}{message[1:]}",
             where=where,
             hint="docs/definition.md lists every key",
         ) from None

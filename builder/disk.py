@@ -11,6 +11,7 @@ are derived from the contents. sfdisk writes the partition table (GPT; UEFI 5.3)
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -143,6 +144,8 @@ def write(where: Layout, contents: Sequence[Extent], output: Path, tools: Tools)
 def _copy(source: int, target: int, extent: Extent) -> None:
     """Copy what is data; holes of the source stay holes."""
     end = extent.source_offset + extent.size
+    if (there := os.fstat(source).st_size) < end:
+        raise Failure(f"ended after {there} bytes, {end} were promised", where=str(extent.source))
     for begin, stop in _data(source, extent.source_offset, end):
         position = begin
         while position < stop:
@@ -154,7 +157,7 @@ def _copy(source: int, target: int, extent: Extent) -> None:
                 extent.offset + position - extent.source_offset,
             )
             if moved == 0:
-                raise Failure(f"ended after {position} bytes, {end} were promised", where=str(extent.source))
+                raise Failure(f"was cut while it was read, after {position} bytes", where=str(extent.source))
             position += moved
 
 
@@ -162,8 +165,10 @@ def _data(file: int, begin: int, end: int) -> Iterable[tuple[int, int]]:
     while begin < end:
         try:
             start = os.lseek(file, begin, os.SEEK_DATA)
-        except OSError:  # ENXIO: only a hole is left
-            return
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
         if start >= end:
             return
         stop = min(os.lseek(file, start, os.SEEK_HOLE), end)

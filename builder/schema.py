@@ -21,7 +21,7 @@ from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from builder import definition
-from builder.definition import RULES, Definition, sections
+from builder.definition import RULES, Definition, Size, sections, size_text
 from builder.include import COMMON, SECTIONS, Named, Whole
 
 INTRODUCTION: Final = """\
@@ -122,6 +122,10 @@ def json_schema() -> str:
     for name, each in [("Definition", schema), *schema["$defs"].items()]:
         for key, told in each["properties"].items():
             told["description"] = meanings[name, key]
+    for _, model in _models():
+        for key, field in model.model_fields.items():
+            if _is_size(field):
+                schema["$defs"][model.__name__]["properties"][key]["default"] = size_text(field.default)
     # With an include, what a file lacks may be in another one: only the build can tell.
     schema["anyOf"] = [{"required": ["include"]}, {"required": schema.pop("required")}]
     for field in Definition.model_fields.values():
@@ -200,8 +204,12 @@ def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
     meanings = _meanings()
     for name, field in model.model_fields.items():
         key = field.alias or name
-        value = _type(field.annotation, key)
+        value = "size" if _is_size(field) else _type(field.annotation, key)
         yield f"| `{key}` | {value} | {_default(field)} | {_plain(meanings[model.__name__, key])} |"
+
+
+def _is_size(field: FieldInfo) -> bool:
+    return tuple(field.metadata) == typing.get_args(Size)[1:]
 
 
 def _type(annotation: object, key: str) -> str:
@@ -228,8 +236,8 @@ def _default(field: FieldInfo) -> str:
     """In YAML's words; a dash for a key that must be there, nothing for an empty default."""
     if field.is_required():
         return "-"
+    if _is_size(field):
+        return f"`{size_text(field.default)}`"
     if field.default in (None, (), {}, "") or isinstance(field.default, BaseModel):
         return ""
-    if isinstance(field.default, ByteSize):
-        return f"`{field.default.human_readable().replace('.0', '')}`"
     return f"`{json.dumps(field.default)}`" if not isinstance(field.default, str) else f"`{field.default}`"

@@ -50,6 +50,15 @@ class Verity:
         return f"flotilla.verity={self.data_blocks}:{self.root_hash}"
 
 
+def hash_bytes(size: int) -> int:
+    """How long superblock and tree of hashes are for ``size`` bytes of data: each level has 32 bytes for each block of the one below."""
+    blocks, total = -(-size // BLOCK), 1
+    while blocks > 1:
+        blocks = -(-blocks * 32 // BLOCK)
+        total += blocks
+    return total * BLOCK
+
+
 def protect(root: Path, tools: Tools) -> Verity:
     """Fill the last block of the file system in ``root`` with zeros and append superblock and tree of hashes to it.
 

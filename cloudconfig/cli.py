@@ -83,7 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=_render)
 
     sub = commands.add_parser("apply", help="on a node: do it", epilog=_APPLY, formatter_class=shape)
-    sub.add_argument("--datasource", metavar="NAME", default="auto", help="auto (default), nocloud, file:PATH, none")
+    sub.add_argument(
+        "--datasource",
+        metavar="NAME",
+        default="auto",
+        help="auto (default), installed, nocloud, file:PATH, none; several with commas: the first that is there",
+    )
     sub.add_argument("--root", metavar="DIR", default="/", help="a folder to write into instead of the running system")
     sub.set_defaults(run=_apply)
 

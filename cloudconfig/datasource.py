@@ -1,7 +1,11 @@
 """Where user-data comes from. The source is named, never guessed: by an option, or on the kernel command line.
 
 ``nocloud``: a block device whose virtio serial number is ``cidata`` or that udev found by the label ``cidata``, holding ISO 9660
-with ``user-data`` and ``meta-data``. ``file:PATH``: a file with user-data and no meta-data. ``none``: nothing to do.
+with ``user-data`` and ``meta-data``. ``installed``: the same two as files on the state partition, where an installation left them.
+``file:PATH``: a file with user-data and no meta-data. ``none``: nothing to do.
+
+Several with commas between them (``installed,nocloud``): the first that is there; only the last is waited for, and that none is there is
+then no failure. One that is there and broken is one: nobody wants the next instead.
 """
 
 from __future__ import annotations
@@ -18,9 +22,15 @@ from cloudconfig.userdata import INFLATED_MAX
 from terminal import Failure, UsageFailure
 
 LABEL = "cidata"
+INSTALLED = Path("/var/lib/flotilla")
+"""Where ``flotilla-install`` puts ``user-data`` and ``meta-data``, mode 0600."""
 # Disks are there before us (the initrd waits for the root disk, on the same bus); a slow CD drive may not be.
 WAIT_S = 10.0
 _OPTION = re.compile(r"(?:^|\s)flotilla\.datasource=(\S*)")
+
+
+class Absent(Failure):
+    """A datasource that is not there; one that is there and broken is any other Failure."""
 
 
 class Seed(NamedTuple):
@@ -42,19 +52,57 @@ def chosen(name: str, command_line: str) -> str:
 
 
 def check(name: str) -> None:
-    """Raise UsageFailure unless a datasource is called ``name``."""
-    if name not in ("auto", "nocloud", "none") and not name.startswith("file:"):
-        raise UsageFailure(f"no datasource is called {name!r}", hint="there are: auto, nocloud, file:PATH, none")
+    """Raise UsageFailure unless ``name`` is a datasource, or several."""
+    several = "," in name
+    for each in name.split(","):
+        if each in ("installed", "nocloud") or each.startswith("file:") or (each in ("auto", "none") and not several):
+            continue
+        raise UsageFailure(
+            f"no datasource is called {each!r}" if each not in ("auto", "none") else f"{each!r} stands alone",
+            hint="there are: auto, installed, nocloud, file:PATH, none; installed,nocloud means the first that is there",
+        )
 
 
-def fetch(name: str, *, wait_s: float = WAIT_S) -> Seed | None:
-    """Get the seed of the datasource ``name`` (not auto), None for ``none``. Raises Failure."""
+def fetch(name: str, *, wait_s: float = WAIT_S, system: Path = Path("/")) -> Seed | None:
+    """Get the seed of the datasource ``name`` (not auto), None for ``none``, and if of several none is there. Raises Failure."""
     if name in ("none", ""):
         return None
-    if name == "nocloud":
-        return nocloud(wait_s=wait_s)
     check(name)
-    return _file(Path(name.removeprefix("file:")))
+    *first, last = name.split(",")
+    for each in first:
+        try:
+            return _fetch(each, 0, system)
+        except Absent:
+            continue
+    try:
+        return _fetch(last, wait_s, system)
+    except Absent:
+        if first:
+            return None
+        raise
+
+
+def _fetch(name: str, wait_s: float, system: Path) -> Seed:
+    if name == "nocloud":
+        return nocloud(system=system, wait_s=wait_s)
+    if name == "installed":
+        return installed(system)
+    path = name.removeprefix("file:")
+    return Seed(name, _read(Path(path)))
+
+
+def installed(system: Path = Path("/")) -> Seed:
+    """Read what an installation left on the state partition. Raises Failure."""
+    folder = system / INSTALLED.relative_to("/")
+    found = {}
+    for name in ("user-data", "meta-data"):
+        try:
+            found[name] = _read(folder / name)
+        except Absent:
+            continue
+    if not found:
+        raise Absent("there is neither user-data nor meta-data", where=str(folder))
+    return with_meta_data(Seed("installed", found.get("user-data", b"")), found.get("meta-data", b""))
 
 
 def nocloud(
@@ -71,7 +119,7 @@ def nocloud(
         if device is not None:
             return read_volume(device)
         if clock() >= end:
-            raise Failure(
+            raise Absent(
                 f"no volume called {LABEL} after {wait_s:g} s",
                 where="nocloud",
                 hint="attach the seed as a disk with serial=cidata, or leave flotilla.datasource away",
@@ -132,13 +180,14 @@ def with_meta_data(seed: Seed, data: bytes) -> Seed:
     )
 
 
-def _file(path: Path) -> Seed:
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(2 * INFLATED_MAX)
+            return file.read(2 * INFLATED_MAX)
+    except FileNotFoundError as error:
+        raise Absent("there is no such file", where=str(path)) from error
     except OSError as error:
         raise Failure(f"cannot be read: {error.strerror}", where=str(path)) from error
-    return Seed(f"file:{path}", data)
 
 
 def _text(node: yamltree.Node | None) -> str:

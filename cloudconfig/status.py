@@ -19,7 +19,7 @@ PATH = "/run/cloudconfig/status.json"
 DONE = "done"  # all is as the user-data says
 DEGRADED = "degraded"  # host name and SSH keys are, the rest is not, or not wholly
 FAILED = "failed"  # nothing could be done
-NONE = "none"  # no datasource: nothing was asked for
+NONE = "none"  # no datasource, or of several none is there: nothing was asked for
 REPAIR = "hint: 'cloudconfig validate' tells lines; 'sudo cloudconfig apply --datasource file:PATH' repairs"
 
 
@@ -60,7 +60,9 @@ class Status(NamedTuple):
     def lines(self) -> list[str]:
         """For people: one line for the outcome, one for each error and warning."""
         if self.result == NONE:
-            return ["none: no datasource is named on the kernel command line"]
+            if self.datasource in ("", NONE):
+                return ["none: no datasource is named on the kernel command line"]
+            return [f"none: no user-data is there; tried {self.datasource.replace(',', ', ')}"]
         first = f"{self.result}: {self.datasource}, {len(self.changed)} paths changed, {self.seconds:.1f} s"
         repair = () if self.good else (REPAIR,)
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -60,9 +61,26 @@ def test_a_container_holds_packages_overlay_and_owners(world: World, capsys: Out
 
 def test_an_image_has_everything_that_qemu_wants(world: World, closure: Tools) -> None:
     assert osbuild(world, "image", "--definition", world.node) == 0
-    assert set(snapshot(world.output)) == {"cmdline", "initrd.img", "root.img", "vmlinuz"} | TOLD
+    assert (
+        set(snapshot(world.output))
+        == {
+            "cmdline",
+            "disk.qcow2",
+            "initrd.img",
+            "root.img",
+            "vmlinuz",
+        }
+        | TOLD
+    )
     assert (world.output / "vmlinuz").read_bytes() == b"a kernel"
-    assert (world.output / "cmdline").read_text() == "console=ttyS0 quiet\n"
+    line = (world.output / "cmdline").read_text()
+    found = re.fullmatch(
+        r"console=ttyS0 quiet flotilla\.verity=(\d+):([0-9a-f]{64}) flotilla\.root=serial:root flotilla\.state=serial:state\n",
+        line,
+    )
+    assert found, line
+    image, hashes = str(world.output / "root.img"), f"--hash-offset={int(found[1]) * 4096}"
+    closure.run("veritysetup", "verify", image, image, found[2], hashes)
     told = json.loads((world.output / "manifest.json").read_text())
     assert [package["name"] for package in told["packages"]] == ["base", "node", "tool"]
     root = closure.run("unsquashfs", "-pf", "-", str(world.output / "root.img")).decode("utf-8", "replace")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from builder import data, definition, document
 from terminal import Failure
@@ -49,6 +51,15 @@ def test_a_package_may_name_its_suite(tmp_path: Path) -> None:
         (GOOD.replace("{suite: trixie}", "{suite: trixie, suite: sid}"), ":4:21", "'suite' is there twice", "keep one"),
         (GOOD + "  bad: [\n", ":8:3", "not YAML", ""),
         ("- a\n", ":1:1", "mapping", "node.yaml"),
+        (GOOD + "disk: {esp: 64}\n", ":8:8", "disk.esp: a size is whole MiB or GiB", "docs/definition.md"),
+        (GOOD + "disk: {esp: 64 MB}\n", ":8:8", "disk.esp: a size is whole MiB or GiB", "docs/definition.md"),
+        (GOOD + "disk: {state: 0MiB}\n", ":8:8", "disk.state: a size is whole MiB or GiB", "docs/definition.md"),
+        (GOOD + "disk: {state: -1GiB}\n", ":8:8", "disk.state: a size is whole MiB or GiB", "docs/definition.md"),
+        (GOOD + "disk: {state: [1GiB]}\n", ":8:8", "disk.state: a size is whole MiB or GiB", "docs/definition.md"),
+        (GOOD + "disk: {state: 1025GiB}\n", ":8:8", "disk.state: at most 1024GiB", "docs/definition.md"),
+        (GOOD + "disk: {esp: 15MiB}\n", ":8:8", "disk.esp: an EFI system partition has at least 16MiB", ""),
+        (GOOD + "disk: {root: 1GiB}\n", ":8:1", "disk: the hashes of a root of 1GiB need a verity of 9MiB", ""),
+        (GOOD + "disk: {roots: 1GiB}\n", ":8:8", "unknown key 'disk.roots'", "did you mean 'root'"),
     ],
 )
 def test_a_mistake_is_pointed_at(tmp_path: Path, text: str, place: str, says: str, hint: str) -> None:
@@ -105,3 +116,16 @@ def test_yaml_that_few_write_is_placed_too(tmp_path: Path, text: str, place: str
 def test_a_merge_key_of_yaml_works(tmp_path: Path) -> None:
     text = GOOD.replace("{suite: trixie}", "&one {suite: trixie, pin_only: true}\n  - {<<: *one, suite: sid}")
     assert [(each.suite, each.pin_only) for each in load(tmp_path, text).suites] == [("trixie", True), ("sid", True)]
+
+
+def test_sizes_of_a_disk(tmp_path: Path) -> None:
+    disk = load(tmp_path, GOOD + "disk: {esp: 64MiB, state: 2GiB}\n").disk
+    assert (disk.esp, disk.root, disk.state) == (64 << 20, 512 << 20, 2 << 30)
+
+
+@given(st.integers(1, 1 << 20))
+def test_a_size_is_read_as_it_is_written(mebibytes: int) -> None:
+    given_as = definition.size_text(mebibytes << 20)
+    disk = definition.Disk.model_validate({"state": given_as})
+    assert disk.state == mebibytes << 20
+    assert disk.model_dump()["state"] == given_as

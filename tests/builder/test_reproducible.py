@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from builder.targets import TARGETS
 from builder.tools import Tools
 from tests.builder.smallworld import World
 from tests.builder.test_build import snapshot
 from tests.builder.test_kill import PATIENCE
+
+CONTAINER = "container"
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,10 @@ def hostile(folder: Path) -> Surroundings:
     )
 
 
-def build(world: World, verb: str, around: Surroundings, *words: str) -> dict[str, str]:
-    """Build the image or the container of ``world``; the hashes of all that came out."""
-    what = [verb, world.small] if verb == "container" else [verb, "--definition", world.node]
+def build(world: World, target: str, around: Surroundings, *words: str) -> dict[str, str]:
+    """Build the container of ``world``, or its node for another ``target``; the hashes of all that came out."""
+    image = ["image", "--definition", world.node, "--target", target]
+    what = ["container", world.small] if target == CONTAINER else image
     running = world.start(
         *what,
         *words,
@@ -77,8 +81,8 @@ def build(world: World, verb: str, around: Surroundings, *words: str) -> dict[st
     return snapshot(world.output)
 
 
-@pytest.mark.parametrize("verb", ["container", "image"])
-def test_the_same_inputs_give_the_same_bytes(verb: str, tmp_path: Path, closure: Tools) -> None:
+@pytest.mark.parametrize("target", [CONTAINER, *TARGETS])
+def test_the_same_inputs_give_the_same_bytes(target: str, tmp_path: Path, closure: Tools) -> None:
     """On another day, by another user, elsewhere on the disk, with a store that is empty, full, or not believed.
 
     If this fails, ``osbuild verify`` in the same surroundings tells which file differs.
@@ -90,11 +94,11 @@ def test_the_same_inputs_give_the_same_bytes(verb: str, tmp_path: Path, closure:
             path.chmod(0o700 if path.is_dir() else 0o600)
     around = hostile(tmp_path / "hostile")
 
-    expected = build(here, verb, Surroundings())
-    found = {"empty store": build(elsewhere, verb, around)}
-    found["full store"] = build(elsewhere, verb, around, "--force")
+    expected = build(here, target, Surroundings())
+    found = {"empty store": build(elsewhere, target, around)}
+    found["full store"] = build(elsewhere, target, around, "--force")
     shutil.rmtree(elsewhere.store / "steps")
-    found["half a store"] = build(elsewhere, verb, around, "--force", "--offline")
-    found["store not believed"] = build(elsewhere, verb, around, "--no-cache")
+    found["half a store"] = build(elsewhere, target, around, "--force", "--offline")
+    found["store not believed"] = build(elsewhere, target, around, "--no-cache")
     assert found == dict.fromkeys(found, expected)
     assert list((tmp_path / "hostile/tmp").iterdir()) == list((tmp_path / "hostile/home").iterdir()) == []

@@ -410,6 +410,15 @@ def test_a_user_cannot_have_another_file_written(node: Node, monkeypatch: pytest
 def test_no_datasource(node: Node) -> None:
     outcome = apply_module.apply("none", str(node.path), node.machine)
     assert (outcome.result, outcome.good, outcome.changed) == ("none", True, ())
+    assert outcome.lines() == ["none: no datasource is named on the kernel command line"]
+
+
+def test_several_datasources_of_which_none_is_there(node: Node) -> None:
+    source = f"file:{node.path}/one,file:{node.path}/two"
+    outcome = apply_module.apply(source, str(node.path), node.machine)
+    assert (outcome.result, outcome.good, outcome.errors) == ("none", True, ())
+    assert outcome.lines() == [f"none: no user-data is there; tried file:{node.path}/one, file:{node.path}/two"]
+    assert status.read(node.path / "run/cloudconfig/status.json") == outcome
 
 
 def test_a_missing_datasource_is_a_failure(node: Node) -> None:

@@ -122,6 +122,13 @@ def test_an_unknown_datasource_is_wrong_usage() -> None:
         datasource.fetch("ec2")
 
 
+@pytest.mark.parametrize("name", ["installed,ec2", "ec2,nocloud", "nocloud,", ",", "none,nocloud", "nocloud,auto"])
+def test_each_of_several_is_checked_before_any_is_asked(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageFailure) as caught:
+        datasource.fetch(name, wait_s=0, system=tmp_path)
+    assert "installed, nocloud" in (caught.value.hint or "")
+
+
 class Machine:
     """A folder with /sys/block and /dev, whose disk shows up at the third look."""
 
@@ -191,3 +198,77 @@ def test_a_wrong_volume(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "disk").write_bytes(content)
     with pytest.raises(Failure, match=message):
         datasource.read_volume(tmp_path / "disk")
+
+
+def install(root: Path, **files: bytes) -> None:
+    """As flotilla-install leaves ``user_data`` and ``meta_data`` behind."""
+    folder = root / "var/lib/flotilla"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name.replace("_", "-")).write_bytes(data)
+
+
+def test_what_was_installed(tmp_path: Path) -> None:
+    install(tmp_path, user_data=USER_DATA, meta_data=META_DATA.encode())
+    assert datasource.fetch("installed", system=tmp_path) == Seed("installed", USER_DATA, "i-1", "node-1")
+
+
+@pytest.mark.parametrize(
+    ("files", "seed"),
+    [
+        ({"user_data": USER_DATA}, Seed("installed", USER_DATA)),
+        ({"meta_data": b"local-hostname: n9\n"}, Seed("installed", b"", hostname="n9")),
+    ],
+)
+def test_one_of_the_two_is_enough(files: dict[str, bytes], seed: Seed, tmp_path: Path) -> None:
+    install(tmp_path, **files)
+    assert datasource.installed(tmp_path) == seed
+
+
+def test_nothing_installed_is_told(tmp_path: Path) -> None:
+    install(tmp_path)
+    with pytest.raises(datasource.Absent, match="/var/lib/flotilla: there is neither user-data nor meta-data"):
+        datasource.fetch("installed", system=tmp_path)
+
+
+def test_the_first_that_is_there_wins(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.disk("vdc", "cidata", VOLUME)
+    install(tmp_path)
+    for several in ("installed,nocloud", "file:/no/such/file,nocloud,installed"):
+        found = datasource.fetch(several, system=tmp_path)
+        assert found is not None
+        assert (found.source, found.hostname) == ("nocloud", "node-1")
+    install(tmp_path, user_data=b"#cloud-config\n")
+    assert datasource.fetch("installed,nocloud", system=tmp_path) == Seed("installed", b"#cloud-config\n")
+    found = datasource.fetch("nocloud,installed", system=tmp_path)
+    assert found is not None
+    assert found.source == "nocloud"
+
+
+def test_only_the_last_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def absent(*, system: Path, wait_s: float) -> Seed:
+        assert system == tmp_path
+        asked.append(wait_s)
+        raise datasource.Absent("not there")
+
+    monkeypatch.setattr(datasource, "nocloud", absent)
+    assert datasource.fetch("nocloud,installed", wait_s=9, system=tmp_path) is None
+    assert datasource.fetch("installed,nocloud", wait_s=9, system=tmp_path) is None
+    with pytest.raises(datasource.Absent):
+        datasource.fetch("nocloud", wait_s=9, system=tmp_path)
+    assert asked == [0, 9, 9]
+
+
+def test_what_is_there_and_broken_is_not_passed_over(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.disk("vdc", "cidata", VOLUME)
+    install(tmp_path, user_data=USER_DATA, meta_data=b"instance-id: a\ninstance-id: b\n")
+    with pytest.raises(Failure, match="meta-data line 2"):
+        datasource.fetch("installed,nocloud", system=tmp_path)
+    (tmp_path / "var/lib/flotilla/user-data").unlink()
+    (tmp_path / "var/lib/flotilla/user-data").mkdir()
+    with pytest.raises(Failure, match="user-data: cannot be read: Is a directory"):
+        datasource.fetch("installed,nocloud", system=tmp_path)
