@@ -19,6 +19,8 @@ from terminal import Failure
 _FOLDER: Final = "usr/lib/systemd/boot/efi/"
 _EFI_NAMES: Final = {"amd64": "x64", "arm64": "aa64"}
 _UKIFY: Final = "usr/lib/systemd/ukify"
+_KEEPING_BYTECODE: Final = "import runpy, sys; sys.dont_write_bytecode = False; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+"""Runs a Python program of the closure with its modules' byte code kept there: to compile them at each start takes longer than ukify's work."""
 
 LOADER_CONF: Final = "timeout 0\nconsole-mode keep\neditor no\n"
 """Of systemd-boot: no menu unless a key is held; nobody may write another command line at the console."""
@@ -76,6 +78,7 @@ def unified_kernel(
     made = work / "uki.efi"
     tools.run(
         "python3",
+        *("-X", f"pycache_prefix={tools.root / 'bytecode'}", "-c", _KEEPING_BYTECODE),
         *(str(tools.root / _UKIFY), "build", "--linux", str(kernel)),
         *(word for path in initrds for word in ("--initrd", str(path))),
         *("--cmdline", f"@{work / 'cmdline'}", "--os-release", f"@{work / 'os-release'}"),

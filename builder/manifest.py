@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -37,6 +38,9 @@ def compose(
     ``release`` the option of that name, and ``inputs`` the id of each thing that shaped the build: with them it can be verified; ``sizes`` the
     bytes of each part that a budget can limit, and ``boot`` the bytes before compression of the kernel and of each file in the initrd.
     """
+    paths = sorted(artifacts)
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
+        digests = list(pool.map(sha256, paths))
     return {
         "version": VERSION,
         "build": build,
@@ -59,7 +63,8 @@ def compose(
             for package in lock.packages
         ],
         "artifacts": [
-            {"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)} for path in sorted(artifacts)
+            {"name": path.name, "size": path.stat().st_size, "sha256": digest}
+            for path, digest in zip(paths, digests, strict=True)
         ],
         "sizes": dict(sizes),
         "owners": _largest_first(owners(tree)),
