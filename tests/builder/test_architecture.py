@@ -31,9 +31,9 @@ version: 1
 name: base
 suites: [{suite: test}]
 packages: [base]
-kernel: {modules: [loop], initrd: [], command_line: quiet}
+kernel: {modules: {disks: [loop]}, initrd: [], command_line: quiet}
 architectures:
-  amd64: {packages: [boot-amd64], kernel: {modules: [aesni*], consoles: [ttyS0]}}
+  amd64: {packages: [boot-amd64], kernel: {modules: {disks: [aesni*]}, consoles: [ttyS0]}}
   arm64: {packages: [boot-arm64], kernel: {consoles: [ttyAMA0], command_line: loud}}
 """
 
@@ -88,7 +88,7 @@ def test_a_section_is_merged_over_the_rest(tmp_path: Path) -> None:
     assert (amd64.packages, arm64.packages) == (("base", "boot-amd64"), ("base", "boot-arm64"))
     assert amd64.kernel is not None
     assert arm64.kernel is not None
-    assert (amd64.kernel.modules, arm64.kernel.modules) == (("loop", "aesni*"), ("loop",))
+    assert (amd64.kernel.modules, arm64.kernel.modules) == ({"disks": ("loop", "aesni*")}, {"disks": ("loop",)})
     assert (amd64.kernel.parameters(), arm64.kernel.parameters()) == ("console=ttyS0 quiet", "console=ttyAMA0 loud")
     assert amd64.architectures == arm64.architectures == {}
 
