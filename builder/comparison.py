@@ -14,6 +14,7 @@ from typing import Final
 from builder import data, inputs, treediff
 from builder.deb import Package
 from builder.definition import Definition
+from builder.finish.bytecode import is_seldom
 from builder.finish.slim import slim
 from builder.tree import Entry, Kind, Tree, parents
 from builder.treediff import Facts
@@ -25,6 +26,7 @@ RULES: Final = MappingProxyType(
         "others": "brought only by packages that the node does not have (image/comparison.yaml)",
         "slim": "dropped from both by the same patterns (builder/finish/slim.py)",
         "remove": "dropped from both by the same patterns (remove, in the definition)",
+        "bytecode": "of Python modules that hardly anything imports (SELDOM in builder/finish/bytecode.py)",
         "modules": "kernel modules that the definition does not name; ours are not compressed, so contents are not compared",
         "overlay": "files of our overlay, our units and our code, which are there to be read, and what they replace",
     }
@@ -64,6 +66,7 @@ def sides(
     leave_out("others", {entry.path for package in others for entry in package.entries} - brought - ours.keys())
     leave_out("slim", _slimmed(theirs, ours))
     leave_out("remove", _removed(theirs, what.remove, ours))
+    leave_out("bytecode", _seldom(theirs.keys() - ours.keys()))
     for path in [path for path in theirs if path.startswith("usr/lib/modules/") and "/kernel/" in path]:
         plain = path.removesuffix(".xz")
         if plain not in ours:
@@ -89,6 +92,16 @@ def _removed(theirs: Mapping[str, Facts], patterns: Iterable[str], ours: Mapping
     names = _names(theirs)
     found = {entry.path for pattern in patterns for entry in names.glob(pattern)}
     return {path for path in theirs if path in found or any(above in found for above in parents(path))} - ours.keys()
+
+
+def _seldom(paths: Iterable[str]) -> Iterator[str]:
+    """Those of ``paths`` that are the bytecode of seldom imported modules, or a folder for nothing else."""
+    for path in paths:
+        folder, _, name = path.partition("/__pycache__")
+        if name.endswith(".pyc") or path.endswith("/__pycache__"):
+            source = f"{folder}/{name[1:].partition('.')[0] or '__init__'}.py"
+            if is_seldom(source):
+                yield path
 
 
 def _names(side: Mapping[str, Facts]) -> Tree:

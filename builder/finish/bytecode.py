@@ -99,7 +99,7 @@ def bytecode(
         entry
         for folder in folders
         for entry in tree.below(folder)
-        if entry.kind is Kind.FILE and entry.path.endswith(".py") and not _is_seldom(entry.path)
+        if entry.kind is Kind.FILE and entry.path.endswith(".py") and not is_seldom(entry.path)
     ]
     scratch.mkdir(parents=True, exist_ok=True)
     root = scratch / "root"
@@ -115,7 +115,8 @@ def bytecode(
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _is_seldom(path: str) -> bool:
+def is_seldom(path: str) -> bool:
+    """Is the source at ``path`` one of :data:`SELDOM`, which get no bytecode?"""
     library, _, name = path.partition(LIBRARY + "/")
     return not library and any(fnmatch.fnmatchcase(name, pattern) for pattern in SELDOM)
 

@@ -104,7 +104,8 @@ def assert_a_map(see: Browser, total: int) -> None:
         for each in kind:
             assert stage.box.holds(each.box)
             expected = stage.box.area * int(each.data["bytes"]) / total
-            assert each.box.area == pytest.approx(expected, rel=0.02, abs=2)
+            # Browsers place edges on 64ths of a pixel, which a long and thin tile feels.
+            assert each.box.area == pytest.approx(expected, rel=0.02, abs=2 + (each.box.w + each.box.h) / 32)
     for tile in tiles:
         assert sum(group.box.holds(tile.box) for group in groups) == 1
 
