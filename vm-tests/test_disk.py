@@ -1,13 +1,15 @@
-"""The disk of an installed node under UEFI: grown, verified, kept. And a root that is not what was built: nothing runs from it. Seven boots."""
+"""The disk of an installed node under UEFI: grown, verified, kept. And a root that is not what was built: nothing runs from it. Nine boots."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +26,8 @@ from .firmware import Machine, drive, machine
 SIZE: Final = 6 << 30
 """Of the disk, in bytes; the image is a third of that."""
 BLOCK: Final = 4096
+STATE_BYTES: Final = 256 << 20
+"""Of a state disk of its own."""
 LOGIN: Final = r"\bflotilla login:|node-of-disk login:"
 PANIC: Final = "Kernel panic - not syncing: dm-verity device corrupted"
 
@@ -206,11 +210,13 @@ PLACES: Final = {
 """Where a byte is flipped."""
 
 
-def boot(image: Path, root: Path, command_line: str, work: Path, key: Path) -> str:
-    """What a machine says whose kernel is given ``root`` and ``command_line``, until it ends. A panic ends it at once, not after 10 seconds."""
+@contextmanager
+def direct(image: Path, root: Path, command_line: str, work: Path, key: Path) -> Iterator[Machine]:
+    """A machine whose kernel is given ``root`` and ``command_line``, and ``work/state``, which is empty unless it is there already. A panic
+    ends it at once, not after 10 seconds."""
     state = work / "state"
-    with state.open("wb") as file:
-        file.truncate(256 << 20)
+    with state.open("ab") as file:
+        file.truncate(STATE_BYTES)
     devices = [
         *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")),
         *("-append", f"{command_line.strip()} panic=-1"),
@@ -218,6 +224,12 @@ def boot(image: Path, root: Path, command_line: str, work: Path, key: Path) -> s
         *drive("state", state, "virtio-blk-pci,serial=state"),
     ]
     with machine(work / "machine", key, devices, uefi=False) as running:
+        yield running
+
+
+def boot(image: Path, root: Path, command_line: str, work: Path, key: Path) -> str:
+    """What such a machine says until it ends."""
+    with direct(image, root, command_line, work, key) as running:
         return running.wait_until_off()
 
 
@@ -231,9 +243,8 @@ def test_one_wrong_byte_and_nothing_runs_from_it(place: str, image: Path, tmp_pa
         file.write(bytes([byte ^ 1]))
     said = boot(image, root, (image / "cmdline").read_text(), tmp_path, key)
     kind = "metadata" if at >= data_bytes(image) else "data"
-    number = at // BLOCK if kind == "data" else (at - data_bytes(image)) // BLOCK
     told = f"byte {at} of root.img was flipped ({place})\n{said[-3000:]}"
-    assert f"{kind} block {number} is corrupted" in said, told
+    assert f"{kind} block {at // BLOCK} is corrupted" in said, told
     assert PANIC in said, told
     assert "login:" not in said, told
 
@@ -266,3 +277,37 @@ def test_a_command_line_that_does_not_fit_the_root(
     for message in messages:
         assert message in said, said[-3000:]
     assert "login:" not in said, said[-3000:]
+
+
+# --- a state disk that is not ready ----------------------------------------------------------------------------------
+
+
+def half_formatted(state: Path, *, mark: bool) -> None:
+    """A disk with something on it that is no file system; ``mark`` says that it was our formatting that ended there."""
+    with state.open("wb") as file:
+        file.seek(BLOCK)
+        file.write(b"group descriptors, or a stranger's data" * 1000)
+        if mark:
+            file.seek(STATE_BYTES - 3 * 65536)
+            file.write(b"flotilla formats this disk\n")
+        file.truncate(STATE_BYTES)
+
+
+def test_a_state_disk_that_holds_something_is_not_touched(image: Path, tmp_path: Path, key: Path) -> None:
+    half_formatted(tmp_path / "state", mark=False)
+    before = (tmp_path / "state").read_bytes()
+    said = boot(image, image / "root.img", (image / "cmdline").read_text(), tmp_path, key)
+    assert re.search(
+        r"flotilla-initrd: the state disk /dev/\w+ is neither empty nor ours; nothing was changed", said
+    ), said
+    assert (tmp_path / "state").read_bytes() == before
+
+
+def test_a_power_cut_while_the_state_was_formatted(image: Path, tmp_path: Path, key: Path) -> None:
+    half_formatted(tmp_path / "state", mark=True)
+    with direct(image, image / "root.img", (image / "cmdline").read_text(), tmp_path, key) as running:
+        running.wait_for(r"Welcome to|OK ")
+        assert "flotilla-initrd" not in running.console
+    data = (tmp_path / "state").read_bytes()
+    assert data[1080:1082] == b"\x53\xef", "there is an ext4"
+    assert b"flotilla formats this disk" not in data[-4 * 65536 :]
