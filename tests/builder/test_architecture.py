@@ -252,9 +252,9 @@ def test_a_container_tells_docker_its_architecture(world: World) -> None:
 
 def test_the_same_bytes_for_another_architecture_too(tmp_path: Path, closure: Tools) -> None:
     here, elsewhere = World(tmp_path / "here", closure), World(tmp_path / "elsewhere", closure)
-    expected = built(here, "image", Surroundings(), "--arch", "arm64")
-    assert built(elsewhere, "image", hostile(tmp_path / "hostile"), "--arch", "arm64") == expected
-    assert built(elsewhere, "image", Surroundings(), "--arch", "amd64") != expected
+    expected = built(here, "qemu", Surroundings(), "--arch", "arm64")
+    assert built(elsewhere, "qemu", hostile(tmp_path / "hostile"), "--arch", "arm64") == expected
+    assert built(elsewhere, "qemu", Surroundings(), "--arch", "amd64") != expected
 
 
 def test_verify_knows_what_it_was_built_for(world: World, capsys: Out) -> None:
