@@ -27,6 +27,7 @@ class Device:
     path: Path
     size: int
     sector: int
+    read_only: bool = False
     uses: tuple[str, ...] = ()
     contents: tuple[str, ...] = ()
 
@@ -40,6 +41,8 @@ def check(device: Device, needed: int, *, force: bool) -> None:
             where=where,
             hint="nothing was changed; name another disk ('lsblk' lists them), or unmount what is mounted",
         )
+    if device.read_only:
+        raise Failure("is read-only", where=where, hint="nothing was changed; some disks have a switch for it")
     if device.sector != SECTOR:
         raise Failure(
             f"has sectors of {device.sector} bytes; only disks with {SECTOR} are supported",
@@ -66,7 +69,7 @@ def inspect(path: Path, system: Path = Path("/")) -> Device:
     try:
         status = path.stat()
     except OSError as error:
-        raise UsageFailure(f"{error.strerror}", where=str(path), hint="'lsblk' lists the disks") from error
+        raise UsageFailure(error.strerror or "is not there", where=str(path), hint="'lsblk' lists the disks") from None
     if not stat.S_ISBLK(status.st_mode):
         raise UsageFailure("is no disk", where=str(path), hint="such as /dev/sda; 'lsblk' lists them")
     folder = (system / f"sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}").resolve()
@@ -82,14 +85,14 @@ def inspect(path: Path, system: Path = Path("/")) -> Device:
         *mounted((system / "proc/self/mountinfo").read_text("utf-8"), numbers),
         *swapped((system / "proc/swaps").read_text("utf-8"), map(str, nodes)),
         *(f"/dev/{holder}" for holder in holders),
-        *(["it is read-only"] if (folder / "ro").read_text().strip() == "1" else []),
     )
     return Device(
         path,
         int((folder / "size").read_text()) * 512,  # in sysfs always sectors of 512 bytes
         int((folder / "queue/logical_block_size").read_text()),
+        (folder / "ro").read_text().strip() == "1",
         uses,
-        (*signatures(_wipefs(nodes)), *_beginning(path)),
+        tuple(signatures(_wipefs(nodes)) or _beginning(path)),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from builder import boot, disk, iso
 from builder.iso import File
-from builder.targets.parts import CONSOLES, Installed, Parts
+from builder.targets.parts import Installed, Parts
 from builder.verity import Verity
 
 OUTPUT: Final = "flotilla.iso"
@@ -42,7 +42,7 @@ def write(parts: Parts, folder: Path) -> None:
     """Put ``flotilla.iso`` into ``folder``."""
     installed = parts.installed
     root = f"root-{parts.verity.root_hash[:16]}.img"
-    command_line = parts.parameters(CONSOLES, f"flotilla.root=medium:/flotilla/{root}", LIVE)
+    command_line = parts.parameters(parts.any_console, f"flotilla.root=medium:/flotilla/{root}", LIVE)
     esp = installed.extents[0].source
     sizes = {esp: without_zeros(esp), parts.root: parts.root.stat().st_size}
     names = {esp: "esp.img", parts.root: root}

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from builder import iso
 from builder.iso import SECTOR, Contents, File
 from builder.tools import Tools
+from install import layout
 from terminal import Failure
+from tests.builder.smallworld import World
 
 EPOCH = 1_700_000_000
 MIB = 1 << 20
@@ -203,3 +205,50 @@ def test_plain_names_are_what_ecma_119_allows(parts: list[str]) -> None:
     assert all(set(folder) <= allowed for folder in folders)
     stem, _, suffix = name.removesuffix(";1").partition(".")
     assert set(stem) | set(suffix) <= allowed
+
+
+def test_the_target_has_a_live_node_and_what_is_installed(tmp_path: Path, closure: Tools) -> None:
+    """From osbuild to what the installer reads; the machine tests boot the real one."""
+    world = World(tmp_path, closure)
+    assert world.image("--target", "iso") == 0
+    output = world.output / "flotilla.iso"
+    with opened(output) as image:
+        where = layout.parse(content(image, "/flotilla/disk.json"), "disk.json")
+        for extent in where.extents:
+            data = content(image, f"/flotilla/{extent.source}")[extent.source_offset :][: extent.size]
+            assert hashlib.sha256(data).hexdigest() == extent.sha256
+        assert f"root-{where.root_hash[:16]}.img" in {extent.source for extent in where.extents}
+        configuration = content(image, "/boot/isolinux/isolinux.cfg").decode()
+        (tmp_path / "efi.img").write_bytes(content(image, "/boot/efi.img"))
+        assert content(image, "/boot/isolinux/isolinux.bin")[64:] == loader(closure)[64:]
+    line = f"flotilla.root=medium:/flotilla/root-{where.root_hash[:16]}.img flotilla.state=memory"
+    assert line in configuration
+    assert f":{where.root_hash}" in configuration
+    # The very same for UEFI, in the one program that firmware starts; nothing else is there that could want to write.
+    assert closure.run("mdir", "-b", "-/", "-i", str(tmp_path / "efi.img")).split() == [
+        b"::/EFI/",
+        b"::/EFI/BOOT/",
+        b"::/EFI/BOOT/BOOTX64.EFI",
+    ]
+    program = closure.run("mcopy", "-i", str(tmp_path / "efi.img"), "::/EFI/BOOT/BOOTX64.EFI", "-")
+    appended = configuration.partition("APPEND ")[2].strip()
+    assert appended.encode() in program
+
+
+def loader(closure: Tools) -> bytes:
+    """isolinux, as its package has it; bytes 8 to 64 are for the boot info table."""
+    return (closure.root / "usr/lib/ISOLINUX/isolinux.bin").read_bytes()
+
+
+def test_an_arm64_medium_has_no_bios_part(tmp_path: Path, closure: Tools) -> None:
+    world = World(tmp_path, closure)
+    assert world.image("--target", "iso", "--arch", "arm64") == 0
+    output = world.output / "flotilla.iso"
+    ((platform, *_),) = entries(output)
+    assert platform == 0xEF
+    with opened(output) as image:
+        assert sorted(child.file_identifier() for child in image.list_children(rr_path="/boot")) == [
+            b".",
+            b"..",
+            b"EFI.IMG;1",
+        ]

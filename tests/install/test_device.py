@@ -21,6 +21,7 @@ DISK = Device(Path("/dev/vda"), 8 << 30, 512)
     ("disk", "said"),
     [
         (replace(DISK, uses=("/dev/vda1 is mounted on /",)), "is in use: /dev/vda1 is mounted on /"),
+        (replace(DISK, read_only=True), "is read-only"),
         (replace(DISK, sector=4096), "sectors of 4096 bytes"),
         (replace(DISK, size=1 << 30), "too small: 1.07 GB, 2.15 GB are needed"),
         (
