@@ -18,12 +18,12 @@ MIB = 1 << 20
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """Make ``esp.img`` (4 MiB, 8 KiB of them used) and ``root.img`` in ``folder``; what the builder says of a disk with them."""
+    """Make ``esp.img`` (16 MiB, 8 KiB of them used) and ``root.img`` in ``folder``; what the builder says of a disk with them."""
     verity = Verity("ab" * 32, 3)
     esp, root = folder / "esp.img", folder / "root.img"
-    esp.write_bytes((b"esp" * 2000).ljust(4 * MIB, b"\0"))
+    esp.write_bytes((b"esp" * 2000).ljust(16 * MIB, b"\0"))
     root.write_bytes(b"root" * 3072 + b"hash" * 2048)
-    sizes = Disk.model_validate({"esp": "4MiB", "root": "8MiB", "verity": "1MiB", "state": "4MiB"})
+    sizes = Disk.model_validate({"esp": "16MiB", "root": "8MiB", "verity": "1MiB", "state": "4MiB"})
     where = disk.layout(sizes, "amd64", verity, b"digest")
     installed = Installed(where, disk.extents(where, esp, root, verity))
     names = {esp: esp.name, root: root.name}

@@ -68,7 +68,7 @@ def test_the_protective_entry_covers_all_that_it_can(sectors: int) -> None:
 
 
 def test_the_backup_mirrors_the_primary(tmp_path: Path) -> None:
-    layout = medium(tmp_path).grown(64 * MIB)
+    layout = medium(tmp_path).grown(80 * MIB)
     primary, backup = table(layout)
     assert primary[1024:] == backup[:-512]
     here, other = struct.unpack_from("<QQ", primary, 512 + 24)

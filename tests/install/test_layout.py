@@ -136,7 +136,7 @@ def test_a_folder_without_a_description_is_no_medium(tmp_path: Path) -> None:
 
 def test_zeros_within_are_kept(tmp_path: Path) -> None:
     verity = Verity("cd" * 32, 1)
-    sizes = Disk.model_validate({"esp": "2MiB", "root": "1MiB", "verity": "1MiB", "state": "1MiB"})
+    sizes = Disk.model_validate({"esp": "16MiB", "root": "1MiB", "verity": "1MiB", "state": "1MiB"})
     esp, root = tmp_path / "esp.img", tmp_path / "root"
     esp.write_bytes(b"a" * 4096 + bytes(8192) + b"b" + bytes(MIB))
     root.write_bytes(bytes(8192))

@@ -17,7 +17,7 @@ from install.layout import Layout
 from terminal import Failure, Phases
 from tests.install.smalldisk import MIB, medium
 
-SIZE = 40 * MIB
+SIZE = 60 * MIB
 
 
 @pytest.fixture
