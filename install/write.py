@@ -49,7 +49,8 @@ def write(layout: Layout, size: int, medium: Path, target: Path, phases: Phases,
             try:
                 _fill(layout, size, medium, target, disk, phases, state)
             except KeyboardInterrupt:
-                phases.line(f"!!  {target}: {_UNFINISHED}")
+                if not os.pread(disk, MIB, 0).strip(b"\0"):  # neither before all nor after all
+                    phases.line(f"!!  {target}: {_UNFINISHED}")
                 raise
     except OSError as error:
         busy = error.errno == errno.EBUSY
@@ -101,7 +102,7 @@ def _empty(disk: int, offset: int, size: int) -> None:
 def _copy_checked(extent: Extent, medium: Path, disk: int, detail: Callable[[str], None]) -> Span:
     path = medium / extent.source
     with _opened(path, os.O_RDONLY) as source:
-        digest = _copy(source, extent.source_offset, disk, extent.offset, extent.size, detail)
+        digest = _copy(source, path, extent.source_offset, disk, extent.offset, extent.size, detail)
     if digest != extent.sha256:
         raise Failure(
             f"the medium is damaged: {extent.size} bytes from {extent.source_offset} are not what was built",
@@ -115,8 +116,8 @@ def _copy_state(image: Path, disk: int, offset: int) -> list[Span]:
     """Copy what is not a hole: holes are zeros, and so is the disk."""
     with _opened(image, os.O_RDONLY) as source:
         return [
-            Span(offset + begin, end - begin, _copy(source, begin, disk, offset + begin, end - begin, lambda _: None))
-            for begin, end in data(source, os.fstat(source).st_size)
+            Span(offset + at, end - at, _copy(source, image, at, disk, offset + at, end - at, lambda _: None))
+            for at, end in data(source, os.fstat(source).st_size)
         ]
 
 
@@ -134,12 +135,15 @@ def data(file: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, size)
 
 
-def _copy(source: int, begin: int, disk: int, offset: int, size: int, detail: Callable[[str], None]) -> str:
-    """Copy, and tell the SHA-256 of what was read; a source that ends early has another one."""
+def _copy(source: int, path: Path, begin: int, disk: int, offset: int, size: int, detail: Callable[[str], None]) -> str:
+    """Copy, and tell the SHA-256 of what was read; a source that ends early has another one. An OSError of reading names ``path``."""
     digest = hashlib.sha256()
     at = 0
     while at < size:
-        data = os.pread(source, min(MIB, size - at), begin + at)
+        try:
+            data = os.pread(source, min(MIB, size - at), begin + at)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         if not data:
             break
         digest.update(data)

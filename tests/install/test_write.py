@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -105,6 +106,33 @@ def test_a_medium_without_its_root_says_which_file(
     with pytest.raises(Failure) as caught:
         write.write(layout, SIZE, tmp_path, target, phases)
     assert caught.value.where == str(tmp_path / "root.img")
+    assert not has_table(target)
+
+
+@pytest.mark.parametrize(("failing", "blamed"), [("pread", "root.img"), ("pwrite", "disk")])
+def test_trouble_of_reading_and_writing_names_the_right_one(
+    layout: Layout,
+    target: Path,
+    tmp_path: Path,
+    phases: Phases,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
+    blamed: str,
+) -> None:
+    """As a scratched medium, or a worn-out disk, in the middle of the root."""
+    real = getattr(os, failing)
+    place = layout.extents[1].source_offset if failing == "pread" else layout.extents[1].offset
+
+    def broken(file: int, what: Any, at: int) -> Any:
+        emptying = failing == "pwrite" and what[:4] != b"root"
+        if at == place and not emptying and Path(f"/proc/self/fd/{file}").readlink().name == blamed:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(file, what, at)
+
+    monkeypatch.setattr(os, failing, broken)
+    with pytest.raises(Failure, match="Input/output error") as caught:
+        write.write(layout, SIZE, tmp_path, target, phases)
+    assert caught.value.where == str(tmp_path / blamed)
     assert not has_table(target)
 
 
