@@ -85,30 +85,33 @@ class Extent:
     offset: int
 
 
+def derived(what: str, *contents: bytes) -> uuid.UUID:
+    """The identifier of ``what`` (a word) among things with these contents (hashes will do)."""
+    digest = hashlib.sha256(b"\0".join((what.encode(), *contents))).digest()
+    # Marked as version 8, "custom", of RFC 9562.
+    return uuid.UUID(int=int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(3 << 62) | 8 << 76 | 2 << 62)
+
+
 def layout(disk: Disk, architecture: str, verity: Verity, esp_digest: bytes) -> Layout:
     """Where everything goes on a disk with the sizes of ``disk``; ``esp_digest`` (SHA-256) stands for the contents of the ESP."""
 
-    def derived(what: str) -> uuid.UUID:
-        digest = hashlib.sha256(b"\0".join((what.encode(), verity.root_hash.encode(), esp_digest))).digest()
-        # Marked as version 8, "custom", of RFC 9562.
-        return uuid.UUID(int=int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(3 << 62) | 8 << 76 | 2 << 62)
-
+    contents = verity.root_hash.encode(), esp_digest
     root, hashes = _ROOT_TYPES[architecture], _VERITY_TYPES[architecture]
     name = verity.root_hash[:16]  # by which the initrd finds them: this kernel does not tell it the identifiers
     rows = (
-        ("esp", ESP_TYPE, derived("esp"), disk.esp),
+        ("esp", ESP_TYPE, derived("esp", *contents), disk.esp),
         (f"root-{name}", root, verity.data_partition, disk.root),
         (f"verity-{name}", hashes, verity.hash_partition, disk.verity),
-        (EMPTY, root, derived("root b"), disk.root),
-        (EMPTY, hashes, derived("verity b"), disk.verity),
-        ("state", STATE_TYPE, derived("state"), disk.state),
+        (EMPTY, root, derived("root b", *contents), disk.root),
+        (EMPTY, hashes, derived("verity b", *contents), disk.verity),
+        ("state", STATE_TYPE, derived("state", *contents), disk.state),
     )
     partitions, start = [], MIB
     for name, kind, identifier, size in rows:
         partitions.append(Partition(name, kind, identifier, start, size))
         start += size
     # The backup of the table needs 33 sectors at the end.
-    return Layout(start + MIB, derived("disk"), tuple(partitions))
+    return Layout(start + MIB, derived("disk", *contents), tuple(partitions))
 
 
 def extents(where: Layout, esp: Path, root: Path, verity: Verity) -> tuple[Extent, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.targets import qemu, raw
+from builder.targets import iso, qemu, raw
 from builder.targets.parts import Parts
 
 __all__ = ["TARGETS", "Parts", "Target"]
@@ -32,5 +32,6 @@ TARGETS: Final = {
         Target("qemu", "kernel, initrd and root image for direct boot under QEMU, and disk.qcow2 for UEFI", qemu.write),
         Target("raw", "the disk of an installed node, disk.raw (sparse)", raw.write),
         Target("raw.zst", "the same, compressed", raw.write_compressed),
+        Target("iso", "a CD or USB stick that boots a live node and installs it to a disk", iso.write),
     )
 }
