@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from builder import boot, disk
+from builder.architecture import ArchitectureName
 from builder.boot import LOADER_CONF, BootFiles
-from builder.definition import Disk
+from builder.definition import Container, Disk
 from builder.tools import Tools
+from builder.tree import Tree
 from builder.verity import Verity
 
 DISK_PARAMETERS = "flotilla.root=partition flotilla.state=partition flotilla.datasource=installed,nocloud"
@@ -74,9 +76,16 @@ class Parts:
         layout = disk.layout(self.disk, self.architecture, self.verity, digest)
         return Installed(layout, disk.extents(layout, esp, self.root, self.verity))
 
-    def raw_disk(self, output: Path) -> None:
-        """Write the disk of an installed node as the sparse file ``output``."""
-        disk.write(self.installed.layout, self.installed.extents, output, self.tools)
+    def raw_disk(self, output: Path, *, at_least: int = 0, multiple_of: int = 1) -> Path:
+        """Write the disk of an installed node as the sparse file ``output``, and return that.
+
+        It is as large as the definition says, or larger where a platform wants ``at_least`` so many bytes or ``multiple_of`` so many; the
+        first boot gives what is free to the state.
+        """
+        layout = self.installed.layout
+        size = -(-max(layout.size, at_least) // multiple_of) * multiple_of
+        disk.write(replace(layout, size=size), self.installed.extents, output, self.tools)
+        return output
 
 
 @dataclass(frozen=True)
@@ -85,3 +94,17 @@ class Installed:
 
     layout: disk.Layout
     extents: tuple[disk.Extent, ...]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The finished pieces of a container: the ``tree`` that is its one layer, and the ``configuration`` that it runs with.
+
+    ``epoch`` is the one time (seconds) that artifacts may have in them.
+    """
+
+    name: str
+    architecture: ArchitectureName
+    tree: Tree
+    configuration: Container
+    epoch: int
