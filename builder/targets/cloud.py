@@ -15,7 +15,7 @@ GIB: Final = 1 << 30
 
 def write_gce(parts: Parts, folder: Path) -> None:
     """Put ``disk.tar.gz`` into ``folder``: in it ``disk.raw``, which must have this name and be whole GiB."""
-    disk = parts.raw_disk(parts.work / "disk.raw", multiple_of=GIB)
+    disk = parts.installed.write(parts.work / "disk.raw", multiple_of=GIB)
     members = [Member("disk.raw", disk, sparse=True)]
     archive.tar_gz(members, folder / "disk.tar.gz", parts.epoch, parts.tools)
     disk.unlink()
