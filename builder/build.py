@@ -134,6 +134,12 @@ def target_of(settings: Settings, what: Definition, path: Path) -> Target | Cont
                 "this definition has no 'container' section", where=str(path), hint=f"use --target {NODE} for a node"
             )
     elif what.kernel is None or what.root is None:
+        if what.container is None:
+            raise Failure(
+                "this definition has neither a root nor a container",
+                where=str(path),
+                hint="give it one: docs/definition.md has every key",
+            )
         raise Failure(
             "this definition has no kernel and no root", where=str(path), hint=f"use --target {CONTAINER} for it"
         )

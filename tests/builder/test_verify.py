@@ -70,7 +70,7 @@ def test_a_machine_reads_it(world: World, capsys: Out) -> None:
     told = json.loads(capsys.readouterr().out)
     assert (told["same"], told["inputs"]) == (True, [])
     rebuilt = {each["name"]: each["rebuilt"] for each in told["artifacts"]}
-    assert set(rebuilt) == {"small.tar", *TOLD}
+    assert set(rebuilt) == {"small.tar", "small.oci.tar", *TOLD}
     assert rebuilt["small.tar"] == snapshot(world.output)["small.tar"]
 
 
@@ -85,7 +85,9 @@ def test_a_cached_step_is_not_believed(world: World, capsys: Out) -> None:
     said = capsys.readouterr().out
     assert "small.tar: differs from its rebuild\n" in said
     assert "  layer.tar/usr/bin/tool: contents differ\n" in said
-    assert said.endswith(f"{world.output}: 2 of 5 files are not what the lock gives\n")
+    assert "small.oci.tar: differs from its rebuild\n" in said
+    assert "  layer/usr/bin/tool: contents differ\n" in said
+    assert said.endswith(f"{world.output}: 3 of 6 files are not what the lock gives\n")
 
 
 def test_a_changed_initrd_is_told_by_file(world: World, capsys: Out) -> None:
