@@ -110,7 +110,7 @@ def _list(path: Path) -> Members:
 
 
 def _cpio(data: bytes) -> Iterator[tuple[str, Member]]:
-    """Format: the kernel's buffer-format.rst, as :mod:`builder.cpio` writes it."""
+    """Format: the kernel's buffer-format.rst, as :mod:`builder.cpio` writes it; one archive may follow another."""
     at = 0
     while True:
         try:
@@ -120,11 +120,12 @@ def _cpio(data: bytes) -> Iterator[tuple[str, Member]]:
         _, mode, uid, gid, _, mtime, size, *_, name_size, _ = fields
         begin = at + _CPIO_HEADER_BYTES
         name = data[begin : begin + name_size - 1].decode("utf-8", "backslashreplace")
-        if name == "TRAILER!!!":
-            return
         body = -(-(begin + name_size) // 4) * 4
-        yield name, Member(f"{mode:o} {uid}:{gid} {mtime}", hashlib.sha256(data[body : body + size]).hexdigest())
         at = -(-(body + size) // 4) * 4
+        if name != "TRAILER!!!":
+            yield name, Member(f"{mode:o} {uid}:{gid} {mtime}", hashlib.sha256(data[body : body + size]).hexdigest())
+        elif not data[at:].strip(b"\0"):
+            return
 
 
 def _is_tar(head: bytes) -> bool:
@@ -132,7 +133,7 @@ def _is_tar(head: bytes) -> bool:
     return head[at:].startswith(magic)
 
 
-def _tar(file: IO[bytes], prefix: str) -> Iterator[tuple[str, Member]]:
+def _tar(file: IO[bytes] | gzip.GzipFile, prefix: str) -> Iterator[tuple[str, Member]]:
     """The members of a tar, and of the tars in it (layers)."""
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         for entry in archive:

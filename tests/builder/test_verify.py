@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import compare, cpio
+from builder import archive, compare, cpio
+from builder.archive import Member
 from builder.cli import run
 from builder.compare import Unreadable
 from builder.tools import Tools
@@ -255,6 +256,19 @@ def test_members_of_a_cpio_archive(tmp_path: Path, closure: Tools) -> None:
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(Unreadable, match="damaged"):
         compare.members(path, closure, tmp_path)
+
+
+def test_archives_that_follow_each_other_and_a_compressed_one(tmp_path: Path, closure: Tools) -> None:
+    """What a network boot and a box are made of."""
+    path = tmp_path / "initrd.img"
+    path.write_bytes(b"".join(part for name in ("init", "root.img") for part in cpio.archive([file(name, name)])))
+    assert sorted(compare.members(path, closure, tmp_path)) == ["init", "root.img"]
+    box = tmp_path / "x.box"
+    archive.tar_gz([Member("metadata.json", b"{}")], box, 0, closure)
+    assert sorted(compare.members(box, closure, tmp_path)) == ["metadata.json"]
+    box.write_bytes(box.read_bytes()[:-20])
+    with pytest.raises(Unreadable, match="damaged"):
+        compare.members(box, closure, tmp_path)
 
 
 def test_the_same_members_in_another_order(tmp_path: Path, closure: Tools) -> None:
