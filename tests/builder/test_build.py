@@ -366,7 +366,7 @@ def test_an_output_that_cannot_be_is_told(place: str, world: World, capsys: Out)
     ("words", "message"),
     [
         (["container", "{node}"], "no 'container' section"),
-        (["image", "--definition", "{small}"], "has no kernel and no root"),
+        (["image", "--definition", "{small}", "--target", "raw"], "has no kernel and no root"),
     ],
 )
 def test_the_wrong_verb_for_a_definition(words: list[str], message: str, world: World, capsys: Out) -> None:
