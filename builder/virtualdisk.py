@@ -24,7 +24,7 @@ _VHD_TIME, _VHD_CHECKSUM, _VHD_IDENTIFIER = 4, 12, 13
 _VMDK_HEADER: Final = struct.Struct("<4sIIQQQQ")
 """VMware's "Virtual Disk Format 5.0", "Hosted Sparse Extent Header", its beginning: magic, version, flags, capacity, grain, place and
 size of the descriptor; sectors."""
-_CONTENT_ID: Final = re.compile(rb"^CID=([0-9a-f]{8})$", re.MULTILINE)
+_CONTENT_ID: Final = re.compile(rb"^CID=[0-9a-f]{1,8}$", re.MULTILINE)
 
 
 def qcow2(raw: Path, output: Path, tools: Tools) -> None:
@@ -73,7 +73,9 @@ def vmdk(raw: Path, output: Path, identifier: uuid.UUID, tools: Tools) -> None:
         # The highest two numbers mean that there is none.
         number = (identifier.int >> 96) % 0xFFFFFFFE
         file.seek(place * SECTOR)
-        file.write(_CONTENT_ID.sub(b"CID=%08x" % number, descriptor))
+        # qemu-img writes no leading zeros, so that one in sixteen is shorter; the rest of the room is NULs.
+        written = _CONTENT_ID.sub(b"CID=%08x" % number, descriptor.rstrip(b"\0"))
+        file.write(written.ljust(len(descriptor), b"\0"))
 
 
 def _convert(raw: Path, form: str, options: Sequence[str], output: Path, tools: Tools) -> None:
