@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.accept:
         budget.accept(beside, build.architecture, measured)
     what = definition.load(path, build.architecture)
-    level: budget.Level = "release" if build.release or build.target.startswith(verify.CONTAINER) else "fast"
+    level: budget.Level = "release" if build.release or what.container is not None else "fast"
     before = budget.load(beside, build.architecture)
     parts = [
         Allowance(

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -39,12 +39,12 @@ from builder import (
 )
 from builder.boot import BootFiles
 from builder.deb import Package
-from builder.definition import Definition, Filesystem
+from builder.definition import Definition
 from builder.lockfile import Lock
 from builder.mirror import Mirror
 from builder.packages import obtain
 from builder.store import Store, identify
-from builder.targets import TARGETS, Parts, container
+from builder.targets import TARGETS, ContainerTarget, Contents, Parts, Target
 from builder.tools import Tools, our_lock
 from builder.tree import Tree
 from terminal import Failure, Phases, Span
@@ -59,20 +59,23 @@ ROOM_BYTES: Final = 64 << 20
 
 MIXED: Final = "inputs changed during the build"
 """In place of a build's id, when there is no telling what went into it."""
-CONTAINER_KIND: Final = "container"
-"""What tells a container from the images of a definition; :func:`image_kind` is what tells those."""
+NODE: Final = "qemu"
+"""The target of a node, if none is named."""
+CONTAINER: Final = "container"
+"""And that of a container."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a caller may choose; the defaults are what ``osbuild image`` does without options.
+    """What a caller may choose; the defaults are what ``osbuild image`` does without options, so the target is
+    the usual one of what is defined.
 
     ``offline`` builds from the store alone. ``cache`` says what becomes of packages unpacked and steps done by former builds: they are used; or all is made
     anew (and the output, too, if it is up to date) and replaces them, or replaces nothing. Downloads and tools are kept in any case.
     """
 
     definition: Path | None = None
-    target: str = "qemu"
+    target: str | None = None
     output: Path | None = None
     store: Path | None = None
     mirror: str | None = None
@@ -96,21 +99,60 @@ class BuildResult:
 
 
 def build_image(settings: Settings) -> BuildResult:
-    """Build a node image for a target.
+    """Build a node image, or a container if that is what the definition is of, for a target.
 
-    Raises :class:`Failure` for a definition or lock that is broken or out of step, a package that cannot be fetched or is not what the lock
-    says, a tool that fails, a full disk. Whatever was in the output folder before is then still there.
+    Raises :class:`Failure` for a definition or lock that is broken or out of step, a target that is not for it, a package that cannot be fetched or
+    is not what the lock says, a tool that fails, a full disk. Whatever was in the output folder before is then still there.
     """
     path = settings.definition or data.image() / "node.yaml"
     what = definition.load(path, settings.architecture)
-    target = TARGETS.get(settings.target)
+    target = target_of(settings, what, path)
+    deliver = (
+        _deliver_container(what, target)
+        if isinstance(target, ContainerTarget)
+        else _deliver_image(what, target, settings)
+    )
+    return _build(settings, path, what, folder_name(what, target), kind_of(settings, what, target), deliver)
+
+
+def build_container(settings: Settings) -> BuildResult:
+    """Build a container from a definition with a ``container`` section; failures as :func:`build_image`."""
+    if settings.definition is None:
+        raise Failure("which container?", hint="osbuild container image/containers/redis.yaml")
+    return build_image(replace(settings, target=settings.target or CONTAINER))
+
+
+def target_of(settings: Settings, what: Definition, path: Path) -> Target | ContainerTarget:
+    """The target that ``settings`` name, or the usual one for what is defined. Raises :class:`Failure` if it cannot be made of that."""
+    name = settings.target or (CONTAINER if what.container is not None else NODE)
+    target = TARGETS.get(name)
     if target is None:
-        raise Failure(f"there is no target {settings.target!r}", hint="targets: " + ", ".join(sorted(TARGETS)))
-    if what.kernel is None or what.root is None:
+        raise Failure(f"there is no target {name!r}", hint="targets: " + ", ".join(TARGETS))
+    if isinstance(target, ContainerTarget):
+        if what.container is None:
+            raise Failure(
+                "this definition has no 'container' section", where=str(path), hint=f"use --target {NODE} for a node"
+            )
+    elif what.kernel is None or what.root is None:
+        if what.container is None:
+            raise Failure(
+                "this definition has neither a root nor a container",
+                where=str(path),
+                hint="give it one: docs/definition.md has every key",
+            )
         raise Failure(
-            "this definition has no kernel and no root", where=str(path), hint="use 'osbuild container' for it"
+            "this definition has no kernel and no root", where=str(path), hint=f"use --target {CONTAINER} for it"
         )
+    return target
+
+
+_Deliver = Callable[["_Job", Path, Path], "_Delivered"]
+
+
+def _deliver_image(what: Definition, target: Target, settings: Settings) -> _Deliver:
     kernel, root = what.kernel, what.root
+    assert kernel is not None  # as target_of made sure
+    assert root is not None
     options = root.release if settings.release else root.fast
 
     def deliver(job: _Job, work: Path, folder: Path) -> _Delivered:
@@ -157,30 +199,22 @@ def build_image(settings: Settings) -> BuildResult:
                 target.write(parts, folder)
         return _Delivered(packages, tree, sizes, boot)
 
-    return _build(settings, path, what, settings.target, image_kind(settings, root), deliver)
+    return deliver
 
 
-def build_container(settings: Settings) -> BuildResult:
-    """Build a docker-archive ``<name>.tar`` from a definition with a ``container`` section; failures as :func:`build_image`."""
-    path = settings.definition
-    if path is None:
-        raise Failure("which container?", hint="osbuild container image/containers/redis.yaml")
-    what = definition.load(path, settings.architecture)
-    if what.container is None:
-        raise Failure(
-            "this definition has no 'container' section", where=str(path), hint="use 'osbuild image' for a node"
-        )
+def _deliver_container(what: Definition, target: ContainerTarget) -> _Deliver:
     configuration = what.container
+    assert configuration is not None  # as target_of made sure
 
     def deliver(job: _Job, _: Path, folder: Path) -> _Delivered:
         packages, tools = job.packages(), job.tools()
         tree = job.trees(packages, tools)[1]
         with job.phases.phase("packing the container"):
-            archive = folder / f"{what.name}.tar"
-            container.write(tree, configuration, what.architecture, job.lock.epoch, archive)
-        return _Delivered(packages, tree, {"archive": archive.stat().st_size})
+            target.write(Contents(what.name, what.architecture, tree, configuration, job.lock.epoch), folder)
+        # All archives hold the same layer; the largest is what a budget is for.
+        return _Delivered(packages, tree, {"archive": max(path.stat().st_size for path in folder.iterdir())})
 
-    return _build(settings, path, what, container_target(what), CONTAINER_KIND, deliver)
+    return deliver
 
 
 @dataclass(frozen=True)
@@ -233,7 +267,7 @@ def _build(
     what: Definition,
     target: str,
     kind: object,
-    deliver: Callable[[_Job, Path, Path], _Delivered],
+    deliver: _Deliver,
 ) -> BuildResult:
     """Have ``deliver(job, work, folder)`` put the artifacts into the empty ``folder``, and publish them with what tells of them: the lists of
     files and (for scanners) of packages, the page of sizes, and the manifest; and the page of timings, which is no artifact.
@@ -275,7 +309,7 @@ def _build(
         folder = work / "out"
         folder.mkdir()
         made = deliver(job, work, folder)
-        level: budget.Level = "release" if settings.release or kind == CONTAINER_KIND else "fast"
+        level: budget.Level = "release" if settings.release or what.container is not None else "fast"
         budget.check(what, path, level, made.measured())
         if build_inputs(what, lock, kind) != made_from:
             # What came out is of mixed inputs: it is delivered, but never taken for up to date.
@@ -326,14 +360,16 @@ def _caching(store: Store, how: Literal["use", "replace", "ignore"], phases: Pha
             )
 
 
-def image_kind(settings: Settings, root: Filesystem) -> object:
-    """What tells one image of a definition from another."""
-    return [settings.target, list(root.release if settings.release else root.fast)]
+def kind_of(settings: Settings, what: Definition, target: Target | ContainerTarget) -> object:
+    """What tells one build of a definition from another."""
+    if what.root is None or isinstance(target, ContainerTarget):
+        return target.name
+    return [target.name, list(what.root.release if settings.release else what.root.fast)]
 
 
-def container_target(what: Definition) -> str:
-    """What a container is called where an image has its target."""
-    return f"container/{what.name}"
+def folder_name(what: Definition, target: Target | ContainerTarget) -> str:
+    """What a build's folder is called, and its target in the manifest: a container's has the container's name, too."""
+    return f"{target.name}/{what.name}" if isinstance(target, ContainerTarget) else target.name
 
 
 def output_folder(settings: Settings, target: str, what: Definition) -> Path:
@@ -360,7 +396,7 @@ def _arch_option(name: str) -> list[str]:
 
 
 def build_inputs(what: Definition, lock: Lock, kind: object) -> dict[str, object]:
-    """The id of each thing that shapes the artifacts; ``kind`` as the builds say it (:func:`image_kind`, :data:`CONTAINER_KIND`)."""
+    """The id of each thing that shapes the artifacts; ``kind`` as :func:`kind_of` says it."""
     return {
         "code": inputs.code(),
         "kind": kind,

@@ -38,10 +38,12 @@ _EXAMPLES: Final = {
     "image": """
   osbuild image --target qemu            build the node image into build/qemu/
   osbuild image --output /srv/image      the same, elsewhere
-  osbuild image --arch arm64             for 64-bit ARM, into build/qemu-arm64/""",
+  osbuild image --arch arm64             for 64-bit ARM, into build/qemu-arm64/
+  osbuild image --definition image/containers/redis.yaml
+                                         a container: its target is 'container' unless told""",
     "container": """
   osbuild container image/containers/redis.yaml
-                                         build a docker-archive into build/container/redis/""",
+                                         the same as with image, by a shorter name""",
     "verify": """
   osbuild verify build/qemu              build it once more, with nothing made before, and compare""",
     "lock": locking.LOCK_EXAMPLES,
@@ -96,18 +98,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"osbuild {VERSION}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
-    def verb(name: str, text: str) -> argparse.ArgumentParser:
+    def verb(name: str, text: str, further: str = "") -> argparse.ArgumentParser:
         return verbs.add_parser(
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
-            epilog=f"examples:{_EXAMPLES[name]}",
+            epilog=f"{further}examples:{_EXAMPLES[name]}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    image = verb("image", "build a node image")
+    image = verb("image", "build an image of a node, or a container, for a target", _targets())
     image.add_argument(
-        "--target", default="qemu", choices=sorted(TARGETS), help="what to deliver (default: %(default)s)"
+        "--target",
+        choices=[*TARGETS],
+        help=f"what to deliver (default: {build.NODE}, {build.CONTAINER} of a container)",
     )
     image.add_argument("--definition", type=Path, metavar="FILE", help="default: image/node.yaml")
     image.add_argument("--release", action="store_true", help="compress for size instead of for time")
@@ -150,10 +154,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _targets() -> str:
+    """All targets, a line each."""
+    width = max(map(len, TARGETS))
+    return (
+        "\n".join(["targets:", *(f"  {name:{width}}  {target.summary}" for name, target in TARGETS.items())]) + "\n\n"
+    )
+
+
 def _settings(arguments: argparse.Namespace) -> Settings:
     return Settings(
         definition=arguments.definition,
-        target=getattr(arguments, "target", "qemu"),
+        target=getattr(arguments, "target", None),
         output=arguments.output,
         store=arguments.store,
         mirror=arguments.mirror,

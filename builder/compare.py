@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from terminal import Failure
 
 _CPIO_MAGIC: Final = b"070701"
 _CPIO_HEADER_BYTES: Final = 110
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_OCI_BLOBS: Final = "blobs/sha256/"
 _SQUASHFS_MAGIC: Final = b"hsqs"
 _TAR_MAGIC: Final = (257, b"ustar")
 _CHUNK: Final = 1 << 20
@@ -69,12 +73,14 @@ def members(path: Path, tools: Tools, scratch: Path) -> Members:
         file.seek(0)
         if head.startswith(_CPIO_MAGIC):
             return dict(_cpio(file.read()))
-        at, magic = _TAR_MAGIC
-        if head[at:].startswith(magic):
-            try:
+        try:
+            if _is_tar(head):
                 return dict(_tar(file, ""))
-            except tarfile.TarError as error:
-                raise Unreadable(f"it is damaged: {error}") from error
+            if head.startswith(_GZIP_MAGIC):
+                with gzip.open(file) as inflated:
+                    return dict(_tar(inflated, ""))
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise Unreadable(f"it is damaged: {error}") from error
     if head.startswith(_SQUASHFS_MAGIC):
         listing = scratch / "squashfs"
         try:
@@ -104,7 +110,7 @@ def _list(path: Path) -> Members:
 
 
 def _cpio(data: bytes) -> Iterator[tuple[str, Member]]:
-    """Format: the kernel's buffer-format.rst, as :mod:`builder.cpio` writes it."""
+    """Format: the kernel's buffer-format.rst, as :mod:`builder.cpio` writes it; one archive may follow another."""
     at = 0
     while True:
         try:
@@ -114,14 +120,20 @@ def _cpio(data: bytes) -> Iterator[tuple[str, Member]]:
         _, mode, uid, gid, _, mtime, size, *_, name_size, _ = fields
         begin = at + _CPIO_HEADER_BYTES
         name = data[begin : begin + name_size - 1].decode("utf-8", "backslashreplace")
-        if name == "TRAILER!!!":
-            return
         body = -(-(begin + name_size) // 4) * 4
-        yield name, Member(f"{mode:o} {uid}:{gid} {mtime}", hashlib.sha256(data[body : body + size]).hexdigest())
         at = -(-(body + size) // 4) * 4
+        if name != "TRAILER!!!":
+            yield name, Member(f"{mode:o} {uid}:{gid} {mtime}", hashlib.sha256(data[body : body + size]).hexdigest())
+        elif not data[at:].strip(b"\0"):
+            return
 
 
-def _tar(file: IO[bytes], prefix: str) -> Iterator[tuple[str, Member]]:
+def _is_tar(head: bytes) -> bool:
+    at, magic = _TAR_MAGIC
+    return head[at:].startswith(magic)
+
+
+def _tar(file: IO[bytes] | gzip.GzipFile, prefix: str) -> Iterator[tuple[str, Member]]:
     """The members of a tar, and of the tars in it (layers)."""
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         for entry in archive:
@@ -133,7 +145,12 @@ def _tar(file: IO[bytes], prefix: str) -> Iterator[tuple[str, Member]]:
                 yield name, Member(f"{attributes} {more or ''}".strip())
             elif not prefix and name.endswith(".tar"):
                 yield from _tar(opened, f"{name}/")
+            elif not prefix and name.startswith(_OCI_BLOBS) and _is_tar(opened.read(512)):
+                # Called by its own hash, which is another one for every difference.
+                opened.seek(0)
+                yield from _tar(opened, "layer/")
             else:
+                opened.seek(0)
                 yield (
                     name,
                     Member(f"{attributes} {more or ''}".strip(), _digest(opened, entry.size)),

@@ -149,7 +149,7 @@ def _copy(source: int, target: int, extent: Extent) -> None:
     end = extent.source_offset + extent.size
     if (there := os.fstat(source).st_size) < end:
         raise Failure(f"ended after {there} bytes, {end} were promised", where=str(extent.source))
-    for begin, stop in _data(source, extent.source_offset, end):
+    for begin, stop in data_ranges(source, extent.source_offset, end):
         position = begin
         while position < stop:
             moved = os.copy_file_range(
@@ -164,7 +164,8 @@ def _copy(source: int, target: int, extent: Extent) -> None:
             position += moved
 
 
-def _data(file: int, begin: int, end: int) -> Iterable[tuple[int, int]]:
+def data_ranges(file: int, begin: int, end: int) -> Iterable[tuple[int, int]]:
+    """(begin, end) of what is data, not a hole, between the offsets ``begin`` and ``end`` of an open file."""
     while begin < end:
         try:
             start = os.lseek(file, begin, os.SEEK_DATA)

@@ -18,7 +18,7 @@ from builder.sizes import megabytes
 from builder.store import Store
 from builder.targets import TARGETS
 from builder.tools import closure_id, our_lock
-from terminal import Failure, table
+from terminal import table
 
 EXAMPLES: Final = {
     "plan": """
@@ -57,7 +57,7 @@ class Plan:
 
 
 def plan(settings: Settings) -> Plan:
-    """The plan of the build that :func:`builder.build.build_image` (or ``build_container``, as the definition says) would do.
+    """The plan of the build that :func:`builder.build.build_image` would do.
 
     Nothing is written, not even the store's folders. Raises :class:`terminal.Failure` for a definition or a lock that is broken or out of step, and
     for a build from the store alone that lacks something, as that build would.
@@ -65,17 +65,9 @@ def plan(settings: Settings) -> Plan:
     path = settings.definition or data.image() / "node.yaml"
     what = definition.load(path, settings.architecture)
     lock = build.locked(path, what, is_ours=settings.definition is None)
-    if what.root is not None and what.kernel is not None:
-        target, kind = settings.target, build.image_kind(settings, what.root)
-    elif what.container is None:
-        raise Failure(
-            "this definition has neither a root nor a container",
-            where=str(path),
-            hint="give it one: docs/definition.md has every key",
-        )
-    else:
-        target, kind = build.container_target(what), build.CONTAINER_KIND
-    directory = build.output_folder(settings, target, what)
+    target = build.target_of(settings, what, path)
+    kind = build.kind_of(settings, what, target)
+    directory = build.output_folder(settings, build.folder_name(what, target), what)
     anew = settings.cache != "use"
     if (
         not settings.force
@@ -123,7 +115,7 @@ def _packages(noun: str, lock: Lock, store: Store, anew: bool) -> Iterator[Step]
 def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Add the parser of this module's verb, made by ``verb(name, text)``."""
     parser = verb("plan", "show what a build would fetch, reuse and make")
-    parser.add_argument("--target", default="qemu", choices=sorted(TARGETS), help="as for image (default: %(default)s)")
+    parser.add_argument("--target", choices=[*TARGETS], help="as for image")
     parser.add_argument("--definition", type=Path, metavar="FILE", help="default: image/node.yaml")
     parser.add_argument("--arch", choices=NAMES, help="as for image")
     parser.add_argument("--release", action="store_true", help="as for image")

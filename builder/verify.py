@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from builder import cache, compare, data, definition, manifest, output
-from builder.build import MIXED, Settings, build_container, build_image
+from builder.build import CONTAINER, MIXED, Settings, build_image
 from builder.built import printable
 from builder.offline import no_mirror
 from builder.store import Store
 from builder.tools import Tools
 from terminal import Failure
 
-CONTAINER: Final = "container/"
 _OF_THE_BUILD: Final = ("build", "inputs")
 """Keys of the manifest that tell what a build was made from; the others tell what came out."""
 
@@ -65,8 +64,7 @@ def verify(directory: Path, settings: Settings) -> Verdict:
         store = Store(settings.store)
         with store.scratch() as work:
             again = work / "again"
-            build = build_container if built["target"].startswith(CONTAINER) else build_image
-            build(replace(settings, output=again))
+            build_image(replace(settings, output=again))
             rebuilt = json.loads((again / manifest.NAME).read_text())
             with settings.phases.phase("comparing"), cache.in_use(store):
                 tools = Tools.ours(store, no_mirror)
@@ -138,8 +136,9 @@ def definition_of(directory: Path, name: str, target: str, architecture: str, gi
     Raises :class:`Failure` if that is another one's.
     """
     path = given or data.image() / "node.yaml"
-    if given is None and target.startswith(CONTAINER):
-        path = data.image() / "containers" / f"{Path(target).name}.yaml"
+    kind, _, container = target.partition("/")
+    if given is None and kind == CONTAINER:
+        path = data.image() / "containers" / f"{Path(container).name}.yaml"
         if not path.exists():
             raise Failure(
                 f"it was built from a definition named '{name}' that is not ours",
@@ -159,12 +158,13 @@ def definition_of(directory: Path, name: str, target: str, architecture: str, gi
 def _as_built(directory: Path, built: dict[str, Any], settings: Settings) -> Settings:
     """``settings`` with definition, target and options as the manifest says."""
     target, architecture = built["target"], built["architecture"]
+    kind = target.partition("/")[0]
     found = definition_of(directory, built["name"], target, architecture, settings.definition)
     return replace(
         settings,
         # An image of ours is built without naming its definition: the hints of failures are other ones then.
-        definition=found if target.startswith(CONTAINER) else settings.definition,
-        target=target,
+        definition=found if kind == CONTAINER else settings.definition,
+        target=kind,
         architecture=architecture,
         release=built["release"],
         cache="ignore",

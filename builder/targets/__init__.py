@@ -1,37 +1,28 @@
-"""Targets: what a finished node is delivered as.
+"""Targets: what a finished node or container is delivered as.
 
-A target is one function of (kernel, initrd, root, command line) that writes files into a folder; adding one is adding a file here and a
-line to :data:`TARGETS`.
+Every module of this package is one target, or a few that are close kin, and says so in its ``TARGETS``; adding one is adding a file here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import pkgutil
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Final
 
-from builder.targets import iso, qemu, raw
-from builder.targets.parts import Parts
+from builder.targets.parts import Contents, Parts
+from builder.targets.target import ContainerTarget, Target
 
-__all__ = ["TARGETS", "Parts", "Target"]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A way to deliver a node: its name on the command line, what it is for, and the function that writes it."""
-
-    name: str
-    summary: str
-    write: Callable[[Parts, Path], None]
+__all__ = ["TARGETS", "ContainerTarget", "Contents", "Parts", "Target", "found"]
 
 
-TARGETS: Final = {
-    target.name: target
-    for target in (
-        Target("qemu", "kernel, initrd and root image for direct boot under QEMU, and disk.qcow2 for UEFI", qemu.write),
-        Target("raw", "the disk of an installed node, disk.raw (sparse)", raw.write),
-        Target("raw.zst", "the same, compressed", raw.write_compressed),
-        Target("iso", "a CD or USB stick that boots a live node and installs it to a disk", iso.write),
-    )
-}
+def found(places: Iterable[str], package: str) -> dict[str, Target | ContainerTarget]:
+    """The targets of all modules in the folders ``places`` of ``package``, by name and sorted; a module without ``TARGETS`` has none."""
+    modules = [import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(places)]
+    targets: list[Target | ContainerTarget] = [
+        target for module in modules for target in getattr(module, "TARGETS", ())
+    ]
+    return {target.name: target for target in sorted(targets, key=lambda target: target.name)}
+
+
+TARGETS: Final = found(__path__, __name__)

@@ -1,6 +1,10 @@
-"""Docker's archive format (``docker load``): one layer, one configuration, one manifest, in a tar.
+"""Target ``container``: one layer, as docker's archive (for ``docker load``) and as an OCI image layout (for everything else).
 
-Format: the "Docker Image Specification v1.2", section "Combined Image JSON + Filesystem Changeset Format".
+Formats: the "Docker Image Specification v1.2", section "Combined Image JSON + Filesystem Changeset Format"; the Open Container Initiative's
+"Image Format Specification" 1.1, sections "Image Layout", "Image Manifest" and "Image Configuration".
+
+The layer is not compressed, in both: an uncompressed one is as legal, what compresses best is the registry's choice when it is pushed, and
+the same tar in both is the same layer to a computer that has loaded either.
 """
 
 from __future__ import annotations
@@ -9,22 +13,37 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-from builder.architecture import ARCHITECTURES, ArchitectureName
-from builder.definition import Container
+from builder.architecture import ARCHITECTURES
 from builder.filesystem import tar_stream
-from builder.tree import Tree
+from builder.targets.parts import Contents
+from builder.targets.target import ContainerTarget
+
+_OCI: Final = "application/vnd.oci.image"
 
 
-def write(tree: Tree, container: Container, architecture: ArchitectureName, epoch: int, output: Path) -> None:
-    """Write ``tree`` as the docker-archive ``output``. The same tree gives the same bytes: all times are ``epoch`` (seconds)."""
-    layer = b"".join(tar_stream(iter(tree), epoch))
-    created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    configuration = _json(
+def write(contents: Contents, folder: Path) -> None:
+    """Put ``<name>.tar`` (docker-archive) and ``<name>.oci.tar`` (OCI layout) into ``folder``; all times in them are the epoch."""
+    layer = b"".join(tar_stream(iter(contents.tree), contents.epoch))
+    configuration = _configuration(contents, layer)
+    for name, files in (
+        (f"{contents.name}.tar", _docker(contents, configuration, layer)),
+        (f"{contents.name}.oci.tar", _layout(contents, configuration, layer)),
+    ):
+        _archive(folder / name, files, contents.epoch)
+
+
+def _configuration(contents: Contents, layer: bytes) -> bytes:
+    """What both formats call the image's configuration; they mean the same by every key of it."""
+    created = datetime.fromtimestamp(contents.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    container = contents.configuration
+    return _json(
         {
-            "architecture": ARCHITECTURES[architecture].docker,
+            "architecture": ARCHITECTURES[contents.architecture].docker,
             "os": "linux",
             "created": created,
             "config": {
@@ -40,18 +59,47 @@ def write(tree: Tree, container: Container, architecture: ArchitectureName, epoc
             "history": [{"created": created, "created_by": "osbuild container"}],
         }
     )
-    digest = hashlib.sha256(configuration).hexdigest()
+
+
+def _docker(contents: Contents, configuration: bytes, layer: bytes) -> dict[str, bytes]:
+    name = f"{hashlib.sha256(configuration).hexdigest()}.json"
+    tag = f"{contents.configuration.repository}:{contents.configuration.tag}"
+    manifest = _json([{"Config": name, "RepoTags": [tag], "Layers": ["layer.tar"]}])
+    return {name: configuration, "layer.tar": layer, "manifest.json": manifest}
+
+
+def _layout(contents: Contents, configuration: bytes, layer: bytes) -> dict[str, bytes]:
     manifest = _json(
-        [
-            {
-                "Config": f"{digest}.json",
-                "RepoTags": [f"{container.repository}:{container.tag}"],
-                "Layers": ["layer.tar"],
-            }
-        ]
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{_OCI}.manifest.v1+json",
+            "config": _descriptor("config.v1+json", configuration),
+            "layers": [_descriptor("layer.v1.tar", layer)],
+        }
     )
+    # The tag alone: programs that copy an image by its reference look for that, not for the repository's name.
+    annotations = {"org.opencontainers.image.ref.name": contents.configuration.tag}
+    index = {
+        "schemaVersion": 2,
+        "mediaType": f"{_OCI}.index.v1+json",
+        "manifests": [{**_descriptor("manifest.v1+json", manifest), "annotations": annotations}],
+    }
+    blobs = {f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}": blob for blob in (configuration, layer, manifest)}
+    return {
+        "oci-layout": _json({"imageLayoutVersion": "1.0.0"}),
+        "index.json": _json(index),
+        **dict(sorted(blobs.items())),
+    }
+
+
+def _descriptor(kind: str, blob: bytes) -> dict[str, object]:
+    digest = "sha256:" + hashlib.sha256(blob).hexdigest()
+    return {"mediaType": f"{_OCI}.{kind}", "digest": digest, "size": len(blob)}
+
+
+def _archive(output: Path, files: Mapping[str, bytes], epoch: int) -> None:
     with tarfile.open(output, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in ((f"{digest}.json", configuration), ("layer.tar", layer), ("manifest.json", manifest)):
+        for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size, info.mtime, info.mode = len(data), epoch, 0o644
             archive.addfile(info, io.BytesIO(data))
@@ -59,3 +107,8 @@ def write(tree: Tree, container: Container, architecture: ArchitectureName, epoc
 
 def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+TARGETS = (
+    ContainerTarget("container", "of a definition of a container: archives for docker and for OCI tools", write),
+)

@@ -18,6 +18,7 @@ from typing import Final
 from builder import boot, disk, iso
 from builder.iso import File
 from builder.targets.parts import Installed, Parts
+from builder.targets.target import Target
 from builder.verity import Verity
 
 OUTPUT: Final = "flotilla.iso"
@@ -149,3 +150,6 @@ def _bios_files(parts: Parts, command_line: str) -> list[File]:
         File.whole("boot/initrd.img", parts.initrd),
         File.whole("boot/drivers.img", parts.drivers),
     ]
+
+
+TARGETS = (Target("iso", "a CD or USB stick that boots a live node and installs it to a disk", write),)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from builder import boot, disk
+from builder.architecture import ArchitectureName
 from builder.boot import LOADER_CONF, BootFiles
-from builder.definition import Disk
+from builder.definition import Container, Disk
 from builder.tools import Tools
+from builder.tree import Tree
 from builder.verity import Verity
 
-DISK_PARAMETERS = "flotilla.root=partition flotilla.state=partition flotilla.datasource=installed,nocloud"
-"""Of the kernel of a node that lives on a disk of ours: root and state are partitions of it; user-data lies there, or on a seed volume."""
+DISK_PARAMETERS = "flotilla.root=partition flotilla.state=partition"
+"""Of the kernel of a node that lives on a disk of ours: root and state are partitions of it."""
+
+DATASOURCES = "installed,nocloud"
+"""Where such a node finds its user-data: on that disk, or on a seed volume."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +67,27 @@ class Parts:
     @cached_property
     def installed(self) -> Installed:
         """What goes onto a disk; made when first asked for."""
-        uki = self.unified_kernel(self.parameters(self.any_console, DISK_PARAMETERS))
+        return self.install(DATASOURCES)
+
+    def install(self, datasources: str) -> Installed:
+        """What goes onto a disk whose node looks for its user-data in ``datasources`` (of ``cloudconfig apply``, first to last)."""
+        uki = self.unified_kernel(
+            self.parameters(self.any_console, DISK_PARAMETERS, f"flotilla.datasource={datasources}")
+        )
         contents = {
             self.boot.removable: self.boot.loader,
             "loader/loader.conf": LOADER_CONF.encode(),
             f"EFI/Linux/{self.name}-{self.version}-{self.verity.root_hash[:8]}.efi": uki,
         }
-        esp = self.work / "esp.img"
-        boot.system_partition(contents, self.disk.esp, esp, self.epoch, self.tools)
         digest = hashlib.sha256(b"".join(path.encode() + b"\0" + contents[path] for path in sorted(contents))).digest()
+        esp = self.work / f"esp-{digest.hex()[:8]}.img"
+        boot.system_partition(contents, self.disk.esp, esp, self.epoch, self.tools)
         layout = disk.layout(self.disk, self.architecture, self.verity, digest)
-        return Installed(layout, disk.extents(layout, esp, self.root, self.verity))
+        return Installed(layout, disk.extents(layout, esp, self.root, self.verity), self.tools)
 
-    def raw_disk(self, output: Path) -> None:
-        """Write the disk of an installed node as the sparse file ``output``."""
-        disk.write(self.installed.layout, self.installed.extents, output, self.tools)
+    def raw_disk(self, output: Path) -> Path:
+        """Write the disk of an installed node as the sparse file ``output``, and return that."""
+        return self.installed.write(output)
 
 
 @dataclass(frozen=True)
@@ -85,3 +96,28 @@ class Installed:
 
     layout: disk.Layout
     extents: tuple[disk.Extent, ...]
+    tools: Tools
+
+    def write(self, output: Path, *, at_least: int = 0, multiple_of: int = 1) -> Path:
+        """Write the disk as the sparse file ``output``, and return that.
+
+        It is as large as the definition says, or larger where a platform wants ``at_least`` so many bytes or a ``multiple_of`` so many; the
+        first boot gives what is free to the state.
+        """
+        size = -(-max(self.layout.size, at_least) // multiple_of) * multiple_of
+        disk.write(replace(self.layout, size=size), self.extents, output, self.tools)
+        return output
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The finished pieces of a container: the ``tree`` that is its one layer, and the ``configuration`` that it runs with.
+
+    ``epoch`` is the one time (seconds) that artifacts may have in them.
+    """
+
+    name: str
+    architecture: ArchitectureName
+    tree: Tree
+    configuration: Container
+    epoch: int

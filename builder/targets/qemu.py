@@ -5,17 +5,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from builder import virtualdisk
 from builder.targets.parts import Parts
+from builder.targets.target import Target
 
 
 def write(parts: Parts, folder: Path) -> None:
     """Put ``disk.qcow2``, ``vmlinuz``, ``initrd.img``, ``root.img`` (hashes at its end) and ``cmdline`` (one line) into ``folder``."""
-    disk = parts.work / "disk.raw"
-    parts.raw_disk(disk)
-    parts.tools.run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(disk), str(folder / "disk.qcow2"))
+    disk = parts.raw_disk(parts.work / "disk.raw")
+    virtualdisk.qcow2(disk, folder / "disk.qcow2", parts.tools)
     disk.unlink()
     parts.kernel.rename(folder / "vmlinuz")
     parts.initrd.rename(folder / "initrd.img")
     parts.root.rename(folder / "root.img")
     command_line = parts.parameters("flotilla.root=serial:root", "flotilla.state=serial:state")
     (folder / "cmdline").write_text(command_line + "\n")
+
+
+TARGETS = (Target("qemu", "kernel, initrd and root for direct boot under QEMU, and disk.qcow2 for UEFI", write),)

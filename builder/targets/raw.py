@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.targets.parts import Parts
+from builder.targets.target import Target
 
 DISK = "disk.raw"
 
@@ -21,3 +22,9 @@ def write_compressed(parts: Parts, folder: Path) -> None:
     # Worker mode: its output is the same for every number of workers, and differs from that without.
     parts.tools.run("zstd", "-q", "-T2", "-10", "-o", str(folder / f"{DISK}.zst"), str(disk))
     disk.unlink()
+
+
+TARGETS = (
+    Target("raw", "the disk of an installed node, disk.raw (sparse)", write),
+    Target("raw.zst", "the same, compressed", write_compressed),
+)

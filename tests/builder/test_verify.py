@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import compare, cpio
+from builder import archive, compare, cpio
+from builder.archive import Member
 from builder.cli import run
 from builder.compare import Unreadable
 from builder.tools import Tools
@@ -70,7 +71,7 @@ def test_a_machine_reads_it(world: World, capsys: Out) -> None:
     told = json.loads(capsys.readouterr().out)
     assert (told["same"], told["inputs"]) == (True, [])
     rebuilt = {each["name"]: each["rebuilt"] for each in told["artifacts"]}
-    assert set(rebuilt) == {"small.tar", *TOLD}
+    assert set(rebuilt) == {"small.tar", "small.oci.tar", *TOLD}
     assert rebuilt["small.tar"] == snapshot(world.output)["small.tar"]
 
 
@@ -85,7 +86,9 @@ def test_a_cached_step_is_not_believed(world: World, capsys: Out) -> None:
     said = capsys.readouterr().out
     assert "small.tar: differs from its rebuild\n" in said
     assert "  layer.tar/usr/bin/tool: contents differ\n" in said
-    assert said.endswith(f"{world.output}: 2 of 5 files are not what the lock gives\n")
+    assert "small.oci.tar: differs from its rebuild\n" in said
+    assert "  layer/usr/bin/tool: contents differ\n" in said
+    assert said.endswith(f"{world.output}: 3 of 6 files are not what the lock gives\n")
 
 
 def test_a_changed_initrd_is_told_by_file(world: World, capsys: Out) -> None:
@@ -253,6 +256,19 @@ def test_members_of_a_cpio_archive(tmp_path: Path, closure: Tools) -> None:
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(Unreadable, match="damaged"):
         compare.members(path, closure, tmp_path)
+
+
+def test_archives_that_follow_each_other_and_a_compressed_one(tmp_path: Path, closure: Tools) -> None:
+    """What a network boot and a box are made of."""
+    path = tmp_path / "initrd.img"
+    path.write_bytes(b"".join(part for name in ("init", "root.img") for part in cpio.archive([file(name, name)])))
+    assert sorted(compare.members(path, closure, tmp_path)) == ["init", "root.img"]
+    box = tmp_path / "x.box"
+    archive.tar_gz([Member("metadata.json", b"{}")], box, 0, closure)
+    assert sorted(compare.members(box, closure, tmp_path)) == ["metadata.json"]
+    box.write_bytes(box.read_bytes()[:-20])
+    with pytest.raises(Unreadable, match="damaged"):
+        compare.members(box, closure, tmp_path)
 
 
 def test_the_same_members_in_another_order(tmp_path: Path, closure: Tools) -> None:
