@@ -79,6 +79,7 @@ class Settings:
     output: Path | None = None
     store: Path | None = None
     mirror: str | None = None
+    snapshot: str | None = None
     architecture: str | None = None
     release: bool = False
     force: bool = False
@@ -304,7 +305,7 @@ def _build(
             _check_room(place, lock)
         if settings.offline:
             offline.check(lock, our_lock(), view)
-        source = offline.no_mirror if settings.offline else lambda: mirror.find(settings.mirror)
+        source = offline.no_mirror if settings.offline else lambda: mirror.find(settings.mirror, settings.snapshot)
         job = _Job(what, lock, view, source, phases)
         folder = work / "out"
         folder.mkdir()

@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--no-cache", action="store_true", help="do every step anew; only downloads are kept")
     for each in (image, container, check, lock, scripts, tools):
         each.add_argument("--mirror", metavar="URL", help="archive to fetch from (default: as the host's apt)")
+        each.add_argument("--snapshot", metavar="URL", help="archive to ask for packages that the mirror has no more")
     for each in (image, container, check, lock, scripts, tools, store):
         each.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
         each.add_argument("--json", action="store_true", help="print the result for a machine")
@@ -169,6 +170,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         output=arguments.output,
         store=arguments.store,
         mirror=arguments.mirror,
+        snapshot=arguments.snapshot,
         architecture=arguments.arch,
         release=getattr(arguments, "release", False),
         force=arguments.force,
@@ -191,6 +193,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         definition=arguments.definition,
         store=arguments.store,
         mirror=arguments.mirror,
+        snapshot=arguments.snapshot,
         offline=arguments.offline,
         phases=Phases(quiet=arguments.quiet),
     )
@@ -219,7 +222,7 @@ def _told(result: BuildResult, arguments: argparse.Namespace) -> int:
 def _tools(arguments: argparse.Namespace) -> int:
     store, phases = Store(arguments.store), Phases(quiet=arguments.quiet)
     with cache.in_use(store):
-        tools = Tools.ours(store, lambda: mirror.find(arguments.mirror), detail=phases.detail)
+        tools = Tools.ours(store, lambda: mirror.find(arguments.mirror, arguments.snapshot), detail=phases.detail)
     if arguments.program is None:
         programs = tools.programs()
         print(json.dumps(programs) if arguments.json else "\n".join(programs))

@@ -53,6 +53,28 @@ class _Passing(Exception):  # noqa: N818 - worth another attempt
     pass
 
 
+class _Gone(Exception):  # noqa: N818 - a snapshot may have it
+    """The mirror has no such file. ``url`` is what was asked for, the text what was answered."""
+
+    def __init__(self, url: str, answer: str) -> None:
+        super().__init__(answer)
+        self.url = url
+
+    def failure(self, package: LockedPackage, also: _Gone | None = None) -> FetchFailure:
+        """What a person is told, if ``also`` (the mirror before the snapshot) has it neither."""
+        if also is None:
+            hint = (
+                "a mirror drops a version when a newer one comes: run 'osbuild lock' to take that, or name a mirror that keeps old ones, to be "
+                "asked for what the first has no more, with --snapshot URL or OSBUILD_SNAPSHOT"
+            )
+            return FetchFailure(f"the mirror has no {_title(package)} ({self})", where=self.url, hint=hint)
+        return FetchFailure(
+            f"neither the mirror nor the snapshot has {_title(package)} ({also}; {self})",
+            where=f"{also.url}, {self.url}",
+            hint="run 'osbuild lock' to take the version that the mirror has; a snapshot must be of a day on which this one was there",
+        )
+
+
 @dataclass(frozen=True)
 class Options:
     """How to download; the defaults are for real mirrors, tests want less patience."""
@@ -137,7 +159,18 @@ class _Batch:
                 manager.clear()
 
     def _one(self, package: LockedPackage) -> None:
-        url = self._mirror.url(package.archive, package.path)
+        try:
+            self._from(self._mirror, package)
+        except _Gone as error:
+            if self._mirror.snapshot is None:
+                raise error.failure(package) from None
+            try:
+                self._from(self._mirror.snapshot, package)
+            except _Gone as older:
+                raise older.failure(package, also=error) from None
+
+    def _from(self, mirror: Mirror, package: LockedPackage) -> None:
+        url = mirror.url(package.archive, package.path)
         part = self._work / package.sha256
         for attempt in range(1, self._options.attempts + 1):
             try:
@@ -186,7 +219,7 @@ class _Batch:
                 with Path(unquote(parts.path)).open("rb") as file:
                     yield iter(lambda: file.read(_CHUNK), b"")
             except FileNotFoundError:
-                raise _gone(package, url, "no such file") from None
+                raise _Gone(url, "no such file") from None
             return
         headers = {"Accept-Encoding": "identity", "User-Agent": "osbuild"}
         try:
@@ -202,7 +235,7 @@ class _Batch:
                 if response.status in _PASSING:
                     raise _Passing(f"the mirror answers {response.status}")
                 if response.status in (404, 410):
-                    raise _gone(package, url, f"the mirror answers {response.status}")
+                    raise _Gone(url, f"the mirror answers {response.status}")
                 if response.status != 200:
                     raise FetchFailure(
                         f"the mirror refuses {_title(package)}: it answers {response.status}",
@@ -261,15 +294,6 @@ def _wrong(package: LockedPackage, url: str, what: str) -> FetchFailure:
         where=url,
         hint="nothing of it was kept; try another mirror with --mirror URL. If the archive itself changed, run 'osbuild lock' and "
         "read what it says",
-    )
-
-
-def _gone(package: LockedPackage, url: str, what: str) -> FetchFailure:
-    return FetchFailure(
-        f"the mirror has no {_title(package)} ({what})",
-        where=url,
-        hint="a mirror drops a version when a newer one comes: run 'osbuild lock' to take that, or name a mirror that keeps old ones "
-        "(a snapshot) with --mirror URL",
     )
 
 

@@ -81,7 +81,11 @@ def lock(arguments: argparse.Namespace) -> int:
             where=str(lock_path.parent),
             hint="copy the definition to a folder of your own and name it: osbuild lock FILE",
         )
-    store, phases, source = Store(arguments.store), Phases(quiet=arguments.quiet), mirror.find(arguments.mirror)
+    store, phases, source = (
+        Store(arguments.store),
+        Phases(quiet=arguments.quiet),
+        mirror.find(arguments.mirror, arguments.snapshot),
+    )
 
     def review(old: Lock | None, new: Lock) -> None:
         if _has_scripts(what):
@@ -144,7 +148,7 @@ def _closure_apt(store: Store, source: Mirror, phases: Phases) -> apt.Programs:
         # Its own advice, 'osbuild lock', is what is being done.
         failure.hint = (
             "if the mirror has dropped it: on a Debian host 'osbuild lock --host-apt image/tools.yaml' takes the newest tools, with "
-            "the host's own apt; or name a mirror that keeps old versions (a snapshot) with --mirror URL"
+            "the host's own apt; or name a mirror that keeps old versions with --snapshot URL"
         )
         raise
 
@@ -238,7 +242,7 @@ def review(arguments: argparse.Namespace) -> int:
         present = [
             script
             for lock in _locks(path, store)
-            for script in _read(lock, store, lambda: mirror.find(arguments.mirror), phases.detail)
+            for script in _read(lock, store, lambda: mirror.find(arguments.mirror, arguments.snapshot), phases.detail)
         ]
     if arguments.accept:
         return _accept(arguments, path, present)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from terminal import Failure
 
 VARIABLE: Final = "OSBUILD_MIRROR"
+SNAPSHOT_VARIABLE: Final = "OSBUILD_SNAPSHOT"
 SCHEMES: Final = ("http", "https", "file")
 
 _HINT: Final = (
@@ -43,12 +44,14 @@ class Mirror:
     """The address of each archive's root, without a trailing slash.
 
     ``origin`` says, for messages, where the addresses come from. ``apt_options`` are the host's own apt settings that belong to its
-    sources: a proxy, and whether the dates of an archive that stands still are checked.
+    sources: a proxy, and whether the dates of an archive that stands still are checked. ``snapshot`` is asked for packages that this mirror
+    has no more.
     """
 
     roots: Mapping[str, str]
     origin: str = ""
     apt_options: Mapping[str, str] = field(default_factory=dict)
+    snapshot: Mirror | None = None
 
     def root(self, archive: str) -> str:
         """The address of ``archive``'s root. Raises :class:`MirrorFailure` when it is not known."""
@@ -65,18 +68,28 @@ class Mirror:
 
 
 def find(
-    override: str | None = None, *, environment: Mapping[str, str] | None = None, apt: Path = Path("/etc/apt")
+    override: str | None = None,
+    snapshot: str | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    apt: Path = Path("/etc/apt"),
 ) -> Mirror:
-    """The mirror to use: ``override`` (``--mirror``), else ``OSBUILD_MIRROR`` of ``environment`` (the process's own by default), else the host's apt sources in ``apt``.
+    """The mirror to use: ``override`` (``--mirror``), else ``OSBUILD_MIRROR`` of ``environment`` (the process's own by default), else the host's apt
+    sources in ``apt``; behind it the ``snapshot`` (``--snapshot``, else ``OSBUILD_SNAPSHOT``), if one is named.
 
     Raises :class:`MirrorFailure` when an address is no address, or the host's sources name no Debian archive.
     """
-    if override:
-        return from_root(override, "--mirror")
-    variable = (os.environ if environment is None else environment).get(VARIABLE, "")
-    if variable:
-        return from_root(variable, VARIABLE)
-    return replace(from_sources(read_sources(apt), str(apt)), apt_options=read_options(apt))
+    variables = os.environ if environment is None else environment
+    first = _named(override, "--mirror", variables, VARIABLE)
+    if first is None:
+        first = replace(from_sources(read_sources(apt), str(apt)), apt_options=read_options(apt))
+    return replace(first, snapshot=_named(snapshot, "--snapshot", variables, SNAPSHOT_VARIABLE))
+
+
+def _named(address: str | None, option: str, variables: Mapping[str, str], variable: str) -> Mirror | None:
+    if address:
+        return from_root(address, option)
+    return from_root(variables[variable], variable) if variables.get(variable) else None
 
 
 def from_root(address: str, origin: str) -> Mirror:

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -179,6 +180,24 @@ def test_a_version_that_the_mirror_dropped(web: Web, store: Store) -> None:
         fetch([locked("lib", b"x")], store, lambda: web.mirror, options=HASTY)
     assert "osbuild lock" in str(caught.value.hint)
     assert len(web.requests) == 1
+
+
+def test_a_version_that_the_mirror_dropped_comes_from_the_snapshot(web: Web, store: Store, tmp_path: Path) -> None:
+    """And only that: what the mirror has is taken from there, and the snapshot's bytes are believed no more than the mirror's."""
+    old, new = locked("old", b"old"), web.package("new", b"new")
+    (tmp_path / "pool").mkdir()
+    (tmp_path / old.path).write_bytes(b"old")
+    mirror = replace(web.mirror, snapshot=Mirror({"debian": tmp_path.as_uri()}))
+    found = fetch([old, new], store, lambda: mirror, options=HASTY)
+    assert (found["old"].read_bytes(), found["new"].read_bytes()) == (b"old", b"new")
+    evil = locked("evil", b"good")
+    (tmp_path / evil.path).write_bytes(b"evil")
+    with pytest.raises(FetchFailure, match="not the package that was locked"):
+        fetch([evil], store, lambda: mirror, options=HASTY)
+    with pytest.raises(FetchFailure, match="neither the mirror nor the snapshot has gone") as caught:
+        fetch([locked("gone", b"x")], store, lambda: mirror, options=HASTY)
+    assert "127.0.0.1" in str(caught.value.where)
+    assert str(tmp_path) in str(caught.value.where)
 
 
 def test_a_refusal_is_not_tried_again(web: Web, store: Store) -> None:

@@ -150,3 +150,19 @@ def test_no_text_breaks_the_parsers(text: str) -> None:
     list(parse_one_line(text))
     list(parse_deb822(text))
     assert all(stanza for stanza in stanzas(text))
+
+
+def test_a_snapshot_stands_behind_the_mirror() -> None:
+    """Named by an option or the environment, and kept apart: it is no mirror of its own."""
+    found = find("http://m.example", "http://s.example/20261123", environment={})
+    assert found.snapshot is not None
+    assert (found.root("debian"), found.snapshot.root("debian")) == (
+        "http://m.example/debian",
+        "http://s.example/20261123/debian",
+    )
+    named = find("http://m.example", environment={"OSBUILD_SNAPSHOT": "http://v.example"}).snapshot
+    assert named is not None
+    assert named.origin == "OSBUILD_SNAPSHOT"
+    assert find("http://m.example", environment={}).snapshot is None
+    with pytest.raises(MirrorFailure, match="not the address"):
+        find("http://m.example", "elsewhere", environment={})
