@@ -5,14 +5,19 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import shutil
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from builder import filelist
+from pycdlib.pycdlibexception import PyCdlibException
+
+from builder import filelist, volumes
 from builder.tools import ToolFailure, Tools
 from terminal import Failure
 
@@ -23,6 +28,7 @@ _OCI_BLOBS: Final = "blobs/sha256/"
 _SQUASHFS_MAGIC: Final = b"hsqs"
 _TAR_MAGIC: Final = (257, b"ustar")
 _CHUNK: Final = 1 << 20
+_DISKS: Final = (".img", ".raw", ".vmdk", ".vhd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +81,10 @@ def members(path: Path, tools: Tools, scratch: Path) -> Members:
             return dict(_cpio(file.read()))
         try:
             if _is_tar(head):
-                return dict(_tar(file, ""))
+                return {**dict(_tar(file, "")), **_disks(path, tools, scratch)}
             if head.startswith(_GZIP_MAGIC):
                 with gzip.open(file) as inflated:
-                    return dict(_tar(inflated, ""))
+                    return {**dict(_tar(inflated, "")), **_disks(path, tools, scratch)}
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise Unreadable(f"it is damaged: {error}") from error
     if head.startswith(_SQUASHFS_MAGIC):
@@ -91,7 +97,43 @@ def members(path: Path, tools: Tools, scratch: Path) -> Members:
             raise Unreadable(f"it is damaged: {error}") from error
         finally:
             listing.unlink(missing_ok=True)
-    raise Unreadable("its contents differ")
+    try:
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            found = dict(_nested(path, tools, Path(folder)))
+    except (ToolFailure, PyCdlibException) as error:
+        raise Unreadable(f"it is damaged: {error}") from error
+    if not found:
+        raise Unreadable("its contents differ")
+    return found
+
+
+def _disks(path: Path, tools: Tools, scratch: Path) -> dict[str, Member]:
+    """What is in the disks that the tar ``path`` (compressed or not) carries, as a box or a cloud's archive does."""
+    found: dict[str, Member] = {}
+    with tarfile.open(path) as archive:
+        for entry in archive:
+            opened = archive.extractfile(entry) if entry.isreg() and entry.name.endswith(_DISKS) else None
+            if opened is not None:
+                with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                    disk = Path(folder) / "disk"
+                    with disk.open("wb") as file:
+                        shutil.copyfileobj(opened, file, _CHUNK)
+                    with suppress(Unreadable):
+                        inside = members(disk, tools, Path(folder))
+                        found |= {f"{entry.name}/{name}": member for name, member in inside.items()}
+    return found
+
+
+def _nested(path: Path, tools: Tools, scratch: Path) -> Iterator[tuple[str, Member]]:
+    """What is in the file systems of a disk or an ISO, below the name of the partition or the file that each is in."""
+    for name, piece in volumes.pieces(path, tools, scratch):
+        prefix = f"{name}/" if name else ""
+        try:
+            for inner, member in members(piece, tools, scratch).items():
+                yield prefix + inner, member
+        except Unreadable:
+            with piece.open("rb") as file:
+                yield name or piece.name, Member("", hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _list(path: Path) -> Members:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from builder import archive, compare, cpio
 from builder.archive import Member
 from builder.cli import run
 from builder.compare import Unreadable
+from builder.targets import TARGETS, Target
 from builder.tools import Tools
 from builder.tree import Tree, directory, file, symlink
 from builder.verify import Artifact, Verdict, describe
@@ -269,6 +271,28 @@ def test_archives_that_follow_each_other_and_a_compressed_one(tmp_path: Path, cl
     box.write_bytes(box.read_bytes()[:-20])
     with pytest.raises(Unreadable, match="damaged"):
         compare.members(box, closure, tmp_path)
+
+
+@pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if isinstance(target, Target)])
+def test_every_target_is_looked_into(target: str, tmp_path: Path, closure: Tools) -> None:
+    """Down to the file that differs in the root, through compression, disk format, partition and file system, wherever the root is one."""
+    world = World(tmp_path / "world", closure)
+    outputs = tmp_path / "built", tmp_path / "rebuilt"
+    for output, text in zip(outputs, ("one", "other"), strict=True):
+        (world.overlay / "etc/told").write_text(text)
+        assert world.image("--quiet", "--target", target, output=output) == 0
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    names = [path.name for path in outputs[0].iterdir() if path.name not in TOLD and path.name != "timings.html"]
+    lines = {
+        name: compare.differences(outputs[0] / name, outputs[1] / name, closure, scratch)
+        for name in names
+        if (outputs[0] / name).read_bytes() != (outputs[1] / name).read_bytes()
+    }
+    assert lines, names
+    told = "\n".join(line for each in lines.values() for line in each)
+    assert re.search(r"(^|/)(etc/told|root\.img): contents differ", told, re.MULTILINE), told
+    assert list(scratch.iterdir()) == []
 
 
 def test_the_same_members_in_another_order(tmp_path: Path, closure: Tools) -> None:
