@@ -59,7 +59,7 @@ def is_a_disk(path: Path, tools: Tools) -> bool:
 
 def test_targets_are_sorted_and_named_as_they_say() -> None:
     assert list(TARGETS) == sorted(TARGETS)
-    assert {"container", "gce", "pxe", "qemu", "raw", "raw.zst", "vagrant", "vhd", "vmdk"} <= set(TARGETS)
+    assert {"container", "gce", "iso", "pxe", "qemu", "raw", "raw.zst", "vagrant", "vhd", "vmdk"} <= set(TARGETS)
     assert all(name == target.name and target.summary for name, target in TARGETS.items())
 
 
