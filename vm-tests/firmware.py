@@ -21,6 +21,9 @@ from terminal import Failure
 CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 VARIABLES: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 
+MAC: Final = "52:54:00:12:34:56"
+"""Of the network card."""
+
 BOOT_S: Final = 30
 """From power-on to the login, with hardware's speed and firmware's leisure; the accelerator's factor comes on top."""
 COMMAND_S: Final = 20
@@ -86,8 +89,13 @@ class Machine:
 
 
 @contextmanager
-def machine(folder: Path, key: Path, devices: Sequence[str], *, uefi: bool) -> Iterator[Machine]:
-    """A machine with ``devices`` (words for QEMU), switched on; its plug is pulled when the block ends. ``folder`` is made for it."""
+def machine(
+    folder: Path, key: Path, devices: Sequence[str] = (), *, uefi: bool, network: Path | None = None
+) -> Iterator[Machine]:
+    """A machine with ``devices`` (words for QEMU), switched on; its plug is pulled when the block ends. ``folder`` is made for it.
+
+    With ``network``, it starts from that: its card (``MAC``) is told to fetch ``boot.ipxe`` of this folder.
+    """
     folder.mkdir()
     (port,) = ports.choose(1, ())
     firmware: list[str] = []
@@ -96,12 +104,14 @@ def machine(folder: Path, key: Path, devices: Sequence[str], *, uefi: bool) -> I
         shutil.copyfile(VARIABLES, variables)
         flash = "if=pflash,format=raw,file="
         firmware = ["-drive", f"readonly=on,{flash}{CODE}", "-drive", f"{flash}{variables}"]
+    served = "" if network is None else f",tftp={network},bootfile=boot.ipxe"
+    rom = "romfile=" if network is None else "bootindex=0"
     command = [
         *(str(qemu.find().path), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-M", "q35", "-accel", fastest().name, "-cpu", "max", "-smp", "1", "-m", "1024"),
         *firmware,
-        *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
-        *("-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"),
+        *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22{served}"),
+        *("-device", f"virtio-net-pci,netdev=net,mac={MAC},{rom}", "-device", "virtio-rng-pci"),
         *("-serial", f"file:{folder / 'console.log'}"),
         *devices,
     ]

@@ -15,7 +15,7 @@ import pytest
 from builder.build import Settings, build_image
 from terminal import Phases
 
-from .firmware import machine
+from .firmware import MAC, machine
 
 INSECURE_KEY: Final = """\
 -----BEGIN OPENSSH PRIVATE KEY-----
@@ -27,7 +27,6 @@ F+wvG9hXGoqiysfJOn5YAAAAEHNwb3hAdmFncmFudC1kZXYBAgMEBQ==
 -----END OPENSSH PRIVATE KEY-----
 """
 """It is no secret: every vagrant comes with it."""
-MAC: Final = "52:54:00:12:34:56"
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +49,8 @@ def test_a_node_starts_from_the_network_with_its_own_user_data(key: Path, tmp_pa
     shutil.copytree(built("pxe"), served)
     (served / "user-data").write_text("#cloud-config\nhostname: another\n")
     (served / f"user-data-{MAC.replace(':', '-')}").write_text("#cloud-config\nhostname: netboot-7\n")
-    devices = [
-        *("-netdev", f"user,id=boot,restrict=on,net=192.0.2.0/24,tftp={served},bootfile=boot.ipxe"),
-        *("-device", f"virtio-net-pci,netdev=boot,mac={MAC},bootindex=1"),
-    ]
-    with machine(tmp_path / "machine", key, devices, uefi=False) as node:
+    with machine(tmp_path / "machine", key, uefi=False, network=served) as node:
         node.wait_for(r"netboot-7 login: ")
-        assert "Finished" in node.console or "cloudconfig" in node.console
         assert "FAILED" not in node.console
 
 
