@@ -160,7 +160,7 @@ def test_real_builds(tmp_path: Path, closure: Tools, capsys: Out) -> None:
     assert osbuild("inspect", "--json", tmp_path / "two") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["packages"] == {"base": "1.0", "tool": "1.0"}
-    assert set(told["artifacts"]) == {"small.tar"} | TOLD - {"manifest.json"}
+    assert set(told["artifacts"]) == {"small.tar", "small.oci.tar"} | TOLD - {"manifest.json"}
     assert osbuild("diff", "--json", tmp_path / "one", tmp_path / "two") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["packages"] == [{"name": "tool", "change": "replaced", "old": "1.0", "new": "1.0"}]

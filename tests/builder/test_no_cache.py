@@ -75,7 +75,7 @@ def test_a_build_that_fails_replaces_nothing(world: World, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(container, "write", fail)
+    monkeypatch.setattr(container, "tar_stream", fail)
     with pytest.raises(KeyboardInterrupt):
         world.container("--no-cache")
     assert made(world) == store

@@ -10,6 +10,7 @@ from builder import disk
 from builder.definition import Disk
 from builder.targets import iso
 from builder.targets.parts import Installed
+from builder.tools import Tools
 from builder.verity import Verity
 from install import layout
 from install.layout import Layout
@@ -25,7 +26,7 @@ def described(folder: Path) -> dict[str, Any]:
     root.write_bytes(b"root" * 3072 + b"hash" * 2048)
     sizes = Disk.model_validate({"esp": "16MiB", "root": "8MiB", "verity": "1MiB", "state": "4MiB"})
     where = disk.layout(sizes, "amd64", verity, b"digest")
-    installed = Installed(where, disk.extents(where, esp, root, verity))
+    installed = Installed(where, disk.extents(where, esp, root, verity), Tools(Path("/nonexistent")))
     names = {esp: esp.name, root: root.name}
     held = {esp: iso.without_zeros(esp), root: root.stat().st_size}
     return iso.describe("node", "0.1", verity, installed, names, held)

@@ -16,6 +16,7 @@ from builder import disk
 from builder.definition import Disk
 from builder.targets import iso
 from builder.targets.parts import Installed
+from builder.tools import Tools
 from builder.verity import Verity
 from install import layout
 from terminal import Failure
@@ -141,7 +142,7 @@ def test_zeros_within_are_kept(tmp_path: Path) -> None:
     esp.write_bytes(b"a" * 4096 + bytes(8192) + b"b" + bytes(MIB))
     root.write_bytes(bytes(8192))
     where = disk.layout(sizes, "amd64", verity, b"")
-    found = Installed(where, disk.extents(where, esp, root, verity))
+    found = Installed(where, disk.extents(where, esp, root, verity), Tools(Path("/nonexistent")))
     assert iso.without_zeros(esp) == 16384
     assert iso.without_zeros(root) == 0
     assert found.extents[0].size > 16384
