@@ -56,8 +56,10 @@ def test_a_node_starts_from_the_network_with_its_own_user_data(key: Path, tmp_pa
 
 def test_a_box_lets_vagrants_key_in_once(key: Path, tmp_path: Path) -> None:
     """As 'vagrant up' finds it: the key logs in; the one that vagrant puts in its place stays the only one."""
-    with tarfile.open(built("vagrant") / "node-libvirt.box") as box:
-        box.extract("box.img", tmp_path, filter="data")
+    with tarfile.open(built("vagrant") / "node-libvirt.box") as box, (tmp_path / "box.img").open("wb") as file:
+        disk = box.extractfile("box.img")
+        assert disk is not None
+        shutil.copyfileobj(disk, file)
     image = f"if=none,id=box,format=qcow2,file={tmp_path / 'box.img'},cache=unsafe"
     devices = ["-drive", image, "-device", "virtio-blk-pci,drive=box,bootindex=1"]
     with machine(tmp_path / "machine", key, devices, uefi=True) as node:
