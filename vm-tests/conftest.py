@@ -86,6 +86,20 @@ def until(what: str, holds: Callable[[], object], seconds: float, pause: float =
         time.sleep(pause)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For all machines of this module."""
+    return tmp_path_factory.mktemp("machines")
+
+
+@pytest.fixture(scope="module")
+def key(folder: Path) -> Path:
+    """An ssh key; its public half is beside it."""
+    path = folder / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path
+
+
 @pytest.fixture(scope="session")
 def redis_archive() -> Path:
     """The docker-archive of Debian's redis, built by us."""

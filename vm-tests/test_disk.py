@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,20 +35,6 @@ PANIC: Final = "Kernel panic - not syncing: dm-verity device corrupted"
 def image() -> Path:
     """The folder of the node's image for QEMU."""
     return build_image(Settings(target="qemu", phases=Phases(sys.__stderr__))).directory
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For all machines of this module."""
-    return tmp_path_factory.mktemp("disk")
-
-
-@pytest.fixture(scope="module")
-def key(folder: Path) -> Path:
-    """An ssh key; its public half is beside it."""
-    path = folder / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    return path
 
 
 # --- a disk ----------------------------------------------------------------------------------------------------------

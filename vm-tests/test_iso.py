@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,20 +30,6 @@ TARGET: Final = "/dev/nvme0n1"
 def iso() -> Path:
     """The node's ISO."""
     return build_image(Settings(target="iso", phases=Phases(sys.__stderr__))).directory / "flotilla.iso"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For all machines of this module."""
-    return tmp_path_factory.mktemp("iso")
-
-
-@pytest.fixture(scope="module")
-def key(folder: Path) -> Path:
-    """An ssh key; its public half is beside it."""
-    path = folder / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    return path
 
 
 def public(key: Path) -> str:
