@@ -86,6 +86,11 @@ class Cluster:
             hint="its nodes: " + ", ".join(n.name for n in self.nodes),
         )
 
+    def running_node(self, text: str) -> Node:
+        """:meth:`node`, of a cluster that runs. Raises :class:`Failure` if it does not."""
+        self.require_running()
+        return self.node(text)
+
     @property
     def is_running(self) -> bool:
         """Whether its supervisor is alive; single nodes may be off."""

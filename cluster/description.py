@@ -77,8 +77,8 @@ class Description:
             hint = f"remove the cluster: cluster down --name {path.parent.name}"
             raise Failure("this is no cluster description of this version", where=str(path), hint=hint) from error
 
-    def machine(self, number: int, layout: Layout) -> Machine:
-        """The virtual machine of node ``number``. Raises OSError if the image's command line cannot be read."""
+    def machine(self, number: int, layout: Layout, incoming: Path | None = None) -> Machine:
+        """The virtual machine of node ``number``, going on from what the folder ``incoming`` holds. Raises OSError if the image's command line cannot be read."""
         folder = layout.node(number)
         return Machine(
             number=number,
@@ -94,13 +94,13 @@ class Description:
             net_socket=layout.net_socket(number),
             qmp_socket=layout.qmp_socket(number),
             ssh_port=self.ssh_ports[number - 1],
-            discovery_port=self.discovery_port,
             forward=(os.fspath(sys.executable), "-I", "-S", str(FORWARD), "127.0.0.1", str(self.discovery_port)),
+            incoming=incoming,
         )
 
     def discovery_url(self, token: str) -> str:
         """The address of ``token`` as a node sees it."""
-        return f"http://{machine.HOST_ADDRESS}:{self.discovery_port}/{token}"
+        return f"http://{machine.HOST_ADDRESS}:{machine.DISCOVERY_PORT}/{token}"
 
 
 def members_of(size: int) -> int:

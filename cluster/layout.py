@@ -4,6 +4,7 @@ $XDG_STATE_HOME/flotilla/clusters/NAME/
     cluster.json        what the cluster is (description.py); supervisor.json: the processes that run it now
     key, key.pub        its ssh key; known_hosts: the nodes' host keys, pinned at first contact
     image/              the image its nodes boot; discovery.json: the discovery service's memory
+    timeline.jsonl      what was done to it
     node-1/             state.img (sparse), cidata.iso, user-data, console.log, qemu.log
 $XDG_RUNTIME_DIR/flotilla/NAME-HASH/
     control, net-1, qmp-1 ...   sockets, whose paths the kernel limits to 107 bytes: hence apart, and short
@@ -90,6 +91,11 @@ class Layout:
     def discovery(self) -> Path:
         """What the discovery service remembers."""
         return self.state / "discovery.json"
+
+    @property
+    def timeline(self) -> Path:
+        """What was done to the cluster, see :mod:`cluster.timeline`."""
+        return self.state / "timeline.jsonl"
 
     @property
     def control(self) -> Path:

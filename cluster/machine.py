@@ -13,6 +13,9 @@ NETWORK = "10.77.0"
 PREFIX_BITS = 24
 HOST_ADDRESS = "10.0.2.100"
 """Where a guest finds this computer's discovery service: an address inside QEMU's user network, see ``guestfwd``."""
+DISCOVERY_PORT = 8087
+"""The port there, the same in every cluster: what a node knows must not tell one cluster on this computer from another, or a
+snapshot could not be restored beside the cluster that it was made of. (The original discovery service's own.)"""
 DATASOURCE = "flotilla.datasource=nocloud"
 EMULATED_CACHE_MIB = 256
 """Translated code kept per emulated node. QEMU's default is an eighth of all memory, each."""
@@ -57,20 +60,24 @@ class Machine:
     net_socket: Path
     qmp_socket: Path
     ssh_port: int
-    discovery_port: int
     forward: tuple[str, ...]
     """The command that carries one connection of the guest to this computer's discovery service."""
+    incoming: Path | None = None
+    """A folder that :meth:`cluster.driver.Vm.save` filled: the machine goes on from there instead of booting."""
 
 
-def argv(qemu: Path, machine: Machine) -> list[str]:
-    """The command line that runs ``machine``. JSON wherever QEMU takes it, so that no path needs quoting."""
+def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> list[str]:
+    """The command line that runs ``machine`` in the memory that is the inherited file descriptor ``memory``; not ``shared``, it is only read.
+
+    JSON wherever QEMU takes it, so that no path needs quoting.
+    """
     accelerator = f"tcg,tb-size={EMULATED_CACHE_MIB}" if machine.accelerator == "tcg" else machine.accelerator
     management = {
         "type": "user",
         "id": "management",
         "restrict": True,
         "hostfwd": [{"str": f"tcp:127.0.0.1:{machine.ssh_port}-:22"}],
-        "guestfwd": [{"str": f"tcp:{HOST_ADDRESS}:{machine.discovery_port}-cmd:{shlex.join(machine.forward)}"}],
+        "guestfwd": [{"str": f"tcp:{HOST_ADDRESS}:{DISCOVERY_PORT}-cmd:{shlex.join(machine.forward)}"}],
     }
     cluster = {
         "type": "stream",
@@ -82,8 +89,9 @@ def argv(qemu: Path, machine: Machine) -> list[str]:
         str(qemu),
         *("-name", f"{machine.name},debug-threads=on"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
-        *MACHINES[machine.architecture],
+        *_board(machine),
         *("-accel", accelerator, "-smp", "1", "-m", str(machine.memory_mib)),
+        *("-object", json.dumps(_memory(machine, memory, shared=shared))),
         *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd.img")),
         *("-append", f"{machine.cmdline} {DATASOURCE}".strip()),
         *_disk("root", machine.image / "root.img", writable=False),
@@ -96,7 +104,23 @@ def argv(qemu: Path, machine: Machine) -> list[str]:
         *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
         *("-chardev", f"file,id=console,path={_doubled(machine.console)},append=on", "-serial", "chardev:console"),
         *("-qmp", f"unix:{_doubled(machine.qmp_socket)},server=on,wait=off"),
+        *(() if machine.incoming is None else ("-incoming", "defer")),
     ]
+
+
+def _board(machine: Machine) -> tuple[str, ...]:
+    option, board, *processor = MACHINES[machine.architecture]
+    return option, f"{board},memory-backend=ram", *processor
+
+
+def _memory(machine: Machine, descriptor: int, *, shared: bool) -> dict[str, object]:
+    return {
+        "qom-type": "memory-backend-file",
+        "id": "ram",
+        "size": machine.memory_mib << 20,
+        "mem-path": f"/proc/self/fd/{descriptor}",
+        "share": shared,
+    }
 
 
 def _disk(name: str, path: Path, *, writable: bool) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster import control
 from cluster.description import Description
+from cluster.fault import Fault
 from cluster.layout import Layout
 from cluster.machine import cluster_address
 from cluster.ssh import Connection, RunResult
@@ -73,19 +74,26 @@ class Node:
         """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
         control.ask(self._control, "start", node=self.number, deadline_s=60)
 
-    def kill(self) -> None:
-        """Pull the node's plug."""
+    def kill(self) -> Fault:
+        """Pull the node's plug; healed, it is switched on again."""
         self._ssh.close()
         control.ask(self._control, "kill", node=self.number)
+        return Fault(f"kill {self.name}", self._switch_on)
+
+    def _switch_on(self) -> None:
+        nodes = control.ask(self._control, "status")["nodes"]
+        if any(entry["node"] == self.number and entry["state"] == "off" for entry in nodes):
+            self.start()
 
     def stop(self) -> None:
         """Press the node's power button and wait until it is off."""
         self._ssh.close()
         control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self._factor)
 
-    def pause(self) -> None:
-        """Stop the node's time. Raises :class:`Failure` if it is off."""
+    def pause(self) -> Fault:
+        """Stop the node's time until it is healed. Raises :class:`Failure` if it is off."""
         control.ask(self._control, "pause", node=self.number)
+        return Fault(f"pause {self.name}", self.resume)
 
     def resume(self) -> None:
         """Let the node's time go on. Raises :class:`Failure` if it is off."""

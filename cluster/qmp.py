@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from terminal import Failure
 LINE_BYTES_MAX = 1 << 20
 
 
-async def execute(socket: Path, command: str, *, deadline_s: float = 10) -> Any:
+async def execute(
+    socket: Path, command: str, arguments: Mapping[str, Any] | None = None, *, deadline_s: float = 10
+) -> Any:
     """Run ``command`` ("stop", "cont", "query-status", "system_powerdown", "quit" ...) and return what it returns.
 
     Raises :class:`Failure` if QEMU refuses, is gone, or does not answer within ``deadline_s`` seconds.
@@ -23,7 +26,7 @@ async def execute(socket: Path, command: str, *, deadline_s: float = 10) -> Any:
             try:
                 await reader.readline()  # the greeting
                 await _ask(reader, writer, "qmp_capabilities")
-                return await _ask(reader, writer, command)
+                return await _ask(reader, writer, command, arguments)
             finally:
                 writer.close()
     except TimeoutError as error:
@@ -32,8 +35,10 @@ async def execute(socket: Path, command: str, *, deadline_s: float = 10) -> Any:
         raise Failure(f"QEMU's monitor cannot be talked to about {command}", where=str(socket)) from error
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, command: str) -> Any:
-    writer.write(json.dumps({"execute": command}).encode() + b"\n")
+async def _ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, command: str, arguments: Mapping[str, Any] | None = None
+) -> Any:
+    writer.write(json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\n")
     await writer.drain()
     while line := await reader.readline():
         answer = json.loads(line)

@@ -19,36 +19,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import machine, qmp
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
+from cluster.driver import Driver, Vm
 from cluster.layout import Layout, make_private
 from cluster.process import Process
+from cluster.qemu_driver import QemuDriver
+from cluster.sparse import copy_file
 from cluster.switch import Switch
+from cluster.timeline import Timeline
 from discovery.server import DiscoveryServer
 from terminal import Failure
 
-LEASH = Path(__file__).with_name("leash.py")
-MONITOR_DEADLINE_S = 30.0
-"""From starting QEMU to its monitor answering: its own start, files read and ports bound, on a busy computer."""
 POWERDOWN_DEADLINE_S = 15.0
 """For a node to switch itself off, with hardware; times the accelerator's factor."""
 
 
 @dataclass(slots=True)
 class Guest:
-    """A node's QEMU as the supervisor knows it. ``ended`` says how the last one ended, None before the first start."""
+    """A node's machine as the supervisor knows it. ``ended`` says how the last one ended, None before the first start."""
 
     number: int
-    process: asyncio.subprocess.Process | None = None
+    vm: Vm | None = None
     paused: bool = False
     started_at: float | None = None
     ended: str | None = None
+    starting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
 
     def status(self) -> dict[str, Any]:
         """What ``cluster status`` shows."""
-        state = "off" if self.process is None else "paused" if self.paused else "running"
-        pid = None if self.process is None else self.process.pid
+        state = "off" if self.vm is None else "paused" if self.paused else "running"
+        pid = None if self.vm is None else self.vm.pid
         return {"node": self.number, "state": state, "pid": pid, "started_at": self.started_at, "ended": self.ended}
 
 
@@ -68,6 +69,8 @@ class Supervisor:
             public_url=self.description.discovery_url("").rstrip("/"),
             log=say,
         )
+        self.driver: Driver = QemuDriver(Path(self.description.qemu))
+        self.timeline = Timeline(self.layout.timeline)
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -87,7 +90,8 @@ class Supervisor:
             server.close()
         finally:
             for guest in self.guests.values():
-                await self.kill(guest)
+                await self._end_machine(guest)
+            await self.driver.close()
             await self.switch.stop()
             self.discovery.stop()
             for path in (self.layout.control, self.layout.supervisor, *map(self.layout.qmp_socket, self.guests)):
@@ -110,7 +114,7 @@ class Supervisor:
 
     async def do(self, request: dict[str, Any]) -> Any:
         """Carry out one request, ``{"do": VERB, ...}``. Raises :class:`Failure`."""
-        verbs: dict[str, Callable[[Guest], Awaitable[None]]] = {
+        nodes: dict[str, Callable[[Guest], Awaitable[None]]] = {
             "start": self.start,
             "kill": self.kill,
             "stop": self.stop,
@@ -122,12 +126,18 @@ class Supervisor:
                 return self.status()
             case {"do": "token", "size": int(size)}:
                 return self.discovery.new_token(size)
+            case {"do": "mark", "text": str(text)}:
+                return self.timeline.record("mark", text)
+            case {"do": "save", "folder": str(folder)}:
+                return await self.save(Path(folder))
+            case {"do": "restore", "folder": str(folder)}:
+                return await self.restore(Path(folder))
             case {"do": "shutdown"}:
                 self._end.set()
                 return None
-            case {"do": str(verb), "node": int(number)} if verb in verbs and number in self.guests:
+            case {"do": str(verb), "node": int(number)} if verb in nodes and number in self.guests:
                 say(f"{verb} node-{number}")
-                return await verbs[verb](self.guests[number])
+                return await nodes[verb](self.guests[number])
             case _:
                 raise Failure(f"the supervisor knows no such request: {request}")
 
@@ -136,83 +146,63 @@ class Supervisor:
         counters = {port: dataclasses.asdict(counter) for port, counter in self.switch.counters.items()}
         return {"pid": os.getpid(), "nodes": [guest.status() for guest in self.guests.values()], "network": counters}
 
-    async def start(self, guest: Guest) -> None:
-        """Switch a node on; returns when its QEMU runs (the node boots on). Raises :class:`Failure`."""
-        if guest.process is not None:
-            raise Failure(f"node-{guest.number} runs already")
-        log_path = self.layout.node(guest.number) / "qemu.log"
-        self.layout.qmp_socket(guest.number).unlink(missing_ok=True)
-        try:
-            command = machine.argv(Path(self.description.qemu), self.description.machine(guest.number, self.layout))
-            with log_path.open("wb") as log:
-                guest.process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), *command),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-        except OSError as error:
-            raise Failure(f"node-{guest.number} cannot be started: {error}") from error
-        guest.started_at, guest.paused, guest.ended = time.time(), False, None
-        watcher = asyncio.create_task(self._watch(guest, guest.process))
+    async def start(self, guest: Guest, incoming: Path | None = None) -> None:
+        """Switch a node on; returns when its machine runs: it boots, or stands still with what the folder ``incoming`` holds.
+
+        Raises :class:`Failure`.
+        """
+        async with guest.starting:
+            if guest.vm is not None:
+                raise Failure(f"node-{guest.number} runs already")
+            try:
+                machine = self.description.machine(guest.number, self.layout, incoming)
+                guest.vm = vm = await self.driver.start(machine, self.layout.node(guest.number) / "qemu.log")
+            except OSError as error:
+                raise Failure(f"node-{guest.number} cannot be started: {error}") from error
+        guest.started_at, guest.paused, guest.ended = time.time(), incoming is not None, None
+        watcher = asyncio.create_task(self._watch(guest, vm))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         self._record()
-        deadline = time.monotonic() + MONITOR_DEADLINE_S
-        while not await self._answers(guest):
-            if guest.process is None:
-                said = log_path.read_text(errors="replace").strip() or guest.ended
-                raise Failure(f"QEMU did not start node-{guest.number}: {said}", where=str(log_path))
-            if time.monotonic() > deadline:
-                await self.kill(guest)
-                raise Failure(
-                    f"QEMU of node-{guest.number} did not come up within {MONITOR_DEADLINE_S:.0f} s",
-                    where=str(log_path),
-                )
-            await asyncio.sleep(0.05)
+        self.timeline.record("power", f"node-{guest.number} on", [guest.number])
 
-    async def _answers(self, guest: Guest) -> bool:
-        try:
-            await qmp.execute(self.layout.qmp_socket(guest.number), "query-status")
-        except Failure:
-            return False
-        return guest.process is not None
-
-    async def _watch(self, guest: Guest, process: asyncio.subprocess.Process) -> None:
-        code = await process.wait()
-        guest.process, guest.paused = None, False
-        guest.ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+    async def _watch(self, guest: Guest, vm: Vm) -> None:
+        ended = await vm.wait()
+        guest.vm, guest.paused, guest.ended = None, False, ended
         say(f"node-{guest.number} is off: {guest.ended}")
+        self.timeline.record("power", f"node-{guest.number} off: {guest.ended}", [guest.number])
         self._record()
 
     async def kill(self, guest: Guest) -> None:
         """Pull a node's plug; nothing happens if it is off."""
-        if (process := guest.process) is not None:
-            try:
-                process.kill()
-            except ProcessLookupError:
-                return
+        if guest.vm is not None:
+            self.timeline.record("fault", f"kill node-{guest.number}", [guest.number])
+            await self._end_machine(guest)
+
+    async def _end_machine(self, guest: Guest) -> None:
+        if guest.vm is not None:
+            await guest.vm.kill()
             await self._off(guest, 10)
 
     async def stop(self, guest: Guest) -> None:
         """Press a node's power button, wait, and pull its plug if it does not switch itself off."""
-        if guest.process is None:
+        if guest.vm is None:
             return
         if guest.paused:
             await self.resume(guest)
         patience_s = POWERDOWN_DEADLINE_S * self.description.accelerator.factor
         try:
-            await qmp.execute(self.layout.qmp_socket(guest.number), "system_powerdown")
+            await guest.vm.press_power_button()
         except Failure as failure:
             say(f"node-{guest.number}'s power button: {failure}")
             patience_s = 1.0  # it may have been switching itself off just then
         if not await self._off(guest, patience_s):
             say(f"node-{guest.number} did not switch itself off")
-            await self.kill(guest)
+            await self._end_machine(guest)
 
     async def _off(self, guest: Guest, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while guest.process is not None:
+        while guest.vm is not None:
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(0.02)
@@ -220,23 +210,64 @@ class Supervisor:
 
     async def pause(self, guest: Guest) -> None:
         """Stop a node's time. Raises :class:`Failure` if it is off."""
-        await self._monitor(guest, "stop")
+        await self._running(guest).pause()
         guest.paused = True
+        self.timeline.record("fault", f"pause node-{guest.number}", [guest.number])
 
     async def resume(self, guest: Guest) -> None:
         """Let a paused node go on. Raises :class:`Failure` if it is off."""
-        await self._monitor(guest, "cont")
+        await self._running(guest).resume()
+        if guest.paused:
+            self.timeline.record("heal", f"resume node-{guest.number}", [guest.number])
         guest.paused = False
 
-    async def _monitor(self, guest: Guest, command: str) -> None:
-        if guest.process is None:
+    def _running(self, guest: Guest) -> Vm:
+        if guest.vm is None:
             raise Failure(f"node-{guest.number} is off", hint=f"cluster start node-{guest.number}")
-        await qmp.execute(self.layout.qmp_socket(guest.number), command)
+        return guest.vm
+
+    async def save(self, folder: Path) -> None:
+        """Write all machines as they are at one moment into ``folder`` (``node-N/``, with the state disk), and let them go on.
+
+        Raises :class:`Failure`, for a node that is off or paused, too.
+        """
+        for guest in self.guests.values():
+            if guest.vm is None or guest.paused:
+                raise Failure(
+                    f"node-{guest.number} is {guest.status()['state']}", hint="a snapshot is made of a whole cluster"
+                )
+        vms = {guest.number: self._running(guest) for guest in self.guests.values()}
+        await asyncio.gather(*(vm.pause() for vm in vms.values()))
+        try:
+            await asyncio.gather(*(self._save(number, vm, folder / f"node-{number}") for number, vm in vms.items()))
+        except OSError as error:
+            raise Failure("the snapshot cannot be written", where=str(folder)) from error
+        finally:
+            await asyncio.gather(*(vm.resume() for vm in vms.values()))
+        self.timeline.record("mark", "snapshot")
+
+    async def _save(self, number: int, vm: Vm, folder: Path) -> None:
+        folder.mkdir()
+        await vm.save(folder)
+        disk = self.layout.node(number) / "state.img"
+        await asyncio.to_thread(copy_file, disk, folder / disk.name)
+
+    async def restore(self, folder: Path) -> None:
+        """Start all machines from what :meth:`save` wrote into ``folder``, and let them go on once all are there.
+
+        Raises :class:`Failure`.
+        """
+        await asyncio.gather(*(self.start(guest, folder / f"node-{guest.number}") for guest in self.guests.values()))
+        await asyncio.gather(*(self._running(guest).resume() for guest in self.guests.values()))
+        for guest in self.guests.values():
+            guest.paused = False
+        self.timeline.record("mark", "restored from a snapshot")
 
     def _record(self) -> None:
         """Write down which processes there are, so that the next command can clean up after a supervisor that was killed."""
-        pids = [os.getpid(), *(guest.process.pid for guest in self.guests.values() if guest.process is not None)]
-        processes = [dataclasses.asdict(process) for pid in pids if (process := Process.of(pid)) is not None]
+        pids = [os.getpid(), *(guest.vm.pid for guest in self.guests.values() if guest.vm is not None)]
+        found = (Process.of(pid) for pid in pids if pid is not None)
+        processes = [dataclasses.asdict(process) for process in found if process is not None]
         part = self.layout.supervisor.with_suffix(".part")
         part.write_text(json.dumps(processes) + "\n")
         part.replace(self.layout.supervisor)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cluster import description, qemu
-from cluster.machine import HOST_ADDRESS, Machine, argv
+from cluster.machine import DISCOVERY_PORT, HOST_ADDRESS, Machine, argv
 
 GUEST_MAC = bytes.fromhex("5254004d0001")
 GUEST_IP = socket.inet_aton("10.0.2.15")
@@ -134,11 +134,10 @@ def guest(service: int, tmp_path: Path) -> Iterator[Guest]:
         net_socket=tmp_path,
         qmp_socket=tmp_path,
         ssh_port=free_port(),
-        discovery_port=service,
         forward=(sys.executable, "-I", "-S", str(forward), "127.0.0.1", str(service)),
     )
     program = qemu.find({"PATH": os.environ["PATH"]}).path
-    words = argv(program, machine)
+    words = argv(program, machine, 0)
     management = words[words.index("-netdev") + 1]
     wire = {"type": "stream", "id": "wire", "server": False, "addr": {"type": "unix", "path": str(runtime / "wire")}}
     hub = [
@@ -178,9 +177,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_guest_reaches_the_discovery_service(guest: Guest, service: int) -> None:
+def test_a_guest_reaches_the_discovery_service(guest: Guest) -> None:
     guest.resolve(HOST_ADDRESS)
-    assert guest.ask(HOST_ADDRESS, service, b"get /token") == b"GET /TOKEN"
+    assert guest.ask(HOST_ADDRESS, DISCOVERY_PORT, b"get /token") == b"GET /TOKEN"
 
 
 def test_a_guest_reaches_nothing_else_of_this_computer(guest: Guest, service: int) -> None:

@@ -20,7 +20,6 @@ MACHINE = Machine(
     net_socket=Path("/run/c/net-2"),
     qmp_socket=Path("/run/c/qmp-2"),
     ssh_port=22002,
-    discovery_port=22004,
     forward=("/usr/bin/python3", "-I", "-S", "/my code/forward.py", "127.0.0.1", "22004"),
 )
 
@@ -30,11 +29,12 @@ GOLDEN = """\
 -nodefaults
 -no-user-config
 -display none
--M q35
+-M q35,memory-backend=ram
 -cpu max
 -accel tcg,tb-size=256
 -smp 1
 -m 1024
+-object {"qom-type": "memory-backend-file", "id": "ram", "size": 1073741824, "mem-path": "/proc/self/fd/7", "share": true}
 -kernel /c/image/vmlinuz
 -initrd /c/image/initrd.img
 -append console=ttyS0 ro flotilla.datasource=nocloud
@@ -48,7 +48,7 @@ GOLDEN = """\
 "file": {"driver": "file", "filename": "/c/node-2/cidata.iso", "cache": {"no-flush": true}, "discard": "unmap"}}
 -device virtio-blk-pci,drive=cidata,serial=cidata
 -netdev {"type": "user", "id": "management", "restrict": true, "hostfwd": [{"str": "tcp:127.0.0.1:22002-:22"}], \
-"guestfwd": [{"str": "tcp:10.0.2.100:22004-cmd:/usr/bin/python3 -I -S '/my code/forward.py' 127.0.0.1 22004"}]}
+"guestfwd": [{"str": "tcp:10.0.2.100:8087-cmd:/usr/bin/python3 -I -S '/my code/forward.py' 127.0.0.1 22004"}]}
 -device virtio-net-pci,netdev=management,mac=52:54:00:4d:00:02
 -netdev {"type": "stream", "id": "cluster", "server": false, "addr": {"type": "unix", "path": "/run/c/net-2"}}
 -device virtio-net-pci,netdev=cluster,mac=52:54:00:43:00:02
@@ -67,26 +67,34 @@ def one_option_a_line(words: list[str]) -> str:
 
 
 def test_the_command_line_of_an_emulated_node() -> None:
-    assert one_option_a_line(argv(Path("/usr/bin/qemu"), MACHINE)) == GOLDEN
+    assert one_option_a_line(argv(Path("/usr/bin/qemu"), MACHINE, 7)) == GOLDEN
 
 
 def test_hardware_differs_in_the_accelerator_only() -> None:
-    emulated = argv(Path("/usr/bin/qemu"), MACHINE)
-    hardware = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, accelerator="kvm"))
+    emulated = argv(Path("/usr/bin/qemu"), MACHINE, 7)
+    hardware = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, accelerator="kvm"), 7)
     assert [pair for pair in zip(emulated, hardware, strict=True) if pair[0] != pair[1]] == [("tcg,tb-size=256", "kvm")]
 
 
 def test_another_architecture_differs_in_board_and_processor_only() -> None:
-    ours = argv(Path("/usr/bin/qemu"), MACHINE)
-    theirs = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, architecture="arm64"))
+    ours = argv(Path("/usr/bin/qemu"), MACHINE, 7)
+    theirs = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, architecture="arm64"), 7)
     assert [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]] == [
-        ("q35", "virt"),
+        ("q35,memory-backend=ram", "virt,memory-backend=ram"),
         ("max", "max,pauth-impdef=on"),
     ]
 
 
+def test_a_restored_node_differs_in_its_memory_and_waits() -> None:
+    booted = argv(Path("/usr/bin/qemu"), MACHINE, 7)
+    restored = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, incoming=Path("/s/node-2")), 7, shared=False)
+    assert restored[-2:] == ["-incoming", "defer"]
+    ((shared, private),) = [pair for pair in zip(booted, restored[:-2], strict=True) if pair[0] != pair[1]]
+    assert shared.replace('"share": true', '"share": false') == private
+
+
 def test_a_comma_in_a_path_does_not_start_an_option() -> None:
-    words = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, console=Path("/a,server=on/console.log")))
+    words = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, console=Path("/a,server=on/console.log")), 7)
     assert "file,id=console,path=/a,,server=on/console.log,append=on" in words
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import cli
+from cluster.cli import lifecycle
 from cluster.up import Options
 from terminal import Failure, UsageFailure
 
@@ -23,8 +23,8 @@ from terminal import Failure, UsageFailure
 )
 def test_the_example_can_be_started_at_once_unless_one_says_otherwise(words: list[str], examples: bool) -> None:
     parser = argparse.ArgumentParser()
-    cli._up_arguments(parser)
-    options = cli._options(parser.parse_args(words))
+    lifecycle.up_arguments(parser)
+    options = lifecycle._options(parser.parse_args(words))
     assert options.examples is examples
     assert options.load_images == ((Path("mine.tar"),) if "mine.tar" in words else ())
 

@@ -1,0 +1,155 @@
+"""Making, listing and removing clusters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from builder.architecture import HOST, NAMES
+from cluster import cluster as clusters
+from cluster.cli.verbs import Verbs, json_argument, name_argument, with_name
+from cluster.cluster import Cluster
+from cluster.layout import Layout
+from cluster.up import Options, up
+from terminal import Phases, table
+
+
+def add(verbs: Verbs) -> None:
+    """``down``, ``status`` and ``list``."""
+    verbs.add("down", "remove every process and file of a cluster", down)
+    json_argument(verbs.add("status", "show a cluster's nodes", _status))
+    json_argument(verbs.add("list", "show all clusters of yours", _list, named=False))
+
+
+def up_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``cluster up`` and ``cluster-up`` take."""
+    parser.add_argument("size", metavar="N", type=int, help="how many nodes")
+    name_argument(parser)
+    parser.add_argument(
+        "--image", type=Path, metavar="DIR", help="a built image; without it, it is built if missing or stale"
+    )
+    parser.add_argument(
+        "--user-data", type=Path, metavar="FILE.j2", help="a template for user-data instead of the packaged one"
+    )
+    parser.add_argument(
+        "--load-image",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a docker-archive for every node (may be repeated), instead of the redis that units/examples runs",
+    )
+    parser.add_argument("--bare", action="store_true", help="give the nodes no docker image at all: up a minute sooner")
+    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="memory of each node (1024)")
+    parser.add_argument(
+        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto uses KVM if a guest really runs with it"
+    )
+    parser.add_argument(
+        "--arch", choices=NAMES, default=HOST, help=f"the nodes' architecture ({HOST}; others are emulated)"
+    )
+    parser.add_argument("--ssh-port", type=int, metavar="BASE", help="ssh ports on 127.0.0.1 from here (free ones)")
+    parser.add_argument(
+        "--discovery-port", type=int, metavar="P", help="port of the discovery service on 127.0.0.1 (a free one)"
+    )
+    parser.add_argument(
+        "--agent-ttl", default="30s", metavar="TIME", help="how long fleet waits for a silent machine (30s)"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave a cluster that failed to come up as it is")
+    parser.set_defaults(run=_up)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Are the arguments of ``up`` right?"""
+    _options(arguments).validate()
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        size=arguments.size,
+        name=arguments.name,
+        image=arguments.image,
+        user_data=arguments.user_data,
+        load_images=tuple(arguments.load_image),
+        examples=not (arguments.bare or arguments.load_image or arguments.image),
+        memory_mib=arguments.memory,
+        accel=arguments.accel,
+        arch=arguments.arch,
+        ssh_port=arguments.ssh_port,
+        discovery_port=arguments.discovery_port,
+        agent_ttl=arguments.agent_ttl,
+        keep=arguments.keep,
+    )
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    outcome = up(_options(arguments), Phases())
+    cluster = outcome.cluster
+    if not outcome.changed:
+        off = [node["name"] for node in cluster.status()["nodes"] if node["state"] == "off"]
+        print(f"cluster {cluster.name!r} is up already with {len(cluster.nodes)} nodes; nothing was changed")
+        for name in off:
+            print(f"  {name} is off: {with_name('cluster start ' + name, cluster.name)}")
+    else:
+        print(f"cluster {cluster.name!r} is up: {len(cluster.nodes)} nodes, fleet lists them all")
+    print(next_steps(cluster))
+    return 0
+
+
+def next_steps(cluster: Cluster) -> str:
+    """What to type now."""
+    # A shell that has not activated the virtual environment does not know our commands yet; the exports add them to PATH.
+    env = with_name(str(Path(sys.executable).parent / "cluster") + " env", cluster.name)
+    return f"""
+next:
+  eval "$({env})"
+  fleetctl list-machines
+  fleetctl start units/examples/redis.service
+  {with_name("cluster ssh node-1", cluster.name)}
+  {with_name("cluster-down", cluster.name)}"""
+
+
+def down(arguments: argparse.Namespace) -> int:
+    """``cluster down``."""
+    layout = Layout.of(arguments.name)
+    with clusters.changing(layout):
+        if not layout.state.exists():
+            print(f"there is no cluster {arguments.name!r}; nothing to do")
+            return 0
+        phases = Phases()
+        with phases.phase(f"removing cluster {arguments.name!r}"):
+            clusters.remove(layout)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = Cluster.open(arguments.name).status()
+    if arguments.json:
+        print(json.dumps(status))
+        return 0
+    how = status["accelerator"]
+    print(
+        f"cluster {status['name']!r} is {status['state']} ({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})"
+    )
+    rows = [
+        [n["name"], n["state"], n["address"], n["role"], f"127.0.0.1:{n['ssh_port']}", n["ended"] or "-"]
+        for n in status["nodes"]
+    ]
+    print(table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "LAST END"]))
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    states = [cluster.status() for cluster in Cluster.list()]
+    if arguments.json:
+        print(json.dumps(states))
+    else:
+        print(
+            table(
+                [[s["name"], s["state"], str(len(s["nodes"])), s["folder"]] for s in states],
+                ["CLUSTER", "STATE", "NODES", "FOLDER"],
+            )
+        )
+    return 0

@@ -1,0 +1,94 @@
+"""Reaching and switching single nodes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from cluster.cli.verbs import Verbs
+from cluster.cluster import Cluster
+from cluster.ssh import USER
+from cluster.up import load, require_archive
+from terminal import Failure, Phases, UsageFailure
+
+
+def add(verbs: Verbs) -> None:
+    """``ssh``, ``env``, ``console``, ``start``, ``stop`` and ``load-image``."""
+    sub = verbs.add("ssh", "a shell, or one command, on a node", _ssh)
+    sub.add_argument("node", metavar="NODE", help="node-2, or just 2")
+    sub.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="run this instead of a shell")
+    text = "print shell exports with which fleetctl talks to a cluster"
+    verbs.add("env", text, _env, examples='example:\n  eval "$(cluster env)"')
+    sub = verbs.add("console", "print the last lines of a node's console", _console)
+    sub.add_argument("node", metavar="NODE")
+    sub.add_argument("--lines", type=int, default=50, metavar="N", help="how many (50)")
+    verbs.add("start", "switch a node on, with the disk it has", _start).add_argument("node", metavar="NODE")
+    verbs.add("stop", "press a node's power button and wait", _stop).add_argument("node", metavar="NODE")
+    sub = verbs.add("load-image", "give a docker-archive to every node's docker", _load_image)
+    sub.add_argument("file", metavar="FILE", type=Path)
+
+
+def _ssh(arguments: argparse.Namespace) -> int:
+    cluster = Cluster.open(arguments.name)
+    cluster.require_running()
+    node = cluster.node(arguments.node)
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    program = shutil.which("ssh")
+    if program is None:
+        if not words:
+            raise Failure("a shell on a node needs the ssh client", hint="sudo apt-get install openssh-client")
+        result = node.run(" ".join(words))
+        sys.stdout.write(result.out)
+        sys.stderr.write(result.err)
+        return result.rc
+    options = [
+        f'UserKnownHostsFile="{cluster.layout.known_hosts}"',
+        "StrictHostKeyChecking=yes",
+        "IdentitiesOnly=yes",
+        "LogLevel=ERROR",
+    ]
+    argv = [program, "-F", "none", "-i", str(cluster.layout.key), "-p", str(node.ssh_port)]
+    argv += [word for option in options for word in ("-o", option)]
+    return _become([*argv, f"{USER}@127.0.0.1", *words])
+
+
+def _become(argv: list[str]) -> NoReturn:
+    sys.stdout.flush()
+    os.execv(argv[0], argv)
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    print(Cluster.open(arguments.name).exports_text())
+    return 0
+
+
+def _console(arguments: argparse.Namespace) -> int:
+    if arguments.lines < 1:
+        raise UsageFailure(f"--lines {arguments.lines}: at least 1")
+    print(Cluster.open(arguments.name).node(arguments.node).console_tail(arguments.lines))
+    return 0
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    Cluster.open(arguments.name).running_node(arguments.node).start()
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    Cluster.open(arguments.name).running_node(arguments.node).stop()
+    return 0
+
+
+def _load_image(arguments: argparse.Namespace) -> int:
+    require_archive(arguments.file)
+    cluster = Cluster.open(arguments.name)
+    cluster.require_running()
+    with Phases().phase(f"loading {arguments.file.name} on {len(cluster.nodes)} nodes"):
+        said = load(cluster, arguments.file)
+    for node, text in zip(cluster.nodes, said, strict=True):
+        print(f"{node.name}: {text}")
+    return 0

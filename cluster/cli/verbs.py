@@ -1,0 +1,57 @@
+"""How commands are declared: every verb has a help that teaches, and a cluster that it is about."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+Run = Callable[[argparse.Namespace], int]
+
+
+class Verbs:
+    """A table of verbs to add to: of ``cluster``, or of one of its verbs that has verbs of its own."""
+
+    def __init__(self, parent: argparse.ArgumentParser, title: str, metavar: str) -> None:
+        """Verbs of ``parent``, shown under ``title``."""
+        self._subparsers = parent.add_subparsers(title=title, metavar=metavar, required=True)
+
+    def add(
+        self, name: str, text: str, run: Run | None = None, *, examples: str | None = None, named: bool = True
+    ) -> argparse.ArgumentParser:
+        """The verb ``name``, which does what ``text`` says by calling ``run``; ``named`` verbs are about one cluster."""
+        parser = self._subparsers.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if named:
+            name_argument(parser)
+        if run is not None:
+            parser.set_defaults(run=run)
+        return parser
+
+
+def new_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of a command of its own."""
+    return argparse.ArgumentParser(
+        prog=prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def name_argument(parser: argparse.ArgumentParser) -> None:
+    """``--name``: which cluster."""
+    default = os.environ.get("FLOTILLA_CLUSTER") or "default"
+    parser.add_argument("--name", default=default, help=f"the cluster ({default}; FLOTILLA_CLUSTER sets it)")
+
+
+def json_argument(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def with_name(text: str, name: str) -> str:
+    """The command ``text`` as somebody must type it for the cluster called ``name``."""
+    return text if name == "default" else f"{text} --name {name}"

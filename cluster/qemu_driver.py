@@ -1,0 +1,154 @@
+"""The driver that runs each machine as a QEMU process of its own, on a leash: it dies with the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cluster import qmp
+from cluster.machine import Machine, argv
+from cluster.sparse import copy_sparse
+from terminal import Failure
+
+LEASH = Path(__file__).with_name("leash.py")
+MONITOR_DEADLINE_S = 30.0
+"""From starting QEMU to its monitor answering: its own start, files read and ports bound, on a busy computer."""
+MIGRATION_DEADLINE_S = 120.0
+"""For writing or reading a machine's devices, and its memory if that is not shared."""
+IGNORE_SHARED = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+"""Memory in a shared file is not part of a migration (QEMU ``docs/system/vm-templating``)."""
+MEMORY, DEVICES = "memory", "devices"
+"""Files of a saved machine. Without the first, the second holds the memory, too."""
+
+
+class QemuVm:
+    """One QEMU process; see :class:`cluster.driver.Vm`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, socket: Path, memory: int | None) -> None:
+        """``socket`` is its monitor's, ``memory`` the file of its memory if that is shared with us; it is closed when the process ends."""
+        self.pid = process.pid
+        self._process = process
+        self._socket = socket
+        self._memory = memory
+        self._closing = asyncio.create_task(self._close_memory())
+
+    async def wait(self) -> str:
+        """How it ended."""
+        code = await self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def press_power_button(self) -> None:
+        """The board's button, by the monitor."""
+        await self.monitor("system_powerdown")
+
+    async def pause(self) -> None:
+        """Stop its processor."""
+        await self.monitor("stop")
+
+    async def resume(self) -> None:
+        """Let its processor go on."""
+        await self.monitor("cont")
+
+    async def save(self, folder: Path) -> None:
+        """Devices by migration into a file, memory by copying what is not zero."""
+        await self.monitor("migrate-set-capabilities", **IGNORE_SHARED)
+        await self.monitor("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+        await self.monitor("migrate", uri=f"file:{folder / DEVICES}")
+        await self.migrated()
+        if self._memory is not None:
+            with (folder / MEMORY).open("wb") as file:
+                await asyncio.to_thread(copy_sparse, self._memory, file.fileno())
+
+    async def migrated(self) -> None:
+        """Wait until a migration has ended well. Raises :class:`Failure`."""
+        deadline = time.monotonic() + MIGRATION_DEADLINE_S
+        while (found := await self.monitor("query-migrate")).get("status") != "completed":
+            if found.get("status") == "failed" or time.monotonic() > deadline:
+                raise Failure(f"QEMU did not move the machine: {found.get('error-desc', found.get('status'))}")
+            await asyncio.sleep(0.01)
+
+    async def _close_memory(self) -> None:
+        await self._process.wait()
+        if self._memory is not None:
+            os.close(self._memory)
+            self._memory = None
+
+    async def monitor(self, command: str, **arguments: Any) -> Any:
+        """See :func:`cluster.qmp.execute`."""
+        return await qmp.execute(self._socket, command, arguments)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it has ended."""
+        return self._process.returncode is not None
+
+
+class QemuDriver:
+    """Runs the QEMU at ``program``; see :class:`cluster.driver.Driver`."""
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+
+    async def start(self, machine: Machine, log: Path) -> QemuVm:
+        """A new process for ``machine``."""
+        machine.qmp_socket.unlink(missing_ok=True)
+        saved = None if machine.incoming is None else machine.incoming / MEMORY
+        shared = saved is None or not saved.exists()
+        memory = os.memfd_create(machine.name) if shared or saved is None else os.open(saved, os.O_RDWR)
+        try:
+            with log.open("wb") as said:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
+                    *argv(self._program, machine, memory, shared=shared),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    pass_fds=(memory,),
+                )
+        except OSError:
+            os.close(memory)
+            raise
+        if not shared:
+            os.close(memory)
+        vm = QemuVm(process, machine.qmp_socket, memory if shared else None)
+        try:
+            await self._wait_for_monitor(vm, machine, log)
+            if machine.incoming is not None:
+                await vm.monitor("migrate-set-capabilities", **IGNORE_SHARED)
+                await vm.monitor("migrate-incoming", uri=f"file:{machine.incoming / DEVICES}")
+                await vm.migrated()
+        except BaseException:
+            await vm.kill()
+            await vm.wait()
+            raise
+        return vm
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    async def _wait_for_monitor(self, vm: QemuVm, machine: Machine, log: Path) -> None:
+        deadline = time.monotonic() + MONITOR_DEADLINE_S
+        while True:
+            try:
+                await vm.monitor("query-status")
+            except Failure:
+                pass  # not yet
+            else:
+                return
+            if vm.is_off:
+                said = log.read_text(errors="replace").strip() or await vm.wait()
+                raise Failure(f"QEMU did not start node-{machine.number}: {said}", where=str(log))
+            if time.monotonic() > deadline:
+                raise Failure(
+                    f"QEMU of node-{machine.number} did not come up within {MONITOR_DEADLINE_S:.0f} s", where=str(log)
+                )
+            await asyncio.sleep(0.05)

@@ -1,0 +1,53 @@
+"""What was done to a cluster, in order: one JSON object a line in ``timeline.jsonl``, written by its supervisor.
+
+Each has ``t`` (seconds since 1970, as this computer has it), ``kind`` ("power", "fault", "heal", "mark"), ``what`` (one line for
+people) and ``nodes`` (numbers; empty for the whole cluster). A "heal" carries the ``id`` of the fault that it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a timeline."""
+
+    t: float
+    kind: str
+    what: str
+    nodes: tuple[int, ...] = ()
+    id: int | None = None
+    """Of the fault that begins or ends here."""
+
+
+class Timeline:
+    """The writer of one cluster's timeline."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        """Lines are added to the file ``path``."""
+        self._path, self._clock = path, clock
+
+    def record(self, kind: str, what: str, nodes: Iterable[int] = (), id: int | None = None) -> None:  # noqa: A002 - its name in the file
+        """Add a line, now. Raises OSError."""
+        event = Event(self._clock(), kind, what, tuple(nodes), id)
+        with self._path.open("a") as file:
+            file.write(json.dumps(asdict(event)) + "\n")
+
+
+def read(path: Path) -> list[Event]:
+    """The events in ``path``, oldest first; none if there is no such file. A half-written last line is left out."""
+    try:
+        lines = path.read_text().split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [_event(json.loads(line)) for line in lines]
+
+
+def _event(entry: dict[str, Any]) -> Event:
+    return Event(**{**entry, "nodes": tuple(entry["nodes"])})
