@@ -41,7 +41,13 @@ def require_memory(size: int, memory_mib: int, accelerator: str, free_mib: int) 
 
 def require_disk(folder: Path, size: int, image_bytes: int, free_bytes: int) -> None:
     """Raise :class:`Failure` unless the state disks of ``size`` nodes and a copy of the image fit in ``free_bytes``."""
-    needed = size * DISK_MIB + image_bytes // MIB
+    require_room(folder, size * DISK_MIB * MIB + image_bytes, free_bytes)
+
+
+def require_room(folder: Path, needed_bytes: int, free_bytes: int | None = None) -> None:
+    """Raise :class:`Failure` unless ``needed_bytes`` fit on the filesystem of ``folder`` (or in ``free_bytes``, if given)."""
+    free_bytes = free_disk_bytes(folder) if free_bytes is None else free_bytes
+    needed = needed_bytes // MIB
     if needed > free_bytes // MIB:
         raise Failure(
             f"the cluster needs {needed} MiB of disk space, {free_bytes // MIB} MiB are free",

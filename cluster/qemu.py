@@ -33,6 +33,8 @@ class Qemu:
     path: Path
     version: tuple[int, int]
     architecture: str = "amd64"
+    build: str = ""
+    """The version as the program tells it, with its packaging: "10.0.2 (Debian 1:10.0.2+ds-2)"."""
 
     @property
     def version_text(self) -> str:
@@ -69,7 +71,8 @@ def find(environment: Mapping[str, str] | None = None, architecture: str = "amd6
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise Failure("QEMU does not tell its version", where=found, hint=hint) from error
-    return Qemu(Path(found), parse_version(done.stdout, found, hint), architecture)
+    version = parse_version(done.stdout, found, hint)
+    return Qemu(Path(found), version, architecture, done.stdout.partition("version ")[2].splitlines()[0])
 
 
 def parse_version(text: str, where: str, hint: str = INSTALL_HINTS["amd64"]) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cluster.cli import doctor, faults, lifecycle, nodes
+from cluster.cli import doctor, faults, lifecycle, nodes, snapshots
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
 from terminal import command
@@ -20,6 +20,8 @@ examples:
   cluster console node-2               the last lines of its console
   cluster fault kill node-2            pull its plug
   cluster start node-2                 switch it on again, with the disk it has
+  cluster snapshot healthy             keep it as it is now
+  cluster restore healthy              and go back to that in seconds
   cluster up 3 --name lab              another cluster beside the first
   cluster down                         remove every process and file of it
 """
@@ -85,6 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     up_arguments(
         verbs.add("up", "bring up a cluster", examples=UP_EXAMPLES.replace("cluster-up", "cluster up"), named=False)
     )
-    for group in (lifecycle, nodes, faults, doctor):
+    for group in (lifecycle, nodes, snapshots, faults, doctor):
         group.add(verbs)
     return parser

@@ -1,0 +1,113 @@
+"""Taking snapshots of clusters and making clusters from them: what takes a minute to boot is back in seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from cluster import cluster as clusters
+from cluster import ports, preflight, readiness, snapshot
+from cluster.cluster import Cluster
+from cluster.description import Description
+from cluster.layout import Layout
+from cluster.snapshot import Snapshot
+from terminal import Failure, Phases
+
+SAVE_DEADLINE_S = 300.0
+"""For writing the memory of all nodes; a disk may be slow."""
+HEALTHY_S = 30.0
+"""For a restored cluster to say that it is well, with hardware: it was when its time stopped."""
+
+
+def take(cluster: Cluster, tag: str, phases: Phases) -> Snapshot:
+    """Make the snapshot ``tag`` of a running cluster, which goes on; a former one of this tag is replaced. Raises :class:`Failure`."""
+    cluster.require_running()
+    layout, description = cluster.layout, cluster.description
+    with phases.phase(f"snapshot {tag!r} of cluster {cluster.name!r}"):
+        try:
+            with snapshot.making(tag) as part:
+                cluster.ask("save", folder=str(part), deadline_s=SAVE_DEADLINE_S)
+                snapshot.write(part, tag, description, layout)
+        except OSError as error:
+            raise Failure(f"the snapshot cannot be written: {error.strerror}", where=str(snapshot.root())) from error
+    return Snapshot.open(tag)
+
+
+def restore(tag: str, name: str, phases: Phases) -> Cluster:
+    """Make the cluster ``name`` from the snapshot ``tag``; returns when it is healthy, with its clocks right.
+
+    A cluster of that name is replaced if the snapshot was made of it. Raises :class:`Failure`, and leaves nothing half-made then.
+    """
+    found = Snapshot.open(tag)
+    found.require_match()
+    layout = Layout.of(name)
+    with clusters.changing(layout):
+        former = _former(found, layout, phases)
+        return _restore(found, name, layout, former, phases)
+
+
+def _former(found: Snapshot, layout: Layout, phases: Phases) -> Description | None:
+    """What is there under this name already is removed, or refused."""
+    if not layout.state.exists():
+        return None
+    former = Cluster.open(layout.state.name).description if layout.description.exists() else None
+    if former is not None and former.ready and found.description.name != former.name:
+        raise Failure(
+            f"cluster {former.name!r} exists, and snapshot {found.tag!r} was not made of it but of {found.description.name!r}",
+            hint=f"cluster-down --name {former.name} removes it; or restore under another name: --name OTHER",
+        )
+    with phases.phase(f"removing cluster {layout.state.name!r} as it is"):
+        clusters.remove(layout)
+    return former
+
+
+def _restore(found: Snapshot, name: str, layout: Layout, former: Description | None, phases: Phases) -> Cluster:
+    kind = found.description.accelerator.name
+    preflight.require_memory(found.description.size, found.description.memory_mib, kind, preflight.free_memory_mib())
+    preflight.require_room(layout.state, snapshot.room_bytes(found))
+    try:
+        with phases.phase(f"preparing {found.description.size} nodes of snapshot {found.tag!r}"):
+            with clusters.choosing_ports():
+                description = _describe(found.description, name, layout, former)
+                cluster = Cluster.create(layout, description)
+            snapshot.install(found, description, layout)
+            cluster.launch()
+        with phases.phase("restoring"):
+            cluster.ask("restore", folder=str(found.folder), deadline_s=SAVE_DEADLINE_S)
+        with phases.phase("setting clocks"):
+            step_clocks(cluster)
+        with phases.phase("waiting for health"):
+            readiness.wait(cluster, "health", readiness.is_etcd_healthy, HEALTHY_S, phases)
+        ready = dataclasses.replace(description, ready=True)
+        ready.save(layout.description)
+        return Cluster(layout, ready)
+    except BaseException:
+        with clusters.undisturbed():
+            clusters.remove(layout)
+        raise
+
+
+def step_clocks(cluster: Cluster) -> None:
+    """Set every node's clock to this computer's: it resumes where it stood when the snapshot was made."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(cluster.nodes)) as executor:
+        list(executor.map(lambda node: node.check(f"sudo date -s @{time.time():.3f}"), cluster.nodes))
+
+
+def _describe(of: Description, name: str, layout: Layout, former: Description | None) -> Description:
+    reserved = {
+        port for other in Cluster.list() for port in (*other.description.ssh_ports, other.description.discovery_port)
+    }
+    if former is not None and former.size == of.size:
+        wanted = [*former.ssh_ports, former.discovery_port]  # so that what was exported for it stays true
+    else:
+        wanted = ports.choose(of.size + 1, reserved)
+    return dataclasses.replace(
+        of,
+        name=name,
+        runtime=str(layout.runtime),
+        ssh_ports=tuple(wanted[:-1]),
+        discovery_port=wanted[-1],
+        ready=False,
+    )
