@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import os
 import socket
 from collections.abc import Collection
 
+from cluster.layout import clusters_root
 from terminal import Failure, UsageFailure
 
 LOOPBACK = "127.0.0.1"
@@ -29,10 +32,17 @@ def is_free(port: int) -> bool:
     return True
 
 
+def first() -> int:
+    """Where the search for free ports begins: apart for users and state folders, which do not know of each other's choices."""
+    root = os.fsencode(clusters_root())
+    return FIRST + int.from_bytes(hashlib.sha256(root).digest()[:2], "big") % (LAST - FIRST)
+
+
 def choose(count: int, reserved: Collection[int]) -> list[int]:
-    """``count`` free ports in a row's order from :data:`FIRST`, none of ``reserved``. Raises :class:`Failure` if there are none."""
+    """``count`` free ports in a row's order from :func:`first` on, none of ``reserved``. Raises :class:`Failure` if there are none."""
     found: list[int] = []
-    for port in range(FIRST, LAST):
+    begin = first()
+    for port in (*range(begin, LAST), *range(FIRST, begin)):
         if len(found) == count:
             return found
         if port not in reserved and is_free(port):

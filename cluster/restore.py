@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import time
+from pathlib import Path
 
 from cluster import cluster as clusters
-from cluster import ports, preflight, readiness, snapshot
+from cluster import ports, preflight, provision, readiness, snapshot
 from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.layout import Layout
 from cluster.snapshot import Snapshot
+from cluster.up import Options, Outcome, built, machinery, up
 from terminal import Failure, Phases
 
 SAVE_DEADLINE_S = 300.0
@@ -85,6 +89,49 @@ def _restore(found: Snapshot, name: str, layout: Layout, former: Description | N
         with clusters.undisturbed():
             clusters.remove(layout)
         raise
+
+
+def up_cached(options: Options, phases: Phases | None = None) -> Outcome:
+    """As :func:`cluster.up.up`, from a snapshot of a cluster that was made of the same things, or by making one after the boot.
+
+    The same things are the image, its containers, the template, QEMU's build and what ``options`` say about nodes; a snapshot that
+    cannot be restored after all is told and made anew. Raises what ``up`` raises.
+    """
+    phases = phases if phases is not None else Phases()
+    options.validate()
+    if Layout.of(options.name).state.exists():
+        return up(options, phases)  # it is there: running, stopped, or a torso
+    options = built(options, phases)
+    tag = automatic_tag(options)
+    if tag in snapshot.tags():
+        try:
+            return Outcome(restore(tag, options.name, phases), True, dict(phases.seconds))
+        except Failure as failure:
+            phases.line(f"booting, since the snapshot cannot be restored: {failure}")
+    outcome = up(options, phases)
+    take(outcome.cluster, tag, phases)
+    snapshot.forget_old_automatic()
+    return outcome
+
+
+def automatic_tag(options: Options) -> str:
+    """The tag of the snapshot of a cluster of ``options``, whose image and containers are built: a hash of all that it is made of."""
+    _, chosen = machinery(options, Phases(quiet=True))
+    assert options.image is not None  # see built()
+    made_of = [
+        snapshot.machinery(options.arch, chosen.name, options.memory_mib),
+        snapshot.image_hash(options.image),
+        provision.template_text(options.user_data),
+        options.agent_ttl,
+        options.size,
+        [_file_hash(path) for path in options.load_images],
+    ]
+    return snapshot.AUTOMATIC + hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def step_clocks(cluster: Cluster) -> None:

@@ -73,7 +73,7 @@ class Snapshot:
             raise Failure(
                 f"there is no snapshot {tag!r} (there are: {known})", hint=f"cluster snapshot {tag}"
             ) from None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             hint = f"remove it: cluster snapshots --remove {tag}"
             raise Failure("this is no snapshot of this version", where=str(path), hint=hint) from error
 

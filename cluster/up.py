@@ -135,13 +135,13 @@ def _existing(options: Options, layout: Layout, phases: Phases) -> Cluster | Non
 def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
     try:
         with phases.phase("preparing"):
-            program, chosen = _machinery(options, phases)
+            program, chosen = machinery(options, phases)
             with clusters.choosing_ports():
                 description = _describe(options, layout, program, chosen)
                 cluster = Cluster.create(layout, description)
-        image = _image(options, phases)
-        if options.examples:
-            options = dataclasses.replace(options, load_images=(*options.load_images, _example(options.arch, phases)))
+        options = built(options, phases)
+        image = options.image
+        assert image is not None
         with phases.phase("provisioning"):
             room = preflight.free_disk_bytes(layout.state)
             preflight.require_disk(layout.state, options.size, preflight.require_image(image), room)
@@ -181,7 +181,8 @@ def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
         raise
 
 
-def _machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.Accelerator]:
+def machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.Accelerator]:
+    """The QEMU and the accelerator for ``options``. Raises :class:`Failure` if there is none that will do, or too little memory."""
     program = qemu.find(architecture=options.arch)
     phases.detail("probing the accelerator")
     foreign = options.arch != HOST
@@ -220,6 +221,16 @@ def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: acce
         discovery_port=discovery,
         agent_ttl=options.agent_ttl,
         architecture=options.arch,
+    )
+
+
+def built(options: Options, phases: Phases) -> Options:
+    """``options`` with everything built that a cluster of them is made of: the image, and the example's container if it is wanted."""
+    options = dataclasses.replace(options, image=_image(options, phases))
+    if not options.examples:
+        return options
+    return dataclasses.replace(
+        options, load_images=(*options.load_images, _example(options.arch, phases)), examples=False
     )
 
 

@@ -12,6 +12,7 @@ from cluster import cluster as clusters
 from cluster.cli.verbs import Verbs, json_argument, name_argument, with_name
 from cluster.cluster import Cluster
 from cluster.layout import Layout
+from cluster.restore import up_cached
 from cluster.up import Options, up
 from terminal import Phases, table
 
@@ -56,6 +57,11 @@ def up_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agent-ttl", default="30s", metavar="TIME", help="how long fleet waits for a silent machine (30s)"
     )
+    parser.add_argument(
+        "--cached",
+        action="store_true",
+        help="go on from a snapshot of such a cluster if there is one, else keep one (some 1.5 GB) for the next time",
+    )
     parser.add_argument("--keep", action="store_true", help="leave a cluster that failed to come up as it is")
     parser.set_defaults(run=_up)
 
@@ -85,7 +91,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    outcome = up(_options(arguments), Phases())
+    outcome = (up_cached if arguments.cached else up)(_options(arguments), Phases())
     cluster = outcome.cluster
     if not outcome.changed:
         off = [node["name"] for node in cluster.status()["nodes"] if node["state"] == "off"]

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import preflight, readiness
+from cluster import ports, preflight, readiness
 from cluster.cli import main, main_down, main_up
 from cluster.cluster import Cluster, processes
 from cluster.layout import Layout
-from cluster.ports import FIRST
 from cluster.up import Options, up
 from terminal import Failure
 
@@ -386,10 +385,10 @@ def test_ports_in_use_are_passed_over_when_none_is_asked_for(
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):  # then somebody else has it: as good
-            taken.bind(("127.0.0.1", FIRST))
+            taken.bind(("127.0.0.1", ports.first()))
         taken.listen()
         assert call(main_up, "1", "--image", str(image)) == 0
-        assert Cluster.open().nodes[0].ssh_port > FIRST
+        assert Cluster.open().nodes[0].ssh_port > ports.first()
         assert call(main_down) == 0
 
 
