@@ -102,8 +102,9 @@ class QemuDriver:
         """A new process for ``machine``."""
         machine.qmp_socket.unlink(missing_ok=True)
         saved = None if machine.incoming is None else machine.incoming / MEMORY
-        shared = saved is None or not saved.exists()
-        memory = os.memfd_create(machine.name) if shared or saved is None else os.open(saved, os.O_RDWR)
+        # QEMU does not load memory from a stream into what is shared, so only machines that boot share theirs.
+        shared = saved is None
+        memory = os.open(saved, os.O_RDWR) if saved and saved.exists() else os.memfd_create(machine.name)
         try:
             with log.open("wb") as said:
                 process = await asyncio.create_subprocess_exec(
