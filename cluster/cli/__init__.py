@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cluster.cli import doctor, faults, lifecycle, nodes
+from cluster.cli import doctor, faults, lifecycle, network, nodes
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
 from terminal import command
@@ -19,6 +19,9 @@ examples:
   cluster ssh node-2 docker ps         or one command
   cluster console node-2               the last lines of its console
   cluster fault kill node-2            pull its plug
+  cluster fault partition --isolate node-2
+  cluster fault degrade node-1 node-2 --delay 75ms --loss 20%
+  cluster fault heal                   the network is whole again
   cluster start node-2                 switch it on again, with the disk it has
   cluster up 3 --name lab              another cluster beside the first
   cluster down                         remove every process and file of it
@@ -85,6 +88,6 @@ def _parser() -> argparse.ArgumentParser:
     up_arguments(
         verbs.add("up", "bring up a cluster", examples=UP_EXAMPLES.replace("cluster-up", "cluster up"), named=False)
     )
-    for group in (lifecycle, nodes, faults, doctor):
+    for group in (lifecycle, nodes, faults, network, doctor):
         group.add(verbs)
     return parser
