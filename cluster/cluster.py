@@ -19,6 +19,7 @@ from typing import Any
 from cluster import control
 from cluster.description import Description
 from cluster.layout import NAME_PATTERN, Layout, clusters_root, make_private
+from cluster.net import Net
 from cluster.node import CONNECT_DEADLINE_S, Node
 from cluster.process import Process
 from cluster.ssh import USER
@@ -85,6 +86,11 @@ class Cluster:
             f"there is no node {text!r} in cluster {self.name!r}",
             hint="its nodes: " + ", ".join(n.name for n in self.nodes),
         )
+
+    @property
+    def net(self) -> Net:
+        """Its network, to be broken on purpose."""
+        return Net(self.ask, lambda: [node.number for node in self.nodes])
 
     def running_node(self, text: str) -> Node:
         """:meth:`node`, of a cluster that runs. Raises :class:`Failure` if it does not."""
@@ -153,7 +159,7 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         """The cluster's state for ``cluster status --json``."""
-        live = self.ask("status") if self.is_running else {"nodes": [], "network": {}}
+        live = self.ask("status") if self.is_running else {"nodes": [], "network": {}, "faults": []}
         by_number = {entry["node"]: entry for entry in live["nodes"]}
         nodes = [
             {
@@ -177,6 +183,7 @@ class Cluster:
             "discovery": f"http://127.0.0.1:{self.description.discovery_port}",
             "folder": str(self.layout.state),
             "nodes": nodes,
+            "faults": live["faults"],
         }
 
     def exports(self) -> dict[str, str]:

@@ -25,8 +25,8 @@ from cluster.driver import Driver, Vm
 from cluster.layout import Layout, make_private
 from cluster.process import Process
 from cluster.qemu_driver import QemuDriver
+from cluster.segment import Segment
 from cluster.sparse import copy_file
-from cluster.switch import Switch
 from cluster.timeline import Timeline
 from discovery.server import DiscoveryServer
 from terminal import Failure
@@ -61,7 +61,6 @@ class Supervisor:
         self.description = Description.load(state / "cluster.json")
         self.layout = Layout(state, Path(self.description.runtime))
         self.guests = {number: Guest(number) for number in self.description.numbers}
-        self.switch = Switch({number: self.layout.net_socket(number) for number in self.description.numbers})
         self.discovery = DiscoveryServer(
             "127.0.0.1",
             self.description.discovery_port,
@@ -71,6 +70,9 @@ class Supervisor:
         )
         self.driver: Driver = QemuDriver(Path(self.description.qemu))
         self.timeline = Timeline(self.layout.timeline)
+        sockets = {number: self.layout.net_socket(number) for number in self.description.numbers}
+        self.segment = Segment(sockets, self.timeline.record)
+        self.switch = self.segment.switch
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -92,6 +94,7 @@ class Supervisor:
             for guest in self.guests.values():
                 await self._end_machine(guest)
             await self.driver.close()
+            self.segment.close()
             await self.switch.stop()
             self.discovery.stop()
             for path in (self.layout.control, self.layout.supervisor, *map(self.layout.qmp_socket, self.guests)):
@@ -126,6 +129,8 @@ class Supervisor:
                 return self.status()
             case {"do": "token", "size": int(size)}:
                 return self.discovery.new_token(size)
+            case {"do": "network"}:
+                return self.segment.do(request)
             case {"do": "mark", "text": str(text)}:
                 return self.timeline.record("mark", text)
             case {"do": "save", "folder": str(folder)}:
@@ -144,7 +149,8 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         """The state of nodes and network."""
         counters = {port: dataclasses.asdict(counter) for port, counter in self.switch.counters.items()}
-        return {"pid": os.getpid(), "nodes": [guest.status() for guest in self.guests.values()], "network": counters}
+        nodes = [guest.status() for guest in self.guests.values()]
+        return {"pid": os.getpid(), "nodes": nodes, "network": counters, "faults": self.segment.faults()}
 
     async def start(self, guest: Guest, incoming: Path | None = None) -> None:
         """Switch a node on; returns when its machine runs: it boots, or stands still with what the folder ``incoming`` holds.

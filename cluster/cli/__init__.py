@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cluster.cli import doctor, faults, lifecycle, nodes, snapshots
+from cluster.cli import doctor, faults, lifecycle, network, nodes, snapshots
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
 from terminal import command
@@ -19,6 +19,9 @@ examples:
   cluster ssh node-2 docker ps         or one command
   cluster console node-2               the last lines of its console
   cluster fault kill node-2            pull its plug
+  cluster fault partition --isolate node-2
+  cluster fault degrade node-1 node-2 --delay 75ms --loss 20%
+  cluster fault heal                   the network is whole again
   cluster start node-2                 switch it on again, with the disk it has
   cluster snapshot healthy             keep it as it is now
   cluster restore healthy              and go back to that in seconds
@@ -87,6 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     up_arguments(
         verbs.add("up", "bring up a cluster", examples=UP_EXAMPLES.replace("cluster-up", "cluster up"), named=False)
     )
-    for group in (lifecycle, nodes, snapshots, faults, doctor):
+    for group in (lifecycle, nodes, snapshots, faults, network, doctor):
         group.add(verbs)
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from cluster.cli import network
 from cluster.cli.verbs import Verbs
 from cluster.cluster import Cluster
 
@@ -17,6 +18,7 @@ def add(verbs: Verbs) -> None:
         ("resume", "let a paused node's time go on", _resume),
     ):
         faults.add(name, text, run).add_argument("node", metavar="NODE")
+    network.add_faults(faults)
 
 
 def _kill(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.switch import ADDRESSES_MAX, FRAME_BYTES_MAX, Faults, ForwardingTable, Switch
+from cluster.impairment import Faults
+from cluster.switch import ADDRESSES_MAX, FRAME_BYTES_MAX, ForwardingTable, Switch
 
 BROADCAST = b"\xff" * 6
 

@@ -1,0 +1,190 @@
+"""The cluster's network as its supervisor runs it: the switch, the faults by number, and who records what.
+
+Several faults hold at once and each is healed by itself; what a pair suffers is all of its faults together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.impairment import HOST, Faults, Impairment, Pair
+from cluster.pcap import BYTES_MAX, Recording
+from cluster.switch import Switch
+from terminal import Failure
+
+SEED_BITS = 32
+Record = Callable[[str, str, Iterable[int], int | None], None]
+"""Kind, what, nodes, number of the fault: see :meth:`cluster.timeline.Timeline.record`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFault:
+    """One fault: ``pairs`` all suffer ``impairment``, by the dice of ``seed``."""
+
+    id: int
+    what: str
+    pairs: frozenset[Pair]
+    impairment: Impairment
+    seed: int
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The nodes that it concerns."""
+        return tuple(sorted({port for pair in self.pairs for port in pair} - {HOST}))
+
+    def data(self) -> dict[str, Any]:
+        """For JSON."""
+        pairs = [list(pair) for pair in sorted(self.pairs)]
+        return {
+            "id": self.id,
+            "what": self.what,
+            "nodes": list(self.nodes),
+            "pairs": pairs,
+            "impairment": self.impairment.data(),
+            "seed": self.seed,
+        }
+
+
+class Segment:
+    """The network of one cluster. :meth:`do` answers requests; :attr:`switch` is started and stopped by the owner."""
+
+    def __init__(self, sockets: Mapping[int, Path], record: Record) -> None:
+        """``sockets`` as for :class:`Switch`; ``record`` is called for each fault that begins or ends."""
+        self.switch = Switch(sockets)
+        self._record = record
+        self._faults: dict[int, NetworkFault] = {}
+        self._captures: dict[int, _Capture] = {}
+        self._last_id = 0
+
+    def do(self, request: Mapping[str, Any]) -> Any:
+        """Carry out ``{"verb": VERB, ...}``: what the methods below do. Raises :class:`Failure`."""
+        match request:
+            case {"verb": "impair", "what": str(what), "pairs": list(pairs), "impairment": dict(impairment)}:
+                return self.impair(what, pairs, impairment, request.get("seed"))
+            case {"verb": "heal", "id": int() | None as number}:
+                return self.heal(number)
+            case {"verb": "faults"}:
+                return self.faults()
+            case {"verb": "capture", "port": int(port), "path": str(path), "bytes_max": int(bytes_max)}:
+                return self.capture(port, Path(path), request.get("missed"), bytes_max)
+            case {"verb": "release", "id": int(number)}:
+                return self.release(number)
+            case _:
+                raise Failure(f"the network knows no such request: {request}")
+
+    def impair(self, what: str, pairs: list[Any], impairment: Mapping[str, Any], seed: int | None = None) -> int:
+        """Have ``pairs`` suffer ``impairment`` from now on, besides what they suffer already; returns the fault's number.
+
+        Without a ``seed`` the dice get one of their own, which the fault tells. Raises :class:`Failure`.
+        """
+        known = set(self.switch.counters) | {HOST}
+        found = {
+            (source, target) for source, target in pairs if source in known and target in known and source != target
+        }
+        fields = {field.name for field in dataclasses.fields(Impairment)}
+        if not found or len(found) != len(pairs) or not set(impairment) <= fields:
+            raise Failure(f"no such network fault can be: {what}", hint=f"the ports are {sorted(known)}")
+        self._last_id += 1
+        chosen = seed if seed is not None else random.SystemRandom().getrandbits(SEED_BITS)
+        fault = NetworkFault(self._last_id, what, frozenset(found), Impairment(**impairment), chosen)
+        self._faults[fault.id] = fault
+        self._impose()
+        told = what if fault.impairment.cut else f"{what} (seed {chosen})"
+        self._record("fault", told, fault.nodes, fault.id)
+        return fault.id
+
+    def heal(self, number: int | None) -> list[int]:
+        """Heal fault ``number``, or all of them; returns those that were healed, none if it was healed before.
+
+        Raises :class:`Failure` if there never was such a fault.
+        """
+        if number is not None and not 1 <= number <= self._last_id:
+            known = ", ".join(map(str, self._faults)) or "none"
+            raise Failure(f"there is no network fault {number} (there are: {known})", hint="cluster fault list")
+        healed = [fault for fault in self._faults.values() if number in (None, fault.id)]
+        for fault in healed:
+            del self._faults[fault.id]
+        self._impose()
+        for fault in healed:
+            self._record("heal", fault.what, fault.nodes, fault.id)
+        return [fault.id for fault in healed]
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that hold now, and what became of the frames of their pairs so far."""
+        fates = {wire.pair: dataclasses.asdict(wire.fate) for wire in self.switch.wires()}
+        return [
+            {
+                **fault.data(),
+                "frames": [{"pair": list(pair), **fates[pair]} for pair in sorted(fault.pairs) if pair in fates],
+            }
+            for fault in self._faults.values()
+        ]
+
+    def capture(self, port: int, path: Path, missed: str | None = None, bytes_max: int = BYTES_MAX) -> int:
+        """Record what the card at ``port`` sends and is given in ``path``, what is dropped on the way to it in ``missed``.
+
+        Returns the capture's number. Raises :class:`Failure`.
+        """
+        if port not in self.switch.counters:
+            raise Failure(f"the network has no port {port}", hint=f"the ports are {sorted(self.switch.counters)}")
+        recordings = [Recording(path, bytes_max)]
+        if missed is not None:
+            recordings.append(Recording(Path(missed), bytes_max))
+        self._last_id += 1
+        self._captures[self._last_id] = capture = _Capture(port, *recordings)
+        self.switch.tap(port, capture)
+        return self._last_id
+
+    def release(self, number: int) -> dict[str, Any]:
+        """End a capture; returns how much it holds. Raises :class:`Failure` if there is none of that number."""
+        capture = self._captures.pop(number, None)
+        if capture is None:
+            raise Failure(f"there is no capture {number}")
+        self.switch.untap(capture.port, capture)
+        return capture.close()
+
+    def close(self) -> None:
+        """End all captures."""
+        for number in list(self._captures):
+            self.release(number)
+
+    def _impose(self) -> None:
+        faults, seeds = Faults(), dict[Pair, int]()
+        for fault in self._faults.values():
+            faults = faults.worsening(fault.pairs, fault.impairment)
+            seeds.update(dict.fromkeys(fault.pairs, fault.seed))  # of several, the newest fault's dice
+        self.switch.impose(faults, seeds)
+
+
+class _Capture:
+    """A :class:`~cluster.switch.Tap` that records."""
+
+    def __init__(self, port: int, recording: Recording, missed: Recording | None = None) -> None:
+        self.port = port
+        self._recording, self._missed = recording, missed
+
+    def seen(self, frame: bytes) -> None:
+        self._recording.add(frame)
+
+    def missed(self, frame: bytes) -> None:
+        if self._missed is not None:
+            self._missed.add(frame)
+
+    def close(self) -> dict[str, Any]:
+        """End the files; how much they hold."""
+        told: dict[str, Any] = {}
+        for name, recording in (("seen", self._recording), ("missed", self._missed)):
+            if recording is not None:
+                recording.close()
+                told[name] = {
+                    "path": str(recording.path),
+                    "frames": recording.frames,
+                    "left_out": recording.left_out,
+                    "trouble": recording.trouble,
+                }
+        return told
