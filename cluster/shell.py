@@ -86,6 +86,11 @@ class Session:
             self.tell("input", data=b64encode(piece).decode())
             await self._shell.sent()
 
+    def give_up(self, why: str) -> None:
+        """Kill it; whoever waits for it is told ``why``."""
+        self.tell("signal", signal=KILL)
+        self._shell.forget(self, why)
+
     def heard(self, message: Message) -> None:
         """For the shell: the guest has said this."""
         if isinstance(took := message.get("took"), int):
@@ -137,14 +142,14 @@ class Shell:
                 await self._task
             self._task = None
 
-    async def ready(self, timeout: float) -> Hello:
-        """Wait until the guest has said hello. Raises :class:`Failure`."""
+    async def ready(self, timeout: float | None) -> Hello:
+        """Wait until the guest has said hello. Raises :class:`Failure` if it has not within ``timeout`` seconds."""
         try:
             async with asyncio.timeout(timeout), self._changed:
                 await self._changed.wait_for(lambda: self.hello is not None)
         except TimeoutError:
             hint = "it comes up some seconds into a boot; an image of an older version has none: then 'cluster ssh'"
-            raise Failure(f"no root shell within {timeout:.0f} s", where=self.name, hint=hint) from None
+            raise Failure(f"no root shell within {timeout or 0:.0f} s", where=self.name, hint=hint) from None
         assert self.hello is not None
         return self.hello
 
@@ -161,8 +166,7 @@ class Shell:
             await self.sent()
             yield session
         finally:
-            session.tell("signal", signal=KILL)
-            self.forget(session, "it was given up")
+            session.give_up("it was given up")
 
     async def run(self, command: str, *, timeout: float, stdin: bytes | None = None) -> RunResult:
         """Run a shell command as root and return its outcome. Raises :class:`Failure` if that takes longer than ``timeout`` seconds in all."""
@@ -258,7 +262,8 @@ def run_request(command: str | None, *, has_input: bool, tty: Message | None = N
     """The guest's request for a shell command, or for a login shell. Raises :class:`Failure` if the command is too long for a line."""
     if command is not None and len(encode({"": command})) > COMMAND_BYTES_MAX:
         raise Failure(
-            f"the command is longer than {COMMAND_BYTES_MAX >> 10} KiB", hint="hand it over as input: stdin=..., command 'bash'"
+            f"the command is longer than {COMMAND_BYTES_MAX >> 10} KiB",
+            hint="hand it over as input: stdin=..., command 'bash'",
         )
     argv = ["/bin/bash", "-l"] if command is None else ["/bin/bash", "-c", command]
     return {"do": "run", "argv": argv, "input": has_input, **({"tty": tty} if tty is not None else {})}

@@ -7,6 +7,7 @@ import select
 import signal
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
+from functools import partial
 
 from guest.lines import Message
 from guest.loop import Loop
@@ -35,7 +36,7 @@ class Command:
         self._code: int | None = None
         self._process: Process = start(request)
         self._input = Input(self, self._process.input, loop, send, is_terminal=self._process.terminal)
-        self._outputs = {fd: PIPE_BYTES for fd in self._process.outputs}
+        self._outputs = dict.fromkeys(self._process.outputs, PIPE_BYTES)
         loop.add(self._process.pidfd, select.EPOLLIN, self._ended)
         for fd in self._outputs:
             os.set_blocking(fd, False)
@@ -84,9 +85,12 @@ class Command:
     def _listen(self, fd: int) -> None:
         # Of an end one is always told: without room for the rest one must not listen at all.
         if self._window > 0:
-            self._loop.add(fd, select.EPOLLIN, lambda _: self._read(fd, CHUNK_BYTES))
+            self._loop.add(fd, select.EPOLLIN, partial(self._readable, fd))
         else:
             self._loop.remove(fd)
+
+    def _readable(self, fd: int, _: int) -> None:
+        self._read(fd, CHUNK_BYTES)
 
     def _read(self, fd: int, size: int) -> int:
         """Pass on what ``fd`` has, up to ``size`` bytes; returns how many that were, 0 at the end or if there is nothing now."""

@@ -42,7 +42,7 @@ class Lines:
         messages = []
         *whole, rest = data.split(b"\n")
         for piece in whole:
-            line = self._part + piece
+            line = bytes(self._part + piece)
             self._part.clear()
             if not self._skipping and len(line) < self._limit and (message := decode(line)) is not None:
                 messages.append(message)

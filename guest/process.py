@@ -90,7 +90,7 @@ def _spawn(
         before = _spare()
         try:
             pid = os.posix_spawnp(
-                argv[0], argv, environment, file_actions=actions, setsid=True, setsigdef=PYTHON_IGNORES
+                argv[0], list(argv), environment, file_actions=actions, setsid=True, setsigdef=PYTHON_IGNORES
             )
         finally:
             _restore(before)
