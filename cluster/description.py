@@ -93,6 +93,7 @@ class Description:
             console=folder / "console.log",
             net_socket=layout.net_socket(number),
             qmp_socket=layout.qmp_socket(number),
+            shell_socket=layout.shell_socket(number),
             ssh_port=self.ssh_ports[number - 1],
             forward=(os.fspath(sys.executable), "-I", "-S", str(FORWARD), "127.0.0.1", str(self.discovery_port)),
             incoming=incoming,

@@ -114,6 +114,10 @@ class Layout:
         """The monitor of node ``number``'s QEMU."""
         return self.runtime / f"qmp-{number}"
 
+    def shell_socket(self, number: int) -> Path:
+        """The port of node ``number``'s root shell."""
+        return self.runtime / f"shell-{number}"
+
 
 def clusters_root(environment: Mapping[str, str] | None = None) -> Path:
     """The folder that holds all clusters of this user."""

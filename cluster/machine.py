@@ -16,6 +16,8 @@ HOST_ADDRESS = "10.0.2.100"
 DISCOVERY_PORT = 8087
 """The port there, the same in every cluster: what a node knows must not tell one cluster on this computer from another, or a
 snapshot could not be restored beside the cluster that it was made of. (The original discovery service's own.)"""
+SHELL_PORT = "flotilla.shell"
+"""The name of the virtio port with the root shell: a node looks for it (image/overlay, 60-flotilla-shell.rules), see docs/guest.md."""
 DATASOURCE = "flotilla.datasource=nocloud"
 EMULATED_CACHE_MIB = 256
 """Translated code kept per emulated node. QEMU's default is an eighth of all memory, each."""
@@ -59,6 +61,7 @@ class Machine:
     console: Path
     net_socket: Path
     qmp_socket: Path
+    shell_socket: Path
     ssh_port: int
     forward: tuple[str, ...]
     """The command that carries one connection of the guest to this computer's discovery service."""
@@ -103,6 +106,8 @@ def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> l
         *("-device", f"virtio-net-pci,netdev=cluster,mac={cluster_mac(machine.number)}"),
         *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
         *("-chardev", f"file,id=console,path={_doubled(machine.console)},append=on", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=shell,path={_doubled(machine.shell_socket)},server=on,wait=off"),
+        *("-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=shell,name={SHELL_PORT}"),
         *("-qmp", f"unix:{_doubled(machine.qmp_socket)},server=on,wait=off"),
         *(() if machine.incoming is None else ("-incoming", "defer")),
     ]

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from cluster import control
+from cluster import control, root
 from cluster.description import Description
 from cluster.fault import Fault
 from cluster.layout import Layout
@@ -50,6 +50,26 @@ class Node:
             return self._ssh.run(command, seconds)
         with stdin.open("rb") as file:
             return self._ssh.run(command, seconds, file)
+
+    def root(self, command: str, timeout: float | None = None, *, stdin: Path | None = None) -> RunResult:
+        """Run a shell command as root through the hypervisor: no network, no ssh and no login is needed for it.
+
+        Raises :class:`Failure` if the node has no root shell (yet: it comes early in the boot), or takes too long.
+        """
+        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self._factor
+        if stdin is None:
+            return root.run(self._control, self.number, command, seconds)
+        with stdin.open("rb") as file:
+            return root.run(self._control, self.number, command, seconds, file)
+
+    def clock_set(self, epoch_s: float, *, rtc: bool = False) -> tuple[float, float]:
+        """Set the node's wall clock to ``epoch_s`` seconds since 1970, and its hardware clock if ``rtc``; returns its time before and after.
+
+        Raises :class:`Failure`.
+        """
+        seconds = RUN_DEADLINE_S * self._factor
+        times = control.ask(self._control, "clock", node=self.number, epoch=epoch_s, rtc=rtc, deadline_s=seconds)
+        return times["before"], times["after"]
 
     def check(self, command: str, timeout: float | None = None) -> str:
         """Run a shell command that must succeed; returns what it printed. Raises :class:`Failure` with what it complained about."""

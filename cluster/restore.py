@@ -139,7 +139,7 @@ def step_clocks(cluster: Cluster) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(len(cluster.nodes)) as executor:
-        list(executor.map(lambda node: node.check(f"sudo date -s @{time.time():.3f}"), cluster.nodes))
+        list(executor.map(lambda node: node.clock_set(time.time()), cluster.nodes))
 
 
 def _describe(of: Description, name: str, layout: Layout, former: Description | None) -> Description:

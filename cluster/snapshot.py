@@ -142,6 +142,7 @@ def machinery(architecture: str, accelerator: str, memory_mib: int) -> str:
         console=nowhere,
         net_socket=nowhere,
         qmp_socket=nowhere,
+        shell_socket=nowhere,
         ssh_port=1,
         forward=(),
     )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster import attendance
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
 from cluster.driver import Driver, Vm
@@ -26,6 +27,7 @@ from cluster.layout import Layout, make_private
 from cluster.process import Process
 from cluster.qemu_driver import QemuDriver
 from cluster.segment import Segment
+from cluster.shell import Shell
 from cluster.sparse import copy_file
 from cluster.timeline import Timeline
 from discovery.server import DiscoveryServer
@@ -40,6 +42,7 @@ class Guest:
     """A node's machine as the supervisor knows it. ``ended`` says how the last one ended, None before the first start."""
 
     number: int
+    shell: Shell
     vm: Vm | None = None
     paused: bool = False
     started_at: float | None = None
@@ -50,7 +53,16 @@ class Guest:
         """What ``cluster status`` shows."""
         state = "off" if self.vm is None else "paused" if self.paused else "running"
         pid = None if self.vm is None else self.vm.pid
-        return {"node": self.number, "state": state, "pid": pid, "started_at": self.started_at, "ended": self.ended}
+        boot = None if self.shell.hello is None else self.shell.hello.boot
+        return {
+            "node": self.number,
+            "state": state,
+            "pid": pid,
+            "started_at": self.started_at,
+            "ended": self.ended,
+            "shell": self.shell.hello is not None,
+            "boot": boot,
+        }
 
 
 class Supervisor:
@@ -60,7 +72,10 @@ class Supervisor:
         """``state`` is the cluster's folder. Raises :class:`Failure` or OSError if it holds no cluster."""
         self.description = Description.load(state / "cluster.json")
         self.layout = Layout(state, Path(self.description.runtime))
-        self.guests = {number: Guest(number) for number in self.description.numbers}
+        self.guests = {
+            number: Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
+            for number in self.description.numbers
+        }
         self.discovery = DiscoveryServer(
             "127.0.0.1",
             self.description.discovery_port,
@@ -97,7 +112,8 @@ class Supervisor:
             self.segment.close()
             await self.switch.stop()
             self.discovery.stop()
-            for path in (self.layout.control, self.layout.supervisor, *map(self.layout.qmp_socket, self.guests)):
+            sockets = (*map(self.layout.qmp_socket, self.guests), *map(self.layout.shell_socket, self.guests))
+            for path in (self.layout.control, self.layout.supervisor, *sockets):
                 path.unlink(missing_ok=True)
             say("ended")
 
@@ -105,12 +121,14 @@ class Supervisor:
         try:
             request = json.loads(await reader.readline())
             try:
+                if request["do"] in attendance.VERBS and request.get("node") in self.guests:
+                    return await attendance.attend(self.guests[request["node"]].shell, request, reader, writer)
                 answer = {"result": await self.do(request)}
             except Failure as failure:
                 answer = {"failure": failure.message, "where": failure.where, "hint": failure.hint}
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
-        except (OSError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             say(f"a request was not understood or its asker went away: {error}")
         finally:
             writer.close()
@@ -137,6 +155,9 @@ class Supervisor:
                 return await self.save(Path(folder))
             case {"do": "restore", "folder": str(folder)}:
                 return await self.restore(Path(folder))
+            case {"do": "clock", "node": int(number), "epoch": int() | float() as epoch} if number in self.guests:
+                before, after = await self.guests[number].shell.clock_step(epoch, rtc=bool(request.get("rtc")))
+                return {"before": before, "after": after}
             case {"do": "shutdown"}:
                 self._end.set()
                 return None
@@ -171,6 +192,10 @@ class Supervisor:
         watcher.add_done_callback(self._watchers.discard)
         self._record()
         self.timeline.record("power", f"node-{guest.number} on", [guest.number])
+        try:
+            await guest.shell.open()
+        except OSError as error:  # it has just ended
+            say(f"node-{guest.number}'s root shell: {error}")
 
     async def _watch(self, guest: Guest, vm: Vm) -> None:
         ended = await vm.wait()

@@ -133,6 +133,7 @@ def guest(service: int, tmp_path: Path) -> Iterator[Guest]:
         console=tmp_path,
         net_socket=tmp_path,
         qmp_socket=tmp_path,
+        shell_socket=tmp_path,
         ssh_port=free_port(),
         forward=(sys.executable, "-I", "-S", str(forward), "127.0.0.1", str(service)),
     )

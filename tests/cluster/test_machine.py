@@ -19,6 +19,7 @@ MACHINE = Machine(
     console=Path("/c/node-2/console.log"),
     net_socket=Path("/run/c/net-2"),
     qmp_socket=Path("/run/c/qmp-2"),
+    shell_socket=Path("/run/c/shell-2"),
     ssh_port=22002,
     forward=("/usr/bin/python3", "-I", "-S", "/my code/forward.py", "127.0.0.1", "22004"),
 )
@@ -56,6 +57,9 @@ GOLDEN = """\
 -device virtio-rng-pci,rng=rng
 -chardev file,id=console,path=/c/node-2/console.log,append=on
 -serial chardev:console
+-chardev socket,id=shell,path=/run/c/shell-2,server=on,wait=off
+-device virtio-serial-pci
+-device virtserialport,chardev=shell,name=flotilla.shell
 -qmp unix:/run/c/qmp-2,server=on,wait=off"""
 
 

@@ -1,0 +1,90 @@
+"""One question to a server on the node itself, asked without waiting: connect, say all, hear the answer, hang up."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from guest.loop import Loop
+
+ANSWER_BYTES_MAX = 1 << 20
+DEADLINE_S = 30.0
+"""For an answer; after that it is asked anew. An emulated server may take its time."""
+PIECE_BYTES = 1 << 16
+
+
+Answered = Callable[[bytes | None], None]
+
+
+class Question(NamedTuple):
+    """Whom to ask - a unix socket's path, or a port of the loopback - what to say, and when all has been heard."""
+
+    address: str | int
+    words: bytes
+    is_whole: Callable[[bytes], bool]
+    """Whether these bytes are the whole answer; one that hangs up has said all."""
+
+
+class Conversation:
+    """A question on its way; ``answered`` is told what was heard, or None if that came to nothing."""
+
+    def __init__(self, question: Question, loop: Loop, answered: Answered) -> None:
+        self._question, self._loop, self._answered = question, loop, answered
+        self._unsaid = question.words
+        self._heard = bytearray()
+        self._ends_at = time.monotonic() + DEADLINE_S
+        self._line: socket.socket | None = None
+
+    def begin(self) -> None:
+        """Connect; call it once."""
+        address: Any = self._question.address
+        by_path = isinstance(address, str)
+        self._line = socket.socket(socket.AF_UNIX if by_path else socket.AF_INET)
+        self._line.setblocking(False)
+        if self._line.connect_ex(address if by_path else ("127.0.0.1", address)) in (0, errno.EINPROGRESS):
+            self._loop.add(self._line.fileno(), select.EPOLLOUT, self._go)
+        else:
+            self._end(None)
+
+    def tick(self, now: float) -> None:
+        """Give up if it takes too long."""
+        if now > self._ends_at:
+            self._end(None)
+
+    def close(self) -> None:
+        """Hang up without an answer."""
+        if self._line is not None:
+            self._loop.remove(self._line.fileno())
+            self._line.close()
+            self._line = None
+
+    def _go(self, _: int) -> None:
+        line = self._line
+        assert line is not None
+        try:
+            if self._unsaid:
+                self._unsaid = self._unsaid[line.send(self._unsaid) :]
+                if not self._unsaid:
+                    self._loop.add(line.fileno(), select.EPOLLIN, self._go)
+                return
+            piece = line.recv(PIECE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._end(None)
+            return
+        self._heard += piece
+        heard = bytes(self._heard)
+        if not piece or self._question.is_whole(heard):
+            self._end(heard)
+        elif len(heard) > ANSWER_BYTES_MAX:
+            self._end(None)
+
+    def _end(self, answer: bytes | None) -> None:
+        if self._line is not None:
+            self.close()
+            self._answered(answer)

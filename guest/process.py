@@ -1,0 +1,131 @@
+"""Starting a process, by posix_spawn alone: nothing of ours is copied for it, which an emulated node would feel."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import struct
+import termios
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from guest.lines import Message
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "USER": "root",
+    "LOGNAME": "root",
+    "SHELL": "/bin/bash",
+    "LANG": "C.UTF-8",
+}
+PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+SCORE = "/proc/self/oom_score_adj"
+
+
+class Process(NamedTuple):
+    """A process that was started, and our ends of what it reads and writes."""
+
+    pid: int
+    pidfd: int
+    input: int | None
+    outputs: dict[int, str]
+    """Descriptor -> "out" or "err"."""
+    terminal: bool
+
+
+def start(request: Message) -> Process:
+    """Start ``request["argv"]`` in a new session: on a terminal if there is a ``tty``, else with pipes; ``input`` tells whether it gets one.
+
+    Raises OSError, and KeyError, TypeError, ValueError if the request makes no sense.
+    """
+    argv = [str(word) for word in request["argv"]]
+    if "tty" in request:
+        return _on_terminal(argv, request["tty"]["size"], str(request["tty"]["term"]))
+    return _on_pipes(argv, has_input=bool(request.get("input")))
+
+
+def _on_pipes(argv: Sequence[str], *, has_input: bool) -> Process:
+    out, their_out = os.pipe()
+    err, their_err = os.pipe()
+    ours, theirs = [out, err], [their_out, their_err]
+    actions: list[Any] = [(os.POSIX_SPAWN_DUP2, their_out, 1), (os.POSIX_SPAWN_DUP2, their_err, 2)]
+    typed = None
+    if has_input:
+        their_in, typed = os.pipe()
+        ours.append(typed)
+        theirs.append(their_in)
+        actions.append((os.POSIX_SPAWN_DUP2, their_in, 0))
+    else:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+    pid, pidfd = _spawn(argv, ENVIRONMENT, actions, ours, theirs)
+    return Process(pid, pidfd, typed, {out: "out", err: "err"}, False)
+
+
+def _on_terminal(argv: Sequence[str], size: Sequence[int], term: str) -> Process:
+    master, slave = os.openpty()
+    try:
+        set_size(master, size)
+        typed = os.dup(master)
+    except BaseException:
+        os.close(master)
+        os.close(slave)
+        raise
+    # The first terminal that the leader of a new session opens becomes the one that controls it.
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.ttyname(slave), os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 0, 1),
+        (os.POSIX_SPAWN_DUP2, 0, 2),
+    ]
+    pid, pidfd = _spawn(argv, {**ENVIRONMENT, "TERM": term}, actions, [master, typed], [slave])
+    return Process(pid, pidfd, typed, {master: "out"}, True)
+
+
+def _spawn(
+    argv: Sequence[str], environment: Mapping[str, str], actions: Sequence[Any], ours: list[int], theirs: list[int]
+) -> tuple[int, int]:
+    """Start it; closes ``theirs``, and ``ours`` too if it cannot be started."""
+    try:
+        before = _spare()
+        try:
+            pid = os.posix_spawnp(
+                argv[0], list(argv), environment, file_actions=actions, setsid=True, setsigdef=PYTHON_IGNORES
+            )
+        finally:
+            _restore(before)
+        return pid, os.pidfd_open(pid)
+    except BaseException:
+        for fd in ours:
+            os.close(fd)
+        raise
+    finally:
+        for fd in theirs:
+            os.close(fd)
+
+
+def _spare() -> bytes | None:
+    """When memory is short the agent is spared, so that one can look; what it runs is not: it is started with a score of 0."""
+    try:
+        with open(SCORE, "rb+", buffering=0) as file:
+            before = file.read().strip()
+            if before == b"0":
+                return None
+            file.write(b"0")
+            return before
+    except OSError:
+        return None
+
+
+def _restore(score: bytes | None) -> None:
+    if score is not None:
+        with open(SCORE, "wb", buffering=0) as file:
+            file.write(score)
+
+
+def set_size(fd: int, size: Sequence[int]) -> None:
+    """Tell the terminal ``fd`` its ``size``: rows, columns. Raises TypeError, ValueError for what is none, OSError."""
+    rows, columns = size
+    if not (0 < int(rows) < 1 << 16 and 0 < int(columns) < 1 << 16):
+        raise ValueError(f"no size of a terminal: {size}")
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
