@@ -62,6 +62,12 @@ class Node:
         with stdin.open("rb") as file:
             return root.run(self._control, self.number, command, seconds, file)
 
+    @property
+    def has_shell(self) -> bool:
+        """Whether :meth:`root` can be used just now. Raises :class:`Failure` if the supervisor does not answer."""
+        nodes = control.ask(self._control, "status")["nodes"]
+        return any(entry["node"] == self.number and entry["shell"] for entry in nodes)
+
     def clock_set(self, epoch_s: float, *, rtc: bool = False) -> tuple[float, float]:
         """Set the node's wall clock to ``epoch_s`` seconds since 1970, and its hardware clock if ``rtc``; returns its time before and after.
 
@@ -70,6 +76,10 @@ class Node:
         seconds = RUN_DEADLINE_S * self._factor
         times = control.ask(self._control, "clock", node=self.number, epoch=epoch_s, rtc=rtc, deadline_s=seconds)
         return times["before"], times["after"]
+
+    def pin(self, public_key: str) -> None:
+        """Take ``public_key``, a line as in OpenSSH's ``.pub`` files, for the key of the node's ssh server. Raises :class:`Failure`."""
+        self._ssh.pin(public_key)
 
     def check(self, command: str, timeout: float | None = None) -> str:
         """Run a shell command that must succeed; returns what it printed. Raises :class:`Failure` with what it complained about."""

@@ -1,4 +1,7 @@
-"""Waiting for nodes: who is not ready yet, what its console says meanwhile, and giving up early when hope is gone."""
+"""Waiting for nodes: who is not ready yet, what its console says meanwhile, and giving up early when hope is gone.
+
+Nodes say themselves how far they are (:mod:`cluster.word`). One without a root shell, of an older image say, is asked by ssh.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,23 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from cluster import word
 from cluster.cluster import Cluster
 from cluster.node import Node
+from cluster.word import ETCD_PORT, Word, names
 from terminal import Failure, Phases
 
-SSH_S, ETCD_S, FLEET_S = 40.0, 30.0, 30.0
+SHELL_S, SSH_S, ETCD_S, FLEET_S = 40.0, 40.0, 30.0, 30.0
 """How long each stage may take with hardware; times the accelerator's factor."""
 POLL_S = 0.5
 UNITS_S = 2.0
 """Between two looks at a node for failed units, likewise scaled: each is a program run there."""
+MUTE_S = 3.0
+"""How long the root shell may come after ssh, likewise, before we believe that the node has none; it comes well before it."""
 BANNER_DEADLINE_S = 5.0
-ETCD_PORT = 2379
+EXPLAIN_S = 10.0
+"""For a node in trouble to say what troubles it, likewise."""
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 DIAGNOSIS = "cat /run/cloudconfig/status.json; systemctl --failed --no-legend --plain; journalctl --no-pager -o cat -n 15 -u etcd -u fleet -u cloudconfig"
 
 
@@ -30,74 +39,119 @@ class NotReady(Failure):
         self.node = node
 
 
-def wait(
-    cluster: Cluster,
-    what: str,
-    ready: Callable[[Node], bool],
-    seconds: float,
-    phases: Phases,
-    units: tuple[str, ...] = (),
-    nodes: Sequence[Node] | None = None,
-) -> None:
-    """Return when ``ready(node)`` was true once for each of ``nodes`` (all); ``what`` names it, ``seconds`` is with hardware.
+class Readiness:
+    """The waiting for one cluster, stage by stage, from the start of its machines to :meth:`close`.
 
-    ``ready`` may raise :class:`Failure`, which means "not yet". Raises :class:`NotReady` in the end, and before it when hope is
-    gone: a node is off, or one of ``units`` has failed on it.
+    All ``wait_...`` raise :class:`NotReady` in the end, and before it when hope is gone: a node is off, or a unit has failed on it.
     """
-    factor = cluster.description.accelerator.factor
-    seconds *= factor
-    begin = looked = time.monotonic()
-    unmet = {node.number: node for node in (cluster.nodes if nodes is None else nodes)}
-    told = False
-    executor = ThreadPoolExecutor(len(unmet))
-    try:
-        while True:
-            for number, is_ready in zip(
-                list(unmet), executor.map(lambda node: _is(ready, node), unmet.values()), strict=True
-            ):
-                if is_ready:
-                    del unmet[number]
-            if not unmet:
-                return
-            _require_on(cluster, list(unmet.values()))
-            waited = time.monotonic() - begin
-            first = next(iter(unmet.values()))
-            if units and time.monotonic() - looked > UNITS_S * factor:
-                require_not_failed(first, units)
-                looked = time.monotonic()
-            if waited > seconds:
-                names = ", ".join(node.name for node in unmet.values())
-                raise NotReady(f"{what}: not within {seconds:.0f} s on {names}", first)
-            phases.detail(
-                f"{', '.join(node.name for node in unmet.values())}; {first.name} says: {first.console_tail(1)[:100]}"
+
+    def __init__(self, cluster: Cluster, phases: Phases) -> None:
+        self._cluster, self._phases = cluster, phases
+        self._factor = cluster.description.accelerator.factor
+        self._word = Word(cluster)
+        self._mute: set[int] = set()
+        self._greeted: dict[int, float] = {}
+
+    def __enter__(self) -> Readiness:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._word.close()
+
+    def wait_shell(self) -> None:
+        """Every node's root shell is there; those that let us in by ssh and have none are asked by ssh from now on."""
+        self._wait("root shell", self._begins, SHELL_S)
+        if mute := [node for node in self._cluster.nodes if node.number in self._mute]:
+            self._phases.line(
+                f"no root shell on {names(mute)} (an older image?): asked by ssh, and 'cluster console' has only its log"
             )
-            if not told and waited > seconds / 2:
-                told = True
-                phases.line(f"{what} takes long; the console of {first.name}:\n{indented(first.console_tail(5))}")
-            time.sleep(POLL_S)
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
 
+    def wait_ssh(self) -> None:
+        """Every node's ssh server lets us in, and its key is known."""
+        self._wait("ssh", self._lets_in, SSH_S)
 
-def wait_ssh(cluster: Cluster, phases: Phases) -> None:
-    """Every node's ssh server lets us in."""
-    wait(cluster, "ssh", lambda node: greets(node) and node.run("true").rc == 0, SSH_S, phases)
+    def wait_etcd(self) -> None:
+        """etcd, or the proxy for it, is healthy on every node."""
+        self._wait("etcd", self._told_or(word.ETCD, is_etcd_healthy), ETCD_S, ("cloudconfig.service", "etcd.service"))
 
+    def wait_fleet(self) -> None:
+        """Fleet on every node lists all machines."""
+        size = self._cluster.description.size
+        ready = self._told_or(word.FLEET, lambda node: len(machines(node)) == size)
+        if not self._mute:
+            self._wait("fleet", ready, FLEET_S)
+            return
+        # One node after the other: asking is a program run on the node, and while one waits the others may as well get on with it.
+        for node in self._cluster.nodes:
+            self._wait("fleet", ready, FLEET_S, ("etcd.service", "fleet.service"), [node])
 
-def wait_etcd(cluster: Cluster, phases: Phases) -> None:
-    """etcd, or the proxy for it, is healthy on every node."""
-    wait(cluster, "etcd", is_etcd_healthy, ETCD_S, phases, ("cloudconfig.service", "etcd.service"))
+    def _begins(self, node: Node) -> bool:
+        if self._word.of(node).uptime is not None:
+            return True
+        if greets(node):
+            since = self._greeted.setdefault(node.number, time.monotonic())
+            if time.monotonic() - since > MUTE_S * self._factor:
+                self._mute.add(node.number)
+        return node.number in self._mute
 
+    def _lets_in(self, node: Node) -> bool:
+        if node.number in self._mute:
+            return greets(node) and node.run("true").rc == 0
+        if word.SSH not in self._word.of(node).holds:
+            return False
+        node.pin(node.root(f"cat {HOST_KEY}").out)
+        return True
 
-def wait_fleet(cluster: Cluster, phases: Phases) -> None:
-    """Fleet on every node lists all machines.
+    def _told_or(self, what: str, asked: Callable[[Node], bool]) -> Callable[[Node], bool]:
+        return lambda node: asked(node) if node.number in self._mute else what in self._word.of(node).holds
 
-    One node after the other: asking is a program run on the node, and while one waits the others may as well get on with it.
-    """
-    size = cluster.description.size
-    units = ("etcd.service", "fleet.service")
-    for node in cluster.nodes:
-        wait(cluster, "fleet", lambda node: len(machines(node)) == size, FLEET_S, phases, units, [node])
+    def _wait(
+        self,
+        what: str,
+        ready: Callable[[Node], bool],
+        seconds: float,
+        units: tuple[str, ...] = (),
+        nodes: Sequence[Node] | None = None,
+    ) -> None:
+        """Return when ``ready(node)`` was true once for each of ``nodes`` (all); ``what`` names it, ``seconds`` is with hardware.
+
+        ``ready`` may raise :class:`Failure`, which means "not yet". ``units`` are looked at on nodes that say nothing themselves.
+        """
+        seconds *= self._factor
+        begin = looked = time.monotonic()
+        unmet = {node.number: node for node in (self._cluster.nodes if nodes is None else nodes)}
+        told = False
+        executor = ThreadPoolExecutor(len(unmet))
+        try:
+            while True:
+                answers = executor.map(lambda node: _is(ready, node), unmet.values())
+                for number, is_ready in zip(list(unmet), answers, strict=True):
+                    if is_ready:
+                        del unmet[number]
+                if not unmet:
+                    return
+                _require_on(self._cluster, list(unmet.values()))
+                self._require_no_failure()
+                waited = time.monotonic() - begin
+                first = next(iter(unmet.values()))
+                if units and first.number in self._mute and time.monotonic() - looked > UNITS_S * self._factor:
+                    require_not_failed(first, units)
+                    looked = time.monotonic()
+                if waited > seconds:
+                    raise NotReady(f"{what}: not within {seconds:.0f} s on {names(unmet.values())}", first)
+                self._phases.detail(f"{names(unmet.values())}; {first.name} says: {first.console_tail(1)[:100]}")
+                if not told and waited > seconds / 2:
+                    told = True
+                    tail = indented(first.console_tail(5))
+                    self._phases.line(f"{what} takes long; the console of {first.name}:\n{tail}")
+                self._word.wait(POLL_S)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _require_no_failure(self) -> None:
+        for node in self._cluster.nodes:
+            if failed := self._word.of(node).failed:
+                raise NotReady(f"{', '.join(failed)} has failed", node)
 
 
 def greets(node: Node) -> bool:
@@ -134,16 +188,19 @@ def require_not_failed(node: Node, units: tuple[str, ...]) -> None:
         raise NotReady(f"{', '.join(failed)} has failed", node)
 
 
-def explain(node: Node) -> str:
+def explain(node: Node, factor: float = 1.0) -> str:
     """What can be said about a node that did not get there: its console's tail and, if it lets us in, its failed units and logs."""
     text = f"--- console of {node.name}, last lines ---\n{indented(node.console_tail(20))}"
-    if greets(node):
-        try:
+    try:
+        if node.has_shell:
+            result = node.root(DIAGNOSIS, EXPLAIN_S * factor)
+        elif greets(node):
             result = node.run(DIAGNOSIS)
-        except Failure:
+        else:
             return text
-        text += f"\n--- failed units and logs of {node.name} ---\n{indented((result.out + result.err).strip())}"
-    return text
+    except Failure as failure:
+        return f"{text}\n--- {node.name} does not say more: {failure.message} ---"
+    return f"{text}\n--- failed units and logs of {node.name} ---\n{indented((result.out + result.err).strip())}"
 
 
 def indented(text: str) -> str:

@@ -19,6 +19,7 @@ import socket
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,6 +57,9 @@ class Line:
 
     def close(self) -> None:
         """Hang up, which ends what was asked for."""
+        # Another thread may be reading, and must be woken first.
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
         self._file.close()
         self.socket.close()
 

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import time
+from base64 import b64decode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -97,6 +98,22 @@ class Connection:
                 raise Failure(f"no answer from port {port}", where=self._names[-1]) from error
             finally:
                 connection.close()
+
+    def pin(self, public_key: str) -> None:
+        """Write the server's key down before the first contact, unless one is known already. Raises :class:`Failure` for what is no key."""
+        kind, data = [*public_key.split(), "", ""][:2]
+        try:
+            is_key = b64decode(data, validate=True).startswith(len(kind).to_bytes(4, "big") + kind.encode())
+        except ValueError:
+            is_key = False
+        if not is_key or not kind:
+            raise Failure("this is no public key of an ssh server", where=self._names[-1])
+        host = f"[127.0.0.1]:{self._port}"
+        with _pinning:
+            known = self._known_hosts.read_text() if self._known_hosts.exists() else ""
+            if not any(line.startswith(f"{host},") for line in known.splitlines()):
+                with self._known_hosts.open("a") as file:
+                    file.write(f"{','.join((host, *self._names))} {kind} {data}\n")
 
     def close(self) -> None:
         """Hang up; the next call connects again."""

@@ -15,6 +15,7 @@ from cluster.description import Description
 from cluster.layout import Layout, cache_root
 from cluster.machine import NODES_MAX
 from cluster.preflight import MEMORY_MIB_MAX, MEMORY_MIB_MIN
+from cluster.readiness import Readiness
 from fleet.config import duration
 from terminal import Failure, Phases, UsageFailure
 
@@ -272,17 +273,20 @@ def _boot(cluster: Cluster, options: Options, phases: Phases) -> None:
             for node in cluster.nodes:
                 phases.detail(node.name)
                 node.start()
-        with phases.phase("waiting for ssh"):
-            readiness.wait_ssh(cluster, phases)
-        with phases.phase("waiting for etcd"):
-            readiness.wait_etcd(cluster, phases)
-        with phases.phase(f"waiting for fleet to list {count}"):
-            readiness.wait_fleet(cluster, phases)
+        with Readiness(cluster, phases) as ready:
+            with phases.phase("waiting for a root shell"):
+                ready.wait_shell()
+            with phases.phase("waiting for ssh"):
+                ready.wait_ssh()
+            with phases.phase("waiting for etcd"):
+                ready.wait_etcd()
+            with phases.phase(f"waiting for fleet to list {count}"):
+                ready.wait_fleet()
         for archive in options.load_images:
             with phases.phase(f"loading {archive.name} on {count}"):
                 load(cluster, archive)
     except readiness.NotReady as failure:
-        phases.line(readiness.explain(failure.node))
+        phases.line(readiness.explain(failure.node, cluster.description.accelerator.factor))
         raise
     finally:
         cluster.close()

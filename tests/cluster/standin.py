@@ -2,7 +2,7 @@
 
 As a node it writes to the console, listens as monitor, plugs into the switch, and serves ssh on the forwarded port, where ``true``,
 ``fleetctl list-machines`` and ``docker load`` answer and a forward to etcd's port is a healthy etcd; ``STANDIN_DEAF`` in the
-environment means no ssh, ``STANDIN_UNIT`` is the state of etcd's unit, which then is not healthy. Questions about version and accelerator are answered by the shell script that runs this, see conftest.py.
+environment means no ssh, ``STANDIN_MUTE`` no root shell, ``STANDIN_UNIT`` is the state of etcd's unit, which then is not healthy. Questions about version and accelerator are answered by the shell script that runs this, see conftest.py.
 """
 
 import itertools
@@ -15,9 +15,15 @@ import socket
 import sys
 import threading
 import time
+from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import paramiko
+
+HOST_KEY = paramiko.ECDSAKey.generate()
+KEY = f"{HOST_KEY.get_name()} {HOST_KEY.get_base64()}\n"
 
 
 def main() -> None:
@@ -26,12 +32,17 @@ def main() -> None:
     netdevs = [json.loads(value) for option, value in itertools.pairwise(argv) if option == "-netdev"]
     management = next(net for net in netdevs if net["type"] == "user")
     cluster = next(net for net in netdevs if net["type"] == "stream")
-    console = re.search(r"path=(.*),append=on", options["-chardev"])
+    chardevs = "\n".join(value for option, value in itertools.pairwise(argv) if option == "-chardev")
+    console = re.search(r"id=console,path=(.*),append=on", chardevs)
+    shell = re.search(r"id=shell,path=(.*),server=on", chardevs)
     assert console
+    assert shell
     with Path(console[1]).open("a") as file:
         file.write("\x1b[32m[  OK  ]\x1b[0m Stand-in reached target\n")
     port = re.fullmatch(r"tcp:127\.0\.0\.1:(\d+)-:22", management["hostfwd"][0]["str"])
     assert port
+    if "STANDIN_MUTE" not in os.environ:
+        root_shell(shell[1])
     monitor(re.sub(r"^unix:|,server=on.*", "", options["-qmp"]))
     wire = socket.socket(socket.AF_UNIX)
     wire.connect(cluster["addr"]["path"])
@@ -62,6 +73,42 @@ def monitor(path: str) -> None:
                     answer = {"error": {"desc": f"no {command}"}} if refused else {"return": {}}
                     file.write(b'{"event": "SOMETHING"}\n' + json.dumps(answer).encode() + b"\n")
                     file.flush()
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+def root_shell(path: str) -> None:
+    """What guest.agent says, of a node on which all is as it should be from the start (but see STANDIN_UNIT, STANDIN_DEAF)."""
+    Path(path).unlink(missing_ok=True)  # as QEMU does
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+
+    def answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        match request:
+            case {"do": "reset", "nonce": nonce}:
+                yield {"hello": 1, "nonce": nonce, "boot": "5ca1ab1e-0000-4000-8000-000000000000", "uptime": 1.5}
+            case {"do": "watch", "id": number, "conditions": conditions}:
+                state = os.environ.get("STANDIN_UNIT")
+                deaf = "STANDIN_DEAF" in os.environ
+                for index in range(1 if deaf else 3 if state else len(conditions)):
+                    yield {"id": number, "held": index}
+                if state == "failed":
+                    yield {"id": number, "failed": ["etcd.service"]}
+            case {"do": "run", "id": number, "argv": [*_, command]}:
+                said = KEY if command.startswith("cat /etc/ssh/") else f"root did {command}\n"
+                yield {"id": number, "out": b64encode(said.encode()).decode()}
+                yield {"id": number, "exit": 0}
+
+    def serve() -> None:
+        while True:
+            line, _ = listener.accept()
+            with line, line.makefile("rwb") as file:
+                for words in file:
+                    if words.strip():
+                        for answer in answers(json.loads(words)):
+                            file.write(json.dumps(answer).encode() + b"\n")
+                            file.flush()
 
     threading.Thread(target=serve, daemon=True).start()
 
@@ -114,11 +161,10 @@ def execute(channel: paramiko.Channel, command: str) -> None:
 
 def serve_ssh(port: int) -> None:
     listener = socket.create_server(("127.0.0.1", port))
-    key = paramiko.ECDSAKey.generate()
 
     def connection(line: socket.socket) -> None:
         transport = paramiko.Transport(line)
-        transport.add_server_key(key)
+        transport.add_server_key(HOST_KEY)
         node = Node()
         try:
             transport.start_server(server=node)

@@ -200,13 +200,13 @@ def test_a_node_whose_machine_ends_is_not_waited_for(
     """ssh has minutes; the failure comes at once, since a machine that is off cannot get ready."""
     monkeypatch.setenv("STANDIN_DEAF", "1")
     begin = time.monotonic()
-    real_start = readiness.wait_ssh
+    wait_ssh = readiness.Readiness.wait_ssh
 
-    def pull_the_plug(cluster: Cluster, phases: object) -> None:
-        cluster.nodes[0].kill()
-        real_start(cluster, phases)  # type: ignore[arg-type]
+    def pull_the_plug(self: readiness.Readiness) -> None:
+        Cluster.open().nodes[0].kill()
+        wait_ssh(self)
 
-    monkeypatch.setattr(readiness, "wait_ssh", pull_the_plug)
+    monkeypatch.setattr(readiness.Readiness, "wait_ssh", pull_the_plug)
     assert call(main_up, "1", "--image", str(image)) == 1
     assert "node-1: its machine is off: signal 9" in capsys.readouterr().err
     assert time.monotonic() - begin < 15
