@@ -9,18 +9,17 @@ import time
 from pathlib import Path
 
 from cluster import cluster as clusters
-from cluster import ports, preflight, provision, readiness, snapshot
+from cluster import ports, preflight, provision, snapshot
 from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.layout import Layout
+from cluster.readiness import Readiness
 from cluster.snapshot import Snapshot
 from cluster.up import Options, Outcome, built, machinery, up
 from terminal import Failure, Phases
 
 SAVE_DEADLINE_S = 300.0
 """For writing the memory of all nodes; a disk may be slow."""
-HEALTHY_S = 30.0
-"""For a restored cluster to say that it is well, with hardware: it was when its time stopped."""
 
 
 def take(cluster: Cluster, tag: str, phases: Phases) -> Snapshot:
@@ -78,10 +77,13 @@ def _restore(found: Snapshot, name: str, layout: Layout, former: Description | N
             cluster.launch()
         with phases.phase("restoring"):
             cluster.ask("restore", folder=str(found.folder), deadline_s=SAVE_DEADLINE_S)
-        with phases.phase("setting clocks"):
-            step_clocks(cluster)
-        with phases.phase("waiting for health"):
-            readiness.wait(cluster, "health", readiness.is_etcd_healthy, HEALTHY_S, phases)
+        with Readiness(cluster, phases) as readiness:
+            with phases.phase("setting clocks"):
+                readiness.wait_shell()
+                step_clocks(cluster)
+            with phases.phase("waiting for health"):
+                readiness.wait_etcd()
+                readiness.wait_fleet()
         ready = dataclasses.replace(description, ready=True)
         ready.save(layout.description)
         return Cluster(layout, ready)
