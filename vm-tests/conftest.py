@@ -21,7 +21,8 @@ from builder import data
 from builder.build import Settings, build_container
 from cluster.cluster import Cluster
 from cluster.readiness import explain
-from cluster.up import Options, up
+from cluster.restore import up_cached
+from cluster.up import Options
 from terminal import Phases
 
 NAME: Final = "vm-tests"
@@ -108,13 +109,23 @@ def redis_archive() -> Path:
     return result.directory / "redis.tar"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(redis_archive: Path) -> Iterator[Cluster]:
-    """Three nodes, healthy, with redis' image on each; gone when the tests are over."""
+    """Three nodes, healthy, with redis' image on each, for the tests of one module; gone when they are over."""
+    yield from _cluster(redis_archive)
+
+
+@pytest.fixture
+def fresh(redis_archive: Path) -> Iterator[Cluster]:
+    """The same for one test alone, which may break what it likes."""
+    yield from _cluster(redis_archive)
+
+
+def _cluster(redis_archive: Path) -> Iterator[Cluster]:
     remove()
     options = Options(size=3, name=NAME, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s")
     try:
-        yield up(options, Phases(sys.__stderr__)).cluster
+        yield up_cached(options, Phases(sys.__stderr__)).cluster
     finally:
         remove()
 
@@ -125,7 +136,7 @@ def remove(name: str = NAME) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fleetctl(cluster: Cluster) -> Fleetctl:
     """The command, aimed at the cluster."""
     return Fleetctl(cluster)
