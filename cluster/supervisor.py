@@ -76,13 +76,7 @@ class Supervisor:
             number: Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
             for number in self.description.numbers
         }
-        self.discovery = DiscoveryServer(
-            "127.0.0.1",
-            self.description.discovery_port,
-            self.layout.discovery,
-            public_url=self.description.discovery_url("").rstrip("/"),
-            log=say,
-        )
+        self.discovery: DiscoveryServer | None = None
         self.driver: Driver = QemuDriver(Path(self.description.qemu))
         self.timeline = Timeline(self.layout.timeline)
         sockets = {number: self.layout.net_socket(number) for number in self.description.numbers}
@@ -97,7 +91,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._end.set)
         self.layout.control.unlink(missing_ok=True)
-        self.discovery.start()
+        self._switch_discovery(on=True)
         try:
             await self.switch.start()
             server = await asyncio.start_unix_server(self._serve, str(self.layout.control), limit=LINE_BYTES_MAX)
@@ -111,7 +105,7 @@ class Supervisor:
             await self.driver.close()
             self.segment.close()
             await self.switch.stop()
-            self.discovery.stop()
+            self._switch_discovery(on=False)
             sockets = (*map(self.layout.qmp_socket, self.guests), *map(self.layout.shell_socket, self.guests))
             for path in (self.layout.control, self.layout.supervisor, *sockets):
                 path.unlink(missing_ok=True)
@@ -145,8 +139,12 @@ class Supervisor:
         match request:
             case {"do": "status"}:
                 return self.status()
-            case {"do": "token", "size": int(size)}:
+            case {"do": "token", "size": int(size)} if self.discovery is not None:
                 return self.discovery.new_token(size)
+            case {"do": "discovery", "running": bool(running)}:
+                self._switch_discovery(on=running)
+                self.timeline.record("heal" if running else "fault", f"discovery service {'on' if running else 'off'}")
+                return None
             case {"do": "network"}:
                 return self.segment.do(request)
             case {"do": "mark", "text": str(text)}:
@@ -166,6 +164,22 @@ class Supervisor:
                 return await nodes[verb](self.guests[number])
             case _:
                 raise Failure(f"the supervisor knows no such request: {request}")
+
+    def _switch_discovery(self, *, on: bool) -> None:
+        """Start or stop the discovery service; what it knows is in its file. Raises :class:`Failure` if it cannot listen."""
+        if self.discovery is not None:
+            self.discovery.stop()
+            self.discovery = None
+        if on:
+            discovery = DiscoveryServer(
+                "127.0.0.1",
+                self.description.discovery_port,
+                self.layout.discovery,
+                public_url=self.description.discovery_url("").rstrip("/"),
+                log=say,
+            )
+            discovery.start()
+            self.discovery = discovery
 
     def status(self) -> dict[str, Any]:
         """The state of nodes and network."""

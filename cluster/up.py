@@ -135,24 +135,11 @@ def _existing(options: Options, layout: Layout, phases: Phases) -> Cluster | Non
 
 def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
     try:
-        with phases.phase("preparing"):
-            program, chosen = machinery(options, phases)
-            with clusters.choosing_ports():
-                description = _describe(options, layout, program, chosen)
-                cluster = Cluster.create(layout, description)
+        machinery(options, Phases(quiet=True))  # who lacks QEMU or memory hears it before a long build
         options = built(options, phases)
-        image = options.image
-        assert image is not None
-        with phases.phase("provisioning"):
-            room = preflight.free_disk_bytes(layout.state)
-            preflight.require_disk(layout.state, options.size, preflight.require_image(image), room)
-            provision.install_image(image, layout.image)
-            public_key = provision.make_key(layout)
-            cluster.launch()
-            token = cluster.ask("token", size=description.members)
-            provision.provision(description, layout, template=options.user_data, token=token, public_key=public_key)
+        cluster = prepare(options, phases)
         _boot(cluster, options, phases)
-        ready = dataclasses.replace(description, ready=True)
+        ready = dataclasses.replace(cluster.description, ready=True)
         ready.save(layout.description)
         return Cluster(layout, ready)
     except BaseException:
@@ -162,6 +149,26 @@ def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
             with clusters.undisturbed():
                 clusters.remove(layout)
         raise
+
+
+def prepare(options: Options, phases: Phases) -> Cluster:
+    """A new cluster of ``options``, which are :func:`built`: provisioned and supervised, its nodes off. Raises :class:`Failure`."""
+    assert options.image is not None  # see built()
+    layout = Layout.of(options.name)
+    with phases.phase("preparing"):
+        program, chosen = machinery(options, phases)
+        with clusters.choosing_ports():
+            description = _describe(options, layout, program, chosen)
+            cluster = Cluster.create(layout, description)
+    with phases.phase("provisioning"):
+        room = preflight.free_disk_bytes(layout.state)
+        preflight.require_disk(layout.state, options.size, preflight.require_image(options.image), room)
+        provision.install_image(options.image, layout.image)
+        public_key = provision.make_key(layout)
+        cluster.launch()
+        token = cluster.ask("token", size=description.members)
+        provision.provision(description, layout, template=options.user_data, token=token, public_key=public_key)
+    return cluster
 
 
 def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
