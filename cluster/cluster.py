@@ -77,6 +77,16 @@ class Cluster:
                 found.append(cls._load(name))
         return found
 
+    @classmethod
+    def reserved_ports(cls) -> set[int]:
+        """The ports of this user's clusters, running or not; of one that another version of this program made, none are known."""
+        ports: set[int] = set()
+        for name in cls.names():
+            with suppress(FileNotFoundError, Failure):
+                description = cls._load(name).description
+                ports |= {*description.ssh_ports, description.discovery_port}
+        return ports
+
     def node(self, text: str) -> Node:
         """The node called ``text``: "node-2", or just "2". Raises :class:`UsageFailure`."""
         for node in self.nodes:

@@ -145,13 +145,10 @@ def step_clocks(cluster: Cluster) -> None:
 
 
 def _describe(of: Description, name: str, layout: Layout, former: Description | None) -> Description:
-    reserved = {
-        port for other in Cluster.list() for port in (*other.description.ssh_ports, other.description.discovery_port)
-    }
     if former is not None and former.size == of.size:
         wanted = [*former.ssh_ports, former.discovery_port]  # so that what was exported for it stays true
     else:
-        wanted = ports.choose(of.size + 1, reserved)
+        wanted = ports.choose(of.size + 1, Cluster.reserved_ports())
     return dataclasses.replace(
         of,
         name=name,

@@ -208,9 +208,7 @@ def machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.
 
 
 def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: accelerator.Accelerator) -> Description:
-    reserved = {
-        port for other in Cluster.list() for port in (*other.description.ssh_ports, other.description.discovery_port)
-    }
+    reserved = Cluster.reserved_ports()
     if options.ssh_port is not None:
         ssh = ports.insist(options.ssh_port, options.size, "--ssh-port", reserved)
     else:
