@@ -122,17 +122,6 @@ def test_whatever_was_learned_a_frame_never_returns_and_never_leaves_twice(
     assert not any(address[0] & 1 for address in table.addresses())
 
 
-def test_a_cut_has_two_directions_unless_told_otherwise_and_heals() -> None:
-    both = Faults().cutting(1, 2)
-    assert both.drops(1, 2)
-    assert both.drops(2, 1)
-    assert not both.drops(1, 3)
-    one = Faults().cutting(1, 2, one_way=True)
-    assert one.drops(1, 2)
-    assert not one.drops(2, 1)
-    assert both.healing(2, 1) == Faults()
-
-
 # The rim
 
 
