@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.impairment import Faults
-from cluster.switch import ADDRESSES_MAX, FRAME_BYTES_MAX, ForwardingTable, Switch
+from cluster.impairment import HOST, Faults, Impairment, both_ways
+from cluster.switch import ADDRESSES_MAX, FRAME_BYTES_MAX, LATE_QUEUE_BYTES_MAX, ForwardingTable, Switch
 
 BROADCAST = b"\xff" * 6
 
@@ -49,20 +50,30 @@ class Guest:
         return False
 
 
+async def eventually(what: Callable[[], bool]) -> None:
+    while not what():
+        await asyncio.sleep(0.002)
+
+
 Story = Callable[[Switch, dict[int, Guest]], Awaitable[None]]
 
 
-def play(folder: Path, story: Story, *, nodes: int = 3, faults: Faults | None = None) -> None:
-    """Run ``story`` with a switch and one guest a port."""
+def play(
+    folder: Path, story: Story, *, nodes: int = 3, faults: Faults | None = None, prepare: Story | None = None
+) -> None:
+    """Run ``story`` with a switch and one guest a port; ``prepare`` comes before the faults, if there is one."""
 
     async def main() -> None:
         sockets = {node: folder / f"net-{node}.sock" for node in range(1, nodes + 1)}
-        switch = Switch(sockets, faults)
+        switch = Switch(sockets, faults if prepare is None else None)
         await switch.start()
         guests = {node: await Guest.plug_in(path) for node, path in sockets.items()}
         while len(switch.connected()) < nodes:
             await asyncio.sleep(0.001)
         try:
+            if prepare is not None:
+                await prepare(switch, guests)
+                switch.faults = faults or Faults()
             await asyncio.wait_for(story(switch, guests), 20)
         finally:
             await switch.stop()
@@ -120,17 +131,6 @@ def test_whatever_was_learned_a_frame_never_returns_and_never_leaves_twice(
         if target[0] & 1:
             assert set(out) == {1, 2, 3, 4} - {ingress}
     assert not any(address[0] & 1 for address in table.addresses())
-
-
-def test_a_cut_has_two_directions_unless_told_otherwise_and_heals() -> None:
-    both = Faults().cutting(1, 2)
-    assert both.drops(1, 2)
-    assert both.drops(2, 1)
-    assert not both.drops(1, 3)
-    one = Faults().cutting(1, 2, one_way=True)
-    assert one.drops(1, 2)
-    assert not one.drops(2, 1)
-    assert both.healing(2, 1) == Faults()
 
 
 # The rim
@@ -275,3 +275,258 @@ def test_throughput_is_far_above_what_emulated_nodes_produce(tmp_path: Path) -> 
         assert megabits_per_s > 50
 
     play(tmp_path, story, nodes=2)
+
+
+# Impaired pairs
+
+
+def degraded(**how: Any) -> Faults:
+    return Faults().worsening(both_ways(1, 2), Impairment(**how))
+
+
+async def learn(switch: Switch, guests: dict[int, Guest]) -> None:
+    """Have the switch know every guest: a frame to oneself is looked at and goes nowhere."""
+    for number, guest in guests.items():
+        await guest.send(frame(mac(number), mac(number)))
+    await eventually(lambda: len(switch.table.addresses()) == len(guests))
+
+
+def test_a_delayed_pair_is_late_and_holds_no_other_back(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        begin = time.monotonic()
+        for number in range(20):
+            await guests[1].send(frame(mac(2), mac(1), bytes([number])))
+        await guests[1].send(frame(mac(3), mac(1)))
+        assert await guests[3].receive() == frame(mac(3), mac(1))
+        assert time.monotonic() - begin < 0.4
+        for number in range(20):
+            assert await guests[2].receive() == frame(mac(2), mac(1), bytes([number]))
+        assert 0.4 <= time.monotonic() - begin < 5
+        assert switch.counters[2].dropped_overflow == 0
+
+    play(tmp_path, story, prepare=learn, faults=degraded(delay_s=0.4))
+
+
+def test_a_slow_pair_drops_what_is_too_much_and_holds_no_other_back(tmp_path: Path) -> None:
+    """Node 1 sends node 2 a hundred times what the link between them carries; node 3 hears every frame at once."""
+
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        for number in range(2000):
+            await guests[1].send(frame(mac(2), mac(1), bytes(1500)))
+            if number % 100 == 0:
+                await guests[1].send(frame(mac(3), mac(1), bytes([number // 100])))
+        for number in range(20):
+            assert await guests[3].receive() == frame(mac(3), mac(1), bytes([number]))
+        counters = switch.counters[2]
+        assert counters.dropped_overflow > 1500
+        assert counters.frames_out + counters.dropped_overflow < 2000  # some still wait for their turn
+
+    play(tmp_path, story, prepare=learn, faults=degraded(rate_bps=300_000))
+
+
+def test_a_pair_that_loses_everything_and_one_that_doubles(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        await guests[1].send(frame(BROADCAST, mac(1)))
+        assert await guests[3].receive() == await guests[3].receive() == frame(BROADCAST, mac(1))
+        assert await guests[2].hears_nothing()
+        assert switch.counters[2].dropped_lost == 1
+        assert [(wire.pair, wire.fate.duplicated) for wire in switch.wires() if wire.pair[1] == 3] == [((1, 3), 1)]
+
+    faults = degraded(loss=1).worsening([(1, 3)], Impairment(duplicate=1))
+    play(tmp_path, story, prepare=learn, faults=faults)
+
+
+def test_what_is_under_way_arrives_when_a_pair_is_healed_and_never_when_it_is_cut(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        for number in range(5):
+            await guests[1].send(frame(mac(2), mac(1), bytes([number])))
+        await eventually(lambda: switch.counters[1].frames_in == 6)
+        switch.faults = switch.faults.healing(1, 2)
+        await guests[1].send(frame(mac(2), mac(1), b"last"))
+        for number in range(5):
+            assert await guests[2].receive() == frame(mac(2), mac(1), bytes([number]))
+        assert await guests[2].receive() == frame(mac(2), mac(1), b"last")
+        switch.faults = degraded(delay_s=30)
+        await guests[1].send(frame(mac(2), mac(1)))
+        await eventually(lambda: switch.counters[1].frames_in == 8)
+        switch.faults = switch.faults.cutting(1, 2)
+        switch.faults = Faults()
+        assert await guests[2].hears_nothing()
+        assert switch.counters[2].dropped_cut == 1
+
+    play(tmp_path, story, prepare=learn, faults=degraded(delay_s=30))
+
+
+def test_an_impairment_that_changes_keeps_what_is_under_way(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        await guests[1].send(frame(mac(2), mac(1), b"slow"))
+        await eventually(lambda: switch.counters[1].frames_in == 2)
+        switch.faults = degraded(loss=1, delay_s=0.2)
+        await guests[1].send(frame(mac(2), mac(1), b"lost"))
+        assert await guests[2].receive() == frame(mac(2), mac(1), b"slow")
+        assert await guests[2].hears_nothing()
+
+    play(tmp_path, story, prepare=learn, faults=degraded(delay_s=0.2))
+
+
+# Ports of this process, and ports that come and go
+
+
+class Ear:
+    """An endpoint that remembers, and a tap that does."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.watched: list[bytes] = []
+        self.not_given: list[bytes] = []
+
+    def deliver(self, frame: bytes) -> None:
+        self.heard.append(frame)
+
+    def seen(self, frame: bytes) -> None:
+        self.watched.append(frame)
+
+    def missed(self, frame: bytes) -> None:
+        self.not_given.append(frame)
+
+
+def test_an_endpoint_of_this_process_hears_and_speaks_as_port_0(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        host = Ear()
+        switch.attach(HOST, host)
+        await guests[1].send(frame(BROADCAST, mac(1), b"who is there?"))
+        await eventually(lambda: bool(host.heard))
+        assert host.heard == [frame(BROADCAST, mac(1), b"who is there?")]
+        switch.inject(HOST, frame(mac(1), mac(99), b"I am"))
+        assert await guests[1].receive() == frame(mac(1), mac(99), b"I am")
+        await guests[1].send(frame(mac(99), mac(1), b"good"))
+        await eventually(lambda: len(host.heard) == 2)
+        assert await guests[2].receive() == frame(BROADCAST, mac(1), b"who is there?")
+        assert await guests[2].hears_nothing()
+        switch.faults = Faults().cutting(1, HOST)
+        await guests[1].send(frame(mac(99), mac(1)))
+        await eventually(lambda: switch.counters[HOST].dropped_cut == 1)
+        switch.faults = Faults()
+        switch.detach(HOST)
+        await guests[1].send(frame(mac(99), mac(1)))
+        await eventually(lambda: switch.counters[HOST].dropped_down == 1)
+        assert len(host.heard) == 2
+
+    play(tmp_path, story)
+
+
+def test_port_0_may_have_a_socket_beside_its_endpoint(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        host = Ear()
+        switch.attach(HOST, host)
+        await switch.add(HOST, tmp_path / "host.sock")
+        other = await Guest.plug_in(tmp_path / "host.sock")
+        await eventually(lambda: HOST in switch.connected())
+        await guests[1].send(frame(BROADCAST, mac(1)))
+        assert await other.receive() == frame(BROADCAST, mac(1))
+        assert host.heard == [frame(BROADCAST, mac(1))]
+        other.writer.close()
+
+    play(tmp_path, story)
+
+
+def test_this_computer_cannot_fill_a_ports_queue_without_bound(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        switch.attach(HOST, Ear())
+        for _ in range(10_000):
+            switch.inject(HOST, frame(mac(2), mac(99), bytes(1500)))
+        assert switch.counters[2].dropped_full > 0
+        assert switch.counters[2].bytes_out < LATE_QUEUE_BYTES_MAX + (1 << 20)
+
+    play(tmp_path, story)
+
+
+def test_ports_come_and_go_while_others_talk(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        await switch.add(4, tmp_path / "net-4.sock")
+        fourth = await Guest.plug_in(tmp_path / "net-4.sock")
+        await eventually(lambda: 4 in switch.connected())
+        await guests[1].send(frame(BROADCAST, mac(1)))
+        assert await fourth.receive() == await guests[3].receive() == frame(BROADCAST, mac(1))
+        await fourth.send(frame(mac(1), mac(4)))
+        assert await guests[1].receive() == frame(mac(1), mac(4))
+        switch.faults = Faults().worsening([(1, 4)], Impairment(delay_s=0.05))
+        await guests[1].send(frame(mac(4), mac(1)))
+        await eventually(lambda: switch.wires()[0].fate.frames == 1)
+        switch.remove(4)
+        assert not (tmp_path / "net-4.sock").exists()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await fourth.receive()
+        fourth.writer.close()
+        await asyncio.sleep(0.1)  # what was under way to it is due now
+        await guests[1].send(frame(mac(4), mac(1), b"nobody"))
+        assert await guests[2].receive() == frame(BROADCAST, mac(1))
+        assert await guests[2].receive() == frame(mac(4), mac(1), b"nobody")
+        assert sorted(switch.counters) == [1, 2, 3]
+
+    play(tmp_path, story)
+
+
+def test_a_tap_sees_what_the_card_sends_and_is_given_and_what_it_is_not(tmp_path: Path) -> None:
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        one, two = Ear(), Ear()
+        switch.tap(1, one)
+        switch.tap(2, two)
+        cut, whole = frame(mac(2), mac(1), b"cut"), frame(mac(2), mac(1), b"whole")
+        await guests[1].send(cut)
+        await eventually(lambda: bool(two.not_given))
+        switch.faults = Faults()
+        await guests[1].send(whole)
+        assert await guests[2].receive() == whole
+        assert one.watched == [cut, whole]
+        assert one.not_given == []
+        assert two.watched == [whole]
+        assert two.not_given == [cut]
+        switch.faults = degraded(loss=1)
+        await guests[1].send(cut)
+        await eventually(lambda: len(two.not_given) == 2)
+        switch.untap(2, two)
+        await guests[1].send(cut)
+        await eventually(lambda: switch.counters[2].dropped_lost == 2)
+        assert len(two.not_given) == 2
+
+    play(tmp_path, story, faults=Faults().cutting(1, 2), prepare=learn)
+
+
+cards = st.integers(1, 4)
+flows = st.lists(
+    st.tuples(cards, st.lists(st.tuples(cards | st.just(0xFF), st.integers(0, 40)), max_size=12)), max_size=8
+)
+
+
+@given(flows)
+def test_chunks_of_frames_go_where_the_table_says_each_for_itself(
+    chunks: list[tuple[int, list[tuple[int, int]]]],
+) -> None:
+    """Against the simplest switch: one frame at a time, by the same table. Order holds for every pair of ports."""
+    table = ForwardingTable([1, 2, 3, 4])
+    expected: dict[int, list[bytes]] = {port: [] for port in (1, 2, 3, 4)}
+    ears = {port: Ear() for port in expected}
+
+    async def story() -> None:
+        switch = Switch({})
+        for port, ear in ears.items():
+            switch.attach(port, ear)
+        serial = 0
+        for ingress, targets in chunks:
+            chunk = b""
+            for target, size in targets:
+                serial += 1
+                to = BROADCAST if target == 0xFF else mac(target)
+                data = frame(to, mac(ingress), serial.to_bytes(2, "big") + bytes(size))
+                chunk += len(data).to_bytes(4, "big") + data
+                for port in table.route(ingress, to, mac(ingress)):
+                    expected[port].append(data)
+            used, full = switch.forward(ingress, chunk + b"\0\0")
+            assert (used, full) == (len(chunk), [])
+        await asyncio.sleep(0)
+        assert switch.table.addresses() == table.addresses()
+        assert sum(each.frames_in for each in switch.counters.values()) == serial
+
+    asyncio.run(story())
+    assert {port: ear.heard for port, ear in ears.items()} == expected
