@@ -28,6 +28,8 @@ from terminal import Failure, UsageFailure
 SUPERVISOR_DEADLINE_S = 20.0
 """For the supervisor to listen: a Python start on a busy computer."""
 ENDING_GRACE_S = 20.0
+HEAL_DEADLINE_S = 60.0
+"""For all faults of a cluster, with hardware: a disk is emptied, clocks are set."""
 
 
 class Cluster:
@@ -156,6 +158,18 @@ class Cluster:
         """Ask the supervisor, see :func:`cluster.control.ask`. Raises :class:`Failure`."""
         self.require_running()
         return control.ask(self.layout.control, do, **arguments)
+
+    def faults(self) -> list[dict[str, Any]]:
+        """What is broken on purpose now, oldest first: ``id``, ``what``, ``nodes``. Raises :class:`Failure`."""
+        faults: list[dict[str, Any]] = self.ask("faults")
+        return faults
+
+    def heal(self, number: int | None = None) -> list[int]:
+        """Heal all faults, or that with this number; returns the numbers of those that were healed now. Raises :class:`Failure`."""
+        healed: list[int] = self.ask(
+            "heal", id=number, deadline_s=HEAL_DEADLINE_S * self.description.accelerator.factor
+        )
+        return healed
 
     def status(self) -> dict[str, Any]:
         """The cluster's state for ``cluster status --json``."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 from cluster import control, root
 from cluster.description import Description
+from cluster.disk import Disk
 from cluster.fault import Fault
 from cluster.layout import Layout
 from cluster.machine import cluster_address
@@ -35,6 +37,7 @@ class Node:
         self.folder = layout.node(number)
         self._factor = description.accelerator.factor
         self._control = layout.control
+        self.disk = Disk(self._ask, self.name, self._factor)
         self._ssh = Connection(
             self.ssh_port,
             layout.key,
@@ -140,6 +143,9 @@ class Node:
         plain = TERMINAL_SEQUENCE.sub("", text)
         clean = ("".join(c for c in line if c.isprintable() or c == "\t").rstrip() for line in plain.splitlines())
         return "\n".join([line for line in clean if line][-lines:])
+
+    def _ask(self, do: str, **arguments: Any) -> Any:
+        return control.ask(self._control, do, node=self.number, **arguments)
 
     def close(self) -> None:
         """Hang up the connection; the next call makes another."""

@@ -23,7 +23,9 @@ from cluster import attendance
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
 from cluster.driver import Driver, Vm
+from cluster.faults import FaultBook
 from cluster.layout import Layout, make_private
+from cluster.nodefaults import NodeFaults
 from cluster.process import Process
 from cluster.qemu_driver import QemuDriver
 from cluster.segment import Segment
@@ -48,6 +50,7 @@ class Guest:
     started_at: float | None = None
     ended: str | None = None
     starting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    changing_disk: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
 
     def status(self) -> dict[str, Any]:
         """What ``cluster status`` shows."""
@@ -85,9 +88,11 @@ class Supervisor:
         )
         self.driver: Driver = QemuDriver(Path(self.description.qemu))
         self.timeline = Timeline(self.layout.timeline)
+        self.book = FaultBook(self.timeline.record)
         sockets = {number: self.layout.net_socket(number) for number in self.description.numbers}
-        self.segment = Segment(sockets, self.timeline.record)
+        self.segment = Segment(sockets, self.book)
         self.switch = self.segment.switch
+        self.node_faults = NodeFaults(self.book, self.layout)
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -149,6 +154,12 @@ class Supervisor:
                 return self.discovery.new_token(size)
             case {"do": "network"}:
                 return self.segment.do(request)
+            case {"do": "disk" | "clock", "node": int(number)} if number in self.guests:
+                return await self.node_faults.do(self.guests[number], request)
+            case {"do": "faults"}:
+                return self.faults()
+            case {"do": "heal", "id": int() | None as number}:
+                return await self.book.heal(number)
             case {"do": "mark", "text": str(text)}:
                 return self.timeline.record("mark", text)
             case {"do": "save", "folder": str(folder)}:
@@ -171,7 +182,12 @@ class Supervisor:
         """The state of nodes and network."""
         counters = {port: dataclasses.asdict(counter) for port, counter in self.switch.counters.items()}
         nodes = [guest.status() for guest in self.guests.values()]
-        return {"pid": os.getpid(), "nodes": nodes, "network": counters, "faults": self.segment.faults()}
+        return {"pid": os.getpid(), "nodes": nodes, "network": counters, "faults": self.faults()}
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that hold now, oldest first; the network's with what became of frames."""
+        network = {fault["id"]: fault for fault in self.segment.faults()}
+        return [network.get(fault["id"], fault) for fault in self.book.faults()]
 
     async def start(self, guest: Guest, incoming: Path | None = None) -> None:
         """Switch a node on; returns when its machine runs: it boots, or stands still with what the folder ``incoming`` holds.
@@ -196,6 +212,7 @@ class Supervisor:
             await guest.shell.open()
         except OSError as error:  # it has just ended
             say(f"node-{guest.number}'s root shell: {error}")
+        await self.node_faults.started(guest)
 
     async def _watch(self, guest: Guest, vm: Vm) -> None:
         ended = await vm.wait()
