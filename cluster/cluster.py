@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -159,12 +159,12 @@ class Cluster:
         self.require_running()
         return control.ask(self.layout.control, do, **arguments)
 
-    def faults(self) -> list[dict[str, Any]]:
+    def faults(self) -> Sequence[dict[str, Any]]:
         """What is broken on purpose now, oldest first: ``id``, ``what``, ``nodes``. Raises :class:`Failure`."""
-        faults: list[dict[str, Any]] = self.ask("faults")
+        faults: Sequence[dict[str, Any]] = self.ask("faults")
         return faults
 
-    def heal(self, number: int | None = None) -> list[int]:
+    def heal(self, number: int | None = None) -> Sequence[int]:
         """Heal all faults, or that with this number; returns the numbers of those that were healed now. Raises :class:`Failure`."""
         healed: list[int] = self.ask(
             "heal", id=number, deadline_s=HEAL_DEADLINE_S * self.description.accelerator.factor
