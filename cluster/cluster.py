@@ -28,6 +28,7 @@ from terminal import Failure, UsageFailure
 SUPERVISOR_DEADLINE_S = 20.0
 """For the supervisor to listen: a Python start on a busy computer."""
 ENDING_GRACE_S = 20.0
+POWER_CUT_DEADLINE_S = 60.0
 HEAL_DEADLINE_S = 60.0
 """For all faults of a cluster, with hardware: a disk is emptied, clocks are set."""
 
@@ -158,6 +159,13 @@ class Cluster:
         """Ask the supervisor, see :func:`cluster.control.ask`. Raises :class:`Failure`."""
         self.require_running()
         return control.ask(self.layout.control, do, **arguments)
+
+    def power_cut(self, nodes: Sequence[Node] | None = None) -> None:
+        """Pull the plugs of ``nodes`` (all) at one moment, and put them back: they boot. Raises :class:`Failure` if one is off."""
+        chosen = self.nodes if nodes is None else nodes
+        for node in chosen:
+            node.close()
+        self.ask("power-cut", nodes=[node.number for node in chosen], deadline_s=POWER_CUT_DEADLINE_S)
 
     def faults(self) -> Sequence[dict[str, Any]]:
         """What is broken on purpose now, oldest first: ``id``, ``what``, ``nodes``. Raises :class:`Failure`."""

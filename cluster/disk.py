@@ -16,13 +16,13 @@ from typing import Any, TypeAlias
 
 from cluster import corruption
 from cluster.fault import Fault
+from cluster.standing import standing
 from terminal import UsageFailure
 
 KINDS = {"eio": errno.EIO, "enospc": errno.ENOSPC}
 """What a failing disk says, and its number, which is Linux's (QEMU ``block/blkdebug.c`` hands it to the device as it is)."""
-FILL_DEADLINE_S = 60.0
-CORRUPT_DEADLINE_S = 120.0
-"""Replaying a journal and looking up a file; the tools for it may have to be unpacked first."""
+DISK_DEADLINE_S = 60.0
+"""With hardware: filling a disk, or replaying a journal and looking up a file, with tools that may have to be unpacked first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ DiskFault: TypeAlias = Slow | Errors
 class Disk:
     """Faults of one node's state disk. Each holds until it is healed, over a reboot and a power cut, too; they add up."""
 
-    def __init__(self, ask: Callable[..., Any], name: str, factor: float) -> None:
-        """``ask`` asks the supervisor about the node ``name``; ``factor`` is how much longer than with hardware things take there."""
-        self._ask, self._name, self._factor = ask, name, factor
+    def __init__(self, ask: Callable[..., Any], factor: float) -> None:
+        """``ask`` asks the supervisor about the node; ``factor`` is how much longer than with hardware things take there."""
+        self._ask, self._deadline_s = ask, DISK_DEADLINE_S * factor
 
     def slow(self, iops: int | None = None, bytes_per_second: int | None = None) -> Fault:
         """At most so many requests, and so many bytes, a second. Raises :class:`Failure`, as all here."""
@@ -92,8 +92,7 @@ class Disk:
         """The node's state file system is full, but for ``leave_bytes``: a file takes the rest, root's reserve too. The node must be on."""
         if leave_bytes < 0:
             raise UsageFailure(f"{leave_bytes} bytes cannot be left free", hint="0 or more")
-        seconds = FILL_DEADLINE_S * self._factor
-        return self._fault("disk", verb="full", leave_bytes=leave_bytes, timeout=seconds, deadline_s=seconds + 10)
+        return self._fault(verb="full", leave_bytes=leave_bytes)
 
     def corrupt(self, path: str | None = None, offset: int = 0, bytes: int = 1) -> Fault:  # noqa: A002 - as people say it
         """Invert bytes of a node that is off: those from ``offset`` of the file that it knows as ``path``, or of its whole disk.
@@ -104,15 +103,10 @@ class Disk:
             corruption.state_path(path)
         if not 1 <= bytes <= corruption.BYTES_MAX or offset < 0:
             raise UsageFailure(f"{bytes} bytes from {offset}: 1 to {corruption.BYTES_MAX} can be corrupted, from 0 on")
-        return self._fault("disk", verb="corrupt", path=path, offset=offset, bytes=bytes, deadline_s=CORRUPT_DEADLINE_S)
+        return self._fault(verb="corrupt", path=path, offset=offset, bytes=bytes)
 
     def _change(self, verb: str, fault: DiskFault) -> Fault:
-        return self._fault("disk", verb=verb, **dataclasses.asdict(fault))
+        return self._fault(verb=verb, **dataclasses.asdict(fault))
 
-    def _fault(self, do: str, **arguments: Any) -> Fault:
-        return standing(self._ask, self._ask(do, **arguments), FILL_DEADLINE_S * self._factor)
-
-
-def standing(ask: Callable[..., Any], begun: dict[str, Any], heal_deadline_s: float) -> Fault:
-    """The fault that the supervisor says it has ``begun``, as its owner holds it."""
-    return Fault(begun["what"], lambda: ask("heal", id=begun["id"], deadline_s=heal_deadline_s))
+    def _fault(self, **arguments: Any) -> Fault:
+        return standing(self._ask, self._ask("disk", **arguments, deadline_s=self._deadline_s), self._deadline_s)

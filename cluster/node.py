@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import control, root
+from cluster.clock import Clock
 from cluster.description import Description
 from cluster.disk import Disk
 from cluster.fault import Fault
@@ -21,6 +22,7 @@ RUN_DEADLINE_S = 30.0
 CONNECT_DEADLINE_S = 6.0
 """For reaching the node's ssh server, likewise: key exchange and log-in are most of it."""
 STOP_DEADLINE_S = 60.0
+REBOOT_DEADLINE_S = 90.0
 TAIL_BYTES = 1 << 16
 TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\^_])")
 """Colours and cursor moves, which systemd writes to consoles; ECMA-48."""
@@ -37,7 +39,8 @@ class Node:
         self.folder = layout.node(number)
         self._factor = description.accelerator.factor
         self._control = layout.control
-        self.disk = Disk(self._ask, self.name, self._factor)
+        self.disk = Disk(self._ask, self._factor)
+        self.clock = Clock(self._ask, self._factor)
         self._ssh = Connection(
             self.ssh_port,
             layout.key,
@@ -117,6 +120,20 @@ class Node:
         nodes = control.ask(self._control, "status")["nodes"]
         if any(entry["node"] == self.number and entry["state"] == "off" for entry in nodes):
             self.start()
+
+    def power_cut(self) -> None:
+        """Pull the node's plug and put it back at once: it boots, without what it had not yet written. Raises :class:`Failure` if it is off."""
+        self._ssh.close()
+        control.ask(self._control, "power-cut", nodes=[self.number], deadline_s=60)
+
+    def reboot(self, *, graceful: bool = True, timeout: float | None = None) -> None:
+        """Have the node's system reboot, or press its reset button; returns when its root shell is there again, soon into the new boot.
+
+        Raises :class:`Failure`.
+        """
+        self._ssh.close()
+        seconds = timeout if timeout is not None else REBOOT_DEADLINE_S * self._factor
+        self._ask("reboot", graceful=graceful, deadline_s=seconds)
 
     def stop(self) -> None:
         """Press the node's power button and wait until it is off."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from cluster.fault import Fault
 
+UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+TIME = re.compile(r"([-+]?\d{1,9}(?:\.\d{1,9})?)(ms|[smhd])?")
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -61,6 +63,14 @@ def byte_count(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: 4096, 512K, 1M, 2G")
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+
+
+def seconds(text: str) -> float:
+    """A time as people write it, in seconds: "500ms", "-3600s", "90m", "1h", "2d". For argparse: raises ArgumentTypeError."""
+    match = TIME.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: 500ms, -3600s, 90m, 1h, 2d")
+    return float(match[1]) * UNITS_S[match[2] or "s"]
 
 
 def with_name(text: str, name: str) -> str:
