@@ -73,10 +73,10 @@ class Cluster:
 
     @classmethod
     def list(cls) -> list[Cluster]:
-        """This user's clusters, by name."""
+        """This user's clusters, by name, but for those of another version of this program."""
         found = []
         for name in cls.names():
-            with suppress(FileNotFoundError):  # somebody has just removed it
+            with suppress(FileNotFoundError, Failure):  # somebody has just removed it, or it is of another version
                 found.append(cls._load(name))
         return found
 

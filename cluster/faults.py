@@ -75,6 +75,11 @@ class FaultBook:
         if (fault := self._standing.pop(number, None)) is not None:
             self._record("heal", fault.what, fault.nodes, number)
 
+    def forget(self, node: int) -> None:
+        """Cross out the faults of a node that is no more, and of no other."""
+        for fault in [fault for fault in self._standing.values() if fault.nodes == (node,)]:
+            self.end(fault.id)
+
     def faults(self) -> list[dict[str, Any]]:
         """The faults that hold now, oldest first."""
         return [fault.data() for fault in self._standing.values()]

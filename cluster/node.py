@@ -35,23 +35,24 @@ class Node:
         self.number = number
         self.name = f"node-{number}"
         self.address = cluster_address(number)
-        self.ssh_port = description.ssh_ports[number - 1]
+        self.ssh_port = description.ssh_port(number)
         self.folder = layout.node(number)
-        self._factor = description.accelerator.factor
+        self.factor = description.accelerator.factor
+        """How much longer than with hardware things take there."""
         self._control = layout.control
-        self.disk = Disk(self._ask, self._factor)
-        self.clock = Clock(self._ask, self._factor)
+        self.disk = Disk(self._ask, self.factor)
+        self.clock = Clock(self._ask, self.factor)
         self._ssh = Connection(
             self.ssh_port,
             layout.key,
             layout.known_hosts,
             (self.address, self.name),
-            patience_s=CONNECT_DEADLINE_S * self._factor,
+            patience_s=CONNECT_DEADLINE_S * self.factor,
         )
 
     def run(self, command: str, timeout: float | None = None, *, stdin: Path | None = None) -> RunResult:
         """Run a shell command as ``core``, fed with the file ``stdin``. Raises :class:`Failure` if it cannot be run or takes too long."""
-        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self.factor
         if stdin is None:
             return self._ssh.run(command, seconds)
         with stdin.open("rb") as file:
@@ -62,7 +63,7 @@ class Node:
 
         Raises :class:`Failure` if the node has no root shell (yet: it comes early in the boot), or takes too long.
         """
-        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self.factor
         if stdin is None:
             return root.run(self._control, self.number, command, seconds)
         with stdin.open("rb") as file:
@@ -79,7 +80,7 @@ class Node:
 
         Raises :class:`Failure`.
         """
-        seconds = RUN_DEADLINE_S * self._factor
+        seconds = RUN_DEADLINE_S * self.factor
         times = control.ask(self._control, "clock", node=self.number, epoch=epoch_s, rtc=rtc, deadline_s=seconds)
         return times["before"], times["after"]
 
@@ -99,12 +100,12 @@ class Node:
 
     def load_image(self, archive: Path, timeout: float | None = None) -> str:
         """Give the docker-archive ``archive`` to the node's docker; returns what docker said. Raises :class:`Failure`."""
-        seconds = timeout if timeout is not None else 4 * RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else 4 * RUN_DEADLINE_S * self.factor
         return self._checked("docker load", self.run("docker load", seconds, stdin=archive)).strip()
 
     def http(self, port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Ask an HTTP server on the node's loopback, see :meth:`cluster.ssh.Connection.http`."""
-        return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self._factor)
+        return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self.factor)
 
     def start(self) -> None:
         """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
@@ -132,13 +133,13 @@ class Node:
         Raises :class:`Failure`.
         """
         self._ssh.close()
-        seconds = timeout if timeout is not None else REBOOT_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else REBOOT_DEADLINE_S * self.factor
         self._ask("reboot", graceful=graceful, deadline_s=seconds)
 
     def stop(self) -> None:
         """Press the node's power button and wait until it is off."""
         self._ssh.close()
-        control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self._factor)
+        control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self.factor)
 
     def pause(self) -> Fault:
         """Stop the node's time until it is healed. Raises :class:`Failure` if it is off."""

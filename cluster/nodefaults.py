@@ -87,6 +87,15 @@ class NodeFaults:
         if self._disks.get(guest.number):
             await self._impose(guest)
 
+    def forget(self, number: int) -> None:
+        """Node ``number`` is no more: what was wrong with it alone is over."""
+        self._disks.pop(number, None)
+        self._chains.pop(number, None)
+        for fault in self._skews.pop(number, {}):
+            if (strobe := self._strobes.pop(fault, None)) is not None:
+                strobe.cancel()
+        self._book.forget(number)
+
     async def _filter(self, guest: Guest, fault: DiskFault) -> dict[str, Any]:
         number, disk = self._book.number(), self._disks.setdefault(guest.number, {})
 

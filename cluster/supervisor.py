@@ -81,10 +81,7 @@ class Supervisor:
         """``state`` is the cluster's folder. Raises :class:`Failure` or OSError if it holds no cluster."""
         self.description = Description.load(state / "cluster.json")
         self.layout = Layout(state, Path(self.description.runtime))
-        self.guests = {
-            number: Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
-            for number in self.description.numbers
-        }
+        self.guests = {number: self._guest(number) for number in self.description.numbers}
         self.discovery = DiscoveryServer(
             "127.0.0.1",
             self.description.discovery_port,
@@ -166,6 +163,8 @@ class Supervisor:
                 return self.faults()
             case {"do": "heal", "id": int() | None as number}:
                 return await self.book.heal(number)
+            case {"do": "adopt", "description": dict(description)}:
+                return await self.adopt(Description.of(description))
             case {"do": "mark", "text": str(text)}:
                 return self.timeline.record("mark", text)
             case {"do": "save", "folder": str(folder)}:
@@ -198,6 +197,26 @@ class Supervisor:
         """The faults that hold now, oldest first; the network's with what became of frames."""
         network = {fault["id"]: fault for fault in self.segment.faults()}
         return [network.get(fault["id"], fault) for fault in self.book.faults()]
+
+    async def adopt(self, description: Description) -> None:
+        """The cluster is what ``description`` says from now on: nodes that it does not have are gone, new ones can be started. Raises :class:`Failure`."""
+        for number in set(self.guests) - set(description.numbers):
+            await self._end_machine(self.guests[number])
+            del self.guests[number]
+            self.node_faults.forget(number)
+            self.switch.remove(number)
+            for path in (self.layout.qmp_socket(number), self.layout.shell_socket(number)):
+                path.unlink(missing_ok=True)
+        self.description = description
+        try:
+            for number in set(description.numbers) - set(self.guests):
+                await self.switch.add(number, self.layout.net_socket(number))
+                self.guests[number] = self._guest(number)
+        except OSError as error:
+            raise Failure(f"no place on the network: {error.strerror}", where=str(self.layout.runtime)) from error
+
+    def _guest(self, number: int) -> Guest:
+        return Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
 
     async def start(self, guest: Guest, incoming: Path | None = None) -> None:
         """Switch a node on; returns when its machine runs: it boots, or stands still with what the folder ``incoming`` holds.

@@ -152,7 +152,13 @@ def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
             token = cluster.ask("token", size=description.members)
             provision.provision(description, layout, template=options.user_data, token=token, public_key=public_key)
         _boot(cluster, options, phases)
-        ready = dataclasses.replace(description, ready=True)
+        ready = dataclasses.replace(
+            description,
+            ready=True,
+            token=token,
+            template="" if options.user_data is None else provision.template_text(options.user_data),
+            load_images=tuple(str(path.absolute()) for path in options.load_images),
+        )
         ready.save(layout.description)
         return Cluster(layout, ready)
     except BaseException:
