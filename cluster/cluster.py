@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from terminal import Failure, UsageFailure
 SUPERVISOR_DEADLINE_S = 20.0
 """For the supervisor to listen: a Python start on a busy computer."""
 ENDING_GRACE_S = 20.0
+POWER_CUT_DEADLINE_S = 60.0
+HEAL_DEADLINE_S = 60.0
+"""For all faults of a cluster, with hardware: a disk is emptied, clocks are set."""
 
 
 class Cluster:
@@ -70,10 +73,10 @@ class Cluster:
 
     @classmethod
     def list(cls) -> list[Cluster]:
-        """This user's clusters, by name."""
+        """This user's clusters, by name, but for those of another version of this program."""
         found = []
         for name in cls.names():
-            with suppress(FileNotFoundError):  # somebody has just removed it
+            with suppress(FileNotFoundError, Failure):  # somebody has just removed it, or it is of another version
                 found.append(cls._load(name))
         return found
 
@@ -166,6 +169,25 @@ class Cluster:
         """Ask the supervisor, see :func:`cluster.control.ask`. Raises :class:`Failure`."""
         self.require_running()
         return control.ask(self.layout.control, do, **arguments)
+
+    def power_cut(self, nodes: Sequence[Node] | None = None) -> None:
+        """Pull the plugs of ``nodes`` (all) at one moment, and put them back: they boot. Raises :class:`Failure` if one is off."""
+        chosen = self.nodes if nodes is None else nodes
+        for node in chosen:
+            node.close()
+        self.ask("power-cut", nodes=[node.number for node in chosen], deadline_s=POWER_CUT_DEADLINE_S)
+
+    def faults(self) -> Sequence[dict[str, Any]]:
+        """What is broken on purpose now, oldest first: ``id``, ``what``, ``nodes``. Raises :class:`Failure`."""
+        faults: Sequence[dict[str, Any]] = self.ask("faults")
+        return faults
+
+    def heal(self, number: int | None = None) -> Sequence[int]:
+        """Heal all faults, or that with this number; returns the numbers of those that were healed now. Raises :class:`Failure`."""
+        healed: list[int] = self.ask(
+            "heal", id=number, deadline_s=HEAL_DEADLINE_S * self.description.accelerator.factor
+        )
+        return healed
 
     def status(self) -> dict[str, Any]:
         """The cluster's state for ``cluster status --json``."""

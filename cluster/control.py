@@ -12,7 +12,7 @@ from terminal import Failure
 LINE_BYTES_MAX = 1 << 20
 
 
-def ask(path: Path, do: str, *, deadline_s: float = 30, **arguments: Any) -> Any:
+def ask(path: Path, do: str, /, *, deadline_s: float = 30, **arguments: Any) -> Any:
     """Ask the supervisor at the socket ``path`` to ``do`` something and return its answer.
 
     Raises :class:`Failure`, with the supervisor's own words if it refuses.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cluster import machine
 from cluster.accelerator import Accelerator
@@ -34,6 +35,18 @@ class Description:
     architecture: str = "amd64"
     """Of its nodes."""
     ready: bool = False
+    node_numbers: tuple[int, ...] = ()
+    """Of its nodes, in the order of ``ssh_ports``; empty for 1 to N, as long as none has joined or left."""
+    member_numbers: tuple[int, ...] = ()
+    """Of the nodes that are members of etcd; empty for the first ones, likewise."""
+    last_number: int = 0
+    """The highest that any node ever had, likewise: what etcd knows of a node that left must not be met by another one."""
+    token: str = ""
+    """Of the discovery service, for nodes that join later."""
+    template: str = ""
+    """The text of the user-data template; empty for the packaged one."""
+    load_images: tuple[str, ...] = ()
+    """The docker-archives that every node was given."""
 
     @property
     def size(self) -> int:
@@ -42,33 +55,70 @@ class Description:
 
     @property
     def members(self) -> int:
-        """How many of them, from the first, are members of etcd; the others are its proxies."""
-        return members_of(self.size)
+        """How many of them are members of etcd; the others are its proxies."""
+        return len(self.member_numbers) or members_of(self.size)
 
     @property
-    def numbers(self) -> range:
-        """The nodes' numbers, from 1."""
-        return range(1, self.size + 1)
+    def numbers(self) -> tuple[int, ...]:
+        """The nodes' numbers, ascending."""
+        return self.node_numbers or tuple(range(1, self.size + 1))
 
     def role(self, number: int) -> str:
         """What node ``number`` is to etcd: "member" or "proxy"."""
-        return "member" if number <= self.members else "proxy"
+        members = self.member_numbers or self.numbers[: self.members]
+        return "member" if number in members else "proxy"
+
+    def ssh_port(self, number: int) -> int:
+        """The port of this computer that leads to node ``number``'s ssh server."""
+        return self.ssh_ports[self.numbers.index(number)]
+
+    def joined(self, ssh_port: int, *, member: bool) -> Description:
+        """This cluster with one node more, whose number is the next one."""
+        number = max(self.last_number, *self.numbers) + 1
+        members = tuple(each for each in self.numbers if self.role(each) == "member")
+        return replace(
+            self,
+            node_numbers=(*self.numbers, number),
+            ssh_ports=(*self.ssh_ports, ssh_port),
+            member_numbers=(*members, number) if member else members,
+            last_number=number,
+        )
+
+    def left(self, number: int) -> Description:
+        """This cluster without node ``number``."""
+        numbers = tuple(each for each in self.numbers if each != number)
+        return replace(
+            self,
+            node_numbers=numbers,
+            ssh_ports=tuple(self.ssh_port(each) for each in numbers),
+            member_numbers=tuple(each for each in numbers if self.role(each) == "member"),
+            last_number=max(self.last_number, *self.numbers),
+        )
 
     def save(self, path: Path) -> None:
         """Write to ``path`` in one step."""
         part = path.with_suffix(".part")
-        part.write_text(json.dumps({"v": VERSION, **asdict(self)}, indent=1) + "\n")
+        part.write_text(json.dumps(self.data(), indent=1) + "\n")
         part.replace(path)
+
+    def data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"v": VERSION, **asdict(self)}
+
+    @classmethod
+    def of(cls, data: dict[str, Any]) -> Description:
+        """What :meth:`data` gave. Raises ValueError, KeyError, TypeError or AttributeError if it is not that."""
+        if data.pop("v") != VERSION:
+            raise ValueError("another version")
+        accelerator = Accelerator(**data.pop("accelerator"))
+        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        return cls(accelerator=accelerator, **{**data, **lists})
 
     @classmethod
     def load(cls, path: Path) -> Description:
         """Read what :meth:`save` wrote. Raises FileNotFoundError, or :class:`Failure` if it is not that, or cannot be read."""
         try:
-            data = json.loads(path.read_text())
-            if data.pop("v") != VERSION:
-                raise ValueError("another version")
-            accelerator = Accelerator(**data.pop("accelerator"))
-            return cls(accelerator=accelerator, ssh_ports=tuple(data.pop("ssh_ports")), **data)
+            return cls.of(json.loads(path.read_text()))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -94,7 +144,7 @@ class Description:
             net_socket=layout.net_socket(number),
             qmp_socket=layout.qmp_socket(number),
             shell_socket=layout.shell_socket(number),
-            ssh_port=self.ssh_ports[number - 1],
+            ssh_port=self.ssh_port(number),
             forward=(os.fspath(sys.executable), "-I", "-S", str(FORWARD), "127.0.0.1", str(self.discovery_port)),
             incoming=incoming,
         )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 from cluster import control, root
+from cluster.clock import Clock
 from cluster.description import Description
+from cluster.disk import Disk
 from cluster.fault import Fault
 from cluster.layout import Layout
 from cluster.machine import cluster_address
@@ -19,6 +22,7 @@ RUN_DEADLINE_S = 30.0
 CONNECT_DEADLINE_S = 6.0
 """For reaching the node's ssh server, likewise: key exchange and log-in are most of it."""
 STOP_DEADLINE_S = 60.0
+REBOOT_DEADLINE_S = 90.0
 TAIL_BYTES = 1 << 16
 TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\^_])")
 """Colours and cursor moves, which systemd writes to consoles; ECMA-48."""
@@ -31,21 +35,24 @@ class Node:
         self.number = number
         self.name = f"node-{number}"
         self.address = cluster_address(number)
-        self.ssh_port = description.ssh_ports[number - 1]
+        self.ssh_port = description.ssh_port(number)
         self.folder = layout.node(number)
-        self._factor = description.accelerator.factor
+        self.factor = description.accelerator.factor
+        """How much longer than with hardware things take there."""
         self._control = layout.control
+        self.disk = Disk(self._ask, self.factor)
+        self.clock = Clock(self._ask, self.factor)
         self._ssh = Connection(
             self.ssh_port,
             layout.key,
             layout.known_hosts,
             (self.address, self.name),
-            patience_s=CONNECT_DEADLINE_S * self._factor,
+            patience_s=CONNECT_DEADLINE_S * self.factor,
         )
 
     def run(self, command: str, timeout: float | None = None, *, stdin: Path | None = None) -> RunResult:
         """Run a shell command as ``core``, fed with the file ``stdin``. Raises :class:`Failure` if it cannot be run or takes too long."""
-        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self.factor
         if stdin is None:
             return self._ssh.run(command, seconds)
         with stdin.open("rb") as file:
@@ -56,7 +63,7 @@ class Node:
 
         Raises :class:`Failure` if the node has no root shell (yet: it comes early in the boot), or takes too long.
         """
-        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self.factor
         if stdin is None:
             return root.run(self._control, self.number, command, seconds)
         with stdin.open("rb") as file:
@@ -73,7 +80,7 @@ class Node:
 
         Raises :class:`Failure`.
         """
-        seconds = RUN_DEADLINE_S * self._factor
+        seconds = RUN_DEADLINE_S * self.factor
         times = control.ask(self._control, "clock", node=self.number, epoch=epoch_s, rtc=rtc, deadline_s=seconds)
         return times["before"], times["after"]
 
@@ -93,12 +100,12 @@ class Node:
 
     def load_image(self, archive: Path, timeout: float | None = None) -> str:
         """Give the docker-archive ``archive`` to the node's docker; returns what docker said. Raises :class:`Failure`."""
-        seconds = timeout if timeout is not None else 4 * RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else 4 * RUN_DEADLINE_S * self.factor
         return self._checked("docker load", self.run("docker load", seconds, stdin=archive)).strip()
 
     def http(self, port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Ask an HTTP server on the node's loopback, see :meth:`cluster.ssh.Connection.http`."""
-        return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self._factor)
+        return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self.factor)
 
     def start(self) -> None:
         """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
@@ -115,10 +122,24 @@ class Node:
         if any(entry["node"] == self.number and entry["state"] == "off" for entry in nodes):
             self.start()
 
+    def power_cut(self) -> None:
+        """Pull the node's plug and put it back at once: it boots, without what it had not yet written. Raises :class:`Failure` if it is off."""
+        self._ssh.close()
+        control.ask(self._control, "power-cut", nodes=[self.number], deadline_s=60)
+
+    def reboot(self, *, graceful: bool = True, timeout: float | None = None) -> None:
+        """Have the node's system reboot, or press its reset button; returns when its root shell is there again, soon into the new boot.
+
+        Raises :class:`Failure`.
+        """
+        self._ssh.close()
+        seconds = timeout if timeout is not None else REBOOT_DEADLINE_S * self.factor
+        self._ask("reboot", graceful=graceful, deadline_s=seconds)
+
     def stop(self) -> None:
         """Press the node's power button and wait until it is off."""
         self._ssh.close()
-        control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self._factor)
+        control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self.factor)
 
     def pause(self) -> Fault:
         """Stop the node's time until it is healed. Raises :class:`Failure` if it is off."""
@@ -140,6 +161,9 @@ class Node:
         plain = TERMINAL_SEQUENCE.sub("", text)
         clean = ("".join(c for c in line if c.isprintable() or c == "\t").rstrip() for line in plain.splitlines())
         return "\n".join([line for line in clean if line][-lines:])
+
+    def _ask(self, do: str, **arguments: Any) -> Any:
+        return control.ask(self._control, do, node=self.number, **arguments)
 
     def close(self) -> None:
         """Hang up the connection; the next call makes another."""

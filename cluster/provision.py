@@ -14,6 +14,7 @@ from cluster.machine import PREFIX_BITS, cluster_address, cluster_mac, managemen
 from cluster.preflight import IMAGE_FILES
 from terminal import Failure
 
+PACKAGED = "the packaged template"
 STATE_DISK_BYTES = 8 << 30
 """As the node sees it; on this computer only what was written takes room."""
 ETCD_TIMES_MS = {"kvm": (100, 1000), "tcg": (500, 5000)}
@@ -61,18 +62,20 @@ def template_text(path: Path | None) -> str:
         raise Failure("the user-data template cannot be read", where=str(path), hint=hint) from error
 
 
-def variables(description: Description, number: int, *, token: str, public_key: str) -> dict[str, Any]:
+def variables(
+    description: Description, number: int, *, token: str, public_key: str, initial_cluster: str = ""
+) -> dict[str, Any]:
     """What a user-data template may use; documented in ``docs/cluster.md``."""
     heartbeat, election = ETCD_TIMES_MS[description.accelerator.name]
     nodes = [_node(description, each) for each in description.numbers]
-    node = nodes[number - 1]
+    node = nodes[description.numbers.index(number)]
     return {
         "node": node,
         "nodes": nodes,
         "cluster": {"name": description.name, "size": description.size, "members": description.members},
         "ssh_authorized_keys": [public_key],
         "discovery": description.discovery_url(token),
-        "etcd": {"heartbeat_ms": heartbeat, "election_ms": election},
+        "etcd": {"heartbeat_ms": heartbeat, "election_ms": election, "initial_cluster": initial_cluster},
         "fleet": {
             "agent_ttl": description.agent_ttl,
             "metadata": {"name": node["name"], "role": node["role"]},
@@ -96,21 +99,34 @@ def _node(description: Description, number: int) -> dict[str, Any]:
 
 def provision(description: Description, layout: Layout, *, template: Path | None, token: str, public_key: str) -> None:
     """Make the folders of all nodes. Raises :class:`Failure` for a template that does not render, or user-data that is none."""
+    text = template_text(template)
+    where = str(template) if template is not None else PACKAGED
+    for number in description.numbers:
+        found = variables(description, number, token=token, public_key=public_key)
+        provision_node(description, layout, number, text, found, where)
+
+
+def provision_node(
+    description: Description,
+    layout: Layout,
+    number: int,
+    template: str,
+    variables: dict[str, Any],
+    where: str = PACKAGED,
+) -> None:
+    """Make the folder of one node from the text of a ``template``, which came from ``where``. Raises :class:`Failure` as above."""
     from cloudconfig import render, seed
 
-    text = template_text(template)
-    for number in description.numbers:
-        folder = layout.node(number)
-        folder.mkdir()
-        try:
-            user_data = render.render(text, variables(description, number, token=token, public_key=public_key))
-        except render.RenderError as error:
-            where = str(template) if template is not None else "the packaged template"
-            hint = "docs/cluster.md lists what a template may use"
-            raise Failure(f"this is no user-data for node-{number}", where=where, hint=hint) from error
-        (folder / "user-data").write_text(user_data)
-        (folder / "user-data").chmod(0o600)
-        instance = f"{description.name}-{number}-{secrets.token_hex(4)}"
-        seed.make(folder / "cidata.iso", user_data, seed.meta_data(instance, f"node-{number}"))
-        with (folder / "state.img").open("wb") as disk:
-            disk.truncate(STATE_DISK_BYTES)
+    folder = layout.node(number)
+    folder.mkdir()
+    try:
+        user_data = render.render(template, variables)
+    except render.RenderError as error:
+        hint = "docs/cluster.md lists what a template may use"
+        raise Failure(f"this is no user-data for node-{number}", where=where, hint=hint) from error
+    (folder / "user-data").write_text(user_data)
+    (folder / "user-data").chmod(0o600)
+    instance = f"{description.name}-{number}-{secrets.token_hex(4)}"
+    seed.make(folder / "cidata.iso", user_data, seed.meta_data(instance, f"node-{number}"))
+    with (folder / "state.img").open("wb") as disk:
+        disk.truncate(STATE_DISK_BYTES)

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.faults import FaultBook
 from cluster.impairment import HOST, Faults, Impairment, Pair
 from cluster.pcap import BYTES_MAX, Recording
 from cluster.switch import Switch
 from terminal import Failure
 
 SEED_BITS = 32
-Record = Callable[[str, str, Iterable[int], int | None], None]
-"""Kind, what, nodes, number of the fault: see :meth:`cluster.timeline.Timeline.record`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,13 @@ class NetworkFault:
 class Segment:
     """The network of one cluster. :meth:`do` answers requests; :attr:`switch` is started and stopped by the owner."""
 
-    def __init__(self, sockets: Mapping[int, Path], record: Record) -> None:
-        """``sockets`` as for :class:`Switch`; ``record`` is called for each fault that begins or ends."""
+    def __init__(self, sockets: Mapping[int, Path], book: FaultBook) -> None:
+        """``sockets`` as for :class:`Switch`; faults are numbered and written down in ``book``, which may heal them, too."""
         self.switch = Switch(sockets)
-        self._record = record
+        self._book = book
         self._faults: dict[int, NetworkFault] = {}
         self._captures: dict[int, _Capture] = {}
-        self._last_id = 0
+        self._last_capture = 0
 
     def do(self, request: Mapping[str, Any]) -> Any:
         """Carry out ``{"verb": VERB, ...}``: what the methods below do. Raises :class:`Failure`."""
@@ -89,30 +89,26 @@ class Segment:
         fields = {field.name for field in dataclasses.fields(Impairment)}
         if not found or len(found) != len(pairs) or not set(impairment) <= fields:
             raise Failure(f"no such network fault can be: {what}", hint=f"the ports are {sorted(known)}")
-        self._last_id += 1
         chosen = seed if seed is not None else random.SystemRandom().getrandbits(SEED_BITS)
-        fault = NetworkFault(self._last_id, what, frozenset(found), Impairment(**impairment), chosen)
+        fault = NetworkFault(self._book.number(), what, frozenset(found), Impairment(**impairment), chosen)
         self._faults[fault.id] = fault
         self._impose()
         told = what if fault.impairment.cut else f"{what} (seed {chosen})"
-        self._record("fault", told, fault.nodes, fault.id)
-        return fault.id
+        return self._book.begin(fault.id, told, fault.nodes, partial(self._heal, fault))
 
     def heal(self, number: int | None) -> list[int]:
-        """Heal fault ``number``, or all of them; returns those that were healed, none if it was healed before.
-
-        Raises :class:`Failure` if there never was such a fault.
-        """
-        if number is not None and not 1 <= number <= self._last_id:
-            known = ", ".join(map(str, self._faults)) or "none"
-            raise Failure(f"there is no network fault {number} (there are: {known})", hint="cluster fault list")
+        """Heal the network's fault ``number``, or all of them; returns those that were healed, none if it was healed before."""
         healed = [fault for fault in self._faults.values() if number in (None, fault.id)]
         for fault in healed:
             del self._faults[fault.id]
         self._impose()
         for fault in healed:
-            self._record("heal", fault.what, fault.nodes, fault.id)
+            self._book.end(fault.id)
         return [fault.id for fault in healed]
+
+    async def _heal(self, fault: NetworkFault) -> None:
+        self._faults.pop(fault.id, None)
+        self._impose()
 
     def faults(self) -> list[dict[str, Any]]:
         """The faults that hold now, and what became of the frames of their pairs so far."""
@@ -135,10 +131,10 @@ class Segment:
         recordings = [Recording(path, bytes_max)]
         if missed is not None:
             recordings.append(Recording(Path(missed), bytes_max))
-        self._last_id += 1
-        self._captures[self._last_id] = capture = _Capture(port, *recordings)
+        self._last_capture += 1
+        self._captures[self._last_capture] = capture = _Capture(port, *recordings)
         self.switch.tap(port, capture)
-        return self._last_id
+        return self._last_capture
 
     def release(self, number: int) -> dict[str, Any]:
         """End a capture; returns how much it holds. Raises :class:`Failure` if there is none of that number."""

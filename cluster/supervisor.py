@@ -14,8 +14,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,20 @@ from cluster import attendance
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
 from cluster.driver import Driver, Vm
+from cluster.faults import FaultBook, Heal
 from cluster.layout import Layout, make_private
+from cluster.nodefaults import SHELL_DEADLINE_S, NodeFaults
 from cluster.process import Process
 from cluster.qemu_driver import QemuDriver
 from cluster.segment import Segment
-from cluster.shell import Shell
+from cluster.shell import Lost, Shell
 from cluster.sparse import copy_file
 from cluster.timeline import Timeline
 from discovery.server import DiscoveryServer
 from terminal import Failure
 
+REBOOT_DEADLINE_S = 60.0
+"""For a node to end and to boot to its root shell, likewise."""
 POWERDOWN_DEADLINE_S = 15.0
 """For a node to switch itself off, with hardware; times the accelerator's factor."""
 
@@ -48,6 +54,9 @@ class Guest:
     started_at: float | None = None
     ended: str | None = None
     starting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    changing_disk: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    fault: int | None = None
+    """The number of the fault that it is paused, or that its plug was pulled."""
 
     def status(self) -> dict[str, Any]:
         """What ``cluster status`` shows."""
@@ -72,16 +81,15 @@ class Supervisor:
         """``state`` is the cluster's folder. Raises :class:`Failure` or OSError if it holds no cluster."""
         self.description = Description.load(state / "cluster.json")
         self.layout = Layout(state, Path(self.description.runtime))
-        self.guests = {
-            number: Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
-            for number in self.description.numbers
-        }
+        self.guests = {number: self._guest(number) for number in self.description.numbers}
         self.discovery: DiscoveryServer | None = None
         self.driver: Driver = QemuDriver(Path(self.description.qemu))
         self.timeline = Timeline(self.layout.timeline)
+        self.book = FaultBook(self.timeline.record)
         sockets = {number: self.layout.net_socket(number) for number in self.description.numbers}
-        self.segment = Segment(sockets, self.timeline.record)
+        self.segment = Segment(sockets, self.book)
         self.switch = self.segment.switch
+        self.node_faults = NodeFaults(self.book, self.layout, self.description.accelerator.factor)
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -147,6 +155,14 @@ class Supervisor:
                 return None
             case {"do": "network"}:
                 return self.segment.do(request)
+            case {"do": "disk" | "skew", "node": int(number)} if number in self.guests:
+                return await self.node_faults.do(self.guests[number], request)
+            case {"do": "faults"}:
+                return self.faults()
+            case {"do": "heal", "id": int() | None as number}:
+                return await self.book.heal(number)
+            case {"do": "adopt", "description": dict(description)}:
+                return await self.adopt(Description.of(description))
             case {"do": "mark", "text": str(text)}:
                 return self.timeline.record("mark", text)
             case {"do": "save", "folder": str(folder)}:
@@ -156,6 +172,10 @@ class Supervisor:
             case {"do": "clock", "node": int(number), "epoch": int() | float() as epoch} if number in self.guests:
                 before, after = await self.guests[number].shell.clock_step(epoch, rtc=bool(request.get("rtc")))
                 return {"before": before, "after": after}
+            case {"do": "reboot", "node": int(number), "graceful": bool(graceful)} if number in self.guests:
+                return await self.reboot(self.guests[number], graceful=graceful)
+            case {"do": "power-cut", "nodes": list(numbers)} if numbers and set(numbers) <= set(self.guests):
+                return await self.power_cut([self.guests[number] for number in numbers])
             case {"do": "shutdown"}:
                 self._end.set()
                 return None
@@ -185,7 +205,32 @@ class Supervisor:
         """The state of nodes and network."""
         counters = {port: dataclasses.asdict(counter) for port, counter in self.switch.counters.items()}
         nodes = [guest.status() for guest in self.guests.values()]
-        return {"pid": os.getpid(), "nodes": nodes, "network": counters, "faults": self.segment.faults()}
+        return {"pid": os.getpid(), "nodes": nodes, "network": counters, "faults": self.faults()}
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that hold now, oldest first; the network's with what became of frames."""
+        network = {fault["id"]: fault for fault in self.segment.faults()}
+        return [network.get(fault["id"], fault) for fault in self.book.faults()]
+
+    async def adopt(self, description: Description) -> None:
+        """The cluster is what ``description`` says from now on: nodes that it does not have are gone, new ones can be started. Raises :class:`Failure`."""
+        for number in set(self.guests) - set(description.numbers):
+            await self._end_machine(self.guests[number])
+            del self.guests[number]
+            self.node_faults.forget(number)
+            self.switch.remove(number)
+            for path in (self.layout.qmp_socket(number), self.layout.shell_socket(number)):
+                path.unlink(missing_ok=True)
+        self.description = description
+        try:
+            for number in set(description.numbers) - set(self.guests):
+                await self.switch.add(number, self.layout.net_socket(number))
+                self.guests[number] = self._guest(number)
+        except OSError as error:
+            raise Failure(f"no place on the network: {error.strerror}", where=str(self.layout.runtime)) from error
+
+    def _guest(self, number: int) -> Guest:
+        return Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
 
     async def start(self, guest: Guest, incoming: Path | None = None) -> None:
         """Switch a node on; returns when its machine runs: it boots, or stands still with what the folder ``incoming`` holds.
@@ -205,14 +250,18 @@ class Supervisor:
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         self._record()
+        self._power_fault(guest)
         self.timeline.record("power", f"node-{guest.number} on", [guest.number])
         try:
             await guest.shell.open()
         except OSError as error:  # it has just ended
             say(f"node-{guest.number}'s root shell: {error}")
+        await self.node_faults.started(guest)
 
     async def _watch(self, guest: Guest, vm: Vm) -> None:
         ended = await vm.wait()
+        if guest.paused:
+            self._power_fault(guest)
         guest.vm, guest.paused, guest.ended = None, False, ended
         say(f"node-{guest.number} is off: {guest.ended}")
         self.timeline.record("power", f"node-{guest.number} off: {guest.ended}", [guest.number])
@@ -221,8 +270,21 @@ class Supervisor:
     async def kill(self, guest: Guest) -> None:
         """Pull a node's plug; nothing happens if it is off."""
         if guest.vm is not None:
-            self.timeline.record("fault", f"kill node-{guest.number}", [guest.number])
+            guest.paused = False
+            self._power_fault(guest, f"kill node-{guest.number}", partial(self._switch_on, guest))
             await self._end_machine(guest)
+
+    async def _switch_on(self, guest: Guest) -> None:
+        if guest.vm is None:
+            await self.start(guest)
+
+    def _power_fault(self, guest: Guest, what: str | None = None, heal: Heal | None = None) -> None:
+        """Its power fault of before is over; ``what`` is the new one."""
+        if guest.fault is not None:
+            self.book.end(guest.fault)
+        guest.fault = None
+        if what is not None and heal is not None:
+            guest.fault = self.book.begin(self.book.number(), what, [guest.number], heal)
 
     async def _end_machine(self, guest: Guest) -> None:
         if guest.vm is not None:
@@ -256,15 +318,48 @@ class Supervisor:
     async def pause(self, guest: Guest) -> None:
         """Stop a node's time. Raises :class:`Failure` if it is off."""
         await self._running(guest).pause()
+        if not guest.paused:
+            self._power_fault(guest, f"pause node-{guest.number}", partial(self.resume, guest))
         guest.paused = True
-        self.timeline.record("fault", f"pause node-{guest.number}", [guest.number])
 
     async def resume(self, guest: Guest) -> None:
         """Let a paused node go on. Raises :class:`Failure` if it is off."""
         await self._running(guest).resume()
         if guest.paused:
-            self.timeline.record("heal", f"resume node-{guest.number}", [guest.number])
+            self._power_fault(guest)
         guest.paused = False
+
+    async def reboot(self, guest: Guest, *, graceful: bool) -> None:
+        """Have a node's system reboot, or press its reset button; returns when the root shell of the new boot is there. Raises :class:`Failure`."""
+        vm, factor = self._running(guest), self.description.accelerator.factor
+        before = await guest.shell.ready(SHELL_DEADLINE_S * factor) if graceful else guest.shell.hello
+        how = "reboot" if graceful else "reset"
+        self.timeline.record("power", f"{how} node-{guest.number}", [guest.number])
+        if graceful:
+            with suppress(Lost):  # it went down before it could tell how that went
+                await guest.shell.run("systemctl reboot", timeout=SHELL_DEADLINE_S * factor)
+        else:
+            await vm.monitor("system_reset")
+        deadline = time.monotonic() + REBOOT_DEADLINE_S * factor
+        while guest.shell.hello is None or (before is not None and guest.shell.hello.boot == before.boot):
+            if guest.vm is not vm:
+                raise Failure(f"node-{guest.number} went off instead: {guest.ended}")
+            if time.monotonic() > deadline:
+                raise Failure(
+                    f"node-{guest.number} is not back",
+                    where=f"{REBOOT_DEADLINE_S * factor:.0f} s",
+                    hint="cluster console",
+                )
+            await asyncio.sleep(0.1)
+
+    async def power_cut(self, guests: Sequence[Guest]) -> None:
+        """Pull the plugs of several nodes at once and put them back. Raises :class:`Failure`."""
+        for guest in guests:
+            self._running(guest)
+        numbers = [guest.number for guest in guests]
+        self.timeline.record("fault", "power cut " + " ".join(f"node-{number}" for number in numbers), numbers)
+        await asyncio.gather(*map(self._end_machine, guests))
+        await asyncio.gather(*map(self.start, guests))
 
     def _running(self, guest: Guest) -> Vm:
         if guest.vm is None:

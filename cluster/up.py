@@ -168,7 +168,14 @@ def prepare(options: Options, phases: Phases) -> Cluster:
         cluster.launch()
         token = cluster.ask("token", size=description.members)
         provision.provision(description, layout, template=options.user_data, token=token, public_key=public_key)
-    return cluster
+        provisioned = dataclasses.replace(
+            description,
+            token=token,
+            template="" if options.user_data is None else provision.template_text(options.user_data),
+            load_images=tuple(str(path.absolute()) for path in options.load_images),
+        )
+        provisioned.save(layout.description)
+    return Cluster(layout, provisioned)
 
 
 def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:

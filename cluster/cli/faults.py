@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import json
 
-from cluster.cli import network
-from cluster.cli.verbs import Verbs
+from cluster.cli import network, nodefaults
+from cluster.cli.verbs import Verbs, json_argument
 from cluster.cluster import Cluster
+from terminal import table
 
 
 def add(verbs: Verbs) -> None:
     """``fault`` and its own verbs."""
     faults = Verbs(verbs.add("fault", "break something on purpose", named=False), "faults", "FAULT")
-    for name, text, run in (
-        ("kill", "pull a node's plug; 'cluster start' boots it again", _kill),
-        ("pause", "stop a node's time", _pause),
-        ("resume", "let a paused node's time go on", _resume),
-    ):
-        faults.add(name, text, run).add_argument("node", metavar="NODE")
+    nodefaults.add_faults(faults)
     network.add_faults(faults)
+    json_argument(faults.add("list", "show what is broken on purpose", _list))
+    sub = faults.add("heal", "end a fault, or all of them", _heal)
+    sub.add_argument("id", metavar="ID", type=int, nargs="?", help="from 'cluster fault list'; without it, all")
 
 
-def _kill(arguments: argparse.Namespace) -> int:
-    Cluster.open(arguments.name).running_node(arguments.node).kill()
+def _list(arguments: argparse.Namespace) -> int:
+    faults = _running(arguments).faults()
+    if arguments.json:
+        print(json.dumps(faults))
+    elif not faults:
+        print("nothing is broken on purpose")
+    else:
+        print(table([[str(fault["id"]), fault["what"]] for fault in faults], ["ID", "FAULT"]))
     return 0
 
 
-def _pause(arguments: argparse.Namespace) -> int:
-    Cluster.open(arguments.name).running_node(arguments.node).pause()
+def _heal(arguments: argparse.Namespace) -> int:
+    healed = _running(arguments).heal(arguments.id)
+    print(f"healed: {', '.join(map(str, healed)) or 'nothing, it was whole already'}")
     return 0
 
 
-def _resume(arguments: argparse.Namespace) -> int:
-    Cluster.open(arguments.name).running_node(arguments.node).resume()
-    return 0
+def _running(arguments: argparse.Namespace) -> Cluster:
+    cluster = Cluster.open(arguments.name)
+    cluster.require_running()
+    return cluster

@@ -9,19 +9,52 @@ from pathlib import Path
 
 from builder.architecture import HOST, NAMES
 from cluster import cluster as clusters
+from cluster import scale
 from cluster.cli.verbs import Verbs, json_argument, name_argument, with_name
 from cluster.cluster import Cluster
 from cluster.layout import Layout
 from cluster.restore import up_cached
-from cluster.up import Options, up
+from cluster.up import Options, require_archive, up
 from terminal import Phases, table
+
+ADD_EXAMPLES = """\
+examples:
+  cluster add          one more node: a member of etcd if there are too few, else a proxy
+  cluster add 2        two more
+"""
 
 
 def add(verbs: Verbs) -> None:
-    """``down``, ``status`` and ``list``."""
+    """``down``, ``add``, ``remove``, ``status`` and ``list``."""
     verbs.add("down", "remove every process and file of a cluster", down)
+    sub = verbs.add("add", "have further nodes join a running cluster", _add, examples=ADD_EXAMPLES)
+    sub.add_argument("count", metavar="N", type=int, nargs="?", default=1, help="how many (1)")
+    sub.add_argument(
+        "--load-image",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a docker-archive for it (may be repeated)",
+    )
+    sub = verbs.add("remove", "take a node out of a running cluster for good", _remove)
+    sub.add_argument("node", metavar="NODE", help="node-2, or just 2")
     json_argument(verbs.add("status", "show a cluster's nodes", _status))
     json_argument(verbs.add("list", "show all clusters of yours", _list, named=False))
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    for archive in arguments.load_image:
+        require_archive(archive)
+    for node in scale.add(arguments.name, arguments.count, Phases(), arguments.load_image):
+        print(f"{node.name} ({node.address}) has joined; {with_name('cluster ssh ' + node.name, arguments.name)}")
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    node = scale.remove(arguments.name, arguments.node, Phases())
+    print(f"{node.name} is gone; what fleet ran on it goes elsewhere when its time to live is over")
+    return 0
 
 
 def up_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,19 +1,17 @@
-"""``cluster fault cut``, ``partition``, ``degrade``, ``list``, ``heal``, and ``cluster pcap``: what can be wrong with the network."""
+"""``cluster fault cut``, ``partition``, ``degrade``, and ``cluster pcap``: what can be wrong with the network."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from pathlib import Path
 
-from cluster.cli.verbs import Verbs, json_argument, with_name
+from cluster.cli.verbs import Verbs, told
 from cluster.cluster import Cluster
-from cluster.fault import Fault
 from cluster.net import Net
 from cluster.pcap import BYTES_MAX
-from terminal import Failure, UsageFailure, table
+from terminal import Failure, UsageFailure
 
 CUT_EXAMPLES = """\
 examples:
@@ -43,7 +41,7 @@ examples:
 
 
 def add_faults(faults: Verbs) -> None:
-    """``cut``, ``partition``, ``degrade``, ``list`` and ``heal``."""
+    """``cut``, ``partition`` and ``degrade``."""
     sub = faults.add("cut", "cut the link between two nodes", _cut, examples=CUT_EXAMPLES)
     _link_arguments(sub)
     sub = faults.add(
@@ -72,9 +70,6 @@ def add_faults(faults: Verbs) -> None:
         # A percent sign in a help text of argparse is written twice; none of these has one.
         sub.add_argument(f"--{name}", metavar=metavar, help=text)
     sub.add_argument("--seed", type=int, metavar="N", help="of the dice (a new one, which is told)")
-    json_argument(faults.add("list", "show what is wrong with the network on purpose", _list))
-    sub = faults.add("heal", "end a fault of the network, or all of them", _heal)
-    sub.add_argument("id", metavar="ID", type=int, nargs="?", help="from 'cluster fault list'; without it, all")
 
 
 def add(verbs: Verbs) -> None:
@@ -102,7 +97,7 @@ def _net(arguments: argparse.Namespace) -> Net:
 
 
 def _cut(arguments: argparse.Namespace) -> int:
-    return _told(arguments, _net(arguments).cut(arguments.one, to=arguments.other, one_way=arguments.one_way))
+    return told(arguments, _net(arguments).cut(arguments.one, to=arguments.other, one_way=arguments.one_way))
 
 
 def _partition(arguments: argparse.Namespace) -> int:
@@ -117,7 +112,7 @@ def _partition(arguments: argparse.Namespace) -> int:
         fault = net.partition(*([word.strip() for word in part.split(",")] for part in arguments.groups.split("/")))
     else:
         fault = net.halves() if arguments.halves else net.majority_ring()
-    return _told(arguments, fault)
+    return told(arguments, fault)
 
 
 def _degrade(arguments: argparse.Namespace) -> int:
@@ -132,30 +127,7 @@ def _degrade(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         **shares,
     )
-    return _told(arguments, fault)
-
-
-def _told(arguments: argparse.Namespace, fault: Fault) -> int:
-    print(f"{fault}; it lasts until: {with_name('cluster fault heal', arguments.name)}")
-    return 0
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    faults = _net(arguments).faults()
-    if arguments.json:
-        print(json.dumps(faults))
-    elif not faults:
-        print("the network is whole")
-    else:
-        rows = [[str(fault["id"]), fault["what"], str(fault["seed"])] for fault in faults]
-        print(table(rows, ["ID", "FAULT", "SEED"]))
-    return 0
-
-
-def _heal(arguments: argparse.Namespace) -> int:
-    healed = _net(arguments).heal(arguments.id)
-    print(f"healed: {', '.join(map(str, healed)) or 'nothing, it was whole already'}")
-    return 0
+    return told(arguments, fault)
 
 
 def _pcap(arguments: argparse.Namespace) -> int:
@@ -164,11 +136,11 @@ def _pcap(arguments: argparse.Namespace) -> int:
     if arguments.seconds is not None and arguments.seconds <= 0:
         raise UsageFailure(f"--seconds {arguments.seconds:g}: more than 0")
     net = _net(arguments)
-    with net.pcap(arguments.node, arguments.file, missed=arguments.missed, bytes_max=arguments.mib << 20) as told:
+    with net.pcap(arguments.node, arguments.file, missed=arguments.missed, bytes_max=arguments.mib << 20) as captured:
         if arguments.seconds is None:
             print("recording until Ctrl-C", file=sys.stderr)
         _wait(arguments.seconds)
-    for part in told.values():
+    for part in captured.values():
         if part["trouble"] is not None:
             raise Failure(f"the capture is incomplete: {part['trouble']}", where=part["path"])
         rest = f", {part['left_out']} more did not fit: --mib" if part["left_out"] else ""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 
+from cluster.fault import Fault
+
+UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+TIME = re.compile(r"([-+]?\d{1,9}(?:\.\d{1,9})?)(ms|[smhd])?")
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -52,6 +57,28 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
+def byte_count(text: str) -> int:
+    """A number of bytes as people write it: "4096", "512K", "1M" (1024 each). For argparse: raises ArgumentTypeError."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: 4096, 512K, 1M, 2G")
+    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+
+
+def seconds(text: str) -> float:
+    """A time as people write it, in seconds: "500ms", "-3600s", "90m", "1h", "2d". For argparse: raises ArgumentTypeError."""
+    match = TIME.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: 500ms, -3600s, 90m, 1h, 2d")
+    return float(match[1]) * UNITS_S[match[2] or "s"]
+
+
 def with_name(text: str, name: str) -> str:
     """The command ``text`` as somebody must type it for the cluster called ``name``."""
     return text if name == "default" else f"{text} --name {name}"
+
+
+def told(arguments: argparse.Namespace, fault: Fault) -> int:
+    """Say what is broken now, and how it becomes whole again."""
+    print(f"{fault}; it lasts until: {with_name('cluster fault heal', arguments.name)}")
+    return 0

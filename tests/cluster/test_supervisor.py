@@ -5,73 +5,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster import control, qemu
-from cluster.accelerator import Accelerator
+from cluster import control
 from cluster.cluster import Cluster, changing, end_processes, processes
-from cluster.description import Description
 from cluster.layout import Layout
-from cluster.ports import choose
 from cluster.process import Process
 from terminal import Failure
-
-GREETING = b"hello from a few instructions\n"
-
-
-def tiny_kernel() -> bytes:
-    """What QEMU takes for a Linux kernel: the boot protocol's header (Documentation/arch/x86/boot.rst), code that writes to the serial port, no more."""
-    code = bytes.fromhex("baf803 be9200 2eac 84c0 7403 ee ebf7 f4 ebfd")  # dx = port, si = text; out until zero; halt
-    setup = bytearray(1024)
-    setup[0x1F1] = 1  # one sector of set-up code behind the first
-    setup[0x1FE:0x206] = b"\x55\xaa\xeb\x7eHdrS"  # boot flag, jump to 0x280, magic
-    setup[0x206:0x208] = b"\x07\x02"  # protocol 2.07
-    setup[0x211] = 1  # the rest is loaded high
-    setup[0x22C:0x230] = (0x37FFFFFF).to_bytes(4, "little")  # where an initrd may end
-    setup[0x280 : 0x280 + len(code)] = code
-    setup[0x292 : 0x292 + len(GREETING)] = GREETING
-    return bytes(setup) + bytes(4096)
-
-
-def eventually(what: Callable[[], bool], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+from tests.cluster.tinyguest import GREETING, eventually, tiny_cluster
 
 
 @pytest.fixture
 def cluster(image: Path) -> Iterator[Cluster]:
     """Two nodes of the tiny kernel, supervised, not started."""
-    layout = Layout.of("tiny")
-    ports = choose(3, ())
-    program = qemu.find({"PATH": os.environ["PATH"]})
-    description = Description(
-        name="tiny",
-        runtime=str(layout.runtime),
-        qemu=str(program.path),
-        accelerator=Accelerator("tcg", 1.0, "a test"),
-        memory_mib=128,
-        ssh_ports=tuple(ports[:2]),
-        discovery_port=ports[2],
-        agent_ttl="30s",
-        ready=True,
-    )
-    made = Cluster.create(layout, description)
-    (image / "vmlinuz").write_bytes(tiny_kernel())
-    image.rename(layout.image)
-    for node in made.nodes:
-        node.folder.mkdir()
-        for name in ("state.img", "cidata.iso"):
-            (node.folder / name).write_bytes(bytes(1 << 20))
-    made.launch()
-    yield made
-    made.remove()
+    with tiny_cluster(image) as made:
+        yield made
 
 
 def test_a_real_machine_starts_talks_pauses_dies_and_starts_again(cluster: Cluster) -> None:

@@ -1,0 +1,82 @@
+"""Guests of a few instructions, in place of a kernel, that real QEMU processes boot in a moment; every option and device is real."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cluster import qemu
+from cluster.accelerator import Accelerator
+from cluster.cluster import Cluster
+from cluster.description import Description
+from cluster.layout import Layout
+
+GREETING = b"hello from a few instructions\n"
+GREETS = bytes.fromhex("baf803 be9200 2eac 84c0 7403 ee ebf7 f4 ebfd")  # dx = port, si = text; out until zero; halt
+# Without end, a sector of the second disk is written, then read, by the firmware (int 13h), and "w" and "r" go to the serial port, upper case
+# for what failed: es = cs; again: ax = 0301 (write), si = 'w', call request; ax = 0201 (read), si = 'r', call request; jmp again; request: bx =
+# 1000, cx = 2 (sector), dx = 81 (disk); push si; int 13; pop ax; unless carry, jump over "and al, df"; dx = port; out al; ret.
+USES_DISK = bytes.fromhex(
+    "8cc8 8ec0 b80103 be7700 e80b00 b80102 be7200 e80200 ebec bb0010 b90200 ba8100 56 cd13 58 7302 24df baf803 ee c3"
+)
+
+
+def tiny_kernel(code: bytes = GREETS) -> bytes:
+    """What QEMU takes for a Linux kernel: the boot protocol's header (Documentation/arch/x86/boot.rst), ``code``, no more."""
+    setup = bytearray(1024)
+    setup[0x1F1] = 1  # one sector of set-up code behind the first
+    setup[0x1FE:0x206] = b"\x55\xaa\xeb\x7eHdrS"  # boot flag, jump to 0x280, magic
+    setup[0x206:0x208] = b"\x07\x02"  # protocol 2.07
+    setup[0x211] = 1  # the rest is loaded high
+    setup[0x22C:0x230] = (0x37FFFFFF).to_bytes(4, "little")  # where an initrd may end
+    setup[0x280 : 0x280 + len(code)] = code
+    if code == GREETS:
+        setup[0x292 : 0x292 + len(GREETING)] = GREETING
+    return bytes(setup) + bytes(4096)
+
+
+def eventually(what: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that the kernel gives away just now: who else tests on this computer is given others."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+@contextmanager
+def tiny_cluster(image: Path, code: bytes = GREETS, size: int = 2, name: str = "tiny") -> Iterator[Cluster]:
+    """Nodes of a tiny kernel, supervised, not started."""
+    layout = Layout.of(name)
+    ports = free_ports(size + 1)
+    program = qemu.find({"PATH": os.environ["PATH"]})
+    description = Description(
+        name=name,
+        runtime=str(layout.runtime),
+        qemu=str(program.path),
+        accelerator=Accelerator("tcg", 1.0, "a test"),
+        memory_mib=128,
+        ssh_ports=tuple(ports[:size]),
+        discovery_port=ports[size],
+        agent_ttl="30s",
+        ready=True,
+    )
+    made = Cluster.create(layout, description)
+    (image / "vmlinuz").write_bytes(tiny_kernel(code))
+    image.rename(layout.image)
+    for node in made.nodes:
+        node.folder.mkdir()
+        for file in ("state.img", "cidata.iso"):
+            (node.folder / file).write_bytes(bytes(1 << 20))
+    made.launch()
+    yield made
+    made.remove()
