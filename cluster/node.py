@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
 from pathlib import Path
 
 from cluster import control, root
 from cluster.description import Description
+from cluster.eventually import eventually
 from cluster.fault import Fault
 from cluster.layout import Layout
 from cluster.machine import cluster_address
 from cluster.ssh import Connection, RunResult
+from cluster.unit import Unit
 from terminal import Failure
 
 RUN_DEADLINE_S = 30.0
@@ -33,19 +36,20 @@ class Node:
         self.address = cluster_address(number)
         self.ssh_port = description.ssh_ports[number - 1]
         self.folder = layout.node(number)
-        self._factor = description.accelerator.factor
+        self.factor = description.accelerator.factor
+        """How many times longer than with hardware things take here."""
         self._control = layout.control
         self._ssh = Connection(
             self.ssh_port,
             layout.key,
             layout.known_hosts,
             (self.address, self.name),
-            patience_s=CONNECT_DEADLINE_S * self._factor,
+            patience_s=CONNECT_DEADLINE_S * self.factor,
         )
 
     def run(self, command: str, timeout: float | None = None, *, stdin: Path | None = None) -> RunResult:
         """Run a shell command as ``core``, fed with the file ``stdin``. Raises :class:`Failure` if it cannot be run or takes too long."""
-        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self.factor
         if stdin is None:
             return self._ssh.run(command, seconds)
         with stdin.open("rb") as file:
@@ -85,6 +89,44 @@ class Node:
         """Run a shell command that must succeed; returns what it printed. Raises :class:`Failure` with what it complained about."""
         return self._checked(command, self.run(command, timeout))
 
+    def ask(self, command: str, timeout: float | None = None) -> str:
+        """Run, as root, a shell command that only looks, and return what it printed. Raises :class:`Failure`."""
+        return self.check(f"sudo -n sh -c {shlex.quote(command)}", timeout)
+
+    def poll(self, command: str, within: float = RUN_DEADLINE_S) -> str:
+        """Run a shell command again and again until it succeeds, and return what it printed then.
+
+        ``within`` is seconds with hardware, scaled. Raises :class:`Failure` with what it said last.
+        """
+        results: list[RunResult] = []
+
+        def succeeds() -> bool:
+            results[:] = [self.run(command)]
+            self._checked(command, results[0])
+            return True
+
+        eventually(succeeds, within * self.factor, what=f"{command!r} on {self.name}")
+        return results[0].out
+
+    def unit(self, name: str) -> Unit:
+        """The systemd unit called ``name``."""
+        return Unit(self, name)
+
+    def journal(self, unit: str | None = None, *, lines: int | None = None, since: str | None = None) -> str:
+        """The node's journal, of one unit if named; the last ``lines``; ``since`` as journalctl(1) takes it ("-2min"). Raises :class:`Failure`."""
+        command = "journalctl --no-pager --quiet --output=short-iso-precise"
+        command += "" if unit is None else f" --unit={shlex.quote(unit)}"
+        command += "" if lines is None else f" --lines={lines}"
+        command += "" if since is None else f" --since={shlex.quote(since)}"
+        return self.ask(command).rstrip("\n")
+
+    def get(self, remote: str, local: Path, timeout: float | None = None) -> None:
+        """Copy the file ``remote``, which ``core`` may read, to the path ``local``, in one step. Raises :class:`Failure`, OSError."""
+        content = base64.b64decode(self.check(f"base64 -w0 -- {shlex.quote(remote)}", timeout))
+        part = local.with_name(f"{local.name}.part")
+        part.write_bytes(content)
+        part.replace(local)
+
     def put(self, local: Path, remote: str, *, mode: int = 0o644, timeout: float | None = None) -> None:
         """Copy the file ``local`` to the path ``remote``, in one step. Raises :class:`Failure`."""
         target, part = shlex.quote(remote), shlex.quote(remote + ".part")
@@ -93,12 +135,12 @@ class Node:
 
     def load_image(self, archive: Path, timeout: float | None = None) -> str:
         """Give the docker-archive ``archive`` to the node's docker; returns what docker said. Raises :class:`Failure`."""
-        seconds = timeout if timeout is not None else 4 * RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else 4 * RUN_DEADLINE_S * self.factor
         return self._checked("docker load", self.run("docker load", seconds, stdin=archive)).strip()
 
     def http(self, port: int, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """Ask an HTTP server on the node's loopback, see :meth:`cluster.ssh.Connection.http`."""
-        return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self._factor)
+        return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self.factor)
 
     def start(self) -> None:
         """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
@@ -118,7 +160,7 @@ class Node:
     def stop(self) -> None:
         """Press the node's power button and wait until it is off."""
         self._ssh.close()
-        control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self._factor)
+        control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self.factor)
 
     def pause(self) -> Fault:
         """Stop the node's time until it is healed. Raises :class:`Failure` if it is off."""
