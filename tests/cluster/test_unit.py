@@ -90,7 +90,7 @@ class TestWaitActive:
     def test_its_patience_is_scaled_and_ends(self) -> None:
         with pytest.raises(UnitFailed, match="not active within 0 s; it is activating"):
             web("activating start 41").wait_active(within=0.01)
-        with pytest.raises(UnitFailed, match="out of sight .*cannot be reached"):
+        with pytest.raises(UnitFailed, match=r"out of sight .*cannot be reached"):
             web("?").wait_active(within=0.01)
 
     def test_it_asks_for_what_it_needs(self) -> None:
@@ -140,7 +140,7 @@ class TestEventually:
         def predicate() -> bool:
             raise trouble
 
-        with pytest.raises(NeverHappened, match="predicate: .*last trouble: Failure: node-1: the node") as caught:
+        with pytest.raises(NeverHappened, match=r"predicate: .*last trouble: Failure: node-1: the node") as caught:
             eventually(predicate, 0.01, pause_s=0.001)
         assert caught.value.__cause__ is trouble
 
