@@ -60,7 +60,7 @@ class Node:
 
         Raises :class:`Failure` if the node has no root shell (yet: it comes early in the boot), or takes too long.
         """
-        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self._factor
+        seconds = timeout if timeout is not None else RUN_DEADLINE_S * self.factor
         if stdin is None:
             return root.run(self._control, self.number, command, seconds)
         with stdin.open("rb") as file:
@@ -77,7 +77,7 @@ class Node:
 
         Raises :class:`Failure`.
         """
-        seconds = RUN_DEADLINE_S * self._factor
+        seconds = RUN_DEADLINE_S * self.factor
         times = control.ask(self._control, "clock", node=self.number, epoch=epoch_s, rtc=rtc, deadline_s=seconds)
         return times["before"], times["after"]
 

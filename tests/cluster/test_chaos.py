@@ -25,10 +25,10 @@ PLANS = st.builds(
     draw,
     seed=st.integers(0, 1 << 32),
     nodes=st.integers(1, 7).map(lambda count: range(1, count + 1)),
-    seconds=st.sampled_from([5.0, 30.0, 120.0]),
+    seconds=st.sampled_from([5.0, 30.0]),
     menu=st.lists(st.sampled_from(sorted(MENU)), min_size=1, unique=True),
     keep_majority=st.booleans(),
-    gap_s=st.sampled_from([0.2, 3.0]),
+    gap_s=st.sampled_from([0.5, 3.0]),
     boot_s=st.sampled_from([0.0, 20.0]),
 )
 
@@ -51,7 +51,7 @@ class TestPlan:
 
     @given(st.integers(0, 1 << 32), st.integers(1, 7), st.sampled_from([0.0, 20.0]))
     def test_a_majority_is_kept(self, seed: int, count: int, boot_s: float) -> None:
-        plan = draw(seed=seed, nodes=range(1, count + 1), seconds=90, gap_s=0.5, boot_s=boot_s)
+        plan = draw(seed=seed, nodes=range(1, count + 1), seconds=30, gap_s=0.5, boot_s=boot_s)
         for step in plan.steps:
             for at in (step.at, step.heal_at):
                 assert has_majority(plan.nodes, [other.damage for other in overlapping(plan, at)])
@@ -196,4 +196,12 @@ class TestStorm:
 
 
 GOLDEN = """\
-x"""
+chaos with seed 7: 8 faults on 3 nodes in 40 s
+    1.2 s  to    3.8 s  kill node-3
+    1.5 s  to   10.3 s  degrade node-2 node-3 delay=0.5
+    3.8 s  to   10.3 s  partition {node-3} {node-1, node-2}
+    5.2 s  to   13.3 s  pause node-3
+   11.8 s  to   18.8 s  bridge node-1
+   18.1 s  to   27.7 s  partition {node-3} {node-1, node-2}
+   18.4 s  to   24.3 s  kill node-3
+   35.1 s  to   40.0 s  isolate node-1"""
