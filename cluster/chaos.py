@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TRIES = 20
 """For a fault that fits where it may stand; then the time stays quiet."""
+BOOT_S = 10.0
+"""From a node's power on until it works, with hardware; times the accelerator's factor."""
 HEAL_TRIES, HEAL_PAUSE_S = 3, 1.0
 
 
@@ -287,6 +289,30 @@ class Storm:
                     self.troubles.append(trouble)
                     return
                 time.sleep(HEAL_PAUSE_S)
+
+
+class Chaos:
+    """Storms on one cluster, from one seed: the first has the seed itself, so that its plan can be printed without a cluster."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self.cluster = cluster
+        self.seed = seed
+        self._drawn = 0
+
+    def plan(self, seconds: float, **options: Any) -> Plan:
+        """Draw the next plan for the cluster's nodes; ``options`` as for :func:`draw`. Raises :class:`UsageFailure`."""
+        seed = self.seed + self._drawn
+        self._drawn += 1
+        boot_s = BOOT_S * self.cluster.description.accelerator.factor
+        numbers = self.cluster.description.numbers
+        return draw(**{"seed": seed, "nodes": numbers, "seconds": seconds, "boot_s": boot_s, **options})
+
+    def storm(self, seconds: float, **options: Any) -> Storm:
+        """The storm of the next plan, which is printed and put on the timeline."""
+        plan = self.plan(seconds, **options)
+        print(plan)  # to what pytest shows of a failure
+        self.cluster.mark(str(plan).splitlines()[0])
+        return Storm(plan, on_cluster(self.cluster))
 
 
 def on_cluster(cluster: Cluster) -> Callable[[Step], Fault]:

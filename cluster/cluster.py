@@ -214,6 +214,10 @@ class Cluster:
         """
         return eventually(predicate, within * self.description.accelerator.factor, what=what)
 
+    def mark(self, text: str) -> None:
+        """Put ``text`` on the timeline, now. Raises :class:`Failure`."""
+        self.ask("mark", text=text)
+
     def close(self) -> None:
         """Hang up all connections to nodes."""
         for node in self.nodes:

@@ -91,7 +91,7 @@ class Node:
 
     def ask(self, command: str, timeout: float | None = None) -> str:
         """Run, as root, a shell command that only looks, and return what it printed. Raises :class:`Failure`."""
-        return self.check(f"sudo -n sh -c {shlex.quote(command)}", timeout)
+        return self._checked(command, self.root(command, timeout))
 
     def poll(self, command: str, within: float = RUN_DEADLINE_S) -> str:
         """Run a shell command again and again until it succeeds, and return what it printed then.
