@@ -36,9 +36,10 @@ _PAGE: Final = """\
 """
 
 
-def page(name: str, title: str, body: str, data: object) -> str:
-    """The page ``name`` (of the styles and scripts of that name) with ``title`` (text), ``body`` (markup), and ``data`` for its script."""
-    style, script = (_joined(name, suffix) for suffix in ("css", "js"))
+def page(name: str, title: str, body: str, data: object, parts: Path = _PARTS) -> str:
+    """The page ``name`` (of the styles and scripts of that name in the folder ``parts``) with ``title`` (text), ``body`` (markup), and ``data`` for its
+    script."""
+    style, script = (_joined(parts / name, suffix) for suffix in ("css", "js"))
     return _PAGE.format(
         title=escape(title),
         style=style,
@@ -51,8 +52,8 @@ def page(name: str, title: str, body: str, data: object) -> str:
     )
 
 
-def _joined(name: str, suffix: str) -> str:
-    return "\n" + "\n".join((_PARTS / f"{part}.{suffix}").read_text("utf-8") for part in ("base", name))
+def _joined(own: Path, suffix: str) -> str:
+    return "\n" + "\n".join(part.with_suffix(f".{suffix}").read_text("utf-8") for part in (_PARTS / "base", own))
 
 
 def _hash(text: str) -> str:

@@ -1,5 +1,8 @@
 """Several nodes on this computer: QEMU machines, an Ethernet switch between them, and faults on purpose.
 
+    from cluster.up import Options, up
+    from cluster.restore import restore, take
+
     outcome = up(Options(size=3))               # make or find a cluster; blocks until fleet lists three machines
     cluster = Cluster.open("default")
     cluster.nodes[0].run("systemctl is-system-running").out
@@ -7,13 +10,41 @@
     take(cluster, "healthy", Phases()); restore("healthy", "copy", Phases())     # seconds, not minutes
 
 One background process a cluster (:mod:`cluster.supervisor`) owns the QEMUs, the switch and the discovery service; all commands
-are its clients. ``docs/cluster.md`` is the manual.
+are its clients. ``docs/cluster.md`` is the manual, ``docs/testing.md`` that of the pytest plugin.
+
+The names of this package are loaded when they are first asked for: pytest imports :mod:`cluster.pytest`, and with it this, in every run.
 """
 
-from cluster.cluster import Cluster
-from cluster.node import Node
-from cluster.restore import restore, take, up_cached
-from cluster.ssh import RunResult
-from cluster.up import Options, Outcome, up
+from __future__ import annotations
 
-__all__ = ["Cluster", "Node", "Options", "Outcome", "RunResult", "restore", "take", "up", "up_cached"]
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cluster.chaos import Plan, Storm
+    from cluster.cluster import Cluster
+    from cluster.fault import Fault
+    from cluster.net import Net
+    from cluster.node import Node
+    from cluster.ssh import RunResult
+    from cluster.up import Options, Outcome
+
+__all__ = ["Cluster", "Fault", "Net", "Node", "Options", "Outcome", "Plan", "RunResult", "Storm"]
+# Functions are left out on purpose: `cluster.up` can be the function or the module, and it is the module.
+_HOMES = {
+    "Cluster": "cluster.cluster",
+    "Fault": "cluster.fault",
+    "Net": "cluster.net",
+    "Node": "cluster.node",
+    "Options": "cluster.up",
+    "Outcome": "cluster.up",
+    "Plan": "cluster.chaos",
+    "RunResult": "cluster.ssh",
+    "Storm": "cluster.chaos",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

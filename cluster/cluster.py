@@ -11,13 +11,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cluster import control
 from cluster.description import Description
+from cluster.eventually import T, eventually
 from cluster.layout import NAME_PATTERN, Layout, clusters_root, make_private
 from cluster.net import Net
 from cluster.node import CONNECT_DEADLINE_S, Node
@@ -237,6 +238,17 @@ class Cluster:
         lines = [f"export {key}={shlex.quote(value)}" for key, value in self.exports().items()]
         # The folder of this Python, not of the file its link points to: that is where the console scripts are.
         return "\n".join([*lines, f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'])
+
+    def eventually(self, predicate: Callable[[], T], within: float = 30.0, *, what: str = "") -> T:
+        """The first answer of ``predicate`` that is true, see :func:`cluster.eventually.eventually`; ``within`` is seconds with hardware, scaled.
+
+        Raises :class:`~cluster.eventually.NeverHappened` with the last answer, or the last trouble.
+        """
+        return eventually(predicate, within * self.description.accelerator.factor, what=what)
+
+    def mark(self, text: str) -> None:
+        """Put ``text`` on the timeline, now. Raises :class:`Failure`."""
+        self.ask("mark", text=text)
 
     def close(self) -> None:
         """Hang up all connections to nodes."""

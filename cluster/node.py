@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
 from pathlib import Path
@@ -11,10 +12,12 @@ from cluster import control, root
 from cluster.clock import Clock
 from cluster.description import Description
 from cluster.disk import Disk
+from cluster.eventually import eventually
 from cluster.fault import Fault
 from cluster.layout import Layout
 from cluster.machine import cluster_address
 from cluster.ssh import Connection, RunResult
+from cluster.unit import Unit
 from terminal import Failure
 
 RUN_DEADLINE_S = 30.0
@@ -91,6 +94,44 @@ class Node:
     def check(self, command: str, timeout: float | None = None) -> str:
         """Run a shell command that must succeed; returns what it printed. Raises :class:`Failure` with what it complained about."""
         return self._checked(command, self.run(command, timeout))
+
+    def ask(self, command: str, timeout: float | None = None) -> str:
+        """Run, as root, a shell command that only looks, and return what it printed. Raises :class:`Failure`."""
+        return self._checked(command, self.root(command, timeout))
+
+    def poll(self, command: str, within: float = RUN_DEADLINE_S) -> str:
+        """Run a shell command again and again until it succeeds, and return what it printed then.
+
+        ``within`` is seconds with hardware, scaled. Raises :class:`Failure` with what it said last.
+        """
+        results: list[RunResult] = []
+
+        def succeeds() -> bool:
+            results[:] = [self.run(command)]
+            self._checked(command, results[0])
+            return True
+
+        eventually(succeeds, within * self.factor, what=f"{command!r} on {self.name}")
+        return results[0].out
+
+    def unit(self, name: str) -> Unit:
+        """The systemd unit called ``name``."""
+        return Unit(self, name)
+
+    def journal(self, unit: str | None = None, *, lines: int | None = None, since: str | None = None) -> str:
+        """The node's journal, of one unit if named; the last ``lines``; ``since`` as journalctl(1) takes it ("-2min"). Raises :class:`Failure`."""
+        command = "journalctl --no-pager --quiet --output=short-iso-precise"
+        command += "" if unit is None else f" --unit={shlex.quote(unit)}"
+        command += "" if lines is None else f" --lines={lines}"
+        command += "" if since is None else f" --since={shlex.quote(since)}"
+        return self.ask(command).rstrip("\n")
+
+    def get(self, remote: str, local: Path, timeout: float | None = None) -> None:
+        """Copy the file ``remote``, which ``core`` may read, to the path ``local``, in one step. Raises :class:`Failure`, OSError."""
+        content = base64.b64decode(self.check(f"base64 -w0 -- {shlex.quote(remote)}", timeout))
+        part = local.with_name(f"{local.name}.part")
+        part.write_bytes(content)
+        part.replace(local)
 
     def put(self, local: Path, remote: str, *, mode: int = 0o644, timeout: float | None = None) -> None:
         """Copy the file ``local`` to the path ``remote``, in one step. Raises :class:`Failure`."""

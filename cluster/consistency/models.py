@@ -1,0 +1,213 @@
+"""The objects that clients believe in, as state machines: pure, deterministic, states hashable.
+
+The shapes of workloads are those known from Jepsen's tests of etcd: registers with compare-and-set, sets, locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any, Final, Protocol
+
+from cluster.consistency.history import Operation
+
+
+class _Impossible:
+    def __repr__(self) -> str:
+        return "IMPOSSIBLE"
+
+
+IMPOSSIBLE: Final = _Impossible()
+"""In place of a state: the operation cannot have happened here."""
+
+
+class Model(Protocol):
+    """What an object may do. States are hashable; None is a state like any other."""
+
+    initial: Hashable
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        """The state after ``operation`` took effect in ``state``, or :data:`IMPOSSIBLE` if that would not have had this result.
+
+        For an outcome "unknown" the result is not looked at.
+        """
+
+    def is_unneeded(self, operation: Operation, others: Iterable[Operation]) -> bool:
+        """Whether ``others`` with ``operation`` having an order implies that ``others`` alone have one.
+
+        So an unknown operation may be left out of the search, and any may be left out of a counterexample.
+        """
+
+    def describe(self, operation: Operation) -> str:
+        """``operation`` in words."""
+
+    def describe_state(self, state: Any) -> str:
+        """``state`` in words, to follow on "then"."""
+
+
+class Register:
+    """One value, None at first. Operations:
+
+    - ``write``: argument the value;
+    - ``read``: result the value;
+    - ``cas``: argument (expected, new), result the value that was found: it was replaced if that is the expected one.
+    """
+
+    initial: Hashable = None
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        """See :class:`Model`."""
+        is_known = operation.outcome == "ok"
+        if operation.kind == "write":
+            return operation.argument
+        if is_known and operation.result != state:
+            return IMPOSSIBLE
+        if operation.kind == "read":
+            return state
+        expected, new = operation.argument
+        if state == expected:
+            return new
+        return state if is_known else IMPOSSIBLE  # without effect it need not be looked at
+
+    def is_unneeded(self, operation: Operation, others: Iterable[Operation]) -> bool:
+        """A value that nobody saw need never have been there."""
+        left = self._leaves(operation)
+        return not left or all(left[0] not in self._sees(other) for other in others)
+
+    @staticmethod
+    def _leaves(operation: Operation) -> tuple[Any, ...]:
+        """The value that it brought, if it brought one."""
+        if operation.kind == "write":
+            return (operation.argument,)
+        if operation.kind == "cas" and (operation.outcome != "ok" or operation.result == operation.argument[0]):
+            return (operation.argument[1],)
+        return ()
+
+    @staticmethod
+    def _sees(operation: Operation) -> tuple[Any, ...]:
+        """The value that it found, or must find to have an effect."""
+        if operation.kind == "cas" and operation.outcome != "ok":
+            return (operation.argument[0],)
+        return (operation.result,) if operation.kind in ("read", "cas") and operation.outcome == "ok" else ()
+
+    def describe(self, operation: Operation) -> str:
+        """See :class:`Model`."""
+        known = operation.outcome == "ok"
+        match operation.kind:
+            case "write":
+                return f"write {operation.argument!r}"
+            case "read":
+                return f"read -> {operation.result!r}" if known else "read"
+            case _:
+                expected, new = operation.argument
+                found = ""
+                if known:
+                    found = " -> done" if operation.result == expected else f" -> refused, found {operation.result!r}"
+                return f"cas {expected!r} to {new!r}{found}"
+
+    def describe_state(self, state: Any) -> str:
+        """See :class:`Model`."""
+        return f"its value is {state!r}"
+
+
+class GrowSet:
+    """A set to which things are added. ``add``: argument the element; ``read``: result the sorted tuple of all elements."""
+
+    initial: Hashable = frozenset()
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        """See :class:`Model`."""
+        if operation.kind == "add":
+            return state | {operation.argument}
+        if operation.outcome == "ok" and frozenset(operation.result) != state:
+            return IMPOSSIBLE
+        return state
+
+    def is_unneeded(self, operation: Operation, others: Iterable[Operation]) -> bool:
+        """An element that nobody saw need never have been there."""
+        if operation.kind == "read":
+            return True
+        return not any(
+            operation.argument in other.result for other in others if other.kind == "read" and other.outcome == "ok"
+        )
+
+    def describe(self, operation: Operation) -> str:
+        """See :class:`Model`."""
+        if operation.kind == "add":
+            return f"add {operation.argument!r}"
+        return f"read -> {_elements(operation.result)}" if operation.outcome == "ok" else "read"
+
+    def describe_state(self, state: Any) -> str:
+        """See :class:`Model`."""
+        return f"it holds {_elements(sorted(state))}"
+
+
+class Lock:
+    """A lock with a lease, as etcd has it. Who gets it is told a token, a number that grows with each holder (etcd: the create revision of
+    the lock's key), and shows it with all it does under the lock: that, and not the clocks of clients, keeps two holders apart. Operations:
+
+    - ``acquire``: result the token, 0 if somebody else has it;
+    - ``release``: argument the token, result whether it was still valid;
+    - ``guarded``: something done on condition that the token is valid; argument the token, result whether it was done.
+
+    A lease may run out at any time, unless ``expires`` is False: then a lock that nobody released is never given to another.
+    The state is (token of the holder, or 0; last token).
+    """
+
+    initial: Hashable = (0, 0)
+
+    def __init__(self, *, expires: bool = True) -> None:
+        self.expires = expires
+
+    def step(self, state: Any, operation: Operation) -> Any:
+        """See :class:`Model`."""
+        holder, last = state
+        if operation.kind == "acquire":
+            if operation.outcome == "ok" and operation.result == 0:
+                return state  # who it was may never have been told
+            if operation.outcome != "ok" or operation.result <= last or (holder and not self.expires):
+                return IMPOSSIBLE  # nobody uses a token that was never told
+            return (operation.result, operation.result)
+        token = operation.argument
+        if operation.kind == "release" and operation.outcome != "ok":
+            return (0, last) if holder == token else IMPOSSIBLE
+        if operation.outcome != "ok":
+            return state
+        if operation.result:
+            if holder != token:
+                return IMPOSSIBLE
+            return (0, last) if operation.kind == "release" else state
+        if holder == token:  # refused though it is the last holder: its lease must have run out
+            return (0, last) if self.expires else IMPOSSIBLE
+        return state
+
+    def is_unneeded(self, operation: Operation, others: Iterable[Operation]) -> bool:
+        """What did nothing need not be there; nor, if leases run out, a release, nor a token that nobody showed."""
+        if operation.kind == "guarded":
+            return True
+        if operation.kind == "release":
+            return self.expires or (operation.outcome == "ok" and not operation.result)
+        if operation.outcome != "ok":
+            return True
+        return not any(other.argument == operation.result for other in others if other.kind != "acquire")
+
+    def describe(self, operation: Operation) -> str:
+        """See :class:`Model`."""
+        known = operation.outcome == "ok"
+        match operation.kind:
+            case "acquire":
+                taken = f" -> token {operation.result}" if operation.result else " -> taken"
+                return "acquire" + (taken if known else "")
+            case "release":
+                return f"release {operation.argument}" + ("" if not known or operation.result else " -> was not valid")
+            case _:
+                result = (" -> done" if operation.result else " -> refused") if known else ""
+                return f"act with token {operation.argument}{result}"
+
+    def describe_state(self, state: Any) -> str:
+        """See :class:`Model`."""
+        holder, last = state
+        return f"token {holder} holds it" if holder else f"nobody holds it (last token {last})"
+
+
+def _elements(elements: Iterable[object]) -> str:
+    return "{" + ", ".join(map(str, elements)) + "}"

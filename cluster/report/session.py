@@ -1,0 +1,43 @@
+"""Collects what tests tell while pytest runs, and writes the page at the end. Registered as a plugin by ``--cluster-report FILE``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.report.page import render
+
+
+class Collector:
+    """The session's stories, by test."""
+
+    def __init__(self, path: Path) -> None:
+        """The page will be the file ``path``."""
+        self.path = path
+        self._stories: dict[str, dict[str, Any]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a phase of a test tells; with pytest-xdist this comes from other processes."""
+        story = self._stories.setdefault(report.nodeid, {"test": report.nodeid, "outcome": "passed", "phases": []})
+        story["phases"].append({"name": report.when, "begin": report.start, "end": report.stop})
+        if report.failed:
+            story["outcome"] = "failed"
+            story.setdefault("message", report.longreprtext)
+        story.update(getattr(report, "cluster_story", {}))
+
+    @property
+    def stories(self) -> list[dict[str, Any]]:
+        """Those of tests that used a cluster, in the order of the run."""
+        return [story for story in self._stories.values() if "clusters" in story]
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the page."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(render(self.stories), "utf-8")
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say where it is."""
+        count = len(self.stories)
+        terminalreporter.write_line(f"clusters of {count} {'test' if count == 1 else 'tests'}: {self.path}")

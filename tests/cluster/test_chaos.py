@@ -1,0 +1,207 @@
+"""Plans of faults: the same for the same seed, within what was allowed; and storms, which heal whatever happens."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster import chaos, partition
+from cluster.chaos import MENU, Damage, Plan, Step, Storm, draw, has_majority
+from cluster.fault import Fault
+from terminal import Failure, UsageFailure
+
+
+def overlapping(plan: Plan, at: float) -> list[Step]:
+    return [step for step in plan.steps if step.at <= at <= step.back_at]
+
+
+PLANS = st.builds(
+    draw,
+    seed=st.integers(0, 1 << 32),
+    nodes=st.integers(1, 7).map(lambda count: range(1, count + 1)),
+    seconds=st.sampled_from([5.0, 30.0]),
+    menu=st.lists(st.sampled_from(sorted(MENU)), min_size=1, unique=True),
+    keep_majority=st.booleans(),
+    gap_s=st.sampled_from([0.5, 3.0]),
+    boot_s=st.sampled_from([0.0, 20.0]),
+)
+
+
+class TestPlan:
+    """:func:`draw`."""
+
+    @given(PLANS)
+    def test_it_is_in_time_and_ends_healed(self, plan: Plan) -> None:
+        for step in plan.steps:
+            assert 0 <= step.at < step.heal_at <= plan.seconds
+            assert step.heal_at <= step.back_at
+        assert [step.at for step in plan.steps] == sorted(step.at for step in plan.steps)
+
+    @given(PLANS)
+    def test_a_node_is_down_for_one_reason_at_a_time(self, plan: Plan) -> None:
+        for node in plan.nodes:
+            times = [(step.at, step.back_at) for step in plan.steps if node in step.damage.down]
+            assert all(one[1] < other[0] for one, other in itertools.pairwise(times))
+
+    @given(st.integers(0, 1 << 32), st.integers(1, 7), st.sampled_from([0.0, 20.0]))
+    def test_a_majority_is_kept(self, seed: int, count: int, boot_s: float) -> None:
+        plan = draw(seed=seed, nodes=range(1, count + 1), seconds=30, gap_s=0.5, boot_s=boot_s)
+        for step in plan.steps:
+            for at in (step.at, step.heal_at):
+                assert has_majority(plan.nodes, [other.damage for other in overlapping(plan, at)])
+
+    def test_without_that_it_may_be_lost(self) -> None:
+        plans = [draw(seed=seed, nodes=[1, 2, 3], seconds=60, keep_majority=False) for seed in range(20)]
+        worst = [[other.damage for other in overlapping(plan, step.at)] for plan in plans for step in plan.steps]
+        assert not all(has_majority([1, 2, 3], damages) for damages in worst)
+
+    @given(PLANS)
+    def test_it_tells_itself(self, plan: Plan) -> None:
+        lines = str(plan).splitlines()
+        assert lines[0].startswith(f"chaos with seed {plan.seed}: {len(plan.steps)} faults")
+        assert len(lines) == 1 + len(plan.steps)
+
+    def test_the_seed_decides(self) -> None:
+        same = [draw(seed=3, nodes=[1, 2, 3], seconds=60) for _ in range(2)]
+        assert same[0] == same[1]
+        assert draw(seed=4, nodes=[1, 2, 3], seconds=60) != same[0]
+
+    def test_every_kind_is_drawn(self) -> None:
+        plan = draw(seed=1, nodes=range(1, 6), seconds=5000, keep_majority=False)
+        assert {step.kind for step in plan.steps} == set(MENU)
+
+    def test_it_can_be_read(self) -> None:
+        assert str(draw(seed=7, nodes=[1, 2, 3], seconds=40)) == GOLDEN
+
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            ({"menu": ["flood"]}, "there is no fault 'flood'"),
+            ({"menu": []}, "needs nodes, kinds"),
+            ({"nodes": []}, "needs nodes"),
+            ({"gap_s": 0}, "times above 0"),
+            ({"length_s": (5, 2)}, "times above 0"),
+        ],
+    )
+    def test_mistakes_are_told(self, arguments: dict[str, object], complaint: str) -> None:
+        options: dict[str, object] = {"seed": 1, "nodes": [1, 2, 3], "seconds": 30}
+        with pytest.raises(UsageFailure, match=complaint):
+            draw(**(options | arguments))  # type: ignore[arg-type]
+
+
+class TestMajority:
+    """:func:`has_majority`."""
+
+    @pytest.mark.parametrize(
+        ("damages", "kept"),
+        [
+            ([], True),
+            ([Damage(down=frozenset({1}))], True),
+            ([Damage(down=frozenset({1})), Damage(down=frozenset({2}))], False),
+            ([Damage(pairs=partition.isolated([1, 2, 3], 1))], True),
+            ([Damage(pairs=frozenset({(1, 2)}))], True),
+            ([Damage(pairs=frozenset({(1, 2), (2, 3), (3, 1)}))], False),
+            ([Damage(down=frozenset({1})), Damage(pairs=frozenset({(2, 3)}))], False),
+        ],
+    )
+    def test_of_three(self, damages: list[Damage], kept: bool) -> None:
+        assert has_majority([1, 2, 3], damages) is kept
+
+
+class Things:
+    """Stand-ins for what a step breaks; tells what happened to them."""
+
+    def __init__(self) -> None:
+        self.story: list[str] = []
+        self.broken: set[Step] = set()
+        self.heal: Callable[[Step], None] = self.broken.discard
+
+    def apply(self, step: Step) -> Fault:
+        self.story.append(f"begin {step.kind}")
+        self.broken.add(step)
+
+        def heal() -> None:
+            self.heal(step)
+            self.story.append(f"end {step.kind}")
+
+        return Fault(step.kind, heal)
+
+
+def plan_of(*times: tuple[float, float, str]) -> Plan:
+    steps = tuple(Step(at, heal_at, kind, (1,), Damage(), heal_at) for at, heal_at, kind in times)
+    return Plan(1, (1, 2, 3), 1, steps)
+
+
+class TestStorm:
+    """:class:`Storm`."""
+
+    def test_it_carries_out_the_plan_in_order(self) -> None:
+        things = Things()
+        with Storm(plan_of((0, 0.1, "kill"), (0.05, 0.3, "cut"), (0.1, 0.2, "pause")), things.apply) as storm:
+            assert storm.wait(5)
+        assert things.story == ["begin kill", "begin cut", "end kill", "begin pause", "end pause", "end cut"]
+        assert not things.broken
+
+    def test_an_early_end_heals(self) -> None:
+        things = Things()
+        with Storm(plan_of((0, 600, "kill"), (0, 600, "cut"), (300, 600, "pause")), things.apply) as storm:
+            while len(things.story) < 2:
+                time.sleep(0.001)
+            assert not storm.wait(0)
+        assert things.story == ["begin kill", "begin cut", "end cut", "end kill"]
+
+    def test_a_failed_test_heals_and_keeps_its_own_trouble(self) -> None:
+        things = Things()
+        with pytest.raises(AssertionError, match="mine"), Storm(plan_of((0, 600, "kill")), things.apply) as storm:
+            storm.troubles.append(Failure("not this"))
+            while not things.story:
+                time.sleep(0.001)
+            raise AssertionError("mine")
+        assert not things.broken
+
+    def test_a_fault_that_does_not_work_is_told(self) -> None:
+        def apply(step: Step) -> Fault:
+            raise Failure(f"node-1 is off, {step.kind}")
+
+        with pytest.raises(Failure, match="node-1 is off"), Storm(plan_of((0, 0.1, "pause")), apply) as storm:
+            storm.wait(5)
+
+    def test_healing_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(chaos, "HEAL_PAUSE_S", 0.0)
+        things, tries = Things(), 0
+
+        def heal(step: Step) -> None:
+            nonlocal tries
+            tries += 1
+            if tries < chaos.HEAL_TRIES:
+                raise Failure("busy")
+            things.broken.discard(step)
+
+        things.heal = heal
+        with Storm(plan_of((0, 0.01, "kill")), things.apply) as storm:
+            assert storm.wait(5)
+        assert not things.broken
+
+    def test_no_thread_stays(self) -> None:
+        before = threading.active_count()
+        with Storm(plan_of((0, 0.01, "kill")), Things().apply):
+            pass
+        assert threading.active_count() == before
+
+
+GOLDEN = """\
+chaos with seed 7: 8 faults on 3 nodes in 40 s
+    1.2 s  to    3.8 s  kill node-3
+    1.5 s  to   10.3 s  degrade node-2 node-3 delay=0.5
+    3.8 s  to   10.3 s  partition {node-3} {node-1, node-2}
+    5.2 s  to   13.3 s  pause node-3
+   11.8 s  to   18.8 s  bridge node-1
+   18.1 s  to   27.7 s  partition {node-3} {node-1, node-2}
+   18.4 s  to   24.3 s  kill node-3
+   35.1 s  to   40.0 s  isolate node-1"""
