@@ -33,6 +33,10 @@ class Description:
     agent_ttl: str
     architecture: str = "amd64"
     """Of its nodes."""
+    datasource: str = "nocloud"
+    """Where they take their user-data from."""
+    files: str | None = None
+    """The folder of this computer that they may read over HTTP."""
     ready: bool = False
 
     @property
@@ -88,6 +92,7 @@ class Description:
             image=layout.image,
             cmdline=(layout.image / "cmdline").read_text().strip(),
             architecture=self.architecture,
+            datasource=self.datasource,
             state_disk=folder / "state.img",
             cidata=folder / "cidata.iso",
             console=folder / "console.log",

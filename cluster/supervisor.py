@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cluster.layout import Layout, make_private
 from cluster.process import Process
 from cluster.qemu_driver import QemuDriver
 from cluster.segment import Segment
+from cluster.services.segment import PORT, Services
 from cluster.shell import Shell
 from cluster.sparse import copy_file
 from cluster.timeline import Timeline
@@ -88,6 +90,10 @@ class Supervisor:
         sockets = {number: self.layout.net_socket(number) for number in self.description.numbers}
         self.segment = Segment(sockets, self.timeline.record)
         self.switch = self.segment.switch
+        self.services = Services(
+            self.description, self.layout, partial(self.switch.inject, PORT), changed=self._record, say=say
+        )
+        self.switch.attach(PORT, self.services)
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -100,6 +106,7 @@ class Supervisor:
         self.discovery.start()
         try:
             await self.switch.start()
+            await self.services.start()
             server = await asyncio.start_unix_server(self._serve, str(self.layout.control), limit=LINE_BYTES_MAX)
             self._record()
             say(f"cluster {self.description.name} supervised")
@@ -110,6 +117,7 @@ class Supervisor:
                 await self._end_machine(guest)
             await self.driver.close()
             self.segment.close()
+            await self.services.stop()
             await self.switch.stop()
             self.discovery.stop()
             sockets = (*map(self.layout.qmp_socket, self.guests), *map(self.layout.shell_socket, self.guests))
@@ -151,6 +159,11 @@ class Supervisor:
                 return self.segment.do(request)
             case {"do": "mark", "text": str(text)}:
                 return self.timeline.record("mark", text)
+            case {"do": "registry", "program": str(program)}:
+                return await self.services.registry.start(Path(program))
+            case {"do": "time", "offset_s": float(offset_s)}:
+                self.services.time.offset_s = offset_s
+                return self.timeline.record("fault" if offset_s else "heal", f"time server {offset_s:+g} s")
             case {"do": "save", "folder": str(folder)}:
                 return await self.save(Path(folder))
             case {"do": "restore", "folder": str(folder)}:
@@ -296,7 +309,11 @@ class Supervisor:
 
     def _record(self) -> None:
         """Write down which processes there are, so that the next command can clean up after a supervisor that was killed."""
-        pids = [os.getpid(), *(guest.vm.pid for guest in self.guests.values() if guest.vm is not None)]
+        pids = [
+            os.getpid(),
+            *(guest.vm.pid for guest in self.guests.values() if guest.vm is not None),
+            *self.services.pids,
+        ]
         found = (Process.of(pid) for pid in pids if pid is not None)
         processes = [dataclasses.asdict(process) for process in found if process is not None]
         part = self.layout.supervisor.with_suffix(".part")

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from cluster.machine import NETWORK, cluster_address, cluster_mac
+from cluster.description import Description
+from cluster.machine import DISCOVERY_PORT, NETWORK, cluster_address, cluster_mac
 
 SERVICES = f"{NETWORK}.1"
 """This computer."""
@@ -15,7 +16,6 @@ METADATA = "169.254.169.254"
 MAC = "52:54:00:43:00:00"
 """This computer's card: the one before node 1's."""
 DOMAIN = "cluster.internal"
-DISCOVERY_PORT = 8087
 FILES_PORT = 8080
 REGISTRY_PORT = 5000
 METADATA_PORT = 80
@@ -53,3 +53,15 @@ def names(nodes: Iterable[Neighbour]) -> dict[str, str]:
 def packed(address: str) -> bytes:
     """An IPv4 address as on the wire."""
     return IPv4Address(address).packed
+
+
+def services(description: Description) -> dict[str, str | None]:
+    """Where nodes find what: service to address, None for one that is not there."""
+    return {
+        "address": SERVICES,
+        "names": f"*.{DOMAIN}",
+        "discovery": f"http://{SERVICES}:{DISCOVERY_PORT}/",
+        "metadata": f"http://{METADATA}/",
+        "registry": f"registry:{REGISTRY_PORT}",
+        "files": f"http://{SERVICES}:{FILES_PORT}/" if description.files is not None else None,
+    }

@@ -131,9 +131,7 @@ def _ec2(instance: Instance) -> Tree:
             "local-hostname": name,
             "local-ipv4": node.address,
             "mac": mac,
-            "network": {
-                "interfaces": {"macs": {mac: {"device-number": "0", "local-ipv4s": node.address, "mac": mac}}}
-            },
+            "network": {"interfaces": {"macs": {mac: {"device-number": "0", "local-ipv4s": node.address, "mac": mac}}}},
             "placement": {"availability-zone": ZONE, "region": REGION},
             "public-hostname": name,
             "public-ipv4": node.address,

@@ -25,7 +25,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 def reference(text: str) -> tuple[str, str]:
     """Repository and tag of an image's name, whatever registry it names: ``quay.io/a/b:1`` -> ``a/b``, ``1``. Raises :class:`UsageFailure`."""
     first, slash, rest = text.partition("/")
-    if slash and (first == "localhost" or set(first) & set(".:")) or first == REGISTRY:
+    if (slash and (first == "localhost" or set(first) & set(".:"))) or first == REGISTRY:
         text = rest
     name, _, tag = text.partition(":")
     tag = tag or "latest"
@@ -34,7 +34,9 @@ def reference(text: str) -> tuple[str, str]:
     return name, tag
 
 
-def push(path: Path, registry: Path, name: str | None = None, progress: Callable[[str], None] = lambda _: None) -> list[str]:
+def push(
+    path: Path, registry: Path, name: str | None = None, progress: Callable[[str], None] = lambda _: None
+) -> tuple[str, ...]:
     """Push all images of the file or folder ``path``; returns the names under which nodes find them.
 
     ``registry`` is the registry's unix socket. ``name`` is instead of the one in the file, which then holds one image. Raises
@@ -54,7 +56,7 @@ def push(path: Path, registry: Path, name: str | None = None, progress: Callable
             except (OSError, http.client.HTTPException) as error:
                 raise Failure(f"the registry does not answer: {error}", where=str(registry)) from error
             pushed.append(f"{REGISTRY}/{repository}:{tag}")
-        return pushed
+        return tuple(pushed)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -128,4 +130,3 @@ class _Push:
             return response.headers.get("Location", "")
         finally:
             connection.close()
-

@@ -7,10 +7,10 @@ import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cluster.description import FORWARD, Description
 from cluster.layout import Layout
+from cluster.machine import DISCOVERY_PORT
 from cluster.services import addresses, dhcp, files, metadata, ntp, packet, registry
 from cluster.services.addresses import METADATA, SERVICES, Neighbour, packed
 from cluster.services.host import Caller, Host
@@ -60,7 +60,7 @@ class Services:
             changed=changed,
             say=say,
         )
-        self.registry = Registry(layout.state / "registry", self._images, changed, say)
+        self.registry = Registry(layout.state / "registry", layout.registry_socket, changed, say)
         self._metadata = Metadata(self._instance, secrets.token_bytes(32))
         self._servers: list[WebServer] = []
 
@@ -97,10 +97,6 @@ class Services:
         """The processes that run for them now."""
         return [owner.process.pid for owner in (self._stack, self.registry) if owner.process is not None]
 
-    @property
-    def _images(self) -> Path:
-        return self._layout.runtime / "images"
-
     def _name(self, caller: Caller, question: bytes) -> bytes | None:
         if self._names is None:
             from cluster.services.dns import NameServer  # its library takes a while to load: not before somebody asks
@@ -133,23 +129,11 @@ class Services:
         discovery = str(self._description.discovery_port)
         meta = str(self._layout.runtime / "meta")
         return [
-            Door(SERVICES, addresses.DISCOVERY_PORT, (*forward, "127.0.0.1", discovery)),
+            Door(SERVICES, DISCOVERY_PORT, (*forward, "127.0.0.1", discovery)),
             Door(SERVICES, addresses.FILES_PORT, (*forward, str(self._layout.runtime / "files"))),
-            Door(SERVICES, addresses.REGISTRY_PORT, (*forward, str(self._images))),
+            Door(SERVICES, addresses.REGISTRY_PORT, (*forward, str(self._layout.registry_socket))),
             *(
                 Door(alias(node.address), addresses.METADATA_PORT, (*forward, meta, node.address))
                 for node in self._nodes
             ),
         ]
-
-
-def listing(description: Description) -> dict[str, Any]:
-    """For ``cluster status``: where nodes find what."""
-    return {
-        "address": SERVICES,
-        "domain": addresses.DOMAIN,
-        "discovery": f"http://{SERVICES}:{addresses.DISCOVERY_PORT}/",
-        "metadata": f"http://{METADATA}/",
-        "registry": f"registry:{addresses.REGISTRY_PORT}",
-        "files": f"http://{SERVICES}:{addresses.FILES_PORT}/" if description.files is not None else None,
-    }

@@ -23,6 +23,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server_version = "flotilla"
     sys_version = ""
     caller = ""
+    raw_requestline: bytes
 
     def parse_request(self) -> bool:
         """Read a PROXY line where the request line is expected, and then the real one."""
