@@ -134,7 +134,13 @@ class Stack:
             self._life = asyncio.create_task(self._live())
 
     async def _live(self) -> None:
-        begin = time.monotonic()
+        while self._waiting:
+            begin = time.monotonic()
+            await self._run()
+            await asyncio.sleep(max(0.0, begin + RESTART_S - time.monotonic()))
+        self._life = None  # the next packet starts another
+
+    async def _run(self) -> None:
         process: asyncio.subprocess.Process | None = None
         try:
             with self._log.open("wb") as log:
@@ -159,8 +165,6 @@ class Stack:
             self.process = None
             self._waiting.clear()
             self._changed()
-        await asyncio.sleep(max(0.0, begin + RESTART_S - time.monotonic()))
-        self._life = None  # the next packet starts another
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
