@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
@@ -17,8 +18,12 @@ class FileHandler(Handler, http.server.SimpleHTTPRequestHandler):
 
     def send_head(self) -> BytesIO | BinaryIO | None:
         """Refuse what lies outside, also by a link, and what would wait for ever (a pipe) or is a device."""
-        path = Path(self.translate_path(self.path)).resolve()
-        if not path.is_relative_to(Path(self.directory).resolve()) or not (path.is_file() or path.is_dir()):
+        try:
+            # Not Path.resolve, which fails for a ring of links.
+            path = Path(os.path.realpath(self.translate_path(self.path)))
+        except ValueError:  # a zero byte
+            path = Path(os.devnull)
+        if not path.is_relative_to(os.path.realpath(self.directory)) or not (path.is_file() or path.is_dir()):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
         return super().send_head()

@@ -30,15 +30,15 @@ def test_an_offer_as_on_the_wire() -> None:
     answer = SERVER(Caller(MAC, bytes(4)), question.bytes())
     assert answer is not None
     assert answer[:44].hex() == (
-        "02010600" "0000cafe" "00000000"  # a reply, Ethernet, no hops; the transaction; no seconds, no flags
-        "00000000" "0a4d000c" "00000000" "00000000"  # yours is 10.77.0.12
+        "020106000000cafe00000000"  # a reply, Ethernet, no hops; the transaction; no seconds, no flags
+        "000000000a4d000c0000000000000000"  # yours is 10.77.0.12
         "52540043000200000000000000000000"
     )  # fmt: skip
     assert answer[236:].rstrip(b"\0").hex() == (
         "63825363"  # the cookie
-        "350102" "36040a4d0001" "330400015180"  # an offer, of this server, for a day
-        "0104ffffff00" "790920a9fea9fe0a4d0001"  # /24; 169.254.169.254/32 by 10.77.0.1
-        "06040a4d0001" "2a040a4d0001"  # names, time
+        "35010236040a4d0001330400015180"  # an offer, of this server, for a day
+        "0104ffffff00790920a9fea9fe0a4d0001"  # /24; 169.254.169.254/32 by 10.77.0.1
+        "06040a4d00012a040a4d0001"  # names, time
         "0c06" + b"node-2".hex() + "0f10" + b"cluster.internal".hex() + "ff"
     )  # fmt: skip
 

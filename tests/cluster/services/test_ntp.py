@@ -19,10 +19,10 @@ def test_an_answer_as_on_the_wire() -> None:
     assert answer is not None
     assert answer.hex() == (
         "240100ec"  # no warning, version 4, server; stratum 1; poll as asked; 2^-20 s
-        "00000000" "00000040" "4c4f434c"  # delay, dispersion, "LOCL"
+        "00000000000000404c4f434c"  # delay, dispersion, "LOCL"
         "e8fe6f8080000000"  # last set
         "ea1c0000deadbeef"  # the client's own
-        "e8fe6f8080000000" "e8fe6f8080000000"  # received, sent
+        "e8fe6f8080000000e8fe6f8080000000"  # received, sent
     )  # fmt: skip
 
 

@@ -107,10 +107,15 @@ def node(program: Path, number: int, address: str, port: int) -> Iterator[str]:
     """The way of node ``number`` to a TCP address: ``127.0.0.1:PORT``."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         here = probe.getsockname()[1]
-    own = cluster_address(number)
     user = {
-        **{"type": "user", "id": "user", "net": "10.77.0.0/24", "host": own, "dns": "10.77.0.250", "ipv6": False},
-        **{"dhcpstart": "10.77.0.200", "hostfwd": [{"str": f"tcp:127.0.0.1:{here}-{address}:{port}"}]},
+        "type": "user",
+        "id": "user",
+        "net": "10.77.0.0/24",
+        "host": cluster_address(number),
+        "dns": "10.77.0.250",
+        "dhcpstart": "10.77.0.200",
+        "ipv6": False,
+        "hostfwd": [{"str": f"tcp:127.0.0.1:{here}-{address}:{port}"}],
     }
     path = str(Layout.of("segment").net_socket(number))
     wire = {"type": "stream", "id": "wire", "server": False, "addr": {"type": "unix", "path": path}}
@@ -165,7 +170,6 @@ def test_a_connection_survives_a_cut_of_its_link(segment: Segment, program: Path
 
 def test_tcp_comes_back_when_its_qemu_is_killed(segment: Segment, program: Path) -> None:
     with node(program, 1, "10.77.0.1", 8080) as place:
-        assert segment.services.pids == [] or len(segment.services.pids) == 1
         get(f"http://{place}/")
         (first,) = segment.services.pids
         os.kill(first, 9)
