@@ -23,12 +23,13 @@ from typing import Any
 from cluster import attendance
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
+from cluster.impairment import HOST
 from cluster.driver import Driver, Vm
 from cluster.layout import Layout, make_private
 from cluster.process import Process
 from cluster.qemu_driver import QemuDriver
 from cluster.segment import Segment
-from cluster.services.segment import PORT, Services
+from cluster.services.services import Services
 from cluster.shell import Shell
 from cluster.sparse import copy_file
 from cluster.timeline import Timeline
@@ -91,9 +92,9 @@ class Supervisor:
         self.segment = Segment(sockets, self.timeline.record)
         self.switch = self.segment.switch
         self.services = Services(
-            self.description, self.layout, partial(self.switch.inject, PORT), changed=self._record, say=say
+            self.description, self.layout, partial(self.switch.inject, HOST), changed=self._record, say=say
         )
-        self.switch.attach(PORT, self.services)
+        self.switch.attach(HOST, self.services)
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 

@@ -21,8 +21,6 @@ from cluster.services.stack import Door, Stack, alias
 from cluster.services.webserver import WebServer
 from terminal import Failure
 
-PORT = 0
-"""Of the switch."""
 
 
 class Services:

@@ -28,7 +28,8 @@ from cluster.description import Description
 from cluster.layout import Layout, make_private
 from cluster.machine import cluster_address
 from cluster.process import Process
-from cluster.services.segment import PORT, Services
+from cluster.impairment import HOST
+from cluster.services.services import Services
 from cluster.switch import Faults, Switch
 
 USER_DATA = "#cloud-config\nhostname: {}\n"
@@ -44,9 +45,9 @@ class Segment:
         self.loop = asyncio.new_event_loop()
         self.switch = Switch({number: layout.net_socket(number) for number in description.numbers})
         self.services = Services(
-            description, layout, partial(self.switch.inject, PORT), changed=lambda: None, say=self.said.append
+            description, layout, partial(self.switch.inject, HOST), changed=lambda: None, say=self.said.append
         )
-        self.switch.attach(PORT, self.services)
+        self.switch.attach(HOST, self.services)
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self.wait(self.switch.start())
@@ -163,7 +164,7 @@ def test_a_connection_survives_a_cut_of_its_link(segment: Segment, program: Path
     """TCP of both sides sends again what the switch drops."""
     with node(program, 1, "10.77.0.1", 8080) as place:
         get(f"http://{place}/")
-        segment.loop.call_soon_threadsafe(segment.switch.impose, Faults().cutting(1, PORT))
+        segment.loop.call_soon_threadsafe(segment.switch.impose, Faults().cutting(1, HOST))
         segment.loop.call_soon_threadsafe(segment.loop.call_later, 0.5, segment.switch.impose, Faults())
         assert get(f"http://{place}/large") == LARGE
 
