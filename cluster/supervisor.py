@@ -23,8 +23,8 @@ from typing import Any
 from cluster import attendance
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
-from cluster.impairment import HOST
 from cluster.driver import Driver, Vm
+from cluster.impairment import HOST
 from cluster.layout import Layout, make_private
 from cluster.process import Process
 from cluster.qemu_driver import QemuDriver

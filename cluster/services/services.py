@@ -22,7 +22,6 @@ from cluster.services.webserver import WebServer
 from terminal import Failure
 
 
-
 class Services:
     """This computer on a cluster's segment. ``inject`` sends a frame to the switch, which calls :meth:`deliver` with those for us."""
 

@@ -25,10 +25,10 @@ from cloudconfig import seed
 from cluster import qemu
 from cluster.accelerator import Accelerator
 from cluster.description import Description
+from cluster.impairment import HOST
 from cluster.layout import Layout, make_private
 from cluster.machine import cluster_address
 from cluster.process import Process
-from cluster.impairment import HOST
 from cluster.services.services import Services
 from cluster.switch import Faults, Switch
 
