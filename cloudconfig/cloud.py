@@ -64,7 +64,7 @@ class Service:
         while True:
             try:
                 status, body = self._once(method, path, headers)
-                if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
+                if not _passes(status):
                     return status, body
                 trouble = f"HTTP status {status}"
             except (OSError, http.client.HTTPException) as error:
@@ -167,7 +167,12 @@ def openstack(service: Service) -> Told:
     )
 
 
-KINDS: Mapping[str, Callable[[Service], Told]] = {"ec2": ec2, "openstack": openstack}
+KINDS: dict[str, Callable[[Service], Told]] = {"ec2": ec2, "openstack": openstack}
+
+
+def _passes(status: int) -> bool:
+    """Whether a status is trouble that time may mend. 501 is not: the service does not know the method."""
+    return status == HTTPStatus.TOO_MANY_REQUESTS or (status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED)
 
 
 def _text(data: bytes) -> str:
