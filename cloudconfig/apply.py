@@ -24,6 +24,7 @@ from cloudconfig.status import Status, Trouble
 from terminal import Failure
 
 SCRIPTS = f"{manifest.FOLDER}/scripts"
+ONLINE_UNIT = "cloudconfig-online.service"
 SCRIPT_UNIT = "cloudconfig-script"
 WARNINGS_MAX = 20  # on a console
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/run/systemd/system/")
@@ -32,8 +33,17 @@ _BEGIN = "# cloudconfig: begin (this part is rewritten at every boot)"
 _END = "# cloudconfig: end"
 
 
-def apply(source: str, root_path: str, machine: Machine, clock: Callable[[], float] = time.monotonic) -> Status:
+def apply(
+    source: str,
+    root_path: str,
+    machine: Machine,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    online: bool = True,
+) -> Status:
     """Apply the user-data of the datasource ``source`` (not auto) under ``root_path``, leave the status file, return it.
+
+    If it takes a network and we are not ``online`` yet, a unit is queued that does it all later; then there is no status file.
 
     Raises Failure only if not even the status could be written.
     """
@@ -42,7 +52,10 @@ def apply(source: str, root_path: str, machine: Machine, clock: Callable[[], flo
     try:
         root.remove(status.PATH)
         try:
-            seed = datasource.fetch(source)
+            seed = datasource.fetch(source, online=online)
+        except datasource.OfflineError:
+            machine.run(("systemctl", "--no-block", "start", ONLINE_UNIT))
+            return Status(status.DEFERRED, source)
         except Failure as failure:
             outcome = Status(status.FAILED, source, errors=(_trouble(failure),))
         else:

@@ -87,9 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         "--datasource",
         metavar="NAME",
         default="auto",
-        help="auto (default), installed, nocloud, file:PATH, none; several with commas: the first that is there",
+        help="auto (default), ec2, installed, nocloud, openstack, file:PATH, none; several with commas: the first that is there",
     )
     sub.add_argument("--root", metavar="DIR", default="/", help="a folder to write into instead of the running system")
+    sub.add_argument(
+        "--early", action="store_true", help="there is no network yet: what needs one is done by a unit that is queued"
+    )
     sub.set_defaults(run=_apply)
 
     sub = commands.add_parser(
@@ -183,7 +186,8 @@ def _apply(options: argparse.Namespace) -> int:
         raise Failure("this machine is no node", where=NODE_CODE, hint="--root DIR writes into a folder")
     command_line = Path("/proc/cmdline").read_text("utf-8", "replace") if options.datasource == "auto" else ""
     name = datasource.chosen(options.datasource, command_line)
-    outcome = apply.apply(name, options.root, machine.Live() if live else machine.Folder())
+    target = machine.Live() if live else machine.Folder()
+    outcome = apply.apply(name, options.root, target, online=not options.early)
     for line in outcome.lines():
         # Shown on the console, where many programs write: each line says whose it is.
         print(f"cloudconfig: {line}", flush=True)

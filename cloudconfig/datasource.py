@@ -2,7 +2,8 @@
 
 ``nocloud``: a block device whose virtio serial number is ``cidata`` or that udev found by the label ``cidata``, holding ISO 9660
 with ``user-data`` and ``meta-data``. ``installed``: the same two as files on the state partition, where an installation left them.
-``file:PATH``: a file with user-data and no meta-data. ``none``: nothing to do.
+``ec2``, ``openstack``: the metadata service of a cloud (:mod:`cloudconfig.cloud`), once there is a network. ``file:PATH``: a file with
+user-data and no meta-data. ``none``: nothing to do.
 
 Several with commas between them (``installed,nocloud``): the first that is there; only the last is waited for, and that none is there is
 then no failure. One that is there and broken is one: nobody wants the next instead.
@@ -22,6 +23,7 @@ from cloudconfig.userdata import INFLATED_MAX
 from terminal import Failure, UsageFailure
 
 LABEL = "cidata"
+NETWORKED = ("ec2", "openstack")
 INSTALLED = Path("/var/lib/flotilla")
 """Where ``flotilla-install`` puts ``user-data`` and ``meta-data``, mode 0600."""
 # Disks are there before us (the initrd waits for the root disk, on the same bus); a slow CD drive may not be.
@@ -31,6 +33,10 @@ _OPTION = re.compile(r"(?:^|\s)flotilla\.datasource=(\S*)")
 
 class Absent(Failure):
     """A datasource that is not there; one that is there and broken is any other Failure."""
+
+
+class OfflineError(Exception):
+    """It is the turn of a datasource that only a network leads to."""
 
 
 class Seed(NamedTuple):
@@ -55,16 +61,25 @@ def check(name: str) -> None:
     """Raise UsageFailure unless ``name`` is a datasource, or several."""
     several = "," in name
     for each in name.split(","):
+        if each in NETWORKED:
+            if each != name.rpartition(",")[2]:
+                raise UsageFailure(
+                    f"{each} must be the last", hint="that it is not there shows after waiting for it: installed,ec2"
+                )
+            continue
         if each in ("installed", "nocloud") or each.startswith("file:") or (each in ("auto", "none") and not several):
             continue
         raise UsageFailure(
             f"no datasource is called {each!r}" if each not in ("auto", "none") else f"{each!r} stands alone",
-            hint="there are: auto, installed, nocloud, file:PATH, none; installed,nocloud means the first that is there",
+            hint="there are: auto, ec2, installed, nocloud, openstack, file:PATH, none; installed,nocloud means the first that is there",
         )
 
 
-def fetch(name: str, *, wait_s: float = WAIT_S, system: Path = Path("/")) -> Seed | None:
-    """Get the seed of the datasource ``name`` (not auto), None for ``none``, and if of several none is there. Raises Failure."""
+def fetch(name: str, *, online: bool = True, wait_s: float = WAIT_S, system: Path = Path("/")) -> Seed | None:
+    """Get the seed of the datasource ``name`` (not auto), None for ``none``, and if of several none is there.
+
+    Raises Failure, and OfflineError if it takes a network and we are not ``online`` yet.
+    """
     if name in ("none", ""):
         return None
     check(name)
@@ -74,6 +89,10 @@ def fetch(name: str, *, wait_s: float = WAIT_S, system: Path = Path("/")) -> See
             return _fetch(each, 0, system)
         except Absent:
             continue
+    if last in NETWORKED:
+        if not online:
+            raise OfflineError(last)
+        return _networked(last)
     try:
         return _fetch(last, wait_s, system)
     except Absent:
@@ -89,6 +108,13 @@ def _fetch(name: str, wait_s: float, system: Path) -> Seed:
         return installed(system)
     path = name.removeprefix("file:")
     return Seed(name, _read(Path(path)))
+
+
+def _networked(name: str) -> Seed:
+    from cloudconfig import cloud  # half a second of boot time that no other datasource needs
+
+    told = cloud.KINDS[name](cloud.Service())
+    return Seed(name, told.user_data, told.instance_id, told.hostname, told.keys)
 
 
 def installed(system: Path = Path("/")) -> Seed:

@@ -19,6 +19,7 @@ PATH = "/run/cloudconfig/status.json"
 DONE = "done"  # all is as the user-data says
 DEGRADED = "degraded"  # host name and SSH keys are, the rest is not, or not wholly
 FAILED = "failed"  # nothing could be done
+DEFERRED = "deferred"  # to when there is a network; never in the file
 NONE = "none"  # no datasource, or of several none is there: nothing was asked for
 REPAIR = "hint: 'cloudconfig validate' tells lines; 'sudo cloudconfig apply --datasource file:PATH' repairs"
 
@@ -48,7 +49,7 @@ class Status(NamedTuple):
     @property
     def good(self) -> bool:
         """Whether there is nothing to repair."""
-        return self.result in (DONE, NONE)
+        return self.result in (DONE, NONE, DEFERRED)
 
     def as_json(self) -> str:
         """The file's content."""
@@ -63,6 +64,8 @@ class Status(NamedTuple):
             if self.datasource in ("", NONE):
                 return ["none: no datasource is named on the kernel command line"]
             return [f"none: no user-data is there; tried {self.datasource.replace(',', ', ')}"]
+        if self.result == DEFERRED:
+            return [f"{self.datasource}: as soon as there is a network"]
         first = f"{self.result}: {self.datasource}, {len(self.changed)} paths changed, {self.seconds:.1f} s"
         repair = () if self.good else (REPAIR,)
         return [

@@ -19,10 +19,12 @@ from typing import Any
 from cluster import control
 from cluster.description import Description
 from cluster.eventually import T, eventually
+from cluster.fault import Fault
 from cluster.layout import NAME_PATTERN, Layout, clusters_root, make_private
 from cluster.net import Net
 from cluster.node import CONNECT_DEADLINE_S, Node
 from cluster.process import Process
+from cluster.services.addresses import services
 from cluster.ssh import USER
 from terminal import Failure, UsageFailure
 
@@ -215,9 +217,28 @@ class Cluster:
             "memory_mib": self.description.memory_mib,
             "discovery": f"http://127.0.0.1:{self.description.discovery_port}",
             "folder": str(self.layout.state),
+            "services": services(self.description),
             "nodes": nodes,
             "faults": live["faults"],
         }
+
+    def push(
+        self, image: Path, name: str | None = None, progress: Callable[[str], None] = lambda _: None
+    ) -> tuple[str, ...]:
+        """Push the images in a docker-archive or OCI layout into the cluster's registry, see :func:`cluster.services.push.push`.
+
+        Returns the names under which nodes pull them. Raises :class:`Failure`.
+        """
+        from cluster.services.push import push
+        from cluster.services.registry import find
+
+        self.ask("registry", program=str(find()))
+        return push(image, self.layout.registry_socket, name, progress)
+
+    def shift_time(self, seconds: float) -> Fault:
+        """Have the segment's time server be wrong by ``seconds``; nodes follow when they ask next. Raises :class:`Failure`."""
+        self.ask("time", offset_s=float(seconds))
+        return Fault(f"time server {seconds:+g} s", lambda: self.ask("time", offset_s=0.0))
 
     def exports(self) -> dict[str, str]:
         """The environment variables with which a plain ``fleetctl`` on this computer talks to this cluster."""

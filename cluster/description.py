@@ -34,6 +34,10 @@ class Description:
     agent_ttl: str
     architecture: str = "amd64"
     """Of its nodes."""
+    datasource: str = "nocloud"
+    """Where they take their user-data from."""
+    files: str | None = None
+    """The folder of this computer that they may read over HTTP."""
     ready: bool = False
     node_numbers: tuple[int, ...] = ()
     """Of its nodes, in the order of ``ssh_ports``; empty for 1 to N, as long as none has joined or left."""
@@ -138,6 +142,7 @@ class Description:
             image=layout.image,
             cmdline=(layout.image / "cmdline").read_text().strip(),
             architecture=self.architecture,
+            datasource=self.datasource,
             state_disk=folder / "state.img",
             cidata=folder / "cidata.iso",
             console=folder / "console.log",

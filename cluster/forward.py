@@ -1,7 +1,8 @@
-"""One TCP connection of a guest, carried to a loopback service: ``python -I -S forward.py ADDRESS PORT``.
+"""One TCP connection of a guest, carried to a service of this computer: ``python -I -S forward.py ADDRESS PORT``.
 
-QEMU's user network runs this for each connection to a ``guestfwd`` address, with the connection as standard input and output
-(and error, so nothing may be printed). It ends with either side, and with the QEMU that started it.
+Or ``forward.py SOCKET [CALLER]``: to a unix socket (its path begins with a slash), which is first told the address that the connection
+comes from, as the PROXY protocol's version 1 does. QEMU's user network runs this for each connection to a ``guestfwd`` address, with the
+connection as standard input and output (and error, so nothing may be printed). It ends with either side, and with the QEMU that started it.
 """
 
 import ctypes
@@ -31,9 +32,20 @@ def pump(guest: socket.socket, service: socket.socket) -> None:
                     peer[end].shutdown(socket.SHUT_WR)
 
 
+def connect(address: str, *words: str) -> socket.socket:
+    """The connection to the service that the arguments name."""
+    if not address.startswith("/"):
+        return socket.create_connection((address, int(words[0])), timeout=None)
+    service = socket.socket(socket.AF_UNIX)
+    service.connect(address)
+    for caller in words:
+        service.sendall(f"PROXY TCP4 {caller} 0.0.0.0 0 0\r\n".encode())
+    return service
+
+
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
-        pump(socket.socket(fileno=0), socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=None))
+        pump(socket.socket(fileno=0), connect(*sys.argv[1:]))
     except OSError:
         sys.exit(1)  # the guest sees its connection end: the same as a refusal

@@ -110,6 +110,11 @@ class Layout:
         """The switch's socket for node ``number``."""
         return self.runtime / f"net-{number}"
 
+    @property
+    def registry_socket(self) -> Path:
+        """The container registry's socket."""
+        return self.runtime / "images"
+
     def qmp_socket(self, number: int) -> Path:
         """The monitor of node ``number``'s QEMU."""
         return self.runtime / f"qmp-{number}"

@@ -18,7 +18,8 @@ DISCOVERY_PORT = 8087
 snapshot could not be restored beside the cluster that it was made of. (The original discovery service's own.)"""
 SHELL_PORT = "flotilla.shell"
 """The name of the virtio port with the root shell: a node looks for it (image/overlay, 60-flotilla-shell.rules), see docs/guest.md."""
-DATASOURCE = "flotilla.datasource=nocloud"
+DATASOURCES = ("nocloud", "ec2", "openstack")
+"""Where a node may take its user-data from: its seed volume, or one of the two kinds of metadata service."""
 EMULATED_CACHE_MIB = 256
 """Translated code kept per emulated node. QEMU's default is an eighth of all memory, each."""
 
@@ -56,6 +57,7 @@ class Machine:
     """The kernel command line that came with the image."""
     architecture: str = "amd64"
     """The image's."""
+    datasource: str = "nocloud"
     state_disk: Path
     cidata: Path
     console: Path
@@ -96,7 +98,7 @@ def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> l
         *("-accel", accelerator, "-smp", "1", "-m", str(machine.memory_mib)),
         *("-object", json.dumps(_memory(machine, memory, shared=shared))),
         *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd.img")),
-        *("-append", f"{machine.cmdline} {DATASOURCE}".strip()),
+        *("-append", f"{machine.cmdline} flotilla.datasource={machine.datasource}".strip()),
         *_disk("root", machine.image / "root.img", writable=False),
         *_disk("state", machine.state_disk, writable=True),
         *_disk("cidata", machine.cidata, writable=False),

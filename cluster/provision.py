@@ -12,6 +12,7 @@ from cluster.description import Description
 from cluster.layout import Layout
 from cluster.machine import PREFIX_BITS, cluster_address, cluster_mac, management_mac
 from cluster.preflight import IMAGE_FILES
+from cluster.services import addresses
 from terminal import Failure
 
 PACKAGED = "the packaged template"
@@ -79,6 +80,12 @@ def variables(
         "fleet": {
             "agent_ttl": description.agent_ttl,
             "metadata": {"name": node["name"], "role": node["role"]},
+        },
+        "services": {
+            "address": addresses.SERVICES,
+            "domain": addresses.DOMAIN,
+            "metadata": addresses.METADATA,
+            "registry": f"registry:{addresses.REGISTRY_PORT}",
         },
         "factor": description.accelerator.factor,
     }

@@ -26,11 +26,13 @@ from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
 from cluster.driver import Driver, Vm
 from cluster.faults import FaultBook, Heal
+from cluster.impairment import HOST
 from cluster.layout import Layout, make_private
 from cluster.nodefaults import SHELL_DEADLINE_S, NodeFaults
 from cluster.process import Process
 from cluster.qemu_driver import QemuDriver
 from cluster.segment import Segment
+from cluster.services.services import Services
 from cluster.shell import Lost, Shell
 from cluster.sparse import copy_file
 from cluster.timeline import Timeline
@@ -90,6 +92,10 @@ class Supervisor:
         self.segment = Segment(sockets, self.book)
         self.switch = self.segment.switch
         self.node_faults = NodeFaults(self.book, self.layout, self.description.accelerator.factor)
+        self.services = Services(
+            self.description, self.layout, partial(self.switch.inject, HOST), changed=self._record, say=say
+        )
+        self.switch.attach(HOST, self.services)
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -102,6 +108,7 @@ class Supervisor:
         self._switch_discovery(on=True)
         try:
             await self.switch.start()
+            await self.services.start()
             server = await asyncio.start_unix_server(self._serve, str(self.layout.control), limit=LINE_BYTES_MAX)
             self._record()
             say(f"cluster {self.description.name} supervised")
@@ -112,6 +119,7 @@ class Supervisor:
                 await self._end_machine(guest)
             await self.driver.close()
             self.segment.close()
+            await self.services.stop()
             await self.switch.stop()
             self._switch_discovery(on=False)
             sockets = (*map(self.layout.qmp_socket, self.guests), *map(self.layout.shell_socket, self.guests))
@@ -165,6 +173,11 @@ class Supervisor:
                 return await self.adopt(Description.of(description))
             case {"do": "mark", "text": str(text)}:
                 return self.timeline.record("mark", text)
+            case {"do": "registry", "program": str(program)}:
+                return await self.services.registry.start(Path(program))
+            case {"do": "time", "offset_s": float(offset_s)}:
+                self.services.time.offset_s = offset_s
+                return self.timeline.record("fault" if offset_s else "heal", f"time server {offset_s:+g} s")
             case {"do": "save", "folder": str(folder)}:
                 return await self.save(Path(folder))
             case {"do": "restore", "folder": str(folder)}:
@@ -405,7 +418,11 @@ class Supervisor:
 
     def _record(self) -> None:
         """Write down which processes there are, so that the next command can clean up after a supervisor that was killed."""
-        pids = [os.getpid(), *(guest.vm.pid for guest in self.guests.values() if guest.vm is not None)]
+        pids = [
+            os.getpid(),
+            *(guest.vm.pid for guest in self.guests.values() if guest.vm is not None),
+            *self.services.pids,
+        ]
         found = (Process.of(pid) for pid in pids if pid is not None)
         processes = [dataclasses.asdict(process) for process in found if process is not None]
         part = self.layout.supervisor.with_suffix(".part")

@@ -13,7 +13,7 @@ from cluster import cluster as clusters
 from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.layout import Layout, cache_root
-from cluster.machine import NODES_MAX
+from cluster.machine import DATASOURCES, NODES_MAX
 from cluster.preflight import MEMORY_MIB_MAX, MEMORY_MIB_MIN
 from cluster.readiness import Readiness
 from fleet.config import duration
@@ -44,6 +44,10 @@ class Options:
     ssh_port: int | None = None
     discovery_port: int | None = None
     agent_ttl: str = "30s"
+    datasource: str = "nocloud"
+    """Where nodes take their user-data from, see :data:`cluster.machine.DATASOURCES`."""
+    files: Path | None = None
+    """A folder that nodes may read over HTTP."""
     keep: bool = False
     """Leave a cluster that failed to come up as it is, to look at it."""
 
@@ -58,6 +62,10 @@ class Options:
         _validate_ttl(self.agent_ttl)
         if self.user_data is not None and not self.user_data.is_file():
             raise UsageFailure("no such file", where=f"--user-data {self.user_data}")
+        if self.datasource not in DATASOURCES:
+            raise UsageFailure(f"--datasource {self.datasource}: there are {', '.join(DATASOURCES)}")
+        if self.files is not None and not self.files.is_dir():
+            raise UsageFailure("no such folder", where=f"--files {self.files}")
         for archive in self.load_images:
             require_archive(archive)
         if self.image is not None:
@@ -234,6 +242,8 @@ def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: acce
         discovery_port=discovery,
         agent_ttl=options.agent_ttl,
         architecture=options.arch,
+        datasource=options.datasource,
+        files=None if options.files is None else str(options.files.absolute()),
     )
 
 

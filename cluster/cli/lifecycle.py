@@ -13,6 +13,7 @@ from cluster import scale
 from cluster.cli.verbs import Verbs, json_argument, name_argument, with_name
 from cluster.cluster import Cluster
 from cluster.layout import Layout
+from cluster.machine import DATASOURCES
 from cluster.restore import up_cached
 from cluster.up import Options, require_archive, up
 from terminal import Phases, table
@@ -95,6 +96,12 @@ def up_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on from a snapshot of such a cluster if there is one, else keep one (some 1.5 GB) for the next time",
     )
+    parser.add_argument(
+        "--datasource", choices=DATASOURCES, default="nocloud", help="where nodes take their user-data from (nocloud)"
+    )
+    parser.add_argument(
+        "--files", type=Path, metavar="DIR", help="a folder that nodes may read at http://10.77.0.1:8080/"
+    )
     parser.add_argument("--keep", action="store_true", help="leave a cluster that failed to come up as it is")
     parser.set_defaults(run=_up)
 
@@ -119,6 +126,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         ssh_port=arguments.ssh_port,
         discovery_port=arguments.discovery_port,
         agent_ttl=arguments.agent_ttl,
+        datasource=arguments.datasource,
+        files=arguments.files,
         keep=arguments.keep,
     )
 
@@ -177,6 +186,8 @@ def _status(arguments: argparse.Namespace) -> int:
         for n in status["nodes"]
     ]
     print(table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "LAST END"]))
+    offered = [f"{name} {where}" for name, where in status["services"].items() if where is not None]
+    print("\nfor nodes: " + ", ".join(offered))
     return 0
 
 

@@ -15,9 +15,16 @@ from cluster.ssh import USER
 from cluster.up import load, require_archive
 from terminal import Failure, Phases, UsageFailure
 
+PUSH_EXAMPLES = """\
+examples:
+  docker save redis:7 -o redis.tar && cluster push redis.tar
+  cluster push build/container/redis/redis.tar --as redis:mine
+  cluster ssh node-1 docker run -d registry:5000/redis:mine
+"""
+
 
 def add(verbs: Verbs) -> None:
-    """``ssh``, ``env``, ``console``, ``start``, ``stop`` and ``load-image``."""
+    """``ssh``, ``env``, ``console``, ``start``, ``stop``, ``load-image`` and ``push``."""
     sub = verbs.add("ssh", "a shell, or one command, on a node", _ssh)
     sub.add_argument("node", metavar="NODE", help="node-2, or just 2")
     sub.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="run this instead of a shell")
@@ -30,6 +37,9 @@ def add(verbs: Verbs) -> None:
     verbs.add("stop", "press a node's power button and wait", _stop).add_argument("node", metavar="NODE")
     sub = verbs.add("load-image", "give a docker-archive to every node's docker", _load_image)
     sub.add_argument("file", metavar="FILE", type=Path)
+    sub = verbs.add("push", "put container images into the cluster's registry", _push, examples=PUSH_EXAMPLES)
+    sub.add_argument("file", metavar="IMAGE", type=Path, help="a docker-archive, or an OCI layout (a tar or a folder)")
+    sub.add_argument("--as", dest="image", metavar="NAME", help="instead of the image's own name: redis:7")
 
 
 def _ssh(arguments: argparse.Namespace) -> int:
@@ -80,6 +90,18 @@ def _start(arguments: argparse.Namespace) -> int:
 
 def _stop(arguments: argparse.Namespace) -> int:
     Cluster.open(arguments.name).running_node(arguments.node).stop()
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    if not arguments.file.exists():
+        raise UsageFailure("there is no such file or folder", where=str(arguments.file))
+    cluster = Cluster.open(arguments.name)
+    phases = Phases()
+    with phases.phase(f"pushing {arguments.file.name}"):
+        names = cluster.push(arguments.file, arguments.image, phases.detail)
+    for name in names:
+        print(name)
     return 0
 
 

@@ -74,7 +74,7 @@ class Node:
         data = text if isinstance(text, bytes) else text.encode()
         found = Seed("test", data, **seed)  # type: ignore[arg-type]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(datasource, "fetch", lambda _name: found)
+            patch.setattr(datasource, "fetch", lambda _name, *, online: found)
             outcome = apply_module.apply("test", str(self.path), self.machine)
         assert status.read(self.path / "run/cloudconfig/status.json") == outcome
         return outcome
@@ -135,6 +135,14 @@ def test_the_whole(node: Node) -> None:
     assert (node.path / "var/lib/cloudconfig/plan.json").stat().st_mode & 0o777 == 0o600
     assert "discovery" not in json.dumps(outcome)
     assert len(outcome.changed) == 10
+
+
+def test_what_the_network_has_is_left_to_a_unit_that_is_queued(node: Node) -> None:
+    outcome = apply_module.apply("ec2", str(node.path), node.machine, online=False)
+    assert (outcome.result, outcome.good) == ("deferred", True)
+    assert outcome.lines() == ["ec2: as soon as there is a network"]
+    assert node.machine.ran == ["systemctl --no-block start cloudconfig-online.service"]
+    assert status.read(node.path / "run/cloudconfig/status.json") is None  # it has not ended
 
 
 def test_again_changes_nothing(node: Node) -> None:

@@ -67,7 +67,7 @@ def test_wrong_usage() -> None:
         with pytest.raises(SystemExit) as caught:
             run(*arguments)
         assert caught.value.code == 2
-    assert run("apply", "--datasource", "ec2", "--root", "/nonexistent") == 2
+    assert run("apply", "--datasource", "ec2,nocloud", "--root", "/nonexistent") == 2
 
 
 @pytest.mark.parametrize("name", ["validate", "render", "apply", "status"])

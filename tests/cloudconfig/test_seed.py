@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import datasource, iso, seed
-from cloudconfig.datasource import Seed
+from cloudconfig import cloud, datasource, iso, seed
+from cloudconfig.datasource import OfflineError, Seed
 from terminal import Failure, UsageFailure
 
 USER_DATA = b"#cloud-config\nhostname: a\n"
@@ -118,15 +118,37 @@ def test_auto_is_what_the_kernel_command_line_says(line: str, chosen: str) -> No
 
 
 def test_an_unknown_datasource_is_wrong_usage() -> None:
-    with pytest.raises(UsageFailure, match="no datasource is called 'ec2'"):
-        datasource.fetch("ec2")
+    with pytest.raises(UsageFailure, match="no datasource is called 'gce'"):
+        datasource.fetch("gce")
 
 
-@pytest.mark.parametrize("name", ["installed,ec2", "ec2,nocloud", "nocloud,", ",", "none,nocloud", "nocloud,auto"])
+@pytest.mark.parametrize("name", ["installed,gce", "gce,nocloud", "nocloud,", ",", "none,nocloud", "nocloud,auto"])
 def test_each_of_several_is_checked_before_any_is_asked(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageFailure) as caught:
         datasource.fetch(name, wait_s=0, system=tmp_path)
     assert "installed, nocloud" in (caught.value.hint or "")
+
+
+def test_what_the_network_has_comes_last() -> None:
+    with pytest.raises(UsageFailure, match="ec2 must be the last"):
+        datasource.fetch("ec2,nocloud")
+
+
+def test_what_the_network_has_waits_for_it(tmp_path: Path) -> None:
+    for name in ("ec2", "installed,openstack"):
+        with pytest.raises(OfflineError):
+            datasource.fetch(name, online=False, system=tmp_path)
+    folder = tmp_path / "var/lib/flotilla"
+    folder.mkdir(parents=True)
+    (folder / "user-data").write_text("#cloud-config\n")
+    found = datasource.fetch("installed,ec2", online=False, system=tmp_path)
+    assert found is not None
+    assert found.source == "installed"
+
+
+def test_a_seed_from_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cloud.KINDS, "ec2", lambda _: cloud.Told(b"data", "i-1", "n1", ("key",)))
+    assert datasource.fetch("ec2") == Seed("ec2", b"data", "i-1", "n1", ("key",))
 
 
 class Machine:

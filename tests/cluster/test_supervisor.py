@@ -1,16 +1,19 @@
 """The supervisor with real QEMU processes: a guest of a few instructions in place of a kernel, but every option and device is real."""
 
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster import control
+from cluster import control, timeline
 from cluster.cluster import Cluster, changing, end_processes, processes
 from cluster.layout import Layout
 from cluster.process import Process
@@ -129,3 +132,47 @@ def test_one_command_at_a_time_changes_a_cluster() -> None:
     assert not layout.lock.exists()
     with changing(layout):
         pass
+
+
+def image_file(path: Path) -> Path:
+    """A docker-archive of an image without layers."""
+    manifest = json.dumps([{"Config": "config.json", "RepoTags": ["small:1"], "Layers": []}]).encode()
+    with tarfile.open(path, "w") as archive:
+        for name, data in (("manifest.json", manifest), ("config.json", b"{}")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_a_pushed_image_is_there_again_after_the_supervisors_end_and_the_registry_ends_with_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    archive = image_file(tmp_path / "small.tar")
+    assert cluster.push(archive) == ("registry:5000/small:1",)
+    supervisor, registry = processes(cluster.layout)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    assert eventually(lambda: not (supervisor.alive or registry.alive))
+    with pytest.raises(Failure, match="is not running"):
+        cluster.push(archive)
+    cluster.launch()
+    assert len(processes(cluster.layout)) == 2  # it has images, so it runs
+    sent: list[str] = []
+    assert cluster.push(archive, "again:2", sent.append) == ("registry:5000/again:2",)
+    assert cluster.push(archive, "again:2", sent.append) == ("registry:5000/again:2",)
+    assert len(sent) == 1
+    cluster.remove()
+    assert not any(process.alive for process in processes(cluster.layout))
+    assert not cluster.layout.state.exists()
+
+
+def test_a_time_server_that_is_wrong_is_a_fault(cluster: Cluster) -> None:
+    with cluster.shift_time(-90.5) as fault:
+        assert str(fault) == "time server -90.5 s"
+    events = [(event.kind, event.what) for event in timeline.read(cluster.layout.timeline)]
+    assert events[-2:] == [("fault", "time server -90.5 s"), ("heal", "time server +0 s")]
+
+
+def test_status_says_where_the_services_are(cluster: Cluster) -> None:
+    assert cluster.status()["services"]["registry"] == "registry:5000"
+    assert cluster.status()["services"]["files"] is None

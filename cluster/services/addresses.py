@@ -1,0 +1,67 @@
+"""Who is who on the segment: this computer's services and the nodes, by address and by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from cluster.description import Description
+from cluster.machine import DISCOVERY_PORT, NETWORK, cluster_address, cluster_mac
+
+SERVICES = f"{NETWORK}.1"
+"""This computer."""
+METADATA = "169.254.169.254"
+"""Where every cloud's client looks for metadata."""
+MAC = "52:54:00:43:00:00"
+"""This computer's card: the one before node 1's."""
+DOMAIN = "cluster.internal"
+FILES_PORT = 8080
+REGISTRY_PORT = 5000
+METADATA_PORT = 80
+SERVICE_NAMES = ("discovery", "files", "registry", "time")
+"""Names of this computer, each for the service that it is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """One node as the services know it."""
+
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Its host name, without domain."""
+        return f"node-{self.number}"
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address on the segment."""
+        return cluster_address(self.number)
+
+    @property
+    def mac(self) -> bytes:
+        """Its card on the segment."""
+        return bytes.fromhex(cluster_mac(self.number).replace(":", ""))
+
+
+def names(nodes: Iterable[Neighbour]) -> dict[str, str]:
+    """Every name of the segment, without domain, and its address."""
+    return {node.name: node.address for node in nodes} | dict.fromkeys(SERVICE_NAMES, SERVICES)
+
+
+def packed(address: str) -> bytes:
+    """An IPv4 address as on the wire."""
+    return IPv4Address(address).packed
+
+
+def services(description: Description) -> dict[str, str | None]:
+    """Where nodes find what: service to address, None for one that is not there."""
+    return {
+        "address": SERVICES,
+        "names": f"*.{DOMAIN}",
+        "discovery": f"http://{SERVICES}:{DISCOVERY_PORT}/",
+        "metadata": f"http://{METADATA}/",
+        "registry": f"registry:{REGISTRY_PORT}",
+        "files": f"http://{SERVICES}:{FILES_PORT}/" if description.files is not None else None,
+    }

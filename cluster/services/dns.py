@@ -1,0 +1,88 @@
+"""Names of the segment: an authoritative DNS server for ``cluster.internal`` and the addresses' names, which refuses all the rest.
+
+The wire format is dnspython's (RFC 1035, 2181, 2308; EDNS 0 of RFC 6891). Nothing is forwarded: a node asks others about the internet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.opcode
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.reversename
+import dns.rrset
+
+from cluster.machine import NETWORK
+from cluster.services import addresses
+from cluster.services.addresses import DOMAIN, SERVICES, Neighbour
+from cluster.services.host import Caller
+
+PORT = 53
+TTL_S = 60
+"""Addresses never change while a cluster lives; a minute keeps a node that was removed from being remembered for long."""
+UDP_BYTES_MAX = 512
+
+
+class NameServer:
+    """Answers questions about ``nodes`` and this computer's services."""
+
+    def __init__(self, nodes: Iterable[Neighbour]) -> None:
+        domain = dns.name.from_text(DOMAIN)
+        reverse = dns.name.from_text(".".join(reversed(NETWORK.split("."))) + ".in-addr.arpa")
+        self._zones = (domain, reverse)
+        known = addresses.names(nodes)
+        self._records: dict[tuple[dns.name.Name, dns.rdatatype.RdataType], str] = {}
+        for name, address in known.items():
+            self._records[dns.name.from_text(name, domain), dns.rdatatype.A] = address
+            if address != SERVICES:
+                self._point(address, f"{name}.{DOMAIN}.")
+        self._point(SERVICES, f"time.{DOMAIN}.")
+        for zone in self._zones:
+            self._records[zone, dns.rdatatype.NS] = f"time.{DOMAIN}."
+            self._records[zone, dns.rdatatype.SOA] = f"time.{DOMAIN}. root.{DOMAIN}. 1 3600 600 86400 {TTL_S}"
+        self._names = {name for name, _ in self._records}
+
+    def _point(self, address: str, name: str) -> None:
+        self._records[dns.reversename.from_address(address), dns.rdatatype.PTR] = name
+
+    def __call__(self, caller: Caller, question: bytes) -> bytes | None:  # noqa: ARG002 - every service has the same signature
+        """The answer to a query, None to what is none: an answer to nonsense could be the start of a loop."""
+        try:
+            query = dns.message.from_wire(question)
+        except dns.exception.DNSException:
+            return None
+        if query.flags & dns.flags.QR:
+            return None
+        reply = dns.message.make_response(query)
+        if query.opcode() != dns.opcode.QUERY:
+            reply.set_rcode(dns.rcode.NOTIMP)
+        elif len(query.question) != 1:
+            reply.set_rcode(dns.rcode.FORMERR)
+        else:
+            self._answer(query.question[0], reply)
+        return reply.to_wire(max_size=UDP_BYTES_MAX)
+
+    def _answer(self, question: dns.rrset.RRset, reply: dns.message.Message) -> None:
+        name = question.name.canonicalize()
+        zone = next((zone for zone in self._zones if name.is_subdomain(zone)), None)
+        if zone is None or question.rdclass != dns.rdataclass.IN:
+            reply.set_rcode(dns.rcode.REFUSED)
+            return
+        reply.flags |= dns.flags.AA
+        value = self._records.get((name, question.rdtype))
+        if value is not None:
+            reply.answer.append(self._record(question.name, question.rdtype, value))
+            return
+        if name not in self._names:
+            reply.set_rcode(dns.rcode.NXDOMAIN)
+        soa = dns.rdatatype.SOA
+        reply.authority.append(self._record(zone, soa, self._records[zone, soa]))
+
+    def _record(self, name: dns.name.Name, kind: dns.rdatatype.RdataType, value: str) -> dns.rrset.RRset:
+        return dns.rrset.from_text(name, TTL_S, dns.rdataclass.IN, kind, value)

@@ -1,0 +1,216 @@
+"""Images in files, and the real registry of Debian that they are pushed into."""
+
+import asyncio
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import socket
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.layout import Layout, make_private
+from cluster.services.imagefile import LAYER, MANIFEST, opened
+from cluster.services.push import push, reference
+from cluster.services.registry import Registry, find
+from terminal import Failure, UsageFailure
+
+CONFIG = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
+PLAIN, PACKED = b"layer" * 1000, gzip.compress(b"another" * 1000, mtime=0)
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """What ``docker save`` wrote for twelve years."""
+    entry = {"Config": "config.json", "RepoTags": ["redis:7", "quay.io/team/redis:old"], "Layers": ["1/layer.tar", "2"]}
+    manifest = json.dumps([entry]).encode()
+    members = {"manifest.json": manifest, "config.json": CONFIG, "1/layer.tar": PLAIN, "2": PACKED}
+    return tar(tmp_path / "redis.tar", members)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    """An OCI layout with an index of one image below the index."""
+    folder = tmp_path / "oci"
+    (folder / "blobs/sha256").mkdir(parents=True)
+
+    def blob(data: bytes, kind: str, **more: object) -> dict[str, object]:
+        (folder / "blobs" / digest(data).replace(":", "/")).write_bytes(data)
+        return {"mediaType": kind, "digest": digest(data), "size": len(data), **more}
+
+    layers = [blob(PACKED, LAYER + "+gzip")]
+    config = blob(CONFIG, "application/vnd.oci.image.config.v1+json")
+    image = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}).encode()
+    kind = "application/vnd.oci.image.index.v1+json"
+    platform = {"architecture": "amd64", "os": "linux"}
+    index = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": [blob(image, MANIFEST, platform=platform)]})
+    named = blob(index.encode(), kind, annotations={"org.opencontainers.image.ref.name": "team/app:1.0"})
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+    return folder
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a registry that runs."""
+    place = Layout.of("push")
+    make_private(place.runtime)
+    said: list[str] = []
+
+    with asyncio.Runner() as runner:
+        service = Registry(tmp_path / "registry", place.registry_socket, lambda: None, said.append)
+        assert not service.used
+        runner.run(service.start(find()))
+        runner.run(service.start(find()))  # it runs already
+        assert service.used
+        yield place.registry_socket
+        runner.run(service.stop())
+    assert service.process is None
+    assert not place.registry_socket.exists()
+
+
+def get(registry: Path, path: str, accept: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("registry")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(registry))
+    connection.request("GET", path, headers={"Accept": accept})
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, body
+
+
+def test_a_docker_archive_can_be_pulled_again(registry: Path, archive: Path) -> None:
+    progress: list[str] = []
+    assert push(archive, registry, progress=progress.append) == (
+        "registry:5000/redis:7",
+        "registry:5000/team/redis:old",
+    )
+    status, body = get(registry, "/v2/redis/manifests/7", MANIFEST)
+    assert status == 200
+    manifest = json.loads(body)
+    assert manifest["config"]["digest"] == digest(CONFIG)
+    assert [(layer["digest"], layer["mediaType"]) for layer in manifest["layers"]] == [
+        (digest(PLAIN), LAYER),
+        (digest(PACKED), f"{LAYER}+gzip"),
+    ]
+    assert get(registry, f"/v2/redis/blobs/{digest(PLAIN)}", "*/*") == (200, PLAIN)
+    assert len(progress) == 6
+    progress.clear()
+    assert push(archive, registry, "redis:mine", progress.append) == ("registry:5000/redis:mine",)
+    assert not progress  # the registry has it all
+
+
+def test_an_oci_layout_with_an_index(registry: Path, layout: Path, tmp_path: Path) -> None:
+    assert push(layout, registry) == ("registry:5000/team/app:1.0",)
+    status, body = get(registry, "/v2/team/app/manifests/1.0", "application/vnd.oci.image.index.v1+json")
+    assert status == 200
+    (child,) = json.loads(body)["manifests"]
+    assert get(registry, f"/v2/team/app/manifests/{child['digest']}", MANIFEST)[0] == 200
+    packed = {str(path.relative_to(layout)): path.read_bytes() for path in layout.rglob("*") if path.is_file()}
+    assert push(tar(tmp_path / "oci.tar", packed), registry, "again") == ("registry:5000/again:latest",)
+
+
+def test_the_registry_refuses_what_is_not_what_its_digest_says(registry: Path, layout: Path) -> None:
+    (layout / "blobs" / digest(PACKED).replace(":", "/")).write_bytes(b"x")
+    with pytest.raises(Failure, match="refused") as caught:
+        push(layout, registry)
+    assert "DIGEST" in caught.value.message
+
+
+def test_what_is_no_image(tmp_path: Path, archive: Path, layout: Path) -> None:
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    half = tar(tmp_path / "half.tar", {"manifest.json": b'[{"Config": "config.json", "Layers": ["gone"]}]'})
+    wrong = tar(tmp_path / "wrong.tar", {"manifest.json": b"[7]"})
+    none = tar(tmp_path / "none.tar", {"manifest.json": b"[]"})
+    for path in (tmp_path / "text", tmp_path / "empty", tmp_path / "missing", half, wrong, none):
+        with pytest.raises(Failure) as caught, opened(path):
+            pass
+        assert caught.value.where == str(path)
+        assert caught.value.hint
+
+
+def test_a_digest_cannot_lead_out_of_the_layout(layout: Path) -> None:
+    with opened(layout) as images:
+        for name in ("sha256:../../index.json", "../x:y", "sha256:", "x"):
+            with pytest.raises(KeyError):
+                images.open(name)
+
+
+def test_several_images_and_none_with_a_name(tmp_path: Path, layout: Path) -> None:
+    (layout / "blobs" / "sha256" / ("0" * 64)).write_bytes(b"{}")
+    index = json.loads((layout / "index.json").read_text())
+    index["manifests"].append({"mediaType": MANIFEST, "digest": f"sha256:{'0' * 64}", "size": 2})
+    (layout / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageFailure, match="several"):
+        push(layout, tmp_path, "redis")
+    del index["manifests"][0]
+    (layout / "index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageFailure, match="no name") as caught:
+        push(layout, tmp_path)
+    assert caught.value.hint == "give it one: --as redis:7"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "tag"),
+    [
+        ("redis", "redis", "latest"),
+        ("redis:7", "redis", "7"),
+        ("team/redis:7", "team/redis", "7"),
+        ("quay.io/team/redis", "team/redis", "latest"),
+        ("localhost/redis", "redis", "latest"),
+        ("registry:5000/redis:7", "redis", "7"),
+        ("1.2.3.4:80/a/b:c", "a/b", "c"),
+    ],
+)
+def test_names_of_images(text: str, name: str, tag: str) -> None:
+    assert reference(text) == (name, tag)
+
+
+@pytest.mark.parametrize("text", ["", "Redis", "a//b", "a/../x", "a:b:c", "a@sha256:00", "x" * 300])
+def test_names_that_are_none(text: str) -> None:
+    with pytest.raises(UsageFailure):
+        reference(text)
+
+
+@given(st.text(max_size=40))
+def test_a_name_is_one_or_is_refused(text: str) -> None:
+    try:
+        name, tag = reference(text)
+    except UsageFailure:
+        return
+    assert reference(f"{name}:{tag}") == (name, tag)
+
+
+def test_a_missing_program_says_what_to_install() -> None:
+    with pytest.raises(Failure) as caught:
+        find({"PATH": "/nonexistent"})
+    assert "docker-registry" in str(caught.value.hint)
+
+
+def test_a_registry_that_does_not_start_says_why(tmp_path: Path) -> None:
+    program = tmp_path / "registry"
+    program.write_text("#!/bin/sh\necho 'no room' >&2\nexit 1\n")
+    program.chmod(0o755)
+    service = Registry(tmp_path / "data", tmp_path / "socket", lambda: None, lambda _: None)
+    with pytest.raises(Failure, match="no room"):
+        asyncio.run(service.start(program))

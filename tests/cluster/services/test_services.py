@@ -1,0 +1,195 @@
+"""The services as nodes see them: the real switch, the real libslirp behind the services, and for each node a QEMU without machine.
+
+A node's TCP is libslirp's, too: with the node's address as its own and ``hostfwd``, it makes a connection on the segment of each one made to
+a port of this computer.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudconfig import seed
+from cluster import qemu
+from cluster.accelerator import Accelerator
+from cluster.description import Description
+from cluster.impairment import HOST
+from cluster.layout import Layout, make_private
+from cluster.machine import cluster_address
+from cluster.process import Process
+from cluster.services.services import Services
+from cluster.switch import Faults, Switch
+
+USER_DATA = "#cloud-config\nhostname: {}\n"
+LARGE = bytes(range(256)) * 8192
+"""2 MiB: many windows of TCP."""
+
+
+class Segment:
+    """A cluster's services and switch, in a thread with an event loop, as the supervisor has them."""
+
+    def __init__(self, description: Description, layout: Layout) -> None:
+        self.said: list[str] = []
+        self.loop = asyncio.new_event_loop()
+        self.switch = Switch({number: layout.net_socket(number) for number in description.numbers})
+        self.services = Services(
+            description, layout, partial(self.switch.inject, HOST), changed=lambda: None, say=self.said.append
+        )
+        self.switch.attach(HOST, self.services)
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self.wait(self.switch.start())
+        self.wait(self.services.start())
+
+    def wait(self, work: Any) -> Any:
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self.loop)
+        return future.result(20)
+
+    def stop(self) -> None:
+        self.wait(self.services.stop())
+        self.wait(self.switch.stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+@pytest.fixture
+def program() -> Path:
+    return qemu.find({"PATH": os.environ["PATH"]}).path
+
+
+@pytest.fixture
+def description(program: Path, tmp_path: Path) -> Description:
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "large").write_bytes(LARGE)
+    return Description(
+        name="segment",
+        runtime=str(Layout.of("segment").runtime),
+        qemu=str(program),
+        accelerator=Accelerator(name="tcg", factor=1.0, reason="a test"),
+        memory_mib=64,
+        ssh_ports=(1, 2),
+        discovery_port=9,
+        agent_ttl="30s",
+        files=str(files),
+    )
+
+
+@pytest.fixture
+def segment(description: Description) -> Iterator[Segment]:
+    layout = Layout.of("segment")
+    layout.state.mkdir(parents=True)
+    make_private(layout.runtime)
+    layout.key.with_suffix(".pub").write_text("ssh-ed25519 AAAA test\n")
+    for number in description.numbers:
+        layout.node(number).mkdir()
+        meta = seed.meta_data(f"i-{number}", f"node-{number}")
+        seed.make(layout.node(number) / "cidata.iso", USER_DATA.format(f"node-{number}"), meta)
+    segment = Segment(description, layout)
+    yield segment
+    segment.stop()
+
+
+@contextmanager
+def node(program: Path, number: int, address: str, port: int) -> Iterator[str]:
+    """The way of node ``number`` to a TCP address: ``127.0.0.1:PORT``."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        here = probe.getsockname()[1]
+    user = {
+        "type": "user",
+        "id": "user",
+        "net": "10.77.0.0/24",
+        "host": cluster_address(number),
+        "dns": "10.77.0.250",
+        "dhcpstart": "10.77.0.200",
+        "ipv6": False,
+        "hostfwd": [{"str": f"tcp:127.0.0.1:{here}-{address}:{port}"}],
+    }
+    path = str(Layout.of("segment").net_socket(number))
+    wire = {"type": "stream", "id": "wire", "server": False, "addr": {"type": "unix", "path": path}}
+    hubs = [{"type": "hubport", "id": f"hub-{end}", "hubid": 0, "netdev": end} for end in ("user", "wire")]
+    networks = [word for net in (user, wire, *hubs) for word in ("-netdev", json.dumps(net))]
+    command = [program, "-M", "none", "-nodefaults", "-display", "none", *networks]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", here)).close()
+                    break
+                except ConnectionRefusedError:
+                    assert process.poll() is None
+            yield f"127.0.0.1:{here}"
+        finally:
+            process.kill()
+
+
+def get(url: str, method: str = "GET", **headers: str) -> bytes:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, method=method, headers=names)
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return bytes(response.read())
+
+
+def test_a_node_reads_files(segment: Segment, program: Path) -> None:
+    with node(program, 1, "10.77.0.1", 8080) as place:
+        assert get(f"http://{place}/large") == LARGE
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(f"http://{place}/../../key.pub")
+
+
+def test_each_node_gets_its_own_metadata(segment: Segment, program: Path) -> None:
+    for number in (1, 2):
+        with node(program, number, "169.254.169.254", 80) as place:
+            token = get(f"http://{place}/latest/api/token", "PUT", X_aws_ec2_metadata_token_ttl_seconds="60").decode()
+            assert get(f"http://{place}/latest/user-data", X_aws_ec2_metadata_token=token).decode() == USER_DATA.format(
+                f"node-{number}"
+            )
+            assert json.loads(get(f"http://{place}/openstack/latest/meta_data.json"))["uuid"] == f"i-{number}"
+
+
+def test_a_connection_survives_a_cut_of_its_link(segment: Segment, program: Path) -> None:
+    """TCP of both sides sends again what the switch drops."""
+    with node(program, 1, "10.77.0.1", 8080) as place:
+        get(f"http://{place}/")
+        segment.loop.call_soon_threadsafe(segment.switch.impose, Faults().cutting(1, HOST))
+        segment.loop.call_soon_threadsafe(segment.loop.call_later, 0.5, segment.switch.impose, Faults())
+        assert get(f"http://{place}/large") == LARGE
+
+
+def test_tcp_comes_back_when_its_qemu_is_killed(segment: Segment, program: Path) -> None:
+    with node(program, 1, "10.77.0.1", 8080) as place:
+        get(f"http://{place}/")
+        (first,) = segment.services.pids
+        os.kill(first, 9)
+        assert get(f"http://{place}/large") == LARGE
+        assert segment.services.pids != [first]
+    assert any("TCP of the services ended" in line for line in segment.said)
+
+
+def test_nothing_runs_before_somebody_asks_and_nothing_is_left(segment: Segment, program: Path) -> None:
+    assert segment.services.pids == []
+    with node(program, 1, "10.77.0.1", 8080) as place:
+        get(f"http://{place}/")
+    (pid,) = segment.services.pids
+    segment.wait(segment.services.stop())
+    assert segment.services.pids == []
+    assert Process.of(pid) is None
+    segment.wait(segment.services.start())  # the fixture stops them once more
+
+
+def test_other_ports_are_refused(segment: Segment, program: Path) -> None:
+    with node(program, 1, "10.77.0.1", 22) as place, pytest.raises(OSError):
+        get(f"http://{place}/")
