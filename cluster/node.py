@@ -42,7 +42,7 @@ class Node:
         self.folder = layout.node(number)
         self.factor = description.accelerator.factor
         """How much longer than with hardware things take there."""
-        self._control = layout.control
+        self.control = layout.control
         self.disk = Disk(self._ask, self.factor)
         self.clock = Clock(self._ask, self.factor)
         self._ssh = Connection(
@@ -68,14 +68,14 @@ class Node:
         """
         seconds = timeout if timeout is not None else RUN_DEADLINE_S * self.factor
         if stdin is None:
-            return root.run(self._control, self.number, command, seconds)
+            return root.run(self.control, self.number, command, seconds)
         with stdin.open("rb") as file:
-            return root.run(self._control, self.number, command, seconds, file)
+            return root.run(self.control, self.number, command, seconds, file)
 
     @property
     def has_shell(self) -> bool:
         """Whether :meth:`root` can be used just now. Raises :class:`Failure` if the supervisor does not answer."""
-        nodes = control.ask(self._control, "status")["nodes"]
+        nodes = control.ask(self.control, "status")["nodes"]
         return any(entry["node"] == self.number and entry["shell"] for entry in nodes)
 
     def clock_set(self, epoch_s: float, *, rtc: bool = False) -> tuple[float, float]:
@@ -84,7 +84,7 @@ class Node:
         Raises :class:`Failure`.
         """
         seconds = RUN_DEADLINE_S * self.factor
-        times = control.ask(self._control, "clock", node=self.number, epoch=epoch_s, rtc=rtc, deadline_s=seconds)
+        times = control.ask(self.control, "clock", node=self.number, epoch=epoch_s, rtc=rtc, deadline_s=seconds)
         return times["before"], times["after"]
 
     def pin(self, public_key: str) -> None:
@@ -150,23 +150,23 @@ class Node:
 
     def start(self) -> None:
         """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
-        control.ask(self._control, "start", node=self.number, deadline_s=60)
+        control.ask(self.control, "start", node=self.number, deadline_s=60)
 
     def kill(self) -> Fault:
         """Pull the node's plug; healed, it is switched on again."""
         self._ssh.close()
-        control.ask(self._control, "kill", node=self.number)
+        control.ask(self.control, "kill", node=self.number)
         return Fault(f"kill {self.name}", self._switch_on)
 
     def _switch_on(self) -> None:
-        nodes = control.ask(self._control, "status")["nodes"]
+        nodes = control.ask(self.control, "status")["nodes"]
         if any(entry["node"] == self.number and entry["state"] == "off" for entry in nodes):
             self.start()
 
     def power_cut(self) -> None:
         """Pull the node's plug and put it back at once: it boots, without what it had not yet written. Raises :class:`Failure` if it is off."""
         self._ssh.close()
-        control.ask(self._control, "power-cut", nodes=[self.number], deadline_s=60)
+        control.ask(self.control, "power-cut", nodes=[self.number], deadline_s=60)
 
     def reboot(self, *, graceful: bool = True, timeout: float | None = None) -> None:
         """Have the node's system reboot, or press its reset button; returns when its root shell is there again, soon into the new boot.
@@ -180,31 +180,34 @@ class Node:
     def stop(self) -> None:
         """Press the node's power button and wait until it is off."""
         self._ssh.close()
-        control.ask(self._control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self.factor)
+        control.ask(self.control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self.factor)
 
     def pause(self) -> Fault:
         """Stop the node's time until it is healed. Raises :class:`Failure` if it is off."""
-        control.ask(self._control, "pause", node=self.number)
+        control.ask(self.control, "pause", node=self.number)
         return Fault(f"pause {self.name}", self.resume)
 
     def resume(self) -> None:
         """Let the node's time go on. Raises :class:`Failure` if it is off."""
-        control.ask(self._control, "resume", node=self.number)
+        control.ask(self.control, "resume", node=self.number)
+
+    @property
+    def console_log(self) -> Path:
+        """All that the node has written to its serial console since its machine was made; there is none before its first start."""
+        return self.folder / "console.log"
 
     def console_tail(self, lines: int = 20) -> str:
         """The last lines of the node's console, without control characters; empty if there is none yet."""
         try:
-            with (self.folder / "console.log").open("rb") as file:
+            with self.console_log.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
                 text = file.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
-        plain = TERMINAL_SEQUENCE.sub("", text)
-        clean = ("".join(c for c in line if c.isprintable() or c == "\t").rstrip() for line in plain.splitlines())
-        return "\n".join([line for line in clean if line][-lines:])
+        return "\n".join(plain_lines(text)[-lines:])
 
     def _ask(self, do: str, **arguments: Any) -> Any:
-        return control.ask(self._control, do, node=self.number, **arguments)
+        return control.ask(self.control, do, node=self.number, **arguments)
 
     def close(self) -> None:
         """Hang up the connection; the next call makes another."""
@@ -217,3 +220,10 @@ class Node:
                 f"{command!r} failed with exit code {result.rc}: {said[0] if said else 'no output'}", where=self.name
             )
         return result.out
+
+
+def plain_lines(text: str) -> list[str]:
+    """What a person would read of a console's output: the lines that are not empty, without control characters."""
+    lines = TERMINAL_SEQUENCE.sub("", text).splitlines()
+    clean = ("".join(c for c in line if c.isprintable() or c == "\t").rstrip() for line in lines)
+    return [line for line in clean if line]

@@ -21,13 +21,14 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from cluster.control import LINE_BYTES_MAX
 from cluster.ssh import RunResult
+from guest.lines import Lines, Message
 from terminal import Failure
 
 CHUNK_BYTES = 1 << 15
+PIECE_BYTES = 1 << 16
 GRACE_S = 10.0
 """The supervisor ends what takes too long; a supervisor that does not is not waited for."""
 
@@ -35,7 +36,7 @@ GRACE_S = 10.0
 class Line:
     """One request, and the lines that follow it."""
 
-    def __init__(self, control: Path, request: dict[str, Any], timeout: float | None = None) -> None:
+    def __init__(self, control: Path, request: Message, timeout: float | None = None) -> None:
         """``timeout`` is for each line that is waited for. Raises :class:`Failure` if the supervisor cannot be reached."""
         self._control = control
         self._sending = threading.Lock()
@@ -47,7 +48,7 @@ class Line:
         except OSError as error:
             self.socket.close()
             raise self._silent() from error
-        self._file = self.socket.makefile("rb")
+        self._lines = Lines()
 
     def __enter__(self) -> Line:
         return self
@@ -60,10 +61,9 @@ class Line:
         # Another thread may be reading, and must be woken first.
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
-        self._file.close()
         self.socket.close()
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Message) -> None:
         """Say something; from any thread. Raises OSError if nobody hears it."""
         with self._sending:
             self.socket.sendall(json.dumps(message).encode() + b"\n")
@@ -72,21 +72,27 @@ class Line:
         """Give the command input. Raises OSError."""
         self.send({"do": "input", "data": b64encode(data).decode()})
 
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What the supervisor says, ``exit`` last. Raises :class:`Failure`."""
-        while True:
-            try:
-                line = self._file.readline(LINE_BYTES_MAX)
-                message = json.loads(line) if line else None
-            except (OSError, ValueError) as error:
-                raise self._silent() from error
-            if not isinstance(message, dict):
-                raise self._silent()
+    def receive(self) -> list[Message]:
+        """What has come, at least a part of a line; waits for it. Raises :class:`Failure`, also if that is what has come."""
+        try:
+            piece = self.socket.recv(PIECE_BYTES)
+        except OSError as error:
+            raise self._silent() from error
+        if not piece:
+            raise self._silent()
+        messages = self._lines.feed(piece)
+        for message in messages:
             if "failure" in message:
                 raise Failure(message["failure"], where=message.get("where"), hint=message.get("hint"))
-            yield message
-            if "exit" in message:
-                return
+        return messages
+
+    def messages(self) -> Iterator[Message]:
+        """What the supervisor says, ``exit`` last. Raises :class:`Failure`."""
+        while True:
+            for message in self.receive():
+                yield message
+                if "exit" in message:
+                    return
 
     def _silent(self) -> Failure:
         return Failure("the cluster's supervisor went away", where=str(self._control))
@@ -119,7 +125,7 @@ def feed(line: Line, source: IO[bytes]) -> None:
         return  # the command has ended without reading all
 
 
-def data(message: dict[str, Any], name: str) -> bytes:
+def data(message: Message, name: str) -> bytes:
     """The bytes of ``message`` called ``name`` ("out", "err"); none if there are none, or what the guest sent is no base64."""
     try:
         return b64decode(message.get(name, ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from cluster.cli import doctor, faults, lifecycle, network, nodes, snapshots
+from cluster.cli import console, doctor, faults, lifecycle, network, nodes, snapshots
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
 from terminal import command
@@ -17,7 +17,8 @@ examples:
   cluster status                       what runs, and where
   cluster ssh node-2                   a shell on a node
   cluster ssh node-2 docker ps         or one command
-  cluster console node-2               the last lines of its console
+  cluster console node-2               a root shell on it that needs no network (Ctrl-] leaves)
+  cluster logs -u fleet                what fleet logged, on all nodes
   cluster fault kill node-2            pull its plug
   cluster fault partition --isolate node-2
   cluster fault degrade node-1 node-2 --delay 75ms --loss 20%
@@ -45,7 +46,7 @@ examples:
 
 def main() -> int:
     """Entry point of ``cluster``."""
-    return command("cluster", lambda argv: _run(_parser(), argv), remote=("ssh",))
+    return command("cluster", lambda argv: _run(_parser(), argv), remote=("ssh", "console"))
 
 
 def main_up() -> int:
@@ -90,6 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     up_arguments(
         verbs.add("up", "bring up a cluster", examples=UP_EXAMPLES.replace("cluster-up", "cluster up"), named=False)
     )
-    for group in (lifecycle, nodes, snapshots, faults, network, doctor):
+    for group in (lifecycle, nodes, console, snapshots, faults, network, doctor):
         group.add(verbs)
     return parser

@@ -13,7 +13,7 @@ from cluster.cli.verbs import Verbs
 from cluster.cluster import Cluster
 from cluster.ssh import USER
 from cluster.up import load, require_archive
-from terminal import Failure, Phases, UsageFailure
+from terminal import Failure, Phases
 
 PUSH_EXAMPLES = """\
 examples:
@@ -24,15 +24,12 @@ examples:
 
 
 def add(verbs: Verbs) -> None:
-    """``ssh``, ``env``, ``console``, ``start``, ``stop``, ``load-image`` and ``push``."""
+    """``ssh``, ``env``, ``start``, ``stop``, ``load-image`` and ``push``."""
     sub = verbs.add("ssh", "a shell, or one command, on a node", _ssh)
     sub.add_argument("node", metavar="NODE", help="node-2, or just 2")
     sub.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="run this instead of a shell")
     text = "print shell exports with which fleetctl talks to a cluster"
     verbs.add("env", text, _env, examples='example:\n  eval "$(cluster env)"')
-    sub = verbs.add("console", "print the last lines of a node's console", _console)
-    sub.add_argument("node", metavar="NODE")
-    sub.add_argument("--lines", type=int, default=50, metavar="N", help="how many (50)")
     verbs.add("start", "switch a node on, with the disk it has", _start).add_argument("node", metavar="NODE")
     verbs.add("stop", "press a node's power button and wait", _stop).add_argument("node", metavar="NODE")
     sub = verbs.add("load-image", "give a docker-archive to every node's docker", _load_image)
@@ -73,13 +70,6 @@ def _become(argv: list[str]) -> NoReturn:
 
 def _env(arguments: argparse.Namespace) -> int:
     print(Cluster.open(arguments.name).exports_text())
-    return 0
-
-
-def _console(arguments: argparse.Namespace) -> int:
-    if arguments.lines < 1:
-        raise UsageFailure(f"--lines {arguments.lines}: at least 1")
-    print(Cluster.open(arguments.name).node(arguments.node).console_tail(arguments.lines))
     return 0
 
 

@@ -92,8 +92,14 @@ def test_three_nodes_come_up_are_found_up_and_go(
     assert call(main, "fault", "resume", "2") == 0
     assert call(main, "stop", "node-3") == 0
     assert cluster.status()["nodes"][2]["state"] == "off"
-    assert call(main, "console", "node-1") == 0
+    assert call(main, "console", "node-1", "--log") == 0
     assert "[  OK  ] Stand-in reached target\n" in capsys.readouterr().out
+    assert call(main, "logs", "1", "-u", "fleet") == 0
+    assert capsys.readouterr().out == (
+        "root did journalctl --no-pager --boot --output=short-iso-precise --lines=50 --unit=fleet\n"
+    )
+    assert call(main, "logs", "1", "3") == 1
+    assert "no root shell on node-3: off" in capsys.readouterr().err
 
     assert call(main_down) == 0
     assert not supervisor.alive
@@ -115,6 +121,8 @@ def test_commands_on_a_node(standin: Path, image: Path, tmp_path: Path, monkeypa
         node.check("fail")
     with pytest.raises(Failure, match=r"did not end within 0 s; the last it said: still sleeping"):
         node.run("sleep 30", timeout=0.3)
+    assert node.root("id -u").out == "root did id -u\n"
+    assert node.has_shell
     with pytest.raises(Failure, match="no node 'node-9'"):
         cluster.node("node-9")
     with pytest.raises(Failure, match="cannot be reached"):
@@ -192,6 +200,28 @@ def test_what_does_not_come_up_is_shown_and_removed(
     assert "node-1: ssh: not within" in err
     assert "--- console of node-1, last lines ---\n  | [  OK  ] Stand-in reached target" in err
     assert nothing_is_left(home)
+
+
+def test_nodes_without_a_root_shell_are_asked_by_ssh(
+    home: Path,
+    image: Path,
+    standin: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An older image, or somebody's own: it comes up all the same, with a note, and the console is the serial one."""
+    monkeypatch.setenv("STANDIN_MUTE", "1")
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    monkeypatch.setattr(readiness, "MUTE_S", 0.3)
+    assert call(main_up, "1", "--image", str(image)) == 0
+    assert "no root shell on node-1 (an older image?): asked by ssh" in capsys.readouterr().err
+    assert Cluster.open().layout.known_hosts.exists()
+    assert call(main, "logs") == 1
+    assert "no root shell on node-1" in capsys.readouterr().err
+    with pytest.raises(Failure, match="did not end within 0 s|no root shell within 0 s"):
+        Cluster.open().nodes[0].root("true", timeout=0.3)
+    assert call(main_down) == 0
 
 
 def test_a_node_whose_machine_ends_is_not_waited_for(
