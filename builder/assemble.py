@@ -7,6 +7,7 @@ what changes from one build to the next, our overlay, units and code, and is qui
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -79,21 +80,24 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step:
     with step("slim"):
         tree.apply(slim(tree))
     with step("remove"):
-        for pattern in what.remove:
-            for entry in list(tree.glob(pattern)):
-                tree.remove(entry.path)
-    if what.kernel is not None:
-        for entry in list(tree.glob(f"{KERNEL}*")):
-            tree.remove(entry.path)
-        with step("modules"):
-            kernel = what.kernel
-            named = [name for names in kernel.modules.values() for name in names]
-            tree.apply(modules(tree, tools, scratch, (*named, *kernel.initrd, *kernel.initrd_drivers)))
+        kernels = (f"{KERNEL}*",) if what.kernel is not None else ()
+        tree.apply(Patch(remove=tuple(entry.path for entry in tree.glob(*what.remove, *kernels))))
+    # None of these reads what another writes, and each waits for programs, or unpacks, most of its time.
+    steps: dict[str, Callable[[Path], Patch]] = {"ldconfig": lambda _: ldconfig(tree, ARCHITECTURES[what.architecture])}
+    if (kernel := what.kernel) is not None:
+        named = [name for names in kernel.modules.values() for name in names]
+        allowed = (*named, *kernel.initrd, *kernel.initrd_drivers)
+        steps["modules"] = lambda work: modules(tree, tools, work, allowed)
     if what.node_code:
-        with step("bytecode"):
-            tree.apply(bytecode(tree, tools, scratch))
-    with step("ldconfig"):
-        tree.apply(ldconfig(tree, ARCHITECTURES[what.architecture]))
+        steps["bytecode"] = lambda work: bytecode(tree, tools, work)
+
+    def patch(name: str) -> Patch:
+        with step(name):
+            return steps[name](scratch / name)
+
+    with ThreadPoolExecutor(len(steps)) as pool:
+        for each in list(pool.map(patch, steps)):
+            tree.apply(each)
     after = {entry.path: entry for entry in tree}
     return Patch(
         put=tuple(entry for path, entry in after.items() if before.get(path) != entry),

@@ -157,7 +157,8 @@ def _deliver_image(what: Definition, target: Target, settings: Settings) -> _Del
     options = root.release if settings.release else root.fast
 
     def deliver(job: _Job, work: Path, folder: Path) -> _Delivered:
-        packages, tools = job.packages(), job.tools()
+        tools = job.tools()
+        packages = job.packages(tools)
         base, tree = job.trees(packages, tools)
         with job.phases.phase(f"packing the root ({root.type})"):
             with job.phases.step("kernel and initrd"):
@@ -208,7 +209,8 @@ def _deliver_container(what: Definition, target: ContainerTarget) -> _Deliver:
     assert configuration is not None  # as target_of made sure
 
     def deliver(job: _Job, _: Path, folder: Path) -> _Delivered:
-        packages, tools = job.packages(), job.tools()
+        tools = job.tools()
+        packages = job.packages(tools)
         tree = job.trees(packages, tools)[1]
         with job.phases.phase("packing the container"):
             target.write(Contents(what.name, what.architecture, tree, configuration, job.lock.epoch), folder)
@@ -228,10 +230,10 @@ class _Job:
     mirror: Callable[[], Mirror]
     phases: Phases
 
-    def packages(self) -> list[Package]:
+    def packages(self, tools: Tools) -> list[Package]:
         """The unpacked packages of the lock."""
         with self.phases.phase(f"packages ({len(self.lock.packages)})"):
-            return obtain(self.lock, self.store, self.mirror, self.phases.detail, self.phases.step)
+            return obtain(self.lock, self.store, self.mirror, self.phases.detail, self.phases.step, tools)
 
     def tools(self) -> Tools:
         """The programs that the build runs."""

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol
 
-from builder import bundle
+from builder import bundle, xz
+from builder.finish.toolbox import Toolbox
 from builder.store import Store
 from builder.tree import Entry, Kind
 from terminal import Failure
@@ -60,15 +61,15 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def unpack(deb: Path, sha256: str, store: Store) -> Package:
+def unpack(deb: Path, sha256: str, store: Store, toolbox: Toolbox | None = None) -> Package:
     """The package in the file ``deb``, whose hash the caller has verified to be ``sha256``; unpacked into ``store`` at most once.
 
-    Raises :class:`BadPackage` if it is truncated, not a package, or wants out of its root.
+    With a ``toolbox``, its xz unpacks a large one. Raises :class:`BadPackage` if it is truncated, not a package, or wants out of its root.
     """
     final = folder(sha256, store)
     if not final.exists():
         with store.making("packages", final.name) as work:
-            _unpack_into(deb, work)
+            _unpack_into(deb, work, toolbox)
     return load(final)
 
 
@@ -90,12 +91,18 @@ def load(folder: Path) -> Package:
     return Package(name, index["control"], index["scripts"], tuple(index["conffiles"]), entries)
 
 
-def _unpack_into(deb: Path, work: Path) -> None:
+def _unpack_into(deb: Path, work: Path, toolbox: Toolbox | None) -> None:
+    is_large = deb.stat().st_size >= xz.WORTHWHILE
     try:
         with deb.open("rb") as file:
             members = _members(file, deb)
             control = _read_control(members, deb)
-            _write_data(members, work / "data.tar", deb)
+            part, chunks = _data(members, deb)
+            with (work / "data.tar").open("wb") as out:
+                if toolbox is not None and is_large and part.endswith(".xz"):
+                    xz.decompress(file, out, DATA_BYTES_MAX, toolbox)
+                else:
+                    out.writelines(_decompressed(part, chunks, DATA_BYTES_MAX, deb))
     except (EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, gzip.BadGzipFile, ValueError) as error:
         raise BadPackage(
             "the package is damaged or cut short", where=str(deb), hint="delete the file and build again"
@@ -183,13 +190,10 @@ def _read_control(members: Iterator[tuple[str, Iterator[bytes]]], deb: Path) -> 
     raise BadPackage("it has no control part", where=str(deb))
 
 
-def _write_data(members: Iterator[tuple[str, Iterator[bytes]]], path: Path, deb: Path) -> None:
+def _data(members: Iterator[tuple[str, Iterator[bytes]]], deb: Path) -> tuple[str, Iterator[bytes]]:
     for name, chunks in members:
         if name.startswith("data.tar"):
-            with path.open("wb") as out:
-                for data in _decompressed(name, chunks, DATA_BYTES_MAX, deb):
-                    out.write(data)
-            return
+            return name, chunks
     raise BadPackage("it has no data part", where=str(deb), hint="delete the file and build again")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from builder import deb
 from builder.fetch import downloaded, fetch
+from builder.finish.toolbox import Toolbox
 from builder.lockfile import Lock, LockedPackage
 from builder.mirror import Mirror
 from builder.store import Store
@@ -22,9 +23,10 @@ def obtain(
     mirror: Callable[[], Mirror],
     detail: Callable[[str], None] = lambda _: None,
     step: Step = untimed,
+    toolbox: Toolbox | None = None,
 ) -> list[deb.Package]:
     """The unpacked packages of ``lock``, in its order. ``mirror`` is only asked for when something must be downloaded;
-    ``step`` runs around each download and each unpacking, in the thread that does it.
+    ``step`` runs around each download and each unpacking, in the thread that does it; ``toolbox`` as :func:`builder.deb.unpack` has it.
 
     Raises :class:`terminal.Failure` for a package that cannot be fetched, is not what the lock says, or is broken.
     """
@@ -34,7 +36,7 @@ def obtain(
         # Decompression releases the interpreter's lock, so threads use all cores. Large ones first: none is left to run alone at the end.
         missing.sort(key=lambda package: -package.size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(lambda package: _unpack(package, files[package.name], store, step), missing)
+            done = pool.map(lambda package: _unpack(package, files[package.name], store, step, toolbox), missing)
             for count, package in enumerate(done, start=1):
                 detail(f"unpacked {count} of {len(missing)}: {package.name}")
     with step("reading their indexes"):
@@ -50,7 +52,7 @@ def not_stored(lock: Lock, store: Store) -> list[LockedPackage]:
     ]
 
 
-def _unpack(package: LockedPackage, file: Path, store: Store, step: Step) -> LockedPackage:
+def _unpack(package: LockedPackage, file: Path, store: Store, step: Step, toolbox: Toolbox | None) -> LockedPackage:
     # It was hashed when it was downloaded, perhaps months ago; disks lose bits.
     with step("checking", package.name), file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -62,5 +64,5 @@ def _unpack(package: LockedPackage, file: Path, store: Store, step: Step) -> Loc
             hint="it was removed: build again, and it is fetched anew",
         )
     with step("unpacking", package.name):
-        deb.unpack(file, package.sha256, store)
+        deb.unpack(file, package.sha256, store, toolbox)
     return package

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -237,9 +238,11 @@ class Tree:
         names = sorted(name for name in self._entries if name.startswith(prefix) and name != path)
         return (self._entries[name] for name in names)
 
-    def glob(self, pattern: str) -> Iterator[Entry]:
-        """Entries whose whole path matches the shell pattern; ``*`` also crosses slashes, as in ``fnmatch``."""
-        return (self._entries[name] for name in fnmatch.filter(sorted(self._entries), pattern))
+    def glob(self, *patterns: str) -> Iterator[Entry]:
+        """Entries whose whole path matches one of the shell patterns, sorted; ``*`` also crosses slashes, as in ``fnmatch``."""
+        # One expression for all of them: a definition has a hundred, and a tree ten thousand paths.
+        matches = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
+        return (self._entries[name] for name in sorted(filter(matches, self._entries)))
 
     def read(self, path: str) -> bytes:
         """The content of the file at ``path``, following links inside the tree.

@@ -108,9 +108,8 @@ def bytecode(
             path = root / entry.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(entry.content.read())
-        if sources:
-            _compile(toolbox, interpreter, root, sources, workers)
-        return Patch(tuple(_collect(root, sources)))
+        tag = _compile(toolbox, interpreter, root, sources, workers) if sources else ""
+        return Patch(tuple(_collect(root, sources, tag)))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -121,42 +120,34 @@ def is_seldom(path: str) -> bool:
     return not library and any(fnmatch.fnmatchcase(name, pattern) for pattern in SELDOM)
 
 
-def _compile(toolbox: Toolbox, interpreter: str, root: Path, sources: list[Entry], workers: int) -> None:
-    """Compile ``sources``, which lie below ``root``, by ``workers`` processes with a share of the files each.
+def _compile(toolbox: Toolbox, interpreter: str, root: Path, sources: list[Entry], workers: int) -> str:
+    """Compile ``sources``, which lie below ``root``, by ``workers`` processes with a share of the files each; returns the tag of their names."""
+    # -P, -s, -S: nothing but the standard library is looked at.
+    program = ["-P", "-s", "-S", str(Path(__file__).with_name("pyc.py"))]
 
-    compileall's own ``-j`` would start the interpreter's file without the closure's loader.
-    """
-    # -P, -s, -S: nothing but the standard library is looked at; -f: no stamps are compared.
-    options = ["-P", "-s", "-S", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
-    places = ["-s", str(root), "-p", "/"]
-
-    def share(number: int) -> None:
+    def share(number: int) -> str:
         listed = root / f"files-{number}"
-        listed.write_text(
-            "".join(f"{root / entry.path}\n" for entry in sources[number::workers]), "utf-8", "surrogateescape"
-        )
-        run(toolbox, interpreter, [*options, *places, "-i", str(listed)], directory=root)
+        listed.write_text("".join(f"/{entry.path}\n" for entry in sources[number::workers]), "utf-8", "surrogateescape")
+        return run(toolbox, interpreter, [*program, str(root), str(listed)], directory=root).strip()
 
     try:
         with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(share, range(workers)):
-                pass
+            (tag,) = set(pool.map(share, range(workers)))
     except Failure as error:
         raise Failure("a Python file of the tree does not compile", hint="see the cause; it names the file") from error
+    return tag
 
 
-def _collect(root: Path, sources: list[Entry]) -> Iterable[Entry]:
+def _collect(root: Path, sources: list[Entry], tag: str) -> Iterable[Entry]:
     """The compiled files as entries that belong to the package of their source."""
     folders: set[str] = set()
     for entry in sources:
         parent, _, name = entry.path.rpartition("/")
-        made = sorted((root / parent / "__pycache__").glob(f"{name.removesuffix('.py')}.cpython-*.pyc"))
-        if len(made) != 1:
-            raise Failure(f"compiling made {len(made)} files where one was expected", where="/" + entry.path)
         if parent not in folders:
             folders.add(parent)
             yield _owned(directory(f"{parent}/__pycache__"), entry)
-        yield _owned(file(f"{parent}/__pycache__/{made[0].name}", made[0].read_bytes()), entry)
+        compiled = f"{parent}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc"
+        yield _owned(file(compiled, (root / f"{entry.path}c").read_bytes()), entry)
 
 
 def _owned(made: Entry, source: Entry) -> Entry:

@@ -338,7 +338,7 @@ def test_a_disk_that_fills_up_under_the_result_is_told(
 def test_a_disk_that_fills_up_under_the_store_is_told(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
-    monkeypatch.setattr(deb, "_write_data", fill)
+    monkeypatch.setattr(deb, "_data", fill)
     assert osbuild(world, "container", world.small) == 1
     assert f"{world.store}: no space left on the disk" in capsys.readouterr().err
     assert not world.output.exists()
