@@ -1,9 +1,9 @@
 """Where user-data comes from. The source is named, never guessed: by an option, or on the kernel command line.
 
-``nocloud``: a block device whose virtio serial number is ``cidata`` or that udev found by the label ``cidata``, holding ISO 9660
-with ``user-data`` and ``meta-data``. ``installed``: the same two as files on the state partition, where an installation left them.
-``ec2``, ``openstack``: the metadata service of a cloud (:mod:`cloudconfig.cloud`), once there is a network. ``file:PATH``: a file with
-user-data and no meta-data. ``none``: nothing to do.
+``nocloud``: a block device whose virtio serial number is ``cidata``, or that udev found by the label ``cidata``, or a CD drive with a
+disk of that label, holding ISO 9660 with ``user-data`` and ``meta-data``. ``installed``: the same two as files on the state partition,
+where an installation left them. ``ec2``, ``openstack``: the metadata service of a cloud (:mod:`cloudconfig.cloud`), once there is a
+network. ``file:PATH``: a file with user-data and no meta-data. ``none``: nothing to do.
 
 Several with commas between them (``installed,nocloud``): the first that is there; only the last is waited for, and that none is there is
 then no failure. One that is there and broken is one: nobody wants the next instead.
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from cloudconfig import iso, yamltree
+from cloudconfig import drives, iso, yamltree
 from cloudconfig.userdata import INFLATED_MAX
 from terminal import Failure, UsageFailure
 
@@ -26,7 +26,8 @@ LABEL = "cidata"
 NETWORKED = ("ec2", "openstack")
 INSTALLED = Path("/var/lib/flotilla")
 """Where ``flotilla-install`` puts ``user-data`` and ``meta-data``, mode 0600."""
-# Disks are there before us (the initrd waits for the root disk, on the same bus); a slow CD drive may not be.
+# Disks are there before us (the initrd waits for the root disk, on the same bus), CD drives are brought up; a USB stick
+# may be slower.
 WAIT_S = 10.0
 _OPTION = re.compile(r"(?:^|\s)flotilla\.datasource=(\S*)")
 
@@ -139,6 +140,8 @@ def nocloud(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Seed:
     """Read the seed volume, waiting up to ``wait_s`` seconds for its device. Raises Failure."""
+    if find_device(system) is None:
+        drives.bring_up(system, drives.load)
     end = clock() + wait_s
     while True:
         device = find_device(system)
@@ -169,7 +172,7 @@ def find_device(system: Path) -> Path | None:
         if serial == LABEL and device.exists():
             return device
     by_label = system / "dev/disk/by-label" / LABEL
-    return by_label if by_label.exists() else None
+    return by_label if by_label.exists() else drives.labelled(system, LABEL)
 
 
 def read_volume(device: Path) -> Seed:

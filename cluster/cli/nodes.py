@@ -13,7 +13,7 @@ from cluster.cli.verbs import Verbs
 from cluster.cluster import Cluster
 from cluster.ssh import USER
 from cluster.up import load, require_archive
-from terminal import Failure, Phases
+from terminal import Failure, Phases, UsageFailure
 
 PUSH_EXAMPLES = """\
 examples:
