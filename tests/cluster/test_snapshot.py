@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,30 +16,20 @@ from hypothesis import strategies as st
 from cluster import snapshot, sparse
 from cluster.cluster import Cluster
 from cluster.layout import Layout
-from cluster.ports import choose
 from cluster.restore import restore, take
 from terminal import Failure, Phases, UsageFailure
-
-from .test_supervisor import GREETING, cluster, eventually, tiny_kernel
-
-__all__ = ["cluster"]  # the fixture
+from tests.cluster.tinyguest import GREETING, eventually, free_ports, tiny_cluster
 
 BLOCK = 4096
 
 
-def counting_kernel() -> bytes:
-    """The tiny kernel, that says the alphabet slowly after its greeting instead of halting."""
-    kernel = bytearray(tiny_kernel())
-    code = bytes.fromhex(
-        "baf803 beb000 2eac 84c0 7403 ee ebf7"  # the greeting, at 0xb0
-        "b041"  # al = 'A'
-        "ee fec0 3c5b 7502 b041"  # out; next letter, after Z comes A
-        "bd0001 b9ffff e2fe 4d 75f8"  # some sixteen million turns
-        "ebea"  # and again
-    )
-    kernel[0x280 : 0x280 + len(code)] = code
-    kernel[0x2B0 : 0x2B0 + len(GREETING) + 1] = GREETING + b"\0"
-    return bytes(kernel)
+# The greeting, at 0xb0, then the alphabet without end: out; the next letter, after Z comes A; some sixteen million turns; again.
+COUNTS = (
+    bytes.fromhex(
+        "baf803 beb000 2eac 84c0 7403 ee ebf7 b041 ee fec0 3c5b 7502 b041 bd0001 b9ffff e2fe 4d 75f8 ebea"
+    ).ljust(0x30, b"\0")
+    + GREETING
+)
 
 
 def quiet() -> Phases:
@@ -52,7 +43,7 @@ def letters(text: str) -> str:
 def another(of: Cluster, name: str) -> Cluster:
     """An empty cluster beside ``of``, to restore into."""
     layout = Layout.of(name)
-    ports = choose(3, {*of.description.ssh_ports, of.description.discovery_port})
+    ports = free_ports(3)
     description = dataclasses.replace(
         of.description, name=name, runtime=str(layout.runtime), ssh_ports=tuple(ports[:2]), discovery_port=ports[2]
     )
@@ -60,22 +51,22 @@ def another(of: Cluster, name: str) -> Cluster:
 
 
 @pytest.fixture
-def counting(cluster: Cluster) -> Cluster:
-    """Both nodes say the alphabet; what a snapshot wants of a cluster's folder is there."""
-    (cluster.layout.image / "vmlinuz").write_bytes(counting_kernel())
-    cluster.ask("token", size=2)
-    for path in (cluster.layout.key, cluster.layout.key.with_suffix(".pub")):
-        path.write_text("a key")
-    names = zip(cluster.description.ssh_ports, cluster.nodes, strict=True)
-    cluster.layout.known_hosts.write_text("".join(f"[127.0.0.1]:{port},{node.name} KEY\n" for port, node in names))
-    for node in cluster.nodes:
-        (node.folder / "user-data").write_text("#cloud-config\n")
-        (node.folder / "state.img").write_bytes(f"disk of {node.name}".encode().ljust(BLOCK, b"\0"))
-        os.truncate(node.folder / "state.img", 1 << 30)
-        node.start()
-    for node in cluster.nodes:
-        assert eventually(lambda node=node: len(letters(node.console_tail())) > 1)  # type: ignore[misc]
-    return cluster
+def counting(image: Path) -> Iterator[Cluster]:
+    """Two nodes that say the alphabet; what a snapshot wants of a cluster's folder is there."""
+    with tiny_cluster(image, COUNTS) as cluster:
+        cluster.ask("token", size=2)
+        for path in (cluster.layout.key, cluster.layout.key.with_suffix(".pub")):
+            path.write_text("a key")
+        names = zip(cluster.description.ssh_ports, cluster.nodes, strict=True)
+        cluster.layout.known_hosts.write_text("".join(f"[127.0.0.1]:{port},{node.name} KEY\n" for port, node in names))
+        for node in cluster.nodes:
+            (node.folder / "user-data").write_text("#cloud-config\n")
+            (node.folder / "state.img").write_bytes(f"disk of {node.name}".encode().ljust(BLOCK, b"\0"))
+            os.truncate(node.folder / "state.img", 1 << 30)
+            node.start()
+        for node in cluster.nodes:
+            assert eventually(lambda node=node: len(letters(node.console_tail())) > 1)  # type: ignore[misc]
+        yield cluster
 
 
 def test_machines_go_on_in_another_cluster_from_the_very_letter(counting: Cluster) -> None:
