@@ -23,7 +23,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 def reference(text: str) -> tuple[str, str]:
-    """Repository and tag of an image's name, whatever registry it names: ``quay.io/a/b:1`` -> ``a/b``, ``1``. Raises :class:`UsageFailure`."""
+    """Repository and tag of an image's name, whatever registry it names: ``registry.example/a/b:1`` -> ``a/b``, ``1``. Raises :class:`UsageFailure`."""
     first, slash, rest = text.partition("/")
     if (slash and (first == "localhost" or set(first) & set(".:"))) or first == REGISTRY:
         text = rest

@@ -41,7 +41,7 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """What ``docker save`` wrote for twelve years."""
-    entry = {"Config": "config.json", "RepoTags": ["redis:7", "quay.io/team/redis:old"], "Layers": ["1/layer.tar", "2"]}
+    entry = {"Config": "config.json", "RepoTags": ["redis:7", "registry.example/team/redis:old"], "Layers": ["1/layer.tar", "2"]}
     manifest = json.dumps([entry]).encode()
     members = {"manifest.json": manifest, "config.json": CONFIG, "1/layer.tar": PLAIN, "2": PACKED}
     return tar(tmp_path / "redis.tar", members)
@@ -176,7 +176,7 @@ def test_several_images_and_none_with_a_name(tmp_path: Path, layout: Path) -> No
         ("redis", "redis", "latest"),
         ("redis:7", "redis", "7"),
         ("team/redis:7", "team/redis", "7"),
-        ("quay.io/team/redis", "team/redis", "latest"),
+        ("registry.example/team/redis", "team/redis", "latest"),
         ("localhost/redis", "redis", "latest"),
         ("registry:5000/redis:7", "redis", "7"),
         ("1.2.3.4:80/a/b:c", "a/b", "c"),
