@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,8 @@ from builder import (
     assemble,
     budget,
     cache,
-    data,
     filelist,
     filesystem,
-    initrd,
     manifest,
     mirror,
     offline,
@@ -36,6 +35,7 @@ from builder.boot import BootFiles
 from builder.build import MIXED, BuildResult, Order, build_id
 from builder.deb import Package
 from builder.definition import Definition
+from builder.early import ARCHIVES, Early, early
 from builder.lockfile import Lock
 from builder.mirror import Mirror
 from builder.packages import obtain
@@ -152,25 +152,26 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
         tools = job.tools()
         packages = job.packages(tools)
         base, tree = job.trees(packages, tools)
-        with job.phases.phase(f"packing the root ({root.type})"):
-            with job.phases.step("kernel and initrd"):
-                (work / "kernel").write_bytes(assemble.kernel_image(packages))
-                archives = {
-                    "initrd": initrd.initrd(base, kernel.initrd, data.image() / "initrd" / "init"),
-                    "drivers": initrd.drivers(base, kernel.initrd, kernel.initrd_drivers),
-                }
-                for name, entries in archives.items():
-                    initrd.pack(entries, work / name, tools, release=release)
+        files = BootFiles.of(packages, what.architecture)
+
+        def before_root() -> Early:
+            base_id = assemble.base_id(what, job.lock, tools.root.name)
+            os_release = tree.read("usr/lib/os-release")
+            wanted = (kernel, packages, base, base_id, files, os_release, job.lock.epoch)
+            found = early(*wanted, tools, job.store, job.phases.step, release=release)
+            for name in ("kernel", *ARCHIVES):
+                shutil.copyfile(found.folder / name, work / name)
+            return found
+
+        with job.phases.phase(f"packing the root ({root.type})"), ThreadPoolExecutor(1) as pool:
+            booting = pool.submit(before_root)
             with job.phases.step("root"):
                 filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
             with job.phases.step("hashes"):
                 protected = verity.protect(work / "root", tools)
-            size = {name: (work / name).stat().st_size for name in ("kernel", "root", *archives)}
+            before = booting.result()
+            size = {name: (work / name).stat().st_size for name in ("kernel", "root", *ARCHIVES)}
             sizes = {"root": size.pop("root"), "boot": sum(size.values())}
-            boot = {
-                f"{name}:/{each.path}": each.size for name, files in archives.items() for each in files if each.size
-            }
-            boot["kernel"] = size["kernel"]
             with job.phases.step("target"):
                 parts = Parts(
                     name=what.name,
@@ -179,19 +180,19 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
                     kernel=work / "kernel",
                     initrd=work / "initrd",
                     drivers=work / "drivers",
+                    uki=before.folder / "uki",
                     root=work / "root",
                     verity=protected,
                     consoles=kernel.consoles,
                     command_line=f"{kernel.parameters()} {protected.parameter}",
-                    boot=BootFiles.of(packages, what.architecture),
-                    os_release=tree.read("usr/lib/os-release"),
+                    boot=files,
                     disk=what.disk,
                     work=work,
                     epoch=job.lock.epoch,
                     tools=tools,
                 )
                 target.write(parts, folder)
-        return _Delivered(packages, tree, sizes, boot)
+        return _Delivered(packages, tree, sizes, before.owners)
 
     return deliver
 
