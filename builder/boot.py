@@ -51,9 +51,7 @@ class BootFiles:
     def of(cls, packages: Sequence[Package], architecture: str) -> BootFiles:
         """Those that the packages bring. Raises :class:`Failure` if none does."""
         name = _EFI_NAMES[architecture]
-        found = {
-            entry.path: entry for package in packages for entry in package.entries if entry.path.startswith(_FOLDER)
-        }
+        found = {entry.path: entry for package in packages for entry in package.below(_FOLDER)}
         files = []
         for path in (f"{_FOLDER}systemd-boot{name}.efi", f"{_FOLDER}linux{name}.efi.stub"):
             if path not in found:
