@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from builder import budget, built, definition, verify
+from builder.cli.verb import Verb
 from builder.sizes import megabytes
 from terminal import Failure, table
 
@@ -30,13 +31,14 @@ class Allowance:
     grown: tuple[budget.Growth, ...] | None
 
 
-def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_verbs(verb: Verb) -> None:
     """Add the parser of ``budget``, made by ``verb(name, text)``."""
     parser = verb("budget", "show how much room a build leaves in its budget, and who grew, or accept its sizes")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the output of a build")
     parser.add_argument("--accept", action="store_true", help="later builds are compared with this one")
     parser.add_argument("--definition", type=Path, metavar="FILE", help="default: ours of that name")
     parser.add_argument("--json", action="store_true", help="print the result for a machine")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ from builder.tools import Tools
 from builder.tree import Entry, Kind, Patch, Tree, directory, symlink
 from terminal import Failure, Step, untimed
 
-VERSION: Final = 1
+VERSION: Final = 2
 KERNEL: Final = "boot/vmlinuz-"
 
 
@@ -52,20 +52,19 @@ def base(
 
     Raises :class:`builder.tree.PathConflict` when two packages claim one path, and what the steps raise.
     """
-    tree = Tree(symlink(folder, f"usr/{folder}") for folder in ARCHITECTURES[what.architecture].folders)
-    with step("merging packages"):
-        for package in packages:
-            for entry in package.entries:
-                tree.add(entry)
     key = base_id(what, lock, tools.root.name)
     if not store.has("steps", key):
+        with step("merging packages"):
+            tree = Tree(symlink(folder, f"usr/{folder}") for folder in ARCHITECTURES[what.architecture].folders)
+            for package in packages:
+                for entry in package.entries:
+                    tree.add(entry)
         with step("slow steps"), store.making("steps", key) as work, store.scratch() as scratch:
-            patch = _base_patch(what, tree.copy(), tools, scratch, step)
+            _slow_steps(what, tree, tools, scratch, step)
             with step("storing them"):
-                bundle.save_patch(patch, work)
+                bundle.save_tree(tree, work, store)
     with step("stored steps"):
-        tree.apply(bundle.load_patch(store.path("steps", key)))
-    return tree
+        return bundle.load_tree(store.path("steps", key), store)
 
 
 def base_id(what: Definition, lock: Lock, closure: str) -> str:
@@ -74,9 +73,8 @@ def base_id(what: Definition, lock: Lock, closure: str) -> str:
     return identify("base", VERSION, [inputs.code(), lock.id, closure, kept])
 
 
-def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step: Step) -> Patch:
-    """What the slow steps do to ``tree``, as one patch."""
-    before = {entry.path: entry for entry in tree}
+def _slow_steps(what: Definition, tree: Tree, tools: Tools, scratch: Path, step: Step) -> None:
+    """Do to ``tree`` what depends on packages and definition only."""
     with step("slim"):
         tree.apply(slim(tree))
     with step("remove"):
@@ -98,11 +96,6 @@ def _base_patch(what: Definition, tree: Tree, tools: Tools, scratch: Path, step:
     with ThreadPoolExecutor(len(steps)) as pool:
         for each in list(pool.map(patch, steps)):
             tree.apply(each)
-    after = {entry.path: entry for entry in tree}
-    return Patch(
-        put=tuple(entry for path, entry in after.items() if before.get(path) != entry),
-        remove=tuple(path for path in before if path not in after),
-    )
 
 
 def finish(
@@ -165,7 +158,7 @@ def kernel_image(packages: Sequence[Package]) -> bytes:
 
     Raises :class:`Failure` unless there is exactly one.
     """
-    found = [entry for package in packages for entry in package.entries if entry.path.startswith(KERNEL)]
+    found = [entry for package in packages for entry in package.below(KERNEL)]
     if len(found) != 1:
         raise Failure(
             f"an image needs one kernel, these packages have {len(found)}",

@@ -7,6 +7,8 @@ between the UKIs of an ESP. Specifications: UAPI "Unified Kernel Image" and "Boo
 from __future__ import annotations
 
 import hashlib
+import struct
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,17 @@ _EFI_NAMES: Final = {"amd64": "x64", "arm64": "aa64"}
 _UKIFY: Final = "usr/lib/systemd/ukify"
 _KEEPING_BYTECODE: Final = "import runpy, sys; sys.dont_write_bytecode = False; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 """Runs a Python program of the closure with its modules' byte code kept there: to compile them at each start takes longer than ukify's work."""
+
+COMMAND_LINE_BYTES: Final = 2048
+"""Room for a command line with the NUL at its end, as x86's kernel has it (COMMAND_LINE_SIZE) and arm64's."""
+
+# Offsets of the PE format: of the header's place in the file; from there, of what follows the COFF header, and of SizeOfInitializedData; in a row
+# of the section table (Name, VirtualSize, VirtualAddress, SizeOfRawData, PointerToRawData), of VirtualSize.
+_PE_HEADER: Final = 0x3C
+_COFF_BYTES: Final = 24
+_INITIALIZED_DATA: Final = 32
+_SECTION: Final = struct.Struct("<8sIIII16x")
+_SECTION_SIZE: Final = 8
 
 LOADER_CONF: Final = "timeout 0\nconsole-mode keep\neditor no\n"
 """Of systemd-boot: no menu unless a key is held; nobody may write another command line at the console."""
@@ -38,9 +51,7 @@ class BootFiles:
     def of(cls, packages: Sequence[Package], architecture: str) -> BootFiles:
         """Those that the packages bring. Raises :class:`Failure` if none does."""
         name = _EFI_NAMES[architecture]
-        found = {
-            entry.path: entry for package in packages for entry in package.entries if entry.path.startswith(_FOLDER)
-        }
+        found = {entry.path: entry for package in packages for entry in package.below(_FOLDER)}
         files = []
         for path in (f"{_FOLDER}systemd-boot{name}.efi", f"{_FOLDER}linux{name}.efi.stub"):
             if path not in found:
@@ -62,35 +73,59 @@ def unified_kernel(
     files: BootFiles,
     kernel: Path,
     initrds: Sequence[Path],
-    command_line: str,
     os_release: bytes,
-    work: Path,
+    output: Path,
     epoch: int,
     tools: Tools,
-) -> bytes:
-    """The UKI of these, made in the folder ``work``. The same input gives the same bytes.
+) -> None:
+    """Write the UKI of these as the new file ``output``, with nothing but room in the place of a command line. The same input gives the same bytes.
 
     Raises :class:`builder.tools.ToolFailure` if ukify fails.
     """
-    inputs = {"stub": files.stub, "os-release": os_release, "cmdline": command_line.encode()}
-    for name, data in inputs.items():
-        (work / name).write_bytes(data)
-    made = work / "uki.efi"
-    tools.run(
-        "python3",
-        *("-X", f"pycache_prefix={tools.root / 'bytecode'}", "-c", _KEEPING_BYTECODE),
-        *(str(tools.root / _UKIFY), "build", "--linux", str(kernel)),
-        *(word for path in initrds for word in ("--initrd", str(path))),
-        *("--cmdline", f"@{work / 'cmdline'}", "--os-release", f"@{work / 'os-release'}"),
-        *("--stub", str(work / "stub"), "--efi-arch", files.efi_name),
-        # Else ukify unpacks the kernel to look for its version, which nothing here reads.
-        *("--uname", "0", "--output", str(made)),
-        epoch=epoch,
+    inputs = {"stub": files.stub, "os-release": os_release, "cmdline": b"-" * COMMAND_LINE_BYTES}
+    with tempfile.TemporaryDirectory(dir=output.parent) as name:
+        work = Path(name)
+        for part, data in inputs.items():
+            (work / part).write_bytes(data)
+        tools.run(
+            "python3",
+            *("-X", f"pycache_prefix={tools.root / 'bytecode'}", "-c", _KEEPING_BYTECODE),
+            *(str(tools.root / _UKIFY), "build", "--linux", str(kernel)),
+            *(word for path in initrds for word in ("--initrd", str(path))),
+            *("--cmdline", f"@{work / 'cmdline'}", "--os-release", f"@{work / 'os-release'}"),
+            *("--stub", str(work / "stub"), "--efi-arch", files.efi_name),
+            # Else ukify unpacks the kernel to look for its version, which nothing here reads.
+            *("--uname", "0", "--output", str(output)),
+            epoch=epoch,
+        )
+
+
+def with_command_line(uki: bytes, command_line: str) -> bytes:
+    """The program ``uki`` with another ``command_line``: a root has a new hash with each change, and nothing else of its UKI changes.
+
+    Raises :class:`Failure` if it is too long, or if ``uki`` has no section for one. Format: Microsoft's "PE Format", "Section Table".
+    """
+    text = command_line.encode()
+    if len(text) >= COMMAND_LINE_BYTES:
+        raise Failure(
+            f"the kernel's command line has {len(text)} bytes; {COMMAND_LINE_BYTES - 1} are the most it takes",
+            where=f"{command_line[:60]}...",
+        )
+    made = bytearray(uki)
+    (header,) = struct.unpack_from("<I", made, _PE_HEADER)
+    count, optional = struct.unpack_from("<6xH12xH", made, header)
+    table = header + _COFF_BYTES + optional
+    for row in range(table, table + count * _SECTION.size, _SECTION.size):
+        name, size, _, room, place = _SECTION.unpack_from(made, row)
+        if name == b".cmdline" and room == COMMAND_LINE_BYTES:
+            struct.pack_into("<I", made, row + _SECTION_SIZE, len(text))
+            (total,) = struct.unpack_from("<I", made, header + _INITIALIZED_DATA)
+            struct.pack_into("<I", made, header + _INITIALIZED_DATA, total - size + len(text))
+            made[place : place + room] = text.ljust(room, b"\0")
+            return bytes(made)
+    raise Failure(
+        "this unified kernel has no room for a command line", hint="ukify of another version? See image/tools.lock"
     )
-    uki = made.read_bytes()
-    for name in (*inputs, made.name):
-        (work / name).unlink()
-    return uki
 
 
 def system_partition(contents: Mapping[str, bytes], size: int, output: Path, epoch: int, tools: Tools) -> None:

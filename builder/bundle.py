@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from builder.tree import Entry, Inline, Kind, Patch, Slice
+from builder.store import Store
+from builder.tree import Entry, Inline, Kind, Patch, Slice, Tree
 
 Row = tuple[str, str, int, int, int, int, int, int, str, str, dict[str, str]]
 """path, kind, mode, uid, gid, mtime, offset, size, sha256 (of files, else empty), target, xattrs (base64)."""
@@ -71,3 +72,25 @@ def load_patch(folder: Path) -> Patch:
         put=tuple(entry(tuple(fields), data, owner) for owner, fields in stored["put"]),
         remove=tuple(stored["remove"]),
     )
+
+
+def save_tree(tree: Tree, folder: Path, store: Store) -> None:
+    """Write a tree into ``folder`` as ``tree.json`` and ``data``; what is in an unpacked package of ``store`` is told by its name and not copied."""
+    packages = store.path("packages", "")
+    rows: list[list[Any]] = []
+    with (folder / "data").open("wb") as data:
+        for item in tree:
+            match item.content:
+                case Slice(path, offset) if path.parent.parent == packages:
+                    rows.append([item.owner, path.relative_to(packages).as_posix(), row(item, offset)])
+                case content:
+                    rows.append([item.owner, "", row(item, data.tell())])
+                    data.write(content.read() if item.kind is Kind.FILE else b"")
+    (folder / "tree.json").write_text(json.dumps(rows))
+
+
+def load_tree(folder: Path, store: Store) -> Tree:
+    """Read back what :func:`save_tree` wrote, for a store that has the same packages."""
+    rows = json.loads((folder / "tree.json").read_text())
+    files = {name: store.path("packages", name) if name else folder / "data" for name in {row[1] for row in rows}}
+    return Tree.of(entry(fields, files[name], owner) for owner, name, fields in rows)

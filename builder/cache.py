@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from builder import deb
-from builder.fetch import downloaded
 from builder.lockfile import Lock
+from builder.packages import downloaded
 from builder.store import MADE, Aside, Store
 from builder.tools import closure_id
 from terminal import Failure

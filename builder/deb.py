@@ -16,8 +16,9 @@ import json
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Final, Protocol
 
@@ -48,13 +49,23 @@ class BadPackage(Failure):
 
 @dataclass(frozen=True)
 class Package:
-    """One unpacked package: its control paragraph, its maintainer scripts (never run), its files."""
+    """One unpacked package: its control paragraph, its maintainer scripts (never run), its files, as index ``rows`` of the file ``data``."""
 
     name: str
     control: str
     scripts: dict[str, str]
     conffiles: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    rows: Sequence[bundle.Row]
+    data: Path
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """All files, folders and links, in the package's order."""
+        return tuple(self.below(""))
+
+    def below(self, prefix: str) -> Iterator[Entry]:
+        """Those whose path begins with ``prefix``."""
+        return (bundle.entry(row, self.data, self.name) for row in self.rows if row[0].startswith(prefix))
 
 
 class _Decompressor(Protocol):
@@ -86,9 +97,8 @@ def is_unpacked(sha256: str, store: Store) -> bool:
 def load(folder: Path) -> Package:
     """Read an unpacked package back from the store."""
     index = json.loads((folder / "index.json").read_text())
-    name = index["name"]
-    entries = tuple(bundle.entry(tuple(row), folder / "data.tar", name) for row in index["entries"])
-    return Package(name, index["control"], index["scripts"], tuple(index["conffiles"]), entries)
+    conffiles, rows = tuple(index["conffiles"]), index["entries"]
+    return Package(index["name"], index["control"], index["scripts"], conffiles, rows, folder / "data.tar")
 
 
 def _unpack_into(deb: Path, work: Path, toolbox: Toolbox | None) -> None:

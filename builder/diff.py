@@ -15,6 +15,7 @@ from typing import Final
 
 from builder import built, lockfile
 from builder.built import Build, printable
+from builder.cli.verb import Verb
 from builder.filelist import Listed
 from builder.sizes import megabytes
 from terminal import table
@@ -135,13 +136,14 @@ def _attributes(before: Listed, after: Listed) -> dict[str, tuple[object, object
     return {name: (one[name], other[name]) for name in one if name != "mtime" and one[name] != other[name]}
 
 
-def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_verbs(verb: Verb) -> None:
     """Add the parser of this module's verb, made by ``verb(name, text)``."""
     parser = verb("diff", "show what differs between two builds")
     parser.add_argument("old", type=Path, metavar="A", help="the output of a build")
     parser.add_argument("new", type=Path, metavar="B", help="the output of another")
     parser.add_argument("--files", action="store_true", help="list every file that differs, and what of it")
     parser.add_argument("--json", action="store_true", help="print the result for a machine, with every file")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

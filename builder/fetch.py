@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from builder.lockfile import LockedPackage
 from builder.mirror import Mirror
+from builder.packages import downloaded
 from builder.store import Store
 from terminal import Failure, Step, untimed
 
@@ -82,19 +83,6 @@ class Options:
     threads: int = THREADS
     attempts: int = ATTEMPTS
     pause: float = PAUSE
-
-
-def downloaded(package: LockedPackage, store: Store) -> Path | None:
-    """The package's file in ``store``, or None.
-
-    A file is hashed in full before it gets its name, so that afterwards its size is a fair check: it only differs if the disk
-    lost the end of it (a power cut).
-    """
-    path = store.path("downloads", f"{package.sha256}.deb")
-    try:
-        return path if path.stat().st_size == package.size else None
-    except FileNotFoundError:
-        return None
 
 
 def fetch(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from builder import built
 from builder.built import Build, printable
+from builder.cli.verb import Verb
 from builder.filelist import Listed
 from builder.sizes import megabytes
 from builder.tree import Kind
@@ -32,13 +33,14 @@ EXAMPLES: Final = {
 }
 
 
-def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_verbs(verb: Verb) -> None:
     """Add the parser of this module's verb, made by ``verb(name, text)``."""
     parser = verb("inspect", "show what is in a build and what takes the space")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the output of a build")
     parser.add_argument("path", nargs="?", metavar="PATH", help="a path in the image: show it, and what is in it")
     parser.add_argument("--owner", metavar="PACKAGE", help="show what this package brought, or 'flotilla' did")
     parser.add_argument("--json", action="store_true", help="print the result for a machine")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

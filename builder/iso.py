@@ -19,12 +19,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-import pycdlib
-import pycdlib.dates
-import pycdlib.headervd
-import pycdlib.pycdlib
-import pycdlib.utils
-
 from builder import disk
 from builder.tools import Tools
 from terminal import Failure
@@ -108,6 +102,8 @@ def _file_system(contents: Contents, output: Path, epoch: int) -> tuple[int, int
     for file in contents.files:
         if (other := names.setdefault(plain(file.path), file.path)) != file.path:
             raise Failure(f"looks like {other} to a BIOS", where=file.path)
+    import pycdlib  # which few builds need, and which takes longer to import than any module of ours
+
     with _fixed_clock(epoch), contextlib.ExitStack() as opened:
         image = pycdlib.PyCdlib()
         image.new(interchange_level=3, vol_ident=contents.label, rock_ridge="1.09")
@@ -137,6 +133,11 @@ def _folder(path: str) -> str:
 @contextlib.contextmanager
 def _fixed_clock(epoch: int) -> Iterator[None]:
     """Let pycdlib, which dates every record by itself and in local time, see one instant in UTC."""
+    import pycdlib.dates
+    import pycdlib.headervd
+    import pycdlib.pycdlib
+    import pycdlib.utils
+
     modules: tuple[Any, ...] = (pycdlib.pycdlib, pycdlib.headervd, pycdlib.dates, pycdlib.utils)
     still = SimpleNamespace(
         time=lambda: float(epoch),

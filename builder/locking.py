@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from builder import apt, architecture, cache, data, deb, definition, mirror, packages, resolve, scripts
+from builder.cli.verb import Verb, add_common, add_mirror
 from builder.definition import Definition
 from builder.fetch import FetchFailure
 from builder.lockfile import Change, Lock, LockedPackage, fingerprint
@@ -19,23 +20,39 @@ from builder.store import Store, write_atomically
 from builder.tools import Tools
 from terminal import Failure, Phases, UsageFailure, table
 
-LOCK_EXAMPLES: Final = """
+EXAMPLES: Final = {
+    "lock": """
   osbuild lock                           take the archive's newest versions into image/node.lock
   osbuild lock --check                   would that change anything? 1 if it would
   osbuild lock --upgrade docker.io       only this package, and what its new version needs
-  osbuild lock image/tools.yaml          the same for the tools that builds run"""
-
-SCRIPTS_EXAMPLES: Final = """
+  osbuild lock image/tools.yaml          the same for the tools that builds run""",
+    "scripts": """
   osbuild scripts                        the maintainer scripts of our locks, and what does their work
   osbuild scripts --show openssh-server  read one package's
   osbuild scripts --accept openssh-server --covered presets --reason "host keys are made on the node"
-                                         after reading: 'osbuild lock' takes it from now on"""
+                                         after reading: 'osbuild lock' takes it from now on""",
+}
 
 _SHOWN_MAX: Final = 12
 """Findings that a refusal shows in full; the rest it names."""
 
 
-def add_lock_arguments(parser: argparse.ArgumentParser) -> None:
+def add_verbs(verb: Verb) -> None:
+    """Add the parsers of ``lock`` and ``scripts``."""
+    locking = verb("lock", "resolve a definition's packages anew and write its lock")
+    _add_lock_arguments(locking)
+    reviewing = verb(
+        "scripts", "list the maintainer scripts of locked packages with their review, or accept what you have read"
+    )
+    _add_scripts_arguments(reviewing)
+    locking.set_defaults(run=lock)
+    reviewing.set_defaults(run=review)
+    for each in (locking, reviewing):
+        add_mirror(each)
+        add_common(each)
+
+
+def _add_lock_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``osbuild lock``, but for those that all verbs have."""
     parser.add_argument(
         "definition", type=Path, nargs="?", metavar="DEFINITION", help="default: image/node.yaml; its lock is beside it"
@@ -56,7 +73,7 @@ def add_lock_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host-apt", action="store_true", help=argparse.SUPPRESS)
 
 
-def add_scripts_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_scripts_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``osbuild scripts``, but for those that all verbs have."""
     parser.add_argument("--definition", type=Path, metavar="FILE", help="default: image/node.yaml")
     what = parser.add_mutually_exclusive_group()

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder import deb
-from builder.fetch import downloaded, fetch
 from builder.finish.toolbox import Toolbox
 from builder.lockfile import Lock, LockedPackage
 from builder.mirror import Mirror
@@ -32,6 +31,8 @@ def obtain(
     """
     missing = [package for package in lock.packages if not deb.is_unpacked(package.sha256, store)]
     if missing:
+        from builder.fetch import fetch  # with urllib3, which takes as long to import as all of a build's other modules
+
         files = fetch(missing, store, mirror, detail=detail, step=step)
         # Decompression releases the interpreter's lock, so threads use all cores. Large ones first: none is left to run alone at the end.
         missing.sort(key=lambda package: -package.size)
@@ -41,6 +42,19 @@ def obtain(
                 detail(f"unpacked {count} of {len(missing)}: {package.name}")
     with step("reading their indexes"):
         return [deb.load(deb.folder(package.sha256, store)) for package in lock.packages]
+
+
+def downloaded(package: LockedPackage, store: Store) -> Path | None:
+    """The package's file in ``store``, or None.
+
+    A file is hashed in full before it gets its name, so that afterwards its size is a fair check: it only differs if the disk
+    lost the end of it (a power cut).
+    """
+    path = store.path("downloads", f"{package.sha256}.deb")
+    try:
+        return path if path.stat().st_size == package.size else None
+    except FileNotFoundError:
+        return None
 
 
 def not_stored(lock: Lock, store: Store) -> list[LockedPackage]:

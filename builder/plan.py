@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from builder import assemble, build, data, deb, definition, manifest, offline
+from builder import assemble, deb, definition, offline
 from builder.architecture import NAMES
-from builder.build import Settings
-from builder.fetch import downloaded
+from builder.build import Order, Settings, build_id
+from builder.cli.verb import Verb
 from builder.lockfile import Lock, LockedPackage
+from builder.packages import downloaded
 from builder.sizes import megabytes
 from builder.store import Store
 from builder.targets import TARGETS
@@ -62,18 +63,9 @@ def plan(settings: Settings) -> Plan:
     Nothing is written, not even the store's folders. Raises :class:`terminal.Failure` for a definition or a lock that is broken or out of step, and
     for a build from the store alone that lacks something, as that build would.
     """
-    path = settings.definition or data.image() / "node.yaml"
-    what = definition.load(path, settings.architecture)
-    lock = build.locked(path, what, is_ours=settings.definition is None)
-    target = build.target_of(settings, what, path)
-    kind = build.kind_of(settings, what, target)
-    directory = build.output_folder(settings, build.folder_name(what, target), what)
-    anew = settings.cache != "use"
-    if (
-        not settings.force
-        and not anew
-        and manifest.is_current(directory, build.build_id(build.build_inputs(what, lock, kind)))
-    ):
+    order = Order.of(settings)
+    what, lock, directory, anew = order.what, order.lock, order.directory, settings.cache != "use"
+    if order.is_done(build_id(order.inputs())):
         return Plan(directory, ())
     store = Store(settings.store, look=True)
     if settings.offline:
@@ -112,7 +104,7 @@ def _packages(noun: str, lock: Lock, store: Store, anew: bool) -> Iterator[Step]
             yield Step(noun, action, len(packages), sum(package.size for package in packages), named)
 
 
-def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_verbs(verb: Verb) -> None:
     """Add the parser of this module's verb, made by ``verb(name, text)``."""
     parser = verb("plan", "show what a build would fetch, reuse and make")
     parser.add_argument("--target", choices=[*TARGETS], help="as for image")
@@ -126,6 +118,7 @@ def add_verb(verb: Callable[[str, str], argparse.ArgumentParser]) -> None:
     parser.add_argument("--packages", action="store_true", help="name every package that is not reused, with its size")
     parser.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
     parser.add_argument("--json", action="store_true", help="print the result for a machine")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from builder import definition
+from builder.cli.verb import Verb
 from builder.definition import RULES, Definition, Size, sections, size_text
 from builder.include import COMMON, SECTIONS, Named, Whole
 
@@ -90,10 +91,12 @@ section. An included file is merged with its section first, so that yours wins o
 amd64, `node.arm64.lock` for arm64 (`osbuild lock --arch arm64`). All sections are checked, whichever is built.
 """
 
-EXAMPLES: Final = """
+EXAMPLES: Final = {
+    "schema": """
   osbuild schema >definition.schema.json
                                          a definition's JSON schema, for editors
-  osbuild schema --markdown              the reference page, docs/definition.md"""
+  osbuild schema --markdown              the reference page, docs/definition.md""",
+}
 
 _WORDS: Final[dict[object, str]] = {
     str: "text",
@@ -104,9 +107,11 @@ _WORDS: Final[dict[object, str]] = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``osbuild schema``."""
+def add_verbs(verb: Verb) -> None:
+    """Add the parser of it."""
+    parser = verb("schema", "print what a definition may hold, for editors and readers")
     parser.add_argument("--markdown", action="store_true", help="print the reference page instead")
+    parser.set_defaults(run=command)
 
 
 def command(arguments: argparse.Namespace) -> int:

@@ -16,10 +16,13 @@ from typing import Final
 
 import yaml
 
+from builder.cli.verb import Verb
 from terminal import Failure
 
-EXAMPLES: Final = """
-  osbuild new mine                       a definition that adds to ours, to be edited: mine/node.yaml"""
+EXAMPLES: Final = {
+    "new": """
+  osbuild new mine                       a definition that adds to ours, to be edited: mine/node.yaml""",
+}
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -48,9 +51,11 @@ For completion in an editor: `osbuild schema >schema.json`, and `# yaml-language
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``osbuild new``."""
+def add_verbs(verb: Verb) -> None:
+    """Add the parser of it."""
+    parser = verb("new", "begin a definition of your own that adds to ours")
     parser.add_argument("folder", type=Path, metavar="DIR", help="made if it is not there; it may not hold anything")
+    parser.set_defaults(run=command)
 
 
 def command(arguments: argparse.Namespace) -> int:

@@ -159,6 +159,13 @@ class Tree:
         for entry in entries:
             self.add(entry)
 
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Tree:
+        """The tree of ``entries`` that were one: nothing is checked."""
+        tree = cls()
+        tree._entries = {entry.path: entry for entry in entries}
+        return tree
+
     def __contains__(self, path: str) -> bool:
         return path in self._entries
 

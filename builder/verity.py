@@ -11,9 +11,10 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from builder.tools import Tools
+if TYPE_CHECKING:  # definitions ask how long hashes are, and need no tools for it
+    from builder.tools import Tools
 
 BLOCK: Final = 4096
 """Bytes of a block of data and of a block of hashes."""

@@ -25,7 +25,7 @@ DATASOURCES = "installed,nocloud"
 @dataclass(frozen=True)
 class Parts:
     """The finished pieces of a node, as files on the host; ``root`` ends with its tree of hashes, ``drivers`` is an initrd to go after ``initrd``
-    wherever disks may be other than virtio.
+    wherever disks may be other than virtio, and ``uki`` kernel and both initrds as one EFI program without a command line, not to be moved or changed.
 
     ``consoles`` are the definition's; ``command_line``, too, with the root hash: what every target's has. ``work`` is a folder to make things in;
     ``epoch`` is the one time (seconds) that artifacts may have in them.
@@ -37,12 +37,12 @@ class Parts:
     kernel: Path
     initrd: Path
     drivers: Path
+    uki: Path
     root: Path
     verity: Verity
     consoles: tuple[str, ...]
     command_line: str
     boot: BootFiles
-    os_release: bytes
     disk: Disk
     work: Path
     epoch: int
@@ -58,11 +58,8 @@ class Parts:
         return " ".join(f"console={device}" for device in ("tty0", *self.consoles))
 
     def unified_kernel(self, command_line: str) -> bytes:
-        """Kernel, both initrds and ``command_line`` as one EFI program (:func:`builder.boot.unified_kernel`)."""
-        initrds = (self.initrd, self.drivers)
-        return boot.unified_kernel(
-            self.boot, self.kernel, initrds, command_line, self.os_release, self.work, self.epoch, self.tools
-        )
+        """Kernel, both initrds and ``command_line`` as one EFI program."""
+        return boot.with_command_line(self.uki.read_bytes(), command_line)
 
     @cached_property
     def installed(self) -> Installed:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.boot import LOADER_CONF, BootFiles, system_partition, unified_kernel
+from builder.boot import COMMAND_LINE_BYTES, LOADER_CONF, BootFiles, system_partition, unified_kernel, with_command_line
 from builder.tools import Tools
 from terminal import Failure
 from tests.builder.smallworld import EPOCH, systemd_boot
@@ -36,16 +36,16 @@ def sections(program: bytes) -> dict[str, bytes]:
 
 
 def make(files: BootFiles, work: Path, tools: Tools, command_line: str = "quiet", *initrds: bytes) -> bytes:
-    """A UKI of a kernel that is none, in a folder that is left empty."""
+    """A UKI of a kernel that is none, with that command line."""
     work.mkdir()
     (work / "kernel").write_bytes(b"kernel " * 1000)
     paths = []
     for number, data in enumerate(initrds):
         paths.append(work / f"initrd {number}")
         paths[-1].write_bytes(data)
-    made = unified_kernel(files, work / "kernel", paths, command_line, b"ID=test\n", work, EPOCH, tools)
-    assert {path.name for path in work.iterdir()} == {"kernel", *(path.name for path in paths)}
-    return made
+    unified_kernel(files, work / "kernel", paths, b"ID=test\n", work / "uki", EPOCH, tools)
+    assert {path.name for path in work.iterdir()} == {"kernel", "uki", *(path.name for path in paths)}
+    return with_command_line((work / "uki").read_bytes(), command_line)
 
 
 def test_a_unified_kernel_has_all_in_it(files: BootFiles, tmp_path: Path, closure: Tools) -> None:
@@ -63,6 +63,38 @@ def test_the_same_parts_make_the_same_program(files: BootFiles, tmp_path: Path, 
     made = {name: make(files, tmp_path / name, closure, "quiet", b"initrd") for name in ("one", "an other")}
     assert made["one"] == made["an other"]
     assert make(files, tmp_path / "third", closure, "loud", b"initrd") != made["one"]
+
+
+@pytest.mark.parametrize("length", [1536, 1537, 2000, COMMAND_LINE_BYTES - 1])
+def test_a_command_line_is_put_in_as_ukify_would_have(
+    length: int, files: BootFiles, tmp_path: Path, closure: Tools
+) -> None:
+    """For all lengths that ukify gives the same room, to the byte; shorter ones get more than it would give them."""
+    line = "x" * length
+    made = make(files, tmp_path / "work", closure, line, b"070701first")
+    named = {"stub": files.stub, "line": line.encode(), "release": b"ID=test\n"}
+    for name, data in named.items():
+        (tmp_path / name).write_bytes(data)
+    closure.run(
+        *("python3", str(closure.root / "usr/lib/systemd/ukify"), "build", "--linux", str(tmp_path / "work/kernel")),
+        *("--initrd", str(tmp_path / "work/initrd 0"), "--cmdline", f"@{tmp_path / 'line'}", "--uname", "0"),
+        *("--os-release", f"@{tmp_path / 'release'}", "--stub", str(tmp_path / "stub"), "--efi-arch", "x64"),
+        *("--output", str(tmp_path / "whole")),
+    )
+    whole = (tmp_path / "whole").read_bytes()
+    if length > COMMAND_LINE_BYTES - 512:
+        assert made == whole
+    assert sections(made) == sections(whole)
+
+
+def test_a_command_line_that_no_kernel_takes(files: BootFiles, tmp_path: Path, closure: Tools) -> None:
+    with pytest.raises(Failure, match="2048 bytes; 2047 are the most"):
+        make(files, tmp_path / "one", closure, "x" * COMMAND_LINE_BYTES)
+
+
+def test_a_program_without_room_is_refused(files: BootFiles) -> None:
+    with pytest.raises(Failure, match="no room for a command line"):
+        with_command_line(files.stub, "quiet")
 
 
 def test_without_systemd_boot_the_package_is_named() -> None:

@@ -38,9 +38,9 @@ def spoil_package(world: World) -> None:
 
 
 def spoil_step(world: World) -> None:
-    """Have every finished step say that it removes the tool."""
-    for path in (world.store / "steps").glob("*/patch.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "remove": ["usr/bin/tool"]}))
+    """Take the tool out of every finished tree."""
+    for path in (world.store / "steps").glob("*/tree.json"):
+        path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row[2][0] != "usr/bin/tool"]))
 
 
 @pytest.mark.parametrize("spoil", [spoil_package, spoil_step])
@@ -61,7 +61,7 @@ def test_what_was_damaged_is_ignored_and_replaced(spoil: object, world: World) -
 
 def test_nothing_is_downloaded_and_what_is_right_stays_in_place(world: World) -> None:
     assert world.container() == 0
-    before = {path: path.stat().st_ino for path in world.store.rglob("*") if path.name in ("data.tar", "patch.json")}
+    before = {path: path.stat().st_ino for path in world.store.rglob("*") if path.name in ("data.tar", "tree.json")}
     shutil.rmtree(world.mirror)
     assert world.container("--no-cache") == 0
     assert {path: path.stat().st_ino for path in before} == before

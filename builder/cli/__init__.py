@@ -1,0 +1,61 @@
+"""The command ``osbuild``; each module here, and each that has a verb of its own, is imported when that verb is asked for.
+
+To look whether anything changed takes less time than to import what all the verbs need.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+from builder.cli.verb import Verb
+from terminal import command
+from terminal.release import VERSION
+
+_MODULES: Final = {
+    "builder.cli.image": ("image", "container"),
+    "builder.cli.verify": ("verify",),
+    "builder.locking": ("lock", "scripts"),
+    "builder.cli.store": ("tools", "cache"),
+    "builder.schema": ("schema",),
+    "builder.starter": ("new",),
+    "builder.inspect": ("inspect",),
+    "builder.diff": ("diff",),
+    "builder.plan": ("plan",),
+    "builder.allowance": ("budget",),
+}
+"""Where the verbs are: modules with ``EXAMPLES``, a text by verb, and ``add_verbs(verb)``, which makes a parser of each with ``verb(name, text)`` and says
+with ``set_defaults(run=...)`` what runs it: a function of the arguments that returns the exit code."""
+
+
+def main() -> int:
+    """Console script."""
+    return command("osbuild", run)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run ``osbuild`` with these arguments; returns the exit code."""
+    arguments = _parser(argv[0] if argv else "").parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser(wanted: str) -> argparse.ArgumentParser:
+    """The parser of the verb ``wanted``; of all verbs if that is none of them."""
+    names = [name for name, verbs in _MODULES.items() if wanted in verbs] or _MODULES
+    modules = [import_module(name) for name in names]
+    examples = {verb: text for module in modules for verb, text in module.EXAMPLES.items()}
+    parser = argparse.ArgumentParser(
+        prog="osbuild",
+        description="Build node images and containers from Debian packages: no root, no dpkg, from a hash lock.",
+        epilog="examples:" + "".join(examples.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"osbuild {VERSION}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    verb = Verb(verbs, examples)
+    for module in modules:
+        module.add_verbs(verb)
+    return parser
