@@ -256,7 +256,21 @@ def test_the_commands_of_a_faulty_network(cluster: Cluster, cards: dict[int, Car
     assert [fault["id"] for fault in listed] == [1, 2, 3]
     assert [0, 3] in listed[1]["pairs"]
     assert command("fault", "list").stdout.splitlines()[-1].split() == [
-        *("3", "degrade", "node-4", "<->", "node-5:", "delay", "75ms,", "jitter", "50ms,", "loss", "100%", "(seed", "9)")
+        *(
+            "3",
+            "degrade",
+            "node-4",
+            "<->",
+            "node-5:",
+            "delay",
+            "75ms,",
+            "jitter",
+            "50ms,",
+            "loss",
+            "100%",
+            "(seed",
+            "9)",
+        )
     ]
     assert "fault 2: isolate node-3\n" in command("status").stdout
     assert len(json.loads(command("status", "--json").stdout)["faults"]) == 3
