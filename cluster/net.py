@@ -1,9 +1,11 @@
-"""The cluster's network as a test or a command holds it: ``cluster.net``. Every fault holds until it is healed, and they add up::
+"""The cluster's network as a test or a command holds it: ``cluster.net``.
 
-with cluster.net.partition({1}, {2, 3}):
-    ...
-slow = cluster.net.degrade(1, 2, delay="75ms", jitter="50ms", loss="20%")
-slow.heal()
+Every fault holds until it is healed, and several add up::
+
+    with cluster.net.partition({1}, {2, 3}):
+        ...
+    slow = cluster.net.degrade(1, 2, delay="75ms", jitter="50ms", loss="20%")
+    slow.heal()
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ class Net:
             "network",
             verb="capture",
             port=self.port(node),
-            path=str(path.absolute()),
+            file=str(path.absolute()),
             missed=None if missed is None else str(missed.absolute()),
             bytes_max=bytes_max,
         )

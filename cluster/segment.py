@@ -70,7 +70,7 @@ class Segment:
                 return self.heal(number)
             case {"verb": "faults"}:
                 return self.faults()
-            case {"verb": "capture", "port": int(port), "path": str(path), "bytes_max": int(bytes_max)}:
+            case {"verb": "capture", "port": int(port), "file": str(path), "bytes_max": int(bytes_max)}:
                 return self.capture(port, Path(path), request.get("missed"), bytes_max)
             case {"verb": "release", "id": int(number)}:
                 return self.release(number)
@@ -82,18 +82,19 @@ class Segment:
 
         Without a ``seed`` the dice get one of their own, which the fault tells. Raises :class:`Failure`.
         """
-        known = set(self.switch.counters) | {HOST}
-        found = {
-            (source, target) for source, target in pairs if source in known and target in known and source != target
-        }
-        fields = {field.name for field in dataclasses.fields(Impairment)}
-        if not found or len(found) != len(pairs) or not set(impairment) <= fields:
-            raise Failure(f"no such network fault can be: {what}", hint=f"the ports are {sorted(known)}")
+        known = {*self.switch.counters, HOST}
+        found = frozenset(tuple(pair) for pair in pairs if isinstance(pair, list))
+        try:
+            suffered = Impairment(**impairment)
+        except TypeError as error:  # a request that no command of ours makes
+            raise Failure(f"no network fault can be: {impairment}") from error
+        if not found or not all(len(pair) == len(set(pair)) == 2 and known.issuperset(pair) for pair in found):
+            raise Failure(f"no network fault can be between these ports: {pairs}", hint=f"there are {sorted(known)}")
         chosen = seed if seed is not None else random.SystemRandom().getrandbits(SEED_BITS)
-        fault = NetworkFault(self._book.number(), what, frozenset(found), Impairment(**impairment), chosen)
+        told = what if suffered.cut else f"{what} (seed {chosen})"
+        fault = NetworkFault(self._book.number(), told, found, suffered, chosen)
         self._faults[fault.id] = fault
         self._impose()
-        told = what if fault.impairment.cut else f"{what} (seed {chosen})"
         return self._book.begin(fault.id, told, fault.nodes, partial(self._heal, fault))
 
     def heal(self, number: int | None) -> list[int]:

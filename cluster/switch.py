@@ -1,9 +1,8 @@
 """The cluster's Ethernet: a userspace learning switch, one unix socket per node.
 
-QEMU's ``-netdev stream`` sends each Ethernet frame with its length in front (four bytes, big-endian; QEMU ``net/stream.c``).
 Every node has a listening socket of its own, so the switch knows which node a frame came from, and what one node sends to another
 can be lost, late or changed in the one place that all frames pass. What becomes of a frame is decided by the pure
-:class:`ForwardingTable`, :class:`~cluster.impairment.Faults` and :class:`~cluster.wire.Wire`; :class:`Switch` moves bytes.
+:class:`~cluster.forwarding.ForwardingTable`, :class:`~cluster.impairment.Faults` and :class:`~cluster.wire.Wire`; :class:`Switch` moves bytes.
 
 A port whose reader is slow (an emulated node, say) holds its senders back, so nothing is lost; a port that takes nothing at
 all for :data:`PATIENCE_S` (a paused node) loses its frames from then on instead of stalling the whole cluster with it. Frames of an impaired
@@ -13,20 +12,24 @@ pair hold nobody back: they wait on a wire of their own, which is bounded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+from cluster.forwarding import ForwardingTable
+from cluster.framing import (
+    ADDRESSES_BYTES,
+    FRAME_BYTES_MAX,
+    FRAME_BYTES_MIN,
+    HEADER_BYTES,
+    FrameTooLongError,
+    frames_of,
+    with_header,
+)
 from cluster.impairment import WHOLE, Faults, Pair
 from cluster.wire import Schedule, Wire
 
-HEADER_BYTES = 4
-FRAME_BYTES_MIN = 14
-"""Two addresses and a type: less is no Ethernet frame."""
-FRAME_BYTES_MAX = 4096 + 65536
-"""QEMU's own cap (``NET_BUFSIZE``); whoever announces more does not speak our protocol and is hung up on."""
-ADDRESSES_BYTES = 12
 READ_BYTES = 1 << 18
 """Read at once from a node, at most: more than a socket's buffer holds, and more than the longest frame."""
 QUEUE_BYTES_MAX = 1 << 20
@@ -35,53 +38,6 @@ LATE_QUEUE_BYTES_MAX = 4 * QUEUE_BYTES_MAX
 """Waiting bytes per port above which frames are dropped whose sender cannot be held back: those off a wire, and this computer's."""
 PATIENCE_S = 0.25
 """Well above a scheduling hiccup of a busy host, well below etcd's shortest election timeout (1 s)."""
-ADDRESSES_MAX = 4096
-"""Learned addresses kept; a node has a handful (its NIC, containers on bridges), so more is an attack or a bug in a guest."""
-
-
-class ForwardingTable:
-    """Which port an address was last seen on. Addresses are six bytes, ports are node numbers; nothing here does I/O."""
-
-    def __init__(self, ports: Iterable[int]) -> None:
-        self._others: dict[int, tuple[int, ...]] = {}
-        self._port_of: dict[bytes, int] = {}
-        self._have(ports)
-
-    def route(self, ingress: int, target: bytes, source: bytes) -> tuple[int, ...]:
-        """Learn that ``source`` is at ``ingress`` and return the ports that a frame for ``target`` leaves by.
-
-        An unknown or group address (lowest bit of the first byte set) floods to every port but ``ingress``; an address known
-        to be at ``ingress`` itself goes nowhere. A group address as source is never learned.
-        """
-        if self._port_of.get(source) != ingress and not source[0] & 1:
-            if source not in self._port_of and len(self._port_of) >= ADDRESSES_MAX:
-                del self._port_of[next(iter(self._port_of))]  # the oldest: dicts keep insertion order
-            self._port_of[source] = ingress
-        egress = None if target[0] & 1 else self._port_of.get(target)
-        if egress is None:
-            return self._others[ingress]
-        return () if egress == ingress else (egress,)
-
-    def add(self, port: int) -> None:
-        """Flood to ``port`` as well."""
-        self._have({*self._others, port})
-
-    def remove(self, port: int) -> None:
-        """Flood to ``port`` no more, and forget what was learned on it."""
-        self._have(set(self._others) - {port})
-        self.forget(port)
-
-    def forget(self, port: int) -> None:
-        """Drop what was learned on ``port``: its node is gone, and may come back elsewhere."""
-        self._port_of = {address: at for address, at in self._port_of.items() if at != port}
-
-    def addresses(self) -> Mapping[bytes, int]:
-        """A copy of what is known: address to port."""
-        return dict(self._port_of)
-
-    def _have(self, ports: Iterable[int]) -> None:
-        ordered = sorted(ports)
-        self._others = {port: tuple(other for other in ordered if other != port) for port in ordered}
 
 
 @dataclass(slots=True)
@@ -188,7 +144,7 @@ class Switch:
 
     def inject(self, port: int, frame: bytes) -> None:
         """Send ``frame`` as if the node at ``port`` had. Raises :class:`FrameTooLongError`."""
-        _, batches = self._sorted(port, _with_header(frame))
+        _, batches = self._sorted(port, with_header(frame))
         for egress, batch in batches.items():
             self._deliver(egress, batch, late=True)
 
@@ -327,7 +283,7 @@ class Switch:
         counters.frames_in += frames
         counters.bytes_in += len(run) - HEADER_BYTES * frames
         for tap in self._taps.get(ingress, ()):
-            for frame in _frames(run):
+            for frame in frames_of(run):
                 tap.seen(frame)
         ways = self._ways.get(ingress, {})
         for port in self.table.route(ingress, addresses[:6], addresses[6:]):
@@ -342,13 +298,13 @@ class Switch:
     def _carry(self, wire: Wire, port: int, run: memoryview) -> None:
         """Put frames on a wire."""
         now, counters, fate = asyncio.get_running_loop().time(), self.counters[port], wire.fate
-        for frame in _frames(run):
+        for frame in frames_of(run):
             lost, overflowed = fate.lost, fate.overflowed
             arrivals = wire.carry(now, frame)
             counters.dropped_lost += fate.lost - lost
             counters.dropped_overflow += fate.overflowed - overflowed
             if not arrivals:
-                self._missed(port, _with_header(frame))
+                self._missed(port, with_header(frame))
             for due, copy in arrivals:
                 self._schedule.put(due, wire, copy)
         self._arrive()
@@ -374,7 +330,7 @@ class Switch:
     def _deliver_late(self, arrivals: list[tuple[int, bytes]]) -> None:
         batches: dict[int, _Batch] = {}
         for port, frame in arrivals:
-            batches.setdefault(port, _Batch()).add(_with_header(frame), 1)
+            batches.setdefault(port, _Batch()).add(with_header(frame), 1)
         for port, batch in batches.items():
             self._deliver(port, batch, late=True)
 
@@ -392,12 +348,12 @@ class Switch:
             counters.bytes_out += batch.size - HEADER_BYTES * batch.frames
             if endpoint is not None:
                 for run in batch.runs:
-                    for frame in _frames(run):
+                    for frame in frames_of(run):
                         # Not from here: what it does about the frame is not the sender's business, nor are its errors.
                         asyncio.get_running_loop().call_soon(endpoint.deliver, frame)
             for tap in self._taps.get(port, ()):
                 for run in batch.runs:
-                    for frame in _frames(run):
+                    for frame in frames_of(run):
                         tap.seen(frame)
             if link is None:
                 return None
@@ -409,12 +365,8 @@ class Switch:
 
     def _missed(self, port: int, run: bytes | memoryview) -> None:
         for tap in self._taps.get(port, ()):
-            for frame in _frames(run):
+            for frame in frames_of(run):
                 tap.missed(frame)
-
-
-class FrameTooLongError(ValueError):
-    """A length prefix above :data:`FRAME_BYTES_MAX`."""
 
 
 class _Batch:
@@ -433,19 +385,6 @@ class _Batch:
         self.size += len(run)
 
 
-def _frames(run: bytes | memoryview) -> Iterator[bytes]:
-    """The frames of a run, without the lengths."""
-    position = 0
-    while position < len(run):
-        start = position + HEADER_BYTES
-        position = start + int.from_bytes(run[position:start], "big")
-        yield bytes(run[start:position])
-
-
-def _with_header(frame: bytes) -> bytes:
-    return len(frame).to_bytes(HEADER_BYTES, "big") + frame
-
-
 class _Link(asyncio.BufferedProtocol):
     """One node's connection. Full: more than :data:`QUEUE_BYTES_MAX` wait for it. Stalled: full for too long, frames are lost.
 
@@ -459,6 +398,7 @@ class _Link(asyncio.BufferedProtocol):
         self._switch = switch
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._filled = 0
+        self._given_bytes = 0
         self._waits_for: set[_Link] = set()
         self._held: set[_Link] = set()
         self._patience: asyncio.TimerHandle | None = None
@@ -500,13 +440,14 @@ class _Link(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.full = True
-        self._patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._stall)
+        self._watch()
 
     def resume_writing(self) -> None:
         self._release()
 
     def send(self, runs: list[bytes | memoryview]) -> None:
         if self._transport is not None:
+            self._given_bytes += sum(map(len, runs))
             if len(runs) == 1:
                 self._transport.write(runs[0])
             else:
@@ -522,8 +463,19 @@ class _Link(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.pause_reading()
 
-    def _stall(self) -> None:
-        self._release(stalled=True)
+    def _watch(self) -> None:
+        self._patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._look, self._taken_bytes)
+
+    def _look(self, taken_bytes_before: int) -> None:
+        """Give the node up if it took nothing since; a slow one is waited for."""
+        if self._taken_bytes > taken_bytes_before:
+            self._watch()
+        else:
+            self._release(stalled=True)
+
+    @property
+    def _taken_bytes(self) -> int:
+        return self._given_bytes - self.waiting_bytes
 
     def _release(self, *, stalled: bool = False) -> None:
         """Let the senders that were held back for this link go on, since it drains again, is given up or is gone."""

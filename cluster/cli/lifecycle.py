@@ -188,6 +188,8 @@ def _status(arguments: argparse.Namespace) -> int:
     print(table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "LAST END"]))
     offered = [f"{name} {where}" for name, where in status["services"].items() if where is not None]
     print("\nfor nodes: " + ", ".join(offered))
+    for fault in status["faults"]:
+        print(f"fault {fault['id']}: {fault['what']}")
     return 0
 
 

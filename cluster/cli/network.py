@@ -137,8 +137,6 @@ def _pcap(arguments: argparse.Namespace) -> int:
         raise UsageFailure(f"--seconds {arguments.seconds:g}: more than 0")
     net = _net(arguments)
     with net.pcap(arguments.node, arguments.file, missed=arguments.missed, bytes_max=arguments.mib << 20) as captured:
-        if arguments.seconds is None:
-            print("recording until Ctrl-C", file=sys.stderr)
         _wait(arguments.seconds)
     for part in captured.values():
         if part["trouble"] is not None:
@@ -154,6 +152,7 @@ def _wait(limit_s: float | None) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     try:
         if limit_s is None:
+            print("recording until Ctrl-C", file=sys.stderr, flush=True)
             signal.sigwait(wanted)
         else:
             signal.sigtimedwait(wanted, limit_s)

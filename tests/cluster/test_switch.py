@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.forwarding import ADDRESSES_MAX, ForwardingTable
+from cluster.framing import FRAME_BYTES_MAX
 from cluster.impairment import HOST, Faults, Impairment, both_ways
-from cluster.switch import ADDRESSES_MAX, FRAME_BYTES_MAX, LATE_QUEUE_BYTES_MAX, ForwardingTable, Switch
+from cluster.switch import LATE_QUEUE_BYTES_MAX, PATIENCE_S, QUEUE_BYTES_MAX, Switch
 
 BROADCAST = b"\xff" * 6
 
@@ -224,6 +226,28 @@ def test_a_slow_reader_holds_its_sender_back_and_loses_nothing(tmp_path: Path) -
             assert (await guests[2].receive())[14:18] == number.to_bytes(4, "big")
             if number % 1000 == 0:
                 await asyncio.sleep(0.05)
+        await sender
+        assert switch.counters[2].dropped_full == 0
+
+    play(tmp_path, story, nodes=2)
+
+
+def test_a_reader_that_takes_a_little_at_a_time_is_slow_not_paused(tmp_path: Path) -> None:
+    """It needs seconds for what waits for it, several times the patience for one that takes nothing."""
+
+    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+        one = frame(mac(2), mac(1), bytes(1480))
+        frames = 3 * QUEUE_BYTES_MAX // len(one)
+
+        async def sending() -> None:
+            for _ in range(frames):
+                await guests[1].send(one)
+
+        sender = asyncio.create_task(sending())
+        left = frames * (4 + len(one))
+        while left:
+            left -= len(await guests[2].reader.read(1 << 14))
+            await asyncio.sleep(PATIENCE_S / 20)
         await sender
         assert switch.counters[2].dropped_full == 0
 

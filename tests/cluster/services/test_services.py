@@ -25,12 +25,12 @@ from cloudconfig import seed
 from cluster import qemu
 from cluster.accelerator import Accelerator
 from cluster.description import Description
-from cluster.impairment import HOST
+from cluster.impairment import HOST, Faults
 from cluster.layout import Layout, make_private
 from cluster.machine import cluster_address
 from cluster.process import Process
 from cluster.services.services import Services
-from cluster.switch import Faults, Switch
+from cluster.switch import Switch
 
 USER_DATA = "#cloud-config\nhostname: {}\n"
 LARGE = bytes(range(256)) * 8192
