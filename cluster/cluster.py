@@ -309,9 +309,12 @@ def remove(layout: Layout) -> None:
     with suppress(FileNotFoundError, Failure):
         layout = Layout(layout.state, Path(Description.load(layout.description).runtime))
     end_processes(layout)
-    for folder in (layout.runtime, layout.state):
-        if folder.exists():
-            shutil.rmtree(folder)
+    if layout.runtime.exists():
+        shutil.rmtree(layout.runtime)
+    # First of all files: if we are killed, what is left is no cluster with half of its disks but a torso, which the next command removes.
+    layout.description.unlink(missing_ok=True)
+    if layout.state.exists():
+        shutil.rmtree(layout.state)
     with suppress(OSError):
         layout.runtime.parent.rmdir()  # another cluster's sockets may be there
 

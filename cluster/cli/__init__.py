@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from cluster.cli import console, doctor, faults, lifecycle, network, nodes, snapshots
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
+from cluster.sweep import sweep
 from terminal import command
 
 EXAMPLES = """\
@@ -61,8 +63,7 @@ def check_up() -> int:
     Needs nothing but the standard library.
     """
     parser = _up_parser()
-    parser.set_defaults(run=check)
-    return command("cluster-up", lambda argv: _run(parser, argv))
+    return command("cluster-up", lambda argv: check(parser.parse_args(argv)))
 
 
 def main_down() -> int:
@@ -81,6 +82,8 @@ def _up_parser() -> argparse.ArgumentParser:
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
+    for leftover in sweep():
+        print(f"cleaned up {leftover.what}: {leftover.name}", file=sys.stderr)
     code: int = arguments.run(arguments)
     return code
 
