@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cluster.cli import console, doctor, faults, lifecycle, network, nodes, snapshots
+from cluster.cli import console, doctor, faults, lifecycle, network, nodes, snapshots, view
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
 from cluster.sweep import sweep
@@ -94,6 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     up_arguments(
         verbs.add("up", "bring up a cluster", examples=UP_EXAMPLES.replace("cluster-up", "cluster up"), named=False)
     )
-    for group in (lifecycle, nodes, console, snapshots, faults, network, doctor):
+    for group in (lifecycle, view, nodes, console, snapshots, faults, network, doctor):
         group.add(verbs)
     return parser
