@@ -69,7 +69,7 @@ def main() -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Run ``osbuild`` with these arguments; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = new_parser().parse_args(argv)
     handlers = {
         "image": _image,
         "container": _container,
@@ -88,7 +88,8 @@ def run(argv: Sequence[str]) -> int:
     return handlers[arguments.verb](arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(
         prog="osbuild",
         description="Build node images and containers from Debian packages: no root, no dpkg, from a hash lock.",

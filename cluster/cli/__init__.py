@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cluster.cli import console, doctor, faults, lifecycle, network, nodes, snapshots, view
+from cluster.cli import completion, console, doctor, faults, lifecycle, network, nodes, snapshots, view
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
 from cluster.sweep import sweep
@@ -68,10 +68,14 @@ def check_up() -> int:
 
 def main_down() -> int:
     """Entry point of ``cluster-down``."""
+    return command("cluster-down", lambda argv: _run(_down_parser(), argv))
+
+
+def _down_parser() -> argparse.ArgumentParser:
     parser = new_parser("cluster-down", "Remove every process and file of a cluster.", DOWN_EXAMPLES)
     name_argument(parser)
     parser.set_defaults(run=down)
-    return command("cluster-down", lambda argv: _run(parser, argv))
+    return parser
 
 
 def _up_parser() -> argparse.ArgumentParser:
@@ -96,4 +100,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     for group in (lifecycle, view, nodes, console, snapshots, faults, network, doctor):
         group.add(verbs)
+    completion.add(verbs, {"cluster": _parser, "cluster-up": _up_parser, "cluster-down": _down_parser})
     return parser
