@@ -53,11 +53,12 @@ def main() -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Parse ``arguments`` and run the subcommand; returns the exit code. Raises Failure."""
-    options = _parser().parse_args(arguments)
+    options = new_parser().parse_args(arguments)
     return int(options.run(options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="cloudconfig", description="Check, render and apply user-data.", epilog=_EPILOG, formatter_class=shape

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ class Cluster:
         if not self.is_running:
             raise Failure(
                 f"cluster {self.name!r} is not running",
-                hint=f"cluster up {self.description.size} --name {self.name} boots it again",
+                hint=f"cluster start --name {self.name} boots it again",
             )
 
     def launch(self) -> None:
@@ -276,6 +277,13 @@ class Cluster:
         for node in self.nodes:
             node.close()
 
+    def stop(self) -> None:
+        """Press every node's power button, wait, and end the supervisor; the disks are kept. Raises :class:`Failure`."""
+        with ThreadPoolExecutor(len(self.nodes)) as executor:
+            list(executor.map(Node.stop, self.nodes))
+        self.close()
+        end_processes(self.layout)
+
     def remove(self) -> None:
         """End every process and remove every file of the cluster."""
         self.close()
@@ -309,9 +317,12 @@ def remove(layout: Layout) -> None:
     with suppress(FileNotFoundError, Failure):
         layout = Layout(layout.state, Path(Description.load(layout.description).runtime))
     end_processes(layout)
-    for folder in (layout.runtime, layout.state):
-        if folder.exists():
-            shutil.rmtree(folder)
+    if layout.runtime.exists():
+        shutil.rmtree(layout.runtime)
+    # First of all files: if we are killed, what is left is no cluster with half of its disks but a torso, which the next command removes.
+    layout.description.unlink(missing_ok=True)
+    if layout.state.exists():
+        shutil.rmtree(layout.state)
     with suppress(OSError):
         layout.runtime.parent.rmdir()  # another cluster's sockets may be there
 

@@ -47,8 +47,7 @@ class Layout:
         state = clusters_root(env) / name
         # Two state directories may each have a "default"; the hash tells their sockets apart.
         folder = f"{name}-{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
-        bases = [Path(env["XDG_RUNTIME_DIR"]) / "flotilla"] if env.get("XDG_RUNTIME_DIR") else []
-        bases += [Path(parent) / f"flotilla-{os.getuid()}" for parent in (tempfile.gettempdir(), "/tmp")]  # noqa: S108 - see make_private
+        bases = runtime_roots(env)
         fitting = [base for base in bases if len(os.fsencode(base / folder / "control")) <= SOCKET_PATH_BYTES_MAX]
         return cls(state, (fitting or bases)[0] / folder)
 
@@ -129,6 +128,13 @@ def clusters_root(environment: Mapping[str, str] | None = None) -> Path:
     env = os.environ if environment is None else environment
     base = env.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - expanduser of Path raises without HOME
     return Path(base).absolute() / "flotilla" / "clusters"
+
+
+def runtime_roots(environment: Mapping[str, str] | None = None) -> list[Path]:
+    """The folders that may hold the sockets of this user's clusters, the preferred one first."""
+    env = os.environ if environment is None else environment
+    bases = [Path(env["XDG_RUNTIME_DIR"]) / "flotilla"] if env.get("XDG_RUNTIME_DIR") else []
+    return bases + [Path(parent) / f"flotilla-{os.getuid()}" for parent in (tempfile.gettempdir(), "/tmp")]  # noqa: S108 - see make_private
 
 
 def cache_root(environment: Mapping[str, str] | None = None) -> Path:

@@ -24,12 +24,15 @@ FILLING = "/var/.flotilla-fault"
 """The file that fills a disk; the fault's number is put behind."""
 FILL = """\
 set -e
-trap 'rm -f {file}' ERR
-# What root may take, too. A file system keeps some of it for its own records, so the rest is filled bit by bit.
-free=$(($(stat -f -c %f /var) * $(stat -f -c %S /var)))
-if [ $free -gt 2097152 ]; then fallocate -l $((free - 1048576)) {file}; fi
+: >{file}
+# As large as it gets: a file system keeps some room to itself, and does not say how much, so steps become smaller until none fits.
+at=0 step=$((1 << 40))
+while [ $step -ge 65536 ]; do
+    if fallocate -o $at -l $step {file} 2>/dev/null; then at=$((at + step)); else step=$((step / 2)); fi
+done
 dd if=/dev/zero of={file} bs=4096 oflag=append conv=notrunc status=none 2>/dev/null || :
-truncate -s -$(({leave} < $(stat -c %s {file}) ? {leave} : $(stat -c %s {file}))) {file}
+size=$(stat -c %s {file})
+truncate -s $(($size > {leave} ? $size - {leave} : 0)) {file}
 sync -f /var
 """
 """Fills the state file system but for ``leave`` bytes; for bash, as root."""
@@ -153,7 +156,12 @@ class NodeFaults:
     async def _fill(self, guest: Guest, leave: int) -> dict[str, Any]:
         number = self._book.number()
         file = f"{FILLING}-{number}"
-        await self._as_root(guest, FILL.format(file=file, leave=max(leave, 0)))
+        try:
+            await self._as_root(guest, FILL.format(file=file, leave=max(leave, 0)))
+        except Failure:
+            with suppress(Failure):
+                await self._as_root(guest, f"rm -f {file}")
+            raise
 
         async def heal() -> None:
             if guest.vm is None:

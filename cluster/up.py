@@ -16,6 +16,7 @@ from cluster.layout import Layout, cache_root
 from cluster.machine import DATASOURCES, NODES_MAX
 from cluster.preflight import MEMORY_MIB_MAX, MEMORY_MIB_MIN
 from cluster.readiness import Readiness
+from cluster.sweep import KEPT
 from fleet.config import duration
 from terminal import Failure, Phases, UsageFailure
 
@@ -152,6 +153,7 @@ def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
         return Cluster(layout, ready)
     except BaseException:
         if options.keep and layout.state.exists():
+            (layout.state / KEPT).touch()
             phases.line(f"kept as it is: {layout.state}; cluster-down --name {options.name} removes it")
         else:
             with clusters.undisturbed():

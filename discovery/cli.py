@@ -32,6 +32,13 @@ def main() -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run ``discovery ARGUMENTS``; returns the exit code, raises Failure."""
+    options = new_parser().parse_args(arguments)
+    code: int = options.run(options)
+    return code
+
+
+def new_parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(
         prog="discovery",
         description="How etcd members find each other.",
@@ -63,10 +70,7 @@ def run(arguments: Sequence[str]) -> int:
     join.add_argument("--dry-run", action="store_true", help="print the decision, change nothing")
     join.add_argument("--etcd", metavar="PATH", default="/usr/bin/etcd", help="default: %(default)s")
     join.set_defaults(run=_join)
-
-    options = parser.parse_args(arguments)
-    code: int = options.run(options)
-    return code
+    return parser
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from cluster.cli import console, doctor, faults, lifecycle, network, nodes, snapshots
+from cluster.cli import completion, console, doctor, faults, lifecycle, network, nodes, snapshots, view
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
+from cluster.sweep import sweep
 from terminal import command
 
 EXAMPLES = """\
@@ -61,16 +63,19 @@ def check_up() -> int:
     Needs nothing but the standard library.
     """
     parser = _up_parser()
-    parser.set_defaults(run=check)
-    return command("cluster-up", lambda argv: _run(parser, argv))
+    return command("cluster-up", lambda argv: check(parser.parse_args(argv)))
 
 
 def main_down() -> int:
     """Entry point of ``cluster-down``."""
+    return command("cluster-down", lambda argv: _run(_down_parser(), argv))
+
+
+def _down_parser() -> argparse.ArgumentParser:
     parser = new_parser("cluster-down", "Remove every process and file of a cluster.", DOWN_EXAMPLES)
     name_argument(parser)
     parser.set_defaults(run=down)
-    return command("cluster-down", lambda argv: _run(parser, argv))
+    return parser
 
 
 def _up_parser() -> argparse.ArgumentParser:
@@ -81,6 +86,8 @@ def _up_parser() -> argparse.ArgumentParser:
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
+    for leftover in sweep():
+        print(f"cleaned up {leftover.what}: {leftover.name}", file=sys.stderr)
     code: int = arguments.run(arguments)
     return code
 
@@ -91,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     up_arguments(
         verbs.add("up", "bring up a cluster", examples=UP_EXAMPLES.replace("cluster-up", "cluster up"), named=False)
     )
-    for group in (lifecycle, nodes, console, snapshots, faults, network, doctor):
+    for group in (lifecycle, view, nodes, console, snapshots, faults, network, doctor):
         group.add(verbs)
+    completion.add(verbs, {"cluster": _parser, "cluster-up": _up_parser, "cluster-down": _down_parser})
     return parser

@@ -1,22 +1,21 @@
-"""Making, listing and removing clusters."""
+"""Making, changing and removing clusters."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from builder.architecture import HOST, NAMES
 from cluster import cluster as clusters
 from cluster import scale
-from cluster.cli.verbs import Verbs, json_argument, name_argument, with_name
+from cluster.cli.verbs import Verbs, name_argument, with_name
 from cluster.cluster import Cluster
 from cluster.layout import Layout
 from cluster.machine import DATASOURCES
 from cluster.restore import up_cached
 from cluster.up import Options, require_archive, up
-from terminal import Phases, table
+from terminal import Phases
 
 ADD_EXAMPLES = """\
 examples:
@@ -26,7 +25,7 @@ examples:
 
 
 def add(verbs: Verbs) -> None:
-    """``down``, ``add``, ``remove``, ``status`` and ``list``."""
+    """``down``, ``add``, ``remove``, ``start`` and ``stop``."""
     verbs.add("down", "remove every process and file of a cluster", down)
     sub = verbs.add("add", "have further nodes join a running cluster", _add, examples=ADD_EXAMPLES)
     sub.add_argument("count", metavar="N", type=int, nargs="?", default=1, help="how many (1)")
@@ -38,10 +37,12 @@ def add(verbs: Verbs) -> None:
         default=[],
         help="a docker-archive for it (may be repeated)",
     )
+    sub = verbs.add("start", "switch a node on, with the disk it has, or boot a stopped cluster", _start)
+    sub.add_argument("node", metavar="NODE", nargs="?", help="node-2, or just 2; without it, all that are off")
+    sub = verbs.add("stop", "press a node's power button and wait, or stop the whole cluster", _stop)
+    sub.add_argument("node", metavar="NODE", nargs="?", help="without it, all; 'cluster start' boots them again")
     sub = verbs.add("remove", "take a node out of a running cluster for good", _remove)
     sub.add_argument("node", metavar="NODE", help="node-2, or just 2")
-    json_argument(verbs.add("status", "show a cluster's nodes", _status))
-    json_argument(verbs.add("list", "show all clusters of yours", _list, named=False))
 
 
 def _add(arguments: argparse.Namespace) -> int:
@@ -55,6 +56,35 @@ def _add(arguments: argparse.Namespace) -> int:
 def _remove(arguments: argparse.Namespace) -> int:
     node = scale.remove(arguments.name, arguments.node, Phases())
     print(f"{node.name} is gone; what fleet ran on it goes elsewhere when its time to live is over")
+    return 0
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    cluster = Cluster.open(arguments.name)
+    if arguments.node is not None:
+        cluster.running_node(arguments.node).start()
+    elif not cluster.is_running:
+        description = cluster.description
+        up(Options(size=description.size, name=cluster.name, arch=description.architecture), Phases())
+    else:
+        off = [entry["node"] for entry in cluster.status()["nodes"] if entry["state"] == "off"]
+        for node in cluster.nodes:
+            if node.number in off:
+                node.start()
+        print(f"{len(off)} of {len(cluster.nodes)} nodes were off" if off else "all nodes are on")
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    cluster = Cluster.open(arguments.name)
+    if arguments.node is not None:
+        cluster.running_node(arguments.node).stop()
+    elif not cluster.is_running:
+        print(f"cluster {cluster.name!r} is stopped already")
+    else:
+        with clusters.changing(cluster.layout), Phases().phase(f"stopping cluster {cluster.name!r}"):
+            cluster.stop()
+        print(f"its disks are kept: {with_name('cluster start', cluster.name)}")
     return 0
 
 
@@ -169,39 +199,4 @@ def down(arguments: argparse.Namespace) -> int:
         phases = Phases()
         with phases.phase(f"removing cluster {arguments.name!r}"):
             clusters.remove(layout)
-    return 0
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    status = Cluster.open(arguments.name).status()
-    if arguments.json:
-        print(json.dumps(status))
-        return 0
-    how = status["accelerator"]
-    print(
-        f"cluster {status['name']!r} is {status['state']} ({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})"
-    )
-    rows = [
-        [n["name"], n["state"], n["address"], n["role"], f"127.0.0.1:{n['ssh_port']}", n["ended"] or "-"]
-        for n in status["nodes"]
-    ]
-    print(table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "LAST END"]))
-    offered = [f"{name} {where}" for name, where in status["services"].items() if where is not None]
-    print("\nfor nodes: " + ", ".join(offered))
-    for fault in status["faults"]:
-        print(f"fault {fault['id']}: {fault['what']}")
-    return 0
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    states = [cluster.status() for cluster in Cluster.list()]
-    if arguments.json:
-        print(json.dumps(states))
-    else:
-        print(
-            table(
-                [[s["name"], s["state"], str(len(s["nodes"])), s["folder"]] for s in states],
-                ["CLUSTER", "STATE", "NODES", "FOLDER"],
-            )
-        )
     return 0

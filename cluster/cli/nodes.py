@@ -1,4 +1,4 @@
-"""Reaching and switching single nodes."""
+"""Reaching single nodes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,24 @@ examples:
   cluster push build/container/redis/redis.tar --as redis:mine
   cluster ssh node-1 docker run -d registry:5000/redis:mine
 """
+SSH_CONFIG_EXAMPLES = """\
+example:
+  cluster ssh-config > nodes.conf
+  ssh -F nodes.conf node-2             also scp, sftp, rsync -e "ssh -F nodes.conf"
+  ssh -F nodes.conf node-2.default     the same node, told from those of other clusters
+"""
 
 
 def add(verbs: Verbs) -> None:
-    """``ssh``, ``env``, ``start``, ``stop``, ``load-image`` and ``push``."""
+    """``ssh``, ``ssh-config``, ``env``, ``load-image`` and ``push``."""
     sub = verbs.add("ssh", "a shell, or one command, on a node", _ssh)
     sub.add_argument("node", metavar="NODE", help="node-2, or just 2")
     sub.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="run this instead of a shell")
+    verbs.add(
+        "ssh-config", "print an ssh configuration that knows the nodes", _ssh_config, examples=SSH_CONFIG_EXAMPLES
+    )
     text = "print shell exports with which fleetctl talks to a cluster"
     verbs.add("env", text, _env, examples='example:\n  eval "$(cluster env)"')
-    verbs.add("start", "switch a node on, with the disk it has", _start).add_argument("node", metavar="NODE")
-    verbs.add("stop", "press a node's power button and wait", _stop).add_argument("node", metavar="NODE")
     sub = verbs.add("load-image", "give a docker-archive to every node's docker", _load_image)
     sub.add_argument("file", metavar="FILE", type=Path)
     sub = verbs.add("push", "put container images into the cluster's registry", _push, examples=PUSH_EXAMPLES)
@@ -63,6 +70,38 @@ def _ssh(arguments: argparse.Namespace) -> int:
     return _become([*argv, f"{USER}@127.0.0.1", *words])
 
 
+def _ssh_config(arguments: argparse.Namespace) -> int:
+    print(ssh_config(Cluster.open(arguments.name)))
+    return 0
+
+
+def ssh_config(cluster: Cluster) -> str:
+    """OpenSSH's configuration (ssh_config(5)) for the cluster's nodes; a percent sign in a path is written twice there."""
+    hosts = []
+    for node in cluster.nodes:
+        settings = {
+            "HostName": "127.0.0.1",
+            "Port": str(node.ssh_port),
+            "User": USER,
+            "IdentityFile": _quoted(cluster.layout.key),
+            "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": _quoted(cluster.layout.known_hosts),
+            "GlobalKnownHostsFile": "none",
+            "StrictHostKeyChecking": "yes",
+            "LogLevel": "ERROR",
+        }
+        lines = [
+            f"Host {node.name} {node.name}.{cluster.name}",
+            *(f"    {key} {value}" for key, value in settings.items()),
+        ]
+        hosts.append("\n".join(lines))
+    return "\n\n".join(hosts)
+
+
+def _quoted(path: Path) -> str:
+    return f'"{path}"'.replace("%", "%%")
+
+
 def _become(argv: list[str]) -> NoReturn:
     sys.stdout.flush()
     os.execv(argv[0], argv)
@@ -70,16 +109,6 @@ def _become(argv: list[str]) -> NoReturn:
 
 def _env(arguments: argparse.Namespace) -> int:
     print(Cluster.open(arguments.name).exports_text())
-    return 0
-
-
-def _start(arguments: argparse.Namespace) -> int:
-    Cluster.open(arguments.name).running_node(arguments.node).start()
-    return 0
-
-
-def _stop(arguments: argparse.Namespace) -> int:
-    Cluster.open(arguments.name).running_node(arguments.node).stop()
     return 0
 
 

@@ -223,6 +223,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def whole_parser() -> argparse.ArgumentParser:
+    """One parser with every command, for what wants to know all words: shell completion."""
+    parser = argparse.ArgumentParser(PROG, description="Run systemd units on a cluster of machines.")
+    _add_globals(parser, defaults=True)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for each in COMMANDS:
+        each.add(commands.add_parser(each.name, help=each.summary))
+    return parser
+
+
 def _command_parser(chosen: Command) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         f"{PROG} {chosen.name}",

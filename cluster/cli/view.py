@@ -1,0 +1,138 @@
+"""``cluster status``, ``list`` and ``timeline``: what there is, and what was done to it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster import timeline
+from cluster.cli.verbs import Verbs, json_argument
+from cluster.cluster import Cluster
+from cluster.timeline import Event
+from terminal import table
+
+WATCH_S = 1.0
+"""Between two looks of ``status --watch``."""
+FOLLOW_S = 0.2
+"""Between two looks of ``timeline -f``."""
+TO_TOP_AND_CLEAR = "\x1b[H\x1b[J"
+"""ECMA-48: cursor to the first line, then erase all below it."""
+CLEAR = "\x1b[2J"
+
+
+def add(verbs: Verbs) -> None:
+    """The three verbs."""
+    sub = verbs.add("status", "show a cluster's nodes", _status)
+    json_argument(sub)
+    sub.add_argument(
+        "--watch", action="store_true", help="go on until Ctrl-C: redrawn, or a line per change if not on a terminal"
+    )
+    json_argument(verbs.add("list", "show all clusters of yours", _list, named=False))
+    sub = verbs.add("timeline", "show what was done to a cluster: power, faults, marks", _timeline)
+    json_argument(sub)
+    sub.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    cluster = Cluster.open(arguments.name)
+    if arguments.watch:
+        return _watch(cluster, as_json=arguments.json)
+    status = cluster.status()
+    print(json.dumps(status) if arguments.json else status_text(status))
+    return 0
+
+
+def status_text(status: dict[str, Any]) -> str:
+    """What :meth:`Cluster.status` tells, for people."""
+    how = status["accelerator"]
+    rows = [
+        [n["name"], n["state"], n["address"], n["role"], f"127.0.0.1:{n['ssh_port']}", n["ended"] or "-"]
+        for n in status["nodes"]
+    ]
+    lines = [
+        f"cluster {status['name']!r} is {status['state']} ({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})",
+        table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "LAST END"]),
+        *(f"fault {fault['id']}: {fault['what']}" for fault in status["faults"]),
+    ]
+    offered = [f"{name} {where}" for name, where in status["services"].items() if where is not None]
+    lines += ["", "for nodes: " + ", ".join(offered)]
+    return "\n".join(lines)
+
+
+def changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
+    """What has changed from one status to the next, a line each; of the first one, all of it."""
+    old = {} if before is None else {node["name"]: node["state"] for node in before["nodes"]}
+    lines = (
+        [] if before is not None and before["state"] == now["state"] else [f"cluster {now['name']} is {now['state']}"]
+    )
+    lines += [f"{node['name']} is {node['state']}" for node in now["nodes"] if old.get(node["name"]) != node["state"]]
+    new = {node["name"] for node in now["nodes"]}
+    lines += [f"{name} is gone" for name in old if name not in new]
+    held = {} if before is None else {fault["id"]: fault["what"] for fault in before["faults"]}
+    holds = {fault["id"]: fault["what"] for fault in now["faults"]}
+    lines += [f"fault {number}: {what}" for number, what in holds.items() if number not in held]
+    lines += [f"healed {number}: {what}" for number, what in held.items() if number not in holds]
+    return lines
+
+
+def _watch(cluster: Cluster, *, as_json: bool) -> int:
+    redraws = sys.stdout.isatty() and not as_json
+    before = None
+    if redraws:
+        print(CLEAR, end="")
+    try:
+        while True:
+            now = Cluster.open(cluster.name).status()  # nodes may have joined or left
+            if redraws:
+                print(TO_TOP_AND_CLEAR + status_text(now), flush=True)
+            else:
+                for line in [json.dumps(now)] if as_json and now != before else [] if as_json else changes(before, now):
+                    print(line if as_json else f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+            before = now
+            time.sleep(WATCH_S)
+    except KeyboardInterrupt:  # the way to end it
+        return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    states = [cluster.status() for cluster in Cluster.list()]
+    if arguments.json:
+        print(json.dumps(states))
+    else:
+        rows = [[s["name"], s["state"], str(len(s["nodes"])), s["folder"]] for s in states]
+        print(table(rows, ["CLUSTER", "STATE", "NODES", "FOLDER"]))
+    return 0
+
+
+def _timeline(arguments: argparse.Namespace) -> int:
+    path = Cluster.open(arguments.name).layout.timeline
+    try:
+        for event in _events(path, follow=arguments.follow):
+            print(json.dumps(asdict(event)) if arguments.json else event_text(event), flush=arguments.follow)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _events(path: Path, *, follow: bool) -> Iterator[Event]:
+    told = 0
+    while True:
+        events: Sequence[Event] = timeline.read(path)
+        yield from events[told:]
+        told = len(events)
+        if not follow:
+            return
+        time.sleep(FOLLOW_S)
+
+
+def event_text(event: Event) -> str:
+    """One line of a timeline, for people, in this computer's time zone."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.t)) + f".{int(event.t * 1000) % 1000:03}"
+    number = "" if event.id is None else f" (fault {event.id})"
+    return f"{when}  {event.kind:<6} {event.what}{number}"

@@ -1,0 +1,177 @@
+"""Nothing is left behind: commands and supervisors are killed at random moments, and the next command cleans up by itself."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import sweep
+from cluster.cluster import Cluster, changing, processes
+from cluster.layout import Layout, clusters_root
+from cluster.process import Process
+from tests.cluster.conftest import processes_that_mention
+from tests.cluster.tinyguest import eventually, tiny_cluster
+
+UP = "import sys; from cluster.cli import main_up; sys.exit(main_up())"
+CLUSTER = "import sys; from cluster.cli import main; sys.exit(main())"
+MOMENTS = 5
+"""How many moments each of the seeded tests chooses."""
+
+
+def begin(code: str, *argv: str) -> subprocess.Popen[bytes]:
+    """Start one of our commands as a process group of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "STANDIN_NODES": "2"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *argv],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def run(code: str, *argv: str) -> str:
+    """Run one of our commands to its end, which must be a good one; returns what it said."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "STANDIN_NODES": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def nothing_is_left() -> bool:
+    sockets = Path(os.environ["XDG_RUNTIME_DIR"], "flotilla")
+    files = list(clusters_root().iterdir()) if clusters_root().exists() else []
+    ours = processes_that_mention(str(sockets), str(clusters_root()))
+    return not files and not sockets.exists() and not ours
+
+
+@pytest.fixture
+def seconds_of_up(standin: Path, image: Path) -> float:
+    """How long it takes to bring two stand-ins up, just now and here."""
+    start = time.monotonic()
+    run(UP, "2", "--image", str(image))
+    took = time.monotonic() - start
+    run(CLUSTER, "down")
+    return took
+
+
+def test_up_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
+    seconds_of_up: float, image: Path, seed: int
+) -> None:
+    dice = random.Random(seed)
+    finished = 0
+    for moment in [dice.uniform(0, seconds_of_up) for _ in range(MOMENTS)]:
+        with begin(UP, "2", "--image", str(image)) as process:
+            time.sleep(moment)
+            process.kill()
+        said = run(CLUSTER, "list")
+        if "default  running" in said:  # it was through already
+            finished += 1
+            run(CLUSTER, "down")
+        assert nothing_is_left(), f"after {moment:.2f} s"
+    assert finished < MOMENTS
+
+
+def test_ctrl_c_at_any_moment_of_up_leaves_nothing_to_clean_up(seconds_of_up: float, image: Path, seed: int) -> None:
+    dice = random.Random(seed)
+    for moment in [dice.uniform(0.5, seconds_of_up) for _ in range(MOMENTS)]:
+        with begin(UP, "2", "--image", str(image)) as process:
+            time.sleep(moment)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all that are in the foreground
+            code = process.wait(60)
+        if code == 0:  # it was through already
+            run(CLUSTER, "down")
+        assert nothing_is_left(), f"after {moment:.2f} s, exit code {code}"
+
+
+def test_a_supervisor_that_is_killed_at_any_moment_takes_all_with_it(
+    seconds_of_up: float, image: Path, seed: int
+) -> None:
+    dice = random.Random(seed)
+    for moment in [dice.uniform(0, 1.0) for _ in range(MOMENTS // 2)]:
+        run(UP, "2", "--image", str(image))
+        supervisor, *machines = processes(Cluster.open().layout)
+        time.sleep(moment)
+        os.kill(supervisor.pid, signal.SIGKILL)
+        assert eventually(lambda: not any(machine.alive for machine in machines))  # noqa: B023 - called at once
+        assert "cleaned up sockets of a supervisor that was killed: default" in run(CLUSTER, "list")
+        assert not processes_that_mention(os.environ["XDG_RUNTIME_DIR"])
+        assert not Path(os.environ["XDG_RUNTIME_DIR"], "flotilla").exists()
+        assert Cluster.open().nodes[0].folder.exists()  # the disks are kept: it may be started again
+        run(CLUSTER, "down")
+        assert nothing_is_left()
+
+
+def test_down_that_is_killed_at_any_moment_is_finished_by_the_next_command(
+    seconds_of_up: float, image: Path, seed: int
+) -> None:
+    dice = random.Random(seed)
+    for moment in [dice.uniform(0.2, 1.5) for _ in range(MOMENTS // 2)]:
+        run(UP, "2", "--image", str(image))
+        with begin(CLUSTER, "down") as process:
+            time.sleep(moment)
+            process.kill()
+        run(CLUSTER, "list")
+        if Layout.of("default").state.exists():  # nothing was removed yet: it is a whole cluster, and stopped at most
+            assert Cluster.open().nodes[1].folder.joinpath("state.img").exists()
+            run(CLUSTER, "down")
+        assert nothing_is_left(), f"after {moment:.2f} s"
+
+
+def test_what_somebody_is_at_is_not_swept(standin: Path, image: Path) -> None:
+    layout = Layout.of("busy")
+    with changing(layout):
+        layout.state.mkdir(parents=True)
+        assert [leftover.name for leftover in sweep.find()] == ["busy"]
+        assert sweep.sweep() == []
+        assert layout.state.exists()
+    assert [leftover.name for leftover in sweep.sweep()] == ["busy"]
+    assert nothing_is_left()
+
+
+def test_what_was_kept_to_look_at_and_what_is_not_ours_stays(home: Path) -> None:
+    with_torso, foreign, file = (clusters_root() / name for name in ("kept", "other-version", "Not Ours"))
+    for folder in (with_torso, foreign, file):
+        folder.mkdir(parents=True)
+    (foreign / "cluster.json").write_text('{"v": 99}')
+    sockets = Layout.of("gone").runtime
+    sockets.mkdir(parents=True)
+    (sockets / "control").touch()
+    (sockets.parent / "somebody-elses").mkdir()
+    lock = Layout.of("locked").lock
+    lock.touch()
+    assert {leftover.name for leftover in sweep.sweep()} == {"kept", "gone", "locked"}
+    assert not sockets.exists()
+    assert not lock.exists()
+    assert foreign.exists()
+    assert file.exists()
+    assert (sockets.parent / "somebody-elses").exists()
+    shutil.rmtree(sockets.parent)
+
+
+@pytest.fixture
+def tiny(image: Path) -> Iterator[Cluster]:
+    """Two real machines of a few instructions."""
+    with tiny_cluster(image) as made:
+        for node in made.nodes:
+            node.start()
+        yield made
+
+
+def test_real_machines_end_with_their_supervisor_and_the_next_command_cleans_up(tiny: Cluster) -> None:
+    supervisor, *machines = processes(tiny.layout)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    assert eventually(lambda: all(Process.of(machine.pid) != machine for machine in machines))
+    assert tiny.layout.control.exists()
+    assert "cleaned up sockets of a supervisor that was killed: tiny" in run(CLUSTER, "list")
+    assert not tiny.layout.runtime.exists()
+    assert processes(tiny.layout) == []
