@@ -417,7 +417,12 @@ class Supervisor:
         self.timeline.record("mark", "restored from a snapshot")
 
     def _record(self) -> None:
-        """Write down which processes there are, so that the next command can clean up after a supervisor that was killed."""
+        """Write down which processes there are, so that the next command can clean up after a supervisor that was killed.
+
+        That the file is there also says that we listen: not before.
+        """
+        if not self.layout.control.exists():
+            return
         pids = [
             os.getpid(),
             *(guest.vm.pid for guest in self.guests.values() if guest.vm is not None),
