@@ -169,8 +169,10 @@ def test_a_pushed_image_is_there_again_after_the_supervisors_end_and_the_registr
 def test_a_time_server_that_is_wrong_is_a_fault(cluster: Cluster) -> None:
     with cluster.shift_time(-90.5) as fault:
         assert str(fault) == "time server -90.5 s"
+        assert [one["what"] for one in cluster.status()["faults"]] == ["time server -90.5 s"]
+    assert cluster.status()["faults"] == []
     events = [(event.kind, event.what) for event in timeline.read(cluster.layout.timeline)]
-    assert events[-2:] == [("fault", "time server -90.5 s"), ("heal", "time server +0 s")]
+    assert events[-2:] == [("fault", "time server -90.5 s"), ("heal", "time server -90.5 s")]
 
 
 def test_status_says_where_the_services_are(cluster: Cluster) -> None:

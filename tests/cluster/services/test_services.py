@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from cloudconfig import seed
 from cluster import qemu
 from cluster.accelerator import Accelerator
 from cluster.description import Description
+from cluster.faults import FaultBook
 from cluster.impairment import HOST
 from cluster.layout import Layout, make_private
 from cluster.machine import cluster_address
@@ -45,7 +47,12 @@ class Segment:
         self.loop = asyncio.new_event_loop()
         self.switch = Switch({number: layout.net_socket(number) for number in description.numbers})
         self.services = Services(
-            description, layout, partial(self.switch.inject, HOST), changed=lambda: None, say=self.said.append
+            description,
+            layout,
+            partial(self.switch.inject, HOST),
+            FaultBook(lambda *_: None),
+            changed=lambda: None,
+            say=self.said.append,
         )
         self.switch.attach(HOST, self.services)
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -193,3 +200,14 @@ def test_nothing_runs_before_somebody_asks_and_nothing_is_left(segment: Segment,
 def test_other_ports_are_refused(segment: Segment, program: Path) -> None:
     with node(program, 1, "10.77.0.1", 22) as place, pytest.raises(OSError):
         get(f"http://{place}/")
+
+
+def test_nodes_come_and_go(segment: Segment, program: Path, description: Description) -> None:
+    with node(program, 2, "169.254.169.254", 80) as place:
+        url = f"http://{place}/openstack/latest/meta_data.json"
+        assert json.loads(get(url))["name"] == "node-2"
+        segment.loop.call_soon_threadsafe(segment.services.adopt, replace(description, ssh_ports=(1,)))
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(url)
+        segment.loop.call_soon_threadsafe(segment.services.adopt, description)
+        assert json.loads(get(url))["name"] == "node-2"
