@@ -72,14 +72,17 @@ class Services:
         self._servers: list[WebServer] = []
 
     async def start(self) -> None:
-        """Listen. Raises OSError, and :class:`Failure` if a registry with images in it cannot be run."""
+        """Listen; a registry that has images runs, if it can. Raises OSError."""
         await self._stack.start()
         self._servers.append(WebServer(self._layout.runtime / "meta", metadata.handler(self._metadata), self._say))
         if self._description.files is not None:
             handler = files.handler(Path(self._description.files))
             self._servers.append(WebServer(self._layout.runtime / "files", handler, self._say))
         if self.registry.used:
-            await self.registry.start(registry.find())
+            try:
+                await self.registry.start(registry.find())
+            except Failure as failure:
+                self._say(f"what was pushed is not to be had: {failure}")
 
     async def stop(self) -> None:
         """End everything."""
