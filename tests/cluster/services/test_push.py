@@ -41,7 +41,11 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """What ``docker save`` wrote for twelve years."""
-    entry = {"Config": "config.json", "RepoTags": ["redis:7", "registry.example/team/redis:old"], "Layers": ["1/layer.tar", "2"]}
+    entry = {
+        "Config": "config.json",
+        "RepoTags": ["redis:7", "registry.example/team/redis:old"],
+        "Layers": ["1/layer.tar", "2"],
+    }
     manifest = json.dumps([entry]).encode()
     members = {"manifest.json": manifest, "config.json": CONFIG, "1/layer.tar": PLAIN, "2": PACKED}
     return tar(tmp_path / "redis.tar", members)
