@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from cluster.impairment import HOST
 from cluster.layout import Layout, make_private
 from cluster.machine import cluster_address
 from cluster.process import Process
+from cluster.services.addresses import packed
+from cluster.services.packet import IPV4, TCP, Frame, Ipv4
 from cluster.services.services import Services
 from cluster.switch import Faults, Switch
 
@@ -211,3 +214,14 @@ def test_nodes_come_and_go(segment: Segment, program: Path, description: Descrip
             get(url)
         segment.loop.call_soon_threadsafe(segment.services.adopt, description)
         assert json.loads(get(url))["name"] == "node-2"
+
+
+def test_who_is_not_of_the_segment_starts_nothing(segment: Segment) -> None:
+    for source, alive in (("10.77.1.12", False), ("192.168.0.1", False), ("10.77.0.11", True)):
+        came = Ipv4(packed(source), packed("10.77.0.1"), TCP, bytes(20))
+        frame = Frame(bytes.fromhex("525400430000"), bytes.fromhex("525400430001"), IPV4, came.bytes())
+        segment.loop.call_soon_threadsafe(segment.services.deliver, frame.bytes())
+        deadline = time.monotonic() + (20 if alive else 0.3)
+        while not segment.services.pids and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert bool(segment.services.pids) == alive
