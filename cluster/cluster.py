@@ -32,6 +32,8 @@ from terminal import Failure, UsageFailure
 SUPERVISOR_DEADLINE_S = 20.0
 """For the supervisor to listen: a Python start on a busy computer."""
 ENDING_GRACE_S = 20.0
+TIME_DEADLINE_S = 30.0
+"""For the supervisor to set its time server right; nodes are not asked."""
 POWER_CUT_DEADLINE_S = 60.0
 HEAL_DEADLINE_S = 60.0
 """For all faults of a cluster, with hardware: a disk is emptied, clocks are set."""
@@ -238,8 +240,9 @@ class Cluster:
 
     def shift_time(self, seconds: float) -> Fault:
         """Have the segment's time server be wrong by ``seconds``; nodes follow when they ask next. Raises :class:`Failure`."""
-        self.ask("time", offset_s=float(seconds))
-        return Fault(f"time server {seconds:+g} s", lambda: self.ask("time", offset_s=0.0))
+        from cluster.standing import standing
+
+        return standing(self.ask, self.ask("time", seconds=seconds), TIME_DEADLINE_S)
 
     def exports(self) -> dict[str, str]:
         """The environment variables with which a plain ``fleetctl`` on this computer talks to this cluster."""

@@ -224,8 +224,16 @@ class NodeFaults:
     async def _set_clock(self, guest: Guest) -> None:
         """As it should be: this computer's time, but for the faults that hold. A node that is off has a clock that is right when it starts."""
         if guest.vm is not None:
-            now = time.time() + sum(self._skews.get(guest.number, {}).values())
-            await guest.shell.clock_step(now, rtc=True, timeout=self._deadline_s)
+            skews = self._skews.get(guest.number, {})
+            if skews:
+                await self._timesync(guest, "stop")
+            await guest.shell.clock_step(time.time() + sum(skews.values()), rtc=True, timeout=self._deadline_s)
+            if not skews:
+                await self._timesync(guest, "start")
+
+    async def _timesync(self, guest: Guest, verb: str) -> None:
+        """The segment's time server would set a clock right that is to be wrong. A node may have no such unit: then nothing is to be done."""
+        await guest.shell.run(f"systemctl {verb} systemd-timesyncd.service", timeout=self._deadline_s)
 
     def _begin(self, number: int, guest: Guest, what: str, heal: Any) -> dict[str, Any]:
         self._book.begin(number, what, [guest.number], heal)

@@ -126,6 +126,8 @@ def automatic_tag(options: Options) -> str:
         provision.template_text(options.user_data),
         options.agent_ttl,
         options.size,
+        options.datasource,
+        str(options.files),
         [_file_hash(path) for path in options.load_images],
     ]
     return snapshot.AUTOMATIC + hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]

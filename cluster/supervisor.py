@@ -93,7 +93,7 @@ class Supervisor:
         self.switch = self.segment.switch
         self.node_faults = NodeFaults(self.book, self.layout, self.description.accelerator.factor)
         self.services = Services(
-            self.description, self.layout, partial(self.switch.inject, HOST), changed=self._record, say=say
+            self.description, self.layout, partial(self.switch.inject, HOST), self.book, changed=self._record, say=say
         )
         self.switch.attach(HOST, self.services)
         self._end = asyncio.Event()
@@ -175,9 +175,8 @@ class Supervisor:
                 return self.timeline.record("mark", text)
             case {"do": "registry", "program": str(program)}:
                 return await self.services.registry.start(Path(program))
-            case {"do": "time", "offset_s": float(offset_s)}:
-                self.services.time.offset_s = offset_s
-                return self.timeline.record("fault" if offset_s else "heal", f"time server {offset_s:+g} s")
+            case {"do": "time", "seconds": int() | float() as seconds}:
+                return self.services.shift_time(seconds)
             case {"do": "save", "folder": str(folder)}:
                 return await self.save(Path(folder))
             case {"do": "restore", "folder": str(folder)}:
@@ -235,6 +234,7 @@ class Supervisor:
             for path in (self.layout.qmp_socket(number), self.layout.shell_socket(number)):
                 path.unlink(missing_ok=True)
         self.description = description
+        self.services.adopt(description)
         try:
             for number in set(description.numbers) - set(self.guests):
                 await self.switch.add(number, self.layout.net_socket(number))
@@ -417,7 +417,12 @@ class Supervisor:
         self.timeline.record("mark", "restored from a snapshot")
 
     def _record(self) -> None:
-        """Write down which processes there are, so that the next command can clean up after a supervisor that was killed."""
+        """Write down which processes there are, so that the next command can clean up after a supervisor that was killed.
+
+        That the file is there also says that we listen: not before.
+        """
+        if not self.layout.control.exists():
+            return
         pids = [
             os.getpid(),
             *(guest.vm.pid for guest in self.guests.values() if guest.vm is not None),

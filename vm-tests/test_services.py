@@ -17,10 +17,11 @@ import pytest
 from cluster.cluster import Cluster
 from cluster.node import Node
 from cluster.up import Options, up
-from conftest import remove, until
 from terminal import Phases
 
-pytestmark = pytest.mark.vm
+from .conftest import remove, until
+
+pytestmark = pytest.mark.fast
 
 EC2, OPENSTACK = "vm-services", "vm-openstack"
 CLOCK_S = 120
@@ -115,6 +116,7 @@ def test_the_time_is_this_computers_also_when_it_is_wrong(cluster: Cluster, node
     assert "10.77.0.1" in check(node, "timedatectl timesync-status")
 
 
+@pytest.mark.full
 def test_user_data_from_openstack(files: Path) -> None:
     remove(OPENSTACK)
     try:

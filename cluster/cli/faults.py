@@ -6,9 +6,12 @@ import argparse
 import json
 
 from cluster.cli import network, nodefaults
-from cluster.cli.verbs import Verbs, json_argument
+from cluster.cli.verbs import Verbs, json_argument, told
 from cluster.cluster import Cluster
-from terminal import table
+from terminal import UsageFailure, table
+
+TIME_SHIFT_S_MAX = 1e9
+"""Some thirty years: further away, dates end in one direction or the other."""
 
 
 def add(verbs: Verbs) -> None:
@@ -16,9 +19,17 @@ def add(verbs: Verbs) -> None:
     faults = Verbs(verbs.add("fault", "break something on purpose", named=False), "faults", "FAULT")
     nodefaults.add_faults(faults)
     network.add_faults(faults)
+    sub = faults.add("time", "have the time server that nodes ask be wrong", _time)
+    sub.add_argument("seconds", metavar="SECONDS", type=float, help="late by these, early with a minus: -3600")
     json_argument(faults.add("list", "show what is broken on purpose", _list))
     sub = faults.add("heal", "end a fault, or all of them", _heal)
     sub.add_argument("id", metavar="ID", type=int, nargs="?", help="from 'cluster fault list'; without it, all")
+
+
+def _time(arguments: argparse.Namespace) -> int:
+    if not abs(arguments.seconds) < TIME_SHIFT_S_MAX:  # nor is nan
+        raise UsageFailure(f"not a time to be wrong by: {arguments.seconds:g}", hint="seconds, such as 3600 or -0.5")
+    return told(arguments, _running(arguments).shift_time(arguments.seconds))
 
 
 def _list(arguments: argparse.Namespace) -> int:

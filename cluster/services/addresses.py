@@ -13,7 +13,7 @@ SERVICES = f"{NETWORK}.1"
 """This computer."""
 METADATA = "169.254.169.254"
 """Where every cloud's client looks for metadata."""
-MAC = "52:54:00:43:00:00"
+MAC = cluster_mac(0)
 """This computer's card: the one before node 1's."""
 DOMAIN = "cluster.internal"
 FILES_PORT = 8080

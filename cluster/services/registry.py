@@ -66,6 +66,7 @@ class Registry:
         self._socket = socket
         self._changed, self._say = changed, say
         self._watcher: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
 
     @property
     def used(self) -> bool:
@@ -74,8 +75,11 @@ class Registry:
 
     async def start(self, program: Path) -> None:
         """Start it unless it runs; returns when it listens. Raises :class:`Failure` with its own words."""
-        if self.process is not None:
-            return
+        async with self._starting:
+            if self.process is None:
+                await self._start(program)
+
+    async def _start(self, program: Path) -> None:
         self.folder.mkdir(exist_ok=True)
         self._socket.unlink(missing_ok=True)
         settings, log_path = self.folder / "config.yml", self.folder / "log"

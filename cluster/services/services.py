@@ -7,10 +7,12 @@ import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cluster.description import FORWARD, Description
+from cluster.faults import FaultBook
 from cluster.layout import Layout
-from cluster.machine import DISCOVERY_PORT
+from cluster.machine import DISCOVERY_PORT, NODES_MAX
 from cluster.services import addresses, dhcp, files, metadata, ntp, packet, registry
 from cluster.services.addresses import METADATA, SERVICES, Neighbour, packed
 from cluster.services.host import Caller, Host
@@ -21,6 +23,10 @@ from cluster.services.stack import Door, Stack, alias
 from cluster.services.webserver import WebServer
 from terminal import Failure
 
+DNS_PORT = 53
+EVERY_NODE = tuple(map(Neighbour, range(1, NODES_MAX + 1)))
+"""Nodes come and go; connections through the stack are not to be cut for that, so it knows all that there may be."""
+
 
 class Services:
     """This computer on a cluster's segment. ``inject`` sends a frame to the switch, which calls :meth:`deliver` with those for us."""
@@ -30,21 +36,25 @@ class Services:
         description: Description,
         layout: Layout,
         inject: Callable[[bytes], None],
+        book: FaultBook,
         *,
         changed: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """``changed`` is called when there is another process to write down, see :attr:`pids`."""
+        """Faults of the services are written into ``book``. ``changed`` is called when there is another process to write down, see :attr:`pids`."""
         self._description, self._layout = description, layout
         self._inject, self._say = inject, say
-        self._nodes = [Neighbour(number) for number in description.numbers]
-        self._by_address = {node.address: node for node in self._nodes}
-        self.time = TimeServer()
-        self._names: Callable[[Caller, bytes], bytes | None] | None = None
+        self._book = book
+        self._nodes: dict[str, Neighbour] = {}
+        self._time = TimeServer()
+        self._shifts: dict[int, float] = {}
+        self._addresses: Callable[[Caller, bytes], bytes | None]
+        self._names: Callable[[Caller, bytes], bytes | None] | None
+        self.adopt(description)
         self._host = Host(
             bytes.fromhex(addresses.MAC.replace(":", "")),
             [packed(SERVICES), packed(METADATA)],
-            {dhcp.PORT: dhcp.AddressServer(self._nodes), 53: self._name, ntp.PORT: self.time},
+            {dhcp.PORT: self._address, DNS_PORT: self._name, ntp.PORT: self._time},
         )
         self._stack = Stack(
             Path(description.qemu),
@@ -52,7 +62,7 @@ class Services:
             layout.state / "services.log",
             self._doors(),
             mac=self._host.mac,
-            apart={node.address: METADATA for node in self._nodes},
+            apart={node.address: METADATA for node in EVERY_NODE},
             send=inject,
             changed=changed,
             say=say,
@@ -62,14 +72,17 @@ class Services:
         self._servers: list[WebServer] = []
 
     async def start(self) -> None:
-        """Listen. Raises OSError, and :class:`Failure` if a registry with images in it cannot be run."""
+        """Listen; a registry that has images runs, if it can. Raises OSError."""
         await self._stack.start()
         self._servers.append(WebServer(self._layout.runtime / "meta", metadata.handler(self._metadata), self._say))
         if self._description.files is not None:
             handler = files.handler(Path(self._description.files))
             self._servers.append(WebServer(self._layout.runtime / "files", handler, self._say))
         if self.registry.used:
-            await self.registry.start(registry.find())
+            try:
+                await self.registry.start(registry.find())
+            except Failure as failure:
+                self._say(f"what was pushed is not to be had: {failure}")
 
     async def stop(self) -> None:
         """End everything."""
@@ -78,6 +91,25 @@ class Services:
         for server in self._servers:
             server.stop()
         self._servers.clear()
+
+    def adopt(self, description: Description) -> None:
+        """The cluster is what ``description`` says from now on."""
+        self._description = description
+        self._nodes = {node.address: node for node in map(Neighbour, description.numbers)}
+        self._addresses = dhcp.AddressServer(self._nodes.values())
+        self._names = None
+
+    def shift_time(self, seconds: float) -> dict[str, Any]:
+        """Have the time server be wrong by ``seconds``, and by those of other such faults; returns number and text of the fault."""
+        number, what = self._book.number(), f"time server {seconds:+g} s"
+        self._shifts[number] = seconds
+        self._time.offset_s = sum(self._shifts.values())
+
+        async def heal() -> None:
+            self._shifts.pop(number, None)
+            self._time.offset_s = sum(self._shifts.values())
+
+        return {"id": self._book.begin(number, what, (), heal), "what": what}
 
     def deliver(self, data: bytes) -> None:
         """Take a frame from the segment."""
@@ -94,17 +126,20 @@ class Services:
         """The processes that run for them now."""
         return [owner.process.pid for owner in (self._stack, self.registry) if owner.process is not None]
 
+    def _address(self, caller: Caller, question: bytes) -> bytes | None:
+        return self._addresses(caller, question)
+
     def _name(self, caller: Caller, question: bytes) -> bytes | None:
         if self._names is None:
             from cluster.services.dns import NameServer  # its library takes a while to load: not before somebody asks
 
-            self._names = NameServer(self._nodes)
+            self._names = NameServer(self._nodes.values())
         return self._names(caller, question)
 
     def _instance(self, address: str) -> Instance | None:
         from cloudconfig.datasource import read_volume
 
-        node = self._by_address.get(address)
+        node = self._nodes.get(address)
         if node is None:
             return None
         try:
@@ -131,6 +166,6 @@ class Services:
             Door(SERVICES, addresses.REGISTRY_PORT, (*forward, str(self._layout.registry_socket))),
             *(
                 Door(alias(node.address), addresses.METADATA_PORT, (*forward, meta, node.address))
-                for node in self._nodes
+                for node in EVERY_NODE
             ),
         ]

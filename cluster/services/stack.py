@@ -34,6 +34,7 @@ RESTART_S = 1.0
 """Between two starts: one that fails at once must not keep this computer busy."""
 QUEUE_BYTES_MAX = 1 << 20
 _ALIASES = ".".join(NETWORK.split(".")[:2])
+_SEGMENT = packed(f"{NETWORK}.0")[:3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,9 @@ class Stack:
         self._wire.unlink(missing_ok=True)
 
     def carry(self, source: bytes, came: Ipv4) -> None:
-        """Take a TCP packet from the card ``source``."""
+        """Take a TCP packet from the card ``source``; who claims to come from elsewhere than the segment is not answered."""
+        if came.source[:3] != _SEGMENT:
+            return
         self._cards[came.source] = source
         target = self._outward.get((came.source, came.target))
         if target is not None:
@@ -176,8 +179,10 @@ class Stack:
                 if length > FRAME_BYTES_MAX:
                     raise ConnectionError(f"a frame of {length} bytes")
                 self._came(await reader.readexactly(length))
-        except (OSError, asyncio.IncompleteReadError) as error:
-            self._say(f"TCP of the services hung up: {error}")
+        except asyncio.IncompleteReadError:
+            pass  # how it ended is said by who waits for its end
+        except OSError as error:
+            self._say(f"TCP of the services was hung up on: {error}")
         finally:
             if self._writer is writer:
                 self._writer = None

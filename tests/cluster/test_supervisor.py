@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster import control, timeline
+from cluster.cli import main
 from cluster.cluster import Cluster, changing, end_processes, processes
 from cluster.layout import Layout
 from cluster.process import Process
@@ -169,10 +170,36 @@ def test_a_pushed_image_is_there_again_after_the_supervisors_end_and_the_registr
 def test_a_time_server_that_is_wrong_is_a_fault(cluster: Cluster) -> None:
     with cluster.shift_time(-90.5) as fault:
         assert str(fault) == "time server -90.5 s"
+        assert [one["what"] for one in cluster.status()["faults"]] == ["time server -90.5 s"]
+    assert cluster.status()["faults"] == []
     events = [(event.kind, event.what) for event in timeline.read(cluster.layout.timeline)]
-    assert events[-2:] == [("fault", "time server -90.5 s"), ("heal", "time server +0 s")]
+    assert events[-2:] == [("fault", "time server -90.5 s"), ("heal", "time server -90.5 s")]
 
 
 def test_status_says_where_the_services_are(cluster: Cluster) -> None:
     assert cluster.status()["services"]["registry"] == "registry:5000"
     assert cluster.status()["services"]["files"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["fault", "time", "-3600"], 0, "time server -3600 s"),
+        (["fault", "time", "nan"], 2, "not a time to be wrong by"),
+        (["push", "/nonexistent"], 2, "there is no such file or folder"),
+        (["push", "/etc/hostname"], 1, "this is no container image"),
+        (["status"], 0, "registry registry:5000"),
+    ],
+)
+def test_commands(
+    cluster: Cluster,
+    words: list[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cluster", *words, "--name", cluster.name])
+    assert main() == code
+    told = capsys.readouterr()
+    assert said in (told.err if code else told.out)

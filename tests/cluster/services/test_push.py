@@ -72,6 +72,12 @@ def layout(tmp_path: Path) -> Path:
     return folder
 
 
+async def twice(service: Registry) -> None:
+    """Two pushes at once both find it listening."""
+    await asyncio.gather(service.start(find()), service.start(find()))
+    await service.start(find())
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Path]:
     """The socket of a registry that runs."""
@@ -82,8 +88,7 @@ def registry(tmp_path: Path) -> Iterator[Path]:
     with asyncio.Runner() as runner:
         service = Registry(tmp_path / "registry", place.registry_socket, lambda: None, said.append)
         assert not service.used
-        runner.run(service.start(find()))
-        runner.run(service.start(find()))  # it runs already
+        runner.run(twice(service))
         assert service.used
         yield place.registry_socket
         runner.run(service.stop())

@@ -10,11 +10,13 @@ import os
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,13 @@ from cloudconfig import seed
 from cluster import qemu
 from cluster.accelerator import Accelerator
 from cluster.description import Description
+from cluster.faults import FaultBook
 from cluster.impairment import HOST, Faults
 from cluster.layout import Layout, make_private
 from cluster.machine import cluster_address
 from cluster.process import Process
+from cluster.services.addresses import packed
+from cluster.services.packet import IPV4, TCP, Frame, Ipv4
 from cluster.services.services import Services
 from cluster.switch import Switch
 
@@ -45,7 +50,12 @@ class Segment:
         self.loop = asyncio.new_event_loop()
         self.switch = Switch({number: layout.net_socket(number) for number in description.numbers})
         self.services = Services(
-            description, layout, partial(self.switch.inject, HOST), changed=lambda: None, say=self.said.append
+            description,
+            layout,
+            partial(self.switch.inject, HOST),
+            FaultBook(lambda *_: None),
+            changed=lambda: None,
+            say=self.said.append,
         )
         self.switch.attach(HOST, self.services)
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -193,3 +203,25 @@ def test_nothing_runs_before_somebody_asks_and_nothing_is_left(segment: Segment,
 def test_other_ports_are_refused(segment: Segment, program: Path) -> None:
     with node(program, 1, "10.77.0.1", 22) as place, pytest.raises(OSError):
         get(f"http://{place}/")
+
+
+def test_nodes_come_and_go(segment: Segment, program: Path, description: Description) -> None:
+    with node(program, 2, "169.254.169.254", 80) as place:
+        url = f"http://{place}/openstack/latest/meta_data.json"
+        assert json.loads(get(url))["name"] == "node-2"
+        segment.loop.call_soon_threadsafe(segment.services.adopt, replace(description, ssh_ports=(1,)))
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(url)
+        segment.loop.call_soon_threadsafe(segment.services.adopt, description)
+        assert json.loads(get(url))["name"] == "node-2"
+
+
+def test_who_is_not_of_the_segment_starts_nothing(segment: Segment) -> None:
+    for source, alive in (("10.77.1.12", False), ("192.168.0.1", False), ("10.77.0.11", True)):
+        came = Ipv4(packed(source), packed("10.77.0.1"), TCP, bytes(20))
+        frame = Frame(bytes.fromhex("525400430000"), bytes.fromhex("525400430001"), IPV4, came.bytes())
+        segment.loop.call_soon_threadsafe(segment.services.deliver, frame.bytes())
+        deadline = time.monotonic() + (20 if alive else 0.3)
+        while not segment.services.pids and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert bool(segment.services.pids) == alive
