@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from cluster.ssh import RunResult
-from guest.command import INPUT_WINDOW_BYTES, WINDOW_BYTES
+from guest.command import COST_BYTES, INPUT_WINDOW_BYTES, WINDOW_BYTES
 from guest.lines import LINE_BYTES_MAX, Lines, Message, encode
 from terminal import Failure
 
 PIECE_BYTES = 1 << 16
+UNREAD_BYTES_MAX = 2 * WINDOW_BYTES
+"""Of messages that nobody has read yet; a guest that keeps to its window stays below."""
+OTHER_BYTES = 1 << 12
+"""What a message without output counts: few of those are ever sent."""
 INPUT_BYTES = 1 << 14
 """Of input in one message."""
 COMMAND_BYTES_MAX = LINE_BYTES_MAX // 2
-KILL = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +64,15 @@ class Session:
             if "error" in message:
                 raise Failure(f"the node refuses: {message['error']}", where=self._shell.name)
             yield message
+            self._unread -= _weight(message)
             if (size := _size(message)) > 0:
-                self._unread -= size
                 self._shell.send({"do": "more", "id": self.number, "bytes": size})
                 await self._shell.sent()
             if "exit" in message:
                 return
 
     def tell(self, do: str, **values: Any) -> None:
-        """Send a request of this command: ``size``, ``signal``, ``end``."""
+        """Send a request about this command: ``size``, ``signal``, ``end``."""
         if not self.is_over:
             self._shell.send({"do": do, "id": self.number, **values})
 
@@ -88,7 +91,7 @@ class Session:
 
     def give_up(self, why: str) -> None:
         """Kill it; whoever waits for it is told ``why``."""
-        self.tell("signal", signal=KILL)
+        self.tell("drop")
         self._shell.forget(self, why)
 
     def heard(self, message: Message) -> None:
@@ -97,8 +100,8 @@ class Session:
             self._room += took
             self._has_room.set()
             return
-        self._unread += _size(message)
-        if self._unread > 2 * WINDOW_BYTES:
+        self._unread += _weight(message)
+        if self._unread > UNREAD_BYTES_MAX:
             self._shell.forget(self, "the guest sends more than it may")
             return
         if "exit" in message or "error" in message:
@@ -233,6 +236,8 @@ class Shell:
             writer.close()
             self._writer = None
             self._lose("its machine was switched off")
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _hear(self, message: Message) -> None:
         match message:
@@ -292,4 +297,10 @@ def _bytes(message: Message, name: str) -> bytes:
 
 def _size(message: Message) -> int:
     """How much of its window the guest has used with this message."""
-    return len(_bytes(message, "out")) + len(_bytes(message, "err"))
+    return sum(len(_bytes(message, name)) + COST_BYTES for name in ("out", "err") if name in message)
+
+
+def _weight(message: Message) -> int:
+    """How much of our memory it takes until it is read, whatever it holds, and more than its size by a third at most if that is what it should."""
+    texts = [message[name] for name in ("out", "err") if isinstance(message.get(name), str)]
+    return sum(len(text) + COST_BYTES for text in texts) if texts else OTHER_BYTES

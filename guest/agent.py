@@ -104,6 +104,10 @@ class Agent:
         elif do == "clock":
             before, after = clock.step(float(message["epoch"]), rtc=bool(message.get("rtc")))
             self._send({"id": number, "before": before, "after": after, "exit": 0})
+        elif do == "drop":
+            if task is not None:
+                del self._tasks[number]
+                task.drop()
         elif do == "ping":
             self._send({"id": number, "exit": 0})
         elif task is not None:  # else it has ended meanwhile
@@ -153,7 +157,11 @@ def main() -> int:
     if len(sys.argv) != 2:
         print("usage: flotilla-shell PORT", file=sys.stderr)
         return 2
-    agent = Agent(sys.argv[1])
+    try:
+        agent = Agent(sys.argv[1])
+    except OSError as error:
+        print(f"{sys.argv[1]}: {error.strerror}", file=sys.stderr)
+        return 1
     try:
         agent.run()
     except OSError as error:

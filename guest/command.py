@@ -17,6 +17,8 @@ CHUNK_BYTES = 1 << 14
 """Of output in one message."""
 WINDOW_BYTES = 1 << 18
 """Output that a command may be ahead of the host's ``more``."""
+COST_BYTES = 128
+"""Of the window for a message besides its output: a byte at a time fills the host's memory, too."""
 INPUT_WINDOW_BYTES = 1 << 16
 """Input that the host may be ahead of our ``took``; twice as much ends the command."""
 PIPE_BYTES = 1 << 16
@@ -26,7 +28,7 @@ Send = Callable[[Message], None]
 
 
 class Command:
-    """A running process. ``send`` takes messages for the host; the last of a command is its ``exit``."""
+    """A running process. ``send`` takes messages for the host; the last of a command is its ``exit``, with which :attr:`is_over` is true."""
 
     def __init__(self, number: int, request: Message, loop: Loop, send: Send) -> None:
         """Start what ``request`` says, see docs/guest.md. Raises OSError, and KeyError, TypeError, ValueError for a request that is none."""
@@ -34,6 +36,7 @@ class Command:
         self._loop, self._send = loop, send
         self._window = WINDOW_BYTES
         self._code: int | None = None
+        self.is_over = False
         self._process: Process = start(request)
         self._input = Input(self, self._process.input, loop, send, is_terminal=self._process.terminal)
         self._outputs = dict.fromkeys(self._process.outputs, PIPE_BYTES)
@@ -42,16 +45,11 @@ class Command:
             os.set_blocking(fd, False)
             self._listen(fd)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether ``exit`` has been sent."""
-        return self._code is not None and not self._outputs
-
     def tell(self, message: Message) -> None:
         """What the host says to this command. Raises KeyError, TypeError, ValueError if that makes no sense."""
         match message["do"]:
             case "input":
-                self._input.feed(a2b_base64(message["data"]))
+                self._input.feed(a2b_base64(message["data"], strict_mode=True))
             case "end":
                 self._input.end()
             case "more":
@@ -75,10 +73,10 @@ class Command:
                 return  # it is ending just now
 
     def drop(self) -> None:
-        """Kill it and forget it: nobody waits for its outcome any more."""
-        if self._code is None:
-            self.signal(signal.SIGKILL)
-            self._reap()
+        """Kill it and forget it: nobody waits for its outcome any more, nor do we: a process that hangs in the kernel dies when it can."""
+        self.is_over = True
+        self.signal(signal.SIGKILL)
+        self._input.close()
         for fd in list(self._outputs):
             self._close(fd)
 
@@ -90,10 +88,14 @@ class Command:
             self._loop.remove(fd)
 
     def _readable(self, fd: int, _: int) -> None:
-        self._read(fd, CHUNK_BYTES)
+        if self._window > 0:
+            self._read(fd, CHUNK_BYTES)
+        else:
+            self._listen(fd)  # the other output has just used it up
 
     def _read(self, fd: int, size: int) -> int:
         """Pass on what ``fd`` has, up to ``size`` bytes; returns how many that were, 0 at the end or if there is nothing now."""
+        assert self._window > 0
         try:
             data = os.read(fd, min(size, self._window))
         except BlockingIOError:
@@ -104,7 +106,7 @@ class Command:
             self._close(fd)
             self._finish()
             return 0
-        self._window -= len(data)
+        self._window -= len(data) + COST_BYTES
         self._send({"id": self.number, self._process.outputs[fd]: b2a_base64(data, newline=False).decode()})
         if self._code is None:
             self._listen(fd)
@@ -122,18 +124,15 @@ class Command:
                     self._finish()
 
     def _ended(self, _: int) -> None:
-        self._reap()
-        for fd in list(self._outputs):
-            self._drain(fd)
-        self._finish()
-
-    def _reap(self) -> None:
         _, status = os.waitpid(self._process.pid, 0)
         self._loop.remove(self._process.pidfd)
         os.close(self._process.pidfd)
         code = os.waitstatus_to_exitcode(status)
         self._code = code if code >= 0 else 128 - code
         self._input.close()
+        for fd in list(self._outputs):
+            self._drain(fd)
+        self._finish()
 
     def _close(self, fd: int) -> None:
         self._loop.remove(fd)
@@ -141,7 +140,8 @@ class Command:
         del self._outputs[fd]
 
     def _finish(self) -> None:
-        if self.is_over:
+        if self._code is not None and not self._outputs and not self.is_over:
+            self.is_over = True
             self._send({"id": self.number, "exit": self._code})
 
 

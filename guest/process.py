@@ -40,7 +40,9 @@ def start(request: Message) -> Process:
 
     Raises OSError, and KeyError, TypeError, ValueError if the request makes no sense.
     """
-    argv = [str(word) for word in request["argv"]]
+    argv = request["argv"]
+    if not argv or not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
+        raise ValueError("argv is no list of words")
     if "tty" in request:
         return _on_terminal(argv, request["tty"]["size"], str(request["tty"]["term"]))
     return _on_pipes(argv, has_input=bool(request.get("input")))

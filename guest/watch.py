@@ -53,13 +53,9 @@ class Watch:
                 self._ask("count", manager.failed_units(), self._counted)
         return self._next_at
 
-    def tell(self, message: Message) -> None:
-        """All that a watch can be told is to end. Raises ValueError."""
-        if message["do"] != "signal":
-            raise ValueError("a watch takes no input")
-        self.drop()
-        self._held = len(self._conditions)
-        self._send({"id": self.number, "exit": 1})
+    def tell(self, _: Message) -> None:
+        """Raises ValueError: a watch is begun and dropped, and hears nothing in between."""
+        raise ValueError("a watch takes no input")
 
     def drop(self) -> None:
         """Forget it."""

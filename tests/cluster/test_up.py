@@ -219,7 +219,7 @@ def test_nodes_without_a_root_shell_are_asked_by_ssh(
     assert Cluster.open().layout.known_hosts.exists()
     assert call(main, "logs") == 1
     assert "no root shell on node-1" in capsys.readouterr().err
-    with pytest.raises(Failure, match=r"did not end within 0 s|no root shell within 0 s"):
+    with pytest.raises(Failure, match=r"within 0 s"):
         Cluster.open().nodes[0].root("true", timeout=0.3)
     assert call(main_down) == 0
 
