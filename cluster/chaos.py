@@ -236,9 +236,35 @@ def _fits(step: Step, others: Sequence[Step], nodes: Sequence[int], keep_majorit
     together = [other for other in others if other.back_at >= step.at]
     if any(other.damage.down & step.damage.down for other in together):
         return False
+    if any((other.kind, other.arguments) == (step.kind, step.arguments) for other in together):
+        return False
     if step.damage.pairs and any(step.damage.pairs <= other.damage.pairs for other in together):
         return False  # nobody would notice
+    if step.kind == "clock" and any(
+        other.kind == "clock" and other.arguments[0] == step.arguments[0] for other in together
+    ):
+        return False  # one heals to a time that the other has made wrong
     return not keep_majority or has_majority(nodes, [step.damage, *(other.damage for other in together)])
+
+
+def estranged(
+    nodes: Sequence[int], felt: Mapping[Step, tuple[float, float | None]], after_s: float, end: float
+) -> dict[int, list[tuple[float, float]]]:
+    """When each node was not in any of :func:`majorities`, and ``after_s`` seconds longer each time: what happened (:attr:`Storm.felt`), until ``end``."""
+    # A node that is switched on has to boot, wherever it was in the plan.
+    held = [
+        (begin, (end if over is None else over) + step.back_at - step.heal_at, step)
+        for step, (begin, over) in felt.items()
+    ]
+    instants = sorted({time for begin, over, _ in held for time in (begin, over) if time < end})
+    found: dict[int, list[tuple[float, float]]] = {node: [] for node in nodes}
+    for begin, over in itertools.pairwise([*instants, end]):
+        damages = [step.damage for start, stop, step in held if start <= begin < stop]
+        whole = {node for group in majorities(nodes, damages) for node in group}
+        for node in nodes:
+            if node not in whole:
+                found[node].append((begin, over + after_s))
+    return found
 
 
 class Storm:

@@ -114,6 +114,25 @@ class TestMajority:
         assert has_majority([1, 2, 3], damages) is kept
 
 
+class TestEstranged:
+    """:func:`chaos.estranged`."""
+
+    def test_who_was_apart_and_for_how_long(self) -> None:
+        cut = Step(0, 5, "isolate", (3,), Damage(pairs=partition.isolated([1, 2, 3], 3)), 5)
+        killed = Step(3, 8, "kill", (3,), Damage(down=frozenset({3})), 18)
+        clock = Step(0, 5, "clock", (1, 5.0), Damage(), 5)
+        felt = {cut: (100.0, 105.5), killed: (103.0, 108.0), clock: (100.0, None)}
+        found = chaos.estranged([1, 2, 3], felt, 2.0, 200.0)
+        assert found[1] == found[2] == []
+        assert min(begin for begin, _ in found[3]) == 100.0
+        assert max(end for _, end in found[3]) == 108.0 + 10 + 2
+        assert all(begin <= 103.0 <= end or begin > 102 for begin, end in found[3])
+
+    def test_without_a_majority_all_are(self) -> None:
+        dark = Step(0, 5, "blackout", (), Damage(down=frozenset({1, 2, 3})), 5)
+        assert chaos.estranged([1, 2, 3], {dark: (10.0, None)}, 1.0, 30.0) == dict.fromkeys((1, 2, 3), [(10.0, 31.0)])
+
+
 class Things:
     """Stand-ins for what a step breaks; tells what happened to them."""
 
