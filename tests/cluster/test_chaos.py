@@ -130,7 +130,9 @@ class TestEstranged:
 
     def test_without_a_majority_all_are(self) -> None:
         dark = Step(0, 5, "blackout", (), Damage(down=frozenset({1, 2, 3})), 5)
-        assert chaos.estranged([1, 2, 3], {dark: (10.0, None)}, 1.0, 30.0) == dict.fromkeys((1, 2, 3), [(10.0, 31.0)])
+        assert chaos.estranged([1, 2, 3], {dark: (10.0, None)}, 1.0, 30.0) == {
+            node: [(10.0, 31.0)] for node in (1, 2, 3)
+        }
 
 
 class Things:
@@ -215,7 +217,7 @@ class TestStorm:
 
 
 GOLDEN = """\
-chaos with seed 7: 12 faults on 3 nodes in 30 s
+chaos with seed 7: 11 faults on 3 nodes in 30 s
     1.2 s  to    3.8 s  kill node-3
     1.5 s  to    3.9 s  clock node-3 -5 s
     1.6 s  to    8.6 s  isolate node-3
@@ -225,6 +227,5 @@ chaos with seed 7: 12 faults on 3 nodes in 30 s
    13.3 s  to   19.8 s  pause node-3
    14.0 s  to   20.7 s  cut node-2 node-3
    15.0 s  to   21.0 s  degrade node-2 node-3 loss=0.1
-   17.9 s  to   26.2 s  clock node-2 +5 s
-   21.4 s  to   27.4 s  clock node-2 -120 s
-   26.9 s  to   30.0 s  partition {node-1, node-3} {node-2}"""
+   17.9 s  to   25.4 s  cut node-1 node-3
+   21.8 s  to   29.0 s  partition {node-2, node-3} {node-1}"""
