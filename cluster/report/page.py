@@ -150,7 +150,7 @@ def _bar(bar: Bar, at: Any, y: int, begin: float, kind: str) -> str:
     # A viewport of its own cuts off a text that is longer than its bar.
     return (
         f'<svg class="{kind}" x="{left}%" y="{y}" width="{max(round(right - left, 3), 0.15)}%" height="{ROW - 2}" data-tip="{tip}"'
-        f' tabindex="0"><rect width="100%" height="100%" rx="3"/><text x="5" y="13">{escape(bar.what)}</text></svg>'
+        f' tabindex="0"><rect width="100%" height="100%" rx="3" data-what="{escape(bar.what, quote=True)}"/><text x="5" y="13">{escape(bar.what)}</text></svg>'
     )
 
 
