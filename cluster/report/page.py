@@ -19,6 +19,10 @@ PARTS: Final = Path(__file__).parent / "pages"
 ROW, NAME_HEIGHT, GAP, AXIS = 20, 18, 8, 22
 """Pixels: of a bar, of a lane's name, between lanes, of the axis."""
 TICKS_MAX = 10
+LEGEND: Final = (
+    '<span class="power">\u25cf</span> switched on or off, <span class="mark">\u25cf</span> mark, '
+    '<span class="found">\u25cf</span> found in console or journal'
+)
 COMMANDS: Final = ("reproduce",)
 
 
@@ -56,7 +60,7 @@ def _cluster(story: dict[str, Any], cluster: dict[str, Any], failed: bool) -> st
     events = [Event(**{**event, "nodes": tuple(event["nodes"])}) for event in cluster["events"]]
     begin, end = _span(story)
     parts = [
-        f"<figure>\n<figcaption>cluster {escape(cluster['name'])}, from {_clock(begin)} (UTC), seconds</figcaption>\n",
+        f"<figure>\n<figcaption>cluster {escape(cluster['name'])}, from {_clock(begin)} (UTC), in seconds; {LEGEND}</figcaption>\n",
         _drawing(story, cluster, events),
         "</figure>\n",
         _details("what happened", _table(events, begin, end), is_open=False),
