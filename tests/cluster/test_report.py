@@ -45,6 +45,17 @@ class TestLanes:
             Bar("degrade node-1 <-> node-2: loss 50 %", (1, 2), T + 28, None),
         ]
 
+    def test_faults_without_a_number(self) -> None:
+        events = [
+            Event(1, "fault", "power cut node-1 node-2", (1, 2)),
+            Event(2, "fault", "discovery service off"),
+            Event(3, "power", "node-2 on", (2,)),
+            Event(4, "heal", "discovery service on"),
+            Event(5, "power", "node-1 on", (1,)),
+            Event(6, "heal", "isolate node-9", (9,), 77),
+        ]
+        assert [(bar.begin, bar.end) for bar in bars(events)] == [(1, 5), (2, 4)]
+
     def test_what_is_no_fault_is_a_point(self) -> None:
         assert [point.what for point in points(EVENTS)] == [
             "node-1 on",
