@@ -16,7 +16,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -32,6 +32,8 @@ TRIES = 20
 """For a fault that fits where it may stand; then the time stays quiet."""
 BOOT_S = 10.0
 """From a node's power on until it works, with hardware; times the accelerator's factor."""
+SLOW_IOPS = 20
+"""Of a slow disk: an etcd that syncs some writes a second waits."""
 HEAL_TRIES, HEAL_PAUSE_S = 3, 1.0
 
 
@@ -141,6 +143,17 @@ def _degrade(dice: random.Random, nodes: Sequence[int]) -> Drawn | None:
     return (one, other, tuple(sorted(how.items()))), Damage(pairs=both_ways(one, other))
 
 
+def _clock(dice: random.Random, nodes: Sequence[int]) -> Drawn:
+    """Programs that wait by the wall clock feel it; nothing stops."""
+    return (dice.choice(nodes), dice.choice([-120.0, -5.0, 5.0, 120.0])), Damage()
+
+
+def _slow_disk(dice: random.Random, nodes: Sequence[int]) -> Drawn:
+    """Nobody counts on a member that waits for its disk."""
+    node = dice.choice(nodes)
+    return (node,), Damage(down=frozenset({node}))
+
+
 MENU: Final[Mapping[str, Kind]] = {
     "kill": _one_down,
     "pause": _one_down,
@@ -151,22 +164,27 @@ MENU: Final[Mapping[str, Kind]] = {
     "ring": _ring,
     "cut": _cut,
     "degrade": _degrade,
+    "clock": _clock,
+    "slow-disk": _slow_disk,
 }
 """Kinds of faults by name."""
 NEEDS_BOOT: Final = ("kill", "blackout")
 """What is healed by switching on, and works a boot later."""
 
 
-def has_majority(nodes: Sequence[int], damages: Iterable[Damage]) -> bool:
-    """Whether more than half of ``nodes`` run and see each other both ways, over links that are not degraded, with all ``damages`` at once."""
+def majorities(nodes: Sequence[int], damages: Iterable[Damage]) -> Iterator[tuple[int, ...]]:
+    """Each smallest majority of ``nodes`` that runs and sees itself both ways, over links that are not degraded, with all ``damages`` at once."""
     listed = list(damages)
-    down = frozenset().union(*(damage.down for damage in listed)) if listed else frozenset()
-    bad = frozenset().union(*(damage.pairs for damage in listed)) if listed else frozenset()
-    up = [node for node in nodes if node not in down]
-    return any(
-        not any(pair in bad for pair in itertools.permutations(group, 2))
-        for group in itertools.combinations(up, len(nodes) // 2 + 1)
-    )
+    down = {node for damage in listed for node in damage.down}
+    bad = {pair for damage in listed for pair in damage.pairs}
+    for group in itertools.combinations([node for node in nodes if node not in down], len(nodes) // 2 + 1):
+        if not any(pair in bad for pair in itertools.permutations(group, 2)):
+            yield group
+
+
+def has_majority(nodes: Sequence[int], damages: Iterable[Damage]) -> bool:
+    """Whether there is one of :func:`majorities`."""
+    return any(True for _ in majorities(nodes, damages))
 
 
 def draw(
@@ -218,9 +236,35 @@ def _fits(step: Step, others: Sequence[Step], nodes: Sequence[int], keep_majorit
     together = [other for other in others if other.back_at >= step.at]
     if any(other.damage.down & step.damage.down for other in together):
         return False
+    if any((other.kind, other.arguments) == (step.kind, step.arguments) for other in together):
+        return False
     if step.damage.pairs and any(step.damage.pairs <= other.damage.pairs for other in together):
         return False  # nobody would notice
+    if step.kind == "clock" and any(
+        other.kind == "clock" and other.arguments[0] == step.arguments[0] for other in together
+    ):
+        return False  # one heals to a time that the other has made wrong
     return not keep_majority or has_majority(nodes, [step.damage, *(other.damage for other in together)])
+
+
+def estranged(
+    nodes: Sequence[int], felt: Mapping[Step, tuple[float, float | None]], after_s: float, end: float
+) -> dict[int, list[tuple[float, float]]]:
+    """When each node was not in any of :func:`majorities`, and ``after_s`` seconds longer each time: what happened (:attr:`Storm.felt`), until ``end``."""
+    # A node that is switched on has to boot, wherever it was in the plan.
+    held = [
+        (begin, (end if over is None else over) + step.back_at - step.heal_at, step)
+        for step, (begin, over) in felt.items()
+    ]
+    instants = sorted({time for begin, over, _ in held for time in (begin, over) if time < end})
+    found: dict[int, list[tuple[float, float]]] = {node: [] for node in nodes}
+    for begin, over in itertools.pairwise([*instants, end]):
+        damages = [step.damage for start, stop, step in held if start <= begin < stop]
+        whole = {node for group in majorities(nodes, damages) for node in group}
+        for node in nodes:
+            if node not in whole:
+                found[node].append((begin, over + after_s))
+    return found
 
 
 class Storm:
@@ -235,6 +279,8 @@ class Storm:
         self.plan = plan
         self.troubles: list[Failure] = []
         """What went wrong with the faults themselves."""
+        self.felt: dict[Step, tuple[float, float | None]] = {}
+        """When each step that was applied began, and when it was healed (None: not yet), by :func:`time.monotonic`."""
         self._apply = apply
         self._holding: dict[Step, Fault] = {}
         self._stop = threading.Event()
@@ -272,6 +318,7 @@ class Storm:
                 self._heal(step)
                 continue
             try:
+                self.felt[step] = (time.monotonic(), None)  # from before, so that it covers all of the fault
                 self._holding[step] = self._apply(step)
             except Failure as trouble:
                 self.troubles.append(trouble)
@@ -284,6 +331,7 @@ class Storm:
             try:
                 fault.heal()
                 fault = None
+                self.felt[step] = (self.felt[step][0], time.monotonic())
             except Failure as trouble:
                 if not left:
                     self.troubles.append(trouble)
@@ -335,6 +383,11 @@ def on_cluster(cluster: Cluster) -> Callable[[Step], Fault]:
                 return cluster.net.majority_ring()
             case "cut":
                 return cluster.net.cut(*arguments)
+            case "clock":
+                node, seconds = arguments
+                return cluster.node(str(node)).clock.step(seconds)
+            case "slow-disk":
+                return cluster.node(str(arguments[0])).disk.slow(iops=SLOW_IOPS)
             case "degrade":
                 one, other, how = arguments
                 return cluster.net.degrade(one, other, **dict(how))
@@ -358,6 +411,8 @@ def _shown(argument: Any) -> str:
     match argument:
         case [[str(), _], *_]:
             return " ".join(f"{name}={value:g}" for name, value in argument)
+        case float():
+            return f"{argument:+g} s"
         case tuple():
             return "{" + ", ".join(f"node-{number}" for number in argument) + "}"
         case _:

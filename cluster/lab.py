@@ -163,7 +163,8 @@ class Lab:
 
     def reproduce(self, item: pytest.Item, *, keep: bool = False) -> str:
         """The command that runs this test again as it was."""
-        image = ["--cluster-image", str(self.settings.image)] if self.settings.image else []
+        # With "=": of a path that stands alone pytest would make a place to look for its ini file.
+        image = [f"--cluster-image={self.settings.image}"] if self.settings.image else []
         cold = ["--cluster-cold"] if self.settings.cold else []
         options = [f"--cluster-seed={self.seed}", *image, *cold, *(["--cluster-keep"] if keep else [])]
         return shlex.join(["pytest", *options, item.nodeid])

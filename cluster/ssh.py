@@ -25,6 +25,10 @@ _pinning = threading.Lock()
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
+class Unreachable(Failure):
+    """The node was not reached: whatever was to be asked of it was not."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a command on a node ended (exit code; 128 + n for signal n) and what it printed."""
@@ -135,7 +139,7 @@ class Connection:
                 hint=f"if the node was reinstalled on purpose, remove its lines from {self._known_hosts}",
             ) from error
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise Failure("the node cannot be reached by ssh", where=self._names[-1]) from error
+            raise Unreachable("the node cannot be reached by ssh", where=self._names[-1]) from error
 
     def _transport(self) -> paramiko.Transport:
         import paramiko

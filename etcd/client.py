@@ -37,6 +37,13 @@ class Client:
         self._transport = Transport(endpoints, timeout=timeout, tls=tls)
         self._silence = watch_silence
 
+    @classmethod
+    def over(cls, transport: Transport) -> Client:
+        """A client that sends its requests with ``transport``, which may be one of the caller's making."""
+        client = cls([str(endpoint) for endpoint in transport.endpoints], timeout=transport.timeout)
+        client._transport = transport
+        return client
+
     def get(self, key: str) -> KeyValue | None:
         """See :meth:`etcd.protocol.Etcd.get`."""
         kvs = self._call("/v3/kv/range", wire.key_fields(key, prefix=False), wire.decode_range, resend=True).kvs

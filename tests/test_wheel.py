@@ -108,3 +108,28 @@ def test_programs_of_the_image_stay_executable(installed: Installed) -> None:
         if p.is_file()
     }
     assert {name: bool((root / name).stat().st_mode & 0o100) for name in executable} == executable
+
+
+def test_pytest_finds_our_plugin(installed: Installed) -> None:
+    done = installed.run("python", "-m", "pytest", "-p", "no:cacheprovider", "--fixtures")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fixtures defined from cluster.pytest" in done.stdout
+    assert (
+        str(installed.environment)
+        in installed.run("python", "-c", "import cluster.pytest as p; print(p.__file__)").stdout
+    )
+
+
+def test_a_users_test_is_told_what_is_missing(installed: Installed) -> None:
+    (installed.home / "test_web.py").write_text("def test_web(cluster):\n    pass\n")
+    done = installed.run("python", "-m", "pytest", "-p", "no:cacheprovider", "--cluster-size=100", "test_web.py")
+    (installed.home / "test_web.py").unlink()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "no cluster for this test: a cluster has 1 to 99 nodes, not 100" in done.stdout
+
+
+def test_a_page_can_be_written(installed: Installed) -> None:
+    """Its styles and scripts came along."""
+    done = installed.run("python", "-c", "from cluster.report.page import render; print(render([]))")
+    assert done.returncode == 0, done.stderr
+    assert "svg.lanes" in done.stdout

@@ -15,11 +15,15 @@ from typing import Any, Protocol
 from cluster.consistency.history import Operation, by_key
 from cluster.consistency.models import GrowSet, Lock, Model, Register
 from cluster.consistency.search import Violation, check
+from cluster.node import Node
+from cluster.ssh import Unreachable
+from etcd.client import Client as EtcdClient
 from etcd.errors import EtcdError, LeaseNotFound, Unavailable
 from etcd.protocol import Compare, Etcd, Op
+from etcd.transport import Endpoint, Transport, understand
+from terminal import Failure
 
-Answered = tuple[str, Any]
-"""The outcome of :class:`Operation`, and its result."""
+ETCD_PORT = 2379
 
 
 class Journal:
@@ -97,6 +101,29 @@ class Client:
     def do(self, kind: str, key: str, argument: Any, act: Callable[[], Any], *, reads: bool = False) -> Operation:
         """See :meth:`Journal.write_down`."""
         return self.journal.write_down(self.process, kind, key, argument, act, reads=reads)
+
+
+class NodeTransport(Transport):
+    """Requests to the etcd (or its proxy) on a node's own loopback, by ssh over the management card: faults of the cluster's network do not touch it."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__([f"http://127.0.0.1:{ETCD_PORT}"], timeout=30.0, tls=None)
+        self._node = node
+
+    def call_at(self, endpoint: Endpoint, path: str, request: dict[str, Any]) -> dict[str, Any]:
+        """See :class:`etcd.transport.Transport`."""
+        try:
+            status, body = self._node.http(endpoint.port, "POST", path, request)
+        except Unreachable as error:
+            raise Unavailable("the node is not to be reached", where=self._node.name) from error
+        except Failure as error:
+            raise Unavailable("etcd did not answer", where=self._node.name, maybe_applied=True) from error
+        return understand(self._node.name, status, body, request)
+
+
+def client_on(node: Node) -> EtcdClient:
+    """A client of the etcd on ``node``, whatever happens to the cluster's network."""
+    return EtcdClient.over(NodeTransport(node))
 
 
 class Registers:

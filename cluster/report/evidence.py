@@ -75,7 +75,8 @@ def provenance(cluster: Cluster, root: Path) -> dict[str, str]:
     description = cluster.description
     accelerator = description.accelerator
     try:
-        version = qemu.find(architecture=description.architecture).version_text
+        program = qemu.find(architecture=description.architecture)
+        version = program.build or program.version_text
         image = snapshot.image_hash(cluster.layout.image)
     except (Failure, OSError) as trouble:
         version, image = "", f"unknown: {trouble}"

@@ -32,23 +32,33 @@ class Point:
 
 
 def bars(events: Iterable[Event]) -> list[Bar]:
-    """The faults of a timeline, by begin. One ends with the "heal" of its id; without an id (a kill, a pause) with the next sign that its node
-    is well again: switched on, or resumed."""
+    """The faults of a timeline, by begin. One ends with the "heal" of its id. One without an id ends with the next heal without id of the same nodes, or
+    when all its nodes were switched on again (a power cut)."""
     found: list[Bar] = []
     by_id: dict[int, int] = {}
+    open_ones: dict[int, set[int]] = {}
+    """Faults without id, and their nodes that are not switched on yet."""
     for event in events:
         if event.kind == "fault":
             if event.id is not None:
                 by_id[event.id] = len(found)
+            else:
+                open_ones[len(found)] = set(event.nodes)
             found.append(Bar(event.what, event.nodes, event.t, None))
-        elif event.kind == "heal" and event.id is not None:
-            if (at := by_id.pop(event.id, None)) is not None:
-                found[at] = replace(found[at], end=event.t)
-        elif event.kind == "heal" or _is_switched_on(event):
-            word = "pause" if event.kind == "heal" else "kill"
-            for at, bar in enumerate(found):
-                if bar.end is None and bar.nodes == event.nodes and (bar.what.startswith((word, "pause"))):
-                    found[at] = replace(bar, end=event.t)
+            continue
+        over: list[int] = []
+        if event.kind == "heal" and event.id is not None:
+            over = [by_id.pop(event.id)] if event.id in by_id else []
+        elif event.kind == "heal":
+            over = [at for at in open_ones if found[at].nodes == event.nodes][-1:]
+        elif _is_switched_on(event):
+            for at, off in open_ones.items():
+                if off & set(event.nodes):
+                    off -= set(event.nodes)
+                    over += [] if off else [at]
+        for at in over:
+            open_ones.pop(at, None)
+            found[at] = replace(found[at], end=event.t)
     return sorted(found, key=lambda bar: bar.begin)
 
 

@@ -19,6 +19,10 @@ PARTS: Final = Path(__file__).parent / "pages"
 ROW, NAME_HEIGHT, GAP, AXIS = 20, 18, 8, 22
 """Pixels: of a bar, of a lane's name, between lanes, of the axis."""
 TICKS_MAX = 10
+LEGEND: Final = (
+    '<span class="power">\u25cf</span> switched on or off, <span class="mark">\u25cf</span> mark, '
+    '<span class="found">\u25cf</span> found in console or journal'
+)
 COMMANDS: Final = ("reproduce",)
 
 
@@ -56,7 +60,7 @@ def _cluster(story: dict[str, Any], cluster: dict[str, Any], failed: bool) -> st
     events = [Event(**{**event, "nodes": tuple(event["nodes"])}) for event in cluster["events"]]
     begin, end = _span(story)
     parts = [
-        f"<figure>\n<figcaption>cluster {escape(cluster['name'])}, from {_clock(begin)} (UTC), seconds</figcaption>\n",
+        f"<figure>\n<figcaption>cluster {escape(cluster['name'])}, from {_clock(begin)} (UTC), in seconds; {LEGEND}</figcaption>\n",
         _drawing(story, cluster, events),
         "</figure>\n",
         _details("what happened", _table(events, begin, end), is_open=False),
@@ -150,7 +154,7 @@ def _bar(bar: Bar, at: Any, y: int, begin: float, kind: str) -> str:
     # A viewport of its own cuts off a text that is longer than its bar.
     return (
         f'<svg class="{kind}" x="{left}%" y="{y}" width="{max(round(right - left, 3), 0.15)}%" height="{ROW - 2}" data-tip="{tip}"'
-        f' tabindex="0"><rect width="100%" height="100%" rx="3"/><text x="5" y="13">{escape(bar.what)}</text></svg>'
+        f' tabindex="0"><rect width="100%" height="100%" rx="3" data-what="{escape(bar.what, quote=True)}"/><text x="5" y="13">{escape(bar.what)}</text></svg>'
     )
 
 

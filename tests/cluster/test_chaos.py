@@ -77,7 +77,7 @@ class TestPlan:
         assert {step.kind for step in plan.steps} == set(MENU)
 
     def test_it_can_be_read(self) -> None:
-        assert str(draw(seed=7, nodes=[1, 2, 3], seconds=40)) == GOLDEN
+        assert str(draw(seed=7, nodes=[1, 2, 3], seconds=30)) == GOLDEN
 
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
@@ -112,6 +112,27 @@ class TestMajority:
     )
     def test_of_three(self, damages: list[Damage], kept: bool) -> None:
         assert has_majority([1, 2, 3], damages) is kept
+
+
+class TestEstranged:
+    """:func:`chaos.estranged`."""
+
+    def test_who_was_apart_and_for_how_long(self) -> None:
+        cut = Step(0, 5, "isolate", (3,), Damage(pairs=partition.isolated([1, 2, 3], 3)), 5)
+        killed = Step(3, 8, "kill", (3,), Damage(down=frozenset({3})), 18)
+        clock = Step(0, 5, "clock", (1, 5.0), Damage(), 5)
+        felt = {cut: (100.0, 105.5), killed: (103.0, 108.0), clock: (100.0, None)}
+        found = chaos.estranged([1, 2, 3], felt, 2.0, 200.0)
+        assert found[1] == found[2] == []
+        assert min(begin for begin, _ in found[3]) == 100.0
+        assert max(end for _, end in found[3]) == 108.0 + 10 + 2
+        assert all(begin <= 103.0 <= end or begin > 102 for begin, end in found[3])
+
+    def test_without_a_majority_all_are(self) -> None:
+        dark = Step(0, 5, "blackout", (), Damage(down=frozenset({1, 2, 3})), 5)
+        assert chaos.estranged([1, 2, 3], {dark: (10.0, None)}, 1.0, 30.0) == {
+            node: [(10.0, 31.0)] for node in (1, 2, 3)
+        }
 
 
 class Things:
@@ -196,12 +217,15 @@ class TestStorm:
 
 
 GOLDEN = """\
-chaos with seed 7: 8 faults on 3 nodes in 40 s
+chaos with seed 7: 11 faults on 3 nodes in 30 s
     1.2 s  to    3.8 s  kill node-3
-    1.5 s  to   10.3 s  degrade node-2 node-3 delay=0.5
-    3.8 s  to   10.3 s  partition {node-3} {node-1, node-2}
-    5.2 s  to   13.3 s  pause node-3
-   11.8 s  to   18.8 s  bridge node-1
-   18.1 s  to   27.7 s  partition {node-3} {node-1, node-2}
-   18.4 s  to   24.3 s  kill node-3
-   35.1 s  to   40.0 s  isolate node-1"""
+    1.5 s  to    3.9 s  clock node-3 -5 s
+    1.6 s  to    8.6 s  isolate node-3
+   10.4 s  to   17.1 s  clock node-1 -5 s
+   10.6 s  to   15.0 s  clock node-3 -5 s
+   10.9 s  to   18.0 s  clock node-2 -120 s
+   13.3 s  to   19.8 s  pause node-3
+   14.0 s  to   20.7 s  cut node-2 node-3
+   15.0 s  to   21.0 s  degrade node-2 node-3 loss=0.1
+   17.9 s  to   25.4 s  cut node-1 node-3
+   21.8 s  to   29.0 s  partition {node-2, node-3} {node-1}"""
