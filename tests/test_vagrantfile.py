@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import stat
 import subprocess
+import sys
+import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from . import vboxmanage
 
 ROOT = Path(__file__).parent.parent
 
@@ -174,3 +179,46 @@ def test_user_data_that_is_none_stops_up_before_anything_is_made(desk: Desk) -> 
     assert "this is no user-data for node-1" in said
     assert "'nobody' is undefined" in said
     assert not (desk.folder / "state/machines/node-1/libvirt/id").exists()
+
+
+def small_box(path: Path) -> None:
+    """A box for VirtualBox with nothing in it."""
+    parts = {"metadata.json": b'{"provider": "virtualbox"}', "box.ovf": b"<Envelope/>", "Vagrantfile": b""}
+    with tarfile.open(path, "w:gz") as box:
+        for name, content in parts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            box.addfile(member, io.BytesIO(content))
+
+
+def test_what_virtualbox_is_asked_to_do(desk: Desk) -> None:
+    """Everything until the machine is switched on; there is a stand-in for VirtualBox."""
+    small_box(desk.folder / "small.box")
+    programs = desk.folder / "bin"
+    programs.mkdir()
+    program = programs / "VBoxManage"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/vboxmanage.py {desk.folder} "$@"\n')
+    program.chmod(0o755)
+    desk.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
+    desk.options = f"""
+        $box = "small"
+        $box_url = "file://{desk.folder}/small.box"
+        $expose_docker_tcp = 23750
+        $enable_serial_logging = true
+        $vm_memory = 2048
+    """
+    assert "there is no VirtualBox here" in desk.complaint("up", "--no-tty", "--provider=virtualbox")
+    calls = [json.loads(line) for line in (desk.folder / "calls").read_text().splitlines()]
+    identity = vboxmanage.IDENTITY
+    disks, seed = "SATA Controller", desk.folder / "state/flotilla/node-1.iso"
+    (cards,) = (call for call in calls if "--nic2" in call and "hostonly" in call)
+    assert cards[cards.index("--macaddress2") + 1] == "525400430001"
+    assert ["modifyvm", identity, "--memory", "2048"] in calls
+    assert any("docker,tcp,127.0.0.1,23750,,2375" in call for call in calls)
+    attach = ["storageattach", identity, "--storagectl", disks, "--port", "1", "--device", "0"]
+    last = [call for call in calls if call[0] not in ("showvminfo", "list")][-6:]
+    assert last[0] == ["storagectl", identity, "--name", disks, "--portcount", "2"]
+    assert last[1] == [*attach, "--type", "dvddrive", "--medium", str(seed)]
+    assert last[2][2:6] == ["--uart1", "0x3F8", "4", "--uartmode1"]
+    assert last[3] == ["startvm", identity, "--type", "headless"]
+    assert b"ListenStream=10.0.2.15:2375" in seed.read_bytes(), "where VirtualBox' forward comes out"
