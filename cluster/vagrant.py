@@ -194,7 +194,7 @@ def variables(request: Request, founding: Founding, *, registered: bool) -> dict
         "cluster": {"name": "vagrant", "size": len(nodes), "members": founding.members},
         "ssh_authorized_keys": [request.public_key],
         "discovery": founding.url(request.machines),
-        "etcd": {"heartbeat_ms": heartbeat, "election_ms": election},
+        "etcd": {"heartbeat_ms": heartbeat, "election_ms": election, "initial_cluster": ""},
         "fleet": {"agent_ttl": AGENT_TTL, "metadata": {"name": node["name"], "role": node["role"]}},
         "factor": 10.0 if request.emulated else 1.0,
         "extra_write_files": files,

@@ -139,7 +139,9 @@ def test_what_only_tests_need_is_installed_for_tests_only(as_root: Machine) -> N
     assert as_root.installs == []
     as_root.program("dpkg-query", "exit 1")
     as_root.setup("--tests")
-    assert {"docker-registry", "ovmf", "chromium-driver", "skopeo"} <= set(as_root.installs)
+    assert {"docker-registry", "ovmf", "chromium-driver", "skopeo", "vagrant-libvirt", "libvirt-daemon"} <= set(
+        as_root.installs
+    )
     as_root.program("dpkg-query", "printf installed")
     as_root.qemu("10.0.2", "qemu-system-aarch64")
     as_root.log.write_text("", encoding="utf-8")
