@@ -60,7 +60,8 @@ def far_host() -> Iterator[FarHost]:
     try:
         deadline = time.monotonic() + 20
         while not (home / "sshd.pid").exists():
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"no ssh server: {log.read_text()}")
             time.sleep(0.05)
         yield host
     finally:
