@@ -317,9 +317,16 @@ def end_processes(layout: Layout) -> None:
 
 def remove(layout: Layout) -> None:
     """End every process and remove every file of the cluster with this layout; it may be a torso, or not exist."""
+    description = None
     with suppress(FileNotFoundError, Failure):
-        layout = Layout(layout.state, Path(Description.load(layout.description).runtime))
+        description = Description.load(layout.description)
+        layout = Layout(layout.state, Path(description.runtime))
     end_processes(layout)
+    if description is not None and description.driver == "libvirt":
+        from cluster.libvirt_driver import forget
+
+        make_private(layout.runtime)  # for the socket of the way to another computer
+        forget(description, layout)
     if layout.runtime.exists():
         shutil.rmtree(layout.runtime)
     # First of all files: if we are killed, what is left is no cluster with half of its disks but a torso, which the next command removes.

@@ -38,6 +38,10 @@ class Description:
     """Where they take their user-data from."""
     files: str | None = None
     """The folder of this computer that they may read over HTTP."""
+    driver: str = "qemu"
+    """What runs the nodes: "qemu" or "libvirt"."""
+    connect: tuple[str, ...] = ()
+    """libvirt's URIs, to which nodes are dealt in turn."""
     ready: bool = False
     node_numbers: tuple[int, ...] = ()
     """Of its nodes, in the order of ``ssh_ports``; empty for 1 to N, as long as none has joined or left."""

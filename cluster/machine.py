@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NODES_MAX = 99
 """Node numbers are two digits in host names' sort order and one byte in addresses (10.77.0.10 + number)."""
@@ -77,19 +78,6 @@ def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> l
     JSON wherever QEMU takes it, so that no path needs quoting.
     """
     accelerator = f"tcg,tb-size={EMULATED_CACHE_MIB}" if machine.accelerator == "tcg" else machine.accelerator
-    management = {
-        "type": "user",
-        "id": "management",
-        "restrict": True,
-        "hostfwd": [{"str": f"tcp:127.0.0.1:{machine.ssh_port}-:22"}],
-        "guestfwd": [{"str": f"tcp:{HOST_ADDRESS}:{DISCOVERY_PORT}-cmd:{shlex.join(machine.forward)}"}],
-    }
-    cluster = {
-        "type": "stream",
-        "id": "cluster",
-        "server": False,
-        "addr": {"type": "unix", "path": str(machine.net_socket)},
-    }
     return [
         str(qemu),
         *("-name", f"{machine.name},debug-threads=on"),
@@ -98,13 +86,13 @@ def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> l
         *("-accel", accelerator, "-smp", "1", "-m", str(machine.memory_mib)),
         *("-object", json.dumps(_memory(machine, memory, shared=shared))),
         *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd.img")),
-        *("-append", f"{machine.cmdline} flotilla.datasource={machine.datasource}".strip()),
+        *("-append", kernel_arguments(machine)),
         *_disk("root", machine.image / "root.img", writable=False),
         *_disk("state", machine.state_disk, writable=True),
         *_disk("cidata", machine.cidata, writable=False),
-        *("-netdev", json.dumps(management)),
+        *("-netdev", json.dumps(management_network(machine))),
         *("-device", f"virtio-net-pci,netdev=management,mac={management_mac(machine.number)}"),
-        *("-netdev", json.dumps(cluster)),
+        *("-netdev", json.dumps(cluster_network(machine))),
         *("-device", f"virtio-net-pci,netdev=cluster,mac={cluster_mac(machine.number)}"),
         *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
         *("-chardev", f"file,id=console,path={_doubled(machine.console)},append=on", "-serial", "chardev:console"),
@@ -113,6 +101,32 @@ def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> l
         *("-qmp", f"unix:{_doubled(machine.qmp_socket)},server=on,wait=off"),
         *(() if machine.incoming is None else ("-incoming", "defer")),
     ]
+
+
+def kernel_arguments(machine: Machine) -> str:
+    """The kernel's command line."""
+    return f"{machine.cmdline} flotilla.datasource={machine.datasource}".strip()
+
+
+def management_network(machine: Machine) -> dict[str, Any]:
+    """QEMU's own little network (``-netdev``, as JSON has it): ssh comes in, the discovery service can be reached."""
+    return {
+        "type": "user",
+        "id": "management",
+        "restrict": True,
+        "hostfwd": [{"str": f"tcp:127.0.0.1:{machine.ssh_port}-:22"}],
+        "guestfwd": [{"str": f"tcp:{HOST_ADDRESS}:{DISCOVERY_PORT}-cmd:{shlex.join(machine.forward)}"}],
+    }
+
+
+def cluster_network(machine: Machine) -> dict[str, Any]:
+    """The cable to our switch, likewise."""
+    return {
+        "type": "stream",
+        "id": "cluster",
+        "server": False,
+        "addr": {"type": "unix", "path": str(machine.net_socket)},
+    }
 
 
 def _board(machine: Machine) -> tuple[str, ...]:

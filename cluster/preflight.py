@@ -26,8 +26,8 @@ def free_memory_mib() -> int:
     raise Failure("the kernel does not tell how much memory is free", where="/proc/meminfo")
 
 
-def require_memory(size: int, memory_mib: int, accelerator: str, free_mib: int) -> None:
-    """Raise :class:`Failure` unless ``size`` nodes of ``memory_mib`` each fit in ``free_mib``."""
+def require_memory(size: int, memory_mib: int, accelerator: str, free_mib: int, *, where: str | None = None) -> None:
+    """Raise :class:`Failure` unless ``size`` nodes of ``memory_mib`` each fit in ``free_mib``; ``where`` names another computer."""
     each = memory_mib + OVERHEAD_MIB[accelerator]
     if size * each > free_mib:
         fewer, smaller = free_mib // each, free_mib // size - OVERHEAD_MIB[accelerator]
@@ -35,6 +35,7 @@ def require_memory(size: int, memory_mib: int, accelerator: str, free_mib: int) 
         ways += [f"smaller ones (--memory {smaller})"] if smaller >= MEMORY_MIB_MIN else []
         raise Failure(
             f"{size} nodes need {size * each} MiB of memory ({each} each), {free_mib} MiB are free",
+            where=where,
             hint=", or ".join([*ways, "end something that takes memory"]),
         )
 

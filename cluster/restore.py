@@ -101,6 +101,9 @@ def up_cached(options: Options, phases: Phases | None = None) -> Outcome:
     """
     phases = phases if phases is not None else Phases()
     options.validate()
+    if options.driver != "qemu":
+        phases.line("booting, since snapshots of memory need the qemu driver")
+        return up(options, phases)
     if Layout.of(options.name).state.exists():
         return up(options, phases)  # it is there: running, stopped, or a torso
     options = built(options, phases)

@@ -85,7 +85,7 @@ class Supervisor:
         self.layout = Layout(state, Path(self.description.runtime))
         self.guests = {number: self._guest(number) for number in self.description.numbers}
         self.discovery: DiscoveryServer | None = None
-        self.driver: Driver = QemuDriver(Path(self.description.qemu))
+        self.driver: Driver = driver(self.description, self.layout)
         self.timeline = Timeline(self.layout.timeline)
         self.book = FaultBook(self.timeline.record)
         sockets = {number: self.layout.net_socket(number) for number in self.description.numbers}
@@ -433,6 +433,15 @@ class Supervisor:
         part = self.layout.supervisor.with_suffix(".part")
         part.write_text(json.dumps(processes) + "\n")
         part.replace(self.layout.supervisor)
+
+
+def driver(description: Description, layout: Layout) -> Driver:
+    """What runs the nodes of a cluster."""
+    if description.driver == "libvirt":
+        from cluster.libvirt_driver import LibvirtDriver
+
+        return LibvirtDriver(description, layout)
+    return QemuDriver(Path(description.qemu))
 
 
 def say(text: str) -> None:

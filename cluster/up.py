@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.architecture import HOST, suffix
-from cluster import accelerator, ports, preflight, provision, qemu, readiness
+from cluster import accelerator, connection_uri, ports, preflight, provision, qemu, readiness
 from cluster import cluster as clusters
 from cluster.cluster import Cluster
 from cluster.description import Description
@@ -49,6 +49,10 @@ class Options:
     """Where nodes take their user-data from, see :data:`cluster.machine.DATASOURCES`."""
     files: Path | None = None
     """A folder that nodes may read over HTTP."""
+    driver: str = "qemu"
+    """What runs the nodes: "qemu" or "libvirt"."""
+    connect: tuple[str, ...] = ()
+    """libvirt's URIs (``docs/libvirt.md``), to which the nodes are dealt in turn; none is this user's session."""
     keep: bool = False
     """Leave a cluster that failed to come up as it is, to look at it."""
 
@@ -60,6 +64,10 @@ class Options:
             raise UsageFailure(f"--memory {self.memory_mib}: from {MEMORY_MIB_MIN} to {MEMORY_MIB_MAX} MiB a node")
         if self.accel == "kvm" and self.arch != HOST:
             raise UsageFailure(f"KVM runs {HOST} nodes only, not {self.arch}", where="--accel kvm", hint="leave it out")
+        if self.connect and self.driver != "libvirt":
+            raise UsageFailure("only libvirt connects", where=f"--connect {self.connect[0]}", hint="--driver libvirt")
+        for uri in self.connect:
+            connection_uri.parse(uri)
         _validate_ttl(self.agent_ttl)
         if self.user_data is not None and not self.user_data.is_file():
             raise UsageFailure("no such file", where=f"--user-data {self.user_data}")
@@ -72,6 +80,11 @@ class Options:
         if self.image is not None:
             preflight.require_image(self.image)
             preflight.require_architecture(self.image, self.arch)
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """The URIs that are meant; none for another driver."""
+        return (self.connect or (connection_uri.SESSION,)) if self.driver == "libvirt" else ()
 
 
 def _validate_ttl(text: str) -> None:
@@ -134,6 +147,13 @@ def _existing(options: Options, layout: Layout, phases: Phases) -> Cluster | Non
             f"cluster {options.name!r} exists and has {cluster.description.size} nodes, not {options.size}",
             hint=f"cluster-down --name {options.name} removes it; --name OTHER makes another one beside it",
         )
+    wanted, there = (options.driver, options.connections), (cluster.description.driver, cluster.description.connect)
+    if options.driver != "qemu" and wanted != there:
+        by = " ".join([cluster.description.driver, *cluster.description.connect])
+        raise Failure(
+            f"cluster {options.name!r} exists and is run by {by}",
+            hint=f"cluster-down --name {options.name} removes it; --name OTHER makes another one beside it",
+        )
     if cluster.description.architecture != options.arch:
         raise Failure(
             f"cluster {options.name!r} exists and is {cluster.description.architecture}, not {options.arch}",
@@ -193,8 +213,11 @@ def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
     try:
         with phases.phase("preparing"):
             description = cluster.description
-            kind = description.accelerator.name
-            preflight.require_memory(description.size, description.memory_mib, kind, preflight.free_memory_mib())
+            kind, here = description.accelerator.name, description.size
+            if description.driver == "libvirt":
+                local = [connection_uri.parse(uri).is_local for uri in description.connect]
+                here = sum(local[(number - 1) % len(local)] for number in description.numbers)
+            preflight.require_memory(here, description.memory_mib, kind, preflight.free_memory_mib())
             for port in (*description.ssh_ports, description.discovery_port):
                 ports.insist(port, 1, f"the port of cluster {cluster.name!r}", ())
             cluster.launch()
@@ -208,6 +231,17 @@ def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
 
 def machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.Accelerator]:
     """The QEMU and the accelerator for ``options``. Raises :class:`Failure` if there is none that will do, or too little memory."""
+    if options.driver == "libvirt":
+        program, chosen = _machinery_of_places(options, phases)
+    else:
+        program, chosen = _machinery_here(options, phases)
+        preflight.require_memory(options.size, options.memory_mib, chosen.name, preflight.free_memory_mib())
+    if chosen.name == "tcg" and options.accel == "auto":
+        phases.line(f"nodes are emulated, which is slow: {chosen.reason}")
+    return program, chosen
+
+
+def _machinery_here(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.Accelerator]:
     program = qemu.find(architecture=options.arch)
     phases.detail("probing the accelerator")
     foreign = options.arch != HOST
@@ -218,10 +252,29 @@ def machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.
     if foreign:
         program.require("tcg")
         chosen = dataclasses.replace(chosen, reason=f"{options.arch} is not this computer's architecture")
-    if chosen.name == "tcg" and options.accel == "auto":
-        phases.line(f"nodes are emulated, which is slow: {chosen.reason}")
-    preflight.require_memory(options.size, options.memory_mib, chosen.name, preflight.free_memory_mib())
     return program, chosen
+
+
+def _machinery_of_places(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.Accelerator]:
+    """Of all computers that libvirt is to run the nodes on: what they have in common. The QEMU is this computer's, if it is one."""
+    from cluster import places
+
+    found = []
+    for index, uri in enumerate(options.connections):
+        place = connection_uri.parse(uri)
+        phases.detail(f"looking at {uri}")
+        if place.is_local:
+            there = places.Found(*_machinery_here(options, phases), preflight.free_memory_mib())
+        else:
+            there = places.survey(place, options.arch, options.accel)
+        places.require_connection(place)
+        count = places.share(options.size, len(options.connections), index)
+        preflight.require_memory(
+            count, options.memory_mib, there.accelerator.name, there.free_memory_mib, where=place.host or None
+        )
+        found.append((place, there))
+    program = next((there.qemu for place, there in found if place.is_local), found[0][1].qemu)
+    return program, places.common([there.accelerator for _, there in found])
 
 
 def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: accelerator.Accelerator) -> Description:
@@ -246,6 +299,8 @@ def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: acce
         architecture=options.arch,
         datasource=options.datasource,
         files=None if options.files is None else str(options.files.absolute()),
+        driver=options.driver,
+        connect=options.connections,
     )
 
 

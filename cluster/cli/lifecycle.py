@@ -114,6 +114,14 @@ def up_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch", choices=NAMES, default=HOST, help=f"the nodes' architecture ({HOST}; others are emulated)"
     )
+    parser.add_argument("--driver", choices=("qemu", "libvirt"), default="qemu", help="what runs the nodes (qemu)")
+    parser.add_argument(
+        "--connect",
+        metavar="URI",
+        action="append",
+        default=[],
+        help="libvirt's, on this computer or another (may be repeated: nodes are dealt in turn; qemu:///session)",
+    )
     parser.add_argument("--ssh-port", type=int, metavar="BASE", help="ssh ports on 127.0.0.1 from here (free ones)")
     parser.add_argument(
         "--discovery-port", type=int, metavar="P", help="port of the discovery service on 127.0.0.1 (a free one)"
@@ -159,6 +167,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         datasource=arguments.datasource,
         files=arguments.files,
         keep=arguments.keep,
+        driver=arguments.driver,
+        connect=tuple(arguments.connect),
     )
 
 

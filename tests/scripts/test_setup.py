@@ -149,6 +149,35 @@ def test_what_only_tests_need_is_installed_for_tests_only(as_root: Machine) -> N
     assert as_root.installs == []
 
 
+def test_libvirt_is_installed_when_it_is_asked_for(as_root: Machine) -> None:
+    as_root.qemu("10.0.2")
+    as_root.apt(candidate="1.0")
+    as_root.program("dpkg-query", "exit 1")
+    assert as_root.setup().returncode == 0
+    assert as_root.installs == []
+    told = as_root.setup("--libvirt").stderr
+    assert "libvirt-daemon: libvirt runs the nodes with --driver libvirt" in told
+    assert {"libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-dev", "gcc", "pkg-config"} <= set(as_root.installs)
+
+
+def test_the_binding_is_built_once_from_its_own_lock(as_root: Machine) -> None:
+    as_root.qemu("10.0.2")
+    as_root.apt(candidate="1.0")
+    as_root.program("dpkg-query", "printf installed")
+    as_root.program("gcc")
+    as_root.program("pkg-config")
+    as_root.program("../venv/bin/python", f'echo "pip $*" >>{as_root.log}; [[ "$*" != *"pip show"* ]]')
+    done = as_root.setup("--libvirt")
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in as_root.log.read_text("utf-8").splitlines() if "requirements-libvirt.lock" in line)
+    assert "--require-hashes" in line
+    assert "--no-build-isolation" in line
+    as_root.program("../venv/bin/python", f'echo "pip $*" >>{as_root.log}')
+    as_root.log.write_text("", encoding="utf-8")
+    assert as_root.setup("--libvirt").stderr == ""
+    assert "requirements-libvirt.lock" not in as_root.log.read_text("utf-8")
+
+
 def test_tests_want_a_new_enough_qemu_of_another_architecture_too(as_root: Machine) -> None:
     as_root.qemu("10.0.2")
     as_root.program("dpkg-query", "printf installed")

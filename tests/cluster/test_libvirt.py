@@ -1,0 +1,327 @@
+"""The libvirt driver with real libvirt: embedded, this user's daemon, and another computer by ssh, which is this one in other clothes."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import qemu
+from cluster.accelerator import Accelerator
+from cluster.cluster import Cluster, processes
+from cluster.description import Description
+from cluster.layout import Layout
+from cluster.ports import choose
+from cluster.process import Process
+from terminal import Failure
+from tests.cluster.conftest import processes_that_mention
+from tests.cluster.farhost import FarHost, far_host
+from tests.cluster.ordinary import ordinary_program
+from tests.cluster.test_supervisor import GREETING, eventually, tiny_kernel
+
+HELLO = GREETING.decode().strip()
+SWITCHES_OFF = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")
+"""Enable the power button's event (port 602h, bit 8), wait for it (600h), switch off (604h, 2000h); halt. ACPI 4.8.4, q35's ports."""
+
+
+def kernel() -> bytes:
+    """The tiny kernel, that obeys the power button after its greeting."""
+    code = bytearray(tiny_kernel())
+    end = 0x292 + len(GREETING) + 1
+    code[0x28F:0x292] = b"\xe9" + (end - 0x292).to_bytes(2, "little")  # in place of its halt: jump behind the text
+    code[end : end + len(SWITCHES_OFF)] = SWITCHES_OFF
+    return bytes(code)
+
+
+@pytest.fixture
+def user(home: Path, short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Supervisors run as an ordinary user, whose home is returned."""
+    monkeypatch.setattr(sys, "executable", str(ordinary_program(home, "python-of-user", sys.executable)))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(short))
+    return home
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path, for sockets; gone afterwards, with the daemons that wrote their pid files in it."""
+    folder = Path(tempfile.mkdtemp(prefix="lv-"))
+    yield folder
+    end_daemons(folder)
+    shutil.rmtree(folder)
+
+
+def end_daemons(folder: Path) -> None:
+    """libvirt's daemons linger for two minutes after their last client; these are ours."""
+    for path in folder.rglob("*d.pid"):
+        if (process := Process.of(int(path.read_text()))) is not None:
+            process.end()
+
+
+def cluster_at(image: Path, *connect: str) -> Cluster:
+    """Two nodes of the tiny kernel, not supervised yet."""
+    layout = Layout.of("tiny")
+    ports = choose(3, ())
+    description = Description(
+        name="tiny",
+        runtime=str(layout.runtime),
+        qemu=str(qemu.find({"PATH": os.environ["PATH"]}).path),
+        accelerator=Accelerator("tcg", 1.0, "a test"),
+        memory_mib=128,
+        ssh_ports=tuple(ports[:2]),
+        discovery_port=ports[2],
+        agent_ttl="30s",
+        driver="libvirt",
+        connect=connect,
+        ready=True,
+    )
+    made = Cluster.create(layout, description)
+    (image / "vmlinuz").write_bytes(kernel())
+    image.rename(layout.image)
+    for node in made.nodes:
+        node.folder.mkdir()
+        for name in ("state.img", "cidata.iso"):
+            (node.folder / name).write_bytes(bytes(1 << 20))
+    return made
+
+
+@pytest.fixture(params=["embed", "session"])
+def cluster(request: pytest.FixtureRequest, user: Path, short: Path, image: Path) -> Iterator[Cluster]:
+    """That cluster, supervised, with each kind of libvirt on this computer."""
+    made = cluster_at(image, f"qemu:///embed?root={short}/e" if request.param == "embed" else "qemu:///session")
+    made.launch()
+    yield made
+    made.remove()
+    end_daemons(Path(os.environ["XDG_RUNTIME_DIR"]))
+    assert not (short / "e").exists()
+
+
+def test_a_machine_starts_talks_pauses_dies_and_starts_again(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    node.start()
+    assert eventually(lambda: HELLO in node.console_tail()), node.console_tail()
+    pid = cluster.status()["nodes"][0]["pid"]
+    assert Process.of(pid) is not None
+    node.pause()
+    assert cluster.status()["nodes"][0]["state"] == "paused"
+    node.resume()
+    with pytest.raises(Failure, match="node-1 runs already"):
+        node.start()
+    node.kill()
+    assert Process.of(pid) is None
+    assert cluster.status()["nodes"][0]["ended"] == "signal 9"
+    node.start()
+    assert eventually(lambda: cluster.status()["nodes"][0]["network"]["connections"] == 2)
+    assert eventually(lambda: node.console_tail().count(HELLO) == 2)
+
+
+def test_the_power_button_is_pressed_and_the_end_is_told(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    node.start()
+    assert eventually(lambda: HELLO in node.console_tail())
+    begin = time.monotonic()
+    node.stop()
+    assert time.monotonic() - begin < 10
+    assert cluster.status()["nodes"][0]["ended"] == "exit code 0"
+
+
+def test_kill_9_of_the_supervisor_takes_every_machine_and_the_next_command_cleans_up(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        node.start()
+    supervisor, *machines = processes(cluster.layout)
+    assert len(machines) == 2
+    os.kill(supervisor.pid, signal.SIGKILL)
+    assert eventually(lambda: not any(process.alive for process in (supervisor, *machines)))
+    cluster.launch()
+    cluster.nodes[0].start()
+    assert cluster.status()["nodes"][0]["state"] == "running"
+
+
+def test_sigterm_to_the_supervisor_takes_every_machine(cluster: Cluster) -> None:
+    cluster.nodes[0].start()
+    recorded = processes(cluster.layout)
+    os.kill(recorded[0].pid, signal.SIGTERM)
+    assert eventually(lambda: not any(process.alive for process in recorded))
+    assert not cluster.layout.supervisor.exists()
+    assert not processes_that_mention(str(cluster.layout.state))
+
+
+def test_a_machine_that_qemu_refuses_is_told_with_its_words(cluster: Cluster) -> None:
+    (cluster.layout.image / "initrd.img").unlink()
+    with pytest.raises(Failure, match=r"QEMU did not start node-1: .*initrd\.img"):
+        cluster.nodes[0].start()
+
+
+def test_a_machine_whose_process_dies_is_told(cluster: Cluster) -> None:
+    cluster.nodes[0].start()
+    os.kill(cluster.status()["nodes"][0]["pid"], signal.SIGKILL)
+    assert eventually(lambda: cluster.status()["nodes"][0]["state"] == "off")
+    assert cluster.status()["nodes"][0]["ended"] in ("crashed", "its QEMU died")
+
+
+def test_memory_is_not_saved_and_the_nodes_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    for node in cluster.nodes:
+        node.start()
+    with pytest.raises(Failure, match="snapshots of memory need the qemu driver"):
+        cluster.ask("save", folder=str(tmp_path))
+    assert [entry["state"] for entry in cluster.status()["nodes"]] == ["running", "running"]
+
+
+def test_a_daemon_that_dies_takes_its_machines(user: Path, image: Path) -> None:
+    made = cluster_at(image, "qemu:///session")
+    try:
+        made.launch()
+        made.nodes[0].start()
+        pid = made.status()["nodes"][0]["pid"]
+        (daemon,) = (
+            Process.of(int(path.read_text())) for path in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("libvirtd.pid")
+        )
+        assert daemon is not None
+        daemon.send(signal.SIGKILL)
+        assert eventually(lambda: made.status()["nodes"][0]["state"] == "off")
+        assert made.status()["nodes"][0]["ended"] == "the connection to libvirt at qemu:///session broke"
+        assert eventually(lambda: Process.of(pid) is None)
+        made.nodes[0].start()  # by another daemon
+        assert made.status()["nodes"][0]["state"] == "running"
+    finally:
+        made.remove()
+        end_daemons(Path(os.environ["XDG_RUNTIME_DIR"]))
+
+
+@pytest.fixture
+def far() -> Iterator[FarHost]:
+    with far_host() as host:
+        yield host
+
+
+@pytest.fixture
+def far_cluster(user: Path, far: FarHost, image: Path) -> Iterator[Cluster]:
+    """The cluster, both nodes elsewhere."""
+    made = cluster_at(image, far.uri)
+    made.launch()
+    yield made
+    made.remove()
+    assert not list(far.home.glob("s/flotilla/guests/*"))
+
+
+def qemus(far: FarHost) -> list[int]:
+    """The processes of guests there."""
+    return processes_that_mention(f"{far.home}/f/libvirt/qemu/lib")
+
+
+def test_machines_elsewhere_start_talk_pause_and_die(far_cluster: Cluster, far: FarHost) -> None:
+    node = far_cluster.nodes[0]
+    node.start()
+    assert eventually(lambda: HELLO in node.console_tail()), node.console_tail()
+    assert far_cluster.status()["nodes"][0]["pid"] is None
+    assert len(qemus(far)) == 1
+    assert far_cluster.status()["nodes"][0]["network"]["connections"] == 1
+    node.pause()
+    node.resume()
+    node.stop()
+    assert far_cluster.status()["nodes"][0]["ended"] == "exit code 0"
+    node.start()
+    assert eventually(lambda: node.console_tail().count(HELLO) == 2)
+    node.kill()
+    assert far_cluster.status()["nodes"][0]["ended"] == "signal 9"
+    assert not qemus(far)
+
+
+def test_what_is_sent_elsewhere_is_sent_once_and_disks_stay(far_cluster: Cluster, far: FarHost) -> None:
+    disk = far_cluster.nodes[0].folder / "state.img"
+    disk.write_bytes(bytes(1 << 20) + b"not a hole" + bytes((1 << 20) - 10))
+    far_cluster.nodes[0].start()
+    files = sorted(far.home.glob("c/flotilla/files/*"))
+    assert len(files) == 4  # kernel; initrd and root, which are equal; the emulator; the forwarder
+    (there,) = far.home.glob("s/flotilla/guests/tiny-*/node-1/state.img")
+    assert there.read_bytes() == disk.read_bytes()
+    far_cluster.nodes[0].kill()
+    there.write_bytes(b"written by the guest" + there.read_bytes()[20:])
+    times = [path.stat().st_mtime_ns for path in files]
+    for node in far_cluster.nodes:
+        node.start()
+    assert there.read_bytes().startswith(b"written by the guest")
+    assert [path.stat().st_mtime_ns for path in sorted(far.home.glob("c/flotilla/files/*"))] == times
+
+
+def test_ports_of_machines_elsewhere_are_here(far_cluster: Cluster) -> None:
+    node = far_cluster.nodes[1]
+    node.start()
+    with socket.create_connection(("127.0.0.1", node.ssh_port), timeout=10) as line:
+        line.settimeout(0.5)
+        with pytest.raises(TimeoutError):  # QEMU holds the connection; there is no ssh server in a few instructions
+            line.recv(1)
+    node.kill()
+    node.start()  # at another port there
+    socket.create_connection(("127.0.0.1", node.ssh_port), timeout=10).close()
+
+
+def test_kill_9_of_the_supervisor_takes_machines_elsewhere(far_cluster: Cluster, far: FarHost) -> None:
+    for node in far_cluster.nodes:
+        node.start()
+    assert len(qemus(far)) == 2
+    os.kill(processes(far_cluster.layout)[0].pid, signal.SIGKILL)
+    assert eventually(lambda: not qemus(far))
+    assert eventually(lambda: not processes_that_mention(str(far_cluster.layout.runtime), "tail -c +1"))
+    far_cluster.launch()
+    far_cluster.nodes[0].start()
+    assert far_cluster.status()["nodes"][0]["state"] == "running"
+
+
+def test_a_computer_that_goes_away_is_told(far_cluster: Cluster, far: FarHost) -> None:
+    far_cluster.nodes[0].start()
+    for process in far.daemons():
+        if "libvirtd" in Path(f"/proc/{process.pid}/cmdline").read_text():
+            process.send(signal.SIGKILL)
+    assert eventually(lambda: far_cluster.status()["nodes"][0]["state"] == "off")
+    assert "the connection to libvirt at qemu+ssh://" in far_cluster.status()["nodes"][0]["ended"]
+    assert len(qemus(far)) == 1  # nobody there looks after it
+    far_cluster.remove()
+    assert not qemus(far)
+
+
+def test_a_switch_for_nodes_here_and_there(user: Path, far: FarHost, short: Path, image: Path) -> None:
+    made = cluster_at(image, f"qemu:///embed?root={short}/e", far.uri)
+    try:
+        made.launch()
+        for node in made.nodes:
+            node.start()
+        first, second = made.status()["nodes"]
+        assert Process.of(first["pid"]) is not None
+        assert second["pid"] is None
+        assert [entry["network"]["connections"] for entry in (first, second)] == [1, 1]
+    finally:
+        made.remove()
+
+
+def test_a_survey_of_a_computer_elsewhere(user: Path, far: FarHost) -> None:
+    """Asked in a process of its own, as an ordinary user."""
+    code = "import sys; from cluster import connection_uri as c, places as p; place = c.parse(sys.argv[1]); print(p.survey(place, 'amd64', 'auto')); print(p.require_connection(place))"
+    done = subprocess.run([sys.executable, "-c", code, far.uri], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "accelerator=Accelerator(name=" in done.stdout
+    assert "free_memory_mib=" in done.stdout
+    assert not list(far.home.glob("s/flotilla/guests/*"))
+
+
+def test_a_computer_that_does_not_let_us_in_is_told(user: Path, far: FarHost, image: Path) -> None:
+    (far.home / "key.pub").rename(far.home / "key.pub.kept")
+    made = cluster_at(image, far.uri)
+    made.launch()
+    try:
+        with pytest.raises(Failure, match=r"no ssh to 127.0.0.1: .*Permission denied") as caught:
+            made.nodes[0].start()
+        assert "must log in without a question" in (caught.value.hint or "")
+        with pytest.raises(Failure, match="no ssh to"):
+            made.remove()  # what is there cannot be removed, so the cluster is not forgotten
+        assert made.layout.state.exists()
+    finally:
+        shutil.copy(far.home / "key.pub.kept", far.home / "key.pub")
+        made.remove()
