@@ -37,12 +37,12 @@ def main() -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Run ``osbuild`` with these arguments; returns the exit code."""
-    arguments = _parser(argv[0] if argv else "").parse_args(argv)
+    arguments = new_parser(argv[0] if argv else "").parse_args(argv)
     code: int = arguments.run(arguments)
     return code
 
 
-def _parser(wanted: str) -> argparse.ArgumentParser:
+def new_parser(wanted: str = "") -> argparse.ArgumentParser:
     """The parser of the verb ``wanted``; of all verbs if that is none of them."""
     names = [name for name, verbs in _MODULES.items() if wanted in verbs] or _MODULES
     modules = [import_module(name) for name in names]

@@ -58,7 +58,7 @@ class Parsed(HTMLParser):
 
 def package(name: str, section: str = "", version: str = "1.0") -> Package:
     control = f"Package: {name}\nVersion: {version}\n" + (f"Section: {section}\n" if section else "")
-    return Package(name, control, {}, (), ())
+    return Package(name, control, {}, (), (), Path())
 
 
 def tree(*files: tuple[str, str, int]) -> Tree:

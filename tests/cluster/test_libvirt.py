@@ -24,7 +24,7 @@ from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.farhost import FarHost, far_host
 from tests.cluster.ordinary import ordinary_program
-from tests.cluster.test_supervisor import GREETING, eventually, tiny_kernel
+from tests.cluster.tinyguest import GREETING, eventually, tiny_kernel
 
 HELLO = GREETING.decode().strip()
 SWITCHES_OFF = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")
