@@ -38,7 +38,7 @@ def names(world: World, kind: str) -> set[str]:
 
 def test_holdings_are_counted_by_kind(world: World) -> None:
     found = cache.holdings(world.open_store())
-    assert counts(found) == {"downloads": 3, "packages": 3, "tools": 1, "steps": 2}
+    assert counts(found) == {"downloads": 3, "packages": 3, "tools": 1, "steps": 3}
     downloads = sum(package.size for package in world.locked.values())
     assert next(holding.bytes for holding in found if holding.kind == "downloads") == downloads
 
