@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -74,12 +75,27 @@ class Slice:
             file.seek(self.offset)
             data = file.read(self.size)
         if len(data) != self.size:
-            raise Failure(
-                f"a stored file is cut short ({len(data)} of {self.size} bytes)",
-                where=str(self.path),
-                hint="run 'osbuild cache --prune' and build again",
-            )
+            raise self._cut_short(len(data))
         return data
+
+    def send(self, source: int, target: int) -> None:
+        """Write all of it to the descriptor ``target``; ``source`` is one of the opened file. It does not pass through this process.
+
+        Raises as :meth:`read`, and ``OSError`` if ``target`` takes no more.
+        """
+        done = 0
+        while done < self.size:
+            sent = os.sendfile(target, source, self.offset + done, self.size - done)
+            if sent == 0:
+                raise self._cut_short(done)
+            done += sent
+
+    def _cut_short(self, found: int) -> Failure:
+        return Failure(
+            f"a stored file is cut short ({found} of {self.size} bytes)",
+            where=str(self.path),
+            hint="run 'osbuild cache --prune' and build again",
+        )
 
 
 Content = Inline | Slice

@@ -45,7 +45,7 @@ def test_holdings_are_counted_by_kind(world: World) -> None:
 
 def test_pruning_keeps_what_the_locks_name(world: World) -> None:
     gone = cache.prune(world.open_store(), [small_lock(world)], our_lock())
-    assert counts(gone) == {"downloads": 1, "packages": 1, "tools": 0, "steps": 2}
+    assert counts(gone) == {"downloads": 1, "packages": 1, "tools": 0, "steps": 3}
     assert gone[0].bytes == world.locked["node"].size
     assert names(world, "downloads") == {f"{world.locked[name].sha256}.deb" for name in ("base", "tool")}
     assert world.container("--quiet", "--force", "--mirror", "file:///nowhere") == 0
@@ -72,7 +72,7 @@ def test_damaged_artifacts_go_even_if_they_are_named(world: World) -> None:
     (unpacked / "data.tar").write_bytes(b"short")
     (world.store / "downloads" / f"{world.locked['base'].sha256}.deb").write_bytes(b"short")
     gone = cache.prune(world.open_store(), [small_lock(world), Lock.load(world.node.with_suffix(".lock"))], our_lock())
-    assert counts(gone) == {"downloads": 1, "packages": 1, "tools": 0, "steps": 2}
+    assert counts(gone) == {"downloads": 1, "packages": 1, "tools": 0, "steps": 3}
     assert world.container("--quiet", "--force") == 0
 
 

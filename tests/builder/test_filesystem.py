@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from builder.filesystem import feed, pack, tar_stream
 from builder.tools import Tools
-from builder.tree import Entry, Inline, Kind, Tree, directory, file, symlink
+from builder.tree import Entry, Inline, Kind, Slice, Tree, directory, file, symlink
 from terminal import Failure
 
 EPOCH = 1_700_000_000
@@ -182,3 +182,24 @@ def test_a_failing_source_ends_the_writer(tmp_path: Path) -> None:
         feed(shell(f"echo $$ > {mark}; exec sleep 60"), os.environ, iter(broken()), tmp_path / "image")  # type: ignore[call-overload]
     if mark.exists() and mark.read_text():  # it may have been ended before it wrote
         assert subprocess.run(["kill", "-0", mark.read_text().strip()], capture_output=True).returncode != 0
+
+
+def test_what_lies_in_the_store_arrives_in_its_place(tmp_path: Path) -> None:
+    stored = os.urandom(300_000)
+    (tmp_path / "data").write_bytes(stored)
+    parts = [
+        b"one",
+        Slice(tmp_path / "data", 7, 200_001, ""),
+        Inline(b"two"),
+        Slice(tmp_path / "data", 0, 3, ""),
+        b"three",
+    ]
+    feed(shell(f"cat > {tmp_path / 'image'}"), os.environ, iter(parts), tmp_path / "image")
+    assert (tmp_path / "image").read_bytes() == b"one" + stored[7:200_008] + b"two" + stored[:3] + b"three"
+
+
+def test_a_stored_file_that_is_cut_short_ends_the_writer(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"short")
+    parts = [b"one", Slice(tmp_path / "data", 2, 100, "")]
+    with pytest.raises(Failure, match=r"cut short \(3 of 100 bytes\)"):
+        feed(shell("exec cat"), os.environ, iter(parts), tmp_path / "image")

@@ -23,7 +23,9 @@ LOCK = Lock("amd64", EPOCH, "c" * 64, (), (PLUS, PLAIN))
 
 
 def paragraph(name: str, maintainer: str) -> Package:
-    return Package(name, f"Package: {name}\nMaintainer: {maintainer}\nDescription: x\n Maintainer: no\n", {}, (), (), Path())
+    return Package(
+        name, f"Package: {name}\nMaintainer: {maintainer}\nDescription: x\n Maintainer: no\n", {}, (), (), Path()
+    )
 
 
 PACKAGES = [
