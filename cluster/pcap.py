@@ -23,6 +23,9 @@ SNAP_BYTES = 262144
 BYTES_MAX = 64 << 20
 """Of a file, unless told otherwise: a second and a half of what two emulated nodes can say to each other at full speed."""
 
+BUFFER_BYTES = 1 << 18
+"""Written at once: every write makes all frames of the network wait."""
+
 
 def file_header() -> bytes:
     """The 24 bytes that a file begins with."""
@@ -45,7 +48,7 @@ class Recording:
             number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise Failure(f"the capture cannot be written: {error.strerror}", where=str(path)) from error
-        self._file = os.fdopen(number, "wb")
+        self._file = os.fdopen(number, "wb", buffering=BUFFER_BYTES)
         if not stat.S_ISREG(os.fstat(number).st_mode):
             self._file.close()
             raise Failure("a capture is written to a plain file only", where=str(path))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.pcap import Recording, file_header, record
+from cluster.pcap import BUFFER_BYTES, Recording, file_header, record
 from terminal import Failure
 
 ARP = bytes.fromhex("ffffffffffff525400430001 0806 0001080006040001 525400430001 0a4d000b 000000000000 0a4d000c")
@@ -76,8 +76,8 @@ def test_a_full_disk_ends_the_capture_and_not_the_network(tmp_path: Path) -> Non
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, recording._file.fileno())
     os.close(full)
-    for _ in range(200):
-        recording.add(ARP)
+    for _ in range(2 * BUFFER_BYTES // 1500):
+        recording.add(ARP + bytes(1472))
     recording.close()
     assert recording.trouble is not None
     assert "No space left" in recording.trouble
