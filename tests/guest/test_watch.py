@@ -161,6 +161,7 @@ def test_a_server_that_is_not_there_yet_or_hangs_is_asked_again(
         while not watched.told:  # those that were given up come first
             with suppress(BlockingIOError):
                 line, _ = listener.accept()
+                watched.go_on(seconds=0.1)  # it says what it wants, as far as it has not given up
                 with line, suppress(BrokenPipeError):
                     line.sendall(b'HTTP/1.0 200 OK\r\n\r\n[{"id":1},{"id":2}]')
             watched.go_on(lambda: bool(watched.told), seconds=0.1)
