@@ -160,8 +160,13 @@ class Lab:
         lines.append(
             f"{'attach:':13}{attach(watch.cluster) if self.settings.keep else self.reproduce(item, keep=True)}"
         )
-        pcaps = sorted(watch.cluster.layout.state.rglob("*.pcap"))
-        return "\n".join([*lines, *(f"{'pcap:':13}{path}" for path in pcaps)])
+        folders = [
+            watch.cluster.layout.state,
+            *(value for value in vars(item).get("funcargs", {}).values() if isinstance(value, Path)),
+        ]
+        pcaps = sorted({path for folder in folders for path in folder.rglob("*.pcap")})
+        lines += [f"{'pcap:':13}{path}" for path in pcaps]
+        return "\n".join([*lines, *(f"{'not read:':13}{trouble}" for trouble in watch.unread)])
 
     def reproduce(self, item: pytest.Item, *, keep: bool = False) -> str:
         """The command that runs this test again as it was."""
