@@ -27,6 +27,7 @@ from cluster.up import Options, up
 from cluster.waivers import Waiver, load, unwaived, waiver
 from cluster.watch import Watch
 from terminal import Failure, UsageFailure
+from terminal.failure import render
 
 NAME = re.compile(r"pytest-(\d+)-\d+")
 KEPT = "kept"
@@ -77,7 +78,8 @@ class Lab:
     @contextmanager
     def using(self, item: pytest.Item) -> Iterator[Factory]:
         """Make clusters in this block; they are gone after it, unless the test failed and they are to be kept."""
-        self.waivers_of(item)  # a mistake in a marker is told before minutes are spent
+        with plainly("waivers"):
+            self.waivers_of(item)  # a mistake in a marker is told before minutes are spent
         factory = Factory(self, item)
         try:
             yield factory
@@ -158,8 +160,13 @@ class Lab:
         lines.append(
             f"{'attach:':13}{attach(watch.cluster) if self.settings.keep else self.reproduce(item, keep=True)}"
         )
-        pcaps = sorted(watch.cluster.layout.state.rglob("*.pcap"))
-        return "\n".join([*lines, *(f"{'pcap:':13}{path}" for path in pcaps)])
+        folders = [
+            watch.cluster.layout.state,
+            *(value for value in vars(item).get("funcargs", {}).values() if isinstance(value, Path)),
+        ]
+        pcaps = sorted({path for folder in folders for path in folder.rglob("*.pcap")})
+        lines += [f"{'pcap:':13}{path}" for path in pcaps]
+        return "\n".join([*lines, *(f"{'not read:':13}{trouble}" for trouble in watch.unread)])
 
     def reproduce(self, item: pytest.Item, *, keep: bool = False) -> str:
         """The command that runs this test again as it was."""
@@ -181,7 +188,8 @@ class Factory:
     def make_marked(self, marker: pytest.Mark | None) -> Cluster:
         """The cluster that the test's ``@pytest.mark.cluster`` asks for. Raises :class:`Failure`."""
         if marker is not None and marker.args:
-            raise UsageFailure("the marker takes options by name", where=self.item.nodeid, hint="cluster(size=3)")
+            with plainly("no cluster for this test"):
+                raise UsageFailure("the marker takes options by name", where=self.item.nodeid, hint="cluster(size=3)")
         wanted = dict(marker.kwargs) if marker is not None else {}
         return self.make(cold=wanted.pop("cold", self.lab.settings.cold), **wanted)
 
@@ -191,11 +199,8 @@ class Factory:
 
     def make(self, *, cold: bool, **wanted: Any) -> Cluster:
         """A cluster with the options of the marker. Raises :class:`Failure`."""
-        options = self.options(**wanted)
-        try:
-            made = (up if cold else up_cached)(options).cluster
-        except Failure as trouble:
-            raise pytest.fail.Exception(f"no cluster for this test: {trouble}", pytrace=False) from trouble
+        with plainly("no cluster for this test"):
+            made = (up if cold else up_cached)(self.options(**wanted)).cluster
         self.made.append(made)
         self.item.stash.setdefault(WATCHES, []).append(Watch.begun(made))
         return made
@@ -220,6 +225,15 @@ class Factory:
             agent_ttl=wanted.get("agent_ttl", Options.__dataclass_fields__["agent_ttl"].default),
             examples=wanted.get("examples", False),
         )
+
+
+@contextmanager
+def plainly(doing: str) -> Iterator[None]:
+    """Tell a :class:`Failure` of the block as a command would: what, where, why, what next; without a traceback."""
+    try:
+        yield
+    except Failure as trouble:
+        raise pytest.fail.Exception(render(trouble, doing), pytrace=False) from None
 
 
 def story(

@@ -59,24 +59,24 @@ def pytest_configure(config: pytest.Config) -> None:
 def lab_of(config: pytest.Config) -> Lab:
     """The session's clusters; made when first asked for."""
     if LAB not in config.stash:
-        from cluster.lab import Lab, Settings
+        from cluster.lab import Lab, Settings, plainly
 
         waivers = config.getoption("cluster_waivers")
         if waivers is None and (named := config.getini("cluster_waivers")):
             waivers = (config.inipath.parent if config.inipath else config.rootpath) / named
         image = config.getoption("cluster_image") or config.getini("cluster_image")
-        config.stash[LAB] = Lab.open(
-            Settings(
-                root=config.rootpath,
-                image=Path(image) if image else None,
-                size=config.getoption("cluster_size") or int(config.getini("cluster_size") or 3),
-                seed=config.getoption("cluster_seed"),
-                cold=config.getoption("cluster_cold"),
-                keep=config.getoption("cluster_keep"),
-                waivers=Path(waivers) if waivers else None,
-                report=config.getoption("cluster_report") is not None,
-            )
+        settings = Settings(
+            root=config.rootpath,
+            image=Path(image) if image else None,
+            size=config.getoption("cluster_size") or int(config.getini("cluster_size") or 3),
+            seed=config.getoption("cluster_seed"),
+            cold=config.getoption("cluster_cold"),
+            keep=config.getoption("cluster_keep"),
+            waivers=Path(waivers) if waivers else None,
+            report=config.getoption("cluster_report") is not None,
         )
+        with plainly("pytest's options for clusters"):
+            config.stash[LAB] = Lab.open(settings)
     return config.stash[LAB]
 
 

@@ -52,7 +52,7 @@ class Watch:
             try:
                 found += scan(self._journal(node), node=node.name, source="journal")
             except Failure as trouble:
-                self.unread.append(f"{node.name}: {trouble}")
+                self.unread.append(str(trouble))
         return found
 
     def _console(self, node: Node) -> list[str]:

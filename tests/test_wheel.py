@@ -125,7 +125,7 @@ def test_a_users_test_is_told_what_is_missing(installed: Installed) -> None:
     done = installed.run("python", "-m", "pytest", "-p", "no:cacheprovider", "--cluster-size=100", "test_web.py")
     (installed.home / "test_web.py").unlink()
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "no cluster for this test: a cluster has 1 to 99 nodes, not 100" in done.stdout
+    assert "no cluster for this test: error: a cluster has 1 to 99 nodes, not 100" in done.stdout
 
 
 def test_a_page_can_be_written(installed: Installed) -> None:

@@ -74,12 +74,39 @@ def test_three(cold_cluster):
     assert Cluster.names() == []
 
 
+def test_a_storm_leaves_all_whole(run) -> None:
+    """Real processes, switch and supervisor; what a plan breaks is broken, and is healed though the test fails in the middle."""
+    result = run(
+        """
+MENU = ["kill", "pause", "isolate", "partition", "bridge", "cut", "degrade"]
+
+def test_it(cluster, chaos):
+    with chaos.storm(4, menu=MENU, gap_s=0.2, length_s=(0.2, 1), boot_s=0) as storm:
+        assert storm.wait(60)
+    assert len(storm.felt) == len(storm.plan.steps) > 3
+    assert all(end is not None for _, end in storm.felt.values())
+    with pytest.raises(ZeroDivisionError):
+        with chaos.storm(60, menu=["kill", "isolate"], gap_s=0.05, length_s=(30, 40), boot_s=0, keep_majority=False) as storm:
+            while len(storm.felt) < 2:
+                pass
+            1 / 0
+    assert [node["state"] for node in cluster.status()["nodes"]] == ["running"] * 3
+    assert cluster.net.faults() == []
+    assert cluster.faults() == []
+""",
+        "--cluster-seed=5",
+    )
+    result.assert_outcomes(passed=1)
+
+
 def test_a_failure_tells_all_it_knows(run, pytester: pytest.Pytester, image: Path) -> None:
     result = run(
         """
 @pytest.mark.cluster(size=1)
-def test_it(cluster):
+def test_it(cluster, net, tmp_path):
     cluster.mark("here it comes")
+    with net.pcap(1, tmp_path / "card.pcap"):
+        pass
     cluster.nodes[0].pause()
     assert cluster.nodes == []
 """,
@@ -96,6 +123,8 @@ def test_it(cluster):
         "accelerator: tcg",
         "qemu:        10.0.2",
         "here it comes",
+        "pcap:        /",
+        "/card.pcap",
         "pause node-1",
         "machine: paused",
         "[  OK  ] Stand-in reached target",
