@@ -85,8 +85,8 @@ def survey(place: Place, architecture: str, wanted: str) -> Found:
 
 async def _survey(place: Place, architecture: str, wanted: str, folder: Path) -> Found:
     remote = Remote(place, NAME, folder, 0, discovery_port=0, architecture=architecture)
+    await remote.open()
     try:
-        await remote.open()
         said = (await remote.run('"$1" --version; cat /proc/meminfo', str(remote.qemu))).decode()
         qemu = Qemu(remote.qemu, parse_version(said, str(remote.qemu)), architecture)
         free = next(int(line.split()[1]) // 1024 for line in said.splitlines() if line.startswith("MemAvailable:"))
