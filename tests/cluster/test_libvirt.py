@@ -290,6 +290,7 @@ def test_a_computer_elsewhere_is_surveyed_before_it_is_used(user: Path, far: Far
     assert done.returncode == 0, done.stderr
     assert "accelerator=Accelerator(name=" in done.stdout
     assert "free_memory_mib=" in done.stdout
+    assert f"folder=PosixPath('{far.home}/s/flotilla/guests'), free_disk_bytes=" in done.stdout
     assert not list(far.home.glob("s/flotilla/guests/*"))
     write_program(far.home / "bin" / "qemu-system-x86_64", "echo QEMU emulator version 7.2.22\n")
     assert (
