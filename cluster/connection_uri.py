@@ -37,8 +37,8 @@ class Place:
 def parse(uri: str) -> Place:
     """What ``uri`` means. Raises :class:`UsageFailure` for one that this driver has no use for."""
     where = f"--connect {uri}"
-    parts = urlsplit(uri)
     try:
+        parts = urlsplit(uri)
         options = (
             {key: values[-1] for key, values in parse_qs(parts.query, strict_parsing=True).items()}
             if parts.query

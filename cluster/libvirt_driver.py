@@ -268,8 +268,8 @@ def forget(description: Description, layout: Layout) -> None:
 
 
 async def _forget_remote(remote: Remote) -> None:
+    await remote.open()
     try:
-        await remote.open()
         await remote.remove()
     finally:
         await remote.close()

@@ -26,6 +26,7 @@ from cluster.remote import Remote
 from terminal import Failure
 
 NAME = "survey"
+ROOM = '"$1" --version && cat /proc/meminfo && df -Pk "$2"'
 PROBE = """\
 disk=$1 limit=$2
 shift 2
@@ -40,11 +41,13 @@ printf '%s\\n%s\\n' "$code" "$said"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
-    """What a computer has: its QEMU, how fast that runs, and the memory that is free there."""
+    """What a computer has: its QEMU, how fast that runs, and the room in memory and, of another one, below ``folder`` on disk."""
 
     qemu: Qemu
     accelerator: Accelerator
     free_memory_mib: int
+    folder: Path | None = None
+    free_disk_bytes: int | None = None
 
 
 def require_connection(place: Place) -> str:
@@ -85,12 +88,13 @@ def survey(place: Place, architecture: str, wanted: str) -> Found:
 
 async def _survey(place: Place, architecture: str, wanted: str, folder: Path) -> Found:
     remote = Remote(place, NAME, folder, 0, discovery_port=0, architecture=architecture)
+    await remote.open()
     try:
-        await remote.open()
-        said = (await remote.run('"$1" --version; cat /proc/meminfo', str(remote.qemu))).decode()
+        said = (await remote.run(ROOM, str(remote.qemu), str(remote.guests))).decode()
         qemu = Qemu(remote.qemu, parse_version(said, str(remote.qemu)), architecture)
         free = next(int(line.split()[1]) // 1024 for line in said.splitlines() if line.startswith("MemAvailable:"))
-        return Found(qemu, await _accelerator(remote, qemu, wanted), free)
+        room = int(said.splitlines()[-1].split()[3]) * 1024  # the fourth column, in KiB; df(1) of POSIX
+        return Found(qemu, await _accelerator(remote, qemu, wanted), free, remote.guests.parent, room)
     finally:
         await remote.remove()
         await remote.close()

@@ -21,7 +21,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cluster.connection_uri import Place
@@ -59,6 +59,7 @@ chmod "$3" "$part"
 mv "$part" "$2"
 """
 """$1: what its SHA-256 must be, $2: the file to make, $3: its mode."""
+LINK = 'while [ $# -gt 0 ]; do ln -f "$1" "$2" || cp "$1" "$2"; shift 2; done'
 FORWARDED = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s")
 
 
@@ -73,6 +74,8 @@ class Remote:
         self.qemu, self.guests = Path(), Path()
         self._place, self._name, self._architecture = place, name, architecture
         self._socket = runtime / f"ssh-{index}"
+        # Without a master ssh would log in anew for each command; this makes it fail instead.
+        self._through = ("-S", str(self._socket), "-o", "ProxyCommand=false", "-T")
         self._discovery_port = discovery_port
         self._master: asyncio.subprocess.Process | None = None
         self._files, self._python = Path(), ""
@@ -89,7 +92,14 @@ class Remote:
         self._carried.clear()
         self._ports.clear()
         self._master = await self._spawn(*MASTER_OPTIONS, "-S", str(self._socket), "-N", "-T", self.host)
-        await self._wait_for_login(self._master)
+        try:
+            await self._wait_for_login(self._master)
+            await self._look_around()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _look_around(self) -> None:
         program = PROGRAMS[self._architecture]
         files, guests, python, found = (await self.run(PREPARE, self._name, program)).decode().split("\n")[:4]
         self._files, self.guests, self._python, self.qemu = Path(files), Path(guests), python, Path(found)
@@ -126,7 +136,7 @@ class Remote:
         """What the shell ``script`` prints there, with ``arguments`` as $1, $2 ..., fed with bytes or an open file."""
         words = shlex.join(["sh", "-c", script, "flotilla", *arguments])
         feed = asyncio.subprocess.PIPE if isinstance(stdin, bytes) else stdin
-        process = await self._spawn("-S", str(self._socket), "-T", self.host, words, stdin=feed, keep=True)
+        process = await self._spawn(*self._through, self.host, words, stdin=feed, keep=True)
         try:
             async with asyncio.timeout(deadline_s):
                 out, err = await process.communicate(stdin if isinstance(stdin, bytes) else None)
@@ -152,10 +162,8 @@ class Remote:
             self._forward = await self._install(FORWARD.read_bytes(), "644")
         folder = self.guests / f"node-{machine.number}"
         image = self.guests / "image"
-        await self.run('umask 077; mkdir -p "$1" "$2"', str(folder), str(image))
-        for name in ("vmlinuz", "initrd.img", "root.img"):
-            sent = await self._send(machine.image / name)
-            await self.run('ln -f "$1" "$2" || cp "$1" "$2"', str(sent), str(image / name))
+        await self.run('umask 077; mkdir -p "$@"', str(folder), str(image))
+        await self._send([machine.image / name for name in ("vmlinuz", "initrd.img", "root.img")], image)
         await self._copy(machine.cidata, folder / "cidata.iso", "600")
         await self._make_disk(machine.state_disk, folder / "state.img")
         await self._carry("-R", folder / "net", str(machine.net_socket))
@@ -183,8 +191,7 @@ class Remote:
             await self._control("cancel", "-L", former)
         await self._control("forward", "-L", wanted)
         self._ports[number] = wanted
-        machine.shell_socket.unlink(missing_ok=True)
-        await self._control("forward", "-L", f"{machine.shell_socket}:{folder / 'shell'}")
+        await self._carry("-L", machine.shell_socket, str(folder / "shell"))
         await self._follow(number, folder / "console.log", machine.console)
 
     async def _follow(self, number: int, there: Path, here: Path) -> None:
@@ -194,9 +201,7 @@ class Remote:
             return
         with here.open("wb") as file:
             words = shlex.join(["tail", "-c", "+1", "-F", str(there)])
-            self._consoles[number] = await self._spawn(
-                "-S", str(self._socket), "-T", self.host, words, stdout=file.fileno()
-            )
+            self._consoles[number] = await self._spawn(*self._through, self.host, words, stdout=file.fileno())
 
     async def remove(self) -> None:
         """Remove the cluster's folder there; the images' files stay for the next one."""
@@ -213,11 +218,15 @@ class Remote:
         self._socket.unlink(missing_ok=True)
 
     async def _carry(self, direction: str, socket: Path, target: str) -> None:
-        """Let connections to ``socket`` there end at ``target`` here, once."""
-        if str(socket) not in self._carried:
+        """Let connections to ``socket`` end at ``target`` on the other side, once; "-R": the socket is there, "-L": here."""
+        if str(socket) in self._carried:
+            return
+        if direction == "-R":
             await self.run('rm -f "$1"', str(socket))  # ssh servers do not replace one that a former connection left
-            await self._control("forward", direction, f"{socket}:{target}")
-            self._carried.add(str(socket))
+        else:
+            socket.unlink(missing_ok=True)
+        await self._control("forward", direction, f"{socket}:{target}")
+        self._carried.add(str(socket))
 
     async def _control(self, order: str, *words: str) -> None:
         process = await self._spawn("-S", str(self._socket), "-O", order, *words, self.host, keep=True)
@@ -231,19 +240,31 @@ class Remote:
                 hint=hint,
             )
 
-    async def _send(self, path: Path) -> Path:
-        """The file ``path`` in the cache there, sent if it is not."""
-        digest = await asyncio.to_thread(_digest, path)
-        target = self._files / digest
-        if await self.run('! test -e "$1" || echo there', str(target)) == b"":
-            with path.open("rb") as file:
-                await self.run(RECEIVE, digest, str(target), "444", stdin=file.fileno(), deadline_s=COPY_DEADLINE_S)
-        return target
+    async def _send(self, paths: Sequence[Path], folder: Path) -> None:
+        """The files ``paths`` in the ``folder`` there, by way of the cache, which is sent what it has not."""
+        digests = await asyncio.to_thread(lambda: [_digest(path) for path in paths])
+        missing = await self._missing(digests)
+        for path, digest in zip(paths, digests, strict=True):
+            if digest in missing:
+                with path.open("rb") as file:
+                    target = str(self._files / digest)
+                    await self.run(RECEIVE, digest, target, "444", stdin=file.fileno(), deadline_s=COPY_DEADLINE_S)
+        pairs = [
+            str(word)
+            for path, digest in zip(paths, digests, strict=True)
+            for word in (self._files / digest, folder / path.name)
+        ]
+        await self.run(LINK, *pairs)
+
+    async def _missing(self, digests: Sequence[str]) -> set[str]:
+        """Which of ``digests`` the cache there has not."""
+        script = 'cd "$1"; shift; for name do test -e "$name" || echo "$name"; done'
+        return set((await self.run(script, str(self._files), *digests)).decode().split())
 
     async def _install(self, content: bytes, mode: str) -> Path:
         digest = hashlib.sha256(content).hexdigest()
         target = self._files / digest
-        if await self.run('! test -e "$1" || echo there', str(target)) == b"":
+        if await self._missing([digest]):
             await self.run(RECEIVE, digest, str(target), mode, stdin=content)
         return target
 

@@ -33,7 +33,9 @@ def add(name: str, count: int, phases: Phases, load_images: Sequence[Path] = ())
         if not 1 <= count <= NODES_MAX - max(cluster.description.last_number, *cluster.description.numbers):
             raise UsageFailure(f"{count} more nodes: numbers go from 1 to {NODES_MAX}", hint="cluster add")
         kind, memory_mib = cluster.description.accelerator.name, cluster.description.memory_mib
-        preflight.require_memory(count, memory_mib, kind, preflight.free_memory_mib())
+        first = max(cluster.description.last_number, *cluster.description.numbers) + 1
+        here = cluster.description.here(range(first, first + count))
+        preflight.require_memory(here, memory_mib, kind, preflight.free_memory_mib())
         preflight.require_disk(cluster.layout.state, count, 0, preflight.free_disk_bytes(cluster.layout.state))
         return [_add(cluster.name, phases, load_images) for _ in range(count)]
 

@@ -213,11 +213,8 @@ def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
     try:
         with phases.phase("preparing"):
             description = cluster.description
-            kind, here = description.accelerator.name, description.size
-            if description.driver == "libvirt":
-                local = [connection_uri.parse(uri).is_local for uri in description.connect]
-                here = sum(local[(number - 1) % len(local)] for number in description.numbers)
-            preflight.require_memory(here, description.memory_mib, kind, preflight.free_memory_mib())
+            kind, count = description.accelerator.name, description.here(description.numbers)
+            preflight.require_memory(count, description.memory_mib, kind, preflight.free_memory_mib())
             for port in (*description.ssh_ports, description.discovery_port):
                 ports.insist(port, 1, f"the port of cluster {cluster.name!r}", ())
             cluster.launch()
@@ -269,9 +266,11 @@ def _machinery_of_places(options: Options, phases: Phases) -> tuple[qemu.Qemu, a
             there = places.survey(place, options.arch, options.accel)
         places.require_connection(place)
         count = places.share(options.size, len(options.connections), index)
-        preflight.require_memory(
-            count, options.memory_mib, there.accelerator.name, there.free_memory_mib, where=place.host or None
-        )
+        kind, where = there.accelerator.name, place.host or None
+        preflight.require_memory(count, options.memory_mib, kind, there.free_memory_mib, where=where)
+        if there.free_disk_bytes is not None:
+            folder = Path(f"{place.host}:{there.folder}")
+            preflight.require_disk(folder, count, 0, there.free_disk_bytes)
         found.append((place, there))
     program = next((there.qemu for place, there in found if place.is_local), found[0][1].qemu)
     return program, places.common([there.accelerator for _, there in found])

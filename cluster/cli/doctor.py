@@ -6,15 +6,40 @@ import argparse
 import json
 import shutil
 
-from cluster import accelerator, preflight, qemu
+from builder.architecture import HOST
+from cluster import accelerator, connection_uri, places, preflight, qemu
 from cluster.cli.verbs import Verbs, json_argument
+from cluster.connection_uri import Place
 from cluster.layout import Layout, cache_root
 from terminal import Failure, table
 
 
 def add(verbs: Verbs) -> None:
     """``doctor``."""
-    json_argument(verbs.add("doctor", "say what this computer can do, and why", _doctor, named=False))
+    parser = verbs.add("doctor", "say what this computer can do, and why", _doctor, named=False)
+    json_argument(parser)
+    parser.add_argument(
+        "--connect",
+        metavar="URI",
+        action="append",
+        type=connection_uri.parse,
+        help="look at this libvirt, too, of another computer, say (may be repeated; qemu:///session)",
+    )
+
+
+def _libvirt(place: Place) -> str:
+    """What ``--driver libvirt`` finds at ``place``, in one line."""
+    try:
+        said = f"libvirt {places.require_connection(place)}"
+        if place.is_local:
+            return said
+        found = places.survey(place, HOST, "auto")
+    except Failure as failure:
+        return f"not here: {failure.message}" + (f" ({failure.hint})" if failure.hint else "")
+    how = found.accelerator
+    return (
+        f"{said}, QEMU {found.qemu.version_text}, {how.name} ({how.reason}), {found.free_memory_mib} MiB of memory free"
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -34,6 +59,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         "free_memory_mib": preflight.free_memory_mib(),
         "free_disk_mib": preflight.free_disk_bytes(Layout.of("default").state) // preflight.MIB,
         "ssh_client": shutil.which("ssh"),
+        **{place.uri: _libvirt(place) for place in arguments.connect or [connection_uri.parse(connection_uri.SESSION)]},
     }
     if arguments.json:
         print(json.dumps(found))

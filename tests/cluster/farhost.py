@@ -3,7 +3,6 @@
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from cluster.process import Process
 from tests.cluster.ordinary import USER, ordinarily, write_program
+from tests.cluster.tinyguest import free_ports
 
 CONFIG = """\
 Port {port}
@@ -23,7 +23,7 @@ PidFile {home}/sshd.pid
 StrictModes no
 UsePAM no
 PasswordAuthentication no
-SetEnv HOME={home} XDG_CACHE_HOME={home}/c XDG_STATE_HOME={home}/s XDG_CONFIG_HOME={home}/f XDG_RUNTIME_DIR={home}/r
+SetEnv HOME={home} XDG_CACHE_HOME={home}/c XDG_STATE_HOME={home}/s XDG_CONFIG_HOME={home}/f XDG_RUNTIME_DIR={home}/r PATH={home}/bin:/usr/bin:/bin
 """
 
 
@@ -48,8 +48,8 @@ def far_host() -> Iterator[FarHost]:
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / name], check=True)
     (home / "r").mkdir(mode=0o700)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    (home / "bin").mkdir()  # first in its PATH
+    (port,) = free_ports(1)
     known, public = home / "known_hosts", (home / "host_key.pub").read_text()
     known.write_text(f"[127.0.0.1]:{port} {public}")
     write_program(home / "ssh", f'exec ssh -F none -o UserKnownHostsFile="{known}" -o IdentityAgent=none "$@"\n')

@@ -1,5 +1,6 @@
 """The libvirt driver with real libvirt: embedded, this user's daemon, and another computer by ssh, which is this one in other clothes."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -9,40 +10,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from cluster import qemu
-from cluster.accelerator import Accelerator
 from cluster.cluster import Cluster, processes
-from cluster.description import Description
-from cluster.layout import Layout
-from cluster.ports import choose
 from cluster.process import Process
 from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.farhost import FarHost, far_host
-from tests.cluster.ordinary import ordinary_program
-from tests.cluster.tinyguest import GREETING, eventually, tiny_kernel
+from tests.cluster.ordinary import ordinary_program, write_program
+from tests.cluster.tinyguest import GREETING, GREETS, eventually, tiny_cluster
 
 HELLO = GREETING.decode().strip()
-SWITCHES_OFF = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")
+OBEYS_ITS_BUTTON = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")
 """Enable the power button's event (port 602h, bit 8), wait for it (600h), switch off (604h, 2000h); halt. ACPI 4.8.4, q35's ports."""
+HALT = bytes.fromhex("f4 ebfd")
+TEXT = GREETING + b"\0"
+# In place of the halt, a jump over the text that follows it, to the button.
+KERNEL = GREETS.removesuffix(HALT) + b"\xe9" + len(TEXT).to_bytes(2, "little") + TEXT + OBEYS_ITS_BUTTON
 
 
-def kernel() -> bytes:
-    """The tiny kernel, that obeys the power button after its greeting."""
-    code = bytearray(tiny_kernel())
-    end = 0x292 + len(GREETING) + 1
-    code[0x28F:0x292] = b"\xe9" + (end - 0x292).to_bytes(2, "little")  # in place of its halt: jump behind the text
-    code[end : end + len(SWITCHES_OFF)] = SWITCHES_OFF
-    return bytes(code)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """libvirt takes seconds to ask a QEMU what it can, and remembers it here."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def user(home: Path, short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def user(home: Path, short: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Supervisors run as an ordinary user, whose home is returned."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setattr(sys, "executable", str(ordinary_program(home, "python-of-user", sys.executable)))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(short))
@@ -65,40 +64,17 @@ def end_daemons(folder: Path) -> None:
             process.end()
 
 
-def cluster_at(image: Path, *connect: str) -> Cluster:
-    """Two nodes of the tiny kernel, not supervised yet."""
-    layout = Layout.of("tiny")
-    ports = choose(3, ())
-    description = Description(
-        name="tiny",
-        runtime=str(layout.runtime),
-        qemu=str(qemu.find({"PATH": os.environ["PATH"]}).path),
-        accelerator=Accelerator("tcg", 1.0, "a test"),
-        memory_mib=128,
-        ssh_ports=tuple(ports[:2]),
-        discovery_port=ports[2],
-        agent_ttl="30s",
-        driver="libvirt",
-        connect=connect,
-        ready=True,
-    )
-    made = Cluster.create(layout, description)
-    (image / "vmlinuz").write_bytes(kernel())
-    image.rename(layout.image)
-    for node in made.nodes:
-        node.folder.mkdir()
-        for name in ("state.img", "cidata.iso"):
-            (node.folder / name).write_bytes(bytes(1 << 20))
-    return made
+def libvirt_cluster(image: Path, *connect: str) -> AbstractContextManager[Cluster]:
+    """Two nodes of the tiny kernel, supervised, not started, dealt to these places."""
+    return tiny_cluster(image, KERNEL, driver="libvirt", connect=connect)
 
 
 @pytest.fixture(params=["embed", "session"])
 def cluster(request: pytest.FixtureRequest, user: Path, short: Path, image: Path) -> Iterator[Cluster]:
-    """That cluster, supervised, with each kind of libvirt on this computer."""
-    made = cluster_at(image, f"qemu:///embed?root={short}/e" if request.param == "embed" else "qemu:///session")
-    made.launch()
-    yield made
-    made.remove()
+    """That cluster, with each kind of libvirt on this computer."""
+    uri = f"qemu:///embed?root={short}/e" if request.param == "embed" else "qemu:///session"
+    with libvirt_cluster(image, uri) as made:
+        yield made
     end_daemons(Path(os.environ["XDG_RUNTIME_DIR"]))
     assert not (short / "e").exists()
 
@@ -175,14 +151,11 @@ def test_memory_is_not_saved_and_the_nodes_go_on(cluster: Cluster, tmp_path: Pat
 
 
 def test_a_daemon_that_dies_takes_its_machines(user: Path, image: Path) -> None:
-    made = cluster_at(image, "qemu:///session")
-    try:
-        made.launch()
+    runtime = Path(os.environ["XDG_RUNTIME_DIR"])
+    with libvirt_cluster(image, "qemu:///session") as made:
         made.nodes[0].start()
         pid = made.status()["nodes"][0]["pid"]
-        (daemon,) = (
-            Process.of(int(path.read_text())) for path in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("libvirtd.pid")
-        )
+        (daemon,) = (Process.of(int(path.read_text())) for path in runtime.rglob("libvirtd.pid"))
         assert daemon is not None
         daemon.send(signal.SIGKILL)
         assert eventually(lambda: made.status()["nodes"][0]["state"] == "off")
@@ -190,12 +163,10 @@ def test_a_daemon_that_dies_takes_its_machines(user: Path, image: Path) -> None:
         assert eventually(lambda: Process.of(pid) is None)
         made.nodes[0].start()  # by another daemon
         assert made.status()["nodes"][0]["state"] == "running"
-    finally:
-        made.remove()
-        end_daemons(Path(os.environ["XDG_RUNTIME_DIR"]))
+    end_daemons(runtime)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def far() -> Iterator[FarHost]:
     with far_host() as host:
         yield host
@@ -204,10 +175,8 @@ def far() -> Iterator[FarHost]:
 @pytest.fixture
 def far_cluster(user: Path, far: FarHost, image: Path) -> Iterator[Cluster]:
     """The cluster, both nodes elsewhere."""
-    made = cluster_at(image, far.uri)
-    made.launch()
-    yield made
-    made.remove()
+    with libvirt_cluster(image, far.uri) as made:
+        yield made
     assert not list(far.home.glob("s/flotilla/guests/*"))
 
 
@@ -240,6 +209,7 @@ def test_what_is_sent_elsewhere_is_sent_once_and_disks_stay(far_cluster: Cluster
     far_cluster.nodes[0].start()
     files = sorted(far.home.glob("c/flotilla/files/*"))
     assert len(files) == 4  # kernel; initrd and root, which are equal; the emulator; the forwarder
+    assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in files)
     (there,) = far.home.glob("s/flotilla/guests/tiny-*/node-1/state.img")
     assert there.read_bytes() == disk.read_bytes()
     far_cluster.nodes[0].kill()
@@ -288,40 +258,60 @@ def test_a_computer_that_goes_away_is_told(far_cluster: Cluster, far: FarHost) -
 
 
 def test_a_switch_for_nodes_here_and_there(user: Path, far: FarHost, short: Path, image: Path) -> None:
-    made = cluster_at(image, f"qemu:///embed?root={short}/e", far.uri)
-    try:
-        made.launch()
+    with libvirt_cluster(image, f"qemu:///embed?root={short}/e", far.uri) as made:
         for node in made.nodes:
             node.start()
         first, second = made.status()["nodes"]
         assert Process.of(first["pid"]) is not None
         assert second["pid"] is None
         assert [entry["network"]["connections"] for entry in (first, second)] == [1, 1]
-    finally:
-        made.remove()
 
 
-def test_a_survey_of_a_computer_elsewhere(user: Path, far: FarHost) -> None:
-    """Asked in a process of its own, as an ordinary user."""
-    code = "import sys; from cluster import connection_uri as c, places as p; place = c.parse(sys.argv[1]); print(p.survey(place, 'amd64', 'auto')); print(p.require_connection(place))"
-    done = subprocess.run([sys.executable, "-c", code, far.uri], capture_output=True, text=True, timeout=120)
+def survey(uri: str) -> subprocess.CompletedProcess[str]:
+    """As an ordinary user, in a process of its own."""
+    code = """
+import sys
+from cluster import connection_uri, places
+from terminal import Failure
+place = connection_uri.parse(sys.argv[1])
+try:
+    print(places.survey(place, "amd64", "auto"), places.require_connection(place))
+except Failure as failure:
+    sys.exit(str(failure))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [sys.executable, "-c", code, uri], env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_computer_elsewhere_is_surveyed_before_it_is_used(user: Path, far: FarHost) -> None:
+    done = survey(far.uri)
     assert done.returncode == 0, done.stderr
     assert "accelerator=Accelerator(name=" in done.stdout
     assert "free_memory_mib=" in done.stdout
+    assert f"folder=PosixPath('{far.home}/s/flotilla/guests'), free_disk_bytes=" in done.stdout
     assert not list(far.home.glob("s/flotilla/guests/*"))
+    write_program(far.home / "bin" / "qemu-system-x86_64", "echo QEMU emulator version 7.2.22\n")
+    assert (
+        "QEMU 7.2 is too old: without KVM, guests are emulated, which needs QEMU 10.0 or newer"
+        in survey(far.uri).stderr
+    )
+    (far.home / "bin" / "qemu-system-x86_64").write_text("#!/bin/sh\necho this is not it\n")
+    assert "this is not QEMU: it calls itself" in survey(far.uri).stderr
+    (far.home / "bin" / "qemu-system-x86_64").unlink()
+    nobody = "qemu+ssh://tester@127.0.0.1:1/session"
+    assert "no ssh to 127.0.0.1: ssh: connect to host 127.0.0.1 port 1: Connection refused" in survey(nobody).stderr
 
 
 def test_a_computer_that_does_not_let_us_in_is_told(user: Path, far: FarHost, image: Path) -> None:
-    (far.home / "key.pub").rename(far.home / "key.pub.kept")
-    made = cluster_at(image, far.uri)
-    made.launch()
-    try:
+    key = far.home / "key.pub"
+    key.rename(far.home / "kept")
+    with libvirt_cluster(image, far.uri) as made:
         with pytest.raises(Failure, match=r"no ssh to 127.0.0.1: .*Permission denied") as caught:
             made.nodes[0].start()
         assert "must log in without a question" in (caught.value.hint or "")
-        with pytest.raises(Failure, match="no ssh to"):
+        with pytest.raises(Failure, match=r"127\.0\.0\.1"):
             made.remove()  # what is there cannot be removed, so the cluster is not forgotten
         assert made.layout.state.exists()
-    finally:
-        shutil.copy(far.home / "key.pub.kept", far.home / "key.pub")
-        made.remove()
+        (far.home / "kept").rename(key)

@@ -42,3 +42,17 @@ def test_an_image_of_another_architecture_is_refused(image: Path) -> None:
     with pytest.raises(Failure, match="this image is amd64, not arm64") as caught:
         Options(size=1, arch="arm64", image=image).validate()
     assert caught.value.hint == "--arch amd64"
+
+
+def test_connections_are_for_libvirt_and_checked_at_once() -> None:
+    assert Options(size=1).connections == ()
+    assert Options(size=1, driver="libvirt").connections == ("qemu:///session",)
+    two = ("qemu:///embed?root=/run/lab", "qemu+ssh://me@far/session")
+    options = Options(size=1, driver="libvirt", connect=two)
+    options.validate()
+    assert options.connections == two
+    with pytest.raises(UsageFailure, match="only libvirt connects") as caught:
+        Options(size=1, connect=two).validate()
+    assert caught.value.hint == "--driver libvirt"
+    with pytest.raises(UsageFailure, match="no such libvirt connection"):
+        Options(size=1, driver="libvirt", connect=("xen:///",)).validate()

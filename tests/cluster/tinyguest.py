@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from cluster import qemu
 from cluster.accelerator import Accelerator
@@ -54,8 +55,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def tiny_cluster(image: Path, code: bytes = GREETS, size: int = 2, name: str = "tiny") -> Iterator[Cluster]:
-    """Nodes of a tiny kernel, supervised, not started."""
+def tiny_cluster(
+    image: Path, code: bytes = GREETS, size: int = 2, name: str = "tiny", **changes: Any
+) -> Iterator[Cluster]:
+    """Nodes of a tiny kernel, supervised, not started; ``changes`` are made to the cluster's description."""
     layout = Layout.of(name)
     ports = free_ports(size + 1)
     program = qemu.find({"PATH": os.environ["PATH"]})
@@ -69,6 +72,7 @@ def tiny_cluster(image: Path, code: bytes = GREETS, size: int = 2, name: str = "
         discovery_port=ports[size],
         agent_ttl="30s",
         ready=True,
+        **changes,
     )
     made = Cluster.create(layout, description)
     (image / "vmlinuz").write_bytes(tiny_kernel(code))
@@ -77,6 +81,8 @@ def tiny_cluster(image: Path, code: bytes = GREETS, size: int = 2, name: str = "
         node.folder.mkdir()
         for file in ("state.img", "cidata.iso"):
             (node.folder / file).write_bytes(bytes(1 << 20))
-    made.launch()
-    yield made
-    made.remove()
+    try:
+        made.launch()
+        yield made
+    finally:
+        made.remove()
