@@ -92,9 +92,7 @@ class Supervisor:
         self.segment = Segment(sockets, self.book)
         self.switch = self.segment.switch
         self.node_faults = NodeFaults(self.book, self.layout, self.description.accelerator.factor)
-        self.services = Services(
-            self.description, self.layout, partial(self.switch.inject, HOST), self.book, changed=self._record, say=say
-        )
+        self.services = self._services()
         self.switch.attach(HOST, self.services)
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
@@ -226,6 +224,8 @@ class Supervisor:
 
     async def adopt(self, description: Description) -> None:
         """The cluster is what ``description`` says from now on: nodes that it does not have are gone, new ones can be started. Raises :class:`Failure`."""
+        if set(description.numbers) == set(self.guests):
+            return
         for number in set(self.guests) - set(description.numbers):
             await self._end_machine(self.guests[number])
             del self.guests[number]
@@ -239,8 +239,18 @@ class Supervisor:
             for number in set(description.numbers) - set(self.guests):
                 await self.switch.add(number, self.layout.net_socket(number))
                 self.guests[number] = self._guest(number)
+            # What they offer depends on who there is, down to the command line of their QEMU; connections to them break.
+            await self.services.stop()
+            former, self.services = self.services, self._services()
+            self.services.time.offset_s = former.time.offset_s
+            self.switch.attach(HOST, self.services)
+            await self.services.start()
         except OSError as error:
             raise Failure(f"no place on the network: {error.strerror}", where=str(self.layout.runtime)) from error
+
+    def _services(self) -> Services:
+        inject = partial(self.switch.inject, HOST)
+        return Services(self.description, self.layout, inject, self.book, changed=self._record, say=say)
 
     def _guest(self, number: int) -> Guest:
         return Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
