@@ -92,7 +92,9 @@ class Supervisor:
         self.segment = Segment(sockets, self.book)
         self.switch = self.segment.switch
         self.node_faults = NodeFaults(self.book, self.layout, self.description.accelerator.factor)
-        self.services = self._services()
+        self.services = Services(
+            self.description, self.layout, partial(self.switch.inject, HOST), self.book, changed=self._record, say=say
+        )
         self.switch.attach(HOST, self.services)
         self._end = asyncio.Event()
         self._watchers: set[asyncio.Task[None]] = set()
@@ -239,18 +241,9 @@ class Supervisor:
             for number in set(description.numbers) - set(self.guests):
                 await self.switch.add(number, self.layout.net_socket(number))
                 self.guests[number] = self._guest(number)
-            # What they offer depends on who there is, down to the command line of their QEMU; connections to them break.
-            await self.services.stop()
-            former, self.services = self.services, self._services()
-            self.services.time.offset_s = former.time.offset_s
-            self.switch.attach(HOST, self.services)
-            await self.services.start()
+            self.services.adopt(description)
         except OSError as error:
             raise Failure(f"no place on the network: {error.strerror}", where=str(self.layout.runtime)) from error
-
-    def _services(self) -> Services:
-        inject = partial(self.switch.inject, HOST)
-        return Services(self.description, self.layout, inject, self.book, changed=self._record, say=say)
 
     def _guest(self, number: int) -> Guest:
         return Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
