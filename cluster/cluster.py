@@ -34,6 +34,7 @@ SUPERVISOR_DEADLINE_S = 20.0
 ENDING_GRACE_S = 20.0
 TIME_DEADLINE_S = 30.0
 """For the supervisor to set its time server right; nodes are not asked."""
+ADOPT_DEADLINE_S = 60.0
 POWER_CUT_DEADLINE_S = 60.0
 HEAL_DEADLINE_S = 60.0
 """For all faults of a cluster, with hardware: a disk is emptied, clocks are set."""
@@ -279,6 +280,19 @@ class Cluster:
         """Hang up all connections to nodes."""
         for node in self.nodes:
             node.close()
+
+    @property
+    def strays(self) -> Sequence[Path]:
+        """Folders of nodes that it does not have: of one that was joining, or leaving, when the command was killed."""
+        wanted = {self.layout.node(number) for number in self.description.numbers}
+        return sorted(set(self.layout.state.glob("node-*")) - wanted)
+
+    def tidy(self) -> None:
+        """End and remove what is at work in it for nodes that it does not have. Raises :class:`Failure`."""
+        if self.is_running:
+            self.ask("adopt", description=self.description.data(), deadline_s=ADOPT_DEADLINE_S)
+        for folder in self.strays:
+            shutil.rmtree(folder)
 
     def stop(self) -> None:
         """Press every node's power button, wait, and end the supervisor; the disks are kept. Raises :class:`Failure`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,7 +133,7 @@ class _Joining:
     def undo(self) -> None:
         if self._learner is not None:
             membership.remove(self._before.nodes[0], self._learner)
-        tidy(self._before)
+        self._before.tidy()
 
 
 def remove(name: str, text: str, phases: Phases) -> Node:
@@ -149,7 +148,7 @@ def remove(name: str, text: str, phases: Phases) -> Node:
         node = cluster.node(text)
         if len(cluster.nodes) == 1:
             raise Failure(f"{node.name} is the last node", hint=f"cluster down --name {name} removes the cluster")
-        tidy(cluster)
+        cluster.tidy()
         others = [each for each in cluster.nodes if each.number != node.number]
         if cluster.description.role(node.number) == "member":
             with phases.phase(f"taking {node.name} out of etcd"):
@@ -160,7 +159,7 @@ def remove(name: str, text: str, phases: Phases) -> Node:
             # From here on it is gone, whatever happens: the rest is tidied by the next command, too.
             left.save(cluster.layout.description)
             after = Cluster(cluster.layout, left)
-            tidy(after)
+            after.tidy()
             _forget_key(cluster.layout.known_hosts, node)
         after.close()
         cluster.close()
@@ -184,21 +183,13 @@ def _leave_etcd(description: Description, node: Node, others: list[Node]) -> Non
             membership.remove(by, member)
 
 
-def tidy(cluster: Cluster) -> None:
-    """Remove what a command that was killed left of a node that is not, or no longer, part of the running ``cluster``."""
-    cluster.ask("adopt", description=cluster.description.data(), deadline_s=60)
-    wanted = {cluster.layout.node(number) for number in cluster.description.numbers}
-    for folder in set(cluster.layout.state.glob("node-*")) - wanted:
-        shutil.rmtree(folder)
-
-
 def _whole(name: str) -> Cluster:
     """The cluster, running with all its nodes and without torsos."""
     cluster = Cluster.open(name)
     cluster.require_running()
     if not cluster.description.token:
         raise Failure(f"cluster {name!r} was made by an older version, and cannot take nodes in", hint="make it anew")
-    tidy(cluster)
+    cluster.tidy()
     for entry in cluster.status()["nodes"]:
         if entry["state"] != "running":
             hint = f"cluster start {entry['name']}, or, if it is lost for good: cluster remove {entry['name']}"

@@ -226,6 +226,8 @@ class Supervisor:
 
     async def adopt(self, description: Description) -> None:
         """The cluster is what ``description`` says from now on: nodes that it does not have are gone, new ones can be started. Raises :class:`Failure`."""
+        if set(description.numbers) == set(self.guests):
+            return
         for number in set(self.guests) - set(description.numbers):
             await self._end_machine(self.guests[number])
             del self.guests[number]
@@ -239,6 +241,7 @@ class Supervisor:
             for number in set(description.numbers) - set(self.guests):
                 await self.switch.add(number, self.layout.net_socket(number))
                 self.guests[number] = self._guest(number)
+            self.services.adopt(description)
         except OSError as error:
             raise Failure(f"no place on the network: {error.strerror}", where=str(self.layout.runtime)) from error
 

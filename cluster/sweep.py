@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cluster import cluster as clusters
 from cluster import snapshot
+from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.layout import NAME_PATTERN, Layout, clusters_root, runtime_roots
 from terminal import Failure
@@ -29,7 +30,7 @@ class Leftover:
     name: str
     what: str
     is_torso: bool
-    """It never came up: all of it goes. Else only what a supervisor had at work goes; its disks stay."""
+    """It never came up: all of it goes. Else only what was half-done goes; its disks stay."""
 
 
 def find() -> list[Leftover]:
@@ -79,11 +80,18 @@ def _of_folder(state: Path) -> Leftover | None:
     recorded = clusters.processes(layout)
     if recorded and not recorded[0].alive:
         return Leftover(state.name, "sockets of a supervisor that was killed", False)
+    if description.ready and Cluster(layout, description).strays:
+        return Leftover(state.name, "a node that was joining or leaving", False)
     return None
 
 
 def _end_remains(layout: Layout) -> None:
-    runtime = Path(Description.load(layout.description).runtime)
+    description = Description.load(layout.description)
+    runtime = Path(description.runtime)
+    cluster = Cluster(Layout(layout.state, runtime), description)
+    cluster.tidy()
+    if cluster.is_running:
+        return
     clusters.end_processes(layout)
     if runtime.exists():
         shutil.rmtree(runtime)

@@ -86,7 +86,8 @@ def _up_parser() -> argparse.ArgumentParser:
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
-    for leftover in sweep():
+    arguments.swept = sweep()
+    for leftover in arguments.swept:
         print(f"cleaned up {leftover.what}: {leftover.name}", file=sys.stderr)
     code: int = arguments.run(arguments)
     return code

@@ -67,9 +67,9 @@ def _start(arguments: argparse.Namespace) -> int:
         description = cluster.description
         up(Options(size=description.size, name=cluster.name, arch=description.architecture), Phases())
     else:
-        off = [entry["node"] for entry in cluster.status()["nodes"] if entry["state"] == "off"]
+        off = [entry["name"] for entry in cluster.status()["nodes"] if entry["state"] == "off"]
         for node in cluster.nodes:
-            if node.number in off:
+            if node.name in off:
                 node.start()
         print(f"{len(off)} of {len(cluster.nodes)} nodes were off" if off else "all nodes are on")
     return 0

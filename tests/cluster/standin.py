@@ -2,7 +2,7 @@
 
 As a node it writes to the console, listens as monitor, plugs into the switch, and serves ssh on the forwarded port, where ``true``,
 ``fleetctl list-machines`` and ``docker load`` answer and a forward to etcd's port is a healthy etcd; ``STANDIN_DEAF`` in the
-environment means no ssh, ``STANDIN_MUTE`` no root shell, ``STANDIN_UNIT`` is the state of etcd's unit, which then is not healthy. Questions about version and accelerator are answered by the shell script that runs this, see conftest.py.
+environment means no ssh, ``STANDIN_ETCD`` a file that remembers etcd's members, ``STANDIN_MUTE`` no root shell, ``STANDIN_UNIT`` is the state of etcd's unit, which then is not healthy. Questions about version and accelerator are answered by the shell script that runs this, see conftest.py.
 """
 
 import itertools
@@ -96,9 +96,13 @@ def root_shell(path: str) -> None:
                 if state == "failed":
                     yield {"id": number, "failed": ["etcd.service"]}
             case {"do": "run", "id": number, "argv": [*_, command]}:
-                said = KEY if command.startswith("cat /etc/ssh/") else f"root did {command}\n"
+                said, rc = f"root did {command}\n", 0
+                if command.startswith("cat /etc/ssh/"):
+                    said = KEY
+                elif command.startswith("etcdctl ") and "STANDIN_ETCD" in os.environ:
+                    said, rc = etcdctl(Path(os.environ["STANDIN_ETCD"]), command.split())
                 yield {"id": number, "out": b64encode(said.encode()).decode()}
-                yield {"id": number, "exit": 0}
+                yield {"id": number, "exit": rc}
 
     def serve() -> None:
         while True:
@@ -111,6 +115,28 @@ def root_shell(path: str) -> None:
                             file.flush()
 
     threading.Thread(target=serve, daemon=True).start()
+
+
+def etcdctl(state: Path, words: list[str]) -> tuple[str, int]:
+    """What etcdctl says about members, which the file ``state`` remembers for all nodes: a JSON list of them, as etcdctl prints it."""
+    members = json.loads(state.read_text())
+    match [word for word in words if not word.startswith("--")][1:]:
+        case ["member", "list"]:
+            return json.dumps({"members": members}), 0
+        case ["member", "add", name]:
+            url = next(word for word in words if word.startswith("--peer-urls=")).removeprefix("--peer-urls=")
+            known = ",".join([*(f"{each['name']}={each['peerURLs'][0]}" for each in members), f"{name}={url}"])
+            members.append({"ID": len(members) + 100, "name": name, "peerURLs": [url], "isLearner": True})
+            state.write_text(json.dumps(members))
+            return f'Member added\n\nETCD_NAME="{name}"\nETCD_INITIAL_CLUSTER="{known}"\n', 0
+        case ["member", "promote", identity]:
+            for each in members:
+                if each["ID"] == int(identity, 16):
+                    each.pop("isLearner", None)
+        case ["member", "remove", identity]:
+            members = [each for each in members if each["ID"] != int(identity, 16)]
+    state.write_text(json.dumps(members))
+    return "done\n", 0
 
 
 class Node(paramiko.ServerInterface):

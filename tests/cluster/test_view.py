@@ -1,0 +1,161 @@
+"""What people see of clusters: status, its changes, the timeline, and the configuration for their own ssh."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import timeline
+from cluster.cli import main, main_down, main_up
+from cluster.cli.view import changes, event_text
+from cluster.cluster import Cluster
+from cluster.timeline import Event
+from tests.cluster.test_sweep import CLUSTER
+from tests.cluster.test_up import call
+
+
+@pytest.fixture
+def cluster(standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """One node, up; the test takes it down."""
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    assert call(main_up, "1", "--image", str(image)) == 0
+    return Cluster.open()
+
+
+def test_the_configuration_serves_the_real_ssh_client(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert call(main, "ssh-config") == 0
+    path = tmp_path / "nodes.conf"
+    path.write_text(capsys.readouterr().out)
+    ssh = shutil.which("ssh")
+    assert ssh is not None
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for host in ("node-1", "node-1.default"):
+        done = subprocess.run(
+            [ssh, "-F", path, "-o", "BatchMode=yes", host, "fleetctl list-machines"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=environment,
+        )
+        assert done.stdout.startswith("machine1\t10.77.0.11"), done.stderr
+    assert call(main_down) == 0
+
+
+def test_stop_and_start_of_a_whole_cluster(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    disk = cluster.layout.node(1) / "state.img"
+    disk.write_bytes(b"precious")
+    assert call(main, "start") == 0
+    assert "all nodes are on" in capsys.readouterr().out
+    cluster.nodes[0].kill()
+    assert call(main, "start") == 0
+    assert "1 of 1 nodes were off" in capsys.readouterr().out
+    assert call(main, "stop") == 0
+    assert "its disks are kept: cluster start" in capsys.readouterr().out
+    assert not cluster.is_running
+    assert call(main, "stop") == 0
+    assert "is stopped already" in capsys.readouterr().out
+    # The stand-in makes a host key at each start; a real node keeps its own.
+    cluster.layout.known_hosts.write_text("")
+    assert call(main, "start") == 0
+    assert Cluster.open().is_running
+    assert disk.read_bytes() == b"precious"
+    assert call(main_down) == 0
+
+
+def test_a_watched_status_tells_changes_line_by_line_where_there_is_no_terminal(cluster: Cluster) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER, "status", "--watch"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith("cluster default is running\n")
+        assert process.stdout.readline().endswith("node-1 is running\n")
+        cluster.nodes[0].pause()
+        assert process.stdout.readline().endswith("node-1 is paused\n")
+        assert process.stdout.readline().endswith("fault 1: pause node-1\n")
+        process.send_signal(2)
+        assert process.wait(20) == 0
+    assert call(main_down) == 0
+
+
+def test_a_timeline_is_followed(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER, "timeline", "-f"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith("power  node-1 on\n")
+        cluster.ask("mark", text="here it begins")
+        assert process.stdout.readline().endswith("mark   here it begins\n")
+        process.send_signal(2)
+        assert process.wait(20) == 0
+    capsys.readouterr()
+    assert call(main, "timeline", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["kind"], line["nodes"]) for line in lines] == [("power", [1]), ("mark", [])]
+    assert call(main_down) == 0
+
+
+def test_faults_are_listed_and_healed_by_the_command(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(main, "fault", "pause", "1") == 0
+    capsys.readouterr()
+    assert call(main, "fault", "list") == 0
+    assert "1   pause node-1" in capsys.readouterr().out
+    assert call(main, "fault", "heal") == 0
+    assert capsys.readouterr().out == "healed: 1\n"
+    assert cluster.status()["nodes"][0]["state"] == "running"
+    assert call(main, "fault", "kill", "1") == 0
+    assert call(main, "fault", "heal", "2") == 0
+    assert cluster.status()["nodes"][0]["state"] == "running"
+    assert call(main, "fault", "list") == 0
+    assert "nothing is broken on purpose" in capsys.readouterr().out
+    kinds = [(event.kind, event.id) for event in timeline.read(cluster.layout.timeline) if event.id]
+    assert kinds == [("fault", 1), ("heal", 1), ("fault", 2), ("heal", 2)]
+    assert call(main, "fault", "heal", "9") == 1
+    assert call(main, "fault", "power-cut", "--all") == 0
+    assert call(main, "fault", "power-cut") == 2
+    for wrong in (
+        ["disk-slow", "1"],
+        ["disk-slow", "1", "--rate", "fast"],
+        ["clock", "1", "--step", "-5y"],
+        ["clock", "1"],
+    ):
+        assert call(main, "fault", *wrong) == 2
+    assert call(main_down) == 0
+
+
+def test_changes_from_one_status_to_the_next() -> None:
+    def status(nodes: dict[str, str], faults: dict[int, str], state: str = "running") -> dict[str, object]:
+        return {
+            "name": "lab",
+            "state": state,
+            "nodes": [{"name": name, "state": state} for name, state in nodes.items()],
+            "faults": [{"id": number, "what": what} for number, what in faults.items()],
+        }
+
+    first, second = status({"node-1": "running"}, {1: "cut"}), status({"node-2": "running"}, {2: "slow"}, "stopped")
+    assert changes(None, first) == ["cluster lab is running", "node-1 is running", "fault 1: cut"]
+    assert changes(first, first) == []
+    assert changes(first, second) == [
+        "cluster lab is stopped",
+        "node-2 is running",
+        "node-1 is gone",
+        "fault 2: slow",
+        "healed 1: cut",
+    ]
+
+
+def test_a_line_of_a_timeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert event_text(Event(1.5, "heal", "cut node-1 -> node-2", (1, 2), 7)) == (
+        "1970-01-01 00:00:01.500  heal   cut node-1 -> node-2 (fault 7)"
+    )

@@ -1,0 +1,124 @@
+"""What can happen to a node's disk, clock and power, as the node itself sees it; each test in a fresh cluster."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from cluster import timeline
+from cluster.cluster import Cluster
+from cluster.node import Node
+from terminal import Failure
+
+from . import keys
+from .conftest import until
+from .keys import leader, others
+
+WAL = "/var/lib/etcd/data/member/wal/0000000000000000-0000000000000000.wal"
+RECOVERY_S = 240
+"""For a node to boot and its etcd to be back among the others, emulated, on a computer that has other things to do."""
+
+
+def seconds_of(node: Node, command: str) -> float:
+    """How long a command takes as root on ``node``; it must succeed."""
+    begin = time.monotonic()
+    result = node.root(command)
+    assert result.rc == 0, result.err
+    return time.monotonic() - begin
+
+
+def is_writable(node: Node) -> bool:
+    """Whether a client of this node's etcd can write."""
+    try:
+        keys.put(node, "/probe", "x")
+    except Failure:
+        return False
+    return True
+
+
+def offset_s(node: Node) -> float:
+    """By how much the node's clock is ahead of this computer's, but for the time that asking takes."""
+    return float(node.root("date +%s.%N").out) - time.time()
+
+
+@pytest.mark.fast
+def test_disk_slow_full_and_failing(fresh: Cluster) -> None:
+    """Row 12 and 13: a slow disk slows writes and nothing else; a full one is told as such, and a file less mends it; a failing one is read-only."""
+    node = others(fresh, leader(fresh))[0]
+    sync = "for i in $(seq 10); do echo $i >/var/tmp/x; sync /var/tmp/x; done"
+    fast = seconds_of(node, sync)
+    with node.disk.slow(iops=4):
+        assert seconds_of(node, sync) > fast + 2
+        keys.put(leader(fresh), "/slow", "a majority is fast enough")
+    with node.disk.full():
+        said = node.root("echo hello >/var/tmp/y")
+        assert said.rc != 0
+        assert "No space left" in said.err
+    assert seconds_of(node, "echo hello >/var/tmp/y && sync /var/tmp/y") < 60
+    with node.disk.errors(kind="enospc"):
+        with pytest.raises(Failure, match="did not end"):
+            node.root("echo hello >/var/tmp/z; sync /var/tmp/z", timeout=10)
+        assert fresh.ask("faults")[0]["what"] == f"disk of {node.name}: writes fail with ENOSPC"
+    assert node.root("cat /var/tmp/z").out == "hello\n"
+    with node.disk.errors():
+        node.root("echo hello >/var/tmp/lost; sync /var/tmp/lost")
+        until("its file system is read-only", lambda: node.root("touch /var/tmp/a").rc != 0, 60)
+    assert "disk of" in "".join(event.what for event in timeline.read(fresh.layout.timeline))
+    until("the others go on", lambda: is_writable(leader(fresh)), 60)
+
+
+@pytest.mark.fast
+def test_corrupt_wal(fresh: Cluster) -> None:
+    """A byte of a member's log rots while it is off: its etcd does not start and says why, the others go on; the byte mended, it is back."""
+    node = others(fresh, leader(fresh))[0]
+    keys.put(node, "/before", "1")
+    node.kill()
+    fault = node.disk.corrupt(WAL, offset=16, bytes=8)
+    node.start()
+    until(
+        "etcd says what is wrong",
+        lambda: node.has_shell and "crc mismatch" in node.root("journalctl -u etcd -o cat --no-pager").out.lower(),
+        RECOVERY_S,
+        5,
+    )
+    assert is_writable(leader(fresh))
+    node.kill()
+    fault.heal()
+    node.start()
+    until("it is back", lambda: is_writable(node), RECOVERY_S, 5)
+    assert keys.get(node, "/before") == "1"
+    with pytest.raises(Failure, match="would not notice"):
+        node.disk.corrupt(WAL)
+
+
+@pytest.mark.fast
+def test_clock_bump_and_strobe(fresh: Cluster) -> None:
+    """Row 11: an hour back, an hour on, to and fro: leases and writes do not mind, and healed it is right."""
+    node = leader(fresh)
+    for seconds in (-3600, 3600):
+        with node.clock.step(seconds):
+            assert abs(offset_s(node) - seconds) < 20
+            keys.put(node, "/bumped", str(seconds))
+        assert abs(offset_s(node)) < 20
+    with node.clock.strobe(200, period_s=0.5, duration_s=10):
+        seen = {round(offset_s(node) / 200) for _ in range(8)}
+        keys.put(node, "/strobed", "1")
+    assert seen == {0, 1}
+    assert abs(offset_s(node)) < 20
+    assert keys.get(others(fresh, node)[0], "/strobed") == "1"
+
+
+@pytest.mark.full
+def test_power_cut_of_all_and_reboot(fresh: Cluster) -> None:
+    """All plugs at one moment: what was acknowledged is there when they are back; then one reboots, with another boot's id."""
+    keys.put(leader(fresh), "/before", "1")
+    fresh.power_cut()
+    for node in fresh.nodes:
+        until(f"{node.name} takes writes", lambda node=node: is_writable(node), RECOVERY_S, 5)
+        assert keys.get(node, "/before") == "1"
+    node = fresh.nodes[0]
+    before = node.root("cat /proc/sys/kernel/random/boot_id").out
+    node.reboot()
+    assert node.root("cat /proc/sys/kernel/random/boot_id").out != before
+    until("it takes writes", lambda: is_writable(node), RECOVERY_S, 5)
