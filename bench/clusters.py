@@ -4,6 +4,10 @@
 * **boot**: one node of a cluster of one, by its own clock: from the kernel's first instruction to etcd healthy (its unit is active: the
   member answers) and to the machine listed by fleet (fleetd's own line in the journal).
 * **cluster-up N**: from a built image to fleet on every node listing all machines, by phase.
+* **restored**: ``cluster up N --cached`` when a snapshot of such a cluster is there, until fleet on every node lists all again.
+* **idle**: what the host's processes take when nobody wants anything: QEMU of a node, and the supervisor with its switch and services.
+* **by hand**: the same nodes as one QEMU each with user networking (they cannot see each other), started together, until all greet by ssh: what
+  the harness adds to that.
 * **failover**: from SIGKILL of a QEMU to fleetctl showing the unit active on another machine, against the lease's time to live. The unit is
   /bin/sleep, so that what is measured is fleet, not docker.
 
@@ -13,6 +17,7 @@ Nothing else should run on the computer; the load before is in the JSON line.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,11 +25,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from filesystem import cpu_seconds, ended
 from report import machine, spread, tell
 
+from cluster import readiness
 from cluster.cluster import Cluster
+from cluster.machine import management_mac
 from cluster.node import Node
-from cluster.up import Options, up
+from cluster.restore import up_cached
+from cluster.up import Options, built, prepare, up
 from terminal import Phases
 
 NAME = "bench"
@@ -32,6 +41,8 @@ UNIT = "bench.service"
 TEXT = "[Service]\nExecStart=/usr/bin/sleep infinity\n"
 PATIENCE_S = 600.0
 POLL_S = 0.5
+SETTLE_S, IDLE_S = 30.0, 60.0
+"""After a cluster has come up, until it is idle; and how long it is looked at."""
 
 
 def main() -> int:
@@ -45,15 +56,26 @@ def main() -> int:
     boots: list[dict[str, float]] = []
     ups: list[dict[str, float]] = []
     failovers: list[float] = []
+    restored: list[float] = []
+    idles: list[dict[str, float]] = []
+    hands: list[float] = []
     for _ in range(arguments.repeat):
         boots.append(boot())
-        seconds, failover = cluster_up(arguments.size, arguments.ttl)
+        hands.append(by_hand(arguments.size))
+        seconds, idle, failover = cluster_up(arguments.size, arguments.ttl)
+        idles.append(idle)
+        restored.append(restore(arguments.size))
         ups.append(seconds)
         failovers.append(failover)
     rows = [[f"boot: {what}", spread([each[what] for each in boots])] for what in boots[0]]
     rows += [[f"cluster-up {arguments.size}: {what}", spread([each[what] for each in ups])] for what in ups[0]]
+    rows.append([f"by hand, {arguments.size} QEMUs to ssh", spread(hands)])
+    rows.append([f"restored, {arguments.size} nodes", spread(restored)])
+    rows.append(["  of the cold cluster-up", f"1/{sum(each['all'] for each in ups) / sum(restored):.0f}"])
+    rows += [[f"idle: {what}", spread([each[what] for each in idles])] for what in idles[0]]
     rows.append([f"failover, lease of {arguments.ttl} s", spread(failovers)])
-    tell(["what", "seconds"], rows, {**facts, "boot": boots, "up": ups, "failover": failovers, "ttl": arguments.ttl})
+    found = {"boot": boots, "up": ups, "by_hand": hands, "restored": restored, "idle": idles, "failover": failovers}
+    tell(["what", "seconds"], rows, {**facts, **found, "ttl": arguments.ttl})
     return 0
 
 
@@ -84,16 +106,94 @@ def registered(node: Node) -> float:
     return float(node.check(words).partition("[")[2].partition("]")[0])
 
 
-def cluster_up(size: int, ttl: int) -> tuple[dict[str, float], float]:
-    """The seconds of each phase, and of one failover."""
+def cluster_up(size: int, ttl: int) -> tuple[dict[str, float], dict[str, float], float]:
+    """The seconds of each phase, what it takes when idle, and the seconds of one failover."""
     down()
     try:
         begin = time.monotonic()
         outcome = up(Options(size=size, name=NAME, agent_ttl=f"{ttl}s"), Phases())
         total = time.monotonic() - begin
-        return {**outcome.seconds, "all": total}, failover(outcome.cluster)
+        return {**outcome.seconds, "all": total}, idle(outcome.cluster), failover(outcome.cluster)
     finally:
         down()
+
+
+def restore(size: int) -> float:
+    """Seconds of ``cluster up --cached`` with a snapshot there."""
+    down()
+    try:
+        options = Options(size=size, name=NAME)
+        up_cached(options, Phases())  # makes the snapshot, if it is the first
+        down()
+        begin = time.monotonic()
+        up_cached(options, Phases())
+        return time.monotonic() - begin
+    finally:
+        down()
+
+
+def idle(cluster: Cluster) -> dict[str, float]:
+    """Processor (per cent of one) and memory (MiB, as the kernel divides what is shared) of the cluster's processes."""
+    time.sleep(SETTLE_S)
+    status = cluster.ask("status")
+    machines = [entry["pid"] for entry in status["nodes"]]
+    before = {pid: cpu_seconds(pid) for pid in (*machines, status["pid"])}
+    time.sleep(IDLE_S)
+    used = {pid: 100 * (cpu_seconds(pid) - before[pid]) / IDLE_S for pid in before}
+    return {
+        "% of a processor, a node": sum(used[pid] for pid in machines) / len(machines),
+        "MiB, a node of 1024": sum(map(memory_mib, machines)) / len(machines),
+        "% of a processor, the supervisor": used[status["pid"]],
+        "MiB, the supervisor": memory_mib(status["pid"]),
+    }
+
+
+def memory_mib(pid: int) -> float:
+    """The proportional set size of a process, proc(5)."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith("Pss:")).split()[1]) / 1024
+
+
+def by_hand(size: int) -> float:
+    """Seconds until ``size`` nodes greet by ssh that were started as somebody would start them who has our image and no harness."""
+    down()
+    try:
+        phases = Phases()
+        cluster = prepare(built(Options(size=size, name=NAME), phases), phases)
+        begin = time.monotonic()
+        with contextlib.ExitStack() as running:
+            for node in cluster.nodes:
+                running.enter_context(ended(subprocess.Popen(plain_qemu(node, cluster.layout.image))))
+            waiting = set(cluster.nodes)
+            while waiting:
+                waiting -= {node for node in waiting if readiness.greets(node)}
+                if time.monotonic() - begin > PATIENCE_S:
+                    raise SystemExit(f"{len(waiting)} nodes did not greet within {PATIENCE_S:.0f} s")
+                time.sleep(POLL_S)
+        return time.monotonic() - begin
+    finally:
+        down()
+
+
+def plain_qemu(node: Node, image: Path) -> list[str]:
+    """The command line for one node with user networking alone."""
+    disks = (
+        ("root", image / "root.img", "on"),
+        ("state", node.folder / "state.img", "off"),
+        ("cidata", node.folder / "cidata.iso", "on"),
+    )
+    words: list[object] = [
+        *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=256", "-cpu", "max", "-smp", "1", "-m", "1024"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{node.folder / 'console.log'}"),
+        *("-kernel", image / "vmlinuz", "-initrd", image / "initrd.img"),
+        *("-append", f"{(image / 'cmdline').read_text().strip()} flotilla.datasource=nocloud"),
+        *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{node.ssh_port}-:22"),
+        *("-device", f"virtio-net-pci,netdev=net,mac={management_mac(node.number)}", "-device", "virtio-rng-pci"),
+    ]
+    for name, path, read_only in disks:
+        words += ["-drive", f"if=none,id={name},file={path},format=raw,cache=unsafe,readonly={read_only}"]
+        words += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
+    return list(map(str, words))
 
 
 def failover(cluster: Cluster) -> float:
