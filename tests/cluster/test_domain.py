@@ -22,7 +22,7 @@ GOLDEN = """\
     <type arch="x86_64" machine="q35">hvm</type>
     <kernel>/c/image/vmlinuz</kernel>
     <initrd>/c/image/initrd.img</initrd>
-    <cmdline>console=ttyS0 ro flotilla.datasource=nocloud</cmdline>
+    <cmdline>console=ttyS0 ro flotilla.datasource=nocloud no_timer_check</cmdline>
   </os>
   <features>
     <acpi />

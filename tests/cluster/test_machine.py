@@ -38,7 +38,7 @@ GOLDEN = """\
 -object {"qom-type": "memory-backend-file", "id": "ram", "size": 1073741824, "mem-path": "/proc/self/fd/7", "share": true}
 -kernel /c/image/vmlinuz
 -initrd /c/image/initrd.img
--append console=ttyS0 ro flotilla.datasource=nocloud
+-append console=ttyS0 ro flotilla.datasource=nocloud no_timer_check
 -blockdev {"driver": "raw", "node-name": "root", "read-only": true, "discard": "unmap", "cache": {"no-flush": true}, \
 "file": {"driver": "file", "filename": "/c/image/root.img", "cache": {"no-flush": true}, "discard": "unmap"}}
 -device virtio-blk-pci,drive=root,serial=root
@@ -74,18 +74,22 @@ def test_the_command_line_of_an_emulated_node() -> None:
     assert one_option_a_line(argv(Path("/usr/bin/qemu"), MACHINE, 7)) == GOLDEN
 
 
-def test_hardware_differs_in_the_accelerator_only() -> None:
+def test_hardware_differs_in_the_accelerator_and_a_check_only() -> None:
     emulated = argv(Path("/usr/bin/qemu"), MACHINE, 7)
     hardware = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, accelerator="kvm"), 7)
-    assert [pair for pair in zip(emulated, hardware, strict=True) if pair[0] != pair[1]] == [("tcg,tb-size=256", "kvm")]
+    assert [pair for pair in zip(emulated, hardware, strict=True) if pair[0] != pair[1]] == [
+        ("tcg,tb-size=256", "kvm"),
+        ("console=ttyS0 ro flotilla.datasource=nocloud no_timer_check", "console=ttyS0 ro flotilla.datasource=nocloud"),
+    ]
 
 
-def test_another_architecture_differs_in_board_and_processor_only() -> None:
+def test_another_architecture_differs_in_board_processor_and_a_check_only() -> None:
     ours = argv(Path("/usr/bin/qemu"), MACHINE, 7)
     theirs = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, architecture="arm64"), 7)
     assert [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]] == [
         ("q35,memory-backend=ram", "virt,memory-backend=ram"),
         ("max", "max,pauth-impdef=on"),
+        ("console=ttyS0 ro flotilla.datasource=nocloud no_timer_check", "console=ttyS0 ro flotilla.datasource=nocloud"),
     ]
 
 
