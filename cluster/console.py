@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from cluster.root import Line, data, feed
+from cluster.root import Line, data, feed, require_short
 
 LEAVE = b"\x1d"
 """Ctrl-], as in telnet and 'virsh console'."""
@@ -37,6 +37,7 @@ def run(control: Path, node: int, command: str | None, output: Output, errors: O
 
     Raises :class:`terminal.Failure` if there is no root shell; waits for one that is still to come.
     """
+    require_short(command or "")
     request = {"do": "root", "node": node, "command": command, "input": source is not None}
     with Line(control, request) as line:
         if source is not None:
@@ -54,6 +55,7 @@ def run(control: Path, node: int, command: str | None, output: Output, errors: O
 def attach(control: Path, node: int, command: str | None) -> int:
     """Give this process' terminal to a shell (or ``command``) on the node, until that ends or :data:`LEAVE` is typed; returns its exit code."""
     fd = sys.stdin.fileno()
+    require_short(command or "")
     tty_request = {"size": size(fd), "term": os.environ.get("TERM") or "dumb"}
     request = {"do": "root", "node": node, "command": command, "input": True, "tty": tty_request}
     with Line(control, request) as line, _raw(fd), _resized() as resizes, selectors.DefaultSelector() as waiting:

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import IO
 
 from cluster.ssh import RunResult
-from guest.lines import Lines, Message
+from guest.lines import LINE_BYTES_MAX, Lines, Message, encode
 from terminal import Failure
 
 CHUNK_BYTES = 1 << 15
 PIECE_BYTES = 1 << 16
+COMMAND_BYTES_MAX = LINE_BYTES_MAX // 2
 GRACE_S = 10.0
 """The supervisor ends what takes too long; a supervisor that does not is not waited for."""
 
@@ -98,11 +99,19 @@ class Line:
         return Failure("the cluster's supervisor went away", where=str(self._control))
 
 
+def require_short(command: str) -> None:
+    """Raise :class:`Failure` if ``command`` does not fit into one message of the guest's."""
+    if len(encode({"": command})) > COMMAND_BYTES_MAX:
+        hint = "hand it over as input: node.root('bash', stdin=FILE), cluster console NODE < FILE"
+        raise Failure(f"the command is longer than {COMMAND_BYTES_MAX >> 10} KiB", hint=hint)
+
+
 def run(control: Path, node: int, command: str, timeout: float, stdin: IO[bytes] | None = None) -> RunResult:
     """Run a shell command as root on ``node``, fed with ``stdin``, and return its outcome.
 
     Raises :class:`Failure` if that takes longer than ``timeout`` seconds, with the last it said, or if the node has no root shell.
     """
+    require_short(command)
     request = {"do": "root", "node": node, "command": command, "input": stdin is not None, "timeout": timeout}
     out, err, code = bytearray(), bytearray(), 255
     with Line(control, request, timeout + GRACE_S) as line:

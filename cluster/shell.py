@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.root import require_short
 from cluster.ssh import RunResult
 from guest.command import COST_BYTES, INPUT_WINDOW_BYTES, WINDOW_BYTES
-from guest.lines import LINE_BYTES_MAX, Lines, Message, encode
+from guest.lines import Lines, Message, encode
 from terminal import Failure
 
 PIECE_BYTES = 1 << 16
@@ -28,7 +29,6 @@ OTHER_BYTES = 1 << 12
 """What a message without output counts: few of those are ever sent."""
 INPUT_BYTES = 1 << 14
 """Of input in one message."""
-COMMAND_BYTES_MAX = LINE_BYTES_MAX // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +265,8 @@ class Shell:
 
 def run_request(command: str | None, *, has_input: bool, tty: Message | None = None) -> Message:
     """The guest's request for a shell command, or for a login shell. Raises :class:`Failure` if the command is too long for a line."""
-    if command is not None and len(encode({"": command})) > COMMAND_BYTES_MAX:
-        raise Failure(
-            f"the command is longer than {COMMAND_BYTES_MAX >> 10} KiB",
-            hint="hand it over as input: stdin=..., command 'bash'",
-        )
+    if command is not None:
+        require_short(command)
     argv = ["/bin/bash", "-l"] if command is None else ["/bin/bash", "-c", command]
     return {"do": "run", "argv": argv, "input": has_input, **({"tty": tty} if tty is not None else {})}
 

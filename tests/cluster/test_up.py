@@ -94,6 +94,13 @@ def test_three_nodes_come_up_are_found_up_and_go(
     assert cluster.status()["nodes"][2]["state"] == "off"
     assert call(main, "console", "node-1", "--log") == 0
     assert "[  OK  ] Stand-in reached target\n" in capsys.readouterr().out
+    assert call(main, "console", "--log", "--lines", "1", "node-1") == 0
+    assert capsys.readouterr().out == "[  OK  ] Stand-in reached target\n"
+    assert call(main, "console", "node-1", "--lines", "0") == 2
+    assert call(main, "console", "node-1", "-f") == 2
+    assert "-f goes with --log" in capsys.readouterr().err
+    assert call(main, "console", "node-9", "true") == 2
+    capsys.readouterr()
     assert call(main, "logs", "1", "-u", "fleet") == 0
     assert capsys.readouterr().out == (
         "root did journalctl --no-pager --boot --output=short-iso-precise --lines=50 --unit=fleet\n"

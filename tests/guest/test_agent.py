@@ -165,7 +165,7 @@ def test_a_terminal_has_a_size_and_ends_its_jobs(world: World) -> None:
             await session.type(b"stty size\n")
             await until(b"40 100")
             await until(b"asking> ")
-            await session.type(b"echo a; sleep 100\n")
+            await session.type(b"sh -c 'echo a; exec sleep 100'\n")  # when it says that, the terminal is its own
             await until(b"\ra\r\n")
             await session.type(b"\x03")
             await until(b"asking> ")
