@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import sweep
+from cluster import snapshot, sweep
 from cluster.cluster import Cluster, changing, processes
 from cluster.layout import Layout, clusters_root
 from cluster.process import Process
+from cluster.restore import take
+from terminal import Phases
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.tinyguest import eventually, tiny_cluster
 
@@ -175,3 +177,29 @@ def test_real_machines_end_with_their_supervisor_and_the_next_command_cleans_up(
     assert "cleaned up sockets of a supervisor that was killed: tiny" in run(CLUSTER, "list")
     assert not tiny.layout.runtime.exists()
     assert processes(tiny.layout) == []
+
+
+def test_restore_that_is_killed_at_any_moment_is_cleaned_up_and_the_snapshot_stays(
+    tiny: Cluster, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOTILLA_QEMU", tiny.description.qemu)
+    tiny.layout.key.touch()
+    for name in ("key.pub", "known_hosts", "discovery.json"):
+        (tiny.layout.state / name).touch()
+    for node in tiny.nodes:
+        (node.folder / "user-data").touch()
+    take(tiny, "moment", Phases(quiet=True))
+    dice = random.Random(seed)
+    for after_s in [dice.uniform(0.5, 6) for _ in range(MOMENTS)]:
+        with begin(CLUSTER, "restore", "moment", "--name", "copy") as process:
+            time.sleep(after_s)
+            assert process.poll() is None  # it waits for a health that does not come
+            process.kill()
+        run(CLUSTER, "list")
+        copy = Layout.of("copy")
+        assert not copy.state.exists(), f"after {after_s:.2f} s"
+        assert not copy.runtime.exists()
+        assert not copy.lock.exists()
+        assert not processes_that_mention(str(copy.state), str(copy.runtime))
+    assert tiny.is_running
+    assert snapshot.tags() == ["moment"]
