@@ -18,6 +18,8 @@ from terminal import Phases
 
 from .conftest import remove, until
 
+pytestmark = pytest.mark.full
+
 NAME: Final = "vm-tests-arm64"
 ARCH: Final = "arm64"
 

@@ -19,6 +19,8 @@ from terminal import Failure, Phases
 
 from .conftest import remove, until
 
+pytestmark = pytest.mark.full
+
 NAME: Final = "vm-tests-cloudinit"
 USER_DATA: Final = """\
 {% if node.index == 1 %}
@@ -115,7 +117,6 @@ def status(node: Node) -> dict[str, object]:
     return found
 
 
-@pytest.mark.full
 def test_cl_cloudinit_basic(nodes: list[Node]) -> None:
     """cl.cloudinit.basic: hostname, keys, files, users, units and drop-ins."""
     basic = nodes[0]
@@ -130,20 +131,17 @@ def test_cl_cloudinit_basic(nodes: list[Node]) -> None:
     assert basic.root("systemctl --failed --no-legend --plain").out == ""
 
 
-@pytest.mark.full
 def test_cl_cloudinit_script(nodes: list[Node]) -> None:
     """cl.cloudinit.script."""
     until("the script has run", lambda: nodes[1].root("cat /var/lib/script/said").out == "run as root\n", 60)
 
 
-@pytest.mark.full
 def test_cl_cloudinit_multipart_mime(nodes: list[Node]) -> None:
     """cl.cloudinit.multipart-mime: both parts."""
     assert nodes[2].root("hostname").out.strip() == "multipart"
     until("the script has run", lambda: nodes[2].root("cat /run/multipart-said").out == "second\n", 60)
 
 
-@pytest.mark.full
 def test_user_data_that_is_broken_harms_nothing(nodes: list[Node]) -> None:
     """Nothing of it is applied but the keys, the console and the status say why, and the node is up."""
     broken = nodes[3]
@@ -155,7 +153,6 @@ def test_user_data_that_is_broken_harms_nothing(nodes: list[Node]) -> None:
     assert "cloudconfig" in broken.console_tail(400)
 
 
-@pytest.mark.full
 def test_ignition_once(nodes: list[Node]) -> None:
     """coreos.ignition.once, and autopkgtest's reboot marks: the second boot finds what the first made, and the same machine."""
     basic, script = nodes[:2]

@@ -22,6 +22,8 @@ from terminal import Phases
 
 from .firmware import Machine, drive, machine
 
+pytestmark = pytest.mark.fast
+
 SIZE: Final = 6 << 30
 """Of the disk, in bytes; the image is a third of that."""
 BLOCK: Final = 4096

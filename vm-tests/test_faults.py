@@ -69,7 +69,7 @@ def test_disk_slow_full_and_failing(fresh: Cluster) -> None:
     until("the others go on", lambda: is_writable(first), 60)
 
 
-@pytest.mark.fast
+@pytest.mark.full
 def test_corrupt_wal(fresh: Cluster) -> None:
     """A byte of a member's log rots while it is off: its etcd does not start and says why, the others go on; the byte mended, it is back."""
     first = leader(fresh)

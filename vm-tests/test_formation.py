@@ -20,6 +20,8 @@ from terminal import Phases
 from . import keys
 from .conftest import Fleetctl, remove, until
 
+pytestmark = pytest.mark.full
+
 NAME: Final = "vm-tests-formation"
 LATE_S: Final = 60
 FORMED_S: Final = 400
@@ -58,7 +60,6 @@ def cluster() -> Iterator[Cluster]:
         remove(NAME)
 
 
-@pytest.mark.full
 def test_cl_etcd_member_discovery(cluster: Cluster) -> None:
     """cl.etcd-member.discovery, functional tests' initial start: the late one is a member all the same, there is one leader."""
     members = [keys.member(node) for node in cluster.nodes[:3]]
@@ -69,7 +70,6 @@ def test_cl_etcd_member_discovery(cluster: Cluster) -> None:
     assert all("started" in line for line in listed)
 
 
-@pytest.mark.full
 def test_etcd_issue_3268(cluster: Cluster) -> None:
     """A fourth node with a token for three is a proxy, at the same address, and no member."""
     four = cluster.nodes[3]
@@ -79,7 +79,6 @@ def test_etcd_issue_3268(cluster: Cluster) -> None:
     assert four.root("ls /var/lib/etcd/data/member").rc != 0
 
 
-@pytest.mark.full
 def test_coreos_fleet_etcdproxy(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:
     """coreos.fleet.etcdproxy: a unit runs on the node that is a proxy, and is seen there."""
     unit = tmp_path_factory.mktemp("units") / "proxied.service"
@@ -91,7 +90,6 @@ def test_coreos_fleet_etcdproxy(cluster: Cluster, tmp_path_factory: pytest.TempP
     fleetctl.check("destroy", unit.name)
 
 
-@pytest.mark.full
 def test_a_token_that_is_full_takes_nobody_else(cluster: Cluster) -> None:
     """bugs 1323: a wiped member does not come in as a fourth, but in its own place, and without a human."""
     three = cluster.nodes[2]

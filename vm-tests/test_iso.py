@@ -20,6 +20,8 @@ from terminal import Phases
 
 from .firmware import Machine, drive, machine
 
+pytestmark = pytest.mark.fast
+
 PROMPT: Final = r"core@\w+:~\$"
 """Of a shell: somebody has been logged in at the console."""
 DISK_BYTES: Final = 4 << 30

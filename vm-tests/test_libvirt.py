@@ -21,6 +21,8 @@ from terminal import Failure
 from tests.cluster.farhost import far_host
 from tests.cluster.ordinary import ordinarily
 
+pytestmark = pytest.mark.full
+
 NAME = "vm-libvirt"
 
 

@@ -13,7 +13,7 @@ import pytest
 from cluster.cluster import Cluster
 from cluster.node import Node
 
-pytestmark = pytest.mark.vm
+pytestmark = pytest.mark.fast
 
 PINGS = 20
 

@@ -11,6 +11,8 @@ import pytest
 from cluster.cluster import Cluster
 from cluster.node import Node
 
+pytestmark = pytest.mark.fast
+
 LISTENERS: Final = {
     ("tcp", "22"),  # ssh
     ("tcp", "53"),  # systemd-resolved's stub, on the loopback

@@ -19,6 +19,8 @@ from builder.tools import Tools
 from cluster.up import Options, up
 from terminal import Phases
 
+pytestmark = pytest.mark.full
+
 NAME = "vm-tests-release"
 
 ABSENT = (

@@ -21,7 +21,7 @@ from terminal import Phases
 
 from .conftest import remove, until
 
-pytestmark = pytest.mark.fast
+pytestmark = pytest.mark.full
 
 EC2, OPENSTACK = "vm-services", "vm-openstack"
 CLOCK_S = 120
@@ -116,7 +116,6 @@ def test_the_time_is_this_computers_also_when_it_is_wrong(cluster: Cluster, node
     assert "10.77.0.1" in check(node, "timedatectl timesync-status")
 
 
-@pytest.mark.full
 def test_user_data_from_openstack(files: Path) -> None:
     remove(OPENSTACK)
     try:

@@ -21,6 +21,8 @@ from cluster.root import Line
 from cluster.up import Options, up
 from terminal import Phases
 
+pytestmark = pytest.mark.fast
+
 NAME: Final = "vm-shell"
 SOON_S: Final = 60.0
 COMMAND: Final = [str(Path(sys.executable).parent / "cluster")]

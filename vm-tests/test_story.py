@@ -17,6 +17,8 @@ from cluster.node import Node
 
 from .conftest import TTL_S, Fleetctl, until
 
+pytestmark = pytest.mark.story
+
 UNIT = "polop@redis.service"
 AS_COREOS_USERS_WROTE_IT = """\
 [Unit]

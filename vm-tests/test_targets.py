@@ -17,6 +17,8 @@ from terminal import Phases
 
 from .firmware import MAC, machine
 
+pytestmark = pytest.mark.fast
+
 INSECURE_KEY: Final = """\
 -----BEGIN OPENSSH PRIVATE KEY-----
 b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW
