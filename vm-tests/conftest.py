@@ -1,7 +1,7 @@
 """What tests on real machines share: the image, the container, and one cluster of three that is booted once.
 
-The cluster has a name of its own, so that a cluster of the person at the desk is left alone. A failed test's report carries what the
-nodes last said.
+The cluster has a name of its own, so that a cluster of the person at the desk is left alone. Reports of failed tests, and the watch for trouble
+on consoles and in journals, are the plugin's (docs/testing.md).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ import pytest
 from builder import data
 from builder.build import Settings, build_container
 from cluster.cluster import Cluster
-from cluster.readiness import explain
+from cluster.pytest import lab_of
 from cluster.restore import up_cached
 from cluster.up import Options
 from terminal import Phases
@@ -110,24 +110,22 @@ def redis_archive() -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(redis_archive: Path) -> Iterator[Cluster]:
+def cluster(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Three nodes, healthy, with redis' image on each, for the tests of one module; gone when they are over."""
-    yield from _cluster(redis_archive)
-
-
-@pytest.fixture
-def fresh(redis_archive: Path) -> Iterator[Cluster]:
-    """The same for one test alone, which may break what it likes."""
-    yield from _cluster(redis_archive)
-
-
-def _cluster(redis_archive: Path) -> Iterator[Cluster]:
+    lab_of(request.config)  # whatever a node's console or journal tells of trouble fails the test that it comes up in
     remove()
     options = Options(size=3, name=NAME, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s")
     try:
         yield up_cached(options, Phases(sys.__stderr__)).cluster
     finally:
         remove()
+
+
+@pytest.fixture
+def fresh(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The same for one test alone, which may break what it likes."""
+    with lab_of(request.config).using(request.node) as factory:
+        yield factory.make(cold=False, size=3, load=[redis_archive], agent_ttl=f"{TTL_S}s")
 
 
 def remove(name: str = NAME) -> None:
@@ -140,15 +138,3 @@ def remove(name: str = NAME) -> None:
 def fleetctl(cluster: Cluster) -> Fleetctl:
     """The command, aimed at the cluster."""
     return Fleetctl(cluster)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test's report gets each node's last words, its failed units and logs."""
-    report = yield
-    clusters = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Cluster)]
-    if report.failed and report.when == "call":
-        for owner in clusters:
-            for node in owner.nodes:
-                report.sections.append((f"{node.name}", explain(node)))
-    return report
