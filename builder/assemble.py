@@ -70,7 +70,7 @@ def base(
 def base_id(what: Definition, lock: Lock, closure: str) -> str:
     """The id of the slow half, made with the tools of the id ``closure``: if the store has it among its steps, it is not made again."""
     kept = what.model_dump(mode="json", include={"remove", "kernel", "identity"})
-    return identify("base", VERSION, [inputs.code(), lock.id, closure, kept])
+    return identify("base", VERSION, [inputs.code(), lock.id, closure, kept, bool(what.node_code)])
 
 
 def _slow_steps(what: Definition, tree: Tree, tools: Tools, scratch: Path, step: Step) -> None:

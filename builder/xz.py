@@ -35,8 +35,10 @@ def decompress(source: IO[bytes], target: IO[bytes], limit: int, toolbox: Toolbo
         stdout=target,
         stderr=subprocess.PIPE,
     )
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     with process:
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        if most == resource.RLIM_INFINITY or most > limit:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         _, said = process.communicate()
     if process.returncode == -signal.SIGXFSZ:
         raise XzError(f"it unpacks to more than {limit} bytes")
