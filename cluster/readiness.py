@@ -24,6 +24,8 @@ UNITS_S = 2.0
 """Between two looks at a node for failed units, likewise scaled: each is a program run there."""
 MUTE_S = 3.0
 """How long the root shell may come after ssh, likewise, before we believe that the node has none; it comes well before it."""
+KNOCK_S = 2.0
+"""Between two looks whether ssh is there without a root shell; each is a connection that a node which is still starting refuses."""
 BANNER_DEADLINE_S = 5.0
 EXPLAIN_S = 10.0
 """For a node in trouble to say what troubles it, likewise."""
@@ -50,6 +52,7 @@ class Readiness:
         self._factor = cluster.description.accelerator.factor
         self._word = Word(cluster)
         self._mute: set[int] = set()
+        self._knocked: dict[int, float] = {}
         self._greeted: dict[int, float] = {}
 
     def __enter__(self) -> Readiness:
@@ -88,6 +91,9 @@ class Readiness:
     def _begins(self, node: Node) -> bool:
         if self._word.of(node).uptime is not None:
             return True
+        if time.monotonic() - self._knocked.get(node.number, 0.0) < KNOCK_S:
+            return False
+        self._knocked[node.number] = time.monotonic()
         if greets(node):
             since = self._greeted.setdefault(node.number, time.monotonic())
             if time.monotonic() - since > MUTE_S * self._factor:

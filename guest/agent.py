@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-import termios
 import time
-import tty
 
 from guest import clock
 from guest.command import Command
@@ -34,6 +32,9 @@ class Agent:
         """Raises OSError if the port cannot be opened; a virtio port has one opener at a time."""
         self._port = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         if os.isatty(self._port):
+            import termios
+            import tty
+
             tty.setraw(self._port, termios.TCSANOW)
         self._loop = Loop()
         self._lines = Lines()

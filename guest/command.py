@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +22,7 @@ INPUT_WINDOW_BYTES = 1 << 16
 """Input that the host may be ahead of our ``took``; twice as much ends the command."""
 PIPE_BYTES = 1 << 16
 """What a pipe holds: more than this, after the process has ended, is the output of others."""
+SIGKILL = 9
 
 Send = Callable[[Message], None]
 
@@ -75,7 +75,7 @@ class Command:
     def drop(self) -> None:
         """Kill it and forget it: nobody waits for its outcome any more, nor do we: a process that hangs in the kernel dies when it can."""
         self.is_over = True
-        self.signal(signal.SIGKILL)
+        self.signal(SIGKILL)
         self._input.close()
         for fd in list(self._outputs):
             self._close(fd)

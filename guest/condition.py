@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 from guest import manager
 from guest.conversation import Question
@@ -16,12 +15,16 @@ LISTENS = "0A"
 """TCP_LISTEN of the kernel's net/tcp_states.h, as /proc/net/tcp writes it."""
 
 
-class Condition(NamedTuple):
+class Condition:
     """Either ``look`` tells whether it holds, at once, or ``holds`` tells it of the answer to ``question``."""
 
-    look: Callable[[], bool] | None = None
-    question: Question | None = None
-    holds: Callable[[bytes], bool] | None = None
+    def __init__(
+        self,
+        look: Callable[[], bool] | None = None,
+        question: Question | None = None,
+        holds: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self.look, self.question, self.holds = look, question, holds
 
 
 def condition(wanted: Message) -> Condition:

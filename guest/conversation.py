@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import select
-import socket
 import time
+from _socket import (
+    AF_INET,
+    AF_UNIX,
+    socket,
+)  # socket proper imports enumerations of all families there are, at every boot
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from guest.loop import Loop
 
@@ -20,13 +23,14 @@ PIECE_BYTES = 1 << 16
 Answered = Callable[[bytes | None], None]
 
 
-class Question(NamedTuple):
-    """Whom to ask - a unix socket's path, or a port of the loopback - what to say, and when all has been heard."""
+class Question:
+    """Whom to ask - a unix socket's path, or a port of the loopback - what to say, and whether what was heard is the whole answer.
 
-    address: str | int
-    words: bytes
-    is_whole: Callable[[bytes], bool]
-    """Whether these bytes are the whole answer; one that hangs up has said all."""
+    Who hangs up has said all.
+    """
+
+    def __init__(self, address: str | int, words: bytes, is_whole: Callable[[bytes], bool]) -> None:
+        self.address, self.words, self.is_whole = address, words, is_whole
 
 
 class Conversation:
@@ -37,15 +41,15 @@ class Conversation:
         self._unsaid = question.words
         self._heard = bytearray()
         self._ends_at = time.monotonic() + DEADLINE_S
-        self._line: socket.socket | None = None
+        self._line: socket | None = None
 
     def begin(self) -> None:
         """Connect; call it once."""
-        address: Any = self._question.address
-        by_path = isinstance(address, str)
-        self._line = socket.socket(socket.AF_UNIX if by_path else socket.AF_INET)
+        address = self._question.address
+        target = address if isinstance(address, str) else ("127.0.0.1", address)
+        self._line = socket(AF_UNIX if isinstance(address, str) else AF_INET)
         self._line.setblocking(False)
-        if self._line.connect_ex(address if by_path else ("127.0.0.1", address)) in (0, errno.EINPROGRESS):
+        if self._line.connect_ex(target) in (0, errno.EINPROGRESS):
             self._loop.add(self._line.fileno(), select.EPOLLOUT, self._go)
         else:
             self._end(None)

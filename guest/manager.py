@@ -6,7 +6,6 @@ Of the D-Bus Specification ("Message Format", "Authentication Protocol") this is
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from guest.conversation import Question
 
@@ -19,10 +18,11 @@ CALL, ANSWER, ERROR = 1, 2, 3
 PATH_FIELD, INTERFACE_FIELD, MEMBER_FIELD, DESTINATION_FIELD, SIGNATURE_FIELD = 1, 2, 3, 6, 8
 
 
-class Answer(NamedTuple):
-    """The value of a property; None if the manager refused."""
+class Answer:
+    """The ``value`` of a property; None if the manager refused."""
 
-    value: str | int | None
+    def __init__(self, value: str | int | None) -> None:
+        self.value = value
 
 
 def failed_units() -> Question:

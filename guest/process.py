@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import struct
 import termios
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 from guest.lines import Message
 
@@ -20,19 +18,21 @@ ENVIRONMENT = {
     "SHELL": "/bin/bash",
     "LANG": "C.UTF-8",
 }
-PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
+PYTHON_IGNORES = (13, 25)
+"""SIGPIPE and SIGXFSZ, the same numbers on all architectures of ours; what we start does not ignore them."""
 SCORE = "/proc/self/oom_score_adj"
 
 
-class Process(NamedTuple):
-    """A process that was started, and our ends of what it reads and writes."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-    pid: int
-    pidfd: int
-    input: int | None
-    outputs: dict[int, str]
-    """Descriptor -> "out" or "err"."""
-    terminal: bool
+
+class Process:
+    """A process that was started, and our ends of what it reads and writes: ``outputs`` are descriptor -> "out" or "err"."""
+
+    def __init__(self, pid: int, pidfd: int, typed: int | None, outputs: dict[int, str], *, terminal: bool) -> None:
+        self.pid, self.pidfd, self.input, self.outputs, self.terminal = pid, pidfd, typed, outputs, terminal
 
 
 def start(request: Message) -> Process:
@@ -62,7 +62,7 @@ def _on_pipes(argv: Sequence[str], *, has_input: bool) -> Process:
     else:
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
     pid, pidfd = _spawn(argv, ENVIRONMENT, actions, ours, theirs)
-    return Process(pid, pidfd, typed, {out: "out", err: "err"}, False)
+    return Process(pid, pidfd, typed, {out: "out", err: "err"}, terminal=False)
 
 
 def _on_terminal(argv: Sequence[str], size: Sequence[int], term: str) -> Process:
@@ -81,7 +81,7 @@ def _on_terminal(argv: Sequence[str], size: Sequence[int], term: str) -> Process
         (os.POSIX_SPAWN_DUP2, 0, 2),
     ]
     pid, pidfd = _spawn(argv, {**ENVIRONMENT, "TERM": term}, actions, [master, typed], [slave])
-    return Process(pid, pidfd, typed, {master: "out"}, True)
+    return Process(pid, pidfd, typed, {master: "out"}, terminal=True)
 
 
 def _spawn(

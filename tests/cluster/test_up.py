@@ -221,6 +221,7 @@ def test_nodes_without_a_root_shell_are_asked_by_ssh(
     monkeypatch.setenv("STANDIN_MUTE", "1")
     monkeypatch.setenv("STANDIN_NODES", "1")
     monkeypatch.setattr(readiness, "MUTE_S", 0.3)
+    monkeypatch.setattr(readiness, "KNOCK_S", 0.1)
     assert call(main_up, "1", "--image", str(image)) == 0
     assert "no root shell on node-1 (an older image?): asked by ssh" in capsys.readouterr().err
     assert Cluster.open().layout.known_hosts.exists()
