@@ -121,7 +121,7 @@ def test_one_node_under_libvirt(desk: Desk) -> None:
     assert "Server Version: " in desk.ssh("sudo docker info 2>/dev/null")
     until("all units are well", lambda: desk.answers("systemctl is-system-running"), patience, pause=5)
     # Its own key, and no other; its own discovery service, that knows one token.
-    assert desk.ssh("cat .ssh/authorized_keys") == (desk.folder / "state/flotilla/key.pub").read_text()
+    assert desk.ssh("grep ^ssh- .ssh/authorized_keys") == (desk.folder / "state/flotilla/key.pub").read_text()
     assert token in desk.ssh("sudo cat /var/lib/private/discovery/registry")
     # Docker's port ends at this computer, and is not seen by whoever shares the network of the nodes.
     answer = desk.computer.run("curl", "-sS", f"http://127.0.0.1:{DOCKER}/version")
