@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,7 +64,7 @@ class LibvirtVm:
     def abandon(self) -> None:
         """libvirt does not answer any more: end the process, if it is here."""
         if not self._ended.done():
-            self._ended.set_result(f"the connection to libvirt at {self._place.uri} broke")
+            self._ended.set_result(f"the connection to {self._place.uri} broke")
         if self._process is not None:
             self._process.send(signal.SIGKILL)
 
@@ -116,6 +116,7 @@ class Host:
         self._guard: asyncio.subprocess.Process | None = None
         self._ended: dict[str, asyncio.Future[str]] = {}
         self._vms: dict[str, LibvirtVm] = {}
+        self._watch: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
@@ -154,6 +155,7 @@ class Host:
                 return
             if self._remote is not None:
                 await self._remote.open()
+                self._watch = asyncio.create_task(self._watch_way(self._remote))
                 text = libvirt_connection.emulator_text(str(self._remote.qemu))
                 self._emulator = await self._remote.install_emulator(text)
             else:
@@ -184,17 +186,28 @@ class Host:
         if ended is not None and not ended.done():
             ended.set_result(how_it_ended(detail))
 
+    async def _watch_way(self, remote: Remote) -> None:
+        """Without the way to it, a computer is lost, though libvirt may still reach it: its nodes have no cables."""
+        await remote.wait()
+        names = list(self._vms)
+        if (connection := self._lost()) is not None:
+            await asyncio.to_thread(self._hang_up, connection, names)
+
     def _on_close(self, _connection: Any, _reason: int, _opaque: object) -> None:
         self._loop.call_soon_threadsafe(self._lost)
 
-    def _lost(self) -> None:
-        self._connection = None
+    def _lost(self) -> Any:
+        """Whatever ran there is over for us; returns the connection that there was."""
+        connection, self._connection = self._connection, None
         for vm in self._vms.values():
             vm.abandon()
         self._vms.clear()
+        return connection
 
     async def close(self) -> None:
         """Hang up; a daemon ends what is left of ours."""
+        if self._watch is not None:
+            self._watch.cancel()
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await asyncio.to_thread(self._hang_up, connection)
@@ -205,14 +218,14 @@ class Host:
         if self._remote is not None:
             await self._remote.close()
 
-    def _hang_up(self, connection: Any) -> None:
-        libvirt = libvirt_connection.library()
-        try:
+    def _hang_up(self, connection: Any, names: Sequence[str] = ()) -> None:
+        """Close ``connection``, after ending the domains ``names``: it is not closed as long as somebody holds one of them."""
+        with suppress(libvirt_connection.library().libvirtError):  # it was gone already
+            for name in names:
+                end_domains(connection, name)
             if self.place.root is None:
                 connection.unregisterCloseCallback()
             connection.close()
-        except libvirt.libvirtError:
-            return  # it was gone already
 
 
 class LibvirtDriver:
