@@ -132,7 +132,7 @@ class Host:
         flags = 0 if self._guard is not None else libvirt.VIR_DOMAIN_START_AUTODESTROY
         self._ended[identity] = ended = self._loop.create_future()
         try:
-            await asyncio.to_thread(end_domains, self._connection, name)
+            await asyncio.to_thread(end_domains, self._connection, name.__eq__)
             domain = await asyncio.to_thread(self._connection.createXML, text, flags)
         except libvirt.libvirtError as error:
             del self._ended[identity]
@@ -221,8 +221,7 @@ class Host:
     def _hang_up(self, connection: Any, names: Sequence[str] = ()) -> None:
         """Close ``connection``, after ending the domains ``names``: it is not closed as long as somebody holds one of them."""
         with suppress(libvirt_connection.library().libvirtError):  # it was gone already
-            for name in names:
-                end_domains(connection, name)
+            end_domains(connection, names.__contains__)
             if self.place.root is None:
                 connection.unregisterCloseCallback()
             connection.close()
@@ -271,12 +270,13 @@ def remote_of(description: Description, layout: Layout, index: int) -> Remote:
 
 def forget(description: Description, layout: Layout) -> None:
     """Remove what a cluster that has ended left where its nodes ran. Raises :class:`Failure` if a place cannot be reached."""
+    ours = domain_name(layout, "")
     for index, uri in enumerate(description.connect):
         place = connection_uri.parse(uri)
         if place.root is not None and (place.root / libvirt_connection.MARK).exists():
             shutil.rmtree(place.root)
         if not place.is_local:
-            end_domains(libvirt_connection.connect(place), domain_name(layout, ""))
+            end_domains(libvirt_connection.connect(place), lambda name: name.startswith(ours))
             asyncio.run(_forget_remote(remote_of(description, layout, index)))
 
 
@@ -293,11 +293,11 @@ def domain_name(layout: Layout, number: object) -> str:
     return f"flotilla-{layout.runtime.name}-node-{number}"
 
 
-def end_domains(connection: Any, name: str) -> None:
-    """End domains, whose names begin with ``name``, that outlived their supervisor: libvirt has not noticed yet that it, or QEMU, is gone."""
+def end_domains(connection: Any, is_meant: Callable[[str], bool]) -> None:
+    """End domains that outlived their supervisor, by name: libvirt has not noticed yet that it, or QEMU, is gone."""
     libvirt = libvirt_connection.library()
     for domain in connection.listAllDomains():
-        if domain.name().startswith(name):
+        if is_meant(domain.name()):
             with suppress(libvirt.libvirtError):  # noticed just now
                 domain.destroy()
 

@@ -142,6 +142,17 @@ def test_a_machine_whose_process_dies_is_told(cluster: Cluster) -> None:
     assert cluster.status()["nodes"][0]["ended"] in ("crashed", "its QEMU died")
 
 
+def test_a_start_ends_no_other_node(user: Path, short: Path, image: Path) -> None:
+    """Nor one whose name begins with its own."""
+    with tiny_cluster(
+        image, KERNEL, driver="libvirt", connect=(f"qemu:///embed?root={short}/e",), node_numbers=(1, 12)
+    ) as made:
+        first, twelfth = made.nodes
+        twelfth.start()
+        first.start()
+        assert [entry["state"] for entry in made.status()["nodes"]] == ["running", "running"]
+
+
 def test_memory_is_not_saved_and_the_nodes_go_on(cluster: Cluster, tmp_path: Path) -> None:
     for node in cluster.nodes:
         node.start()
