@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -80,9 +79,3 @@ def _ssh(user: str | None, port: int | None, options: dict[str, str]) -> tuple[s
     argv += ["-i", options["keyfile"]] if "keyfile" in options else []
     argv += ["-o", "StrictHostKeyChecking=no"] if options.get("no_verify") == "1" else []
     return tuple(argv)
-
-
-def on_host(place: Place, script: str, *arguments: str) -> str:
-    """The one word that makes ssh's remote shell run ``script`` by ``sh`` with ``arguments`` as $1, $2 ..."""
-    assert not place.is_local
-    return shlex.join(["sh", "-c", script, "flotilla", *arguments])

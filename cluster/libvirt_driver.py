@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,7 +64,7 @@ class LibvirtVm:
     def abandon(self) -> None:
         """libvirt does not answer any more: end the process, if it is here."""
         if not self._ended.done():
-            self._ended.set_result(f"the connection to libvirt at {self._place.uri} broke")
+            self._ended.set_result(f"the connection to {self._place.uri} broke")
         if self._process is not None:
             self._process.send(signal.SIGKILL)
 
@@ -116,6 +116,7 @@ class Host:
         self._guard: asyncio.subprocess.Process | None = None
         self._ended: dict[str, asyncio.Future[str]] = {}
         self._vms: dict[str, LibvirtVm] = {}
+        self._watch: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 
@@ -131,7 +132,7 @@ class Host:
         flags = 0 if self._guard is not None else libvirt.VIR_DOMAIN_START_AUTODESTROY
         self._ended[identity] = ended = self._loop.create_future()
         try:
-            await asyncio.to_thread(end_domains, self._connection, name)
+            await asyncio.to_thread(end_domains, self._connection, name.__eq__)
             domain = await asyncio.to_thread(self._connection.createXML, text, flags)
         except libvirt.libvirtError as error:
             del self._ended[identity]
@@ -154,6 +155,7 @@ class Host:
                 return
             if self._remote is not None:
                 await self._remote.open()
+                self._watch = asyncio.create_task(self._watch_way(self._remote))
                 text = libvirt_connection.emulator_text(str(self._remote.qemu))
                 self._emulator = await self._remote.install_emulator(text)
             else:
@@ -184,17 +186,28 @@ class Host:
         if ended is not None and not ended.done():
             ended.set_result(how_it_ended(detail))
 
+    async def _watch_way(self, remote: Remote) -> None:
+        """Without the way to it, a computer is lost, though libvirt may still reach it: its nodes have no cables."""
+        await remote.wait()
+        names = list(self._vms)
+        if (connection := self._lost()) is not None:
+            await asyncio.to_thread(self._hang_up, connection, names)
+
     def _on_close(self, _connection: Any, _reason: int, _opaque: object) -> None:
         self._loop.call_soon_threadsafe(self._lost)
 
-    def _lost(self) -> None:
-        self._connection = None
+    def _lost(self) -> Any:
+        """Whatever ran there is over for us; returns the connection that there was."""
+        connection, self._connection = self._connection, None
         for vm in self._vms.values():
             vm.abandon()
         self._vms.clear()
+        return connection
 
     async def close(self) -> None:
         """Hang up; a daemon ends what is left of ours."""
+        if self._watch is not None:
+            self._watch.cancel()
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await asyncio.to_thread(self._hang_up, connection)
@@ -205,14 +218,13 @@ class Host:
         if self._remote is not None:
             await self._remote.close()
 
-    def _hang_up(self, connection: Any) -> None:
-        libvirt = libvirt_connection.library()
-        try:
+    def _hang_up(self, connection: Any, names: Sequence[str] = ()) -> None:
+        """Close ``connection``, after ending the domains ``names``: it is not closed as long as somebody holds one of them."""
+        with suppress(libvirt_connection.library().libvirtError):  # it was gone already
+            end_domains(connection, names.__contains__)
             if self.place.root is None:
                 connection.unregisterCloseCallback()
             connection.close()
-        except libvirt.libvirtError:
-            return  # it was gone already
 
 
 class LibvirtDriver:
@@ -258,12 +270,13 @@ def remote_of(description: Description, layout: Layout, index: int) -> Remote:
 
 def forget(description: Description, layout: Layout) -> None:
     """Remove what a cluster that has ended left where its nodes ran. Raises :class:`Failure` if a place cannot be reached."""
+    ours = domain_name(layout, "")
     for index, uri in enumerate(description.connect):
         place = connection_uri.parse(uri)
         if place.root is not None and (place.root / libvirt_connection.MARK).exists():
             shutil.rmtree(place.root)
         if not place.is_local:
-            end_domains(libvirt_connection.connect(place), domain_name(layout, ""))
+            end_domains(libvirt_connection.connect(place), lambda name: name.startswith(ours))
             asyncio.run(_forget_remote(remote_of(description, layout, index)))
 
 
@@ -280,11 +293,11 @@ def domain_name(layout: Layout, number: object) -> str:
     return f"flotilla-{layout.runtime.name}-node-{number}"
 
 
-def end_domains(connection: Any, name: str) -> None:
-    """End domains, whose names begin with ``name``, that outlived their supervisor: libvirt has not noticed yet that it, or QEMU, is gone."""
+def end_domains(connection: Any, is_meant: Callable[[str], bool]) -> None:
+    """End domains that outlived their supervisor, by name: libvirt has not noticed yet that it, or QEMU, is gone."""
     libvirt = libvirt_connection.library()
     for domain in connection.listAllDomains():
-        if domain.name().startswith(name):
+        if is_meant(domain.name()):
             with suppress(libvirt.libvirtError):  # noticed just now
                 domain.destroy()
 

@@ -24,6 +24,9 @@ RUN_DEADLINE_S = 30.0
 """For a command on a node, with hardware; times the accelerator's factor."""
 CONNECT_DEADLINE_S = 6.0
 """For reaching the node's ssh server, likewise: key exchange and log-in are most of it."""
+START_DEADLINE_S = 60.0
+SEND_DEADLINE_S = 3600.0
+"""Likewise, of a node on another computer, to which the image is sent first."""
 STOP_DEADLINE_S = 60.0
 REBOOT_DEADLINE_S = 90.0
 TAIL_BYTES = 1 << 16
@@ -43,6 +46,7 @@ class Node:
         self.factor = description.accelerator.factor
         """How much longer than with hardware things take there."""
         self.control = layout.control
+        self._start_deadline_s = START_DEADLINE_S if description.here([number]) else SEND_DEADLINE_S
         self.disk = Disk(self._ask, self.factor)
         self.clock = Clock(self._ask, self.factor)
         self._ssh = Connection(
@@ -150,7 +154,7 @@ class Node:
 
     def start(self) -> None:
         """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
-        control.ask(self.control, "start", node=self.number, deadline_s=60)
+        control.ask(self.control, "start", node=self.number, deadline_s=self._start_deadline_s)
 
     def kill(self) -> Fault:
         """Pull the node's plug; healed, it is switched on again."""

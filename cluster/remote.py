@@ -99,6 +99,11 @@ class Remote:
             await self.close()
             raise
 
+    async def wait(self) -> None:
+        """Return when the connection is no more."""
+        if self._master is not None:
+            await self._master.wait()
+
     async def _look_around(self) -> None:
         program = PROGRAMS[self._architecture]
         files, guests, python, found = (await self.run(PREPARE, self._name, program)).decode().split("\n")[:4]

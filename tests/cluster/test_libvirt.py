@@ -142,6 +142,17 @@ def test_a_machine_whose_process_dies_is_told(cluster: Cluster) -> None:
     assert cluster.status()["nodes"][0]["ended"] in ("crashed", "its QEMU died")
 
 
+def test_a_start_ends_no_other_node(user: Path, short: Path, image: Path) -> None:
+    """Nor one whose name begins with its own."""
+    with tiny_cluster(
+        image, KERNEL, driver="libvirt", connect=(f"qemu:///embed?root={short}/e",), node_numbers=(1, 12)
+    ) as made:
+        first, twelfth = made.nodes
+        twelfth.start()
+        first.start()
+        assert [entry["state"] for entry in made.status()["nodes"]] == ["running", "running"]
+
+
 def test_memory_is_not_saved_and_the_nodes_go_on(cluster: Cluster, tmp_path: Path) -> None:
     for node in cluster.nodes:
         node.start()
@@ -159,7 +170,7 @@ def test_a_daemon_that_dies_takes_its_machines(user: Path, image: Path) -> None:
         assert daemon is not None
         daemon.send(signal.SIGKILL)
         assert eventually(lambda: made.status()["nodes"][0]["state"] == "off")
-        assert made.status()["nodes"][0]["ended"] == "the connection to libvirt at qemu:///session broke"
+        assert made.status()["nodes"][0]["ended"] == "the connection to qemu:///session broke"
         assert eventually(lambda: Process.of(pid) is None)
         made.nodes[0].start()  # by another daemon
         assert made.status()["nodes"][0]["state"] == "running"
@@ -251,10 +262,30 @@ def test_a_computer_that_goes_away_is_told(far_cluster: Cluster, far: FarHost) -
         if "libvirtd" in Path(f"/proc/{process.pid}/cmdline").read_text():
             process.send(signal.SIGKILL)
     assert eventually(lambda: far_cluster.status()["nodes"][0]["state"] == "off")
-    assert "the connection to libvirt at qemu+ssh://" in far_cluster.status()["nodes"][0]["ended"]
+    assert "the connection to qemu+ssh://" in far_cluster.status()["nodes"][0]["ended"]
     assert len(qemus(far)) == 1  # nobody there looks after it
     far_cluster.remove()
     assert not qemus(far)
+
+
+def test_the_way_to_a_computer_that_breaks_takes_its_machines(far_cluster: Cluster, far: FarHost) -> None:
+    node = far_cluster.nodes[0]
+    node.start()
+    (way,) = processes_that_mention("ControlMaster=yes")
+    os.kill(way, signal.SIGKILL)
+    assert eventually(lambda: far_cluster.status()["nodes"][0]["state"] == "off")
+    assert far_cluster.status()["nodes"][0]["ended"] == f"the connection to {far.uri} broke"
+    assert eventually(lambda: not qemus(far))
+    node.start()
+    assert eventually(lambda: far_cluster.status()["nodes"][0]["network"]["connections"] == 2)
+
+
+def test_faults_of_disks_are_laid_by_the_monitor_as_with_the_other_driver(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    node.start()
+    with node.disk.errors(), node.disk.slow(iops=20):
+        assert len(cluster.ask("faults")) == 2
+    assert cluster.ask("faults") == []
 
 
 def test_a_switch_for_nodes_here_and_there(user: Path, far: FarHost, short: Path, image: Path) -> None:
