@@ -67,8 +67,10 @@ class NodeFaults:
             }:
                 return await self._corrupt(guest, path, offset, count)
             case {"do": "disk", "verb": "full", "leave_bytes": int(leave)}:
+                _require_on(guest)
                 return await self._fill(guest, leave)
             case {"do": "skew", "verb": "step", "seconds": int() | float() as seconds}:
+                _require_on(guest)
                 return await self._step(guest, seconds)
             case {
                 "do": "skew",
@@ -77,6 +79,7 @@ class NodeFaults:
                 "period_s": int() | float() as period_s,
                 "duration_s": int() | float() as duration_s,
             }:
+                _require_on(guest)
                 return await self._strobe(guest, seconds, period_s, duration_s)
             case _:
                 raise Failure(f"a node knows no such fault: {dict(request)}")
@@ -238,3 +241,9 @@ class NodeFaults:
     def _begin(self, number: int, guest: Guest, what: str, heal: Any) -> dict[str, Any]:
         self._book.begin(number, what, [guest.number], heal)
         return {"id": number, "what": what}
+
+
+def _require_on(guest: Guest) -> None:
+    if guest.vm is None:
+        hint = f"cluster start node-{guest.number}"
+        raise Failure(f"node-{guest.number} is off: it has no clock, and nobody who could fill its disk", hint=hint)

@@ -156,6 +156,18 @@ def test_what_cannot_be_meant_is_told(cluster: Cluster) -> None:
     ):
         with pytest.raises(UsageFailure, match=says):
             wrong()
+    clock = cluster.nodes[0].clock
+    for off in (disk.full, lambda: clock.step(60), lambda: clock.strobe(60)):
+        with pytest.raises(Failure, match="node-1 is off"):
+            off()
+    for wrong, says in (
+        (lambda: clock.step(0), "a step of 0 s"),
+        (lambda: clock.step(1e10), r"a step of 1e\+10 s"),
+        (lambda: clock.strobe(60, period_s=0), "a strobe with a period of 0 s"),
+        (lambda: clock.strobe(60, period_s=9, duration_s=3), "a strobe with a period of 9 s for 3 s"),
+    ):
+        with pytest.raises(UsageFailure, match=says):
+            wrong()
     with pytest.raises(Failure, match="a node knows no such fault"):
         cluster.ask("disk", node=1, verb="melt")
     with pytest.raises(Failure, match=r"there is no fault 7 \(there are: none\)"):
