@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -16,6 +17,17 @@ from cluster.node import Node
 pytestmark = pytest.mark.fast
 
 PINGS = 20
+RECEIVE = """\
+import socket
+line, size = socket.create_server(("", 9000)).accept()[0], 0
+while data := line.recv(1 << 16):
+    size += len(data)
+print(size)
+"""
+SEND = """\
+import socket, sys
+socket.create_connection((sys.argv[1], 9000)).sendall(bytes(1 << 18))
+"""
 
 
 def pings(node: Node, to: Node | str, count: int = PINGS) -> list[float]:
@@ -64,16 +76,16 @@ def test_losing_doubling_and_changing_is_what_ping_counts(cluster: Cluster) -> N
 def test_a_rate_is_what_a_transfer_takes(cluster: Cluster) -> None:
     """A quarter of a megabyte at 1 Mbit/s takes two seconds; without a limit, next to nothing. Sent over TCP, which finds the rate by itself."""
     one, two, _ = cluster.nodes
-    receive = "timeout 100 busybox nc -l -p 9000 | wc -c"
-    send = f"busybox dd if=/dev/zero bs=64k count=4 2>/dev/null | timeout 100 busybox nc {two.address} 9000"
+    receive = shlex.quote(f"python3 -c {shlex.quote(RECEIVE)} > /run/received")
+    send = f"python3 -c {shlex.quote(SEND)} {two.address}"
 
     def transfer() -> float:
-        two.root(f"systemd-run --collect --quiet --unit=receive sh -c '{receive} > /run/received'")
+        two.root(f"systemd-run --collect --quiet --unit=receive sh -c {receive}")
         two.root("until busybox netstat -ltn | grep -q :9000; do sleep 0.1; done")
         begin = time.monotonic()
         assert one.root(send).rc == 0
         two.root("while systemctl is-active --quiet receive; do sleep 0.1; done")
-        assert int(two.root("cat /run/received").out) == 4 << 16
+        assert int(two.root("cat /run/received").out) == 1 << 18
         return time.monotonic() - begin
 
     whole = transfer()
