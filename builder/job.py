@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +34,7 @@ from builder.boot import BootFiles
 from builder.build import MIXED, BuildResult, Order, build_id
 from builder.deb import Package
 from builder.definition import Definition
-from builder.early import ARCHIVES, Early, early
+from builder.early import ARCHIVES, early
 from builder.lockfile import Lock
 from builder.mirror import Mirror
 from builder.packages import obtain
@@ -154,22 +153,18 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
         base, tree = job.trees(packages, tools)
         files = BootFiles.of(packages, what.architecture)
 
-        def before_root() -> Early:
+        with job.phases.phase(f"packing the root ({root.type})"):
             base_id = assemble.base_id(what, job.lock, tools.root.name)
             os_release = tree.read("usr/lib/os-release")
             wanted = (kernel, packages, base, base_id, files, os_release, job.lock.epoch)
-            found = early(*wanted, tools, job.store, job.phases.step, release=release)
+            # Not beside the packing: what is being started when Ctrl-C comes would outlive us if another thread held up this one.
+            before = early(*wanted, tools, job.store, job.phases.step, release=release)
             for name in ("kernel", *ARCHIVES):
-                shutil.copyfile(found.folder / name, work / name)
-            return found
-
-        with job.phases.phase(f"packing the root ({root.type})"), ThreadPoolExecutor(1) as pool:
-            booting = pool.submit(before_root)
+                shutil.copyfile(before.folder / name, work / name)
             with job.phases.step("root"):
                 filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
             with job.phases.step("hashes"):
                 protected = verity.protect(work / "root", tools)
-            before = booting.result()
             size = {name: (work / name).stat().st_size for name in ("kernel", "root", *ARCHIVES)}
             sizes = {"root": size.pop("root"), "boot": sum(size.values())}
             with job.phases.step("target"):
