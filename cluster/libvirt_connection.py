@@ -22,11 +22,15 @@ MARK = "made-by-flotilla"
 EMULATOR = """\
 #!/bin/sh
 # Written by Flotilla. libvirt forbids QEMU to start programs; one is needed: it carries the guest's connections to the
-# cluster's discovery service (guestfwd). The rest of the sandbox stays.
+# cluster's discovery service (guestfwd), in a session of its own: setsid(2), which QEMU counts among the ways to elevate
+# privileges. The rest of the sandbox stays.
 for word do
     shift
     case $word in
         on,*spawn=deny*) word=${word%%spawn=deny*}spawn=allow${word#*spawn=deny} ;;
+    esac
+    case $word in
+        on,*elevateprivileges=deny*) word=${word%%elevateprivileges=deny*}elevateprivileges=allow${word#*elevateprivileges=deny} ;;
     esac
     set -- "$@" "$word"
 done

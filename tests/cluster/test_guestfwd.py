@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from cluster import description, qemu
+from cluster.libvirt_connection import emulator
 from cluster.machine import DISCOVERY_PORT, HOST_ADDRESS, Machine, argv
 
 GUEST_MAC = bytes.fromhex("5254004d0001")
@@ -114,8 +115,12 @@ def service() -> Iterator[int]:
         server.join()
 
 
-@pytest.fixture
-def guest(service: int, tmp_path: Path) -> Iterator[Guest]:
+LIBVIRTS_SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+"""What libvirt 9.0 puts on every command line."""
+
+
+@pytest.fixture(params=["alone", "by libvirt"])
+def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Iterator[Guest]:
     """A guest on the management network that a node's command line describes, with a forwarder in a folder with an awkward name."""
     forward = tmp_path / "it's, a folder" / "forward.py"
     forward.parent.mkdir()
@@ -150,8 +155,10 @@ def guest(service: int, tmp_path: Path) -> Iterator[Guest]:
         listener.bind(str(runtime / "wire"))
         listener.listen()
         listener.settimeout(20)
+        by_libvirt = request.param == "by libvirt"
         command = [
-            str(program),
+            str(emulator(program) if by_libvirt else program),
+            *(LIBVIRTS_SANDBOX if by_libvirt else ()),
             "-nodefaults",
             "-display",
             "none",

@@ -74,7 +74,7 @@ def test_the_emulator_may_start_programs_and_nothing_else_changes(tmp_path: Path
         "-name",
         "a b",
         "-sandbox",
-        "on,obsolete=deny,spawn=deny,resourcecontrol=deny",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "*",
         "",
         "spawn=deny",
@@ -82,7 +82,7 @@ def test_the_emulator_may_start_programs_and_nothing_else_changes(tmp_path: Path
         "on",
     ]
     said = subprocess.run([script, *given], capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
-    given[3] = "on,obsolete=deny,spawn=allow,resourcecontrol=deny"
+    given[3] = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
     assert said == given
 
 
