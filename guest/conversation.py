@@ -26,11 +26,13 @@ Answered = Callable[[bytes | None], None]
 class Question:
     """Whom to ask - a unix socket's path, or a port of the loopback - what to say, and whether what was heard is the whole answer.
 
-    Who hangs up has said all.
+    Who hangs up has said all. With a ``greeting`` that is said first, and the words when it was answered.
     """
 
-    def __init__(self, address: str | int, words: bytes, is_whole: Callable[[bytes], bool]) -> None:
-        self.address, self.words, self.is_whole = address, words, is_whole
+    def __init__(
+        self, address: str | int, words: bytes, is_whole: Callable[[bytes], bool], greeting: bytes = b""
+    ) -> None:
+        self.address, self.words, self.is_whole, self.greeting = address, words, is_whole, greeting
 
 
 class Conversation:
@@ -38,7 +40,8 @@ class Conversation:
 
     def __init__(self, question: Question, loop: Loop, answered: Answered) -> None:
         self._question, self._loop, self._answered = question, loop, answered
-        self._unsaid = question.words
+        self._unsaid = question.greeting or question.words
+        self._is_greeting = bool(question.greeting)
         self._heard = bytearray()
         self._ends_at = time.monotonic() + DEADLINE_S
         self._line: socket | None = None
@@ -83,6 +86,10 @@ class Conversation:
             return
         self._heard += piece
         heard = bytes(self._heard)
+        if self._is_greeting and piece:
+            self._is_greeting, self._unsaid = False, self._question.words
+            self._loop.add(line.fileno(), select.EPOLLOUT, self._go)
+            return
         if not piece or self._question.is_whole(heard):
             self._end(heard)
         elif len(heard) > ANSWER_BYTES_MAX:

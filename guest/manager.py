@@ -86,7 +86,8 @@ def _get(path: str, interface: str, name: str) -> Question:
     header = b"l" + bytes((CALL, 0, 1)) + _number(len(body)) + _number(1) + _number(len(fields)) + fields
     header += bytes(_up(len(header), 8) - len(header))
     identity = str(os.getuid()).encode().hex().encode()
-    return Question(SOCKET, b"\0AUTH EXTERNAL " + identity + b"\r\nBEGIN\r\n" + header + body, _is_whole)
+    # What comes with BEGIN in one piece, systemd does not look at until more comes.
+    return Question(SOCKET, header + body, _is_whole, greeting=b"\0AUTH EXTERNAL " + identity + b"\r\nBEGIN\r\n")
 
 
 def _is_whole(heard: bytes) -> bool:

@@ -19,9 +19,9 @@ def reply(signature: str, value: object) -> bytes:
 
 
 def parsed(question: manager.Question) -> Message:
-    begin, _, message = question.words.partition(b"BEGIN\r\n")
-    assert begin.startswith(b"\0AUTH EXTERNAL ")
-    (found,) = Parser().feed(message)
+    assert question.greeting.startswith(b"\0AUTH EXTERNAL ")
+    assert question.greeting.endswith(b"\r\nBEGIN\r\n")
+    (found,) = Parser().feed(question.words)
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jeepney import Parser, new_error, new_method_return
+from jeepney import Message, Parser, new_error, new_method_return
 
 from guest import conversation, manager
 from guest.loop import Loop
@@ -51,8 +51,10 @@ class Systemd:
                 return
             heard += piece
         assert re.match(rb"\0AUTH EXTERNAL [0-9a-f]+\r\n", heard)
+        assert heard.endswith(b"BEGIN\r\n"), "systemd does not look at what comes in one piece with it"
+        line.sendall(b"OK 0123456789abcdef0123456789abcdef\r\n")
         parser = Parser()
-        calls = parser.feed(heard.partition(b"BEGIN\r\n")[2])
+        calls: list[Message] = []
         while not calls:
             if not (piece := line.recv(4096)):
                 return
@@ -68,7 +70,7 @@ class Systemd:
             reply = new_method_return(call, "v", (("s", units[path.rpartition("/")[2]]),))
         else:
             reply = new_error(call, "org.freedesktop.systemd1.NoSuchUnit", "s", ("no such unit",))
-        line.sendall(b"OK 0123456789abcdef0123456789abcdef\r\n" + reply.serialise(serial=1))
+        line.sendall(reply.serialise(serial=1))
 
 
 @pytest.fixture
