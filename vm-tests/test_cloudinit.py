@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from cloudconfig import seed
 from cluster.node import Node
 from cluster.readiness import Readiness
 from cluster.up import Options, built, prepare
