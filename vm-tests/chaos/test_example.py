@@ -23,7 +23,8 @@ Description=Says hello
 [Service]
 ExecStart=/usr/bin/python3 -m http.server 8000
 """
-BROKEN = "[Service]\nExecStart=/usr/bin/sh -c 'echo no such port >&2; exit 3'\n"
+# Without Type=oneshot it is active for the moment between its start and its end.
+BROKEN = "[Service]\nType=oneshot\nExecStart=/usr/bin/sh -c 'echo no such port >&2; exit 3'\n"
 
 
 def test_web_survives_a_partition(cluster: Cluster, net: Net, tmp_path: Path) -> None:
