@@ -191,7 +191,7 @@ def test_waived_by_the_file(cluster):{SAY_PANIC}
 """
     )
     result.assert_outcomes(failed=2, passed=2)
-    said = text(result)
+    said = text(result).partition("short test summary info")[0]  # which is longer where CI is in the environment
     assert said.count("1 signs of trouble on the nodes") == 1
     assert said.count("panic on node-1 (console, line 2): Kernel panic - not syncing: VFS: no root") == 3, said
     assert "assert 1 == 2" in said
