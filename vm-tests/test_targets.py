@@ -17,7 +17,7 @@ from terminal import Phases
 
 from .firmware import MAC, machine
 
-pytestmark = pytest.mark.fast
+pytestmark = pytest.mark.full
 
 INSECURE_KEY: Final = """\
 -----BEGIN OPENSSH PRIVATE KEY-----
