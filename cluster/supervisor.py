@@ -241,7 +241,6 @@ class Supervisor:
             for number in set(description.numbers) - set(self.guests):
                 await self.switch.add(number, self.layout.net_socket(number))
                 self.guests[number] = self._guest(number)
-            self.services.adopt(description)
         except OSError as error:
             raise Failure(f"no place on the network: {error.strerror}", where=str(self.layout.runtime)) from error
 
