@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import lzma
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ SCRIPTS: Final = ("preinst", "postinst", "prerm", "postrm", "config", "triggers"
 
 _AR_MAGIC: Final = b"!<arch>\n"
 _CHUNK: Final = 1 << 20
+_CONTROL: Final = re.compile(r"[\0-\x1f]")
 _MERGED: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
@@ -270,7 +272,7 @@ def checked_path(name: str, where: Path) -> str:
 
     Raises :class:`BadPackage` for absolute names, ``..`` and control characters.
     """
-    if name.startswith("/") or any(ord(char) < 32 for char in name):
+    if name.startswith("/") or _CONTROL.search(name):
         raise BadPackage("a name in it is not a clean relative path", where=f"{where}: {name!r}")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:

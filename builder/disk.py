@@ -84,6 +84,13 @@ class Extent:
     size: int
     offset: int
 
+    def require(self, source: int) -> None:
+        """Is all of it in the opened source? Raises :class:`Failure`."""
+        if (there := os.fstat(source).st_size) < self.source_offset + self.size:
+            raise Failure(
+                f"ended after {there} bytes, {self.source_offset + self.size} were promised", where=str(self.source)
+            )
+
 
 def derived(what: str, *contents: bytes) -> uuid.UUID:
     """The identifier of ``what`` (a word) among things with these contents (hashes will do)."""
@@ -135,21 +142,24 @@ def extents(where: Layout, esp: Path, root: Path, verity: Verity) -> tuple[Exten
 
 def write(where: Layout, contents: Sequence[Extent], output: Path, tools: Tools) -> None:
     """Write the disk as the new, sparse file ``output``. Raises :class:`builder.tools.ToolFailure` if sfdisk fails."""
-    with output.open("wb") as file:
-        file.truncate(where.size)
-    tools.run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(output), feed=where.script().encode())
+    write_table(where, output, tools)
     with output.open("r+b") as file:
         for extent in contents:
             with extent.source.open("rb") as source:
                 _copy(source.fileno(), file.fileno(), extent)
 
 
+def write_table(where: Layout, output: Path, tools: Tools) -> None:
+    """Write a disk that has only its partition table as the new, sparse file ``output``; raises as :func:`write`."""
+    with output.open("wb") as file:
+        file.truncate(where.size)
+    tools.run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(output), feed=where.script().encode())
+
+
 def _copy(source: int, target: int, extent: Extent) -> None:
     """Copy what is data; holes of the source stay holes."""
-    end = extent.source_offset + extent.size
-    if (there := os.fstat(source).st_size) < end:
-        raise Failure(f"ended after {there} bytes, {end} were promised", where=str(extent.source))
-    for begin, stop in data_ranges(source, extent.source_offset, end):
+    extent.require(source)
+    for begin, stop in data_ranges(source, extent.source_offset, extent.source_offset + extent.size):
         position = begin
         while position < stop:
             moved = os.copy_file_range(

@@ -27,11 +27,6 @@ size of the descriptor; sectors."""
 _CONTENT_ID: Final = re.compile(rb"^CID=[0-9a-f]{1,8}$", re.MULTILINE)
 
 
-def qcow2(raw: Path, output: Path, tools: Tools) -> None:
-    """QEMU's format; the guest's zeros take no room."""
-    _convert(raw, "qcow2", (), output, tools)
-
-
 def vhd(raw: Path, output: Path, identifier: uuid.UUID, epoch: int, tools: Tools) -> None:
     """A fixed VHD: the raw bytes and a footer. The size of ``raw``, whole MiB as clouds want it, is kept to the byte.
 

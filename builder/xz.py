@@ -14,7 +14,7 @@ from typing import IO, Final
 
 from builder.finish.toolbox import Toolbox
 
-WORTHWHILE: Final = 1 << 20
+WORTHWHILE: Final = 1 << 18
 """Bytes of a compressed stream from which on a program of its own pays."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from builder import boot, disk
+from builder import boot, disk, qcow2
 from builder.architecture import ArchitectureName
 from builder.boot import LOADER_CONF, BootFiles
 from builder.definition import Container, Disk
@@ -104,6 +104,14 @@ class Installed:
         size = -(-max(self.layout.size, at_least) // multiple_of) * multiple_of
         disk.write(replace(self.layout, size=size), self.extents, output, self.tools)
         return output
+
+    def write_qcow2(self, output: Path, *, at_least: int = 0) -> None:
+        """Write the disk as the file ``output`` in QEMU's format; ``at_least`` as :meth:`write` has it."""
+        where = replace(self.layout, size=max(self.layout.size, at_least))
+        table = output.with_name(f"{output.name}.table")
+        disk.write_table(where, table, self.tools)
+        qcow2.write(where.size, [disk.Extent(table, 0, where.size, 0), *self.extents], output)
+        table.unlink()
 
 
 @dataclass(frozen=True)

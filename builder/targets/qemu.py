@@ -5,16 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder import virtualdisk
 from builder.targets.parts import Parts
 from builder.targets.target import Target
 
 
 def write(parts: Parts, folder: Path) -> None:
     """Put ``disk.qcow2``, ``vmlinuz``, ``initrd.img``, ``root.img`` (hashes at its end) and ``cmdline`` (one line) into ``folder``."""
-    disk = parts.raw_disk(parts.work / "disk.raw")
-    virtualdisk.qcow2(disk, folder / "disk.qcow2", parts.tools)
-    disk.unlink()
+    parts.installed.write_qcow2(folder / "disk.qcow2")
     parts.kernel.rename(folder / "vmlinuz")
     parts.initrd.rename(folder / "initrd.img")
     parts.root.rename(folder / "root.img")

@@ -141,8 +141,8 @@ def write(parts: Parts, folder: Path) -> None:
         )
     installed = parts.install(f"{DATASOURCES},file:{KEYS}")
     raw, image, vmdk = (parts.work / name for name in ("disk.raw", "box.img", VMDK))
+    installed.write_qcow2(image, at_least=DISK_BYTES)
     installed.write(raw, at_least=DISK_BYTES)
-    virtualdisk.qcow2(raw, image, parts.tools)
     virtualdisk.vmdk(raw, vmdk, installed.layout.identifier, parts.tools)
     size = raw.stat().st_size
     raw.unlink()

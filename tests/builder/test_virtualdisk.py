@@ -60,11 +60,6 @@ def test_a_vmdk_is_whole_and_has_the_identifier(raw: Path, tmp_path: Path, closu
     assert same(raw, "vmdk", made, closure)
 
 
-def test_a_qcow2_is_the_disk(raw: Path, tmp_path: Path, closure: Tools) -> None:
-    virtualdisk.qcow2(raw, tmp_path / "disk.qcow2", closure)
-    assert same(raw, "qcow2", tmp_path / "disk.qcow2", closure)
-
-
 def test_chance_leaves_no_trace(raw: Path, tmp_path: Path, closure: Tools) -> None:
     """qemu-img's own identifier is of another length now and then: often enough to be met here."""
     made = tmp_path / "disk.vmdk"  # its name is in it
