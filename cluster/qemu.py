@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -66,13 +67,20 @@ def find(environment: Mapping[str, str] | None = None, architecture: str = "amd6
     if found is None:
         raise Failure(f"QEMU is missing: no program {wanted}", hint=hint)
     try:
-        done = subprocess.run(
-            [found, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_DEADLINE_S
-        )
+        text = _told(found, Path(found).stat().st_mtime_ns)
     except (OSError, subprocess.SubprocessError) as error:
         raise Failure("QEMU does not tell its version", where=found, hint=hint) from error
-    version = parse_version(done.stdout, found, hint)
-    return Qemu(Path(found), version, architecture, done.stdout.partition("version ")[2].splitlines()[0])
+    version = parse_version(text, found, hint)
+    return Qemu(Path(found), version, architecture, text.partition("version ")[2].splitlines()[0])
+
+
+@functools.cache
+def _told(program: str, _changed_ns: int) -> str:
+    """What it says of itself; asked once, however many of our modules look for it."""
+    done = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_DEADLINE_S
+    )
+    return done.stdout
 
 
 def parse_version(text: str, where: str, hint: str = INSTALL_HINTS["amd64"]) -> tuple[int, int]:

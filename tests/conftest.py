@@ -1,4 +1,4 @@
-"""What all rooms' tests share: hypothesis settings, seeds that are told on failure, and a real etcd.
+"""What all rooms' tests share: hypothesis settings, seeds that are told on failure, a real browser, and a real etcd.
 
 ``real_etcd`` (one process for the whole run) and ``make_etcd`` (as many as a test likes) use, in this order: ``FLOTILLA_ETCD``, the tools
 closure, the PATH. Where none has an etcd the test fails and says what to do: a test that cannot run has not passed.
@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 
 from builder.tools import Tools
 from terminal import Failure
+from tests.browser import WIDE, Browser, browser
 
 # No deadline: the machine is shared, and a slow example is not a wrong one. CI repeats what it did last time.
 _CALM = {"print_blob": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -37,6 +38,26 @@ def seed(request: pytest.FixtureRequest) -> int:
     chosen = int(os.environ.get("FLOTILLA_SEED", random.SystemRandom().getrandbits(32)))
     request.node.add_report_section("setup", "seed", f"repeat with FLOTILLA_SEED={chosen}")
     return chosen
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    """The browser of a module's tests."""
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def see(window: Browser) -> Iterator[Browser]:
+    """The window, wide and light; afterwards, nothing has been complained of and nothing but files was asked for."""
+    window.resize(*WIDE)
+    window.dress("light")
+    window.scripts(on=True)
+    window.complaints()
+    window.requests()
+    yield window
+    assert window.complaints() == []
+    assert [address for address in window.requests() if not address.startswith(("file:", "data:,", "about:"))] == []
 
 
 def _etcd_of_the_tools_closure() -> str | None:

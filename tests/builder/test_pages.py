@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,11 @@ from builder import sizes, timings
 from builder.tools import Tools
 from builder.tree import Entry, Inline, Kind, Tree
 from terminal import Span
-from tests.builder.browser import Browser, Seen, browser
+from tests.browser import WIDE, Browser, Seen
 from tests.builder.smallworld import World
 from tests.builder.test_sizes import HOSTILE, package
 
-WIDE, PHONE = (1280, 800), (390, 844)
+PHONE = (390, 844)
 
 FILES = [
     ("docker.io", "usr/sbin/dockerd", 400_000),
@@ -50,25 +49,6 @@ SPANS = [
     Span(("tree", "slow steps", HOSTILE), "", 6.5, 7.0, 0, 2),
     Span(("tree", "writable"), "", 7.9, 7.9001, 0, 1),
 ]
-
-
-@pytest.fixture(scope="module")
-def window() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def see(window: Browser) -> Iterator[Browser]:
-    """The window, wide and light; afterwards, nothing has been complained of and nothing but files was asked for."""
-    window.resize(*WIDE)
-    window.dress("light")
-    window.scripts(on=True)
-    window.complaints()
-    window.requests()
-    yield window
-    assert window.complaints() == []
-    assert [address for address in window.requests() if not address.startswith(("file:", "data:,", "about:"))] == []
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.farhost import FarHost, far_host
 from tests.cluster.ordinary import ordinary_program, write_program
-from tests.cluster.tinyguest import GREETING, GREETS, eventually, tiny_cluster
+from tests.cluster.tinyguest import GREETING, GREETS, end_supervisor, eventually, tiny_cluster
 
 HELLO = GREETING.decode().strip()
 OBEYS_ITS_BUTTON = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")
@@ -109,22 +109,14 @@ def test_the_power_button_is_pressed_and_the_end_is_told(cluster: Cluster) -> No
 
 
 def test_kill_9_of_the_supervisor_takes_every_machine_and_the_next_command_cleans_up(cluster: Cluster) -> None:
-    for node in cluster.nodes:
-        node.start()
-    supervisor, *machines = processes(cluster.layout)
-    assert len(machines) == 2
-    os.kill(supervisor.pid, signal.SIGKILL)
-    assert eventually(lambda: not any(process.alive for process in (supervisor, *machines)))
+    end_supervisor(cluster, signal.SIGKILL)
     cluster.launch()
     cluster.nodes[0].start()
     assert cluster.status()["nodes"][0]["state"] == "running"
 
 
 def test_sigterm_to_the_supervisor_takes_every_machine(cluster: Cluster) -> None:
-    cluster.nodes[0].start()
-    recorded = processes(cluster.layout)
-    os.kill(recorded[0].pid, signal.SIGTERM)
-    assert eventually(lambda: not any(process.alive for process in recorded))
+    end_supervisor(cluster, signal.SIGTERM)
     assert not cluster.layout.supervisor.exists()
     assert not processes_that_mention(str(cluster.layout.state))
 

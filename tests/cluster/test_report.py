@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.report.lanes import Bar, bars, points, rows, text
 from cluster.report.page import TICKS_MAX, render, ticks
 from cluster.timeline import Event
-from tests.builder.browser import Browser, Seen, browser
+from tests.browser import Browser, Seen
 from tests.builder.test_pages import assert_apart, contrast
 
 T = 1_795_442_400.0
@@ -124,25 +123,6 @@ def story(**changes: Any) -> dict[str, Any]:
         ],
     }  # fmt: skip
     return found | changes
-
-
-@pytest.fixture(scope="module")
-def window() -> Iterator[Browser]:
-    with browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def see(window: Browser) -> Iterator[Browser]:
-    """The window, wide and light; afterwards, nothing has been complained of and nothing but files was asked for."""
-    window.resize(1280, 800)
-    window.dress("light")
-    window.scripts(on=True)
-    window.complaints()
-    window.requests()
-    yield window
-    assert window.complaints() == []
-    assert [address for address in window.requests() if not address.startswith(("file:", "data:,", "about:"))] == []
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cluster.cluster import Cluster, changing, end_processes, processes
 from cluster.layout import Layout
 from cluster.process import Process
 from terminal import Failure
-from tests.cluster.tinyguest import GREETING, eventually, tiny_cluster
+from tests.cluster.tinyguest import GREETING, end_supervisor, eventually, tiny_cluster
 
 
 @pytest.fixture
@@ -49,12 +49,7 @@ def test_a_real_machine_starts_talks_pauses_dies_and_starts_again(cluster: Clust
 
 
 def test_kill_9_of_the_supervisor_takes_every_machine_and_the_next_command_cleans_up(cluster: Cluster) -> None:
-    for node in cluster.nodes:
-        node.start()
-    supervisor, *machines = processes(cluster.layout)
-    assert len(machines) == 2
-    os.kill(supervisor.pid, signal.SIGKILL)
-    assert eventually(lambda: not any(process.alive for process in (supervisor, *machines)))
+    end_supervisor(cluster, signal.SIGKILL)
     assert not cluster.is_running
     assert cluster.layout.control.exists()  # what it could not remove any more
     cluster.launch()
@@ -63,10 +58,7 @@ def test_kill_9_of_the_supervisor_takes_every_machine_and_the_next_command_clean
 
 
 def test_sigterm_to_the_supervisor_takes_every_machine_and_its_files(cluster: Cluster) -> None:
-    cluster.nodes[0].start()
-    recorded = processes(cluster.layout)
-    os.kill(recorded[0].pid, signal.SIGTERM)
-    assert eventually(lambda: not any(process.alive for process in recorded))
+    end_supervisor(cluster, signal.SIGTERM)
     assert not cluster.layout.supervisor.exists()
     assert list(cluster.layout.runtime.iterdir()) == []
 

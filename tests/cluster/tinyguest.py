@@ -1,6 +1,7 @@
 """Guests of a few instructions, in place of a kernel, that real QEMU processes boot in a moment; every option and device is real."""
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 from cluster import qemu
 from cluster.accelerator import Accelerator
-from cluster.cluster import Cluster
+from cluster.cluster import Cluster, processes
 from cluster.description import Description
 from cluster.layout import Layout
 
@@ -45,6 +46,16 @@ def eventually(what: Callable[[], bool], seconds: float = 20) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def end_supervisor(cluster: Cluster, number: signal.Signals) -> None:
+    """Send its supervisor a signal while both nodes run, and see it and the nodes' machines end."""
+    for node in cluster.nodes:
+        node.start()
+    recorded = processes(cluster.layout)
+    assert len(recorded) == 3
+    os.kill(recorded[0].pid, number)
+    assert eventually(lambda: not any(process.alive for process in recorded))
 
 
 def free_ports(count: int) -> list[int]:
