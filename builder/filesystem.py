@@ -15,7 +15,7 @@ from typing import IO, Final
 from builder.store import disk_full
 from builder.tools import Tools
 from builder.tree import Content, Entry, Kind, Slice, Tree
-from terminal import Failure
+from terminal import Failure, held_back
 
 _TYPES: Final = {Kind.FILE: tarfile.REGTYPE, Kind.DIRECTORY: tarfile.DIRTYPE, Kind.SYMLINK: tarfile.SYMTYPE}
 
@@ -79,29 +79,30 @@ def feed(command: Sequence[str], environment: Mapping[str, str], data: Iterator[
 
     Raises :class:`Failure` with exit code and the last lines of its output. It never outlives this call.
     """
-    with tempfile.TemporaryFile() as said:
-        # In a session of its own, so that Ctrl-C in a terminal reaches us alone, and we end it.
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, start_new_session=True
-        )
+    with tempfile.TemporaryFile() as said, ExitStack() as stack:
+        with held_back():
+            # In a session of its own, so that Ctrl-C in a terminal reaches us alone, and we end it.
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, start_new_session=True
+            )
+            stack.callback(_end, process)
         assert process.stdin is not None
         try:
-            try:
-                _send(data, process.stdin)
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # It ended early; its exit code and words tell why.
-            process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-        if process.returncode != 0:
+            _send(data, process.stdin)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # It ended early; its exit code and words tell why.
+        if process.wait() != 0:
             said.seek(0)
             raise _failed(Path(command[0]).name, process.returncode, said.read().decode(errors="replace"), output)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()  # nothing, if it has ended
+    process.wait()
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def _send(data: Iterator[bytes | Content], pipe: IO[bytes]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,14 +158,18 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
             base_id = assemble.base_id(what, job.lock, tools.root.name)
             os_release = tree.read("usr/lib/os-release")
             wanted = (kernel, packages, base, base_id, files, os_release, job.lock.epoch)
-            # Not beside the packing: what is being started when Ctrl-C comes would outlive us if another thread held up this one.
-            before = early(*wanted, tools, job.store, job.phases.step, release=release)
+            # Beside the packing, which leaves a processor idle now and then; it waits for programs most of its time.
+            with ThreadPoolExecutor(1) as aside:
+                begun = aside.submit(early, *wanted, tools, job.store, job.phases.step, release=release)
+                if release:
+                    begun.result()  # it compresses for a while, which Ctrl-C could not end from here
+                with job.phases.step("root"):
+                    filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
+                with job.phases.step("hashes"):
+                    protected = verity.protect(work / "root", tools)
+                before = begun.result()
             for name in ("kernel", *ARCHIVES):
                 shutil.copyfile(before.folder / name, work / name)
-            with job.phases.step("root"):
-                filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
-            with job.phases.step("hashes"):
-                protected = verity.protect(work / "root", tools)
             size = {name: (work / name).stat().st_size for name in ("kernel", "root", *ARCHIVES)}
             sizes = {"root": size.pop("root"), "boot": sum(size.values())}
             with job.phases.step("target"):

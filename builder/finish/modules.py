@@ -8,9 +8,11 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import lzma
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +106,12 @@ class Kernel:
             self._objects[name] = read_module(self.files[name])
         return self._objects[name]
 
+    def prepare(self, names: Iterable[str]) -> None:
+        """Unpack these, by all processors; :meth:`read` has them afterwards."""
+        wanted = [name for name in names if name not in self._objects]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # unpacking lets go of the interpreter
+            self._objects.update(zip(wanted, pool.map(read_module, [self.files[name] for name in wanted]), strict=True))
+
     def info(self, name: str) -> ModuleInfo:
         """What the module ``name`` says of itself."""
         if name not in self._infos:
@@ -195,7 +203,9 @@ def modules(
     kernel does not have, for a broken module, and if depmod fails or warns.
     """
     kernel = Kernel(tree)
-    kept = kernel.closure(sorted({name for pattern in allowed for name in kernel.matching(pattern)}))
+    wanted = sorted({name for pattern in allowed for name in kernel.matching(pattern)})
+    kernel.prepare(wanted)
+    kept = kernel.closure(wanted)
     put: list[Entry] = []
     for name in sorted(kept):
         entry = kernel.files[name]

@@ -1,0 +1,56 @@
+"""Ctrl-C that waits: it comes after the block, once, and a process started in the block gets nothing of it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from terminal import held_back
+from terminal.interrupt import SIGNALS
+
+
+def test_it_comes_after_the_block() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), held_back():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append("all of it")
+    assert done == ["all of it"]
+
+
+def test_without_one_nothing_happens_and_handlers_are_as_before() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with held_back():
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_failure_in_the_block_is_not_lost() -> None:
+    with pytest.raises(ValueError, match="mine"), held_back():
+        raise ValueError("mine")
+
+
+def test_a_process_started_in_it_can_be_interrupted() -> None:
+    asks = "import signal; print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)"
+    with held_back():
+        done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_in_a_thread_it_does_nothing() -> None:
+    """Python's signals reach the main thread only."""
+    said: list[bool] = []
+
+    def work() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with held_back():
+            said.append(signal.getsignal(signal.SIGINT) is before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert said == [True]
