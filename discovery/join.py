@@ -56,8 +56,16 @@ class Remembered(NamedTuple):
     endpoints: tuple[str, ...] = ()  # of that cluster
 
 
+class Listed(NamedTuple):
+    """A member as the running cluster lists it; without a ``name`` it was added and has never started."""
+
+    name: str
+    urls: tuple[str, ...]
+
+
 class Decision(NamedTuple):
-    """``member``: etcd with ``environment``; ``proxy``: of the ``roster``'s members; ``ask``: read the token first; ``wait``: for more to register.
+    """``member``: etcd with ``environment``; ``proxy``: of the ``roster``'s members; ``ask``: read the token first, or with a ``roster`` its members'
+    list; ``wait``: for more to register.
 
     ``reason`` is a sentence for the journal.
     """
@@ -80,8 +88,13 @@ def member_id(peer_urls: str, discovery_url: str) -> str:
     return format(int.from_bytes(digest[:8], "big"), "x")
 
 
-def decide(environment: Mapping[str, str], remembered: Remembered, roster: Roster | None) -> Decision:
-    """What to become, from etcd's settings, what an earlier run left, and the token (None: not read yet).
+def decide(
+    environment: Mapping[str, str],
+    remembered: Remembered,
+    roster: Roster | None,
+    listed: Sequence[Listed] | None = None,
+) -> Decision:
+    """What to become, from etcd's settings, what an earlier run left, the token, and whom the cluster lists (None: not read yet).
 
     Raises Misconfigured for settings that cannot work, Failure for a slot whose data is lost.
     """
@@ -111,7 +124,9 @@ def decide(environment: Mapping[str, str], remembered: Remembered, roster: Roste
 
     mine = member_id(peers, discovery)
     if any(member.id == mine for member in roster.members):
-        return _registered(static, discovery, remembered, roster)
+        if remembered.joining != discovery:
+            return _wiped(static, discovery, roster, listed)
+        return _registered(static, discovery, roster)
     if not roster.complete:
         found = {**environment, _FALLBACK: "exit"}
         return Decision("member", f"{roster.state}; registers", found, roster)
@@ -124,14 +139,24 @@ def decide(environment: Mapping[str, str], remembered: Remembered, roster: Roste
     return Decision("proxy", f"the cluster is full ({roster.state}); is a proxy", {}, roster)
 
 
-def _registered(static: Mapping[str, str], discovery: str, remembered: Remembered, roster: Roster) -> Decision:
-    if remembered.joining != discovery:
-        raise Failure(
-            "this node is registered as a member, but its data is gone",
-            where=hidden(discovery),
-            hint="remove the member from the cluster ('etcdctl member remove') and add it anew: with an empty memory it must"
-            " not vote under its old name",
-        )
+def _wiped(static: Mapping[str, str], discovery: str, roster: Roster, listed: Sequence[Listed] | None) -> Decision:
+    """An empty memory must not vote under its old name; it may as somebody new, if a person has put that one in its place."""
+    if listed is None:
+        return Decision("ask", "its data is gone: asks the others whether it was added anew", {}, roster)
+    mine = {url.strip() for url in static[_PEER_URLS].split(",")}
+    if any(not member.name and set(member.urls) == mine for member in listed):
+        cluster = ",".join(f"{member.name or static[_NAME]}={url}" for member in listed for url in member.urls)
+        found = {**static, _CLUSTER: cluster, _STATE: "existing"}
+        return Decision("member", "its data is gone, and it was added anew: joins as that", found, roster)
+    raise Failure(
+        "this node is registered as a member, but its data is gone",
+        where=hidden(discovery),
+        hint="with an empty memory it must not vote under its old name. On another node: 'etcdctl member list', 'etcdctl member remove ID',"
+        f" 'etcdctl member add {static[_NAME]} --peer-urls={static[_PEER_URLS]}'; then it joins by itself",
+    )
+
+
+def _registered(static: Mapping[str, str], discovery: str, roster: Roster) -> Decision:
     if not roster.complete:
         return Decision("wait", f"waiting for {roster.state}", {}, roster)
     # The same cluster that etcd makes of a token: its ids are hashes over peer URLs and this very text.
@@ -184,7 +209,11 @@ class Join:
         """What to become if the service is asked now. Raises Unreachable, Failure."""
         remembered = self.remembered()
         decided = decide(self._environment, remembered, None)
-        return decide(self._environment, remembered, self._read()) if decided.kind == "ask" else decided
+        if decided.kind == "ask":
+            decided = decide(self._environment, remembered, self._read())
+        if decided.kind == "ask" and decided.roster is not None:
+            decided = decide(self._environment, remembered, decided.roster, self._listed(decided.roster))
+        return decided
 
     def run(self) -> None:
         """Decide, waiting as long as it takes, and become it. Raises Failure."""
@@ -231,12 +260,19 @@ class Join:
         kept = {key: value for key, value in self._environment.items() if not key.startswith(("ETCD_", "NOTIFY_"))}
         self._become(argv, kept)
 
+    def _listed(self, roster: Roster) -> tuple[Listed, ...]:
+        """Whom the first member that answers lists; nobody, if none does."""
+        for peer in (url for member in roster.members for url in member.urls):
+            if found := listed_in(self._members(peer)):
+                return found
+        return ()
+
     def _client_endpoints(self, roster: Roster) -> tuple[str, ...]:
         """Where the members' clients connect. A cluster that was complete a moment ago may still be starting."""
         peers = [url for member in roster.members for url in member.urls]
         for attempt in range(_PEERS_ROUNDS):
             for peer in peers:
-                if found := self._ask_peer(peer):
+                if found := endpoints_of(self._members(peer)):
                     return found
             self._status(f"waiting for a member to answer: {', '.join(peers)}")
             self._sleep(_DELAYS_S[min(attempt, len(_DELAYS_S) - 1)])
@@ -244,12 +280,13 @@ class Join:
         self._say(f"no member answered; guesses {', '.join(hosts)}")
         return tuple(hosts)
 
-    def _ask_peer(self, peer: str) -> tuple[str, ...]:
+    def _members(self, peer: str) -> bytes:
+        """What a member says on its port for peers; nothing, if it does not answer."""
         try:
             status, body = request("GET", peer.rstrip("/") + "/members", timeout=_PEER_TIMEOUT_S)
         except Failure:
-            return ()
-        return endpoints_of(body) if status == 200 else ()
+            return b""
+        return body if status == 200 else b""
 
     def _read(self) -> Roster:
         return read(self._environment[_DISCOVERY], proxy=self._environment.get(_PROXY, ""))
@@ -298,6 +335,17 @@ def endpoints_of(members: bytes) -> tuple[str, ...]:
     if not all(map(str.isprintable, found)):
         return ()
     return tuple(dict.fromkeys(found))
+
+
+def listed_in(members: bytes) -> tuple[Listed, ...]:
+    """Everybody in what ``GET /members`` says on a peer's port; empty if it cannot be understood."""
+    try:
+        found = tuple(
+            Listed(str(member.get("name", "")), tuple(map(str, member["peerURLs"]))) for member in json.loads(members)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()
+    return found if all(text.isprintable() for member in found for text in (member.name, *member.urls)) else ()
 
 
 def local_address(environment: Mapping[str, str]) -> str:

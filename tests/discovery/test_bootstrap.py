@@ -189,6 +189,61 @@ def test_join(serve: Callable[..., DiscoveryServer], node: Callable[[str, str], 
     assert "its data is gone" in second.log.read_text()
 
 
+def change(etcd: Any, how: str, **fields: object) -> None:
+    """Ask a member to change the cluster, as etcdctl would; it refuses for the first 5 s in which all have been connected."""
+    request = urllib.request.Request(f"{etcd.endpoint}/v3/cluster/member/{how}", data=json.dumps(fields).encode())
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            urllib.request.urlopen(request, timeout=5).close()
+            return
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+def test_a_wiped_member_comes_back_as_somebody_new(
+    serve: Callable[..., DiscoveryServer], node: Callable[[str, str], Node]
+) -> None:
+    """Not by itself, and with nothing done on it: a person removes it and adds it anew on another node."""
+    server = serve()
+    url = server.url(server.new_token(3))
+    nodes = [node(url, name) for name in ("one", "two", "three")]
+    for each in nodes:
+        each.start()
+    one, _, three = nodes
+    wait_for(lambda: all(each.healthy() for each in nodes), "all are healthy")
+    client = Client([one.etcd.endpoint])
+    client.put("kept", b"1")
+    (former,) = [member.id for member in client.members() if member.name == "three"]
+
+    three.stop()
+    shutil.rmtree(three.directory)
+    three.directory.mkdir()
+    three.start()
+    assert three.process is not None
+    assert three.process.wait(20) == 1
+    assert f"etcdctl member add three --peer-urls={three.etcd.peer}" in three.log.read_text()
+
+    change(one.etcd, "remove", ID=str(former))
+    change(one.etcd, "add", peerURLs=[three.etcd.peer])
+    three.start()
+    wait_for(three.healthy, f"it is back\n{three.log.read_text()}")
+    assert sorted(member.name for member in client.members()) == ["one", "three", "two"]
+    assert former not in {member.id for member in client.members()}
+    client.close()
+    server.stop()
+    three.stop()
+    three.start()
+    wait_for(three.healthy, "and starts again as that, without the service")
+    own = Client([three.etcd.endpoint])
+    found = own.get("kept")
+    assert found is not None
+    assert found.value == b"1"
+    own.close()
+
+
 def test_a_removed_member_ends_with_0(make_etcd: MakeEtcd, etcd_binary: str) -> None:
     """What RestartPreventExitStatus= in etcd.service relies on."""
     one, two = make_etcd(), make_etcd()
@@ -200,16 +255,5 @@ def test_a_removed_member_ends_with_0(make_etcd: MakeEtcd, etcd_binary: str) -> 
     (doomed,) = [member.id for member in client.members() if member.name == "two"]
     client.close()
     time.sleep(0.5)
-    removal = urllib.request.Request(
-        f"{one.endpoint}/v3/cluster/member/remove", data=json.dumps({"ID": str(doomed)}).encode()
-    )
-    deadline = time.monotonic() + 20
-    while True:  # refused for the first 5 s in which two has been connected
-        try:
-            urllib.request.urlopen(removal, timeout=5).close()
-            break
-        except urllib.error.HTTPError as refused:
-            refused.close()
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+    change(one, "remove", ID=str(doomed))
     assert two.wait_exit() == 0

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from discovery.client import Registered, Roster, request
-from discovery.join import Join, Misconfigured, Remembered, become, decide, endpoints_of, local_address, member_id
+from discovery.join import (
+    Join,
+    Listed,
+    Misconfigured,
+    Remembered,
+    become,
+    decide,
+    endpoints_of,
+    listed_in,
+    local_address,
+    member_id,
+)
 from discovery.server import DiscoveryServer
 from terminal import Failure
 
@@ -97,11 +108,41 @@ def test_interrupted_while_it_waited_it_goes_on() -> None:
     assert "ETCD_DISCOVERY" not in decided.environment
 
 
-@pytest.mark.parametrize("joining", ["", "http://another/token"])
-def test_a_slot_whose_data_is_gone_is_not_taken_again(joining: str) -> None:
+WIPED = ["", "http://another/token"]
+"""What a node remembers of this token after it lost its data."""
+
+
+@pytest.mark.parametrize("joining", WIPED)
+@pytest.mark.parametrize(
+    "listed",
+    [
+        (),
+        (Listed("n2", (PEER,)), Listed("b", ("http://b:2380",))),  # the old one is still there
+        (Listed("", ("http://b:2380",)),),  # somebody else was added
+        (Listed("", (PEER, "http://b:2380")),),
+    ],
+)
+def test_a_slot_whose_data_is_gone_is_not_taken_again(joining: str, listed: tuple[Listed, ...]) -> None:
+    remembered, full = Remembered(joining=joining), roster(3, PEER, *others(2))
+    assert decide(NODE, remembered, full).kind == "ask"
     with pytest.raises(Failure, match="its data is gone") as refused:
-        decide(NODE, Remembered(joining=joining), roster(3, PEER, *others(2)))
-    assert refused.value.hint
+        decide(NODE, remembered, full, listed)
+    assert f"etcdctl member add node-1 --peer-urls={PEER}" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize("joining", WIPED)
+def test_who_was_added_anew_joins_as_that(joining: str) -> None:
+    listed = (Listed("b", ("http://b:2380", "http://b:2381")), Listed("", (PEER,)))
+    decided = decide(NODE, Remembered(joining=joining), roster(3, PEER, *others(2)), listed)
+    assert decided.kind == "member"
+    assert decided.environment["ETCD_INITIAL_CLUSTER"] == f"b=http://b:2380,b=http://b:2381,node-1={PEER}"
+    assert decided.environment["ETCD_INITIAL_CLUSTER_STATE"] == "existing"
+    assert "ETCD_DISCOVERY" not in decided.environment
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"7", b"[7]", b'[{"name": "a"}]', b'[{"peerURLs": ["\\n"]}]'])
+def test_a_list_that_makes_no_sense_lists_nobody(body: bytes) -> None:
+    assert listed_in(body) == ()
 
 
 @pytest.mark.parametrize(
