@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -125,6 +126,8 @@ def copy_checkout(target: Path) -> Path:
         shutil.copytree(data.packages(name), target / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("image", "units"):
         shutil.copytree(source / name, target / name, symlinks=True)
+    # As pip does with a wheel, and the packages of the others have done.
+    subprocess.run([sys.executable, "-m", "compileall", "-q", target], check=True)
     return target
 
 

@@ -195,7 +195,7 @@ def change(etcd: Any, how: str, **fields: object) -> None:
     deadline = time.monotonic() + 20
     while True:
         try:
-            urllib.request.urlopen(request, timeout=5).close()
+            urllib.request.urlopen(request, timeout=30).close()  # it may have to elect a leader first
             return
         except urllib.error.HTTPError as refused:
             refused.close()
