@@ -24,9 +24,9 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from builder.lockfile import LockedPackage
 from builder.mirror import Mirror
-from builder.packages import downloaded
+from builder.packages import FetchFailure, downloaded
 from builder.store import Store
-from terminal import Failure, Step, untimed
+from terminal import Step, untimed
 
 THREADS: Final = 8
 ATTEMPTS: Final = 4
@@ -40,10 +40,6 @@ _TIMEOUT: Final = urllib3.Timeout(connect=15, read=30)
 # Attempts are ours to count, so that a transfer that breaks off is tried again like a connection that fails; redirects are its own.
 _RETRIES: Final = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
-
-
-class FetchFailure(Failure):
-    """A package could not be fetched, or is not what the lock says."""
 
 
 class _Interrupted(Exception):  # noqa: N818 - another download failed or the user pressed Ctrl-C; nobody sees this

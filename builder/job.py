@@ -168,10 +168,10 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
                 with job.phases.step("hashes"):
                     protected = verity.protect(work / "root", tools)
                 before = begun.result()
-            for name in ("kernel", *ARCHIVES):
+            for name in ("kernel", "initrd"):
                 shutil.copyfile(before.folder / name, work / name)
-            size = {name: (work / name).stat().st_size for name in ("kernel", "root", *ARCHIVES)}
-            sizes = {"root": size.pop("root"), "boot": sum(size.values())}
+            boot_size = sum((before.folder / name).stat().st_size for name in ("kernel", *ARCHIVES))
+            sizes = {"root": (work / "root").stat().st_size, "boot": boot_size}
             with job.phases.step("target"):
                 parts = Parts(
                     name=what.name,
@@ -179,7 +179,7 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
                     architecture=what.architecture,
                     kernel=work / "kernel",
                     initrd=work / "initrd",
-                    drivers=work / "drivers",
+                    drivers=before.folder / "drivers",
                     uki=before.folder / "uki",
                     root=work / "root",
                     verity=protected,

@@ -12,9 +12,9 @@ from typing import Final
 from builder import apt, architecture, cache, data, deb, definition, mirror, packages, resolve, scripts
 from builder.cli.verb import Verb, add_common, add_mirror
 from builder.definition import Definition
-from builder.fetch import FetchFailure
 from builder.lockfile import Change, Lock, LockedPackage, fingerprint
 from builder.mirror import Mirror
+from builder.packages import FetchFailure
 from builder.scripts import Finding, Review, ReviewFailure, Script
 from builder.store import Store, write_atomically
 from builder.tools import Tools

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from builder.fetch import FetchFailure
 from builder.lockfile import Lock
 from builder.mirror import Mirror
-from builder.packages import not_stored
+from builder.packages import FetchFailure, not_stored
 from builder.store import Store
 from builder.tools import closure_id
 

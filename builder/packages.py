@@ -13,7 +13,11 @@ from builder.finish.toolbox import Toolbox
 from builder.lockfile import Lock, LockedPackage
 from builder.mirror import Mirror
 from builder.store import Store
-from terminal import Step, untimed
+from terminal import Failure, Step, untimed
+
+
+class FetchFailure(Failure):
+    """A package could not be fetched, or is not what the lock says."""
 
 
 def obtain(

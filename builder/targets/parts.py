@@ -25,7 +25,8 @@ DATASOURCES = "installed,nocloud"
 @dataclass(frozen=True)
 class Parts:
     """The finished pieces of a node, as files on the host; ``root`` ends with its tree of hashes, ``drivers`` is an initrd to go after ``initrd``
-    wherever disks may be other than virtio, and ``uki`` kernel and both initrds as one EFI program without a command line, not to be moved or changed.
+    wherever disks may be other than virtio, and ``uki`` kernel and both initrds as one EFI program without a command line; these two are not to be moved
+    or changed.
 
     ``consoles`` are the definition's; ``command_line``, too, with the root hash: what every target's has. ``work`` is a folder to make things in;
     ``epoch`` is the one time (seconds) that artifacts may have in them.

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from builder import fetch as fetching
-from builder.fetch import FetchFailure, Options, fetch
+from builder.fetch import Options, fetch
 from builder.lockfile import LockedPackage
 from builder.mirror import Mirror
-from builder.packages import downloaded
+from builder.packages import FetchFailure, downloaded
 from builder.store import Store
 
 HASTY = Options(threads=4, attempts=3, pause=0.001)
