@@ -240,11 +240,16 @@ def _fits(step: Step, others: Sequence[Step], nodes: Sequence[int], keep_majorit
         return False
     if step.damage.pairs and any(step.damage.pairs <= other.damage.pairs for other in together):
         return False  # nobody would notice
-    if step.kind == "clock" and any(
-        other.kind == "clock" and other.arguments[0] == step.arguments[0] for other in together
-    ):
+    if any(_clocks(step) & _clocks(other) for other in together):
         return False  # one heals to a time that the other has made wrong
+    if any(_clocks(step) & other.damage.down or _clocks(other) & step.damage.down for other in together):
+        return False  # a machine that does not run has no clock, neither to step nor to heal
     return not keep_majority or has_majority(nodes, [step.damage, *(other.damage for other in together)])
+
+
+def _clocks(step: Step) -> frozenset[int]:
+    """The nodes whose clocks it changes."""
+    return frozenset(step.arguments[:1]) if step.kind == "clock" else frozenset()
 
 
 def estranged(

@@ -49,6 +49,14 @@ class TestPlan:
             times = [(step.at, step.back_at) for step in plan.steps if node in step.damage.down]
             assert all(one[1] < other[0] for one, other in itertools.pairwise(times))
 
+    @given(PLANS)
+    def test_a_clock_belongs_to_a_machine_that_runs(self, plan: Plan) -> None:
+        """From the step to its healing; a machine that is switched on has to boot first."""
+        for clock in [step for step in plan.steps if step.kind == "clock"]:
+            for step in plan.steps:
+                if clock.arguments[0] in step.damage.down:
+                    assert step.back_at < clock.at or clock.heal_at < step.at
+
     @given(st.integers(0, 1 << 32), st.integers(1, 7), st.sampled_from([0.0, 20.0]))
     def test_a_majority_is_kept(self, seed: int, count: int, boot_s: float) -> None:
         plan = draw(seed=seed, nodes=range(1, count + 1), seconds=30, gap_s=0.5, boot_s=boot_s)
@@ -217,15 +225,18 @@ class TestStorm:
 
 
 GOLDEN = """\
-chaos with seed 7: 11 faults on 3 nodes in 30 s
+chaos with seed 7: 14 faults on 3 nodes in 30 s
     1.2 s  to    3.8 s  kill node-3
-    1.5 s  to    3.9 s  clock node-3 -5 s
-    1.6 s  to    8.6 s  isolate node-3
-   10.4 s  to   17.1 s  clock node-1 -5 s
-   10.6 s  to   15.0 s  clock node-3 -5 s
-   10.9 s  to   18.0 s  clock node-2 -120 s
-   13.3 s  to   19.8 s  pause node-3
-   14.0 s  to   20.7 s  cut node-2 node-3
-   15.0 s  to   21.0 s  degrade node-2 node-3 loss=0.1
-   17.9 s  to   25.4 s  cut node-1 node-3
-   21.8 s  to   29.0 s  partition {node-2, node-3} {node-1}"""
+    1.5 s  to    4.5 s  clock node-1 -120 s
+    4.1 s  to    6.4 s  isolate node-1
+    5.1 s  to    9.5 s  clock node-3 -5 s
+    5.4 s  to   12.5 s  clock node-2 -120 s
+    7.8 s  to   13.8 s  isolate node-3
+    9.5 s  to   19.3 s  clock node-1 +120 s
+   10.0 s  to   12.6 s  slow-disk node-3
+   12.6 s  to   18.5 s  clock node-2 -120 s
+   18.0 s  to   23.8 s  partition {node-1, node-3} {node-2}
+   21.2 s  to   29.8 s  slow-disk node-2
+   25.0 s  to   28.3 s  bridge node-1
+   27.0 s  to   30.0 s  isolate node-2
+   27.3 s  to   30.0 s  clock node-1 -120 s"""
