@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -156,15 +157,29 @@ def run(argv: Sequence[str]) -> int:
         server.start()
         notify("READY=1\nSTATUS=running", os.environ)
         _LOG.info("machine %s at %s, etcd at %s", machine.id, machine.ip or "?", ", ".join(config.etcd_servers))
+        _stop_by_signals(daemon)
         daemon.run(SystemdManager(daemon.changed))
-    except KeyboardInterrupt:
         _LOG.info("stopping; units run on")
+    except KeyboardInterrupt:
+        _LOG.info("stopping at once; units run on")
     finally:
         notify("STOPPING=1", os.environ)
         server.stop()
         if options.socket is not None:
             options.socket.unlink(missing_ok=True)
     return 0
+
+
+def _stop_by_signals(daemon: Daemon) -> None:
+    """The first lets the step at hand end: an exception out of the middle of a request leaves a half-made answer behind, of which Python complains in
+    the journal. The second does not wait."""
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        daemon.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def this_machine(config: Config, root: Path = Path("/")) -> Machine:
