@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -160,7 +161,8 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
             wanted = (kernel, packages, base, base_id, files, os_release, job.lock.epoch)
             # Beside the packing, which leaves a processor idle now and then; it waits for programs most of its time.
             with ThreadPoolExecutor(1) as aside:
-                begun = aside.submit(early, *wanted, tools, job.store, job.phases.step, release=release)
+                step = partial(job.phases.step, below=job.phases.here())
+                begun = aside.submit(early, *wanted, tools, job.store, step, release=release)
                 if release:
                     begun.result()  # it compresses for a while, which Ctrl-C could not end from here
                 with job.phases.step("root"):

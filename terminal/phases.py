@@ -70,11 +70,18 @@ class Phases:
             self.line(f"{mark} {title} ({self.seconds[title]:.1f} s)")
 
     @contextmanager
-    def step(self, title: str, what: str = "") -> Iterator[None]:
-        """A part of the running phase, in any thread: told as its detail, and recorded, with ``what`` tells it from others of this title."""
+    def step(self, title: str, what: str = "", *, below: tuple[str, ...] | None = None) -> Iterator[None]:
+        """A part of the running phase, in any thread: told as its detail, and recorded, with ``what`` tells it from others of this title.
+
+        A thread that works while the main one goes on to other steps says ``below`` what all of its own belong (:meth:`here`).
+        """
         self.detail(f"{title} {what}".rstrip())
-        with self._recorder.span(title, what):
+        with self._recorder.span(title, what, below=below):
             yield
+
+    def here(self) -> tuple[str, ...]:
+        """The names of what this thread is in, outermost first."""
+        return self._recorder.here()
 
     def spans(self) -> list[Span]:
         """The phases and steps that have ended, by their beginning."""

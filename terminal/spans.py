@@ -29,7 +29,7 @@ class Span:
     """One stretch, from ``begin`` to ``end`` in seconds since its :class:`Recorder` was made.
 
     ``path`` are the names from the outermost to its own; ``detail`` tells it from others of that path. ``lane`` is 0 in the thread that made the
-    recorder; a span of another thread lies below the one that lane 0 was in when it began. ``depth`` counts the spans around it in its lane.
+    recorder; a span of another thread lies below the one that lane 0 was in when it began, unless it was told another. ``depth`` counts the spans around it in its lane.
     """
 
     path: tuple[str, ...]
@@ -57,15 +57,20 @@ class Recorder:
         self._lanes: dict[int, int] = {self._home: 0}
         self._ended: list[Span] = []
 
+    def here(self) -> tuple[str, ...]:
+        """The path of the span that this thread is in; empty in none."""
+        with self._guard:
+            return next(iter(self._open.get(threading.get_ident(), [])[-1:]), ())
+
     @contextmanager
-    def span(self, name: str, detail: str = "") -> Iterator[None]:
-        """Record the block, if it fails, too."""
+    def span(self, name: str, detail: str = "", *, below: tuple[str, ...] | None = None) -> Iterator[None]:
+        """Record the block, if it fails, too; the outermost one of another thread lies ``below`` that path, if one is given."""
         thread = threading.get_ident()
         with self._guard:
             around = self._open.setdefault(thread, [])
             if thread not in self._lanes:
                 self._lanes[thread] = min(set(range(1, len(self._lanes) + 1)) - set(self._lanes.values()))
-            outer = around or self._open[self._home]
+            outer = around or ([below] if below is not None else self._open[self._home])
             path = (*(outer[-1] if outer else ()), name)
             lane, depth = self._lanes[thread], len(around)
             around.append(path)

@@ -109,7 +109,7 @@ def test_what_the_first_node_is_told_when_it_is_made_anew_keeps_it_from_founding
     etcd = user_data(request(1))["coreos"]["etcd2"]
     environment = {f"ETCD_{name.upper()}": str(value) for name, value in etcd.items()}
     with pytest.raises(Failure, match="its data is gone"):
-        decide(environment, Remembered(), roster)
+        decide(environment, Remembered(), roster, listed=())
     # A fourth machine is a proxy of these three.
     etcd = user_data(request(4, of=4))["coreos"]["etcd2"]
     environment = {f"ETCD_{name.upper()}": str(value) for name, value in etcd.items()}

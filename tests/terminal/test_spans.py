@@ -64,6 +64,26 @@ def test_threads_have_lanes_and_lie_below_what_was_running() -> None:
         assert all(one.end <= two.begin for one, two in itertools.pairwise(outer))
 
 
+def test_a_thread_that_works_aside_says_where_it_belongs() -> None:
+    """What it begins late may well outlast the step that the main thread has come to."""
+    recorder = Recorder()
+
+    def work(below: tuple[str, ...]) -> None:
+        with recorder.span("aside", below=below), recorder.span("inside", below=below):
+            pass
+
+    assert recorder.here() == ()
+    with recorder.span("phase"):
+        below = recorder.here()
+        with recorder.span("step"):
+            thread = threading.Thread(target=work, args=(below,))
+            thread.start()
+            thread.join()
+    assert below == ("phase",)
+    paths = {span.path for span in recorder.spans() if span.lane}
+    assert paths == {("phase", "aside"), ("phase", "aside", "inside")}
+
+
 @given(st.recursive(st.just([]), lambda inside: st.lists(inside, max_size=3), max_leaves=12))
 def test_any_nesting_is_told(shape: list[object]) -> None:
     recorder = Recorder()
