@@ -27,6 +27,11 @@ pytestmark = pytest.mark.fast
 
 NAME: Final = "vm-shell"
 SOON_S: Final = 60.0
+ASKED_FOR: Final = pytest.mark.waive(
+    r"[Rr]escue|root account is locked",
+    reason="a test asks for it; it is told on the console when that has ended, too",
+    until="2099-12-31",
+)
 COMMAND: Final = [str(Path(sys.executable).parent / "cluster")]
 
 
@@ -191,7 +196,7 @@ def test_its_clock_can_be_set(node: Node) -> None:
     assert abs(float(root(node, "date +%s")) - time.time()) < 30
 
 
-@pytest.mark.waive(r"[Rr]escue|root account is locked", reason="the test itself asks for it", until="2099-12-31")
+@ASKED_FOR
 def test_rescue_mode_does_not_take_it_away(node: Node) -> None:
     root(node, "systemctl --no-block isolate rescue.target")
     # A target does not wait for what it stops.
@@ -199,6 +204,7 @@ def test_rescue_mode_does_not_take_it_away(node: Node) -> None:
     assert root(node, "echo here") == "here\n"
 
 
+@ASKED_FOR
 def test_a_reboot_is_another_boot(cluster: Cluster, node: Node) -> None:
     """Out of rescue mode by a reset; the shell is there again, and says that it is another boot."""
 
