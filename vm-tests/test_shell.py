@@ -73,7 +73,7 @@ def test_it_is_root_with_a_shells_surroundings(node: Node) -> None:
 
 
 def test_it_costs_a_boot_little(node: Node) -> None:
-    """Idle, nothing; and from the start until here less than a tenth of what the whole boot took."""
+    """Idle, nothing; and from the start until here, with the commands of the tests before, less than an eighth of what the whole boot took."""
     usage = "grep usage_usec /sys/fs/cgroup/system.slice/flotilla-shell.service/cpu.stat"
     agent = "cut -d' ' -f14,15 /proc/$PPID/stat"
     before = sum(map(int, root(node, agent).split()))
@@ -82,7 +82,7 @@ def test_it_costs_a_boot_little(node: Node) -> None:
     total = float(root(node, "awk '/usage_usec/ {print $2 / 1e6}' /sys/fs/cgroup/cpu.stat"))
     print(f"agent: {before / 100} s of {total} s; {root(node, usage).strip()}")
     assert after - before <= 30, "more than 0.3 s in ten idle ones, of which one command"
-    assert before / 100 < total / 10
+    assert before / 100 < total / 8
 
 
 def test_nothing_listens_for_it(node: Node) -> None:
