@@ -11,7 +11,7 @@ import lzma
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,11 +106,10 @@ class Kernel:
             self._objects[name] = read_module(self.files[name])
         return self._objects[name]
 
-    def prepare(self, names: Iterable[str]) -> None:
+    def prepare(self, names: Sequence[str]) -> None:
         """Unpack these, by all processors; :meth:`read` has them afterwards."""
-        wanted = [name for name in names if name not in self._objects]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # unpacking lets go of the interpreter
-            self._objects.update(zip(wanted, pool.map(read_module, [self.files[name] for name in wanted]), strict=True))
+            self._objects.update(zip(names, pool.map(read_module, [self.files[name] for name in names]), strict=True))
 
     def info(self, name: str) -> ModuleInfo:
         """What the module ``name`` says of itself."""
