@@ -60,7 +60,8 @@ class Recorder:
     def here(self) -> tuple[str, ...]:
         """The path of the span that this thread is in; empty in none."""
         with self._guard:
-            return next(iter(self._open.get(threading.get_ident(), [])[-1:]), ())
+            around = self._open.get(threading.get_ident())
+            return around[-1] if around else ()
 
     @contextmanager
     def span(self, name: str, detail: str = "", *, below: tuple[str, ...] | None = None) -> Iterator[None]:
