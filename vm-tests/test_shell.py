@@ -129,7 +129,7 @@ def test_a_person_has_a_terminal(node: Node) -> None:
         os.execv(COMMAND[0], [*COMMAND, "console", "--name", NAME, "node-1"])
     seen = b""
 
-    def until(text: bytes) -> None:
+    def expect(text: bytes) -> None:
         nonlocal seen
         end = time.monotonic() + SOON_S
         while text not in seen:
@@ -137,17 +137,17 @@ def test_a_person_has_a_terminal(node: Node) -> None:
             seen += os.read(terminal, 4096)
         seen = seen[seen.index(text) + len(text) :]
 
-    until(b"Ctrl-] leaves")
-    until(b"# ")
+    expect(b"Ctrl-] leaves")
+    expect(b"# ")
     os.write(terminal, b"PS1='ask''ing> '\n")
-    until(b"asking> ")
+    expect(b"asking> ")
     os.write(terminal, b"tty; id -un; sleep 1000\n")
-    until(b"/dev/pts/")
-    until(b"root")
+    expect(b"/dev/pts/")
+    expect(b"root")
     # Between two commands Ctrl-C reaches neither the one that has ended nor the one that is still to come.
     until("it sleeps", lambda: root(node, "pgrep -x -c sleep || true").strip() == "1", SOON_S)
     os.write(terminal, b"\x03")
-    until(b"asking> ")
+    expect(b"asking> ")
     os.write(terminal, b"\x1d")
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
