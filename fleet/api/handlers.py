@@ -8,6 +8,7 @@ unit's machine has let go of it.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -26,6 +27,11 @@ from terminal import Failure
 
 _BASES = (["fleet", "v1"], ["v1-alpha"])
 _TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
+
+ELECTION_S = 10.0
+"""Seconds that a reader waits for etcd to elect a leader: at most two election timeouts, 5 s each where CPUs are emulated."""
+
+_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +81,33 @@ Verbs = Mapping[str, Callable[[], Response]]
 
 
 class Api:
-    """The API over a registry. Thread-safe as far as the registry is."""
+    """The API over a registry. Thread-safe as far as the registry is.
 
-    def __init__(self, registry: Registry) -> None:
+    ``patience_s``: a reader is told 503 only after etcd had so many seconds to find a leader.
+    """
+
+    def __init__(self, registry: Registry, *, patience_s: float = ELECTION_S) -> None:
         self._registry = registry
+        self._patience_s = patience_s
 
     def handle(self, request: Request) -> Response:
         """Answer ``request``; whatever is wrong with it, or with etcd, is an answer too."""
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._answer(request)
+            except Unavailable as trouble:
+                # An etcd that is not there will not elect anybody, and a write may have been applied.
+                if not trouble.maybe_applied or request.method != "GET" or time.monotonic() >= until:
+                    return failed(
+                        HTTPStatus.SERVICE_UNAVAILABLE,
+                        "fleet server unable to communicate with etcd",
+                        "etcd is starting, or has no majority: see systemctl status etcd on the nodes",
+                    )
+            time.sleep(_AGAIN_S)
+
+    def _answer(self, request: Request) -> Response:
+        """As :meth:`handle`, but raises Unavailable."""
         try:
             return self._route(request)
         except _NotJson as failure:
@@ -93,11 +119,7 @@ class Api:
         except (UnitExists, Contended) as failure:
             return failed(HTTPStatus.CONFLICT, str(failure), failure.hint)
         except Unavailable:
-            return failed(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "fleet server unable to communicate with etcd",
-                "etcd is starting, or has no majority: see systemctl status etcd on the nodes",
-            )
+            raise
         except EtcdError as failure:
             return failed(HTTPStatus.INTERNAL_SERVER_ERROR, f"etcd refused: {failure.message}", failure.hint)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from threading import Condition
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etcd.errors import Unavailable
 from etcd.fake import FakeEtcd
 from fleet import codec
 from fleet.api import wire
@@ -285,6 +287,25 @@ class TestRefusals:
             status, told = world("GET", path)
             assert status == 503
             assert told["error"]["message"] == "fleet server unable to communicate with etcd"
+
+    @pytest.mark.parametrize(("method", "patience_s", "status"), [("GET", 60, 200), ("GET", 0, 503), ("PUT", 60, 503)])
+    def test_who_reads_waits_for_an_election(
+        self, monkeypatch: pytest.MonkeyPatch, world: World, method: str, patience_s: float, status: int
+    ) -> None:
+        """A write is not repeated: the first may have been applied."""
+        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
+        electing = iter([Unavailable("leader changed", maybe_applied=True)])
+        reach = world.etcd._reach
+
+        def reach_a_leader() -> Condition:
+            for trouble in electing:
+                raise trouble
+            return reach()
+
+        monkeypatch.setattr(world.etcd, "_reach", reach_a_leader)
+        world.api = Api(world.registry, patience_s=patience_s)
+        answered, _ = world(method, "/fleet/v1/units/hello.service", {"options": OPTIONS} if method == "PUT" else None)
+        assert answered == status
 
     def test_a_broken_value_in_etcd_is_skipped(self, world: World) -> None:
         world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
