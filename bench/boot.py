@@ -49,7 +49,7 @@ write_files:
 final_message: "user-data applied"
 """
 DISK_BYTES = 4 << 30
-CHAIN = "systemd-analyze critical-chain --no-pager multi-user.target"
+CHAIN = "systemctl is-system-running --wait; systemd-analyze critical-chain --no-pager multi-user.target"
 
 
 def main() -> int:
@@ -103,7 +103,8 @@ def our_boot(*, chain: bool = False) -> dict[str, float]:
         pid = cluster.status()["nodes"][0]["pid"]
         found = watched(node.folder / "console.log", pid, begin, [REACHED])
         if chain:
-            print(node.root(CHAIN).out, file=sys.stderr)
+            told = node.root(CHAIN)
+            print(told.out, told.err, file=sys.stderr)
         # Ours is applied long before that, and says so in its own log: when, by the node's clock.
         words = "systemctl show -P ExecMainExitTimestampMonotonic cloudconfig.service"
         applied = int(node.root(words).out) / 1e6
@@ -148,7 +149,11 @@ def conventional_machine(work: Path) -> Callable[[], list[str]]:
             *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=256", "-cpu", "max", "-smp", "1", "-m", "1024"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{work / 'console.log'}"),
             *("-kernel", work / "vmlinuz", "-initrd", work / "initrd.img"),
-            *("-append", "root=/dev/vda rw console=ttyS0 systemd.show_status=yes"),
+            # Its systemd has stopped showing status by then, so it tells as much by the kernel's log.
+            *(
+                "-append",
+                "root=/dev/vda rw console=ttyS0 systemd.show_status=no systemd.log_target=kmsg printk.devkmsg=on",
+            ),
             *("-drive", f"if=virtio,file={work / 'root.img'},format=raw,cache=unsafe"),
             *("-drive", f"if=virtio,file={work / 'cidata.iso'},format=raw,readonly=on"),
             *(
