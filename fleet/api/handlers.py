@@ -92,24 +92,8 @@ class Api:
 
     def handle(self, request: Request) -> Response:
         """Answer ``request``; whatever is wrong with it, or with etcd, is an answer too."""
-        until = time.monotonic() + self._patience_s
-        while True:
-            try:
-                return self._answer(request)
-            except Unavailable as trouble:
-                # An etcd that is not there will not elect anybody, and a write may have been applied.
-                if not trouble.maybe_applied or request.method != "GET" or time.monotonic() >= until:
-                    return failed(
-                        HTTPStatus.SERVICE_UNAVAILABLE,
-                        "fleet server unable to communicate with etcd",
-                        "etcd is starting, or has no majority: see systemctl status etcd on the nodes",
-                    )
-            time.sleep(_AGAIN_S)
-
-    def _answer(self, request: Request) -> Response:
-        """As :meth:`handle`, but raises Unavailable."""
         try:
-            return self._route(request)
+            return self._patiently(request)
         except _NotJson as failure:
             return failed(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, failure.message)
         except NoSuchUnit as failure:
@@ -119,9 +103,25 @@ class Api:
         except (UnitExists, Contended) as failure:
             return failed(HTTPStatus.CONFLICT, str(failure), failure.hint)
         except Unavailable:
-            raise
+            return failed(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "fleet server unable to communicate with etcd",
+                "etcd is starting, or has no majority: see systemctl status etcd on the nodes",
+            )
         except EtcdError as failure:
             return failed(HTTPStatus.INTERNAL_SERVER_ERROR, f"etcd refused: {failure.message}", failure.hint)
+
+    def _patiently(self, request: Request) -> Response:
+        """As :meth:`_route`; who reads waits while etcd elects a leader."""
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._route(request)
+            except Unavailable as trouble:
+                # An etcd that is not there will not elect anybody, and a write may have been applied.
+                if not trouble.maybe_applied or request.method != "GET" or time.monotonic() >= until:
+                    raise
+            time.sleep(_AGAIN_S)
 
     def _route(self, request: Request) -> Response:
         try:
