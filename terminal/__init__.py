@@ -2,16 +2,17 @@
 
 Six nouns: a :class:`Failure` is a mistake or trouble told in four parts (doing, wrong, where, next step); :func:`command`
 turns a function into a console script with the house's exit codes; :class:`Phases` shows progress and records it
-as :class:`Span` values; :func:`table` aligns columns; :func:`held_back` has Ctrl-C wait. Nothing else in the house prints an error or decides an exit code.
+as :class:`Span` values; :func:`table` aligns columns; :func:`held_back` has Ctrl-C wait, and after
+:func:`settled` it comes too late. Nothing else in the house prints an error or decides an exit code.
 
 Imports only the standard library at load, since it also runs on nodes, where nothing more is promised.
 """
 
 from terminal.failure import Failure, UsageFailure
-from terminal.interrupt import held_back
+from terminal.interrupt import held_back, settled
 from terminal.phases import Phases
 from terminal.script import command
 from terminal.spans import Span, Step, untimed
 from terminal.table import table
 
-__all__ = ["Failure", "Phases", "Span", "Step", "UsageFailure", "command", "held_back", "table", "untimed"]
+__all__ = ["Failure", "Phases", "Span", "Step", "UsageFailure", "command", "held_back", "settled", "table", "untimed"]

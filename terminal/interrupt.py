@@ -30,3 +30,12 @@ def held_back() -> Iterator[None]:
             signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
+
+
+def settled() -> None:
+    """What the command was asked for is done: Ctrl-C comes too late now, and is ignored until the process ends.
+
+    Without it, one that comes while the interpreter shuts down would have a command that succeeded say that it was interrupted.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

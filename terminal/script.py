@@ -74,7 +74,8 @@ def command(
         return full.exit_code
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # settled
+                signal.signal(number, handler)
 
 
 def _take_debug(arguments: list[str], remote: Sequence[str]) -> tuple[list[str], bool]:

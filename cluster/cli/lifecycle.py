@@ -15,7 +15,7 @@ from cluster.layout import Layout
 from cluster.machine import DATASOURCES
 from cluster.restore import up_cached
 from cluster.up import Options, require_archive, up
-from terminal import Phases
+from terminal import Phases, settled
 
 ADD_EXAMPLES = """\
 examples:
@@ -174,6 +174,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 def _up(arguments: argparse.Namespace) -> int:
     outcome = (up_cached if arguments.cached else up)(_options(arguments), Phases())
+    settled()  # an exit code that is not 0 says that there is no cluster
     cluster = outcome.cluster
     if not outcome.changed:
         off = [node["name"] for node in cluster.status()["nodes"] if node["state"] == "off"]

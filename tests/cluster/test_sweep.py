@@ -27,13 +27,13 @@ MOMENTS = 5
 """How many moments each of the seeded tests chooses."""
 
 
-def begin(code: str, *argv: str) -> subprocess.Popen[bytes]:
+def begin(code: str, *argv: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     """Start one of our commands as a process group of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "STANDIN_NODES": "2"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *argv],
         env=environment,
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -93,6 +93,15 @@ def test_ctrl_c_at_any_moment_of_up_leaves_nothing_to_clean_up(seconds_of_up: fl
         if code == 0:  # it was through already
             run(CLUSTER, "down")
         assert nothing_is_left(), f"after {moment:.2f} s, exit code {code}"
+
+
+def test_ctrl_c_comes_too_late_for_a_cluster_that_is_up(standin: Path, image: Path) -> None:
+    with begin(UP, "2", "--image", str(image), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"is up: 2 nodes" in process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0
+    run(CLUSTER, "down")
 
 
 def test_a_supervisor_that_is_killed_at_any_moment_takes_all_with_it(

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits: it comes after the block, once, and a process started in the block gets nothing of it."""
+"""Ctrl-C that waits: it comes after the block, once, and a process started in the block gets nothing of it. And one that comes too late."""
 
 from __future__ import annotations
 
@@ -54,3 +54,27 @@ def test_in_a_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert said == [True]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_comes_after_success_is_too_late_even_while_the_interpreter_shuts_down(number: signal.Signals) -> None:
+    code = f"""
+import signal, sys
+from terminal import command, settled
+
+class Late:
+    def __del__(self):  # a module's values are dropped last
+        signal.raise_signal({int(number)})
+
+late = Late()
+def run(arguments):
+    settled()
+    signal.raise_signal({int(number)})
+    return 0
+
+code = command("late", run)
+signal.raise_signal({int(number)})
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
