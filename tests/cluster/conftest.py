@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -10,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from terminal.interrupt import SIGNALS
 
 GRACE_S = 3
 """The kernel ends what is on a leash, but a moment after its parent."""
@@ -42,15 +39,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         os.kill(pid, 9)
     shutil.rmtree(runtime)
     assert not left, f"processes were left behind: {left}"
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """A command that is called here ends, but not its process: whoever types Ctrl-C afterwards means pytest."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -21,17 +21,21 @@ from cluster.cluster import Cluster, processes
 from cluster.layout import Layout
 from cluster.up import Options, up
 from terminal import Failure
+from terminal.interrupt import SIGNALS
 
 
 def call(entry: object, *argv: str) -> int:
     """Call a console script's entry point with arguments; returns its exit code."""
     before, sys.argv = sys.argv, ["test", *argv]
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         return entry()  # type: ignore[operator,no-any-return]
     except SystemExit as end:
         return int(end.code or 0)
     finally:
         sys.argv = before
+        for number, handler in handlers.items():  # the command has ended, but not its process
+            signal.signal(number, handler)
 
 
 def nothing_is_left(home: Path) -> bool:
