@@ -190,7 +190,11 @@ def test_join(serve: Callable[..., DiscoveryServer], node: Callable[[str, str], 
 
 
 def change(etcd: Any, how: str, **fields: object) -> None:
-    """Ask a member to change the cluster, as etcdctl would; it refuses for the first 5 s in which all have been connected."""
+    """Ask a member to change the cluster; it refuses for the first 5 s in which all have been connected."""
+    # Until it has noticed that its leader is dead, it forwards the wish to that one, and never answers. It answers a read when it has another.
+    client = Client([etcd.endpoint])
+    wait_for(client.health, "there is a leader that lives")
+    client.close()
     request = urllib.request.Request(f"{etcd.endpoint}/v3/cluster/member/{how}", data=json.dumps(fields).encode())
     deadline = time.monotonic() + 20
     while True:
@@ -203,10 +207,25 @@ def change(etcd: Any, how: str, **fields: object) -> None:
             time.sleep(0.5)
 
 
+def make_leader(etcds: list[Any], member: int) -> None:
+    """Which only the present leader can do."""
+    data = json.dumps({"targetID": str(member)}).encode()
+
+    def done() -> bool:
+        for etcd in etcds:
+            request = urllib.request.Request(f"{etcd.endpoint}/v3/maintenance/transfer-leadership", data=data)
+            with contextlib.suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(request, timeout=10).close()
+                return True
+        return False
+
+    wait_for(done, "a leader hands over")
+
+
 def test_a_wiped_member_comes_back_as_somebody_new(
     serve: Callable[..., DiscoveryServer], node: Callable[[str, str], Node]
 ) -> None:
-    """Not by itself, and with nothing done on it: a person removes it and adds it anew on another node."""
+    """Not by itself, and with nothing done on it: a person removes it and adds it anew on another node. Here it has led the others."""
     server = serve()
     url = server.url(server.new_token(3))
     nodes = [node(url, name) for name in ("one", "two", "three")]
@@ -218,6 +237,7 @@ def test_a_wiped_member_comes_back_as_somebody_new(
     client.put("kept", b"1")
     (former,) = [member.id for member in client.members() if member.name == "three"]
 
+    make_leader([each.etcd for each in nodes], former)
     three.stop()
     shutil.rmtree(three.directory)
     three.directory.mkdir()
