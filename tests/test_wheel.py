@@ -86,7 +86,7 @@ def test_the_data_came_along(installed: Installed) -> None:
 import json
 from builder import data
 print(json.dumps([str(data.root()), str(data.packages("fleet")),
-    [p.relative_to(data.root()).as_posix() for p in sorted(data.root().rglob("*")) if p.is_file()]]))
+    sorted(p.relative_to(data.root()).as_posix() for p in data.root().rglob("*") if p.is_file())]))
 """
     done = installed.run("python", "-c", program)
     assert done.returncode == 0, done.stderr
