@@ -242,15 +242,16 @@ class Shell:
     async def _hear(self, message: Message) -> None:
         match message:
             case {"hello": int(), "nonce": nonce, "boot": str(boot), "uptime": int() | float() as uptime}:
-                if nonce != self._nonce:
+                if nonce is None:
                     # Not an answer: the agent has just started. What ran before is gone, and it listens to nobody yet.
                     self._lose("the node was reset, or its root shell restarted")
                     self._reset()
-                else:
+                elif nonce == self._nonce:
                     self.hello = Hello(boot, float(uptime))
                     self._log(f"{self.name}'s root shell is there, {uptime:.1f} s after its start")
                     async with self._changed:
                         self._changed.notify_all()
+                # Else it answers an earlier reset, and ours is on its way. Yet another one would only make its answer an earlier one, too.
             case {"id": int(number)} if number in self._sessions:
                 session = self._sessions[number]
                 session.heard(message)
