@@ -65,6 +65,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("the conventional image is made by mke2fs of a tree with owners: run this as root", file=sys.stderr)
         return 1
+    rivals.install("mmdebstrap")
     facts = machine()
     ours: list[dict[str, float]] = []
     theirs: list[dict[str, float]] = []
