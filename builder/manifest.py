@@ -103,11 +103,13 @@ def publish(work: Path, output: Path, manifest: dict[str, Any]) -> None:
 
     The old manifest goes first and the new one comes last, so that a folder with a manifest is whole whenever we are killed; all are renames,
     so a full disk cannot stop it half way. Files are replaced, not rewritten: a running machine keeps the image it was started from.
+    An old artifact is removed before the new one takes its name: ext4 writes a file to the disk that is renamed over another.
     """
     (work / NAME).write_text(json.dumps(manifest, indent=1) + "\n")
     (output / NAME).unlink(missing_ok=True)
     for path in sorted(work.iterdir(), key=lambda path: path.name == NAME):
-        path.replace(output / path.name)
+        (output / path.name).unlink(missing_ok=True)
+        path.rename(output / path.name)
 
 
 def sha256(path: Path) -> str:
