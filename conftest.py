@@ -4,5 +4,9 @@ import signal
 
 
 def pytest_configure() -> None:
-    """Make SIGTERM an interrupt: fixtures then end what they started (machines, etcd), as they do on Ctrl-C."""
+    """Make SIGTERM an interrupt: fixtures then end what they started (machines, etcd), as they do on Ctrl-C.
+
+    And let Ctrl-C be heard, by what tests start as well: a script that runs the tests in its background has it ignored.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
