@@ -142,6 +142,8 @@ def browser() -> Iterator[Browser]:
         service = Service(str(DRIVER), log_output=os.devnull)
         driver = webdriver.Chrome(options=options, service=service)
         try:
+            # Chromium begins with a page of its own, whose requests would be taken for those of the first page that a test looks at.
+            driver.get("about:blank")
             yield Browser(driver)
         finally:
             driver.quit()
