@@ -87,7 +87,7 @@ def _slow_steps(what: Definition, tree: Tree, tools: Tools, scratch: Path, step:
         allowed = (*named, *kernel.initrd, *kernel.initrd_drivers)
         steps["modules"] = lambda work: modules(tree, tools, work, allowed)
     if what.node_code:
-        steps["bytecode"] = lambda work: bytecode(tree, tools, work)
+        steps["bytecode"] = lambda _: bytecode(tree, tools)
 
     def patch(name: str) -> Patch:
         with step(name):
@@ -184,8 +184,8 @@ def _compiled(what: Definition, ours: Tree, tools: Tools, store: Store) -> Seque
     key = bytecode_id(what, tools.root.name)
     if not store.has("steps", key):
         code = Tree(entry for entry in ours if entry.kind is Kind.FILE and entry.path.startswith("usr/lib/flotilla/"))
-        with store.making("steps", key) as work, store.scratch() as scratch:
-            bundle.save_patch(bytecode(code, tools, scratch), work)
+        with store.making("steps", key) as work:
+            bundle.save_patch(bytecode(code, tools), work)
     return bundle.load_patch(store.path("steps", key)).put
 
 

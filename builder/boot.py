@@ -100,8 +100,8 @@ def unified_kernel(
         )
 
 
-def with_command_line(uki: bytes, command_line: str) -> bytes:
-    """The program ``uki`` with another ``command_line``: a root has a new hash with each change, and nothing else of its UKI changes.
+def set_command_line(uki: bytearray, command_line: str) -> None:
+    """Give the program ``uki`` another ``command_line``: a root has a new hash with each change, and nothing else of its UKI changes.
 
     Raises :class:`Failure` if it is too long, or if ``uki`` has no section for one. Format: Microsoft's "PE Format", "Section Table".
     """
@@ -111,24 +111,34 @@ def with_command_line(uki: bytes, command_line: str) -> bytes:
             f"the kernel's command line has {len(text)} bytes; {COMMAND_LINE_BYTES - 1} are the most it takes",
             where=f"{command_line[:60]}...",
         )
-    made = bytearray(uki)
-    (header,) = struct.unpack_from("<I", made, _PE_HEADER)
-    count, optional = struct.unpack_from("<6xH12xH", made, header)
+    (header,) = struct.unpack_from("<I", uki, _PE_HEADER)
+    count, optional = struct.unpack_from("<6xH12xH", uki, header)
     table = header + _COFF_BYTES + optional
     for row in range(table, table + count * _SECTION.size, _SECTION.size):
-        name, size, _, room, place = _SECTION.unpack_from(made, row)
+        name, size, _, room, place = _SECTION.unpack_from(uki, row)
         if name == b".cmdline" and room == COMMAND_LINE_BYTES:
-            struct.pack_into("<I", made, row + _SECTION_SIZE, len(text))
-            (total,) = struct.unpack_from("<I", made, header + _INITIALIZED_DATA)
-            struct.pack_into("<I", made, header + _INITIALIZED_DATA, total - size + len(text))
-            made[place : place + room] = text.ljust(room, b"\0")
-            return bytes(made)
+            struct.pack_into("<I", uki, row + _SECTION_SIZE, len(text))
+            (total,) = struct.unpack_from("<I", uki, header + _INITIALIZED_DATA)
+            struct.pack_into("<I", uki, header + _INITIALIZED_DATA, total - size + len(text))
+            uki[place : place + room] = text.ljust(room, b"\0")
+            return
     raise Failure(
         "this unified kernel has no room for a command line", hint="ukify of another version? See image/tools.lock"
     )
 
 
-def system_partition(contents: Mapping[str, bytes], size: int, output: Path, epoch: int, tools: Tools) -> None:
+def contents_digest(contents: Mapping[str, bytes | bytearray]) -> bytes:
+    """The SHA-256 of files by their paths."""
+    total = hashlib.sha256()
+    for path, data in sorted(contents.items()):
+        total.update(path.encode() + b"\0")
+        total.update(data)
+    return total.digest()
+
+
+def system_partition(
+    contents: Mapping[str, bytes | bytearray], size: int, output: Path, epoch: int, tools: Tools
+) -> None:
     """Write a FAT file system of ``size`` bytes with ``contents`` (path to bytes) as the new, sparse file ``output``.
 
     FAT32 with one sector a cluster, as FAT32 must have at least 65525 clusters, whatever the size; smaller ones are FAT16. All times are
@@ -140,9 +150,7 @@ def system_partition(contents: Mapping[str, bytes], size: int, output: Path, epo
             f"the EFI system partition is too small: {needed / 1e6:.1f} MB do not fit into {size / 1e6:.1f} MB",
             hint="give it more room with 'disk: {esp: ...}' in the definition",
         )
-    digest = hashlib.sha256()
-    for path, data in sorted(contents.items()):
-        digest.update(path.encode() + b"\0" + data)
+    serial = contents_digest(contents).hex()[:8]
     with output.open("wb") as file:
         file.truncate(size)
     kind = "32" if size // 512 > 66_000 else "16"
@@ -154,7 +162,7 @@ def system_partition(contents: Mapping[str, bytes], size: int, output: Path, epo
         "-s",
         "1" if kind == "32" else "4",
         "-i",
-        digest.hexdigest()[:8],
+        serial,
         "-n",
         "ESP",
         str(output),

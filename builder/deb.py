@@ -213,27 +213,30 @@ def _index(data: Path, deb: Path) -> list[bundle.Row]:
     """The index rows of a package's data tar."""
     try:
         # Names in it are UTF-8, whatever the locale of this process.
-        with data.open("rb") as contents, tarfile.open(data, "r:", encoding="utf-8") as tar:
+        with data.open("rb", buffering=0) as contents, tarfile.open(data, "r:", encoding="utf-8") as tar:
             return list(_rows(tar, contents, deb))
     except tarfile.TarError as error:
         raise BadPackage("its data part is damaged", where=str(deb), hint="delete it and build again") from error
 
 
-def _digest(contents: IO[bytes], offset: int, size: int) -> str:
-    """The hash of ``size`` bytes at ``offset``, as far as they are there."""
+def _digest(contents: io.FileIO, offset: int, size: int, room: memoryview) -> str:
+    """The hash of ``size`` bytes at ``offset``, as far as they are there; they are read through ``room``."""
     total = hashlib.sha256()
     contents.seek(offset)
-    while size > 0 and (chunk := contents.read(min(size, _CHUNK))):
-        total.update(chunk)
-        size -= len(chunk)
+    while size > 0 and (count := contents.readinto(room[:size])):
+        total.update(room[:count])
+        size -= count
     return total.hexdigest()
 
 
 _XATTR: Final = "SCHILY.xattr."
 
 
-def _rows(members: Iterable[tarfile.TarInfo], contents: IO[bytes], deb: Path) -> Iterator[bundle.Row]:
+def _rows(members: Iterable[tarfile.TarInfo], contents: io.FileIO, deb: Path) -> Iterator[bundle.Row]:
     """Index rows of the tar's ``members``; ``contents`` is the tar itself."""
+    room = memoryview(
+        bytearray(_CHUNK)
+    )  # one for all: memory that is touched for the first time costs more than hashing
     places: dict[str, tuple[int, int, str]] = {}
     for member in members:
         path = checked_path(member.name, deb)
@@ -246,7 +249,7 @@ def _rows(members: Iterable[tarfile.TarInfo], contents: IO[bytes], deb: Path) ->
             kind, target = Kind.SYMLINK, checked_target(path, member.linkname, deb)
         elif member.isreg():
             kind, offset, size = Kind.FILE, member.offset_data, member.size
-            sha256 = _digest(contents, offset, size)
+            sha256 = _digest(contents, offset, size, room)
             places[path] = (offset, size, sha256)
         elif member.islnk():
             # A hard link is one more name for a file that came before it in the same tar.

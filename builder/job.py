@@ -27,6 +27,7 @@ from builder import (
     mirror,
     offline,
     output,
+    pool,
     sbom,
     sizes,
     timings,
@@ -165,10 +166,18 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
                 begun = aside.submit(early, *wanted, tools, job.store, step, release=release)
                 if release:
                     begun.result()  # it compresses for a while, which Ctrl-C could not end from here
-                with job.phases.step("root"):
-                    filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
-                with job.phases.step("hashes"):
-                    protected = verity.protect(work / "root", tools)
+                if not release and pool.fits(root.type, options):
+                    with job.phases.step("compressing contents"):
+                        kept = pool.pool(base, options, tools, job.store)
+                    with job.phases.step("root"):
+                        kept.assemble(tree, work / "root", job.lock.epoch)
+                    with job.phases.step("hashes"):
+                        protected = kept.protect(work / "root")
+                else:
+                    with job.phases.step("root"):
+                        filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
+                    with job.phases.step("hashes"):
+                        protected = verity.protect(work / "root")
                 before = begun.result()
             for name in ("kernel", "initrd"):
                 shutil.copyfile(before.folder / name, work / name)

@@ -35,13 +35,16 @@ def obtain(
     """
     missing = [package for package in lock.packages if not deb.is_unpacked(package.sha256, store)]
     if missing:
-        from builder.fetch import fetch  # with urllib3, which takes as long to import as all of a build's other modules
+        if any(downloaded(package, store) is None for package in missing):
+            from builder.fetch import (
+                fetch,
+            )  # with urllib3, which takes as long to import as all of a build's other modules
 
-        files = fetch(missing, store, mirror, detail=detail, step=step)
+            fetch(missing, store, mirror, detail=detail, step=step)
         # Decompression releases the interpreter's lock, so threads use all cores. Large ones first: none is left to run alone at the end.
         missing.sort(key=lambda package: -package.size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(lambda package: _unpack(package, files[package.name], store, step, toolbox), missing)
+            done = pool.map(lambda package: _unpack(package, store, step, toolbox), missing)
             for count, package in enumerate(done, start=1):
                 detail(f"unpacked {count} of {len(missing)}: {package.name}")
     with step("reading their indexes"):
@@ -54,11 +57,15 @@ def downloaded(package: LockedPackage, store: Store) -> Path | None:
     A file is hashed in full before it gets its name, so that afterwards its size is a fair check: it only differs if the disk
     lost the end of it (a power cut).
     """
-    path = store.path("downloads", f"{package.sha256}.deb")
+    path = _download(package, store)
     try:
         return path if path.stat().st_size == package.size else None
     except FileNotFoundError:
         return None
+
+
+def _download(package: LockedPackage, store: Store) -> Path:
+    return store.path("downloads", f"{package.sha256}.deb")
 
 
 def not_stored(lock: Lock, store: Store) -> list[LockedPackage]:
@@ -70,7 +77,8 @@ def not_stored(lock: Lock, store: Store) -> list[LockedPackage]:
     ]
 
 
-def _unpack(package: LockedPackage, file: Path, store: Store, step: Step, toolbox: Toolbox | None) -> LockedPackage:
+def _unpack(package: LockedPackage, store: Store, step: Step, toolbox: Toolbox | None) -> LockedPackage:
+    file = _download(package, store)
     # It was hashed when it was downloaded, perhaps months ago; disks lose bits.
     with step("checking", package.name), file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()

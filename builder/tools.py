@@ -116,7 +116,12 @@ class Tools:
         return {"PATH": str(self.root / "launch"), "HOME": "/nonexistent", "LC_ALL": "C", "TZ": "UTC"}
 
     def run(
-        self, name: str, *arguments: str, cwd: Path | None = None, feed: bytes = b"", epoch: int | None = None
+        self,
+        name: str,
+        *arguments: str,
+        cwd: Path | None = None,
+        feed: bytes | bytearray = b"",
+        epoch: int | None = None,
     ) -> bytes:
         """Run ``name`` with ``feed`` on its standard input; returns what it wrote to its standard output.
 

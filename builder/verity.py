@@ -2,22 +2,28 @@
 
 The root hash is in the kernel's command line; whoever can be sure of that can be sure of every byte of the root. There is no salt: the same
 root must have the same hash, and a salt that everybody can read protects a public image from nothing. Format: the kernel's
-Documentation/admin-guide/device-mapper/verity.rst; the superblock is that of cryptsetup's veritysetup, which writes it.
+Documentation/admin-guide/device-mapper/verity.rst; the superblock is that of cryptsetup's veritysetup (its docs/on-disk-format and lib/verity).
+It is written here and not by that program, which would read all blocks of a root anew though most of them are those of the last build.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, Final
 
-if TYPE_CHECKING:  # definitions ask how long hashes are, and need no tools for it
-    from builder.tools import Tools
+from terminal import Failure
 
 BLOCK: Final = 4096
 """Bytes of a block of data and of a block of hashes."""
+
+_DIGEST: Final = 32
+_READ_BLOCKS: Final = 256
+# Signature, version, type (1: as above, 0 was Chrome OS's), identifier, algorithm, bytes of a data block and of one of hashes, data blocks, salt.
+_SUPERBLOCK: Final = struct.Struct("<8sII16s32sIIQH6x256s168x")
 
 
 @dataclass(frozen=True)
@@ -60,21 +66,50 @@ def hash_bytes(size: int) -> int:
     return total * BLOCK
 
 
-def protect(root: Path, tools: Tools) -> Verity:
+def protect(root: Path, known: bytes = b"") -> Verity:
     """Fill the last block of the file system in ``root`` with zeros and append superblock and tree of hashes to it.
 
-    Raises :class:`builder.tools.ToolFailure` if veritysetup fails.
+    ``known`` are the hashes (:func:`hashes`) that its first blocks would have, were the very first not another: these are not read again.
+    Raises :class:`Failure` for a root that is empty.
     """
     size = root.stat().st_size
-    with root.open("ab") as file:
-        size += file.write(b"\0" * (-size % BLOCK))
+    if size == 0:
+        raise Failure("an empty file has nothing to protect", where=str(root))
+    with root.open("r+b") as file:
+        file.seek(size)
+        size += file.write(bytes(-size % BLOCK))
+        blocks, read = size // BLOCK, max(1, len(known) // _DIGEST)
+        level = hashes(file, 0, 1) + known[_DIGEST:] + hashes(file, read, blocks - read)
+        levels: list[bytes] = []
+        while len(level) > _DIGEST:
+            levels.append(level + bytes(-len(level) % BLOCK))
+            level = _hashes(levels[-1])
+        file.seek(size)
+        file.write(_superblock(blocks))
+        file.writelines(reversed(levels))
+    return Verity(level.hex(), blocks)
+
+
+def hashes(file: IO[bytes], first: int, count: int) -> bytes:
+    """The hashes of ``count`` blocks of the open ``file`` from number ``first`` on, one after the other; 32 bytes each."""
+    file.seek(first * BLOCK)
+    parts = []
+    while count:
+        data = file.read(min(count, _READ_BLOCKS) * BLOCK)
+        parts.append(_hashes(data))
+        count -= len(data) // BLOCK
+    return b"".join(parts)
+
+
+def _hashes(data: bytes) -> bytes:
+    view, sha256 = memoryview(data), hashlib.sha256
+    return b"".join([sha256(view[at : at + BLOCK]).digest() for at in range(0, len(data), BLOCK)])
+
+
+def _superblock(data_blocks: int) -> bytes:
+    """The block before the hashes: ours have no salt."""
     # The superblock wants an identifier; nothing reads it, so it may not be chance.
-    identifier = uuid.UUID(bytes=hashlib.sha256(b"flotilla verity superblock").digest()[:16])
-    said = tools.run(
-        "veritysetup",
-        *("format", str(root), str(root), f"--hash-offset={size}", f"--data-blocks={size // BLOCK}"),
-        *(f"--data-block-size={BLOCK}", f"--hash-block-size={BLOCK}", "--hash=sha256", "--salt=-"),
-        f"--uuid={identifier}",
+    identifier = hashlib.sha256(b"flotilla verity superblock").digest()[:16]
+    return _SUPERBLOCK.pack(b"verity", 1, 1, identifier, b"sha256", BLOCK, BLOCK, data_blocks, 0, b"").ljust(
+        BLOCK, b"\0"
     )
-    words = dict(line.split(":", 1) for line in said.decode().splitlines() if ":" in line)
-    return Verity(words["Root hash"].strip(), size // BLOCK)

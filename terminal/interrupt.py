@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,47 @@ from typing import Final
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a command (:func:`terminal.command`)."""
+
+
+_NUDGE: Final = signal.SIGURG
+"""Nobody sends it to us, and programs that we start ignore it, as by default."""
+_NUDGES: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Seconds between them: a computer that is busy may take its time until the main thread waits."""
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """While the block runs, no signal is noticed only when the kernel has done what the main thread waits for.
+
+    Python's own handlers run between two steps of a program. A signal that comes after the last step before a system call, and before that
+    has begun, interrupts neither: who waits for a pipe or a process then waits on, though Ctrl-C was pressed. So a thread hears of each signal, and interrupts
+    whatever the main thread waits for a moment later, by a signal that means nothing.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    main, over = threading.get_ident(), threading.Event()
+
+    def nudge() -> None:
+        while numbers := os.read(reader, 64):
+            if set(numbers) != {_NUDGE}:  # its own come here, too
+                for seconds in _NUDGES:
+                    if over.wait(seconds):
+                        return
+                    signal.pthread_kill(main, _NUDGE)
+
+    nudger = threading.Thread(target=nudge, name="nudger", daemon=True)
+    before = signal.signal(_NUDGE, lambda _, __: None)
+    heard_by = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    nudger.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(heard_by)
+        os.close(writer)
+        nudger.join()
+        os.close(reader)
+        signal.signal(_NUDGE, before)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from terminal.failure import Failure, render
+from terminal.interrupt import noticed
 from terminal.release import VERSION
 from terminal.streams import discard, open_closed, say
 
@@ -45,7 +46,8 @@ def command(
         if handler is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
     try:
-        code = run(arguments)
+        with noticed():
+            code = run(arguments)
         sys.stdout.flush()  # here, where a reader that went away is understood, and not at the interpreter's exit
         return code
     except Failure as failure:

@@ -6,8 +6,7 @@ Replaces the work of: py_compile in libpython3.13-minimal, python3.13-minimal an
 from __future__ import annotations
 
 import fnmatch
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -84,7 +83,6 @@ INTERPRETER: Final = "python3.13"
 def bytecode(
     tree: Tree,
     toolbox: Toolbox,
-    scratch: Path,
     folders: Iterable[str] = FOLDERS,
     interpreter: str = INTERPRETER,
     workers: int = 2,
@@ -92,8 +90,7 @@ def bytecode(
     """A ``.pyc`` in ``__pycache__`` for every ``.py`` file below ``folders`` but those of :data:`SELDOM`, made by ``interpreter`` of the tools closure.
 
     The files are of the kind "unchecked hash" (PEP 552): never compared with their source, the same bytes whenever they are made, and with the path
-    on the node inside. ``scratch`` is an empty directory to work in; it is left empty. Raises :class:`Failure` if a file has a
-    syntax error, with Python's words.
+    on the node inside. Raises :class:`Failure` if a file has a syntax error, with Python's words.
     """
     sources = [
         entry
@@ -101,17 +98,7 @@ def bytecode(
         for entry in tree.below(folder)
         if entry.kind is Kind.FILE and entry.path.endswith(".py") and not is_seldom(entry.path)
     ]
-    scratch.mkdir(parents=True, exist_ok=True)
-    root = scratch / "root"
-    try:
-        for entry in sources:
-            path = root / entry.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(entry.content.read())
-        tag = _compile(toolbox, interpreter, root, sources, workers) if sources else ""
-        return Patch(tuple(_collect(root, sources, tag)))
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    return Patch(tuple(_placed(sources, *_compile(toolbox, interpreter, sources, workers)) if sources else ()))
 
 
 def is_seldom(path: str) -> bool:
@@ -120,26 +107,41 @@ def is_seldom(path: str) -> bool:
     return not library and any(fnmatch.fnmatchcase(name, pattern) for pattern in SELDOM)
 
 
-def _compile(toolbox: Toolbox, interpreter: str, root: Path, sources: list[Entry], workers: int) -> str:
-    """Compile ``sources``, which lie below ``root``, by ``workers`` processes with a share of the files each; returns the tag of their names."""
+def _compile(
+    toolbox: Toolbox, interpreter: str, sources: Sequence[Entry], workers: int
+) -> tuple[str, dict[str, bytes]]:
+    """Compile ``sources`` by ``workers`` processes with a share of the files each; returns the tag of their names, and the compiled form by path."""
     # -P, -s, -S: nothing but the standard library is looked at.
     program = ["-P", "-s", "-S", str(Path(__file__).with_name("pyc.py"))]
-
-    def share(number: int) -> str:
-        listed = root / f"files-{number}"
-        listed.write_text("".join(f"/{entry.path}\n" for entry in sources[number::workers]), "utf-8", "surrogateescape")
-        return run(toolbox, interpreter, [*program, str(root), str(listed)], directory=root).strip()
-
+    shares = [sources[number::workers] for number in range(workers)]
     try:
         with ThreadPoolExecutor(workers) as pool:
-            (tag,) = set(pool.map(share, range(workers)))
+            answers = list(pool.map(lambda share: run(toolbox, interpreter, program, feed=_asked(share)), shares))
     except Failure as error:
         raise Failure("a Python file of the tree does not compile", hint="see the cause; it names the file") from error
-    return tag
+    tags, made = set(), {}
+    for share, answer in zip(shares, answers, strict=True):
+        end = answer.index(b"\n") + 1
+        tags.add(answer[: end - 1].decode())
+        for entry in share:
+            begin = end + 4
+            end = begin + int.from_bytes(answer[end:begin], "little")
+            made[entry.path] = answer[begin:end]
+    (name,) = tags
+    return name, made
 
 
-def _collect(root: Path, sources: list[Entry], tag: str) -> Iterable[Entry]:
-    """The compiled files as entries that belong to the package of their source."""
+def _asked(share: Iterable[Entry]) -> bytes:
+    """What pyc.py reads."""
+    parts = []
+    for entry in share:
+        path, source = f"/{entry.path}".encode("utf-8", "surrogateescape"), entry.content.read()
+        parts += [len(path).to_bytes(4, "little"), len(source).to_bytes(4, "little"), path, source]
+    return b"".join(parts)
+
+
+def _placed(sources: Iterable[Entry], tag: str, made: Mapping[str, bytes]) -> Iterator[Entry]:
+    """The compiled forms as entries that belong to the package of their source."""
     folders: set[str] = set()
     for entry in sources:
         parent, _, name = entry.path.rpartition("/")
@@ -147,7 +149,7 @@ def _collect(root: Path, sources: list[Entry], tag: str) -> Iterable[Entry]:
             folders.add(parent)
             yield _owned(directory(f"{parent}/__pycache__"), entry)
         compiled = f"{parent}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc"
-        yield _owned(file(compiled, (root / f"{entry.path}c").read_bytes()), entry)
+        yield _owned(file(compiled, made[entry.path]), entry)
 
 
 def _owned(made: Entry, source: Entry) -> Entry:

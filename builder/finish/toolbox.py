@@ -22,8 +22,10 @@ class Toolbox(Protocol):
         ...
 
 
-def run(toolbox: Toolbox, name: str, arguments: Sequence[str], *, directory: Path) -> str:
-    """Run the tool ``name`` in ``directory`` and return what it printed on stdout.
+def run(
+    toolbox: Toolbox, name: str, arguments: Sequence[str], *, directory: Path | None = None, feed: bytes = b""
+) -> bytes:
+    """Run the tool ``name`` in ``directory`` with ``feed`` on its stdin, and return what it printed on stdout.
 
     Raises :class:`Failure` with the end of what it said (on stderr, else on stdout) if it does not exit with zero.
     """
@@ -31,13 +33,11 @@ def run(toolbox: Toolbox, name: str, arguments: Sequence[str], *, directory: Pat
         [*toolbox.command(name), *arguments],
         cwd=directory,
         env=toolbox.environment(name),
-        stdin=subprocess.DEVNULL,
+        input=feed,
         capture_output=True,
-        encoding="utf-8",
-        errors="replace",
         check=False,
     )
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        said = (done.stderr.strip() or done.stdout.strip()).decode("utf-8", "replace").splitlines()
         raise Failure(f"the tool {name} ended with code {done.returncode}: " + "\n".join(said[-5:]))
     return done.stdout

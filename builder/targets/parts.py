@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,9 +57,13 @@ class Parts:
         """Parameters for wherever nobody knows whether somebody looks at a screen or at one of ``consoles``; the last is also /dev/console."""
         return " ".join(f"console={device}" for device in ("tty0", *self.consoles))
 
-    def unified_kernel(self, command_line: str) -> bytes:
+    def unified_kernel(self, command_line: str) -> bytearray:
         """Kernel, both initrds and ``command_line`` as one EFI program."""
-        return boot.with_command_line(self.uki.read_bytes(), command_line)
+        program = bytearray(self.uki.stat().st_size)
+        with self.uki.open("rb", buffering=0) as file:
+            file.readinto(program)
+        boot.set_command_line(program, command_line)
+        return program
 
     @cached_property
     def installed(self) -> Installed:
@@ -72,12 +75,12 @@ class Parts:
         uki = self.unified_kernel(
             self.parameters(self.any_console, DISK_PARAMETERS, f"flotilla.datasource={datasources}")
         )
-        contents = {
+        contents: dict[str, bytes | bytearray] = {
             self.boot.removable: self.boot.loader,
             "loader/loader.conf": LOADER_CONF.encode(),
             f"EFI/Linux/{self.name}-{self.version}-{self.verity.root_hash[:8]}.efi": uki,
         }
-        digest = hashlib.sha256(b"".join(path.encode() + b"\0" + contents[path] for path in sorted(contents))).digest()
+        digest = boot.contents_digest(contents)
         esp = self.work / f"esp-{digest.hex()[:8]}.img"
         boot.system_partition(contents, self.disk.esp, esp, self.epoch, self.tools)
         layout = disk.layout(self.disk, self.architecture, self.verity, digest)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.boot import COMMAND_LINE_BYTES, LOADER_CONF, BootFiles, system_partition, unified_kernel, with_command_line
+from builder.boot import COMMAND_LINE_BYTES, LOADER_CONF, BootFiles, set_command_line, system_partition, unified_kernel
 from builder.tools import Tools
 from terminal import Failure
 from tests.builder.smallworld import EPOCH, systemd_boot
@@ -45,7 +45,9 @@ def make(files: BootFiles, work: Path, tools: Tools, command_line: str = "quiet"
         paths[-1].write_bytes(data)
     unified_kernel(files, work / "kernel", paths, b"ID=test\n", work / "uki", EPOCH, tools)
     assert {path.name for path in work.iterdir()} == {"kernel", "uki", *(path.name for path in paths)}
-    return with_command_line((work / "uki").read_bytes(), command_line)
+    made = bytearray((work / "uki").read_bytes())
+    set_command_line(made, command_line)
+    return bytes(made)
 
 
 def test_a_unified_kernel_has_all_in_it(files: BootFiles, tmp_path: Path, closure: Tools) -> None:
@@ -94,7 +96,7 @@ def test_a_command_line_that_no_kernel_takes(files: BootFiles, tmp_path: Path, c
 
 def test_a_program_without_room_is_refused(files: BootFiles) -> None:
     with pytest.raises(Failure, match="no room for a command line"):
-        with_command_line(files.stub, "quiet")
+        set_command_line(bytearray(files.stub), "quiet")
 
 
 def test_without_systemd_boot_the_package_is_named() -> None:

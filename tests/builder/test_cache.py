@@ -38,14 +38,14 @@ def names(world: World, kind: str) -> set[str]:
 
 def test_holdings_are_counted_by_kind(world: World) -> None:
     found = cache.holdings(world.open_store())
-    assert counts(found) == {"downloads": 3, "packages": 3, "tools": 1, "steps": 3}
+    assert counts(found) == {"downloads": 3, "packages": 3, "tools": 1, "steps": 4}
     downloads = sum(package.size for package in world.locked.values())
     assert next(holding.bytes for holding in found if holding.kind == "downloads") == downloads
 
 
 def test_pruning_keeps_what_the_locks_name(world: World) -> None:
     gone = cache.prune(world.open_store(), [small_lock(world)], our_lock())
-    assert counts(gone) == {"downloads": 1, "packages": 1, "tools": 0, "steps": 3}
+    assert counts(gone) == {"downloads": 1, "packages": 1, "tools": 0, "steps": 4}
     assert gone[0].bytes == world.locked["node"].size
     assert names(world, "downloads") == {f"{world.locked[name].sha256}.deb" for name in ("base", "tool")}
     assert world.container("--quiet", "--force", "--mirror", "file:///nowhere") == 0
@@ -72,7 +72,7 @@ def test_damaged_artifacts_go_even_if_they_are_named(world: World) -> None:
     (unpacked / "data.tar").write_bytes(b"short")
     (world.store / "downloads" / f"{world.locked['base'].sha256}.deb").write_bytes(b"short")
     gone = cache.prune(world.open_store(), [small_lock(world), Lock.load(world.node.with_suffix(".lock"))], our_lock())
-    assert counts(gone) == {"downloads": 1, "packages": 1, "tools": 0, "steps": 3}
+    assert counts(gone) == {"downloads": 1, "packages": 1, "tools": 0, "steps": 4}
     assert world.container("--quiet", "--force") == 0
 
 

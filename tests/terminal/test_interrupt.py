@@ -1,4 +1,5 @@
-"""Ctrl-C that waits: it comes after the block, once, and a process started in the block gets nothing of it. And one that comes too late."""
+"""Ctrl-C that waits: it comes after the block, once, and a process started in the block gets nothing of it. One that comes too late. And one that comes in
+the instant before a system call, which it does not interrupt."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import threading
 import pytest
 
 from terminal import held_back
-from terminal.interrupt import SIGNALS
+from terminal.interrupt import SIGNALS, noticed
 
 
 def test_it_comes_after_the_block() -> None:
@@ -78,3 +79,41 @@ sys.exit(code)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+WAITS = {
+    "a pipe to be read": "os.read(os.pipe()[0], 1)",
+    "a pipe to be written": "os.write(os.pipe()[1], bytes(1 << 20))",
+    "a process": "subprocess.run(['sleep', '60'])",
+    "a lock": "lock.acquire()",
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_comes_just_before_a_wait_ends_it(number: signal.Signals, wait: str) -> None:
+    """PyErr_SetInterruptEx does all that a signal does, but for interrupting the system call that the main thread is in: as if it had come before."""
+    code = f"""
+import ctypes, os, subprocess, sys, threading
+from terminal import command
+
+lock = threading.Lock()
+lock.acquire()
+
+def run(arguments):
+    threading.Timer(0.3, ctypes.pythonapi.PyErr_SetInterruptEx, [{int(number)}]).start()
+    {wait}
+    return 0
+
+sys.exit(command("waits", run))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "waits: interrupted\n")
+
+
+def test_afterwards_nothing_is_left_of_the_nudging() -> None:
+    before = signal.getsignal(signal.SIGURG), threading.enumerate()
+    with pytest.raises(KeyboardInterrupt), noticed():
+        signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGURG), threading.enumerate()) == before
+    assert signal.set_wakeup_fd(-1) == -1
