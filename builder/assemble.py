@@ -64,7 +64,12 @@ def base(
             with step("storing them"):
                 bundle.save_tree(tree, work, store)
     with step("stored steps"):
-        return bundle.load_tree(store.path("steps", key), store)
+        return stored(key, store)
+
+
+def stored(key: str, store: Store) -> Tree:
+    """What :func:`base` made under the id ``key``, which ``store`` has among its steps."""
+    return bundle.load_tree(store.path("steps", key), store)
 
 
 def base_id(what: Definition, lock: Lock, closure: str) -> str:

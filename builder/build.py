@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from builder import architecture, data, definition, inputs, manifest, resolve
+from builder import architecture, data, definition, inputs, manifest, pool, resolve
 from builder.definition import Definition
 from builder.lockfile import Lock
 from builder.store import identify
@@ -101,6 +102,14 @@ class Order:
         if root is None or isinstance(self.target, ContainerTarget):
             return self.target.name
         return [self.target.name, list(root.release if self.settings.release else root.fast)]
+
+    @property
+    def pooled(self) -> Sequence[str] | None:
+        """How a root's contents are compressed, if that is done once and kept (:mod:`builder.pool`): not for a release, which is packed for size."""
+        root = self.what.root
+        if root is None or isinstance(self.target, ContainerTarget) or self.settings.release:
+            return None
+        return root.fast if pool.fits(root.type, root.fast) else None
 
     def is_done(self, build: str) -> bool:
         """Is the build with this id there, and is that enough?"""

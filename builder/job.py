@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -138,13 +138,13 @@ def _deliver(order: Order) -> _Deliver:
     """The function that makes the artifacts of ``order``."""
     if isinstance(order.target, ContainerTarget):
         return _deliver_container(order.what, order.target)
-    return _deliver_image(order.what, order.target, release=order.settings.release)
+    return _deliver_image(order.what, order.target, order.pooled, release=order.settings.release)
 
 
 _Deliver = Callable[["_Job", Path, Path], "_Delivered"]
 
 
-def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliver:
+def _deliver_image(what: Definition, target: Target, pooled: Sequence[str] | None, *, release: bool) -> _Deliver:
     kernel, root = what.kernel, what.root
     assert kernel is not None  # as target_of made sure
     assert root is not None
@@ -166,18 +166,11 @@ def _deliver_image(what: Definition, target: Target, *, release: bool) -> _Deliv
                 begun = aside.submit(early, *wanted, tools, job.store, step, release=release)
                 if release:
                     begun.result()  # it compresses for a while, which Ctrl-C could not end from here
-                if not release and pool.fits(root.type, options):
-                    with job.phases.step("compressing contents"):
-                        kept = pool.pool(base, options, tools, job.store)
-                    with job.phases.step("root"):
-                        kept.assemble(tree, work / "root", job.lock.epoch)
-                    with job.phases.step("hashes"):
-                        protected = kept.protect(work / "root")
-                else:
-                    with job.phases.step("root"):
-                        filesystem.pack(tree, root.type, options, work / "root", job.lock.epoch, tools)
-                    with job.phases.step("hashes"):
-                        protected = verity.protect(work / "root")
+                protected = (
+                    job.packed(tree, root.type, options, work / "root", tools)
+                    if pooled is None
+                    else job.assembled(base, tree, pooled, work / "root", tools)
+                )
                 before = begun.result()
             for name in ("kernel", "initrd"):
                 shutil.copyfile(before.folder / name, work / name)
@@ -251,6 +244,22 @@ class _Job:
             base = assemble.base(self.what, packages, self.lock, tools, self.store, step)
             tree = assemble.finish(self.what, base.copy(), packages, self.lock, tools, self.store, step)
         return base, tree
+
+    def packed(self, tree: Tree, kind: str, options: Sequence[str], root: Path, tools: Tools) -> verity.Verity:
+        """Write ``tree`` as the file system ``root`` by its writer, with hashes."""
+        with self.phases.step("root"):
+            filesystem.pack(tree, kind, options, root, self.lock.epoch, tools)
+        with self.phases.step("hashes"):
+            return verity.protect(root)
+
+    def assembled(self, base: Tree, tree: Tree, options: Sequence[str], root: Path, tools: Tools) -> verity.Verity:
+        """The same out of what is compressed already: the contents of ``base``, of which ``tree`` has most."""
+        with self.phases.step("compressing contents"):
+            kept = pool.pool(base, options, tools, self.store)
+        with self.phases.step("root"):
+            kept.assemble(tree, root, self.lock.epoch)
+        with self.phases.step("hashes"):
+            return kept.protect(root)
 
 
 @dataclass(frozen=True)

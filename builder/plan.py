@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from builder import assemble, deb, definition, offline
+from builder import assemble, deb, offline
 from builder.architecture import NAMES
 from builder.build import Order, Settings, build_id
 from builder.cli.verb import Verb
 from builder.lockfile import Lock, LockedPackage
 from builder.packages import downloaded
+from builder.pool import pool_id
 from builder.sizes import megabytes
 from builder.store import Store
 from builder.targets import TARGETS
@@ -64,29 +65,34 @@ def plan(settings: Settings) -> Plan:
     for a build from the store alone that lacks something, as that build would.
     """
     order = Order.of(settings)
-    what, lock, directory, anew = order.what, order.lock, order.directory, settings.cache != "use"
+    lock, directory, anew = order.lock, order.directory, settings.cache != "use"
     if order.is_done(build_id(order.inputs())):
         return Plan(directory, ())
     store = Store(settings.store, look=True)
     if settings.offline:
         offline.check(lock, our_lock(), store)
-    return Plan(directory, (*_packages("package", lock, store, anew), *_made(what, lock, store, anew)))
+    return Plan(directory, (*_packages("package", lock, store, anew), *_made(order, store, anew)))
 
 
-def _made(what: definition.Definition, lock: Lock, store: Store, anew: bool) -> Iterator[Step]:
+def _made(order: Order, store: Store, anew: bool) -> Iterator[Step]:
     """What is not a package of the definition: the tools, the slow steps of the tree, what is always made."""
-    tools = our_lock()
+    what, tools = order.what, our_lock()
     closure = closure_id(tools)
     if store.has("tools", closure):
         yield Step("tools", "reuse", 1, 0)
     else:
         yield from _packages("package of the tools", tools, store, anew)
         yield Step("tools", "make", 1, 0)
-    steps = {"slow steps of the tree": assemble.base_id(what, lock, closure)}
+    base = assemble.base_id(what, order.lock, closure)
+    steps = {"slow steps of the tree": base}
     if what.node_code:
         steps["bytecode of our code"] = assemble.bytecode_id(what, closure)
+    if (options := order.pooled) is not None:
+        # Its id is of what the slow steps make: there is none before that.
+        is_there = store.has("steps", base) and not anew
+        steps["compressed contents"] = pool_id(assemble.stored(base, store), options, closure) if is_there else ""
     for name, key in steps.items():
-        yield Step(name, "reuse" if store.has("steps", key) and not anew else "make", 1, 0)
+        yield Step(name, "reuse" if key and store.has("steps", key) and not anew else "make", 1, 0)
     yield Step("artifacts", "make", 1, 0)
 
 

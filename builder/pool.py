@@ -61,8 +61,7 @@ def pool(base: Tree, options: Sequence[str], tools: Tools, store: Store) -> Pool
 
     Raises :class:`terminal.Failure` as :func:`builder.filesystem.pack` does.
     """
-    found = contents(base)
-    key = identify("pool", VERSION, [tools.root.name, list(options), [content.sha256 for content in found]])
+    found, key = contents(base), pool_id(base, options, tools.root.name)
     if not store.has("steps", key):
         with store.making("steps", key) as work:
             _make(found, options, work, tools)
@@ -71,6 +70,12 @@ def pool(base: Tree, options: Sequence[str], tools: Tools, store: Store) -> Pool
     return Pool(
         folder, {name: Blocks(start, fragment, offset, tuple(sizes)) for name, start, fragment, offset, *sizes in rows}
     )
+
+
+def pool_id(base: Tree, options: Sequence[str], closure: str) -> str:
+    """The id of the pool of the contents of ``base``, packed with ``options`` by the tools of the id ``closure``. It is of contents and not of what made
+    them, so that a change of the builder's code that changes none of them compresses nothing."""
+    return identify("pool", VERSION, [closure, list(options), [content.sha256 for content in contents(base)]])
 
 
 def contents(tree: Tree) -> list[Content]:

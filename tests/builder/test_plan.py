@@ -59,6 +59,19 @@ def test_an_image_is_planned_for_its_target(world: World, capsys: Out) -> None:
     assert "make    1      artifacts" in capsys.readouterr().out
 
 
+def test_contents_are_compressed_once(world: World, capsys: Out) -> None:
+    """And again if they are to be compressed otherwise; a release is packed as a whole."""
+    assert steps(world, capsys, world.node)["make compressed contents"] == (1, 0)
+    assert world.image("--quiet") == 0
+    (world.overlay / "etc/issue").write_text("another\n")
+    assert steps(world, capsys, world.node)["reuse compressed contents"] == (1, 0)
+    world.node.write_text(world.node.read_text().replace("fast: [-comp, lz4]", "fast: [-comp, gzip]"))
+    found = steps(world, capsys, world.node)
+    assert (found["reuse slow steps of the tree"], found["make compressed contents"]) == ((1, 0), (1, 0))
+    world.node.write_text(world.node.read_text().replace("fast: [-comp, gzip]", "fast: [-comp, gzip, -all-root]"))
+    assert not any("compressed" in what for what in steps(world, capsys, world.node))
+
+
 def test_missing_tools_are_in_the_plan(world: World, capsys: Out) -> None:
     for link in (world.store / "tools").iterdir():
         link.unlink()
