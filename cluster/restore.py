@@ -13,6 +13,7 @@ from cluster import ports, preflight, provision, snapshot
 from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.layout import Layout
+from cluster.process import Process
 from cluster.readiness import Readiness
 from cluster.snapshot import Snapshot
 from cluster.up import Options, Outcome, built, machinery, up
@@ -45,12 +46,16 @@ def restore(tag: str, name: str, phases: Phases) -> Cluster:
     found.require_match()
     layout = Layout.of(name)
     with clusters.changing(layout):
-        former = _former(found, layout, phases)
+        former = _former(found, layout)
+        _require_room(found, layout)
+        if layout.state.exists():
+            with phases.phase(f"removing cluster {layout.state.name!r} as it is"):
+                clusters.remove(layout)
         return _restore(found, name, layout, former, phases)
 
 
-def _former(found: Snapshot, layout: Layout, phases: Phases) -> Description | None:
-    """What is there under this name already is removed, or refused."""
+def _former(found: Snapshot, layout: Layout) -> Description | None:
+    """What is there under this name already, and may be replaced. Raises :class:`Failure` if it may not."""
     if not layout.state.exists():
         return None
     former = Cluster.open(layout.state.name).description if layout.description.exists() else None
@@ -59,15 +64,31 @@ def _former(found: Snapshot, layout: Layout, phases: Phases) -> Description | No
             f"cluster {former.name!r} exists, and snapshot {found.tag!r} was not made of it but of {found.description.name!r}",
             hint=f"cluster-down --name {former.name} removes it; or restore under another name: --name OTHER",
         )
-    with phases.phase(f"removing cluster {layout.state.name!r} as it is"):
-        clusters.remove(layout)
     return former
 
 
+def _require_room(found: Snapshot, layout: Layout) -> None:
+    """Raise :class:`Failure` unless there is memory and room for what is restored, with what the cluster that it replaces gives back."""
+    memory_mib, room = preflight.free_memory_mib(), preflight.free_disk_bytes(layout.state)
+    if layout.description.exists():
+        memory_mib += _memory_bytes(Cluster.open(layout.state.name)) // preflight.MIB
+        room += sum(path.lstat().st_blocks * 512 for path in layout.state.rglob("*"))
+    description = found.description
+    preflight.require_memory(description.size, description.memory_mib, description.accelerator.name, memory_mib)
+    preflight.require_room(layout.state, snapshot.room_bytes(found), room)
+
+
+def _memory_bytes(cluster: Cluster) -> int:
+    """What its machines hold; 0 of one that does not answer any more."""
+    try:
+        pids = [node["pid"] for node in cluster.status()["nodes"]]
+    except Failure:
+        return 0
+    found = [Process.of(pid) for pid in pids if pid is not None]
+    return sum(process.memory_bytes for process in found if process is not None)
+
+
 def _restore(found: Snapshot, name: str, layout: Layout, former: Description | None, phases: Phases) -> Cluster:
-    kind = found.description.accelerator.name
-    preflight.require_memory(found.description.size, found.description.memory_mib, kind, preflight.free_memory_mib())
-    preflight.require_room(layout.state, snapshot.room_bytes(found))
     try:
         with phases.phase(f"preparing {found.description.size} nodes of snapshot {found.tag!r}"):
             with clusters.choosing_ports():

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import snapshot, sparse
+from cluster import preflight, snapshot, sparse
 from cluster.cluster import Cluster
 from cluster.layout import Layout
+from cluster.process import Process
 from cluster.restore import restore, take
 from terminal import Failure, Phases, UsageFailure
 from tests.cluster.tinyguest import GREETING, eventually, free_ports, tiny_cluster
@@ -147,6 +148,27 @@ def test_another_cluster_is_not_replaced_by_a_snapshot(counting: Cluster) -> Non
         restore("mine", "bystander", quiet())
     assert Cluster.open("bystander").description.ready
     bystander.remove()
+
+
+@pytest.mark.parametrize("what", ["memory", "room"])
+def test_a_cluster_that_runs_is_not_given_up_for_one_that_does_not_fit(
+    counting: Cluster, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would give back counts, and is not enough."""
+    made = take(counting, "mine", quiet())
+    dataclasses.replace(counting.description, ready=True).save(counting.layout.description)
+    pids = [node["pid"] for node in counting.status()["nodes"]]
+    held = sum(process.memory_bytes for pid in pids if (process := Process.of(pid)) is not None)
+    assert held > 2 * preflight.MIB
+    if what == "memory":
+        needed = made.description.size * (made.description.memory_mib + preflight.OVERHEAD_MIB["tcg"])
+        monkeypatch.setattr(preflight, "free_memory_mib", lambda: needed - held // preflight.MIB - 2)
+    else:
+        monkeypatch.setattr(preflight, "free_disk_bytes", lambda _: 0)
+        monkeypatch.setattr(snapshot, "room_bytes", lambda _: 1 << 40)
+    with pytest.raises(Failure, match="MiB of memory" if what == "memory" else "MiB of disk space"):
+        restore("mine", counting.name, quiet())
+    assert [node["pid"] for node in counting.status()["nodes"]] == pids, "it runs on"
 
 
 def test_a_snapshot_replaces_its_former_self_and_a_failed_one_leaves_nothing() -> None:
