@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 
 from builder import data
-from builder.build import Settings, build_container
+from builder.build import Settings, build_container, build_image
 from cluster.cluster import Cluster
 from cluster.pytest import lab_of
 from cluster.restore import up_cached
@@ -99,6 +99,12 @@ def key(folder: Path) -> Path:
     path = folder / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    """The folder of the node's image for QEMU, with the lists of what is in it."""
+    return build_image(Settings(target="qemu", phases=Phases(sys.__stderr__))).directory
 
 
 @pytest.fixture(scope="session")

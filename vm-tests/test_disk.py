@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import struct
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from builder.build import Settings, build_image
 from builder.tools import ToolFailure, Tools
 from cloudconfig import seed
-from terminal import Phases
 
 from .firmware import Machine, drive, machine
 
@@ -31,12 +28,6 @@ STATE_BYTES: Final = 256 << 20
 """Of a state disk of its own."""
 LOGIN: Final = r"\bflotilla login:|node-of-disk login:"
 PANIC: Final = "Kernel panic - not syncing: dm-verity device corrupted"
-
-
-@pytest.fixture(scope="module")
-def image() -> Path:
-    """The folder of the node's image for QEMU."""
-    return build_image(Settings(target="qemu", phases=Phases(sys.__stderr__))).directory
 
 
 # --- a disk ----------------------------------------------------------------------------------------------------------

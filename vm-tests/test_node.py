@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from builder import filelist
+from builder.tree import Kind
 from cluster.cluster import Cluster
 from cluster.node import Node
 
@@ -69,6 +72,31 @@ def test_the_root_is_read_only_and_etc_and_var_are_not(node: Node) -> None:
     assert node.check("findmnt -no FSTYPE /").strip() in ("squashfs", "erofs")
     assert node.check("findmnt -no FSTYPE /etc").strip() == "overlay"
     assert node.check("findmnt -no FSTYPE /var").strip() == "ext4"
+
+
+def test_every_path_of_the_root_is_what_the_build_lists(node: Node, image: Path, tmp_path: Path) -> None:
+    """Seen below what is mounted over it: kind, mode, owners, time, size, target of each; and the contents of programs and of our code."""
+    wanted = filelist.load(image)
+    (tmp_path / "list").write_text(
+        "set -e; mkdir -p /run/root; mount --bind / /run/root; trap 'cd /; umount /run/root' EXIT; cd /run/root\n"
+        "find . -mindepth 1 -xdev -printf '%P\\t%y\\t%m\\t%U\\t%G\\t%T@\\t%s\\t%l\\n'\n"
+        "echo; find usr/bin usr/lib/flotilla usr/lib/systemd -xdev -type f -exec sha256sum {} +\n"
+    )
+    node.put(tmp_path / "list", "/tmp/list")
+    paths, hashes = node.check("sudo bash /tmp/list").split("\n\n")
+    found = {}
+    for line in paths.splitlines():
+        path, letter, mode, uid, gid, time, size, target = line.split("\t")
+        kind = {"f": Kind.FILE, "d": Kind.DIRECTORY, "l": Kind.SYMLINK}[letter]
+        size = size if kind is Kind.FILE else "0"
+        found[f"/{path}"] = (kind, mode.zfill(4), int(uid), int(gid), int(time.partition(".")[0]), int(size), target)
+    assert found == {
+        path: (each.kind, each.mode, each.uid, each.gid, each.mtime, each.size, each.target)
+        for path, each in wanted.items()
+    }
+    sums = {f"/{path}": digest for digest, path in (line.split("  ", 1) for line in hashes.splitlines())}
+    assert len(sums) > 500
+    assert sums == {path: wanted[path].sha256 for path in sums}
 
 
 def test_nothing_listens_but_what_the_design_names(cluster: Cluster) -> None:
