@@ -234,9 +234,8 @@ _XATTR: Final = "SCHILY.xattr."
 
 def _rows(members: Iterable[tarfile.TarInfo], contents: io.FileIO, deb: Path) -> Iterator[bundle.Row]:
     """Index rows of the tar's ``members``; ``contents`` is the tar itself."""
-    room = memoryview(
-        bytearray(_CHUNK)
-    )  # one for all: memory that is touched for the first time costs more than hashing
+    # One for all: memory that is touched for the first time costs more than hashing.
+    room = memoryview(bytearray(_CHUNK))
     places: dict[str, tuple[int, int, str]] = {}
     for member in members:
         path = checked_path(member.name, deb)

@@ -36,9 +36,8 @@ def obtain(
     missing = [package for package in lock.packages if not deb.is_unpacked(package.sha256, store)]
     if missing:
         if any(downloaded(package, store) is None for package in missing):
-            from builder.fetch import (
-                fetch,
-            )  # with urllib3, which takes as long to import as all of a build's other modules
+            # With urllib3, which takes as long to import as all of a build's other modules.
+            from builder.fetch import fetch
 
             fetch(missing, store, mirror, detail=detail, step=step)
         # Decompression releases the interpreter's lock, so threads use all cores. Large ones first: none is left to run alone at the end.

@@ -7,15 +7,14 @@ Format: the kernel's Documentation/filesystems/squashfs.rst and fs/squashfs/squa
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
 
 from builder.filesystem import modified
-from builder.tree import Content, Entry, Kind, Tree
+from builder.tree import Content, Entry, Kind, Slice, Tree
 
 # The superblock: magic, inodes, time, block size, fragments, compressor, log2 of the block size, flags, ids, version;
 _COUNTS: Final = struct.Struct("<IIIIIHHHHHH")
@@ -96,11 +95,11 @@ class _Superblock:
     exports_at: int
 
     @classmethod
-    def read(cls, file: IO[bytes]) -> _Superblock:
-        file.seek(0)
-        magic, *before, major, minor = _COUNTS.unpack(file.read(_COUNTS.size))
+    def of(cls, image: Path) -> _Superblock:
+        raw = _span(image, 0, _COUNTS.size + _PLACES.size).read()
+        magic, *before, major, minor = _COUNTS.unpack_from(raw)
         assert (magic, major, minor) == (_MAGIC, *_VERSION)
-        return cls(*before, *_PLACES.unpack(file.read(_PLACES.size)))
+        return cls(*before, *_PLACES.unpack_from(raw, _COUNTS.size))
 
     def packed(self) -> bytes:
         counts = (self.inodes, self.time, self.block_size, self.fragments, self.compressor, self.block_log)
@@ -115,9 +114,8 @@ def read(image: Path) -> tuple[dict[bytes, Blocks], int]:
 
     For an image that was written with ``-noI``: tables that are compressed are not understood.
     """
-    with image.open("rb") as file:
-        about = _Superblock.read(file)
-        return dict(_files(file, about)), about.inodes_at
+    about = _Superblock.of(image)
+    return dict(_files(image, about)), about.inodes_at
 
 
 def assemble(
@@ -126,10 +124,11 @@ def assemble(
     """Write ``tree``, which has these ``contents``, as the new file ``output``; times are those of :func:`builder.filesystem.modified`.
 
     Its data is that of ``image``, which has ``blocks`` (by the SHA-256 of what is in them), and after that what of ``contents`` is not there.
+    Raises :class:`terminal.Failure` if the image, or a file of the store that has a content, is cut short.
     """
+    old = _Superblock.of(image)
     with image.open("rb") as source, output.open("w+b") as file:
-        old = _Superblock.read(source)
-        _copy(source.fileno(), file.fileno(), old.inodes_at)
+        _span(image, 0, old.inodes_at).send(source.fileno(), file.fileno())
         file.seek(old.inodes_at)
         new = {each.sha256: _put(file, each, old.block_size) for each in contents if each.sha256 not in blocks}
         tables = _Tables(tree, {**blocks, **new}, old.block_size, epoch)
@@ -137,19 +136,16 @@ def assemble(
         file.write(tables.inodes.packed())
         directories_at = file.tell()
         file.write(tables.listings.packed())
-        fragments_at = _copy_fragments(source, old, file)
+        fragments_at = _copy_fragments(image, old, file)
         exports_at = _write_table(file, struct.pack(f"<{len(tables.references)}Q", *tables.references))
         ids_at = _write_table(file, struct.pack(f"<{len(tables.ids)}I", *tables.ids))
         attributes_at = tables.attributes.write(file)
         used = file.tell()
         file.write(bytes(-used % _PAD))
-        about = _Superblock(
+        about = replace(
+            old,
             inodes=len(tables.references),
             time=epoch,
-            block_size=old.block_size,
-            fragments=old.fragments,
-            compressor=old.compressor,
-            block_log=old.block_log,
             flags=old.flags & _COMPRESSOR_OPTIONS | _PLAIN_TABLES | _EXPORTABLE,
             ids=len(tables.ids),
             root=tables.references[0],
@@ -165,10 +161,15 @@ def assemble(
         file.write(about.packed())
 
 
-def _files(file: IO[bytes], about: _Superblock) -> Iterator[tuple[bytes, Blocks]]:
-    inodes, inode_blocks = _read_table(file, about.inodes_at, about.directories_at)
-    end = _first_place(file, about.fragments_at) if about.fragments else about.fragments_at
-    listings, listing_blocks = _read_table(file, about.directories_at, end)
+def _span(image: Path, begin: int, end: int) -> Slice:
+    """A part of ``image``, which tells if it is not all there."""
+    return Slice(image, begin, end - begin, "")
+
+
+def _files(image: Path, about: _Superblock) -> Iterator[tuple[bytes, Blocks]]:
+    inodes, inode_blocks = _joined(_span(image, about.inodes_at, about.directories_at).read())
+    end = _first_place(image, about.fragments_at) if about.fragments else about.fragments_at
+    listings, listing_blocks = _joined(_span(image, about.directories_at, end).read())
     at = inode_blocks[about.root >> 16] + (about.root & 0xFFFF)
     (kind, *_), at = _HEAD.unpack_from(inodes, at), at + _HEAD.size
     if kind == _TYPES[Kind.DIRECTORY]:
@@ -199,10 +200,8 @@ def _blocks(inodes: bytes, at: int, block_size: int) -> Blocks:
     return Blocks(start, fragment, offset, struct.unpack_from(f"<{count}I", inodes, at))
 
 
-def _read_table(file: IO[bytes], begin: int, end: int) -> tuple[bytes, dict[int, int]]:
-    """The blocks of a table, joined; and where each begins in that, by its place in the table."""
-    file.seek(begin)
-    raw = file.read(end - begin)
+def _joined(raw: bytes) -> tuple[bytes, dict[int, int]]:
+    """The blocks of a table as one; and where each begins in that, by its place in the table."""
     joined = bytearray()
     starts: dict[int, int] = {}
     at = 0
@@ -216,17 +215,8 @@ def _read_table(file: IO[bytes], begin: int, end: int) -> tuple[bytes, dict[int,
     return bytes(joined), starts
 
 
-def _first_place(file: IO[bytes], index_at: int) -> int:
-    file.seek(index_at)
-    (place,) = struct.unpack("<Q", file.read(8))
-    return int(place)
-
-
-def _copy(source: int, target: int, size: int) -> None:
-    """Copy the first ``size`` bytes, in the kernel."""
-    done = 0
-    while done < size:
-        done += os.copy_file_range(source, target, size - done, done, done)
+def _first_place(image: Path, index_at: int) -> int:
+    return int.from_bytes(_span(image, index_at, index_at + 8).read(), "little")
 
 
 def _put(file: IO[bytes], content: Content, block_size: int) -> Blocks:
@@ -242,16 +232,16 @@ def _put(file: IO[bytes], content: Content, block_size: int) -> Blocks:
     return Blocks(start, _NONE, 0, tuple(sizes))
 
 
-def _copy_fragments(source: IO[bytes], old: _Superblock, file: IO[bytes]) -> int:
+def _copy_fragments(image: Path, old: _Superblock, file: IO[bytes]) -> int:
     """Write the table of fragments: they are where they were, only the table moves. Returns the place of its index."""
     if not old.fragments:
         return file.tell()
-    first = _first_place(source, old.fragments_at)
-    source.seek(first)
+    first = _first_place(image, old.fragments_at)
     moved = file.tell() - first
-    file.write(source.read(old.fragments_at - first))
+    file.write(_span(image, first, old.fragments_at).read())
     count = -(-old.fragments * 16 // _METADATA)
-    return _write_index(file, [place + moved for place in struct.unpack(f"<{count}Q", source.read(8 * count))])
+    index = _span(image, old.fragments_at, old.fragments_at + 8 * count).read()
+    return _write_index(file, [place + moved for place in struct.unpack(f"<{count}Q", index)])
 
 
 def _write_table(file: IO[bytes], data: bytes) -> int:

@@ -17,6 +17,7 @@ from builder.squashfs import read
 from builder.store import Store
 from builder.tools import Tools
 from builder.tree import Entry, Inline, Kind, Tree, directory, file, symlink
+from terminal import Failure
 from tests.builder.test_filesystem import EPOCH, names, numbers
 
 OPTIONS = ["-comp", "zstd", "-b", "4K"]
@@ -161,6 +162,29 @@ def test_it_is_protected_without_reading_what_was_kept(closure: Tools, tmp_path:
         image.write(damaged)
     made.assemble(tree, tmp_path / "damaged", EPOCH)
     assert made.protect(tmp_path / "damaged").root_hash != verity.protect(tmp_path / "damaged").root_hash
+
+
+def test_a_root_may_lie_on_another_file_system(closure: Tools, tmp_path: Path) -> None:
+    """The kernel copies nothing by itself from one kind of file system to another."""
+    base = Tree([file("a", noise(300_000))])
+    made = pool.pool(base, OPTIONS, closure, Store(tmp_path / "store"))
+    made.assemble(base, tmp_path / "here", EPOCH)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        assert Path(memory).stat().st_dev != tmp_path.stat().st_dev
+        made.assemble(base, Path(memory) / "there", EPOCH)
+        assert (Path(memory) / "there").read_bytes() == (tmp_path / "here").read_bytes()
+
+
+@pytest.mark.parametrize("left", [0, 50, 10_000, -20])
+def test_a_pool_that_a_power_cut_has_shortened_is_told(left: int, closure: Tools, tmp_path: Path) -> None:
+    base = Tree([file("a", noise(300_000)), file("b", "short")])
+    made = pool.pool(base, OPTIONS, closure, Store(tmp_path / "store"))
+    image = made.folder / "image"
+    os.truncate(image, left if left >= 0 else image.stat().st_size + left)
+    with pytest.raises(Failure, match="cut short") as caught:
+        made.assemble(base, tmp_path / "root", EPOCH)
+    assert caught.value.where == str(image)
+    assert "osbuild cache --prune" in (caught.value.hint or "")
 
 
 def test_a_pool_is_kept_by_what_is_in_it(closure: Tools, tmp_path: Path) -> None:
