@@ -7,7 +7,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.layout import clusters_root
-from tests.cluster.test_up import call
+from tests.cluster.commands import call
 
 COMMANDS = ("cluster", "cluster-up", "cluster-down", "osbuild", "cloudconfig", "discovery", "fleetctl")
 

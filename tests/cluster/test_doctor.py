@@ -10,7 +10,7 @@ from cluster import preflight
 from cluster.cli import main
 from cluster.doctor import Finding, examine
 from cluster.layout import Layout, clusters_root
-from tests.cluster.test_up import call
+from tests.cluster.commands import call
 
 
 def found(name: str) -> Finding:

@@ -1,4 +1,4 @@
-"""The switch: learning and faults as pure values, then bytes through real unix sockets as QEMU would send them."""
+"""The switch: bytes through real unix sockets as QEMU would send them, and faults between them."""
 
 import asyncio
 import time
@@ -10,16 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.forwarding import ADDRESSES_MAX, ForwardingTable
+from cluster.forwarding import ForwardingTable
 from cluster.framing import FRAME_BYTES_MAX
 from cluster.impairment import HOST, Faults, Impairment, both_ways
 from cluster.switch import LATE_QUEUE_BYTES_MAX, PATIENCE_S, QUEUE_BYTES_MAX, Switch
-
-BROADCAST = b"\xff" * 6
-
-
-def mac(node: int) -> bytes:
-    return bytes([0x52, 0x54, 0, 0x43, 0, node])
+from tests.cluster.test_forwarding import BROADCAST, mac
 
 
 def frame(target: bytes, source: bytes, payload: bytes = b"hello") -> bytes:
@@ -84,58 +79,6 @@ def play(
             await asyncio.sleep(0)
 
     asyncio.run(main())
-
-
-# The table
-
-
-def test_an_unknown_address_floods_and_a_learned_one_goes_to_its_port_only() -> None:
-    table = ForwardingTable([1, 2, 3])
-    assert table.route(1, mac(2), mac(1)) == (2, 3)
-    assert table.route(2, mac(1), mac(2)) == (1,)
-    assert table.route(1, mac(2), mac(1)) == (2,)
-
-
-def test_an_address_behind_the_port_it_came_from_goes_nowhere() -> None:
-    table = ForwardingTable([1, 2])
-    table.route(1, BROADCAST, mac(9))
-    assert table.route(1, mac(9), mac(1)) == ()
-
-
-def test_an_address_that_moves_is_found_at_its_new_port_and_a_forgotten_one_floods() -> None:
-    table = ForwardingTable([1, 2, 3])
-    table.route(1, BROADCAST, mac(9))
-    table.route(2, BROADCAST, mac(9))
-    assert table.route(3, mac(9), mac(3)) == (2,)
-    table.forget(2)
-    assert table.route(3, mac(9), mac(3)) == (1, 2)
-
-
-def test_a_guest_that_makes_up_addresses_cannot_grow_the_table_without_bound() -> None:
-    table = ForwardingTable([1, 2])
-    for number in range(ADDRESSES_MAX + 100):
-        table.route(1, BROADCAST, b"\x02" + number.to_bytes(5, "big"))
-    assert len(table.addresses()) == ADDRESSES_MAX
-
-
-addresses = st.sampled_from([bytes([first, 0, 0, 0, 0, last]) for first in (0, 1, 2) for last in (1, 2, 3)])
-
-
-@given(st.lists(st.tuples(st.integers(1, 4), addresses, addresses)))
-def test_whatever_was_learned_a_frame_never_returns_and_never_leaves_twice(
-    frames: list[tuple[int, bytes, bytes]],
-) -> None:
-    table = ForwardingTable([1, 2, 3, 4])
-    for ingress, target, source in frames:
-        out = table.route(ingress, target, source)
-        assert ingress not in out
-        assert len(set(out)) == len(out)
-        if target[0] & 1:
-            assert set(out) == {1, 2, 3, 4} - {ingress}
-    assert not any(address[0] & 1 for address in table.addresses())
-
-
-# The rim
 
 
 def test_frames_arrive_whole_at_the_learned_port_only(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from cluster.cli import main, main_down, main_up
 from cluster.cli.view import changes, event_text
 from cluster.cluster import Cluster
 from cluster.timeline import Event
+from tests.cluster.commands import call
 from tests.cluster.test_sweep import CLUSTER
-from tests.cluster.test_up import call
 
 
 @pytest.fixture
