@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from builder.manifest import sha256
+from builder.store import MADE
 from builder.tools import Tools
 from tests.builder.smallworld import TOLD, Running, World
 from tests.builder.test_build import snapshot
@@ -135,6 +140,38 @@ def test_after_a_kill_the_output_is_as_it_was_and_the_next_build_clears_up(
     assert world.image() == 0
     assert set(snapshot(world.output)) >= {"cmdline", "disk.qcow2", "initrd.img", "root.img", "vmlinuz"}
     assert world.leftovers() == []
+
+
+def test_killed_at_any_moment_the_next_build_is_right(world: World, seed: int) -> None:
+    """Ten builds that change something each, killed at moments drawn from the whole length of one, in one store: whatever a killed one left is neither
+    taken for whole nor in the way, a manifest tells of what is there, and what comes out in the end is what an empty store gives."""
+    chance = Random(seed)
+    begin = time.monotonic()
+    assert world.start("image", "--definition", world.node).wait(PATIENCE) == 0
+    length = time.monotonic() - begin
+    killed = 0
+    for number in range(10):
+        (world.overlay / "etc/issue").write_text(f"the small world, {number}\n")
+        if number % 3 == 0:  # from nothing but downloads; else from what earlier ones made
+            for kind in MADE:
+                shutil.rmtree(
+                    world.store / kind, ignore_errors=True
+                )  # there is none, if the last one was killed at once
+        running = world.start("image", "--definition", world.node)
+        time.sleep(chance.uniform(0, length if number % 3 == 0 else length / 2))
+        running.signal(signal.SIGKILL)
+        killed += running.wait(PATIENCE) == -signal.SIGKILL
+        if (world.output / "manifest.json").exists():
+            for told in json.loads((world.output / "manifest.json").read_text())["artifacts"]:
+                assert sha256(world.output / told["name"]) == told["sha256"]
+    assert killed > 1, "too few were killed to say anything"
+    assert world.image() == 0
+    assert world.leftovers() == []
+    made = snapshot(world.output)
+    for kind in (*MADE, "downloads"):
+        shutil.rmtree(world.store / kind)
+    assert world.image("--force") == 0
+    assert snapshot(world.output) == made
 
 
 def test_two_builds_into_one_output_take_turns(world: World) -> None:
