@@ -1,6 +1,10 @@
-"""Completion scripts, read by a real bash: what it offers after some words."""
+"""Completion scripts, read by a real bash and a real zsh: what they offer after some words."""
 
+import os
+import pty
+import select
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +30,37 @@ def offered(path: Path, function: str, *words: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def shown_by_zsh(folder: Path, home: Path, line: str, *words: str) -> str:
+    """What an interactive zsh, which finds its functions in ``folder``, shows when the tabulator is pressed twice behind ``line``; as soon as ``words`` are
+    all there."""
+    ours, its = pty.openpty()
+    environment = {**os.environ, "TERM": "dumb", "HOME": str(home), "PS1": "> "}
+    zsh = subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=its, stdout=its, stderr=its, env=environment, start_new_session=True
+    )
+    os.close(its)
+
+    def said(*awaited: str) -> str:
+        text, end = "", time.monotonic() + 20
+        while not all(word in text for word in awaited):
+            assert time.monotonic() < end, text
+            if select.select([ours], [], [], 0.1)[0]:
+                text += os.read(ours, 1 << 16).decode(errors="replace")
+        return text
+
+    try:
+        # The list stays on the screen, however long it is. What is typed before the prompt is there is not completed.
+        options = "setopt no_always_last_prompt; LISTMAX=1000; stty cols 200; PS1='ready''> '"
+        os.write(ours, f"fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D; {options}\n".encode())
+        said("ready> ")
+        os.write(ours, f"{line}\t\t".encode())
+        return said(*words)
+    finally:
+        zsh.kill()
+        zsh.wait()
+        os.close(ours)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_ours_has_scripts_that_its_shell_can_read(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -33,7 +68,9 @@ def test_every_command_of_ours_has_scripts_that_its_shell_can_read(
     path = tmp_path / "completion"
     path.write_text(script("bash", command, capsys))
     subprocess.run(["bash", "-n", path], check=True, timeout=20)
-    assert script("zsh", command, capsys).startswith(f"#compdef {command}\n")
+    path.write_text(script("zsh", command, capsys))
+    assert path.read_text().startswith(f"#compdef {command}\n")
+    subprocess.run(["zsh", "-n", path], check=True, timeout=20)
 
 
 def test_verbs_nodes_and_clusters_are_offered(
@@ -50,6 +87,20 @@ def test_verbs_nodes_and_clusters_are_offered(
     assert offered(path, "_shtab_cluster", "cluster", "status", "--name", "") == {"default", "lab"}
     monkeypatch.setenv("FLOTILLA_CLUSTER", "lab")
     assert offered(path, "_shtab_cluster", "cluster", "ssh", "node") == {"node-7"}
+
+
+def test_zsh_offers_verbs_with_what_they_do_and_nodes(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions = tmp_path / "functions"
+    functions.mkdir()
+    (functions / "_cluster").write_text(script("zsh", "cluster", capsys))
+    for node in ("node-1", "node-2"):  # now: a command sweeps away what is no whole cluster
+        (clusters_root() / "default" / node).mkdir(parents=True)
+    shown = shown_by_zsh(functions, home, "cluster st", "start", "stop", "status  -- Show a cluster's nodes")
+    assert "snapshot" not in shown
+    assert "disk-slow" in shown_by_zsh(functions, home, "cluster fault disk", "disk-corrupt", "disk-slow")
+    shown_by_zsh(functions, home, "cluster fault disk-slow n", "node-1", "node-2")
 
 
 def test_a_command_that_is_not_ours(capsys: pytest.CaptureFixture[str]) -> None:
