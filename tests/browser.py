@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +80,18 @@ class Browser:
         self.driver.get("about:blank")
         self.driver.get(page.resolve().as_uri() + fragment)
 
+    def await_scripts(self, count: int) -> None:
+        """Wait until ``count`` script elements of the page are parsed: where scripts are off, the driver does not wait for a page to be there, and who
+        switches them on sooner has those run that come then."""
+        deadline = time.monotonic() + 30
+        while True:
+            root = self._cdp("DOM.getDocument", depth=0)["root"]["nodeId"]
+            found = len(self._cdp("DOM.querySelectorAll", nodeId=root, selector="script")["nodeIds"])
+            if found == count:
+                return
+            assert time.monotonic() < deadline, f"{found} of {count} scripts"
+            time.sleep(0.02)
+
     def resize(self, width: int, height: int, *, touch: bool = False) -> None:
         """Have a viewport of this size; ``touch`` for a phone's."""
         self._cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
@@ -123,8 +136,8 @@ class Browser:
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
         return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
-    def _cdp(self, command: str, **arguments: object) -> None:
-        self.driver.execute_cdp_cmd(command, arguments)
+    def _cdp(self, command: str, **arguments: object) -> Any:
+        return self.driver.execute_cdp_cmd(command, arguments)
 
 
 @contextmanager

@@ -283,6 +283,7 @@ def test_without_scripts_there_are_tables(name: str, see: Browser, request: pyte
     page = request.getfixturevalue(name)
     see.scripts(on=False)
     see.show(page)
+    see.await_scripts(page.read_text("utf-8").count("<script"))
     see.scripts(on=True)  # for the test's own questions; the page's script has had its chance
     text = see.text("main")
     assert "needs scripts, which are switched off here" in text

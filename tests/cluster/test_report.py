@@ -223,6 +223,7 @@ class TestPage:
     def test_without_scripts_it_says_the_same(self, see: Browser, page: Path) -> None:
         see.scripts(on=False)
         see.show(page)
+        see.await_scripts(page.read_text("utf-8").count("<script"))
         see.scripts(on=True)
         assert "test_web.py::test_it" in see.text("main")
         assert see.all("svg.lanes svg")
