@@ -15,7 +15,7 @@ from builder.build import Order, Settings, build_id
 from builder.cli.verb import Verb
 from builder.lockfile import Lock, LockedPackage
 from builder.packages import downloaded
-from builder.pool import pool_id
+from builder.pool import contents, pool_id
 from builder.sizes import megabytes
 from builder.store import Store
 from builder.targets import TARGETS
@@ -90,7 +90,9 @@ def _made(order: Order, store: Store, anew: bool) -> Iterator[Step]:
     if (options := order.pooled) is not None:
         # Its id is of what the slow steps make: there is none before that.
         is_there = store.has("steps", base) and not anew
-        steps["compressed contents"] = pool_id(assemble.stored(base, store), options, closure) if is_there else ""
+        steps["compressed contents"] = (
+            pool_id(contents(assemble.stored(base, store)), options, closure) if is_there else ""
+        )
     for name, key in steps.items():
         yield Step(name, "reuse" if key and store.has("steps", key) and not anew else "make", 1, 0)
     yield Step("artifacts", "make", 1, 0)

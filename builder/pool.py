@@ -61,7 +61,8 @@ def pool(base: Tree, options: Sequence[str], tools: Tools, store: Store) -> Pool
 
     Raises :class:`terminal.Failure` as :func:`builder.filesystem.pack` does.
     """
-    found, key = contents(base), pool_id(base, options, tools.root.name)
+    found = contents(base)
+    key = pool_id(found, options, tools.root.name)
     if not store.has("steps", key):
         with store.making("steps", key) as work:
             _make(found, options, work, tools)
@@ -72,10 +73,10 @@ def pool(base: Tree, options: Sequence[str], tools: Tools, store: Store) -> Pool
     )
 
 
-def pool_id(base: Tree, options: Sequence[str], closure: str) -> str:
-    """The id of the pool of the contents of ``base``, packed with ``options`` by the tools of the id ``closure``. It is of contents and not of what made
+def pool_id(found: Sequence[Content], options: Sequence[str], closure: str) -> str:
+    """The id of the pool of the contents ``found`` in a base, packed with ``options`` by the tools of the id ``closure``. It is of contents and not of what made
     them, so that a change of the builder's code that changes none of them compresses nothing."""
-    return identify("pool", VERSION, [closure, list(options), [content.sha256 for content in contents(base)]])
+    return identify("pool", VERSION, [closure, list(options), [content.sha256 for content in found]])
 
 
 def contents(tree: Tree) -> list[Content]:
