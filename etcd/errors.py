@@ -19,7 +19,8 @@ class EtcdError(Failure):
 class Unavailable(EtcdError):  # noqa: N818 - named for what a caller does about it
     """No endpoint gave an answer: try again later, from the same revision in case of a watch.
 
-    ``maybe_applied`` is true if a write was sent and its answer was lost: read before writing again.
+    ``maybe_applied`` is true if a write was sent and its answer was lost: read before writing again. ``reached`` is true if an etcd
+    took the request at all: one without a leader, for instance, which may have one in a moment.
     """
 
     def __init__(
@@ -29,9 +30,11 @@ class Unavailable(EtcdError):  # noqa: N818 - named for what a caller does about
         where: str | None = None,
         hint: str | None = None,
         code: int = 14,
+        reached: bool = False,
         maybe_applied: bool = False,
     ) -> None:
         super().__init__(message, where=where, hint=hint, code=code)
+        self.reached = reached or maybe_applied
         self.maybe_applied = maybe_applied
 
 

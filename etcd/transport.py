@@ -121,6 +121,7 @@ class Transport:
     def call(self, path: str, request: Json, *, resend: bool) -> Json:
         """POST ``request``, return the answer. ``resend``: it may reach etcd twice without harm."""
         trouble: Unavailable | None = None
+        reached = False
         for index, endpoint in self.order():
             try:
                 answer = self.call_at(endpoint, path, request)
@@ -128,15 +129,18 @@ class Transport:
                 if error.maybe_applied and not resend:
                     raise
                 trouble = error
+                reached = reached or error.reached
                 continue
             self._current = index
             return answer
         assert trouble is not None
         if len(self.endpoints) == 1:
             raise Unavailable(
-                trouble.message, where=trouble.where, hint=trouble.hint, code=trouble.code
+                trouble.message, where=trouble.where, hint=trouble.hint, code=trouble.code, reached=reached
             ) from trouble.__cause__
-        raise Unavailable("no endpoint of etcd answered", where=", ".join(map(str, self.endpoints))) from trouble
+        raise Unavailable(
+            "no endpoint of etcd answered", where=", ".join(map(str, self.endpoints)), reached=reached
+        ) from trouble
 
     def call_at(self, endpoint: Endpoint, path: str, request: Json) -> Json:
         """POST ``request`` to this endpoint only. Raises Unavailable (``maybe_applied`` unless it cannot be), EtcdError."""

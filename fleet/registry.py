@@ -258,6 +258,10 @@ class Registry:
     def delete_unit(self, name: str) -> None:
         """Forget a unit; the engine and the agents then take it off its machine. Raises :class:`NoSuchUnit`."""
         key = self.key_unit(name)
+        if (
+            self.client.get(key) is None
+        ):  # asked first: an etcd without a leader is met by a read, of which nothing can be lost
+            raise NoSuchUnit(name)
         done = self.client.txn([Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name))])
         if not done.succeeded:
             raise NoSuchUnit(name)

@@ -28,8 +28,12 @@ from terminal import Failure
 _BASES = (["fleet", "v1"], ["v1-alpha"])
 _TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
 
-ELECTION_S = 10.0
-"""Seconds that a reader waits for etcd to elect a leader: at most two election timeouts, 5 s each where CPUs are emulated."""
+ELECTION_S = 15.0
+"""Seconds that a request waits for etcd to elect a leader.
+
+A member stands for election after one to two election timeouts, 5 s each where CPUs are emulated, and a new leader must commit an
+entry before it can be read from.
+"""
 
 _AGAIN_S = 0.5
 
@@ -83,7 +87,7 @@ Verbs = Mapping[str, Callable[[], Response]]
 class Api:
     """The API over a registry. Thread-safe as far as the registry is.
 
-    ``patience_s``: a reader is told 503 only after etcd had so many seconds to find a leader.
+    ``patience_s``: nobody is told 503 before etcd had so many seconds to find a leader, unless a write was lost on the way.
     """
 
     def __init__(self, registry: Registry, *, patience_s: float = ELECTION_S) -> None:
@@ -112,14 +116,17 @@ class Api:
             return failed(HTTPStatus.INTERNAL_SERVER_ERROR, f"etcd refused: {failure.message}", failure.hint)
 
     def _patiently(self, request: Request) -> Response:
-        """As :meth:`_route`; who reads waits while etcd elects a leader."""
+        """As :meth:`_route`, again and again while etcd elects a leader.
+
+        Each write is one transaction, and the last thing that its request does: if it was not lost, nothing was done yet.
+        """
         until = time.monotonic() + self._patience_s
         while True:
             try:
                 return self._route(request)
             except Unavailable as trouble:
-                # An etcd that is not there will not elect anybody, and a write may have been applied.
-                if not trouble.maybe_applied or request.method != "GET" or time.monotonic() >= until:
+                # An etcd that is not there will not elect anybody.
+                if trouble.maybe_applied or not trouble.reached or time.monotonic() >= until:
                     raise
             time.sleep(_AGAIN_S)
 

@@ -17,7 +17,7 @@ from terminal import Failure, UsageFailure
 STAGGER_S = 4.0
 """Seconds to wait for one node before the next is tried as well: an emulated node takes one to three for a handshake."""
 
-PROBE_S = 20.0
+PROBE_S = 25.0
 """Seconds that the API of a node may take for its first answer before the next node is preferred: it waits out an election of etcd."""
 
 MACHINE_ID_FILE = Path("/etc/machine-id")

@@ -175,13 +175,22 @@ def test_a_mute_endpoint_costs_one_timeout(impostor: Make, connect: Connect) -> 
     free.set()
 
 
+def test_a_read_that_was_refused_everywhere_did_reach_an_etcd(impostor: Make, connect: Connect, dead: str) -> None:
+    """Which tells an election, over in a moment, from an etcd that does not run."""
+    electing = impostor(says({"error": "etcdserver: leader changed", "code": 14}, 503)).endpoint
+    for endpoints in ([electing], [electing, dead]):
+        with pytest.raises(Unavailable) as trouble:
+            connect(*endpoints).get("a")
+        assert (trouble.value.reached, trouble.value.maybe_applied) == (True, False)
+
+
 def test_nobody_answers(connect: Connect, dead: str) -> None:
     with pytest.raises(Unavailable) as single:
         connect(dead).put("a", b"")
-    assert (single.value.where, single.value.maybe_applied) == (dead, False)
+    assert (single.value.where, single.value.reached, single.value.maybe_applied) == (dead, False, False)
     with pytest.raises(Unavailable, match="no endpoint of etcd answered") as both:
         connect(dead, dead).put("a", b"")
-    assert not both.value.maybe_applied
+    assert (both.value.reached, both.value.maybe_applied) == (False, False)
     with pytest.raises(Unavailable):
         connect(dead, dead).watch("a")
     assert not connect(dead).health()

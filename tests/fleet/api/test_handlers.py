@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from threading import Condition
 from typing import Any
 
@@ -10,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etcd.client import Client
 from etcd.errors import Unavailable
 from etcd.fake import FakeEtcd
 from fleet import codec
 from fleet.api import wire
-from fleet.api.handlers import Api, Request
+from fleet.api.handlers import ELECTION_S, Api, Request
 from fleet.model import Desired, Machine, Placement, UnitState
 from fleet.registry import Registry
+from tests.fleet.clusters import unit
 
 A, B = "a" * 32, "b" * 32
 OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/sleep 1000"}]
@@ -288,13 +292,14 @@ class TestRefusals:
             assert status == 503
             assert told["error"]["message"] == "fleet server unable to communicate with etcd"
 
-    @pytest.mark.parametrize(("method", "patience_s", "status"), [("GET", 60, 200), ("GET", 0, 503), ("PUT", 60, 503)])
-    def test_who_reads_waits_for_an_election(
-        self, monkeypatch: pytest.MonkeyPatch, world: World, method: str, patience_s: float, status: int
+    @pytest.mark.parametrize(("patience_s", "waits"), [(60, True), (0, False)])
+    @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 201), ("DELETE", 204)])
+    def test_an_election_is_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch, world: World, method: str, status: int, patience_s: float, waits: bool
     ) -> None:
-        """A write is not repeated: the first may have been applied."""
-        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
-        electing = iter([Unavailable("leader changed", maybe_applied=True)])
+        if method != "PUT":
+            world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
+        electing = iter([Unavailable("leader changed", reached=True)])
         reach = world.etcd._reach
 
         def reach_a_leader() -> Condition:
@@ -305,7 +310,40 @@ class TestRefusals:
         monkeypatch.setattr(world.etcd, "_reach", reach_a_leader)
         world.api = Api(world.registry, patience_s=patience_s)
         answered, _ = world(method, "/fleet/v1/units/hello.service", {"options": OPTIONS} if method == "PUT" else None)
-        assert answered == status
+        assert answered == (status if waits else 503)
+
+    @pytest.mark.parametrize("method", ["PUT", "DELETE"])
+    def test_a_write_that_was_lost_is_not_sent_again(self, world: World, method: str) -> None:
+        body = {"options": OPTIONS} if method == "PUT" else None
+        if method == "DELETE":
+            world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
+        world.etcd.lose_reply()
+        before = time.monotonic()
+        answered, _ = world(method, "/fleet/v1/units/hello.service", body)
+        assert answered == 503
+        assert time.monotonic() - before < ELECTION_S / 2
+        assert (world.registry.unit("hello.service") is None) == (method == "DELETE"), "it was done all the same"
+
+    @pytest.mark.etcd
+    def test_the_leader_is_killed(self, make_etcd: Callable[[], Any]) -> None:
+        """Three real members; a request that comes while they have no leader is answered by the next one."""
+        members = {name: make_etcd() for name in ("one", "two", "three")}
+        initial = ",".join(f"{name}={member.peer}" for name, member in members.items())
+        for name, member in members.items():
+            member.start(f"--name={name}", f"--initial-cluster={initial}")
+        for member in members.values():
+            member.wait_healthy()
+        clients = {name: Client([member.endpoint]) for name, member in members.items()}
+        leader = next(name for name, client in clients.items() if client.status().leader == client.status().member_id)
+        survivor = next(name for name in members if name != leader)
+        Registry(clients[survivor]).create_unit(unit("hello.service"))
+        # Far less than an election takes, so that one request cannot wait for it.
+        registry = Registry(Client([members[survivor].endpoint], timeout=0.1))
+        members[leader].kill()
+        with pytest.raises(Unavailable) as trouble:
+            registry.unit("hello.service")
+        assert (trouble.value.reached, trouble.value.maybe_applied) == (True, False)
+        assert Api(registry).handle(Request("GET", "/fleet/v1/units/hello.service")).status == 200
 
     def test_a_broken_value_in_etcd_is_skipped(self, world: World) -> None:
         world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
