@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from terminal.program import run_to_the_end
+
 
 class Taken(NamedTuple):
     """Seconds of a command: on the wall, and of all its processes on all processors, which a busy machine stretches less."""
@@ -22,7 +24,7 @@ def timed(command: Sequence[object]) -> Taken:
     """What the command takes. Raises ``CalledProcessError`` if it fails; its words go to stderr then."""
     os.sync()  # what was written before is not this command's to wait for
     begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    done = run_to_the_end([str(word) for word in command])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     taken = Taken(time.monotonic() - begin, cpu)

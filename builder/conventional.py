@@ -7,10 +7,8 @@ mmdebstrap is a program of the host, and gets the very files of the locks from a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import stat
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +25,7 @@ from builder.packages import obtain
 from builder.store import Store, identify
 from builder.treediff import Facts
 from terminal import Failure
+from terminal.program import run_to_the_end
 
 VERSION: Final = 1
 """Of the way a tree is made and read; part of the id under which the store keeps it."""
@@ -147,15 +146,7 @@ def command(archive: Path, locked: Iterable[LockedPackage], target: Path, *optio
 def run(words: Sequence[str]) -> None:
     """Run mmdebstrap. Raises :class:`Failure` with the end of what it said."""
     try:
-        done = subprocess.run(
-            words,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        done = run_to_the_end(words, LC_ALL="C.UTF-8")
     except FileNotFoundError:
         raise Failure(
             "mmdebstrap is not installed", hint="./scripts/setup --tests, or: apt-get install mmdebstrap"
