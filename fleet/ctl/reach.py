@@ -18,7 +18,7 @@ STAGGER_S = 4.0
 """Seconds to wait for one node before the next is tried as well: an emulated node takes one to three for a handshake."""
 
 PROBE_S = 25.0
-"""Seconds that the API of a node may take for its first answer before the next node is preferred: it waits out an election of etcd."""
+"""Seconds for the first answer of a node's API when no other node has a better one: it waits out an election of etcd."""
 
 MACHINE_ID_FILE = Path("/etc/machine-id")
 
@@ -78,10 +78,11 @@ def open_reach(settings: Settings) -> Iterator[Reach]:
             hint="is fleet.service running on that node?",
         )
 
-    def usable(tunnel: Tunnel) -> None:
+    def usable(tunnel: Tunnel, *, patiently: bool) -> None:
         # With a choice of nodes, one whose fleetd is down or has no etcd is as good as dead.
         if len(settings.tunnel) > 1:
-            with contextlib.closing(client_of(tunnel, min(PROBE_S, settings.request_timeout_s))) as client:
+            seconds = min(PROBE_S if patiently else STAGGER_S, settings.request_timeout_s)
+            with contextlib.closing(client_of(tunnel, seconds)) as client:
                 try:
                     client.machines()
                 except Failure as failure:

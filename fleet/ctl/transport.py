@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from fleet.model import Machine
 from terminal import Failure, UsageFailure
@@ -227,21 +228,28 @@ def direct_session(ssh: Ssh, machine: Machine, line: str, *, options: Sequence[s
     return ["ssh", *options, *ssh.arguments(Address(host)), *_remote(line)]
 
 
+class Usable(Protocol):
+    """Asks a node whether it is any good, and raises :class:`Failure` if it is not, or not at once unless ``patiently``."""
+
+    def __call__(self, tunnel: Tunnel, *, patiently: bool) -> None: ...
+
+
 @contextlib.contextmanager
 def open_tunnel(
     addresses: Sequence[Address],
     ssh: Ssh,
     remote_socket: str,
-    usable: Callable[[Tunnel], None],
+    usable: Usable,
     *,
     stagger_s: float,
 ) -> Iterator[Tunnel]:
-    """Connect to the first node of ``addresses`` that can be reached and that ``usable(tunnel)`` raises no Failure about.
+    """Connect to the first node of ``addresses`` that can be reached and that is ``usable``.
 
     ``remote_socket`` is the path of the fleet socket on the node.
 
-    The next node is tried as soon as one fails, or does not answer within ``stagger_s``; the slower one stays in the race.
-    Raises :class:`Failure` with what each of them said.
+    The next node is tried as soon as one fails, or does not answer within ``stagger_s``; the slower one stays in the race. Only if
+    none is usable at once are those that were reached asked again, patiently: a node that is cut off from the others costs little then,
+    and an election that all of them wait for is waited for. Raises :class:`Failure` with what each of them said.
     """
     ssh.prepare()
     with contextlib.ExitStack() as cleanup:
@@ -259,20 +267,26 @@ def open_tunnel(
 def _race(
     addresses: Sequence[Address],
     start: Callable[[Address], Tunnel],
-    usable: Callable[[Tunnel], None],
+    usable: Usable,
     stagger_s: float,
     selector: selectors.BaseSelector,
 ) -> tuple[Tunnel | None, list[Failure]]:
     """The winner, all others closed, and what was wrong with those that failed."""
     waiting = list(addresses)
     running: list[Tunnel] = []
+    doubtful: list[Tunnel] = []
     trouble: list[Failure] = []
     next_start = 0.0
 
-    def drop(tunnel: Tunnel) -> None:
+    def leave(tunnel: Tunnel) -> None:
         selector.unregister(tunnel.greeting)
         running.remove(tunnel)
-        tunnel.close()
+
+    def won(tunnel: Tunnel) -> tuple[Tunnel, list[Failure]]:
+        for other in (*running, *doubtful):
+            if other is not tunnel:
+                other.close()
+        return tunnel, trouble
 
     while waiting or running:
         if waiting and (not running or time.monotonic() >= next_start):
@@ -283,16 +297,27 @@ def _race(
         ready = {key.data for key, _ in selector.select(max(0.0, min(limits)))}
         for tunnel in running.copy():
             try:
-                if tunnel in ready and tunnel.greeted():
-                    usable(tunnel)
-                    for other in [each for each in running if each is not tunnel]:
-                        drop(other)
-                    return tunnel, trouble
-                if tunnel.overdue_in_s <= 0:
+                greeted = tunnel in ready and tunnel.greeted()
+                if not greeted and tunnel.overdue_in_s <= 0:
                     raise tunnel.overdue()
             except Failure as failure:
                 trouble.append(failure)
-                drop(tunnel)
+                leave(tunnel)
+                tunnel.close()
+                continue
+            if greeted:
+                leave(tunnel)
+                doubtful.append(tunnel)
+                with contextlib.suppress(Failure):  # it is asked again if no other is better
+                    usable(tunnel, patiently=False)
+                    return won(tunnel)
+    for tunnel in doubtful:
+        try:
+            usable(tunnel, patiently=True)
+            return won(tunnel)
+        except Failure as failure:
+            trouble.append(failure)
+            tunnel.close()
     return None, trouble
 
 

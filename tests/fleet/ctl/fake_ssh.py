@@ -1,7 +1,7 @@
 """Stands in for the OpenSSH client: understands the few options that fleetctl uses, and obeys the environment.
 
 Hosts are told apart by port: 2201 refuses, 2202 is the node whose machine-id is FAKE_SSH_MACHINE_ID, 2203 never answers, 2204 has a
-fleetd without etcd (FAKE_SSH_BROKEN_API), 2205 has a changed host key. A session on a machine prints where it ran, and ends with
+fleetd without etcd (FAKE_SSH_BROKEN_API), 2205 has a changed host key, 2206 is like 2202, but for its first FAKE_SSH_LATE_S seconds nothing comes back. A session on a machine prints where it ran, and ends with
 status 3. Each command line is appended to FAKE_SSH_LOG.
 """
 
@@ -41,7 +41,8 @@ def main() -> None:
         sys.exit(complain("@@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@@\nHost key verification failed."))
     local = options.L.partition(":")[0]
     target = os.environ["FAKE_SSH_BROKEN_API" if options.p == 2204 else "FAKE_SSH_API"]
-    threading.Thread(target=forward, args=(listen(local), target), daemon=True).start()
+    late_s = float(os.environ["FAKE_SSH_LATE_S"]) if options.p == 2206 else 0.0
+    threading.Thread(target=forward, args=(listen(local), target, late_s), daemon=True).start()
     print("welcome to the node")
     print(os.environ["FAKE_SSH_MACHINE_ID"], flush=True)
     sys.stdin.read()  # what the remote cat does
@@ -59,7 +60,8 @@ def listen(path: str) -> socket.socket:
     return listening
 
 
-def forward(listening: socket.socket, target: str) -> None:
+def forward(listening: socket.socket, target: str, late_s: float) -> None:
+    time.sleep(late_s)
     while True:
         near, _ = listening.accept()
         far = socket.socket(socket.AF_UNIX)

@@ -70,6 +70,26 @@ class TestWhichNode:
         assert time.monotonic() - begin < 5
         assert left_over(ssh) == []
 
+    def test_one_that_waits_for_a_leader_is_overtaken(
+        self, fleetctl: Fleetctl, ssh: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is cut off from the others, say, and its fleetd waits out an election that will not come."""
+        monkeypatch.setattr(reach, "STAGGER_S", 0.3)
+        monkeypatch.setenv("FAKE_SSH_LATE_S", "60")
+        begin = time.monotonic()
+        assert fleetctl("--tunnel", "127.0.0.1:2206,127.0.0.1:2202", "list-machines").code == 0
+        assert time.monotonic() - begin < 10
+        assert left_over(ssh) == []
+
+    def test_when_all_wait_for_a_leader_so_do_we(
+        self, fleetctl: Fleetctl, ssh: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reach, "STAGGER_S", 0.3)
+        monkeypatch.setenv("FAKE_SSH_LATE_S", "1.5")
+        nodes = "127.0.0.1:2206,127.0.0.1:2204,127.0.0.1:2206"
+        assert fleetctl("--tunnel", nodes, "list-machines").code == 0
+        assert left_over(ssh) == []
+
     def test_none(self, fleetctl: Fleetctl, ssh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reach, "STAGGER_S", 0.05)
         said = fleetctl("--ssh-timeout", "0.3", "--tunnel", "127.0.0.1:2201,127.0.0.1:2203", "list-machines")
