@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 
 from terminal.interrupt import held_back
 
@@ -12,8 +14,8 @@ from terminal.interrupt import held_back
 def run_to_the_end(words: Sequence[str | os.PathLike[str]], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program that has something to put away when it is interrupted, such as mounts; its output is captured.
 
-    ``subprocess.run`` would kill it a quarter of a second after Ctrl-C. Here whatever interrupts us asks it to end, with SIGTERM, and waits until it
-    did. ``environment`` goes over our own. Raises ``OSError`` if the program cannot be started.
+    ``subprocess.run`` would kill it a quarter of a second after Ctrl-C. Here whatever interrupts us asks it and its own programs to end,
+    with SIGTERM, and waits until it did. ``environment`` goes over our own. Raises ``OSError`` if the program cannot be started.
     """
     process = None
     try:
@@ -26,11 +28,13 @@ def run_to_the_end(words: Sequence[str | os.PathLike[str]], **environment: str) 
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
+                start_new_session=True,
             )
         out, err = process.communicate()
     except BaseException:
         if process is not None:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.communicate()
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
