@@ -258,9 +258,8 @@ class Registry:
     def delete_unit(self, name: str) -> None:
         """Forget a unit; the engine and the agents then take it off its machine. Raises :class:`NoSuchUnit`."""
         key = self.key_unit(name)
-        if (
-            self.client.get(key) is None
-        ):  # asked first: an etcd without a leader is met by a read, of which nothing can be lost
+        # Asked first: an etcd without a leader is met by a read then, of which nothing can be lost.
+        if self.client.get(key) is None:
             raise NoSuchUnit(name)
         done = self.client.txn([Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name))])
         if not done.succeeded:
