@@ -61,16 +61,24 @@ def vmdk(raw: Path, output: Path, identifier: uuid.UUID, tools: Tools) -> None:
         magic, _, _, _, _, place, size = _VMDK_HEADER.unpack(file.read(_VMDK_HEADER.size))
         file.seek(place * SECTOR)
         descriptor = file.read(size * SECTOR)
-        if magic != b"KDMV" or len(_CONTENT_ID.findall(descriptor)) != 1:
-            raise Failure(
-                "this VMDK has no content identifier", hint="qemu-img of another version? See image/tools.lock"
-            )
-        # The highest two numbers mean that there is none.
-        number = (identifier.int >> 96) % 0xFFFFFFFE
+        if magic != b"KDMV":
+            raise _no_content_identifier()
         file.seek(place * SECTOR)
-        # qemu-img writes no leading zeros, so that one in sixteen is shorter; the rest of the room is NULs.
-        written = _CONTENT_ID.sub(b"CID=%08x" % number, descriptor.rstrip(b"\0"))
-        file.write(written.ljust(len(descriptor), b"\0"))
+        file.write(vmdk_descriptor(descriptor, identifier))
+
+
+def vmdk_descriptor(descriptor: bytes, identifier: uuid.UUID) -> bytes:
+    """The text ``descriptor``, filled up with NULs, with another content identifier. Raises :class:`Failure` if it has none."""
+    # qemu-img writes the text more than once, without leading zeros in its number: behind the end of the last may be that of one before.
+    text = descriptor.partition(b"\0")[0]
+    if len(_CONTENT_ID.findall(text)) != 1:
+        raise _no_content_identifier()
+    number = (identifier.int >> 96) % 0xFFFFFFFE  # the highest two mean that there is none
+    return _CONTENT_ID.sub(b"CID=%08x" % number, text).ljust(len(descriptor), b"\0")
+
+
+def _no_content_identifier() -> Failure:
+    return Failure("this VMDK has no content identifier", hint="qemu-img of another version? See image/tools.lock")
 
 
 def _convert(raw: Path, form: str, options: Sequence[str], output: Path, tools: Tools) -> None:

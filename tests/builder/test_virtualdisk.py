@@ -70,6 +70,21 @@ def test_chance_leaves_no_trace(raw: Path, tmp_path: Path, closure: Tools) -> No
     assert len(found) == 1
 
 
+@given(st.text("0123456789abcdef", min_size=1, max_size=8), st.sampled_from([b"", b"\n", b'"\n', b"\0\n"]))
+def test_neither_does_what_was_behind_the_end_of_the_text(content_id: str, rest: bytes) -> None:
+    """qemu-img writes the text anew when it changes the identifier; if that became shorter, the end of the longer one stays."""
+    text = f'# Disk DescriptorFile\nversion=1\nCID={content_id}\nparentCID=ffffffff\nddb.toolsVersion = "2147483647"\n'
+    descriptor = (text.encode() + b"\0" + rest).ljust(1024, b"\0")
+    after = virtualdisk.vmdk_descriptor(descriptor, IDENTIFIER)
+    assert after == text.replace(f"CID={content_id}\np", "CID=f5a31296\np").encode().ljust(1024, b"\0")
+
+
+@pytest.mark.parametrize("descriptor", [b"", bytes(1024), b"parentCID=ffffffff\n", b"CID=1\nCID=2\n", b"\0CID=1\n"])
+def test_a_descriptor_without_identifier_is_told(descriptor: bytes) -> None:
+    with pytest.raises(Failure, match="no content identifier"):
+        virtualdisk.vmdk_descriptor(descriptor, IDENTIFIER)
+
+
 @pytest.mark.parametrize("number", [2**32 - 1, 2**32 - 2])
 def test_no_content_identifier_means_that_there_is_none(raw: Path, tmp_path: Path, closure: Tools, number: int) -> None:
     made = tmp_path / "disk.vmdk"
