@@ -330,14 +330,14 @@ class TestRefusals:
         members = {name: make_etcd() for name in ("one", "two", "three")}
         initial = ",".join(f"{name}={member.peer}" for name, member in members.items())
         for name, member in members.items():
-            member.start(f"--name={name}", f"--initial-cluster={initial}")
+            member.start(f"--name={name}", f"--initial-cluster={initial}", "--election-timeout=2000")
         for member in members.values():
             member.wait_healthy()
         clients = {name: Client([member.endpoint]) for name, member in members.items()}
         leader = next(name for name, client in clients.items() if client.status().leader == client.status().member_id)
         survivor = next(name for name in members if name != leader)
         Registry(clients[survivor]).create_unit(unit("hello.service"))
-        # Far less than an election takes, so that one request cannot wait for it.
+        # Far less than an election takes, so that one request cannot wait for it; and that is long enough to ask within it on a busy machine.
         registry = Registry(Client([members[survivor].endpoint], timeout=0.1))
         members[leader].kill()
         with pytest.raises(Unavailable) as trouble:
