@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 WIDE = (1280, 800)
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -126,6 +127,13 @@ class Browser:
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script in the page."""
         return self.driver.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Wait until ``happened`` says so: for what the browser does in its own time, as telling a page of an address that a link changed.
+
+        Raises ``TimeoutException`` after 30 s.
+        """
+        WebDriverWait(self.driver, 30, poll_frequency=0.02).until(lambda _: happened())
 
     def complaints(self) -> list[str]:
         """What was said on the console since the last call."""

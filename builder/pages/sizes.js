@@ -295,8 +295,10 @@ function route() {
   tell();
 }
 
-function open(at) {
-  location.hash = address(view, at);
+/** Go to an address, and be there: the browser tells of a changed one only some time later. */
+function go(to) {
+  location.hash = to;
+  route();
 }
 
 function up() {
@@ -305,8 +307,7 @@ function up() {
   let at = current.parent;
   // The way in went past folders that are most of the one above; so does the way out.
   while (isMost(at)) at = at.parent;
-  open(at);
-  route();
+  go(address(view, at));
   focusOn([...map.children].find((group) => left.includes(group.nodes[0])));
 }
 
@@ -365,9 +366,7 @@ for (const button of document.querySelectorAll(".legend button")) {
   });
 }
 for (const button of document.querySelectorAll(".views button")) {
-  button.addEventListener("click", () => {
-    location.hash = `#${button.value}/`;
-  });
+  button.addEventListener("click", () => go(`#${button.value}/`));
 }
 
 // --- pointer and keyboard ----------------------------------------------------------------------------------------------
@@ -376,8 +375,7 @@ for (const button of document.querySelectorAll(".views button")) {
 function enter(group) {
   const [only] = group.nodes;
   if (group.nodes.length > 1 || !only.children) return false;
-  open(only);
-  route();
+  go(address(view, only));
   return true;
 }
 
