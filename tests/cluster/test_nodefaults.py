@@ -77,7 +77,7 @@ def test_steps_of_a_clock_add_up_and_are_healed_one_by_one(world: World) -> None
 
 def test_a_strobe_is_to_and_fro_and_ends_right_by_itself(world: World) -> None:
     async def story() -> None:
-        await world.do("skew", "strobe", seconds=200, period_s=0.05, duration_s=0.32)
+        await world.do("skew", "strobe", seconds=200, period_s=0.05, duration_s=1)
         while world.book.faults():
             await asyncio.sleep(0.02)
 

@@ -265,13 +265,13 @@ def test_a_delayed_pair_is_late_and_holds_no_other_back(tmp_path: Path) -> None:
             await guests[1].send(frame(mac(2), mac(1), bytes([number])))
         await guests[1].send(frame(mac(3), mac(1)))
         assert await guests[3].receive() == frame(mac(3), mac(1))
-        assert time.monotonic() - begin < 0.4
+        assert switch.counters[2].frames_out == 0
         for number in range(20):
             assert await guests[2].receive() == frame(mac(2), mac(1), bytes([number]))
-        assert 0.4 <= time.monotonic() - begin < 5
+        assert time.monotonic() - begin >= 1
         assert switch.counters[2].dropped_overflow == 0
 
-    play(tmp_path, story, prepare=learn, faults=degraded(delay_s=0.4))
+    play(tmp_path, story, prepare=learn, faults=degraded(delay_s=1))
 
 
 def test_a_slow_pair_drops_what_is_too_much_and_holds_no_other_back(tmp_path: Path) -> None:

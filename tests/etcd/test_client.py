@@ -168,10 +168,11 @@ def test_a_read_goes_on_to_the_next_endpoint_a_sent_write_does_not(
 
 def test_a_mute_endpoint_costs_one_timeout(impostor: Make, connect: Connect) -> None:
     free = threading.Event()
-    mute, good = impostor(lambda handler: free.wait(5) and None), impostor(says(PUT))
+    mute, good = impostor(lambda handler: free.wait(60) and None), impostor(says(PUT))
     before = time.monotonic()
     assert connect(mute.endpoint, good.endpoint, timeout=0.2).get("a") is None
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 30
+    assert len(mute.paths) == 1
     free.set()
 
 
@@ -303,11 +304,11 @@ def test_an_idle_watch_outlives_the_request_timeout(impostor: Make, connect: Con
     event = {"result": {"events": [{"kv": {"key": "YQ==", "mod_revision": "9"}}]}}
 
     def late(handler: BaseHTTPRequestHandler) -> None:
-        streams(CREATED, then=lambda: time.sleep(0.5))(handler)
+        streams(CREATED, then=lambda: time.sleep(3))(handler)
         data = json.dumps(event).encode() + b"\n"
         handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
-    watch = connect(impostor(late).endpoint, timeout=0.2).watch("a")
+    watch = connect(impostor(late).endpoint, timeout=1.5).watch("a")
     assert next(watch).revision == 9
     watch.close()
 
