@@ -19,8 +19,6 @@ SERIAL = "state"
 """Of the disk that can have faults, as its device shows it to the node."""
 WRITES = {"eio": ("write", "write-zeroes", "discard", "flush"), "enospc": ("write", "write-zeroes")}
 """Which requests can fail so: only those that need room can find none."""
-STOPPED = "io-error"
-"""QEMU's word for a machine that stands still because its disk has no room on this computer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class DiskChain:
             raise
         before, self._filters = self._filters, wanted
         await self._remove(before)
-        if (await self.vm.monitor("query-status")).get("status") == STOPPED:
+        if await self.vm.is_stalled():
             await self.vm.resume()  # it tries again what had failed; if that still fails, it stands still again
 
     async def _find(self) -> None:

@@ -30,6 +30,9 @@ class Vm(Protocol):
     async def resume(self) -> None:
         """Let its time go on."""
 
+    async def is_stalled(self) -> bool:
+        """Whether it stands still because its computer has no room for what it writes; :meth:`resume` has it try again."""
+
     async def save(self, folder: Path) -> None:
         """Write the paused machine, memory and devices but no disks, into ``folder``: what :attr:`Machine.incoming` is started from."""
 

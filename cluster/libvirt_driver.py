@@ -81,6 +81,12 @@ class LibvirtVm:
         """Let its processor go on."""
         await self._call("resume", self._domain.resume)
 
+    async def is_stalled(self) -> bool:
+        """What libvirt heard of it from QEMU."""
+        libvirt = libvirt_connection.library()
+        found = await self._call("tell the state of", self._domain.state)
+        return tuple(found) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
+
     async def save(self, folder: Path) -> None:
         """Not with this driver. Raises :class:`Failure`."""
         raise _no_memory(folder)

@@ -93,6 +93,11 @@ class NodeFaults:
         if self._disks.get(guest.number):
             await self._impose(guest)
 
+    def has_no_room(self, number: int) -> bool:
+        """Whether node ``number`` finds no room for what it writes, and is to find none until that is healed."""
+        faults = self._disks.get(number, {}).values()
+        return any(isinstance(fault, Errors) and fault.kind == "enospc" for fault in faults)
+
     def forget(self, number: int) -> None:
         """Node ``number`` is no more: what was wrong with it alone is over."""
         self._disks.pop(number, None)

@@ -58,6 +58,10 @@ class QemuVm:
         """Let its processor go on."""
         await self.monitor("cont")
 
+    async def is_stalled(self) -> bool:
+        """What QEMU makes of a write without room, ``werror=enospc`` being its default."""
+        return bool((await self.monitor("query-status")).get("status") == "io-error")
+
     async def save(self, folder: Path) -> None:
         """Devices by migration into a file, memory by copying what is not zero."""
         await self.monitor("migrate-set-capabilities", **IGNORE_SHARED)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from cluster import word
+from cluster import stall, word
 from cluster.cluster import Cluster
 from cluster.node import Node
 from cluster.word import ETCD_PORT, Word, names
@@ -226,3 +226,5 @@ def _require_on(cluster: Cluster, nodes: list[Node]) -> None:
     for node in nodes:
         if states[node.number]["state"] == "off":
             raise NotReady(f"its machine is off: {states[node.number]['ended']}", node)
+        if states[node.number]["state"] == "stalled":
+            raise NotReady(f"it stands still: {stall.WHY}", node, hint=stall.HINT)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster import cluster as clusters
-from cluster import membership, ports, preflight, provision, readiness
+from cluster import membership, ports, preflight, provision, readiness, stall
 from cluster.cluster import Cluster
 from cluster.description import Description, members_of
 from cluster.layout import Layout
@@ -196,7 +196,9 @@ def _whole(name: str) -> Cluster:
     cluster.tidy()
     for entry in cluster.status()["nodes"]:
         if entry["state"] != "running":
-            hint = f"cluster start {entry['name']}, or, if it is lost for good: cluster remove {entry['name']}"
+            hint = stall.HINT
+            if entry["state"] != "stalled":
+                hint = f"cluster start {entry['name']}, or, if it is lost for good: cluster remove {entry['name']}"
             raise Failure(f"{entry['name']} is {entry['state']}: who joins must find all of the cluster", hint=hint)
     _forget_torsos(cluster)
     return cluster

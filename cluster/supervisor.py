@@ -35,6 +35,7 @@ from cluster.segment import Segment
 from cluster.services.services import Services
 from cluster.shell import Lost, Shell
 from cluster.sparse import copy_file
+from cluster.stall import Stalls
 from cluster.timeline import Timeline
 from discovery.server import DiscoveryServer
 from terminal import Failure
@@ -53,6 +54,8 @@ class Guest:
     shell: Shell
     vm: Vm | None = None
     paused: bool = False
+    stalled: bool = False
+    """Whether it stood still for want of room when :class:`cluster.stall.Stalls` looked last."""
     started_at: float | None = None
     ended: str | None = None
     starting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
@@ -62,7 +65,7 @@ class Guest:
 
     def status(self) -> dict[str, Any]:
         """What ``cluster status`` shows."""
-        state = "off" if self.vm is None else "paused" if self.paused else "running"
+        state = "off" if self.vm is None else "paused" if self.paused else "stalled" if self.stalled else "running"
         pid = None if self.vm is None else self.vm.pid
         boot = None if self.shell.hello is None else self.shell.hello.boot
         return {
@@ -112,7 +115,10 @@ class Supervisor:
             server = await asyncio.start_unix_server(self._serve, str(self.layout.control), limit=LINE_BYTES_MAX)
             self._record()
             say(f"cluster {self.description.name} supervised")
+            stalls = Stalls(self.node_faults.has_no_room, self.timeline.record)
+            watching = asyncio.create_task(stalls.watch(self.guests.values))
             await self._end.wait()
+            watching.cancel()
             server.close()
         finally:
             for guest in self.guests.values():
@@ -260,7 +266,7 @@ class Supervisor:
                 guest.vm = vm = await self.driver.start(machine, self.layout.node(guest.number) / "qemu.log")
             except OSError as error:
                 raise Failure(f"node-{guest.number} cannot be started: {error}") from error
-        guest.started_at, guest.paused, guest.ended = time.time(), incoming is not None, None
+        guest.started_at, guest.paused, guest.stalled, guest.ended = time.time(), incoming is not None, False, None
         watcher = asyncio.create_task(self._watch(guest, vm))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
@@ -387,10 +393,8 @@ class Supervisor:
         Raises :class:`Failure`, for a node that is off or paused, too.
         """
         for guest in self.guests.values():
-            if guest.vm is None or guest.paused:
-                raise Failure(
-                    f"node-{guest.number} is {guest.status()['state']}", hint="a snapshot is made of a whole cluster"
-                )
+            if (state := guest.status()["state"]) != "running":
+                raise Failure(f"node-{guest.number} is {state}", hint="a snapshot is made of a whole cluster")
         vms = {guest.number: self._running(guest) for guest in self.guests.values()}
         await asyncio.gather(*(vm.pause() for vm in vms.values()))
         try:

@@ -66,6 +66,16 @@ def remove(folder: Path) -> None:
     assert NAME not in Cluster.names()
 
 
+def until_state(cluster: Cluster, state: str, seconds: float = 60) -> bool:
+    """Wait until the first node's machine is in ``state``; returns whether it is."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if cluster.status()["nodes"][0]["state"] == state:
+            return True
+        time.sleep(0.5)
+    return False
+
+
 def until_well(node: Node, seconds: float = 300) -> bool:
     """Wait until etcd on ``node`` is well; returns whether it is."""
     deadline = time.monotonic() + seconds
@@ -82,6 +92,12 @@ def test_a_node_without_any_daemon(short: Path) -> None:
         cluster = cluster_of(short, 1, f"qemu:///embed?root={short}/e")
         (node,) = cluster.nodes
         assert node.root("systemctl is-active etcd fleet").out.split() == ["active", "active"]
+        with node.disk.errors(kind="enospc"):
+            with pytest.raises(Failure, match="did not end"):
+                node.root("echo hello >/var/tmp/x; sync /var/tmp/x", timeout=10)
+            assert until_state(cluster, "stalled")
+        assert until_state(cluster, "running")
+        assert node.root("cat /var/tmp/x").out == "hello\n"
         node.stop()
         assert cluster.status()["nodes"][0]["ended"] == "exit code 0"
     finally:

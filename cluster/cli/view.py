@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster import timeline
+from cluster import stall, timeline
 from cluster.cli.verbs import Verbs, json_argument
 from cluster.cluster import Cluster
 from cluster.timeline import Event
@@ -58,6 +58,7 @@ def status_text(status: dict[str, Any]) -> str:
     lines = [
         f"cluster {status['name']!r} is {status['state']} ({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})",
         table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "LAST END"]),
+        *(f"{n['name']} stands still: {stall.WHY}" for n in status["nodes"] if n["state"] == "stalled"),
         *(f"fault {fault['id']}: {fault['what']}" for fault in status["faults"]),
     ]
     offered = [f"{name} {where}" for name, where in status["services"].items() if where is not None]

@@ -1,0 +1,96 @@
+"""A node that stands still because this computer's disk is full, with a real QEMU and a real file system that is full."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import stall, timeline
+from cluster.cli.view import status_text
+from cluster.cluster import Cluster, processes
+from cluster.node import Node
+from terminal import Failure
+from tests.cluster.ordinary import write_program
+from tests.cluster.tinyguest import USES_DISK, eventually, tiny_cluster
+
+SIZE = 1 << 20
+
+
+@pytest.fixture
+def small(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is a file system of 64 KiB to the supervisor and its nodes, and full: a mount of their own."""
+    folder = home / "small"
+    folder.mkdir()
+    full = f"mount -t tmpfs -o size=64k tmpfs {shlex.quote(str(folder))} && cd {shlex.quote(str(folder))}"
+    full += f" && truncate -s {SIZE} state.img && head -c 64k /dev/zero >filler && exec"
+    script = shlex.join(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f'{full} "$@"', "small"])
+    program = write_program(home / "python-in-small", f'exec {script} {shlex.quote(sys.executable)} "$@"\n')
+    monkeypatch.setattr(sys, "executable", str(program))
+    return folder
+
+
+@pytest.fixture
+def node(image: Path, small: Path) -> Iterator[Node]:
+    """A node whose guest writes all the time, on a disk for which there is no room."""
+    with tiny_cluster(image, USES_DISK, size=1) as made:
+        disk = made.nodes[0].folder / "state.img"
+        disk.unlink()
+        disk.symlink_to(small / "state.img")
+        yield made.nodes[0]
+
+
+def cluster() -> Cluster:
+    return Cluster.open("tiny")
+
+
+def state() -> str:
+    return str(cluster().status()["nodes"][0]["state"])
+
+
+def said(node: Node) -> bytes:
+    """What the guest has told of its writes and reads."""
+    return (node.folder / "console.log").read_bytes()
+
+
+def told() -> list[str]:
+    return [event.what for event in timeline.read(cluster().layout.timeline)]
+
+
+def test_it_is_told_and_goes_on_by_itself_when_there_is_room(node: Node, small: Path) -> None:
+    node.start()
+    assert eventually(lambda: state() == "stalled")
+    assert f"node-1 stands still: {stall.WHY}" in status_text(cluster().status()).splitlines()
+    with pytest.raises(Failure, match="node-1 is stalled"):
+        cluster().ask("save", folder="/nowhere")
+    assert not set(b"wrWR") & set(said(node)), "its first write is the first thing it does"
+    (supervisor, *_) = processes(cluster().layout)
+    Path(f"/proc/{supervisor.pid}/root{small}/filler").unlink()
+    assert eventually(lambda: state() == "running")
+    assert eventually(lambda: b"w" in said(node))
+    assert b"W" not in said(node), "nothing is lost: the write that found no room was kept"
+    assert told()[-2:] == [f"node-1 stands still: {stall.WHY}", "node-1 stands still no more"]
+
+
+def test_who_is_switched_off_meanwhile_stands_still_no_more_and_may_do_so_again(node: Node) -> None:
+    for _ in range(2):
+        node.start()
+        assert eventually(lambda: state() == "stalled")
+        node.kill()
+        assert state() == "off"
+    assert "node-1 stands still no more" not in told()
+
+
+def test_a_fault_is_not_ended_by_looking(image: Path) -> None:
+    with tiny_cluster(image, USES_DISK, size=1) as made:
+        (node,) = made.nodes
+        node.start()
+        assert eventually(lambda: b"wr" in said(node))
+        with node.disk.errors(kind="enospc"):
+            assert eventually(lambda: state() == "stalled")
+            before = said(node)
+            assert not eventually(lambda: said(node) != before, stall.LOOK_S + 2)
+            assert state() == "stalled"
+        assert eventually(lambda: said(node) != before)
+        assert eventually(lambda: state() == "running")
