@@ -28,7 +28,7 @@ class Record(Protocol):
     """:meth:`cluster.timeline.Timeline.record`."""
 
     def __call__(self, kind: str, what: str, nodes: Iterable[int] = ()) -> None:
-        """Add a line. Raises OSError."""
+        """Add a line."""
 
 
 class Stalls:
@@ -57,12 +57,6 @@ class Stalls:
             guest.stalled = stalled
             if stalled and not self._on_purpose(guest.number):
                 await vm.resume()
-        with suppress(
-            OSError
-        ):  # a disk that is full may have no room for that line either: then it is written when there is some
-            self._tell(guest)
-
-    def _tell(self, guest: Guest) -> None:
         if guest.stalled != (guest.number in self._told):
             what = f"stands still: {WHY}" if guest.stalled else "stands still no more"
             self._record("power", f"node-{guest.number} {what}", [guest.number])

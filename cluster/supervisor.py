@@ -96,7 +96,12 @@ class Supervisor:
         self.switch = self.segment.switch
         self.node_faults = NodeFaults(self.book, self.layout, self.description.accelerator.factor)
         self.services = Services(
-            self.description, self.layout, partial(self.switch.inject, HOST), self.book, changed=self._record, say=say
+            self.description,
+            self.layout,
+            partial(self.switch.inject, HOST),
+            self.book,
+            changed=self._record_change,
+            say=say,
         )
         self.switch.attach(HOST, self.services)
         self._end = asyncio.Event()
@@ -142,6 +147,8 @@ class Supervisor:
                 answer = {"result": await self.do(request)}
             except Failure as failure:
                 answer = {"failure": failure.message, "where": failure.where, "hint": failure.hint}
+            except OSError as error:  # the disk is full, say
+                answer = {"failure": f"this computer does not let us: {error.strerror}", "where": error.filename}
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -270,7 +277,7 @@ class Supervisor:
         watcher = asyncio.create_task(self._watch(guest, vm))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
-        self._record()
+        self._record_change()
         self._power_fault(guest)
         self.timeline.record("power", f"node-{guest.number} on", [guest.number])
         try:
@@ -286,7 +293,7 @@ class Supervisor:
         guest.vm, guest.paused, guest.ended = None, False, ended
         say(f"node-{guest.number} is off: {guest.ended}")
         self.timeline.record("power", f"node-{guest.number} off: {guest.ended}", [guest.number])
-        self._record()
+        self._record_change()
 
     async def kill(self, guest: Guest) -> None:
         """Pull a node's plug; nothing happens if it is off."""
@@ -390,7 +397,7 @@ class Supervisor:
     async def save(self, folder: Path) -> None:
         """Write all machines as they are at one moment into ``folder`` (``node-N/``, with the state disk), and let them go on.
 
-        Raises :class:`Failure`, for a node that is off or paused, too.
+        Raises :class:`Failure`, for a node that does not run, too.
         """
         for guest in self.guests.values():
             if (state := guest.status()["state"]) != "running":
@@ -440,6 +447,13 @@ class Supervisor:
         part.write_text(json.dumps(processes) + "\n")
         part.replace(self.layout.supervisor)
 
+    def _record_change(self) -> None:
+        """The same, for what has happened already: a leash holds the processes, too, should there be no room to write them down."""
+        try:
+            self._record()
+        except OSError as error:
+            say(f"{self.layout.supervisor} is not as it should be: {error.strerror}")
+
 
 def driver(description: Description, layout: Layout) -> Driver:
     """What runs the nodes of a cluster."""
@@ -451,8 +465,9 @@ def driver(description: Description, layout: Layout) -> Driver:
 
 
 def say(text: str) -> None:
-    """One line for the log."""
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
+    """One line for the log; if there is no room for it, it waits for the next one."""
+    with suppress(OSError):
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
 
 
 def main() -> int:

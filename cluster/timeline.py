@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,15 @@ class Timeline:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Lines are added to the file ``path``."""
         self._path, self._clock = path, clock
+        self._unwritten = b""
 
     def record(self, kind: str, what: str, nodes: Iterable[int] = (), id: int | None = None) -> None:  # noqa: A002 - its name in the file
-        """Add a line, now. Raises OSError."""
+        """Add a line, now. One that cannot be written, as on a disk that is full, is written with a later one: what it tells of goes on."""
         event = Event(self._clock(), kind, what, tuple(nodes), id)
-        with self._path.open("a") as file:
-            file.write(json.dumps(asdict(event)) + "\n")
+        self._unwritten += json.dumps(asdict(event)).encode() + b"\n"
+        with suppress(OSError), self._path.open("ab", buffering=0) as file:
+            while self._unwritten:
+                self._unwritten = self._unwritten[file.write(self._unwritten) :]
 
 
 def read(path: Path) -> list[Event]:

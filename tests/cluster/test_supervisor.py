@@ -83,6 +83,26 @@ def test_a_hung_supervisor_is_ended_all_the_same(cluster: Cluster) -> None:
     assert time.monotonic() - begin < 10
 
 
+def test_a_full_disk_keeps_nobody_from_switching_nodes_on_and_off(cluster: Cluster) -> None:
+    layout, node = cluster.layout, cluster.nodes[0]
+    processes(layout)[0].end()
+    for path in (layout.supervisor_log, layout.timeline):
+        path.unlink(missing_ok=True)
+        path.symlink_to("/dev/full")
+    cluster.launch()
+    layout.supervisor.with_suffix(".part").symlink_to("/dev/full")
+    node.start()
+    with node.pause():
+        assert cluster.status()["nodes"][0]["state"] == "paused"
+    node.kill().heal()
+    node.kill()
+    assert cluster.status()["nodes"][0]["state"] == "off"
+    layout.timeline.unlink()
+    node.start()
+    told = [event.what for event in timeline.read(layout.timeline)]
+    assert [what for what in told if what.endswith(" on")] == ["node-1 on"] * 3, "nothing is lost"
+
+
 def test_a_record_with_somebody_elses_number_harms_nobody(cluster: Cluster) -> None:
     """After a reboot of this computer the recorded number may be another process's."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as bystander:

@@ -30,6 +30,17 @@ def test_there_may_be_no_file_or_a_line_that_is_being_written(tmp_path: Path) ->
     assert [event.what for event in read(path)] == ["one"]
 
 
+def test_what_there_is_no_room_for_is_written_later(tmp_path: Path) -> None:
+    path = tmp_path / "timeline.jsonl"
+    path.symlink_to("/dev/full")
+    timeline = Timeline(path)
+    timeline.record("power", "one")
+    timeline.record("power", "two")
+    path.unlink()
+    timeline.record("power", "three")
+    assert [event.what for event in read(path)] == ["one", "two", "three"]
+
+
 def test_a_fault_heals_once_and_when_its_block_ends() -> None:
     healed: list[int] = []
     with Fault("pause node-2", lambda: healed.append(1)) as fault:
