@@ -61,6 +61,8 @@ def test_disk_slow_full_and_failing(fresh: Cluster) -> None:
         with pytest.raises(Failure, match="did not end"):
             node.root("echo hello >/var/tmp/z; sync /var/tmp/z", timeout=10)
         assert fresh.ask("faults")[0]["what"] == f"disk of {node.name}: writes fail with ENOSPC"
+        states = {entry["name"]: entry["state"] for entry in fresh.status()["nodes"]}
+        assert states == {**dict.fromkeys(states, "running"), node.name: "stalled"}
     assert node.root("cat /var/tmp/z").out == "hello\n"
     with node.disk.errors():
         node.root("echo hello >/var/tmp/lost; sync /var/tmp/lost")
