@@ -6,17 +6,15 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster import corruption
 from cluster.disk import DiskFault, Errors, Slow
 from cluster.diskchain import DiskChain
 from cluster.faults import FaultBook
+from cluster.guest import Guest
 from cluster.layout import Layout
 from terminal import Failure
-
-if TYPE_CHECKING:
-    from cluster.supervisor import Guest
 
 SHELL_DEADLINE_S = 25.0
 """For what is done by a node's root shell, with hardware."""

@@ -224,7 +224,8 @@ def _is(ready: Callable[[Node], bool], node: Node) -> bool:
 def _require_on(cluster: Cluster, nodes: list[Node]) -> None:
     states = {entry["node"]: entry for entry in cluster.ask("status")["nodes"]}
     for node in nodes:
-        if states[node.number]["state"] == "off":
-            raise NotReady(f"its machine is off: {states[node.number]['ended']}", node)
-        if states[node.number]["state"] == "stalled":
+        entry = states[node.number]
+        if entry["state"] == "off":
+            raise NotReady(f"its machine is off: {entry['ended']}", node)
+        if entry["state"] == "stalled":
             raise NotReady(f"it stands still: {stall.WHY}", node, hint=stall.HINT)

@@ -196,9 +196,8 @@ def _whole(name: str) -> Cluster:
     cluster.tidy()
     for entry in cluster.status()["nodes"]:
         if entry["state"] != "running":
-            hint = stall.HINT
-            if entry["state"] != "stalled":
-                hint = f"cluster start {entry['name']}, or, if it is lost for good: cluster remove {entry['name']}"
+            start = f"cluster start {entry['name']}, or, if it is lost for good: cluster remove {entry['name']}"
+            hint = stall.HINT if entry["state"] == "stalled" else start
             raise Failure(f"{entry['name']} is {entry['state']}: who joins must find all of the cluster", hint=hint)
     _forget_torsos(cluster)
     return cluster

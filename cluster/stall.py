@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from terminal import Failure
 
-if TYPE_CHECKING:
-    from cluster.supervisor import Guest
+if TYPE_CHECKING:  # commands that only want the words load nothing of the supervisor's
+    from cluster.faults import Record
+    from cluster.guest import Guest
 
 LOOK_S = 5.0
 """Between two looks at all machines: it costs each a question, and a node that waits for room has waited for a person."""
@@ -24,40 +25,27 @@ HINT = "cluster doctor says how much is free; with some more, the node goes on b
 """What a person can do about it."""
 
 
-class Record(Protocol):
-    """:meth:`cluster.timeline.Timeline.record`."""
+async def watch(guests: Callable[[], Iterable[Guest]], on_purpose: Callable[[int], bool], record: Record) -> None:
+    """Look at all that are there, without end; see :func:`look`."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        await asyncio.gather(*(look(guest, on_purpose, record) for guest in guests()))
 
-    def __call__(self, kind: str, what: str, nodes: Iterable[int] = ()) -> None:
-        """Add a line."""
 
+async def look(guest: Guest, on_purpose: Callable[[int], bool], record: Record) -> None:
+    """See whether ``guest`` stands still, record it if that has changed, and have it try again.
 
-class Stalls:
-    """Looks after the machines of one cluster while :meth:`watch` runs."""
-
-    def __init__(self, on_purpose: Callable[[int], bool], record: Record) -> None:
-        """``on_purpose`` says of a node's number whether it stands still as a fault, which is healed and does not end by itself."""
-        self._on_purpose, self._record = on_purpose, record
-        self._told: set[int] = set()
-
-    async def watch(self, guests: Callable[[], Iterable[Guest]]) -> None:
-        """Look at all that are there, without end."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            await asyncio.gather(*map(self.look, guests()))
-
-    async def look(self, guest: Guest) -> None:
-        """See whether it stands still, tell if that has changed, and have it try again."""
-        if (vm := guest.vm) is None:
-            self._told.discard(guest.number)
+    ``on_purpose`` says of a node's number whether it stands still as a fault, which is healed and does not end by itself.
+    """
+    if (vm := guest.vm) is None:
+        return
+    with suppress(Failure):  # it does not answer just now, or ends
+        stalled = await vm.is_stalled()
+        if guest.vm is not vm or guest.paused:
             return
-        with suppress(Failure):  # it does not answer just now, or ends
-            stalled = await vm.is_stalled()
-            if guest.vm is not vm or guest.paused:
-                return
+        if stalled != guest.stalled:
             guest.stalled = stalled
-            if stalled and not self._on_purpose(guest.number):
-                await vm.resume()
-        if guest.stalled != (guest.number in self._told):
-            what = f"stands still: {WHY}" if guest.stalled else "stands still no more"
-            self._record("power", f"node-{guest.number} {what}", [guest.number])
-            self._told ^= {guest.number}
+            what = f"stands still: {WHY}" if stalled else "stands still no more"
+            record("power", f"node-{guest.number} {what}", [guest.number], None)
+        if stalled and not on_purpose(guest.number):
+            await vm.resume()

@@ -16,16 +16,16 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster import attendance
+from cluster import attendance, stall
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
 from cluster.driver import Driver, Vm
 from cluster.faults import FaultBook, Heal
+from cluster.guest import Guest
 from cluster.impairment import HOST
 from cluster.layout import Layout, make_private
 from cluster.nodefaults import SHELL_DEADLINE_S, NodeFaults
@@ -35,7 +35,6 @@ from cluster.segment import Segment
 from cluster.services.services import Services
 from cluster.shell import Lost, Shell
 from cluster.sparse import copy_file
-from cluster.stall import Stalls
 from cluster.timeline import Timeline
 from discovery.server import DiscoveryServer
 from terminal import Failure
@@ -44,39 +43,6 @@ REBOOT_DEADLINE_S = 60.0
 """For a node to end and to boot to its root shell, likewise."""
 POWERDOWN_DEADLINE_S = 15.0
 """For a node to switch itself off, with hardware; times the accelerator's factor."""
-
-
-@dataclass(slots=True)
-class Guest:
-    """A node's machine as the supervisor knows it. ``ended`` says how the last one ended, None before the first start."""
-
-    number: int
-    shell: Shell
-    vm: Vm | None = None
-    paused: bool = False
-    stalled: bool = False
-    """Whether it stood still for want of room when :class:`cluster.stall.Stalls` looked last."""
-    started_at: float | None = None
-    ended: str | None = None
-    starting: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
-    changing_disk: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
-    fault: int | None = None
-    """The number of the fault that it is paused, or that its plug was pulled."""
-
-    def status(self) -> dict[str, Any]:
-        """What ``cluster status`` shows."""
-        state = "off" if self.vm is None else "paused" if self.paused else "stalled" if self.stalled else "running"
-        pid = None if self.vm is None else self.vm.pid
-        boot = None if self.shell.hello is None else self.shell.hello.boot
-        return {
-            "node": self.number,
-            "state": state,
-            "pid": pid,
-            "started_at": self.started_at,
-            "ended": self.ended,
-            "shell": self.shell.hello is not None,
-            "boot": boot,
-        }
 
 
 class Supervisor:
@@ -120,8 +86,9 @@ class Supervisor:
             server = await asyncio.start_unix_server(self._serve, str(self.layout.control), limit=LINE_BYTES_MAX)
             self._record()
             say(f"cluster {self.description.name} supervised")
-            stalls = Stalls(self.node_faults.has_no_room, self.timeline.record)
-            watching = asyncio.create_task(stalls.watch(self.guests.values))
+            watching = asyncio.create_task(
+                stall.watch(self.guests.values, self.node_faults.has_no_room, self.timeline.record)
+            )
             await self._end.wait()
             watching.cancel()
             server.close()
@@ -148,7 +115,7 @@ class Supervisor:
             except Failure as failure:
                 answer = {"failure": failure.message, "where": failure.where, "hint": failure.hint}
             except OSError as error:  # the disk is full, say
-                answer = {"failure": f"this computer does not let us: {error.strerror}", "where": error.filename}
+                answer = {"failure": f"this computer does not let us: {error}"}
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -400,8 +367,8 @@ class Supervisor:
         Raises :class:`Failure`, for a node that does not run, too.
         """
         for guest in self.guests.values():
-            if (state := guest.status()["state"]) != "running":
-                raise Failure(f"node-{guest.number} is {state}", hint="a snapshot is made of a whole cluster")
+            if guest.state != "running":
+                raise Failure(f"node-{guest.number} is {guest.state}", hint="a snapshot is made of a whole cluster")
         vms = {guest.number: self._running(guest) for guest in self.guests.values()}
         await asyncio.gather(*(vm.pause() for vm in vms.values()))
         try:

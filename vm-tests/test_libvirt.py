@@ -21,6 +21,8 @@ from terminal import Failure
 from tests.cluster.farhost import far_host
 from tests.cluster.ordinary import ordinarily
 
+from .conftest import until
+
 pytestmark = pytest.mark.full
 
 NAME = "vm-libvirt"
@@ -66,16 +68,6 @@ def remove(folder: Path) -> None:
     assert NAME not in Cluster.names()
 
 
-def until_state(cluster: Cluster, state: str, seconds: float = 60) -> bool:
-    """Wait until the first node's machine is in ``state``; returns whether it is."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if cluster.status()["nodes"][0]["state"] == state:
-            return True
-        time.sleep(0.5)
-    return False
-
-
 def until_well(node: Node, seconds: float = 300) -> bool:
     """Wait until etcd on ``node`` is well; returns whether it is."""
     deadline = time.monotonic() + seconds
@@ -95,8 +87,8 @@ def test_a_node_without_any_daemon(short: Path) -> None:
         with node.disk.errors(kind="enospc"):
             with pytest.raises(Failure, match="did not end"):
                 node.root("echo hello >/var/tmp/x; sync /var/tmp/x", timeout=10)
-            assert until_state(cluster, "stalled")
-        assert until_state(cluster, "running")
+            until("it stalls", lambda: cluster.status()["nodes"][0]["state"] == "stalled", 60)
+        until("it goes on", lambda: cluster.status()["nodes"][0]["state"] == "running", 60)
         assert node.root("cat /var/tmp/x").out == "hello\n"
         node.stop()
         assert cluster.status()["nodes"][0]["ended"] == "exit code 0"

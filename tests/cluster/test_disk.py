@@ -12,7 +12,7 @@ from cluster.disk import Errors, Slow
 from cluster.diskchain import chain
 from cluster.node import Node
 from terminal import Failure, UsageFailure
-from tests.cluster.tinyguest import USES_DISK, eventually, tiny_cluster
+from tests.cluster.tinyguest import USES_DISK, console, eventually, tiny_cluster
 
 
 @pytest.fixture
@@ -29,11 +29,6 @@ def node(cluster: Cluster) -> Node:
     node.start()
     assert eventually(lambda: told(node) >= set("wr"))
     return node
-
-
-def console(node: Node) -> bytes:
-    """All that the guest has said."""
-    return (node.folder / "console.log").read_bytes()
 
 
 def told(node: Node, seconds: float = 0.5) -> set[str]:

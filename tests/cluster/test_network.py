@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from cluster.net import Net
 from cluster.ports import choose
 from cluster.segment import Segment
 from terminal import Failure, UsageFailure
+from tests.cluster.tinyguest import eventually
 
 BROADCAST = b"\xff" * 6
 SIZE = 5
@@ -41,7 +41,7 @@ class Card:
         before = self._said()
         frame = BROADCAST + bytes([2, 0, 0, 0, 0, self.number]) + b"\x88\xb5" + payload
         self._line.sendall(len(frame).to_bytes(4, "big") + frame)
-        wait_until(lambda: self._said() > before)
+        assert eventually(lambda: self._said() > before)
 
     def _said(self) -> int:
         return int(self._cluster.ask("status")["network"][str(self.number)]["frames_in"])
@@ -92,17 +92,10 @@ def cluster(home: Path) -> Iterator[Cluster]:
 def cards(cluster: Cluster) -> Iterator[dict[int, Card]]:
     """Every node's card, plugged in."""
     made = {number: Card(number, cluster) for number in range(1, SIZE + 1)}
-    wait_until(lambda: all(node["network"]["connections"] for node in cluster.status()["nodes"]))
+    assert eventually(lambda: all(node["network"]["connections"] for node in cluster.status()["nodes"]))
     yield made
     for card in made.values():
         card.close()
-
-
-def wait_until(what: Callable[[], bool], limit_s: float = 20) -> None:
-    deadline = time.monotonic() + limit_s
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def views(cards: dict[int, Card]) -> dict[int, list[int]]:

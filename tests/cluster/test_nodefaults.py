@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 
 from cluster.faults import FaultBook
+from cluster.guest import Guest
 from cluster.layout import Layout
 from cluster.nodefaults import FILL, NodeFaults
 from cluster.ssh import RunResult
-from cluster.supervisor import Guest
 from terminal import Failure
 
 

@@ -13,7 +13,7 @@ from cluster.cluster import Cluster, processes
 from cluster.node import Node
 from terminal import Failure
 from tests.cluster.ordinary import write_program
-from tests.cluster.tinyguest import USES_DISK, eventually, tiny_cluster
+from tests.cluster.tinyguest import USES_DISK, console, eventually, tiny_cluster
 
 SIZE = 1 << 20
 
@@ -49,11 +49,6 @@ def state() -> str:
     return str(cluster().status()["nodes"][0]["state"])
 
 
-def said(node: Node) -> bytes:
-    """What the guest has told of its writes and reads."""
-    return (node.folder / "console.log").read_bytes()
-
-
 def told() -> list[str]:
     return [event.what for event in timeline.read(cluster().layout.timeline)]
 
@@ -64,12 +59,12 @@ def test_it_is_told_and_goes_on_by_itself_when_there_is_room(node: Node, small: 
     assert f"node-1 stands still: {stall.WHY}" in status_text(cluster().status()).splitlines()
     with pytest.raises(Failure, match="node-1 is stalled"):
         cluster().ask("save", folder="/nowhere")
-    assert not set(b"wrWR") & set(said(node)), "its first write is the first thing it does"
+    assert not set(b"wrWR") & set(console(node)), "its first write is the first thing it does"
     (supervisor, *_) = processes(cluster().layout)
     Path(f"/proc/{supervisor.pid}/root{small}/filler").unlink()
     assert eventually(lambda: state() == "running")
-    assert eventually(lambda: b"w" in said(node))
-    assert b"W" not in said(node), "nothing is lost: the write that found no room was kept"
+    assert eventually(lambda: b"w" in console(node))
+    assert b"W" not in console(node), "nothing is lost: the write that found no room was kept"
     assert told()[-2:] == [f"node-1 stands still: {stall.WHY}", "node-1 stands still no more"]
 
 
@@ -86,11 +81,11 @@ def test_a_fault_is_not_ended_by_looking(image: Path) -> None:
     with tiny_cluster(image, USES_DISK, size=1) as made:
         (node,) = made.nodes
         node.start()
-        assert eventually(lambda: b"wr" in said(node))
+        assert eventually(lambda: b"wr" in console(node))
         with node.disk.errors(kind="enospc"):
             assert eventually(lambda: state() == "stalled")
-            before = said(node)
-            assert not eventually(lambda: said(node) != before, stall.LOOK_S + 2)
+            before = console(node)
+            assert not eventually(lambda: console(node) != before, stall.LOOK_S + 2)
             assert state() == "stalled"
-        assert eventually(lambda: said(node) != before)
+        assert eventually(lambda: console(node) != before)
         assert eventually(lambda: state() == "running")

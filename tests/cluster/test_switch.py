@@ -268,7 +268,7 @@ def test_a_delayed_pair_is_late_and_holds_no_other_back(tmp_path: Path) -> None:
         assert switch.counters[2].frames_out == 0
         for number in range(20):
             assert await guests[2].receive() == frame(mac(2), mac(1), bytes([number]))
-        assert time.monotonic() - begin >= 1
+        assert 1 <= time.monotonic() - begin < 5
         assert switch.counters[2].dropped_overflow == 0
 
     play(tmp_path, story, prepare=learn, faults=degraded(delay_s=1))

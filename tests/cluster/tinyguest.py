@@ -14,6 +14,7 @@ from cluster.accelerator import Accelerator
 from cluster.cluster import Cluster, processes
 from cluster.description import Description
 from cluster.layout import Layout
+from cluster.node import Node
 
 GREETING = b"hello from a few instructions\n"
 GREETS = bytes.fromhex("baf803 be9200 2eac 84c0 7403 ee ebf7 f4 ebfd")  # dx = port, si = text; out until zero; halt
@@ -46,6 +47,11 @@ def eventually(what: Callable[[], bool], seconds: float = 20) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def console(node: Node) -> bytes:
+    """All that its guest has said."""
+    return (node.folder / "console.log").read_bytes()
 
 
 def end_supervisor(cluster: Cluster, number: signal.Signals) -> None:

@@ -171,7 +171,7 @@ def test_a_mute_endpoint_costs_one_timeout(impostor: Make, connect: Connect) -> 
     mute, good = impostor(lambda handler: free.wait(60) and None), impostor(says(PUT))
     before = time.monotonic()
     assert connect(mute.endpoint, good.endpoint, timeout=0.2).get("a") is None
-    assert time.monotonic() - before < 30
+    assert time.monotonic() - before < 5
     assert len(mute.paths) == 1
     free.set()
 
