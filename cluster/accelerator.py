@@ -57,7 +57,7 @@ BOOT_SECTOR = _CODE.ljust(0x70, b"\0") + (_SEGMENTS + _SEGMENTS_POINTER).ljust(5
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """``name`` is "kvm" or "tcg" (QEMU's words), ``factor`` how many times longer than with hardware to wait, ``reason`` why this one."""
+    """``name`` is "kvm" or "tcg" (QEMU's words), or "namespaces" for nodes without a virtual machine; ``factor`` how many times longer than with hardware to wait, ``reason`` why this one."""
 
     name: str
     factor: float

@@ -341,6 +341,10 @@ def remove(layout: Layout) -> None:
 
         make_private(layout.runtime)  # for the socket of the way to another computer
         forget(description, layout)
+    if description is not None and description.driver == "namespaces":
+        from cluster.namespaces.driver import forget_groups
+
+        forget_groups(description, layout)
     if layout.runtime.exists():
         shutil.rmtree(layout.runtime)
     # First of all files: if we are killed, what is left is no cluster with half of its disks but a torso, which the next command removes.

@@ -40,7 +40,7 @@ class Description:
     files: str | None = None
     """The folder of this computer that they may read over HTTP."""
     driver: str = "qemu"
-    """What runs the nodes: "qemu" or "libvirt"."""
+    """What runs the nodes: "qemu", "libvirt" or "namespaces"."""
     connect: tuple[str, ...] = ()
     """libvirt's URIs, to which nodes are dealt in turn."""
     ready: bool = False

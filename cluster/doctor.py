@@ -14,6 +14,7 @@ from cluster.accelerator import Accelerator
 from cluster.connection_uri import Place
 from cluster.description import Description
 from cluster.layout import Layout, cache_root, clusters_root
+from cluster.namespaces import requirements
 from cluster.qemu import Qemu
 from terminal import Failure
 
@@ -55,7 +56,7 @@ def examine(swept: list[sweep.Leftover] | None = None, connections: Sequence[Pla
     diagnosis = Diagnosis([])
     for check in (_qemu, _accelerator, _kvm):
         diagnosis.findings += check(diagnosis)
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_memory, _disk, _ssh, _clusters, _snapshots)
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (_namespaces, _memory, _disk, _ssh, _clusters, _snapshots)
     for look in checks:
         diagnosis.findings += look()
     diagnosis.findings += [_libvirt(place) for place in connections]
@@ -134,6 +135,15 @@ def _is_open_to_us(device: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _namespaces() -> Iterator[Finding]:
+    if missing := requirements.lacks():
+        yield Finding(
+            "namespaces", "fair", f"no nodes without virtual machines: {'; '.join(missing)}", requirements.HINT
+        )
+    else:
+        yield Finding("namespaces", "good", "--driver namespaces works here: three nodes in seconds")
 
 
 def _memory() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What runs a node's machine: the protocol between the supervisor and QEMU processes, libvirt, or whatever comes next."""
+"""What runs a node's machine: the protocol between the supervisor and QEMU processes, libvirt, or namespaces of this computer's kernel."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Vm(Protocol):
     async def kill(self) -> None:
         """Pull its plug; :meth:`wait` tells when that is done. Nothing happens if it is off."""
 
+    async def reset(self) -> None:
+        """Press its reset button: it boots, without what it had not yet written."""
+
     async def press_power_button(self) -> None:
         """Ask its system to switch itself off."""
 
@@ -37,7 +40,7 @@ class Vm(Protocol):
         """Write the paused machine, memory and devices but no disks, into ``folder``: what :attr:`Machine.incoming` is started from."""
 
     async def monitor(self, command: str, **arguments: Any) -> Any:
-        """Run a command of QEMU's monitor (QMP) and return its answer."""
+        """Run a command of QEMU's monitor (QMP) and return its answer; :class:`terminal.Failure` if there is no QEMU."""
 
 
 class Driver(Protocol):
@@ -51,3 +54,6 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """Let go of what the driver itself holds; its machines are off by then."""
+
+    def refusal(self, verb: str) -> str | None:
+        """Why a request to the supervisor (its ``do``) cannot be carried out with machines of this driver; None if it can."""

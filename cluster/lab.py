@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from cluster import cluster as clusters
-from cluster import timeline
+from cluster import needs, timeline
 from cluster.cluster import Cluster
 from cluster.layout import Layout
+from cluster.namespaces import requirements
 from cluster.process import Process
 from cluster.report import evidence, lanes
 from cluster.restore import up_cached
@@ -45,6 +46,7 @@ class Settings:
 
     root: Path
     image: Path | None = None
+    driver: str = "qemu"
     size: int = 3
     seed: int | None = None
     cold: bool = False
@@ -92,6 +94,11 @@ class Lab:
                 else:
                     with clusters.undisturbed():
                         made.remove()
+
+    def driver(self, node: pytest.Item | pytest.Collector) -> str:
+        """What runs the nodes of a test, or of all tests in a module or session that share them. Raises :class:`UsageFailure`."""
+        items = [item for item in node.session.items if node in item.listchain()]
+        return needs.driver(self.settings.driver, needs.of_all(items), requirements.lacks, node.nodeid)
 
     def next_name(self) -> str:
         """For a cluster: the process is in it, so that another session can tell whether it is an orphan."""
@@ -173,7 +180,8 @@ class Lab:
         # With "=": of a path that stands alone pytest would make a place to look for its ini file.
         image = [f"--cluster-image={self.settings.image}"] if self.settings.image else []
         cold = ["--cluster-cold"] if self.settings.cold else []
-        options = [f"--cluster-seed={self.seed}", *image, *cold, *(["--cluster-keep"] if keep else [])]
+        driver = [f"--cluster-driver={self.settings.driver}"] if self.settings.driver != "qemu" else []
+        options = [f"--cluster-seed={self.seed}", *image, *driver, *cold, *(["--cluster-keep"] if keep else [])]
         return shlex.join(["pytest", *options, item.nodeid])
 
 
@@ -224,6 +232,7 @@ class Factory:
             user_data=None if user_data is None else folder / user_data,
             agent_ttl=wanted.get("agent_ttl", Options.__dataclass_fields__["agent_ttl"].default),
             examples=wanted.get("examples", False),
+            driver=self.lab.driver(self.item),
         )
 
 

@@ -91,6 +91,10 @@ class LibvirtVm:
         """Not with this driver. Raises :class:`Failure`."""
         raise _no_memory(folder)
 
+    async def reset(self) -> None:
+        """The board's reset button, by the monitor."""
+        await self.monitor("system_reset")
+
     async def monitor(self, command: str, **arguments: Any) -> Any:
         """QEMU's monitor, through libvirt."""
         import libvirt_qemu
@@ -252,6 +256,9 @@ class LibvirtDriver:
     async def close(self) -> None:
         """Hang up everywhere."""
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
+
+    def refusal(self, _: str) -> None:
+        """A machine of its own can do all; what libvirt lacks it says itself."""
 
     def _host(self, index: int) -> Host:
         if index not in self._hosts:

@@ -9,7 +9,7 @@ from pathlib import Path
 from terminal import Failure
 
 MIB = 1 << 20
-OVERHEAD_MIB = {"kvm": 100, "tcg": 350}
+OVERHEAD_MIB = {"kvm": 100, "namespaces": 0, "tcg": 350}
 """Memory of a QEMU beside its guest's: the program, buffers, and translated code when emulating."""
 MEMORY_MIB_MIN, MEMORY_MIB_MAX = 384, 65536
 """What a node may be given: below, docker and etcd do not fit."""

@@ -18,8 +18,9 @@ from terminal import Failure
 PACKAGED = "the packaged template"
 STATE_DISK_BYTES = 8 << 30
 """As the node sees it; on this computer only what was written takes room."""
-ETCD_TIMES_MS = {"kvm": (100, 1000), "tcg": (500, 5000)}
-"""etcd's heartbeat interval and election timeout: its own defaults, or what an emulated CPU shared by several nodes keeps up with."""
+ETCD_TIMES_MS = {"kvm": (100, 1000), "namespaces": (200, 2000), "tcg": (500, 5000)}
+"""etcd's heartbeat interval and election timeout: its own defaults, twice that where nodes share a kernel and its disk, or what an emulated
+CPU shared by several nodes keeps up with."""
 
 
 def install_image(source: Path, target: Path) -> None:

@@ -25,6 +25,7 @@ LAB: pytest.StashKey[Lab] = pytest.StashKey()
 
 MARKERS = (
     "cluster(size=3, memory=1024, load=[], user_data=None, agent_ttl='30s', cold=False): the cluster that the test's fixture is to be",
+    "needs(*words): what nodes must have of a machine, see docs/testing.md; needs() is nothing that nodes in namespaces have not",
     "waive(pattern, reason, until): do not fail for this text in the nodes' consoles and journals, until that day",
 )
 
@@ -33,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Our options, and the ini file's."""
     group = parser.getgroup("cluster", "clusters of virtual machines (docs/testing.md)")
     group.addoption("--cluster-image", metavar="DIR", help="a folder with a built image (built if missing)")
+    group.addoption(
+        "--cluster-driver",
+        metavar="DRIVER",
+        help="what runs nodes: qemu, libvirt, namespaces, or auto: what fits the test's needs (qemu)",
+    )
     group.addoption("--cluster-size", metavar="N", type=int, help="nodes of a cluster, where a test does not say (3)")
     group.addoption("--cluster-seed", metavar="N", type=int, help="seed of all chance (FLOTILLA_SEED, else a new one)")
     group.addoption("--cluster-cold", action="store_true", help="boot every cluster, restore none from a snapshot")
@@ -40,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cluster-report", metavar="FILE", help="write an HTML page with the timelines of all clusters")
     group.addoption("--cluster-waivers", metavar="FILE", help="known trouble of consoles and journals, in YAML")
     parser.addini("cluster_image", "as --cluster-image")
+    parser.addini("cluster_driver", "as --cluster-driver")
     parser.addini("cluster_size", "as --cluster-size")
     parser.addini("cluster_waivers", "as --cluster-waivers; relative to the ini file")
 
@@ -68,6 +75,7 @@ def lab_of(config: pytest.Config) -> Lab:
         settings = Settings(
             root=config.rootpath,
             image=Path(image) if image else None,
+            driver=config.getoption("cluster_driver") or config.getini("cluster_driver") or "qemu",
             size=config.getoption("cluster_size") or int(config.getini("cluster_size") or 3),
             seed=config.getoption("cluster_seed"),
             cold=config.getoption("cluster_cold"),

@@ -46,6 +46,10 @@ class QemuVm:
         if self._process.returncode is None:
             self._process.kill()
 
+    async def reset(self) -> None:
+        """The board's other button, likewise."""
+        await self.monitor("system_reset")
+
     async def press_power_button(self) -> None:
         """The board's button, by the monitor."""
         await self.monitor("system_powerdown")
@@ -139,6 +143,9 @@ class QemuDriver:
 
     async def close(self) -> None:
         """Nothing is held."""
+
+    def refusal(self, _: str) -> None:
+        """A machine of its own can do all."""
 
     async def _wait_for_monitor(self, vm: QemuVm, machine: Machine, log: Path) -> None:
         deadline = time.monotonic() + MONITOR_DEADLINE_S

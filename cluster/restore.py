@@ -123,7 +123,8 @@ def up_cached(options: Options, phases: Phases | None = None) -> Outcome:
     phases = phases if phases is not None else Phases()
     options.validate()
     if options.driver != "qemu":
-        phases.line("booting, since snapshots of memory need the qemu driver")
+        if options.driver != "namespaces":  # whose boot takes hardly longer
+            phases.line("booting, since snapshots of memory need the qemu driver")
         return up(options, phases)
     if Layout.of(options.name).state.exists():
         return up(options, phases)  # it is there: running, stopped, or a torso

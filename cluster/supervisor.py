@@ -125,6 +125,8 @@ class Supervisor:
 
     async def do(self, request: dict[str, Any]) -> Any:
         """Carry out one request, ``{"do": VERB, ...}``. Raises :class:`Failure`."""
+        if (why := self.driver.refusal(str(request["do"]))) is not None:
+            raise Failure(why, where=f"cluster {self.description.name}", hint="cluster up --driver qemu")
         nodes: dict[str, Callable[[Guest], Awaitable[None]]] = {
             "start": self.start,
             "kill": self.kill,
@@ -334,7 +336,7 @@ class Supervisor:
             with suppress(Lost):  # it went down before it could tell how that went
                 await guest.shell.run("systemctl reboot", timeout=SHELL_DEADLINE_S * factor)
         else:
-            await vm.monitor("system_reset")
+            await vm.reset()
         deadline = time.monotonic() + REBOOT_DEADLINE_S * factor
         while guest.shell.hello is None or (before is not None and guest.shell.hello.boot == before.boot):
             if guest.vm is not vm:
@@ -428,6 +430,10 @@ def driver(description: Description, layout: Layout) -> Driver:
         from cluster.libvirt_driver import LibvirtDriver
 
         return LibvirtDriver(description, layout)
+    if description.driver == "namespaces":
+        from cluster.namespaces.driver import NamespaceDriver
+
+        return NamespaceDriver(description, layout)
     return QemuDriver(Path(description.qemu))
 
 

@@ -14,6 +14,7 @@ from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.layout import Layout, cache_root
 from cluster.machine import DATASOURCES, NODES_MAX
+from cluster.namespaces import requirements
 from cluster.preflight import MEMORY_MIB_MAX, MEMORY_MIB_MIN
 from cluster.readiness import Readiness
 from cluster.sweep import KEPT
@@ -50,7 +51,7 @@ class Options:
     files: Path | None = None
     """A folder that nodes may read over HTTP."""
     driver: str = "qemu"
-    """What runs the nodes: "qemu" or "libvirt"."""
+    """What runs the nodes: "qemu", "libvirt" or "namespaces"."""
     connect: tuple[str, ...] = ()
     """libvirt's URIs (``docs/libvirt.md``), to which the nodes are dealt in turn; none is this user's session."""
     keep: bool = False
@@ -68,6 +69,12 @@ class Options:
             raise UsageFailure("only libvirt connects", where=f"--connect {self.connect[0]}", hint="--driver libvirt")
         for uri in self.connect:
             connection_uri.parse(uri)
+        if self.driver == "namespaces" and self.arch != HOST:
+            hint = "--driver qemu emulates it"
+            raise UsageFailure(f"this computer's kernel runs {HOST} nodes only", where=f"--arch {self.arch}", hint=hint)
+        if self.driver == "namespaces" and self.accel != "auto":
+            hint = "leave it out, or --driver qemu"
+            raise UsageFailure("nodes in namespaces need no accelerator", where=f"--accel {self.accel}", hint=hint)
         _validate_ttl(self.agent_ttl)
         if self.user_data is not None and not self.user_data.is_file():
             raise UsageFailure("no such file", where=f"--user-data {self.user_data}")
@@ -230,6 +237,11 @@ def machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, accelerator.
     """The QEMU and the accelerator for ``options``. Raises :class:`Failure` if there is none that will do, or too little memory."""
     if options.driver == "libvirt":
         program, chosen = _machinery_of_places(options, phases)
+    elif options.driver == "namespaces":
+        requirements.require()
+        # The services on the segment are behind QEMU's network stack, whatever the nodes are.
+        program, chosen = qemu.find(), requirements.KERNEL
+        preflight.require_memory(options.size, options.memory_mib, chosen.name, preflight.free_memory_mib())
     else:
         program, chosen = _machinery_here(options, phases)
         preflight.require_memory(options.size, options.memory_mib, chosen.name, preflight.free_memory_mib())

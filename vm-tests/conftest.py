@@ -118,9 +118,12 @@ def redis_archive() -> Path:
 @pytest.fixture(scope="module")
 def cluster(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Three nodes, healthy, with redis' image on each, for the tests of one module; gone when they are over."""
-    lab_of(request.config)  # whatever a node's console or journal tells of trouble fails the test that it comes up in
+    lab = lab_of(
+        request.config
+    )  # whatever a node's console or journal tells of trouble fails the test that it comes up in
     remove()
-    options = Options(size=3, name=NAME, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s")
+    driver = lab.driver(request.node)
+    options = Options(size=3, name=NAME, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s", driver=driver)
     try:
         yield up_cached(options, Phases(sys.__stderr__)).cluster
     finally:

@@ -114,7 +114,12 @@ def up_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch", choices=NAMES, default=HOST, help=f"the nodes' architecture ({HOST}; others are emulated)"
     )
-    parser.add_argument("--driver", choices=("qemu", "libvirt"), default="qemu", help="what runs the nodes (qemu)")
+    parser.add_argument(
+        "--driver",
+        choices=("qemu", "libvirt", "namespaces"),
+        default="qemu",
+        help="what runs the nodes (qemu); namespaces need root and no virtual machines: three nodes in seconds",
+    )
     parser.add_argument(
         "--connect",
         metavar="URI",
