@@ -20,6 +20,7 @@ import pytest
 from builder import data
 from builder.build import Settings, build_container, build_image
 from cluster.cluster import Cluster
+from cluster.namespaces import requirements
 from cluster.pytest import lab_of
 from cluster.restore import up_cached
 from cluster.up import Options
@@ -28,6 +29,15 @@ from terminal import Phases
 NAME: Final = "vm-tests"
 TTL_S: Final = 20
 """Of a machine's lease: how long fleet waits before it believes that a machine is gone."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the tests of nodes in namespaces where those can run; elsewhere say why not, and run the same on virtual machines."""
+    chosen = [item for item in items if item.get_closest_marker("namespaces") is None]
+    if len(chosen) < len(items) and (missing := requirements.lacks()):
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        print(f"nodes in namespaces are not tested here: {'; '.join(missing)}", file=sys.stderr)
+        items[:] = chosen
 
 
 @dataclass(frozen=True)

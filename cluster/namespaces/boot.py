@@ -108,7 +108,10 @@ def main(file: str, descriptor: int) -> int:
     boot = Boot(**json.loads(Path(file).read_text()))
     driver = socket.socket(fileno=descriptor)
     driver.set_inheritable(False)
-    unshare(CLONE_NEWPID)
+    try:
+        unshare(CLONE_NEWPID)
+    except OSError as error:
+        return fail(driver, error)
     start_the_clock_at_zero()
     parent = os.getpid()
     child = os.fork()
@@ -116,8 +119,7 @@ def main(file: str, descriptor: int) -> int:
         try:
             become(boot, driver, parent)
         except (OSError, ValueError, subprocess.CalledProcessError) as error:
-            with suppress(OSError):
-                driver.send(json.dumps({"failed": explain(error)}).encode())
+            fail(driver, error)
         finally:
             os._exit(1)
     driver.send(json.dumps({"pid": child}).encode())
@@ -325,11 +327,15 @@ def libc(function: str, *arguments: int | bytes | None) -> None:
         raise OSError(number, f"{function} {told}: {os.strerror(number)}")
 
 
-def explain(error: Exception) -> str:
-    """For people."""
+def fail(driver: socket.socket, error: Exception) -> int:
+    """Tell the driver why there is no node; returns the exit code for that."""
     if isinstance(error, subprocess.CalledProcessError):
-        return f"{' '.join(error.cmd)}: {(error.stderr or b'').decode(errors='replace').strip()}"
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        why = f"{' '.join(error.cmd)}: {(error.stderr or b'').decode(errors='replace').strip()}"
+    else:
+        why = str(error)
+    with suppress(OSError):
+        driver.send(json.dumps({"failed": why}).encode())
+    return 1
 
 
 if __name__ == "__main__":
