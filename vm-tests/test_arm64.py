@@ -18,7 +18,7 @@ from terminal import Phases
 
 from .conftest import remove, until
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]
 
 NAME: Final = "vm-tests-arm64"
 ARCH: Final = "arm64"

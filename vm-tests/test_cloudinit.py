@@ -19,7 +19,7 @@ from terminal import Failure, Phases
 
 from .conftest import remove, until
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]
 
 NAME: Final = "vm-tests-cloudinit"
 BASIC: Final = """\

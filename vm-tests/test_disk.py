@@ -19,7 +19,7 @@ from cloudconfig import seed
 
 from .firmware import Machine, drive, machine
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.needs("machine")]
 
 SIZE: Final = 6 << 30
 """Of the disk, in bytes; the image is a third of that."""

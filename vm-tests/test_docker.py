@@ -9,6 +9,8 @@ from cluster.node import Node
 
 from .conftest import until
 
+pytestmark = pytest.mark.needs("memory")
+
 IMAGE = "dockerfile/redis"
 START_S = 120
 

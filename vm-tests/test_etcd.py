@@ -19,6 +19,8 @@ from . import keys
 from .conftest import until
 from .keys import leader, others
 
+pytestmark = pytest.mark.needs()
+
 ELECTION_S = 60
 """For a new leader: an election timeout of 5 s (tcg), a second round if votes were split, on a computer that has other things to do."""
 HEAL_S = 90
@@ -203,6 +205,7 @@ def test_pause_leader(fresh: Cluster) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.needs("clock")
 def test_clock_bump(fresh: Cluster) -> None:
     """Wall clocks jump by an hour to and fro: leases count by another clock, and fleet's machines stay."""
     machines = fresh.nodes[0].check("fleetctl list-machines --no-legend").splitlines()

@@ -15,6 +15,8 @@ from . import keys
 from .conftest import until
 from .keys import leader, others
 
+pytestmark = pytest.mark.needs("clock", "disk")
+
 WAL = "/var/lib/etcd/data/member/wal/0000000000000000-0000000000000000.wal"
 RECOVERY_S = 240
 """For a node to boot and its etcd to be back among the others, emulated, on a computer that has other things to do."""

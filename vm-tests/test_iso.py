@@ -20,7 +20,7 @@ from terminal import Phases
 
 from .firmware import Machine, drive, machine
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.needs("machine")]
 
 PROMPT: Final = r"core@\w+:~\$"
 """Of a shell: somebody has been logged in at the console."""

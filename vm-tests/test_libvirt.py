@@ -23,7 +23,7 @@ from tests.cluster.ordinary import ordinarily
 
 from .conftest import until
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]
 
 NAME = "vm-libvirt"
 

@@ -14,7 +14,7 @@ import pytest
 from cluster.cluster import Cluster
 from cluster.node import Node
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.needs()]
 
 PINGS = 20
 RECEIVE = """\

@@ -14,7 +14,7 @@ from builder.tree import Kind
 from cluster.cluster import Cluster
 from cluster.node import Node
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.needs("kernel")]
 
 LISTENERS: Final = {
     ("tcp", "22"),  # ssh

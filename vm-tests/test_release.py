@@ -19,7 +19,7 @@ from builder.tools import Tools
 from cluster.up import Options, up
 from terminal import Phases
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]
 
 NAME = "vm-tests-release"
 

@@ -21,7 +21,7 @@ from terminal import Phases
 
 from .conftest import remove, until
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.needs("clock", "machine")]
 
 EC2, OPENSTACK = "vm-services", "vm-openstack"
 CLOCK_S = 120

@@ -25,7 +25,7 @@ from terminal import Phases
 
 from .conftest import until
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.needs("clock", "machine")]
 
 NAME: Final = "vm-shell"
 SOON_S: Final = 60.0

@@ -17,7 +17,7 @@ from cluster.node import Node
 
 from .conftest import TTL_S, Fleetctl, until
 
-pytestmark = pytest.mark.story
+pytestmark = [pytest.mark.story, pytest.mark.needs("machine")]
 
 UNIT = "polop@redis.service"
 AS_COREOS_USERS_WROTE_IT = """\

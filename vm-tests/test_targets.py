@@ -17,7 +17,7 @@ from terminal import Phases
 
 from .firmware import MAC, machine
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]
 
 INSECURE_KEY: Final = """\
 -----BEGIN OPENSSH PRIVATE KEY-----

@@ -25,6 +25,8 @@ from .conftest import until
 from .firmware import BOOT_S, COMMAND_S, fastest
 from .libvirtd import Computer, computer
 
+pytestmark = pytest.mark.needs("machine")
+
 ROOT: Final = Path(__file__).parent.parent
 NEEDED: Final = ("vagrant", "libvirtd", "virtlogd", "dnsmasq", "qemu-img", "iptables")
 STATUS: Final = "cat /run/cloudconfig/status.json"

@@ -264,3 +264,32 @@ def test_help_and_fixtures_are_told(pytester: pytest.Pytester) -> None:
         result.stdout.fnmatch_lines([f"{name} -- *"])
     result = pytester.runpytest_subprocess("--markers")
     result.stdout.fnmatch_lines(["@pytest.mark.cluster(*", "@pytest.mark.waive(*"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "options", "told"),
+    [
+        ('needs("wings")', (), "no test needs 'wings'"),
+        ('needs("clock")', ("--cluster-driver=namespaces",), "clock: a clock of its own"),
+        ("needs()", ("--cluster-driver=vmware",), "there are auto, qemu, libvirt, namespaces"),
+    ],
+)
+def test_needs_and_drivers_that_do_not_fit_are_told_before_anything_boots(
+    run, mark: str, options: tuple[str, ...], told: str
+) -> None:
+    result = run(f"@pytest.mark.{mark}\ndef test_one(cluster): pass\n", *options)
+    result.assert_outcomes(errors=1)
+    assert told in text(result)
+    assert Cluster.names() == []
+
+
+def test_a_test_that_needs_a_machine_gets_one_where_the_driver_is_left_open(run) -> None:
+    code = """
+@pytest.mark.needs("clock")
+def test_one(cluster):
+    assert cluster.description.driver == "qemu"
+
+def test_two(cluster):  # says nothing
+    assert cluster.description.driver == "qemu"
+"""
+    run(code, "--cluster-driver=auto", "--cluster-size=1").assert_outcomes(passed=2)

@@ -28,6 +28,8 @@ from terminal import Failure
 
 from ..conftest import TTL_S, Fleetctl
 
+pytestmark = pytest.mark.needs("clock", "disk")
+
 UNITS = [f"solo@{number}.service" for number in (1, 2, 3)]
 SOLO = """\
 [Unit]

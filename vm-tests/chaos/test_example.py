@@ -14,7 +14,7 @@ from cluster.watch import Watch
 
 from ..conftest import TTL_S
 
-pytestmark = pytest.mark.cluster(size=3, agent_ttl=f"{TTL_S}s", examples=True)
+pytestmark = [pytest.mark.cluster(size=3, agent_ttl=f"{TTL_S}s", examples=True), pytest.mark.needs()]
 
 WEB = """\
 [Unit]
@@ -68,6 +68,7 @@ def test_files_and_journals_come_back(cluster: Cluster, tmp_path: Path) -> None:
     assert len(node.journal(unit="etcd.service", lines=3).splitlines()) <= 3
 
 
+@pytest.mark.needs("kernel")
 @pytest.mark.waive(r"made_up\.c", reason="the test itself writes it", until="2099-12-31")
 def test_a_killed_node_is_no_trouble_but_a_kernel_warning_is(cluster: Cluster) -> None:
     watch = Watch.begun(cluster)
