@@ -17,6 +17,8 @@ from cluster.node import Node
 pytestmark = [pytest.mark.fast, pytest.mark.needs()]
 
 PINGS = 20
+INTERVAL_S = 0.05
+"""Between two of them: ping waits for all of its interval, and a delayed answer may overlap the next question."""
 RECEIVE = """\
 import socket
 line, size = socket.create_server(("", 9000)).accept()[0], 0
@@ -33,7 +35,7 @@ socket.create_connection((sys.argv[1], 9000)).sendall(bytes(1 << 18))
 def pings(node: Node, to: Node | str, count: int = PINGS) -> list[float]:
     """Round trips in milliseconds of the pings that were answered within two seconds; a doubled answer is there twice."""
     address = to if isinstance(to, str) else to.address
-    said = node.root(f"busybox ping -c {count} -i 0.2 -W 2 {address}").out
+    said = node.root(f"busybox ping -c {count} -i {INTERVAL_S} -W 2 {address}").out
     return [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
 
 
@@ -66,7 +68,7 @@ def test_losing_doubling_and_changing_is_what_ping_counts(cluster: Cluster) -> N
         told = next(each for each in cluster.net.faults() if fault.what in each["what"])
         assert told["frames"][0]["lost"] >= PINGS - answered
     with cluster.net.degrade(one, two, duplicate=1.0, one_way=True):
-        said = one.root(f"busybox ping -c {PINGS} -i 0.2 {two.address}").out
+        said = one.root(f"busybox ping -c {PINGS} -i {INTERVAL_S} {two.address}").out
         assert PINGS // 2 < said.count("DUP!") <= PINGS  # ping does not wait for the last one's
     with cluster.net.degrade(one, two, corrupt=1.0):
         assert len(pings(one, two, 10)) < 10  # a changed byte of padding or of an address that nobody checks may pass
