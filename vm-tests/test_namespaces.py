@@ -126,6 +126,16 @@ def test_a_pause_stops_all_of_it_and_no_other(cluster: Cluster) -> None:
     paused.ask("systemctl stop counter; rm /var/counter")
 
 
+def test_a_paused_node_can_be_killed_and_comes_back(cluster: Cluster) -> None:
+    node = cluster.nodes[2]
+    node.pause()
+    node.kill()
+    assert {entry["name"]: entry["state"] for entry in cluster.status()["nodes"]}[node.name] == "off"
+    node.start()
+    node.poll("true", within=60)
+    node.poll(f"ping -c 1 -W 1 {cluster.nodes[0].address}", within=30)
+
+
 def test_a_cut_link_is_cut(cluster: Cluster) -> None:
     one, other, third = cluster.nodes
     with cluster.net.cut(one, other):

@@ -25,6 +25,7 @@ class Cable(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._unread = bytearray()
+        self._is_plugged = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The switch is there."""
@@ -37,14 +38,18 @@ class Cable(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The switch takes no more for now."""
-        self._loop.remove_reader(self._card)
+        if self._is_plugged:  # else the number of the descriptor may be another's by now
+            self._loop.remove_reader(self._card)
 
     def resume_writing(self) -> None:
         """It does again."""
-        self._loop.add_reader(self._card, self._send)
+        if self._is_plugged:
+            self._loop.add_reader(self._card, self._send)
 
     def data_received(self, data: bytes) -> None:
         """Give the card what came from the switch."""
+        if not self._is_plugged:
+            return
         self._unread += data
         position = 0
         while position + HEADER_BYTES <= len(self._unread):
@@ -59,7 +64,8 @@ class Cable(asyncio.Protocol):
 
     def unplug(self) -> None:
         """End it; the card is gone. Call it once."""
-        self._loop.remove_reader(self._card)
+        self.pause_writing()
+        self._is_plugged = False
         if self._transport is not None:
             self._transport.abort()
         os.close(self._card)

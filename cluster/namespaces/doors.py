@@ -62,10 +62,14 @@ class Doors:
         """Take connections at ``port`` of this computer's loopback, for ``inner_port`` of the node's, whichever boot it is in. Raises OSError."""
 
         async def enter_node(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if self._network is None:
+            try:
+                inside = None if self._network is None else await self._network.socket()
+            except (OSError, RuntimeError):  # the boot has just ended, and its namespace with it
+                inside = None
+            if inside is None:
                 writer.close()
-                return
-            await self._carry(reader, writer, await self._network.socket(), ("127.0.0.1", inner_port))
+            else:
+                await self._carry(reader, writer, inside, ("127.0.0.1", inner_port))
 
         self._servers.append(await asyncio.start_server(enter_node, "127.0.0.1", port, backlog=BACKLOG))
 
@@ -118,8 +122,10 @@ class Doors:
         try:
             await asyncio.get_running_loop().sock_connect(other, address)
             far_reader, far = await asyncio.open_connection(sock=other)
-            await asyncio.gather(_pour(reader, far), _pour(far_reader, writer))
-        except (OSError, asyncio.CancelledError):
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_pour(reader, far))
+                both.create_task(_pour(far_reader, writer))
+        except* (OSError, asyncio.CancelledError):
             pass  # no one listens there, one of the two hung up, or the node is off
         finally:
             self._under_way.discard(task)

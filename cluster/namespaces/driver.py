@@ -135,20 +135,23 @@ class NamespaceVm:
                 code = await self._keeper.wait()
                 again = (code == boot.REBOOT or self._again) and not self._killed
                 self._again = False
-                await self._over()
                 if not again:
                     return f"signal {-code}" if code < 0 else f"exit code {code}"
+                await self._over()
                 self._port.flush()
                 try:
                     await self._boot()
                 except (Failure, OSError) as error:
                     return f"it does not boot again: {error}"
         finally:
+            await self._over()
             self._close()
 
     async def _boot(self) -> None:
         """One boot. Raises :class:`Failure` and OSError."""
         cgroup.make(self._group, self._machine.memory_mib)
+        # Below it lies the node's /var with whatever its root makes there, programs that are setuid root among them.
+        self._folder.chmod(0o700)
         for name in ("root", "state"):
             (self._folder / name).mkdir(exist_ok=True)
         file = self._folder / "boot.json"
@@ -164,8 +167,12 @@ class NamespaceVm:
                     stderr=said,
                     pass_fds=(theirs.fileno(),),
                 )
-            ours.settimeout(BOOT_DEADLINE_S)
-            await self._begin(ours)
+            ours.setblocking(False)
+            async with asyncio.timeout(BOOT_DEADLINE_S):
+                await self._begin(ours)
+        except TimeoutError:
+            told = f"node-{self._machine.number} did not begin to boot within {BOOT_DEADLINE_S:.0f} s"
+            raise Failure(told, where=str(self._log)) from None
         finally:
             ours.close()
 
@@ -173,13 +180,8 @@ class NamespaceVm:
         """Hear what a boot has to say, until systemd runs."""
         begun = False
         while True:
-            try:
-                data, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, keeper, PACKET_BYTES, 2)
-            except TimeoutError:
-                raise Failure(
-                    f"node-{self._machine.number} did not begin to boot within {BOOT_DEADLINE_S:.0f} s",
-                    where=str(self._log),
-                ) from None
+            await readable(keeper)
+            data, descriptors, _, _ = socket.recv_fds(keeper, PACKET_BYTES, 2)
             if not data:
                 break
             match json.loads(data):
@@ -254,6 +256,17 @@ class NamespaceVm:
             self._shell.close()
         self._console.close()
         self._port.close()
+
+
+async def readable(line: socket.socket) -> None:
+    """Wait until something can be read from it."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(line, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(line)
 
 
 class NamespaceDriver:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import select
 import termios
 import tty
 from contextlib import suppress
@@ -48,12 +49,15 @@ class Console:
     def close(self) -> None:
         """Write what is there, and no more."""
         asyncio.get_running_loop().remove_reader(self._ours)
-        self._read()
+        while select.select([self._ours], [], [], 0)[0]:
+            self._read()
         self._log.close()
 
     def _read(self) -> None:
-        with suppress(OSError):  # nothing more for now; or this computer has no room for it
-            self._log.write(os.read(self._ours, PIECE_BYTES))
+        with suppress(BlockingIOError):
+            data = os.read(self._ours, PIECE_BYTES)
+            with suppress(OSError):  # this computer has no room for it
+                self._log.write(data)
 
 
 class Port(asyncio.Protocol):
@@ -66,17 +70,20 @@ class Port(asyncio.Protocol):
         self._server: asyncio.Server | None = None
         self._host: asyncio.Transport | None = None
         self._unwritten = bytearray()
+        self._is_open = False
 
     async def listen(self, path: Path) -> None:
         """Take hosts at ``path``. Raises OSError."""
         path.unlink(missing_ok=True)
         self._server = await self._loop.create_unix_server(lambda: self, str(path))
-        self._loop.add_reader(self._ours, self._read)
+        self._is_open = True
+        self.resume_writing()
 
     def close(self) -> None:
         """Hang up, and take no more hosts."""
         self._loop.remove_reader(self._ours)
         self._loop.remove_writer(self._ours)
+        self._is_open = False
         if self._server is not None:
             self._server.close()
         if self._host is not None:
@@ -98,16 +105,19 @@ class Port(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The host reads no more for now: neither do we."""
-        self._loop.remove_reader(self._ours)
+        if self._is_open:  # else the number of the descriptor may be another's by now
+            self._loop.remove_reader(self._ours)
 
     def resume_writing(self) -> None:
         """It does again."""
-        self._loop.add_reader(self._ours, self._read)
+        if self._is_open:
+            self._loop.add_reader(self._ours, self._read)
 
     def data_received(self, data: bytes) -> None:
         """The host says something; if the node does not take it, the host has to wait."""
-        self._unwritten += data
-        self._write()
+        if self._is_open:
+            self._unwritten += data
+            self._write()
 
     def _write(self) -> None:
         with suppress(BlockingIOError):
