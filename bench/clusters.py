@@ -5,6 +5,7 @@
   member answers) and to the machine listed by fleet (fleetd's own line in the journal).
 * **cluster-up N**: from a built image to fleet on every node listing all machines, by phase.
 * **restored**: ``cluster up N --cached`` when a snapshot of such a cluster is there, until fleet on every node lists all again.
+* **namespaces**: the same cluster without virtual machines (``--driver namespaces``), where this computer can; its size and image are the same.
 * **idle**: what the host's processes take when nobody wants anything: QEMU of a node, and the supervisor with its switch and services.
 * **by hand**: the same nodes as one QEMU each with user networking (they cannot see each other), started together, until all greet by ssh: what
   the harness adds to that.
@@ -31,6 +32,7 @@ from report import machine, spread, tell
 from cluster import readiness
 from cluster.cluster import Cluster
 from cluster.machine import management_mac
+from cluster.namespaces import requirements
 from cluster.node import Node
 from cluster.restore import up_cached
 from cluster.up import Options, built, prepare, up
@@ -57,6 +59,7 @@ def main() -> int:
     ups: list[dict[str, float]] = []
     failovers: list[float] = []
     restored: list[float] = []
+    namespaces: list[float] = []
     idles: list[dict[str, float]] = []
     hands: list[float] = []
     for _ in range(arguments.repeat):
@@ -65,6 +68,8 @@ def main() -> int:
         seconds, idle, failover = cluster_up(arguments.size, arguments.ttl)
         idles.append(idle)
         restored.append(restore(arguments.size))
+        if not requirements.lacks():
+            namespaces.append(in_namespaces(arguments.size))
         ups.append(seconds)
         failovers.append(failover)
     rows = [[f"boot: {what}", spread([each[what] for each in boots])] for what in boots[0]]
@@ -72,9 +77,20 @@ def main() -> int:
     rows.append([f"by hand, {arguments.size} QEMUs to ssh", spread(hands)])
     rows.append([f"restored, {arguments.size} nodes", spread(restored)])
     rows.append(["  of the cold cluster-up", f"1/{sum(each['all'] for each in ups) / sum(restored):.0f}"])
+    if namespaces:
+        rows.append([f"cluster-up {arguments.size} in namespaces", spread(namespaces)])
+        rows.append(["  of the cold cluster-up", f"1/{sum(each['all'] for each in ups) / sum(namespaces):.0f}"])
     rows += [[f"idle: {what}", spread([each[what] for each in idles])] for what in idles[0]]
     rows.append([f"failover, lease of {arguments.ttl} s", spread(failovers)])
-    found = {"boot": boots, "up": ups, "by_hand": hands, "restored": restored, "idle": idles, "failover": failovers}
+    found = {
+        "boot": boots,
+        "up": ups,
+        "by_hand": hands,
+        "restored": restored,
+        "namespaces": namespaces,
+        "idle": idles,
+        "failover": failovers,
+    }
     tell(["what", "seconds"], rows, {**facts, **found, "ttl": arguments.ttl})
     return 0
 
@@ -127,6 +143,17 @@ def restore(size: int) -> float:
         down()
         begin = time.monotonic()
         up_cached(options, Phases())
+        return time.monotonic() - begin
+    finally:
+        down()
+
+
+def in_namespaces(size: int) -> float:
+    """Seconds of ``cluster up --driver namespaces``."""
+    down()
+    try:
+        begin = time.monotonic()
+        up(Options(size=size, name=NAME, driver="namespaces"), Phases())
         return time.monotonic() - begin
     finally:
         down()
