@@ -10,5 +10,7 @@ def pytest_configure() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup(1): we go on ignoring it, what tests start does not
+    if (
+        signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    ):  # under nohup(1): we go on ignoring it, what tests start does not
         signal.signal(signal.SIGHUP, lambda *_: None)
