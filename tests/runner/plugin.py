@@ -17,10 +17,19 @@ import pytest
 
 from tests.runner.recording import line, shortened
 
-FILES_OF_THE_FIRST: Final = {
-    **{"xmlpath": None, "basetemp": None, "log_file": None, "cluster_report": None, "pastebin": None},
-    **{"usepdb": False, "trace": False, "pyargs": False},
-    **{"numprocesses": 0, "dist": "no", "tx": []},  # pytest-xdist's: one test needs no workers
+NOT_ALONE: Final[dict[str, object]] = {
+    "xmlpath": None,
+    "basetemp": None,
+    "log_file": None,
+    "cluster_report": None,
+    "pastebin": None,
+    "usepdb": False,
+    "trace": False,
+    "pyargs": False,
+    # pytest-xdist's: one test needs no workers.
+    "numprocesses": 0,
+    "dist": "no",
+    "tx": [],
 }
 """Options that would write over a file or a folder of the first run, or that make no sense for one test, and what they are instead."""
 
@@ -59,7 +68,7 @@ def _alone(config: pytest.Config) -> str | None:
 def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
     """Before pytest looks at its options: collect the test's file only, and write nothing of the first run's."""
     if (nodeid := _alone(config)) is not None:
-        for name, value in FILES_OF_THE_FIRST.items():
+        for name, value in NOT_ALONE.items():
             if hasattr(config.option, name):
                 setattr(config.option, name, value)
         file = str(config.rootpath / nodeid.partition("::")[0])
@@ -101,7 +110,10 @@ class Stopwatch:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        report.fixture_seconds = {name: seconds for name, seconds in self._seconds.items() if seconds >= 0.001}
+        told = {name: seconds for name, seconds in self._seconds.items() if seconds >= 0.001}
+        vars(report)["fixture_seconds"] = (
+            told  # "Reports can contain arbitrary extra attributes", which are kept between processes
+        )
         self._seconds.clear()
         return report
 

@@ -53,7 +53,7 @@ class Run:
     def crashed(self) -> bool:
         """Whether the session began and did not come to its end, with whatever exit code: its interpreter died, or a test left it (``os._exit(0)``)."""
         recording = self.recording
-        return recording.began and (not recording.ended or self.code == PASSED and bool(recording.running))
+        return recording.began and (not recording.ended or (self.code == PASSED and bool(recording.running)))
 
     @property
     def has_tests(self) -> bool:
@@ -98,7 +98,7 @@ class Outcome(Enum):
 def to_repeat(first: Run, *, strict: bool) -> tuple[tuple[str, ...], Why | None]:
     """The tests that get a second run, each alone; or none, and why."""
     recording = first.recording
-    if first.interrupted and first.code != PASSED or first.code == INTERRUPTED and not recording.broken:
+    if (first.interrupted and first.code != PASSED) or (first.code == INTERRUPTED and not recording.broken):
         return (), Why.INTERRUPTED
     if first.crashed or first.code < 0:
         return (), Why.CRASHED
@@ -190,8 +190,7 @@ class Verdict:
                 f"{len(self.flakes)} {'flake' if len(self.flakes) == 1 else 'flakes'}: failed first, passed alone"
             )
         if self.first.crashed and not self.first.interrupted:
-            for nodeid in self.first.recording.running:
-                lines.append(f"the interpreter ended in: {one_line(nodeid)}")
+            lines += [f"the interpreter ended in: {one_line(nodeid)}" for nodeid in self.first.recording.running]
         if self.interrupted:
             untried = len(self.first.recording.failed) - len(self.second)
             lines.append(
@@ -227,7 +226,7 @@ def _second(run: Run, nodeid: str) -> list[str]:
     code = f", exit code {run.exit_code}" if outcome is not Outcome.PASSED else ""
     words = _told(run.recording.of(nodeid)) + list(run.recording.broken.values())
     # Where the test did not come to its end, what the process printed may be all that there is.
-    if outcome in (Outcome.CRASHED, Outcome.HUNG, Outcome.NOT_FOUND) or not words and outcome is not Outcome.PASSED:
+    if outcome in (Outcome.CRASHED, Outcome.HUNG, Outcome.NOT_FOUND) or (not words and outcome is not Outcome.PASSED):
         words.append(run.output)
     return [
         f"the second run {outcome.value}{limit} after {run.seconds:.1f} s{code}",
@@ -237,7 +236,8 @@ def _second(run: Run, nodeid: str) -> list[str]:
 
 def _told(reports: Iterable[Report]) -> list[str]:
     """The failures, then what was captured; each phase has the captured words of those before it, too."""
-    failures, sections = [], {}
+    failures: list[str] = []
+    sections: dict[str, str] = {}
     for report in reports:
         if report.text and report.outcome != "passed":
             failures.append(f"in {report.when}:\n{report.text}")
