@@ -200,7 +200,7 @@ class Verdict:
             assert self.why is not None
             lines.append(self.why.value)
         if self.why in (Why.STOPPED, Why.CRASHED, Why.STRICT) and self.first.recording.left:
-            lines.append(f"{self.first.recording.left} tests were not run")
+            lines.append(f"not run: {self.first.recording.left}")
         return lines
 
 
