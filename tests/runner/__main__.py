@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     open_closed()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory(prefix="flotilla-test-") as folder, Foreman() as foreman:
-        first = run(foreman, words, Path(folder))
+        first = run_all(foreman, words, Path(folder))
         if first is None:
             return verdict.INTERRUPTED
         names, why = verdict.to_repeat(first, strict=own.strict)
@@ -53,38 +53,54 @@ def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_args(argv[:at]), list(argv[at + 1 :])
 
 
-def run(
-    foreman: Foreman, words: Sequence[str], folder: Path, nodeid: str | None = None, limit_s: float | None = None
+def run_all(foreman: Foreman, words: Sequence[str], folder: Path) -> Run | None:
+    """pytest with ``words``, printing where we do; None if we were interrupted before it began."""
+    return _run(foreman, folder, words)
+
+
+def run_alone(foreman: Foreman, words: Sequence[str], folder: Path, nodeid: str, first: Run) -> Run | None:
+    """The same for one test of ``first``, with the seed that it had, if it told one; quietly."""
+    alone, output = folder / "alone", folder / "output"
+    alone.write_text(json.dumps(nodeid), encoding="ascii")
+    # What the first run left in pytest's cache and in the folders of failed tests stays.
+    options = [f"cache_dir={folder / 'cache'}", f"tmp_path_retention_count={REPEATED_MAX + 3}"]
+    ours = [f"--alone={alone}", *(word for option in options for word in ("-o", option))]
+    reports = first.recording.of(nodeid)
+    seed = verdict.seed_of(reports)
+    return _run(
+        foreman,
+        folder,
+        [*ours, *words],
+        output,
+        LIMIT_S + LIMIT_FACTOR * sum(report.seconds for report in reports),
+        {} if seed is None else {"FLOTILLA_SEED": seed},
+    )
+
+
+def _run(
+    foreman: Foreman,
+    folder: Path,
+    words: Sequence[str],
+    output: Path | None = None,
+    limit_s: float | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Run | None:
-    """pytest with ``words``, for all tests or for one alone; None if there was no time for it to begin."""
-    record, alone, output = folder / "record", folder / "alone", folder / "output"
+    record = folder / "record"
     record.write_bytes(b"")
-    # Ours come first: the user's may end with "--" and paths.
-    ours = ["-p", "tests.runner.plugin", f"--record-to={record}"]
-    if nodeid is not None:
-        alone.write_text(json.dumps(nodeid), encoding="ascii")
-        # What the first run left in pytest's cache and in the folders of failed tests stays.
-        ours += [
-            f"--alone={alone}",
-            "-o",
-            f"cache_dir={folder / 'cache'}",
-            "-o",
-            f"tmp_path_retention_count={REPEATED_MAX + 3}",
-        ]
-    sys.stdout.flush()
     begin = time.time()
-    command = [sys.executable, "-m", "pytest", *ours, *words]
-    ended = foreman.run(command, output=None if nodeid is None else output, limit_s=limit_s)
+    # Ours come first: the user's may end with "--" and paths.
+    command = [sys.executable, "-m", "pytest", "-p", "tests.runner.plugin", f"--record-to={record}", *words]
+    ended = foreman.run(command, output=output, limit_s=limit_s, environment=environment)
     if ended is None:
         return None
     return Run(
-        Recording.read(record.read_text("ascii")),
-        ended.code,
-        begin,
-        ended.seconds,
-        ended.interrupted,
-        limit_s if ended.timed_out else None,
-        "" if nodeid is None else shortened(output.read_text("utf-8", errors="replace")),
+        recording=Recording.read(record.read_text("ascii")),
+        code=ended.code,
+        begin=begin,
+        seconds=ended.seconds,
+        interrupted=ended.interrupted,
+        limit_s=limit_s if ended.timed_out else None,
+        output="" if output is None else shortened(output.read_text("utf-8", errors="replace")),
     )
 
 
@@ -93,8 +109,7 @@ def repeat(foreman: Foreman, words: Sequence[str], folder: Path, first: Run, nam
     second: dict[str, Run] = {}
     for number, nodeid in enumerate(names, 1):
         say(f"second run, {number} of {len(names)}: {verdict.one_line(nodeid)}", sys.stdout)
-        took = sum(report.seconds for report in first.recording.of(nodeid))
-        done = run(foreman, words, folder, nodeid, LIMIT_S + LIMIT_FACTOR * took)
+        done = run_alone(foreman, words, folder, nodeid, first)
         if done is None or done.interrupted:
             break
         second[nodeid] = done

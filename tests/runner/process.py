@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -57,9 +57,15 @@ class Foreman:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
     def run(
-        self, words: Sequence[str | Path], *, output: Path | None = None, limit_s: float | None = None
+        self,
+        words: Sequence[str | Path],
+        *,
+        output: Path | None = None,
+        limit_s: float | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Ended | None:
-        """Run a program to its end; None if we were interrupted before it began. It has no input, and prints where we do, or to ``output``.
+        """Run a program to its end; None if we were interrupted before it began. It has no input, and prints where we do, or to ``output``;
+        ``environment`` goes over ours.
 
         After ``limit_s`` it is asked to end, and killed with its process group if it does not.
         """
@@ -74,6 +80,7 @@ class Foreman:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT if output is not None else None,
+                env={**os.environ, **(environment or {})},
                 process_group=0,
                 preexec_fn=self._child,
             )

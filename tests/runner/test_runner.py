@@ -48,7 +48,7 @@ def test_fixture(shaky):
 def test_end_of_fixture(untidy):
     pass
 
-@pytest.mark.parametrize("name", ["a::b [c d]", "e\\nf", "\\u00fc \\ud800"])
+@pytest.mark.parametrize("name", ["a::b [c\\nd]", "\\u00fc \\ud800"])
 def test_named(name):
     assert not first(f"named-{ord(name[0])}")
 
@@ -108,8 +108,7 @@ FLAKES = (
     "tests/one/test_it.py::test_by_its_neighbour",
     "tests/one/test_it.py::test_fixture",
     "tests/one/test_it.py::test_end_of_fixture",
-    "tests/one/test_it.py::test_named[a::b [c d]]",
-    r"tests/one/test_it.py::test_named[e\nf]",
+    r"tests/one/test_it.py::test_named[a::b [c\nd]]",
     r"tests/one/test_it.py::test_named[\xfc \ud800]",
     "tests/two/test_it.py::test_same",
 )
@@ -117,7 +116,7 @@ FLAKES = (
 
 def test_what_passes_alone_is_a_flake_and_the_rest_stays_failed(mixed: Done) -> None:
     assert [line.removeprefix("flake: ") for line in mixed.lines if line.startswith("flake: ")] == list(FLAKES)
-    assert "7 flakes: failed first, passed alone" in mixed.lines
+    assert "6 flakes: failed first, passed alone" in mixed.lines
     failed = [at for at, line in enumerate(mixed.lines) if "failed twice: " in line]
     assert [mixed.lines[at + 1] for at in failed] == [
         "tests/one/test_it.py::test_same",
@@ -125,7 +124,7 @@ def test_what_passes_alone_is_a_flake_and_the_rest_stays_failed(mixed: Done) -> 
         "tests/one/test_it.py::test_is_skipped_then",
     ]
     assert mixed.code == 1
-    assert mixed.lines[-1] == "8 passed, 3 failed, 1 skipped"
+    assert mixed.lines[-1] == "7 passed, 3 failed, 1 skipped"
 
 
 def test_only_the_last_line_is_one_that_ci_reads_for_the_verdict(mixed: Done) -> None:
@@ -133,13 +132,13 @@ def test_only_the_last_line_is_one_that_ci_reads_for_the_verdict(mixed: Done) ->
     assert [line for line in mixed.lines if re.fullmatch(r"\d+ passed, \d+ failed(, \d+ skipped)?", line)] == [
         mixed.lines[-1]
     ]
-    told = mixed.text[mixed.text.index("second run, 1 of 10") :]
+    told = mixed.text[mixed.text.index("second run, 1 of 9") :]
     assert "| in setup:" in told
     assert re.search(r"^\| E +OSError: no such luck$", told, re.MULTILINE)
 
 
 def test_of_a_flake_both_outputs_are_told(mixed: Done) -> None:
-    flake = mixed.text[mixed.text.index(" flake 7 of 7 ") : mixed.text.index(" failed twice: 1 of 3 ")]
+    flake = mixed.text[mixed.text.index(" flake 6 of 6 ") : mixed.text.index(" failed twice: 1 of 3 ")]
     assert "tests/two/test_it.py::test_same" in flake
     at_first, then = flake.split("the second run passed after")
     assert "| Captured stdout call:\n| the first time\n" in at_first
@@ -153,25 +152,25 @@ def test_an_interpreter_that_ends_with_code_0_in_a_test_has_not_passed(mixed: Do
 
 def test_each_second_run_has_a_process_of_its_own(mixed: Done) -> None:
     runs = [path.read_text().split() for path in mixed.folder.path.glob("tests/*/*.runs")]
-    assert [len(pids) for pids in runs] == [2] * 8
+    assert [len(pids) for pids in runs] == [2] * 7
     assert len({pids[0] for pids in runs}) == 1
-    assert len({pid for pids in runs for pid in pids}) == 1 + 8
+    assert len({pid for pids in runs for pid in pids}) == 1 + 7
 
 
 def test_files_of_the_first_run_stay_as_they_are(mixed: Done) -> None:
     suite = ET.parse(mixed.folder.path / "junit.xml").getroot().find("testsuite")
     assert suite is not None
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("12", "8", "2")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("11", "7", "2")
     last_failed = (mixed.folder.path / ".pytest_cache/v/cache/lastfailed").read_text()
-    assert last_failed.count("test_it.py::") == 10
+    assert last_failed.count("test_it.py::") == 9
 
 
 def test_the_table_has_every_room_the_second_run_and_the_wall(mixed: Done) -> None:
     at = next(at for at, line in enumerate(mixed.lines) if line.startswith("where the time went"))
     table = {line.rsplit(maxsplit=4)[0]: line.split()[-4:] for line in mixed.lines[at + 1 :] if re.search(r"\d$", line)}
-    assert table["tests/one"][0] == "11"
+    assert table["tests/one"][0] == "10"
     assert table["tests/two"][0] == "1"
-    assert table["second run"][0] == "10"
+    assert table["second run"][0] == "9"
     parts = [float(row[-1]) for name, row in table.items() if name not in ("total",) and row[-1] != "-"]
     assert abs(sum(parts) - float(table["total"][-1])) < 0.05 * (len(parts) + 1)
 
@@ -196,13 +195,6 @@ def test_flakes_only_and_the_run_passes_unless_strict(folder: Folder) -> None:
     assert "1 flake: failed first, passed alone" in text
 
 
-def test_what_passes_at_once_has_no_second_run(folder: Folder) -> None:
-    folder.file("test_it.py", "def test_a(): pass\n")
-    code, text = folder.run()
-    assert (code, text.splitlines()[-1]) == (0, "1 passed, 0 failed")
-    assert "second run" not in text
-
-
 def test_more_than_ten_failures_are_no_chance(folder: Folder) -> None:
     folder.file(
         "test_it.py", "import pytest\n@pytest.mark.parametrize('n', range(11))\ndef test_a(n): assert not first(n)\n"
@@ -222,18 +214,11 @@ def test_a_run_that_stops_early_has_failed_whatever_its_failure_is(folder: Folde
     assert (folder.path / "a.runs").read_text().count("\n") == 1
 
 
-def test_a_stop_at_the_very_last_test_leaves_nothing_out(folder: Folder) -> None:
-    folder.file("test_it.py", "def test_a(): pass\ndef test_b(): assert not first('b')\n")
-    code, text = folder.run("--maxfail=1")
-    assert (code, text.splitlines()[-1]) == (0, "2 passed, 0 failed")
-
-
-@pytest.mark.parametrize("continued", [False, True])
-def test_what_cannot_be_collected_is_never_tried_again(folder: Folder, continued: bool) -> None:
+def test_what_cannot_be_collected_is_never_tried_again(folder: Folder) -> None:
     folder.file("test_broken.py", "if first('module'): import nothing_of_that_name\n")
     folder.file("test_it.py", "def test_a(): assert not first('a')\n")
-    code, text = folder.run(*(["--continue-on-collection-errors"] if continued else []))
-    assert (code, text.splitlines()[-1]) == ((1, "0 passed, 2 failed") if continued else (2, "0 passed, 1 failed"))
+    code, text = folder.run("--continue-on-collection-errors")
+    assert (code, text.splitlines()[-1]) == (1, "0 passed, 2 failed")
     assert "not everything could be collected: no second run" in text
     assert (folder.path / "module.runs").read_text().count("\n") == 1
 
@@ -254,31 +239,13 @@ def test_where_no_test_runs_pytest_has_the_last_word(folder: Folder, words: list
     assert last in text
 
 
-@pytest.mark.parametrize(
-    ("last_words", "code"),
-    [
-        ("os._exit(0)", 1),
-        ("os._exit(7)", 7),
-        ("os.kill(os.getpid(), 9)", 137),
-        ("pytest.exit('enough', returncode=0)", 1),
-    ],
-)
+@pytest.mark.parametrize(("last_words", "code"), [("os._exit(0)", 1), ("os.kill(os.getpid(), 9)", 137)])
 def test_an_interpreter_that_ends_is_a_failure_of_its_test(folder: Folder, last_words: str, code: int) -> None:
     folder.file("test_it.py", f"import pytest\ndef test_a(): pass\ndef test_b(): {last_words}\ndef test_c(): pass\n")
     ended, text = folder.run()
     assert (ended, text.splitlines()[-1]) == (code, "1 passed, 1 failed")
     assert "the interpreter ended in: test_it.py::test_b" in text
     assert "not run: 1" in text
-
-
-def test_an_error_inside_pytest_is_told_by_its_exit_code(folder: Folder) -> None:
-    (folder.path / "conftest.py").write_text(
-        "def pytest_runtest_logfinish(nodeid):\n    assert not nodeid.endswith('b')\n"
-    )
-    folder.file("test_it.py", "def test_a(): pass\ndef test_b(): pass\ndef test_c(): pass\n")
-    code, text = folder.run()
-    assert code == 3
-    assert re.fullmatch(r"pytest ended with exit code 3: \d passed, 0 failed, 1 not run", text.splitlines()[-1])
 
 
 def test_a_test_that_has_another_name_each_time_stays_failed(folder: Folder) -> None:
@@ -297,6 +264,31 @@ def test_a_reader_that_goes_away_changes_no_exit_code(folder: Folder) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.wait() != 0
+
+
+def test_chance_is_the_same_in_both_runs(folder: Folder) -> None:
+    """Otherwise a defect that one seed of many shows would be taken for a flake."""
+    folder.file(
+        "test_it.py",
+        """
+        import pytest, random
+
+        @pytest.fixture
+        def seed(request):
+            chosen = int(os.environ.get("FLOTILLA_SEED", random.SystemRandom().getrandbits(32)))
+            request.node.add_report_section("setup", "seed", f"repeat with FLOTILLA_SEED={chosen}")
+            return chosen
+
+        def test_a(seed):
+            with (HERE / "seeds").open("a") as file:
+                file.write(f"{seed}\\n")
+            assert False
+        """.replace("\n        ", "\n"),
+    )
+    code, text = folder.run()
+    assert (code, text.splitlines()[-1]) == (1, "0 passed, 1 failed")
+    first, second = (folder.path / "seeds").read_text().split()
+    assert first == second
 
 
 # --- broken off ------------------------------------------------------------------------------------------------------

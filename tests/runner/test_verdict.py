@@ -21,8 +21,14 @@ def recording(passed: int = 0, failed: int = 0, left: int = 0, skipped: int = 0,
         for name, outcome in outcomes.items()
     )
     over = frozenset(outcomes)
-    whole = {"collected": over | {f"left{n}" for n in range(left)}, "began": True, "ended": True, **more}
-    return Recording(reports, started=over, finished=over, **whole)  # type: ignore[arg-type]
+    whole = {
+        "collected": over | {f"left{n}" for n in range(left)},
+        "started": over,
+        "began": True,
+        "ended": True,
+        **more,
+    }
+    return Recording(reports, finished=over, **whole)  # type: ignore[arg-type]
 
 
 def verdict(first: Run, second: dict[str, Run] | None = None, strict: bool = False) -> Verdict:
@@ -49,6 +55,8 @@ GOOD = recording(passed=1)
         (Run(recording(passed=1, left=1, ended=False), -15, interrupted=True), Why.INTERRUPTED, 143, "interrupted: 1 passed, 0 failed, 1 not run"),
         (Run(recording(passed=1, ended=False), -11), Why.CRASHED, 139, "1 passed, 1 failed"),
         (Run(recording(passed=1, ended=False), 0), Why.CRASHED, 1, "1 passed, 1 failed"),
+        # pytest.exit(returncode=0) in a test.
+        (Run(recording(passed=1, started=frozenset({"passed0", "exits"})), 0), Why.CRASHED, 1, "1 passed, 1 failed"),
         (Run(recording(passed=1, left=1), 3), Why.OTHER, 3, "pytest ended with exit code 3: 1 passed, 0 failed, 1 not run"),
         # Something else than a test said that the run has failed.
         (Run(GOOD, 1), Why.OTHER, 1, "pytest ended with exit code 1: 1 passed, 0 failed, 0 not run"),

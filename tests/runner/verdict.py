@@ -6,6 +6,7 @@ Three nouns: a :class:`Run` is one pytest process that has ended; :func:`to_repe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,9 @@ from tests.runner.recording import Recording, Report
 
 REPEATED_MAX: Final = 10
 """Failures that get a second run. So many at once are no chance, and their second runs would take as long as the first."""
+
+SEED: Final = re.compile(r"(?:FLOTILLA_SEED|--cluster-seed)=(\d+)")
+"""As tests/conftest.py and the plugin for clusters tell it."""
 
 PASSED, FAILED, INTERRUPTED = 0, 1, 2
 """pytest's exit codes that mean something here; all others are passed on as they are."""
@@ -115,6 +119,16 @@ def to_repeat(first: Run, *, strict: bool) -> tuple[tuple[str, ...], Why | None]
     if len(recording.failed) > REPEATED_MAX:
         return (), Why.TOO_MANY
     return recording.failed, None
+
+
+def seed_of(reports: Iterable[Report]) -> str | None:
+    """The seed that the report of a failure tells it can be repeated with: what fails by chance is repeated with the same chance, or it would be
+    taken for a flake."""
+    for report in reports:
+        for _, text in report.sections:
+            if (found := SEED.search(text)) is not None:
+                return found[1]
+    return None
 
 
 @dataclass(frozen=True, slots=True)
