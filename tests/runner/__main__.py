@@ -39,7 +39,9 @@ def main(argv: Sequence[str]) -> int:
             return verdict.INTERRUPTED
         names, why = verdict.to_repeat(first, strict=own.strict)
         second = repeat(foreman, words, Path(folder), first, names)
-        interrupted = foreman.is_interrupted and why is None
+        interrupted = foreman.heard is not None and why is None
+        if foreman.heard is not None:
+            say(f"{foreman.heard.name} ended the run", sys.stdout)
         tell(Verdict(first, second, why, interrupted), began)
     return Verdict(first, second, why, interrupted).exit_code
 

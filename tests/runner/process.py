@@ -35,12 +35,12 @@ class Foreman:
     """Starts programs, one after the other, and passes on what ends them. A context manager: signals are its own while it is open.
 
     They stay blocked and are taken from the queue one by one, so that none comes between two steps of ours: one that arrives while nothing runs
-    has the next program not be started. Each program has a process group of its own, so that Ctrl-C reaches it once and by us; if we
+    has the next program not be started; ``heard`` is the last one. Each program has a process group of its own, so that Ctrl-C reaches it once and by us; if we
     are killed it gets SIGTERM.
     """
 
     def __init__(self) -> None:
-        self.is_interrupted = False
+        self.heard: signal.Signals | None = None
         self._last: dict[int, float] = {}
 
     def __enter__(self) -> Foreman:
@@ -70,8 +70,9 @@ class Foreman:
         After ``limit_s`` it is asked to end, and killed with its process group if it does not.
         """
         while (number := self._taken(0)) is not None:
-            self.is_interrupted |= number in self._ours
-        if self.is_interrupted:
+            if number in self._ours:
+                self.heard = signal.Signals(number)
+        if self.heard is not None:
             return None
         begin = time.monotonic()
         with output.open("wb") if output is not None else os.fdopen(os.dup(1), "wb") as out:
@@ -85,7 +86,7 @@ class Foreman:
                 preexec_fn=self._child,
             )
         timed_out = self._wait(process, None if limit_s is None else begin + limit_s)
-        return Ended(process.returncode, time.monotonic() - begin, self.is_interrupted, timed_out)
+        return Ended(process.returncode, time.monotonic() - begin, self.heard is not None, timed_out)
 
     def _wait(self, process: subprocess.Popen[bytes], deadline: float | None) -> bool:
         """Until it has ended, by itself or not; whether its time was over."""
@@ -100,7 +101,7 @@ class Foreman:
                     process.send_signal(signal.SIGTERM)
                     timed_out, deadline = True, time.monotonic() + GRACE_S
             elif number in self._ours:
-                self.is_interrupted = True
+                self.heard = signal.Signals(number)
                 now = time.monotonic()
                 if now - self._last.get(number, -AGAIN_S) >= AGAIN_S:
                     process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)

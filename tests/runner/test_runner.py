@@ -328,6 +328,7 @@ def test_a_first_run_that_is_interrupted_puts_all_away(folder: Folder, number: s
     code, text = folder.interrupt(number, folder.path / "ready")
     assert code == 2
     assert text.splitlines()[-1] == "interrupted: 1 passed, 0 failed, 1 broken off, 1 not run"
+    assert f"{number.name} ended the run" in text
     assert text.count("KeyboardInterrupt !!!") == 1
     assert_nothing_is_left(folder)
 
@@ -387,9 +388,9 @@ def test_after_an_interrupt_nothing_more_is_started() -> None:
 with Foreman() as it:
     print(it.run(['true']).code)
     os.kill(os.getpid(), signal.SIGTERM)
-    print(it.run(['true']), it.is_interrupted)
+    print(it.run(['true']), it.heard.name)
 """)
-    assert told == "0\nNone True\n"
+    assert told == "0\nNone SIGTERM\n"
 
 
 @pytest.mark.parametrize(("again_s", "heard"), [(1000, 1), (0, 2)])

@@ -82,6 +82,13 @@ def test_two_workers_are_busy_for_more_than_the_wall_has() -> None:
     assert table[TOTAL].wall_s == 110.0
 
 
+def test_a_test_whose_worker_died_counts_and_has_no_time() -> None:
+    dead = Report("tests/b/test_b.py::test_it", "???", "failed", 0.0, 0.0)
+    table = by_phase([Report("tests/a/test_a.py::test_it", "call", "passed", 110.0, 10.0), dead])
+    assert (table[START].wall_s, table["tests/a"].wall_s, table[TOTAL].wall_s) == (10.0, 10.0, 110.0)
+    assert table["tests/b"] == Row("tests/b", 1, 0.0, 0.0, 0.0)
+
+
 def test_of_a_run_without_tests_all_is_pytests() -> None:
     table = by_phase([])
     assert table[START].wall_s == 80.0

@@ -56,9 +56,10 @@ def rows(first: Run, second: Iterable[Run], began: float, now: float) -> list[Ro
     counted: dict[str, set[str]] = defaultdict(set)
     for report in first.recording.reports:
         counted[_phase(report.nodeid)].add(report.nodeid)
-    phases = sorted({IMAGES, *shares} & {stretch.phase for stretch in stretches}, key=_order)
+    phases = sorted({stretch.phase for stretch in stretches}, key=_order)
     repeated = list(second)
-    start = min((stretch.begin for stretch in stretches), default=first.begin + first.seconds)
+    # What a worker left behind that died has no time of its own.
+    start = min((stretch.begin for stretch in stretches if stretch.seconds), default=first.begin + first.seconds)
     table = [
         Row(SETUP, 0, 0.0, 0.0, max(0.0, first.begin - began)),
         Row(START, 0, 0.0, 0.0, max(0.0, start - first.begin)),
@@ -127,6 +128,7 @@ def _shares(stretches: Iterable[_Stretch]) -> dict[str, float]:
     events = sorted(
         (at, change, stretch.phase)
         for stretch in stretches
+        if stretch.seconds
         for at, change in ((stretch.begin, 1), (stretch.begin + stretch.seconds, -1))
     )
     shares: dict[str, float] = defaultdict(float)
@@ -139,6 +141,5 @@ def _shares(stretches: Iterable[_Stretch]) -> dict[str, float]:
         running[phase] += change
         if not running[phase]:
             del running[phase]
-        shares[phase] += 0.0
         before = at
     return shares
