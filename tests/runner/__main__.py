@@ -19,7 +19,7 @@ from terminal.streams import open_closed, say
 from tests.runner import timetable, verdict
 from tests.runner.process import Foreman
 from tests.runner.recording import Recording, shortened
-from tests.runner.verdict import REPEATED_MAX, Run, Verdict
+from tests.runner.verdict import REPEATED_MAX, Run, Verdict, Why
 
 LIMIT_FACTOR: Final = 3
 LIMIT_S: Final = 900.0
@@ -39,11 +39,11 @@ def main(argv: Sequence[str]) -> int:
             return verdict.INTERRUPTED
         names, why = verdict.to_repeat(first, strict=own.strict)
         second = repeat(foreman, words, Path(folder), first, names)
-        interrupted = foreman.heard is not None and why is None
-        if foreman.heard is not None:
+        what = Verdict(first, second, why, interrupted=foreman.heard is not None and why is None)
+        if foreman.heard is not None and (what.interrupted or why is Why.INTERRUPTED):
             say(f"{foreman.heard.name} ended the run", sys.stdout)
-        tell(Verdict(first, second, why, interrupted), began)
-    return Verdict(first, second, why, interrupted).exit_code
+        tell(what, began)
+    return what.exit_code
 
 
 def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
