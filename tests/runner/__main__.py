@@ -26,6 +26,9 @@ LIMIT_S: Final = 900.0
 """A second run may take three times what the test took, and a quarter of an hour for what its module boots: one that hangs now is no reason to
 wait for ever, and one that is slow has not failed."""
 
+OUTPUT_BYTES_MAX: Final = 1 << 20
+"""Looked at, of what a second run printed: its end."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Run it all; the exit code."""
@@ -102,8 +105,14 @@ def _run(
         seconds=ended.seconds,
         interrupted=ended.interrupted,
         limit_s=limit_s if ended.timed_out else None,
-        output="" if output is None else shortened(output.read_text("utf-8", errors="replace")),
+        output="" if output is None else _end(output),
     )
+
+
+def _end(output: Path) -> str:
+    with output.open("rb") as file:
+        file.seek(max(0, output.stat().st_size - OUTPUT_BYTES_MAX))
+        return shortened(file.read().decode("utf-8", errors="replace"))
 
 
 def repeat(foreman: Foreman, words: Sequence[str], folder: Path, first: Run, names: Sequence[str]) -> dict[str, Run]:

@@ -16,6 +16,10 @@ from typing import Any, Final
 import pytest
 
 from tests.runner.recording import line, shortened
+from tests.runner.verdict import REPEATED_MAX
+
+TEXTS_MAX: Final = 3 * REPEATED_MAX
+"""Failures whose texts are kept: three phases of each test that can get a second run. pytest prints all of them."""
 
 NOT_ALONE: Final[dict[str, object]] = {
     "xmlpath": None,
@@ -111,19 +115,18 @@ class Stopwatch:
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         told = {name: seconds for name, seconds in self._seconds.items() if seconds >= 0.001}
-        vars(report)["fixture_seconds"] = (
-            told  # "Reports can contain arbitrary extra attributes", which are kept between processes
-        )
+        vars(report)["fixture_seconds"] = told  # a report may have more attributes, and keeps them on its way from a worker
         self._seconds.clear()
         return report
 
 
 class Recorder:
-    """Writes the lines. What was captured is kept of failures only, unless ``whole``."""
+    """Writes the lines. What was captured is kept of the first failures only, unless ``whole``."""
 
     def __init__(self, path: Path, *, whole: bool) -> None:
         self._file = path.open("a", encoding="ascii")
         self._whole = whole
+        self._failures = 0
 
     def _write(self, *event: object) -> None:
         self._file.write(line(*event))
@@ -147,7 +150,8 @@ class Recorder:
         self._write("start", nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        shown = report.failed or self._whole
+        self._failures += report.failed
+        shown = self._whole or (report.failed and self._failures <= TEXTS_MAX)
         self._write(
             "report",
             {

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,7 +76,7 @@ class Foreman:
         if self.heard is not None:
             return None
         begin = time.monotonic()
-        with output.open("wb") if output is not None else os.fdopen(os.dup(1), "wb") as out:
+        with output.open("wb") if output is not None else nullcontext() as out:
             process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,

@@ -210,8 +210,11 @@ class Verdict:
             lines.append(
                 f"interrupted in the second run: {untried} of {len(self.first.recording.failed)} stay failed untried"
             )
-        elif self.why not in (None, Why.NOTHING, Why.OTHER):
-            assert self.why is not None
+        elif self.why is not None and self.why not in (
+            Why.NOTHING,
+            Why.OTHER,
+            Why.INTERRUPTED,
+        ):  # the closing line tells
             lines.append(self.why.value)
         if self.why in (Why.STOPPED, Why.CRASHED, Why.STRICT) and self.first.recording.left:
             lines.append(f"not run: {self.first.recording.left}")
