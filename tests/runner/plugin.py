@@ -115,7 +115,7 @@ class Stopwatch:
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         told = {name: seconds for name, seconds in self._seconds.items() if seconds >= 0.001}
-        vars(report)["fixture_seconds"] = told  # a report may have more attributes, and keeps them on its way from a worker
+        vars(report)["fixture_seconds"] = told  # kept on the way from a worker, too
         self._seconds.clear()
         return report
 
