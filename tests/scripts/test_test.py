@@ -10,6 +10,22 @@ import pytest
 
 from tests.runner.throwaway import ROOT, Folder
 
+MACHINE = """
+import pytest, time
+
+@pytest.fixture
+def image():
+    time.sleep(0.2)
+
+@pytest.fixture
+def cluster(request):
+    request.getfixturevalue("image")
+    time.sleep(0.1)
+
+def test_b(cluster):
+    assert not first("b")
+"""
+
 
 class Checkout(Folder):
     """With the real scripts/test and the real runner, and a set-up that only says what it was called with."""
@@ -20,7 +36,7 @@ class Checkout(Folder):
             "[pytest]\naddopts = --import-mode=importlib\nmarkers = full: takes long\ntestpaths = nowhere\n"
         )
         self.file("tests/room/test_a.py", "def test_a(): pass\n", flaky=False)
-        self.file("vm-tests/test_b.py", "def test_b(): assert not first('b')\n")
+        self.file("vm-tests/test_b.py", MACHINE)
         full = "import pytest\n@pytest.mark.full\ndef test_c():\n    import os\n    assert 'PYTHONPATH' not in os.environ\n"
         self.file("vm-tests/test_c.py", full, flaky=False)
         (path / "scripts").mkdir()
@@ -52,10 +68,13 @@ def test_all_of_it(checkout: Checkout) -> None:
     assert (code, lines[-1]) == (0, "2 passed, 0 failed")
     assert lines[0] == "setup: --tests"
     assert "flake: vm-tests/test_b.py::test_b" in lines
-    table = [line.split("  ")[0] for line in lines[lines.index("") :]]
-    assert {"pytest: start and collection", "tests/room", "vm-tests/test_b.py", "second run", "total"} <= set(table)
-    (row,) = (line for line in lines if line.startswith("scripts/setup "))
-    assert float(row.split()[-1]) >= 0.3
+    at = next(at for at, line in enumerate(lines) if line.startswith("where the time went"))
+    table = {line.rsplit(maxsplit=4)[0]: line.split()[-4:] for line in lines[at + 1 : lines.index("", at)]}
+    assert {"pytest: start and collection", "tests/room", "second run", "total"} <= set(table)
+    assert float(table["scripts/setup"][-1]) >= 0.3
+    assert float(table["images built for vm-tests"][1]) >= 0.2
+    assert float(table["vm-tests/test_b.py"][1]) >= 0.1
+    assert table["images built for vm-tests"][0] == "-"
 
 
 @pytest.mark.parametrize(
