@@ -50,7 +50,7 @@ class Checkout(Folder):
     def test(self, *arguments: str) -> tuple[int, list[str]]:
         """Run it, from elsewhere; exit code, and the lines of both streams."""
         environment = {**self.environment, "FLOTILLA_VENV": sys.prefix, "PYTHONPATH": "/another/checkout"}
-        words = ["bash", self.path / "scripts/test", *arguments]
+        words = ["bash", str(self.path / "scripts/test"), *arguments]
         done = subprocess.run(
             words, cwd="/", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
