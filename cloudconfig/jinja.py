@@ -129,6 +129,8 @@ def _inside(source: str) -> int:
         elif begin >= 0 and found[0] in ("}}", "%}"):
             total += found.end() - begin
             begin = -1
+        if total > INSIDE_MAX or (begin >= 0 and found.end() - begin > INSIDE_MAX):
+            return INSIDE_MAX + 1
     return total + (len(source) - begin if begin >= 0 else 0)
 
 

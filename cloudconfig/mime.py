@@ -155,7 +155,7 @@ def pieces(whole: Entity) -> Iterator[tuple[int, int, bytes]]:
     boundary = whole.parameter("boundary").rstrip()
     if not boundary:
         raise MimeError(
-            "MIME user-data without parts: its Content-Type names no boundary", 1, hint='multipart/mixed; boundary="X"'
+            "user-data without parts: its Content-Type names no boundary", 1, hint='multipart/mixed; boundary="X"'
         )
     if len(boundary) > BOUNDARY_MAX:
         raise MimeError(f"a boundary of more than {BOUNDARY_MAX} characters", 1)
@@ -163,7 +163,9 @@ def pieces(whole: Entity) -> Iterator[tuple[int, int, bytes]]:
     body, line, at, number, start = whole.body, whole.line, 0, 0, 0
     closed = late = 0
     begin = line
-    for found in delimiter.finditer(body):
+    for count, found in enumerate(delimiter.finditer(body)):
+        if count > 2 * PARTS_MAX:
+            raise MimeError(f"more than {2 * PARTS_MAX} boundaries", line)
         line += body.count(b"\n", at, found.start())
         at = found.start()
         if number and not closed:

@@ -2,13 +2,14 @@
 
 Those are ``core`` and every account that gets root by sudo. A text is read whole if its YAML is whole. If not, each top-level key's lines
 are read alone, so that a mistake elsewhere does not matter; in a broken ``users`` each entry, in a broken list of keys each line. Pure, and
-nothing is raised for whatever text; the work is linear, since only the first few places of each key are read.
+nothing is raised for whatever text; the work is bounded: the first few places of each key are read, and so many values of YAML.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from cloudconfig import formats, yamltree
 from cloudconfig.parse import of_tree
@@ -21,6 +22,8 @@ SUDO_GROUPS = frozenset(("sudo", "wheel", "admin", "root"))
 BLOCKS_MAX = 16
 """So many places of one key are read: a text that has more is not one that a person wrote."""
 TEXT_MAX = 1 << 20
+NODES_MAX = 3 * yamltree.NODES_MAX
+"""Of all texts together; a broken text is read twice, as a whole and in its blocks."""
 _WANTED = ("hostname", "ssh_authorized_keys", "users")
 _TOP_KEY = re.compile(r"^([A-Za-z][A-Za-z0-9_-]{0,63})[ \t]*:", re.MULTILINE)
 _KEY_LINE = re.compile(
@@ -38,8 +41,9 @@ def essentials(texts: Iterable[str]) -> CloudConfig:
     hostname = ""
     keys: list[str] = []
     users: dict[str, User] = {}
+    work = _Work()
     for text in texts:
-        saved = _saved(text[:TEXT_MAX])
+        saved = _saved(text[:TEXT_MAX], work)
         hostname = hostname or saved.hostname
         keys += saved.ssh_authorized_keys
         for user in saved.users:
@@ -56,24 +60,37 @@ def readable(data: bytes) -> tuple[str, ...]:
     return () if text.startswith("#!") else (text,)
 
 
-def _saved(text: str) -> CloudConfig:
+class _Work:
+    """How many values of YAML may still be read."""
+
+    def __init__(self) -> None:
+        self.left = NODES_MAX
+
+    def tree(self, text: str) -> Node | None:
+        """The root of ``text``, None if its YAML is broken."""
+        found = yamltree.read(text, min(self.left, yamltree.NODES_MAX))
+        self.left -= found.nodes
+        return found.root
+
+
+def _saved(text: str, work: _Work) -> CloudConfig:
     if formats.JINJA_LINE.match(text):
         text = "#\n" + text.partition("\n")[2]
-    tree = yamltree.read(text)
-    if tree.root is not None:
-        return _of_tree(tree.root)
+    root = work.tree(text)
+    if root is not None:
+        return _of_tree(root)
     hostname = ""
     keys: tuple[str, ...] = ()
     users: list[User] = []
     for key, block in _blocks(text):
-        root = yamltree.read(block).root
+        root = work.tree(block)
         found = _of_tree(root) if root is not None else CloudConfig()
         if key == "hostname":
             hostname = hostname or found.hostname
         elif key == "ssh_authorized_keys":
             keys = keys or found.ssh_authorized_keys or tuple(match.strip() for match in _KEY_LINE.findall(block))
         else:
-            users += found.users if root is not None else _entries(block)
+            users += found.users if root is not None else _entries(block, work)
     return CloudConfig(hostname=hostname, ssh_authorized_keys=keys, users=tuple(users))
 
 
@@ -133,16 +150,17 @@ def _blocks(text: str) -> Iterator[tuple[str, str]]:
         yield key, text[start:]
 
 
-def _entries(block: str) -> list[User]:
+def _entries(block: str, work: _Work) -> list[User]:
     """The entries of a broken ``users`` that can be read alone."""
     first = _ENTRY.search(block)
     if not first:
         return []
-    starts = [match.start() for match in _ENTRY.finditer(block) if match[1] == first[1]]
+    places = islice(_ENTRY.finditer(block), 16 * BLOCKS_MAX)
+    starts = [match.start() for match in places if match[1] == first[1]]
     users: list[User] = []
     for start, end in list(zip(starts, [*starts[1:], len(block)], strict=True))[: 4 * BLOCKS_MAX]:
         text = "users:\n" + block[start:end]
-        root = yamltree.read(text).root
+        root = work.tree(text)
         if root is not None:
             users += _of_tree(root).users
     return users

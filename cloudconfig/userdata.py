@@ -178,43 +178,47 @@ class _Reader:
         return self._text(self._decode(data, leaf), media_type, Part("", "", name, merge=_merge_type(leaf)), depth)
 
     def _message(self, data: bytes, name: str, depth: int) -> None:
-        done = len(self.parts) + len(self.findings)
         try:
             whole = mime.entity(data)
-            if whole.container:
-                self._pieces(whole, name, depth)
-            else:
-                self._leaf(whole, name, depth)
+            if not whole.container:
+                return self._leaf(whole, name, depth)
         except MimeError as error:
-            if len(self.parts) + len(self.findings) == done:  # nothing of it has been read
-                self.ruins.append(_lenient(data))
-            self._damage(error, name)
+            return self._damage(error, name, data)
+        return self._container(whole, name, depth)
 
-    def _pieces(self, whole: Entity, name: str, depth: int) -> None:
-        for number, line, raw in mime.pieces(whole):
-            self._budget.part()
-            inner = f"{name}.{number}" if name else f"part {number}"
-            try:
-                piece = mime.entity(raw, line, number)
-                if not piece.container:
-                    self._leaf(piece, inner, depth, number)
-                elif depth + 1 > NESTING_MAX:
-                    raise MimeError(f"user-data is packed more than {NESTING_MAX} times", line, number)
-                elif piece.type == "message/rfc822":
-                    self._message(piece.body, inner, depth + 1)
-                else:
-                    self._pieces(piece, inner, depth + 1)
-            except MimeError as error:
-                self._damage(error, name)
-                self.ruins.append(_lenient(raw))
+    def _container(self, whole: Entity, name: str, depth: int) -> None:
+        done = len(self.parts) + len(self.findings)
+        try:
+            for number, line, raw in mime.pieces(whole):
+                self._budget.part()
+                inner = f"{name}.{number}" if name else f"part {number}"
+                try:
+                    self._piece(mime.entity(raw, line, number), inner, depth, number)
+                except MimeError as error:
+                    self._damage(error, name, raw)
+        except MimeError as error:
+            # Parts that have been read are no ruins.
+            self._damage(error, name, whole.body if len(self.parts) + len(self.findings) == done else b"")
+
+    def _piece(self, piece: Entity, name: str, depth: int, number: int) -> None:
+        if not piece.container:
+            self._leaf(piece, name, depth, number)
+        elif depth + 1 > NESTING_MAX:
+            raise MimeError(f"user-data is packed more than {NESTING_MAX} times", piece.line, number)
+        elif piece.type == "message/rfc822":
+            self._message(piece.body, name, depth + 1)
+        else:
+            self._container(piece, name, depth + 1)
 
     def _leaf(self, leaf: Entity, name: str, depth: int, number: int = 0) -> None:
         data = mime.decoded(leaf, number)
         self._budget.decode(len(data))
         self.read(data, leaf, name, depth + 1)
 
-    def _damage(self, error: MimeError, container: str) -> None:
-        """What is wrong with a message, at its line; with the number of its part."""
+    def _damage(self, error: MimeError, container: str, ruin: bytes) -> None:
+        """What is wrong with a message, at its line, with the number of its part; ``ruin`` is what was not read for it."""
+        if ruin:
+            self.ruins.append(_lenient(ruin))
         number = f"part {error.part}: " if error.part else ""
         severity = WARNING if error.mild else ERROR
         self.findings.append(

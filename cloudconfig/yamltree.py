@@ -24,6 +24,8 @@ NODES_MAX = 20_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# YAML 1.1, 5.1: what is no printable character.
+_FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAGS = {"!": "str", "tag:yaml.org,2002:str": "str", "tag:yaml.org,2002:binary": "binary"}
 _PREFIX = "tag:yaml.org,2002:"
 
@@ -80,38 +82,44 @@ class _Refused(Exception):  # noqa: N818 - carries a finding up the recursion, n
 def read(text: str, most: int = NODES_MAX) -> Tree:
     """Read one YAML document of ``most`` values; mistakes come back as findings, never as exceptions."""
     findings: list[Finding] = Capped()
+    composer = _Composer(text, findings, most)
+    root = None
     try:
-        if len(text.encode("utf-8", "surrogatepass")) > BYTES_MAX:
-            raise _Refused(0, 0, f"larger than {BYTES_MAX >> 20} MiB", "give large files by reference, not inline")
-        control = _CONTROL.search(text)
-        if control:
-            before = text[: control.start()]
-            line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-            raise _Refused(
-                line, column, f"control character 0x{ord(control.group()):02x}", "encode binary content: b64"
-            )
-        composer = _Composer(text, findings, most)
+        _check(text)
         root = composer.document()
     except _Refused as refused:
-        return Tree(None, (*findings, refused.finding))
+        findings.append(refused.finding)
     except yaml.MarkedYAMLError as error:
         place = yamlplace.explain(text, error)
         findings.append(Finding(ERROR, "", place.line, place.column, f"not valid YAML: {place.message}", place.hint))
-        return Tree(None, tuple(findings))
     except yaml.YAMLError:
         # A reader error names an encoding position, no line; its text may repeat the input, so it is not shown.
-        return Tree(None, (*findings, Finding(ERROR, "", 0, 0, "not valid YAML: a character that YAML does not allow")))
+        found = _FOREIGN.search(text)
+        line, column = yamlplace.position(text, found.start() if found else 0)
+        findings.append(Finding(ERROR, "", line, column, "not valid YAML: a character that YAML does not allow"))
     return Tree(root, tuple(findings), composer.nodes)
+
+
+def _check(text: str) -> None:
+    """What is refused before any of it is parsed."""
+    if len(text.encode("utf-8", "surrogatepass")) > BYTES_MAX:
+        raise _Refused(0, 0, f"larger than {BYTES_MAX >> 20} MiB", "give large files by reference, not inline")
+    control = _CONTROL.search(text)
+    if control:
+        line, column = yamlplace.position(text, control.start())
+        raise _Refused(line, column, f"control character 0x{ord(control.group()):02x}", "encode binary content: b64")
 
 
 class _Composer:
     def __init__(self, text: str, findings: list[Finding], most: int) -> None:
-        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
+        self._text = text
+        self._events: Iterator[Any] = iter(())
         self._findings = findings
         self._most = most
         self.nodes = 0
 
     def document(self) -> Node | None:
+        self._events = iter(yaml.parse(self._text, Loader=_LOADER))
         next(self._events)  # the stream's start
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):

@@ -159,7 +159,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.sampled_from(["", HEAD, MULTIPART, "#!/bin/sh\n"]), st.lists(PIECES, min_size=1, max_size=4), PIECES)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_megabyte_of_anything_costs_little(head: str, pieces: list[str], tail: str) -> None:
     memory, spent = costs(filled("".join(pieces), head, tail))
     assert memory <= MEMORY_MAX
