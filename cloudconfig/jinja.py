@@ -74,7 +74,9 @@ def expand(text: str, instance: Mapping[str, object] | None) -> str | None:
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             if operator == "%" and isinstance(left, str):
                 raise ValueError("write ~ instead of %, which makes texts of any width")
-            sizes = [len(one) if isinstance(one, str | list | tuple) else abs(int(one)) for one in (left, right)]
+            if isinstance(left, list | tuple) or isinstance(right, list | tuple):
+                raise ValueError("a list cannot be multiplied")
+            sizes = [len(one) if isinstance(one, str) else abs(int(one)) for one in (left, right)]
             if (operator == "*" and sizes[0] * sizes[1] > RENDERED_MAX) or (operator == "**" and sizes[1] > 64):
                 raise ValueError("a product that is too large")
             return super().call_binop(context, operator, left, right)

@@ -30,6 +30,7 @@ _KEY_LINE = re.compile(
     r"""^[ \t]*-[ \t]+["']?((?:ssh|ecdsa|sk)-[a-z0-9@.-]{1,40}[ \t]+[A-Za-z0-9+/=]{40,}[^"'\n]*)""", re.MULTILINE
 )
 _ENTRY = re.compile(r"^([ \t]*)-(?=[ \t])", re.MULTILINE)
+_MARGIN = re.compile(r"^(?![ \t\n#]|-[ \t\n])", re.MULTILINE)
 _ALL = re.compile(r"ALL[ \t]*=[ \t]*\([ \t]*ALL[ \t]*(:[ \t]*ALL[ \t]*)?\)[ \t]*(NOPASSWD:[ \t]*|PASSWD:[ \t]*)?ALL")
 
 
@@ -84,6 +85,11 @@ def _saved(text: str, work: _Work) -> CloudConfig:
     users: list[User] = []
     for key, block in _blocks(text):
         root = work.tree(block)
+        if root is None:
+            # What stands below at the margin and is no list is not of this key: the end of a message, a line that lost its colon.
+            end = _MARGIN.search(block, block.find("\n") + 1)
+            block = block[: end.start()] if end else block
+            root = work.tree(block) if end else None
         found = _of_tree(root) if root is not None else CloudConfig()
         if key == "hostname":
             hostname = hostname or found.hostname
