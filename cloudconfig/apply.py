@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -138,8 +138,7 @@ class _Apply:
         """What user-data asks for; the essentials of it even if reading it fails in a way that nobody foresaw."""
         seed = self._seed
         troubles: list[Trouble] = []
-        names = jinja.instance_data(seed.source, seed.instance_id, seed.hostname, seed.keys, seed.meta)
-        contents = guard.attempt(partial(userdata.read, seed.user_data, names), troubles.append)
+        contents = guard.attempt(partial(userdata.read, seed.user_data, partial(_names, seed)), troubles.append)
         if contents is None:
             contents = userdata.Contents((), (), salvage.readable(seed.user_data))
         else:
@@ -365,10 +364,22 @@ def _judge(contents: userdata.Contents) -> _Asked:
     warnings = tuple(Trouble(one.path, _placed(one)) for one in findings if one.severity == WARNING)[:WARNINGS_MAX]
     if not troubles:
         try:
-            return _Asked(merge.combine(parts, documents), scripts, (), warnings, texts)
+            return _Asked(_combined(parts, documents), scripts, (), warnings, texts)
         except plan.PlanError as error:
             troubles.append(Trouble(error.path, error.message))
     return _Asked(salvage.essentials(texts), (), tuple(troubles), warnings, texts)
+
+
+def _combined(parts: list[Part], documents: list[parse.Document]) -> CloudConfig:
+    if not any(part.merge or "merge" in part.text for part in parts):
+        return plan.combine([document.config for document in documents])
+
+    return merge.combine(parts, documents)
+
+
+def _names(seed: datasource.Seed) -> Mapping[str, object]:
+
+    return jinja.instance_data(seed.source, seed.instance_id, seed.hostname, seed.keys, seed.meta)
 
 
 def _texts(contents: userdata.Contents) -> tuple[str, ...]:

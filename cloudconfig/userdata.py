@@ -7,7 +7,7 @@ application/octet-stream), as cloud-init reads them. Packed into each other they
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from cloudconfig import formats, mime
@@ -80,10 +80,10 @@ class UserDataError(Failure):
         self.text = text
 
 
-def read(data: bytes, instance: Mapping[str, object] | None = None) -> Contents:
+def read(data: bytes, instance: Callable[[], Mapping[str, object]] | None = None) -> Contents:
     """The parts of ``data``, none if it is empty, and findings; nothing is raised for what is wrong with it.
 
-    ``instance`` is the instance data that jinja templates are rendered with; None where it is not known (not on the node).
+    ``instance`` gives the instance data that jinja templates are rendered with; None where it is not known (not on the node).
     """
     reader = _Reader(instance)
     try:
@@ -138,7 +138,7 @@ def inflate(data: bytes, most: int = INFLATED_MAX) -> bytes:
 class _Reader:
     """Walks through the layers; ``parts``, ``findings`` and ``ruins`` grow on the way."""
 
-    def __init__(self, instance: Mapping[str, object] | None) -> None:
+    def __init__(self, instance: Callable[[], Mapping[str, object]] | None) -> None:
         self.parts: list[Part] = []
         self.findings: list[Finding] = []
         self.ruins: list[str] = []
@@ -276,7 +276,7 @@ class _Reader:
         from cloudconfig import jinja  # only a template pays for it
 
         try:
-            rendered = jinja.expand(text, self._instance)
+            rendered = jinja.expand(text, self._instance() if self._instance else None)
         except jinja.TemplateError as error:
             self.findings.append(
                 Finding(ERROR, "", error.line, error.column, error.message, error.hint or "", part.name)

@@ -127,7 +127,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 def judged(data: bytes) -> None:
     """All that host and node do with user-data before they write anything."""
-    contents = userdata.read(data, {})
+    contents = userdata.read(data, dict)
     salvage.essentials((*(part.text for part in contents.parts), *contents.ruins))
     validate.validate(data)
 

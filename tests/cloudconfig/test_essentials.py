@@ -69,7 +69,7 @@ def test_an_exception_that_nobody_foresaw(
 ) -> None:
     module, name = where.split(".")
     monkeypatch.setattr(importlib.import_module(f"cloudconfig.{module}"), name, raising(error))
-    outcome = node.apply(KEYS + ADMIN + "write_files: [{path: /etc/x, content: hi}]\n")
+    outcome = node.apply(KEYS + ADMIN + "write_files: [{path: /etc/x, content: hi}]\nmerge_how: list(append)\n")
     assert outcome.result == "degraded"
     assert node.machine.hostname == "n1"
     assert KEY in node.read(CORE_KEYS)

@@ -20,7 +20,7 @@ DATA = jinja.instance_data(
 
 
 def rendered(text: str) -> str:
-    contents = userdata.read((HEAD + text).encode(), DATA)
+    contents = userdata.read((HEAD + text).encode(), lambda: DATA)
     assert contents.findings == ()
     return "".join(part.text for part in contents.parts)
 
@@ -42,7 +42,7 @@ def test_scripts_and_parts_of_a_message_are_templates_too() -> None:
     assert rendered("#!/bin/sh\necho {{ v1.region }}\n") == "#!/bin/sh\necho eu\n"
     for media_type in ("text/jinja2", "text/cloud-config", "text/plain"):
         data = f"MIME-Version: 1.0\nContent-Type: {media_type}\n\n{HEAD}#cloud-config\nhostname: {{{{ v1.region }}}}\n"
-        contents = userdata.read(data.encode(), DATA)
+        contents = userdata.read(data.encode(), lambda: DATA)
         assert [part.text for part in contents.parts] == ["#cloud-config\nhostname: eu\n"]
 
 
@@ -65,7 +65,7 @@ def test_scripts_and_parts_of_a_message_are_templates_too() -> None:
     ],
 )
 def test_mistakes_have_their_place_in_the_users_text(text: str, place: str, message: str) -> None:
-    contents = userdata.read((HEAD + text).encode(), DATA)
+    contents = userdata.read((HEAD + text).encode(), lambda: DATA)
     (error,) = contents.findings
     assert f"{error.line}:{error.column}" == place
     assert message in error.message
@@ -75,7 +75,7 @@ def test_mistakes_have_their_place_in_the_users_text(text: str, place: str, mess
 
 def test_without_jinja2_it_is_an_error_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    (error,) = userdata.read((HEAD + "#cloud-config\n").encode(), DATA).findings
+    (error,) = userdata.read((HEAD + "#cloud-config\n").encode(), lambda: DATA).findings
     assert (error.line, error.severity) == (1, "error")
     assert "no jinja2" in error.message
     assert "cloudconfig render" in error.hint
@@ -107,5 +107,5 @@ def test_render_on_the_host_is_that_next_step() -> None:
 @given(st.text(alphabet="{}%#- ab.|()'\n", max_size=60))
 def test_any_template_is_rendered_or_refused(text: str) -> None:
     data = (HEAD + text).encode()
-    for one in userdata.read(data, DATA).findings:
+    for one in userdata.read(data, lambda: DATA).findings:
         assert 0 <= one.line <= data.count(b"\n") + 1
