@@ -15,7 +15,7 @@ from cloudconfig.finding import nearest
 CLOUD_CONFIG = "#cloud-config"
 BOOTHOOK = "#cloud-boothook"
 JINJA = "## template: jinja"
-JINJA_LINE = re.compile(r"##[ \t]*template:[ \t]*jinja[ \t]*(?:\n|$)", re.IGNORECASE)
+JINJA_LINE = re.compile(r"\A##[ \t]*template:[ \t]*jinja[ \t]*(?:\n|$)", re.IGNORECASE)
 HINT = "the first line is '#cloud-config', or '#!' and an interpreter; or send MIME multipart"
 _HEAD = 64 << 10  # of a text of another kind, as much is looked at
 _BASE64_HEAD = 64

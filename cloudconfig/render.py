@@ -48,11 +48,7 @@ def default_template() -> str:
 def render(template_text: str, variables: Mapping[str, Any]) -> str:
     """User-data text, substituted and valid. Raises RenderError."""
     # What says on a node that it is a template is no part of what it becomes.
-    template_text = (
-        formats.JINJA_LINE.sub("{#- jinja #}\n", template_text, count=1)
-        if formats.JINJA_LINE.match(template_text)
-        else template_text
-    )
+    template_text = formats.JINJA_LINE.sub("{#- jinja #}\n", template_text)
     text = substitute(expand(template_text, variables), _addresses(variables))
     wrong = finding.errors(validate.validate(text.encode()))
     if wrong:
