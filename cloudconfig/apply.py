@@ -10,22 +10,41 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from cloudconfig import accounts, datasource, manifest, parse, plan, status, userdata, validate
+from cloudconfig import (
+    accounts,
+    datasource,
+    guard,
+    jinja,
+    manifest,
+    merge,
+    parse,
+    plan,
+    salvage,
+    status,
+    userdata,
+    validate,
+)
 from cloudconfig.finding import WARNING, Finding, errors
 from cloudconfig.machine import Machine
 from cloudconfig.manifest import Manifest
 from cloudconfig.rooted import Root, Staging
-from cloudconfig.schema import CloudConfig
+from cloudconfig.schema import CloudConfig, User
 from cloudconfig.status import Status, Trouble
+from cloudconfig.userdata import Part
 from terminal import Failure
+
+T = TypeVar("T")
 
 SCRIPTS = f"{manifest.FOLDER}/scripts"
 ONLINE_UNIT = "cloudconfig-online.service"
 SCRIPT_UNIT = "cloudconfig-script"
+RAN = "/run/cloudconfig/ran"
+"""Scripts of each boot that this boot has queued, by hash: an apply by hand does not run them again."""
+_ONCE = "once:"
 WARNINGS_MAX = 20  # on a console
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/run/systemd/system/")
 _NETWORK_FOLDERS = ("/etc/systemd/network/", "/run/systemd/network/")
@@ -51,15 +70,13 @@ def apply(
     root = Root(root_path)
     try:
         root.remove(status.PATH)
+        troubles: list[Trouble] = []
         try:
-            seed = datasource.fetch(source, online=online)
+            outcome = guard.attempt(partial(_applied, source, root, machine, online), troubles.append)
         except datasource.OfflineError:
             machine.run(("systemctl", "--no-block", "start", ONLINE_UNIT))
             return Status(status.DEFERRED, source)
-        except Failure as failure:
-            outcome = Status(status.FAILED, source, errors=(_trouble(failure),))
-        else:
-            outcome = Status(status.NONE, source) if seed is None else _Apply(seed, root, machine).run()
+        outcome = outcome or Status(status.FAILED, source, errors=tuple(troubles))
         outcome = outcome._replace(seconds=round(clock() - begin, 3))
         with Staging(root) as staging:
             staging.file(status.PATH, outcome.as_json().encode(), 0o644, *staging.own)
@@ -69,13 +86,20 @@ def apply(
         root.close()
 
 
+def _applied(source: str, root: Root, machine: Machine, online: bool) -> Status:
+    seed = datasource.fetch(source, online=online)
+    return Status(status.NONE, source) if seed is None else _Apply(seed, root, machine).run()
+
+
 class _Asked(NamedTuple):
-    """What user-data asks for: ``config`` is usable as far as ``troubles`` is empty; then only host name and keys are."""
+    """What user-data asks for: ``config`` is usable as far as ``troubles`` is empty; then only the essentials are. ``texts`` are where
+    to look for those again when something goes wrong later."""
 
     config: CloudConfig
-    scripts: tuple[str, ...]
+    scripts: tuple[Part, ...]
     troubles: tuple[Trouble, ...]
     warnings: tuple[Trouble, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 class _Apply:
@@ -90,17 +114,13 @@ class _Apply:
 
     def run(self) -> Status:
         seed = self._seed
-        asked = read(seed.user_data)
-        self._troubles.extend(asked.troubles)
+        asked = self._read()
+        self._troubles.extend((*map(guard.trouble, seed.damage), *asked.troubles))
         essentials = self._essentials(asked)
-        digest = ""
-        whole = False
-        if not asked.troubles:
-            try:
-                digest = self._rest(asked)
-                whole = True
-            except Failure as failure:
-                self._troubles.append(_trouble(failure))
+        digest = None if asked.troubles or seed.damage else self._attempt(partial(self._rest, asked))
+        whole = digest is not None
+        if not whole:
+            self._attempt(partial(self._admins, asked))
         result = status.DONE
         if self._troubles:
             result = status.DEGRADED if essentials or whole else status.FAILED
@@ -108,11 +128,44 @@ class _Apply:
             result,
             seed.source,
             seed.instance_id,
-            digest,
+            digest or "",
             tuple(sorted(set(self._changed))),
             tuple(self._troubles),
-            warnings=asked.warnings,
+            warnings=(*(Trouble("", note) for note in seed.notes), *asked.warnings),
         )
+
+    def _read(self) -> _Asked:
+        """What user-data asks for; the essentials of it even if reading it fails in a way that nobody foresaw."""
+        seed = self._seed
+        troubles: list[Trouble] = []
+        contents = guard.attempt(partial(userdata.read, seed.user_data, partial(_names, seed)), troubles.append)
+        if contents is None:
+            contents = userdata.Contents((), (), salvage.readable(seed.user_data))
+        else:
+            asked = guard.attempt(partial(_judge, contents), troubles.append)
+            if asked is not None:
+                return asked
+        texts = _texts(contents)
+        config = guard.attempt(partial(salvage.essentials, texts), troubles.append)
+        return _Asked(config or CloudConfig(), (), tuple(troubles), texts=texts)
+
+    def _admins(self, asked: _Asked) -> None:
+        """When the rest is not applied: the accounts that may sudo, and their keys, each by itself."""
+        for user in salvage.essentials(asked.texts).users:
+            usable = tuple(key for key in user.ssh_authorized_keys if not validate.ssh_key_problem(key))
+            if usable and not validate.account_problem(user.name):
+                self._attempt(partial(self._admin, user, usable))
+
+    def _admin(self, user: User, keys: tuple[str, ...]) -> None:
+        known = accounts.read(self._root)
+        if user.name not in known.users:
+            groups = tuple(group for group in user.groups if group in known.groups)
+            shell = user.shell if user.shell and self._root.status(user.shell) else ""
+            # Of the rest of the entry as little as can be wrong.
+            plain = user._replace(groups=groups, shell=shell, gecos="", homedir="", primary_group="", passwd="")
+            plain = plain._replace(system=False, no_create_home=False, no_user_group=user.name in known.groups)
+            accounts.apply(known, plain, self._machine, {})
+        self._keys(user.name, keys)
 
     def _essentials(self, asked: _Asked) -> bool:
         """Host name and keys of core; a failure of one does not keep back the other. True if what is said of them is in place."""
@@ -127,7 +180,8 @@ class _Apply:
         names = [
             name for name in (config.hostname, self._seed.hostname) if name and not validate.hostname_problem(name)
         ]
-        keys = tuple(dict.fromkeys((*config.ssh_authorized_keys, *self._seed.keys)))
+        own = (key for user in config.users if user.name == plan.CORE for key in user.ssh_authorized_keys)
+        keys = tuple(dict.fromkeys((*config.ssh_authorized_keys, *own, *self._seed.keys)))
         usable = tuple(key for key in keys if not validate.ssh_key_problem(key))
         steps: list[Callable[[], None]] = []
         if names:
@@ -137,11 +191,9 @@ class _Apply:
             steps.append(partial(self._keys, plan.CORE, usable))
         good = bool(steps)
         for step in steps:
-            try:
-                step()
-            except Failure as failure:
-                self._troubles.append(_trouble(failure))
-                good = False
+            before = len(self._troubles)
+            self._attempt(step)
+            good = good and len(self._troubles) == before
         return good
 
     def _hostname(self, name: str) -> None:
@@ -184,9 +236,10 @@ class _Apply:
             self._attempt(partial(self._machine.run, ("systemctl", "daemon-reload")))
         if any(path.startswith(_NETWORK_FOLDERS) for path in self._changed) and self._networkd_runs():
             self._attempt(partial(self._machine.run, ("networkctl", "reload")))
+        self._scripts(asked.scripts, hooks=True)
         for verb, unit in made.commands:
             self._attempt(partial(self._machine.run, ("systemctl", "--no-block", verb, unit)))
-        self._scripts(asked.scripts)
+        self._scripts(asked.scripts, hooks=False)
         return digest
 
     def _accounts(self, made: plan.Plan) -> None:
@@ -225,7 +278,8 @@ class _Apply:
                 manifest.release(self._root, staging, path, old.entries[path])
             same = old.instance_id == self._seed.instance_id
             users = tuple(user for user, _keys in made.keys)
-            record = Manifest(digest, self._seed.instance_id, old.scripts if same else (), users, entries)
+            ran = tuple(one for one in old.scripts if same or one.startswith(_ONCE))
+            record = Manifest(digest, self._seed.instance_id, ran, users, entries)
             # First the record of both, then the change, then the record of the new: a power cut in between loses track of nothing.
             both = tuple(dict.fromkeys((*old.users, *users)))
             self._record(record._replace(users=both, entries={**old.entries, **entries}))
@@ -239,25 +293,38 @@ class _Apply:
         file = file._replace(content=content + file.content, owner=file.owner or owner)
         return file, mode if file.mode is None else file.mode
 
-    def _scripts(self, scripts: tuple[str, ...]) -> None:
-        """Each script of user-data runs once for an instance, as a unit of its own that nobody waits for."""
-        for number, text in enumerate(scripts, 1):
-            self._attempt(partial(self._script, number, text))
+    def _scripts(self, scripts: tuple[Part, ...], hooks: bool) -> None:
+        """Each script of user-data runs as a unit of its own that nobody waits for; boothooks before anything else is queued."""
+        for number, part in enumerate(scripts, 1):
+            if (part.when == userdata.HOOK) == hooks:
+                self._attempt(partial(self._script, number, part))
 
-    def _script(self, number: int, text: str) -> None:
+    def _script(self, number: int, part: Part) -> None:
         record = manifest.read(self._root)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        if digest in record.scripts:
+        digest = hashlib.sha256(part.text.encode()).hexdigest()
+        each_boot = part.when in (userdata.HOOK, userdata.BOOT)
+        mark = f"{RAN}/{digest}"
+        if part.when == userdata.ONCE:
+            digest = _ONCE + digest
+        if self._root.status(mark) if each_boot else digest in record.scripts:
             return
         path = f"{SCRIPTS}/user-data-{number}"
         with Staging(self._root) as staging:
             staging.folder(SCRIPTS, 0o700, *staging.own)
-            staging.file(path, text.encode(), 0o700, *staging.own)
+            staging.file(path, part.text.encode(), 0o700, *staging.own)
             self._commit(staging)
         unit = SCRIPT_UNIT if number == 1 else f"{SCRIPT_UNIT}-{number}"
-        self._machine.run(("systemd-run", "--no-block", "--collect", f"--unit={unit}", path))
+        # A boothook does not wait for the system to be up: it prepares it.
+        early = ("--property=DefaultDependencies=no",) if part.when == userdata.HOOK else ()
+        self._machine.run(("systemd-run", "--no-block", "--collect", *early, f"--unit={unit}", path))
         # Noted after it was queued: a power cut in between runs it again rather than never.
-        self._record(record._replace(scripts=(*record.scripts, digest)))
+        if each_boot:
+            with Staging(self._root) as staging:
+                staging.folder(RAN, 0o700, *staging.own)
+                staging.file(mark, b"", 0o600, *staging.own)
+                staging.commit()
+        else:
+            self._record(record._replace(scripts=(*record.scripts, digest)))
 
     def _record(self, record: Manifest) -> None:
         with Staging(self._root) as staging:
@@ -278,35 +345,46 @@ class _Apply:
         staging.commit()
         self._changed.extend(path for path in paths if not path.startswith(manifest.FOLDER + "/"))
 
-    def _attempt(self, step: Callable[[], None]) -> None:
-        """One of several independent steps: a failure is noted, the next is tried."""
-        try:
-            step()
-        except Failure as failure:
-            self._troubles.append(_trouble(failure))
+    def _attempt(self, step: Callable[[], T]) -> T | None:
+        """One of several independent steps: whatever goes wrong is noted, the next is tried."""
+        return guard.attempt(step, self._troubles.append)
 
 
-def read(data: bytes) -> _Asked:
-    """What user-data asks for. When anything is wrong, what can be saved of host name and keys, and the troubles."""
-    try:
-        parts = userdata.read(data)
-    except userdata.UserDataError as error:
-        return _Asked(parse.salvage(error.text), (), (Trouble("", error.message),))
-    documents = [parse.parse(part.text) for part in parts if part.kind == userdata.CLOUD_CONFIG]
-    scripts = tuple(part.text for part in parts if part.kind == userdata.SCRIPT)
-    findings = [finding for document in documents for finding in (*document.findings, *validate.check(document))]
-    troubles = [Trouble(finding.path, _placed(finding)) for finding in errors(findings)]
+def _judge(contents: userdata.Contents) -> _Asked:
+    """What user-data asks for. When anything is wrong, what can be saved of the essentials, and the troubles."""
+    parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
+    scripts = tuple(part for part in contents.parts if part.kind == userdata.SCRIPT)
+    texts = _texts(contents)
+    documents = parse.parse_all(part.text for part in parts)
+    findings = list(contents.findings)
+    for part, document in zip(parts, documents, strict=True):
+        findings.extend(one._replace(part=part.name) for one in (*document.findings, *validate.check(document)))
+    troubles = [Trouble(one.path, _placed(one)) for one in errors(findings)]
     # What is ignored is said here, too: not everybody validates first.
     warnings = tuple(Trouble(one.path, _placed(one)) for one in findings if one.severity == WARNING)[:WARNINGS_MAX]
     if not troubles:
         try:
-            return _Asked(plan.combine([document.config for document in documents]), scripts, (), warnings)
+            return _Asked(_combined(parts, documents), scripts, (), warnings, texts)
         except plan.PlanError as error:
             troubles.append(Trouble(error.path, error.message))
-    saved = [parse.salvage(part.text) for part in parts if part.kind == userdata.CLOUD_CONFIG]
-    hostname = next((one.hostname for one in saved if one.hostname), "")
-    keys = tuple(key for one in saved for key in one.ssh_authorized_keys)
-    return _Asked(CloudConfig(hostname=hostname, ssh_authorized_keys=keys), (), tuple(troubles), warnings)
+    return _Asked(salvage.essentials(texts), (), tuple(troubles), warnings, texts)
+
+
+def _combined(parts: list[Part], documents: list[parse.Document]) -> CloudConfig:
+    if not any(part.merge or "merge" in part.text for part in parts):
+        return plan.combine([document.config for document in documents])
+
+    return merge.combine(parts, documents)
+
+
+def _names(seed: datasource.Seed) -> Mapping[str, object]:
+
+    return jinja.instance_data(seed.source, seed.instance_id, seed.hostname, seed.keys, seed.meta)
+
+
+def _texts(contents: userdata.Contents) -> tuple[str, ...]:
+    """Where the essentials may stand. A script is no such text: it may write another machine's user-data."""
+    return (*(part.text for part in contents.parts if part.kind == userdata.CLOUD_CONFIG), *contents.ruins)
 
 
 def authorized_keys(old: str, keys: tuple[str, ...]) -> str:
@@ -325,10 +403,6 @@ def authorized_keys(old: str, keys: tuple[str, ...]) -> str:
 
 
 def _placed(finding: Finding) -> str:
-    return f"{finding.message} (line {finding.line})" if finding.line else finding.message
-
-
-def _trouble(failure: Failure) -> Trouble:
-    cause = failure.__cause__
-    detail = f": {cause}" if isinstance(cause, Failure) and cause.message != failure.message else ""
-    return Trouble(failure.where or "", failure.message + detail)
+    places = [finding.part] if finding.part else []
+    places += [f"line {finding.line}"] if finding.line else []
+    return f"{finding.message} ({', '.join(places)})" if places else finding.message

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cloudconfig import drives, iso, yamltree
@@ -41,13 +42,17 @@ class OfflineError(Exception):
 
 
 class Seed(NamedTuple):
-    """What a datasource gave: ``source`` for people, user-data bytes, and what meta-data says (empty if it does not)."""
+    """What a datasource gave: ``source`` for people, user-data bytes, what meta-data says (empty if it does not), all of ``meta``-data
+    that is plain text by key, ``notes`` on what was there and not read, and ``damage``: what is wrong with the rest of the datasource."""
 
     source: str
     user_data: bytes
     instance_id: str = ""
     hostname: str = ""
     keys: tuple[str, ...] = ()
+    meta: Mapping[str, object] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
+    damage: tuple[Failure, ...] = ()
 
 
 def chosen(name: str, command_line: str) -> str:
@@ -129,7 +134,7 @@ def installed(system: Path = Path("/")) -> Seed:
             continue
     if not found:
         raise Absent("there is neither user-data nor meta-data", where=str(folder))
-    return with_meta_data(Seed("installed", found.get("user-data", b"")), found.get("meta-data", b""))
+    return _with_meta_data(Seed("installed", found.get("user-data", b"")), found.get("meta-data", b""))
 
 
 def nocloud(
@@ -182,15 +187,24 @@ def read_volume(device: Path) -> Seed:
             found = iso.label(volume)
             if found.lower() != LABEL:
                 raise Failure(f"the volume's label is {found!r}, not {LABEL}", where=str(device))
-            files = iso.read(volume)
+            files = iso.read(volume, ("user-data", "meta-data", "vendor-data"))
     except iso.IsoError as error:
         raise Failure("the seed volume cannot be read", where=str(device)) from error
     except OSError as error:
         raise Failure(f"the seed volume cannot be read: {error.strerror}", where=str(device)) from error
     if "user-data" not in files and "meta-data" not in files:
         raise Failure("the seed volume has neither user-data nor meta-data", where=str(device))
-    seed = Seed("nocloud", files.get("user-data", b""))
-    return with_meta_data(seed, files.get("meta-data", b""))
+    notes = ("vendor-data is there and not read: only user-data is",) if files.get("vendor-data", b"").strip() else ()
+    seed = Seed("nocloud", files.get("user-data", b""), notes=notes)
+    return _with_meta_data(seed, files.get("meta-data", b""))
+
+
+def _with_meta_data(seed: Seed, data: bytes) -> Seed:
+    """The same without raising: broken meta-data must not keep back the keys of user-data."""
+    try:
+        return with_meta_data(seed, data)
+    except Failure as failure:
+        return seed._replace(damage=(*seed.damage, failure))
 
 
 def with_meta_data(seed: Seed, data: bytes) -> Seed:
@@ -206,6 +220,7 @@ def with_meta_data(seed: Seed, data: bytes) -> Seed:
         instance_id=_text(values.get("instance-id")),
         hostname=_text(values.get("local-hostname")),
         keys=_keys(values.get("public-keys")),
+        meta={name: text for name, value in values.items() if (text := _text(value))},
     )
 
 

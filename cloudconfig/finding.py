@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 ERROR = "error"
 WARNING = "warning"
+FINDINGS_MAX = 200
 
 
 class Finding(NamedTuple):
@@ -36,6 +37,21 @@ class Finding(NamedTuple):
     def as_json(self) -> dict[str, object]:
         """The fields, for ``--json``."""
         return self._asdict()
+
+
+class Capped(list[Finding]):
+    """Findings of which each severity keeps its first FINDINGS_MAX, since a hostile text has one for every three bytes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = {ERROR: FINDINGS_MAX, WARNING: FINDINGS_MAX}
+
+    def append(self, one: Finding) -> None:
+        """Add ``one``, unless there are enough; the last that is added says so."""
+        left = self._left.get(one.severity, 0)
+        if left:
+            self._left[one.severity] = left - 1
+            super().append(one if left > 1 else one._replace(message=f"{one.message}; more of them are not listed"))
 
 
 def errors(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -7,7 +7,7 @@ records, Joliet (a supplementary descriptor with UCS-2 names), SUSP/RRIP ``NM`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 from terminal import Failure
@@ -16,7 +16,7 @@ SECTOR = 2048
 FIRST_DESCRIPTOR = 16
 DESCRIPTORS_MAX = 16
 DIRECTORY_MAX = 64 * SECTOR
-FILE_MAX = 8 << 20
+FILE_MAX = 2 << 20
 
 _JOLIET = (b"%/@", b"%/C", b"%/E")
 
@@ -33,8 +33,8 @@ def label(volume: BinaryIO) -> str:
     raise IsoError("no primary volume descriptor")
 
 
-def read(volume: BinaryIO) -> dict[str, bytes]:
-    """The regular files of the root directory by name. Raises IsoError."""
+def read(volume: BinaryIO, names: Collection[str]) -> dict[str, bytes]:
+    """Those of the regular files ``names`` that the root directory has; of two with one name the last. Raises IsoError."""
     primary = joliet = None
     for descriptor in _descriptors(volume):
         if descriptor[0] == 1 and primary is None:
@@ -44,12 +44,12 @@ def read(volume: BinaryIO) -> dict[str, bytes]:
     root = joliet or primary
     if root is None:
         raise IsoError("no primary volume descriptor")
-    files: dict[str, bytes] = {}
-    for name, start, size in _entries(volume, root[156:190], joliet is not None):
+    # First where they are: many records may lead to one large extent.
+    places = {name: place for name, *place in _entries(volume, root[156:190], joliet is not None) if name in names}
+    for name, (_start, size) in places.items():
         if size > FILE_MAX:
-            raise IsoError(f"a file is larger than {FILE_MAX >> 20} MiB")
-        files[name] = _bytes(volume, start, size)
-    return files
+            raise IsoError(f"{name} is larger than {FILE_MAX >> 20} MiB")
+    return {name: _bytes(volume, start, size) for name, (start, size) in places.items()}
 
 
 def _descriptors(volume: BinaryIO) -> Iterator[bytes]:

@@ -7,15 +7,18 @@ underscores (``drop-ins`` is ``drop_ins``); both at once are a repetition.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from cloudconfig import schema, yamltree
-from cloudconfig.finding import ERROR, WARNING, Finding, nearest
+from cloudconfig.finding import ERROR, WARNING, Capped, Finding, nearest
 from cloudconfig.schema import BOOL, FLOAT, INT, CloudConfig, DropIn, Unit, User, WriteFile
 from cloudconfig.userdata import UserDataError, inflate
 from cloudconfig.yamltree import Node, Scalar
 
+HINTS_MAX = 50  # finding the nearest word takes time
+UNPACKED_MAX = 4 << 20
+"""Bytes that all compressed files of one user-data may have, unpacked."""
 # YAML 1.1 words; a quoted "true" counts too, since templates quote.
 _BOOLS = {
     **dict.fromkeys(("true", "yes", "on"), True),
@@ -24,7 +27,6 @@ _BOOLS = {
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?")
 _OCTAL = re.compile(r"0?o?[0-7]{3,4}")
-_TOP_KEY = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*)[ \t]*:", re.MULTILINE)
 
 
 class Mark(NamedTuple):
@@ -36,11 +38,19 @@ class Mark(NamedTuple):
 
 
 class Document(NamedTuple):
-    """One parsed cloud-config: the values, all findings so far, and marks by key path."""
+    """One parsed cloud-config: the values, all findings so far, marks by key path, and how many values its YAML has."""
 
     config: CloudConfig
     findings: tuple[Finding, ...]
     marks: Mapping[str, Mark]
+    nodes: int = 0
+
+
+class Room:
+    """How many bytes may still be unpacked."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
 
 
 Fields = dict[str, tuple[str, Node]]
@@ -48,35 +58,32 @@ Fields = dict[str, tuple[str, Node]]
 
 def parse(text: str) -> Document:
     """Read a cloud-config."""
-    tree = yamltree.read(text)
-    reader = _Reader()
+    return parse_all([text])[0]
+
+
+def parse_all(texts: Iterable[str]) -> list[Document]:
+    """Read the cloud-configs of one user-data, which share one budget of values and of what their files unpack to."""
+    left, room = yamltree.NODES_MAX, Room(UNPACKED_MAX)
+    documents: list[Document] = []
+    for text in texts:
+        documents.append(of_tree(yamltree.read(text, left), room))
+        left -= documents[-1].nodes
+    return documents
+
+
+def of_tree(tree: yamltree.Tree, room: Room | None = None) -> Document:
+    """The cloud-config that a YAML tree is."""
+    reader = _Reader(room or Room(UNPACKED_MAX))
     config = reader.config(tree.root) if tree.root is not None else CloudConfig()
-    return Document(config, (*tree.findings, *reader.findings), reader.marks)
-
-
-def salvage(text: str) -> CloudConfig:
-    """Host name and SSH keys out of a text that cannot be used as a whole: somebody must be able to log in and repair.
-
-    Each top-level key's lines are read alone, so that a mistake elsewhere does not matter. What is broken itself is left out.
-    """
-    starts = [(match.start(), match[1].replace("-", "_")) for match in _TOP_KEY.finditer(text)]
-    hostname = ""
-    keys: tuple[str, ...] = ()
-    ends = [start for start, _key in starts[1:]] + [len(text)]
-    for (start, key), end in zip(starts, ends, strict=False):
-        if key not in ("hostname", "ssh_authorized_keys"):
-            continue
-        config = parse(text[start:end]).config
-        hostname = hostname or config.hostname
-        keys = keys or config.ssh_authorized_keys
-    return CloudConfig(hostname=hostname, ssh_authorized_keys=keys)
+    return Document(config, (*tree.findings, *reader.findings), reader.marks, tree.nodes)
 
 
 class _Reader:
     """Walks the tree; ``findings`` and ``marks`` grow on the way."""
 
-    def __init__(self) -> None:
-        self.findings: list[Finding] = []
+    def __init__(self, room: Room) -> None:
+        self.findings: list[Finding] = Capped()
+        self._room = room
         self.marks: dict[str, Mark] = {}
 
     # --- the sections
@@ -211,7 +218,8 @@ class _Reader:
             elif name in later:
                 self._warn(key, inner, "not supported on this image yet, ignored")
             else:
-                hint = nearest(name, sorted(known)) or f"known here: {', '.join(sorted(known))}"
+                near = "" if len(self.findings) > HINTS_MAX else nearest(name, sorted(known))
+                hint = near or f"known here: {', '.join(sorted(known))}"
                 self._warn(key, inner[:200], "unknown key, ignored", hint)
         self.marks[path] = Mark(node.line, node.column, False)
         return fields
@@ -336,11 +344,18 @@ class _Reader:
             steps = ("b64", *steps)
         for step in steps:
             try:
-                data = _base64(data) if step == "b64" else inflate(data)
+                data = _base64(data) if step == "b64" else self._inflate(data)
             except (ValueError, UserDataError) as error:
                 what = error.message if isinstance(error, UserDataError) else "not base64"
                 self._error(node, path, what)
                 return b""
+        return data
+
+    def _inflate(self, data: bytes) -> bytes:
+        data = inflate(data)
+        self._room.left -= len(data)
+        if self._room.left < 0:
+            raise UserDataError(f"the files unpack to more than {UNPACKED_MAX >> 20} MiB together")
         return data
 
     # --- findings

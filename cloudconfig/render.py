@@ -17,7 +17,7 @@ import jinja2
 import jinja2.sandbox
 import yaml
 
-from cloudconfig import finding, validate
+from cloudconfig import finding, formats, validate
 from terminal import Failure
 
 _NAMES = "private_ipv4|public_ipv4|private_ipv6|public_ipv6"
@@ -47,6 +47,8 @@ def default_template() -> str:
 
 def render(template_text: str, variables: Mapping[str, Any]) -> str:
     """User-data text, substituted and valid. Raises RenderError."""
+    # What says on a node that it is a template is no part of what it becomes.
+    template_text = formats.JINJA_LINE.sub("{#- jinja #}\n", template_text)
     text = substitute(expand(template_text, variables), _addresses(variables))
     wrong = finding.errors(validate.validate(text.encode()))
     if wrong:

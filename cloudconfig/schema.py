@@ -15,7 +15,16 @@ BOOL = "true or false"
 INT = "integer"
 FLOAT = "number"
 
-TOP = ("coreos", "hostname", "manage_etc_hosts", "ssh_authorized_keys", "users", "write_files")
+TOP = (
+    "coreos",
+    "hostname",
+    "manage_etc_hosts",
+    "merge_how",
+    "merge_type",
+    "ssh_authorized_keys",
+    "users",
+    "write_files",
+)
 # Keys of cloud-init and coreos-cloudinit that exist, but not (yet) on this image.
 _TOP_LATER = (
     "apt bootcmd ca_certs chpasswd disk_setup final_message fqdn fs_setup groups growpart locale mounts ntp package_update "

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from cloudconfig import unitnames, userdata
-from cloudconfig.finding import ERROR, WARNING, Finding, errors, ordered
-from cloudconfig.parse import Document, Mark, parse
+from cloudconfig.finding import ERROR, WARNING, Capped, Finding, errors, ordered
+from cloudconfig.parse import Document, Mark, parse_all
 from cloudconfig.schema import Unit, User, WriteFile
 from fleet.unitfile import UnitFile, UnitFileError
 
@@ -62,19 +62,14 @@ _KEY_TYPES = (
 
 def validate(data: bytes) -> tuple[Finding, ...]:
     """All findings about user-data of any kind, in the order of the text; an empty tuple means clean."""
-    try:
-        parts = userdata.read(data)
-    except userdata.UserDataError as error:
-        return (Finding(ERROR, "", 0, 0, error.message, error.hint or ""),)
-    findings: list[Finding] = []
-    documents: list[tuple[str, Document]] = []
-    for part in parts:
-        if part.kind == userdata.CLOUD_CONFIG:
-            document = parse(part.text)
-            documents.append((part.name, document))
-            findings.extend(finding._replace(part=part.name) for finding in (*document.findings, *check(document)))
+    contents = userdata.read(data)
+    findings = list(contents.findings)
+    parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
+    documents = parse_all(part.text for part in parts)
+    for part, document in zip(parts, documents, strict=True):
+        findings.extend(finding._replace(part=part.name) for finding in (*document.findings, *check(document)))
     if not errors(findings):
-        findings.extend(_plan_conflicts([document for _, document in documents]))
+        findings.extend(_plan_conflicts(parts, documents))
     return ordered(findings)
 
 
@@ -85,12 +80,12 @@ def check(document: Document) -> tuple[Finding, ...]:
     return tuple(checker.findings)
 
 
-def _plan_conflicts(documents: Sequence[Document]) -> list[Finding]:
+def _plan_conflicts(parts: Sequence[userdata.Part], documents: Sequence[Document]) -> list[Finding]:
     """What only shows once everything is written out: two keys that claim one path."""
-    from cloudconfig import plan
+    from cloudconfig import merge, plan
 
     try:
-        plan.make(plan.combine([document.config for document in documents]), plan.Facts(hostname="node"))
+        plan.make(merge.combine(parts, documents), plan.Facts(hostname="node"))
     except plan.PlanError as error:
         marks = [document.marks[error.path] for document in documents if error.path in document.marks]
         line, column = (marks[-1].line, marks[-1].column) if marks else (0, 0)
@@ -102,7 +97,7 @@ class _Checker:
     def __init__(self, document: Document) -> None:
         self._config = document.config
         self._marks = document.marks
-        self.findings: list[Finding] = []
+        self.findings: list[Finding] = Capped()
 
     def all(self) -> None:
         config = self._config
@@ -133,8 +128,10 @@ class _Checker:
                 self._error(f"{path}[{index}]", problem, "paste the line of the .pub file")
 
     def _user(self, user: User) -> None:
-        if user.name and not _ACCOUNT.fullmatch(user.name):
-            self._error(f"{user.at}.name", "not an account name", "lower case letters, digits, - and _, 31 at most")
+        if user.name and account_problem(user.name):
+            self._error(
+                f"{user.at}.name", account_problem(user.name), "lower case letters, digits, - and _, 31 at most"
+            )
         if user.passwd and not _HASH.fullmatch(user.passwd):
             self._error(f"{user.at}.passwd", "not a password hash", "make one: mkpasswd --method=yescrypt")
         elif user.passwd.lstrip("!").startswith("$1$"):
@@ -262,6 +259,11 @@ class _Checker:
     def _add(self, severity: str, path: str, message: str, hint: str) -> None:
         mark = self._marks.get(path, Mark(0, 0, False))
         self.findings.append(Finding(severity, path, mark.line, mark.column, message, hint))
+
+
+def account_problem(name: str) -> str:
+    """Why ``name`` is no account name, empty if it is one."""
+    return "" if _ACCOUNT.fullmatch(name) else "not an account name"
 
 
 def hostname_problem(name: str) -> str:

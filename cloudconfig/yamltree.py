@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
-from cloudconfig.finding import ERROR, Finding
+from cloudconfig import yamlplace
+from cloudconfig.finding import ERROR, Capped, Finding
 
 # The largest user-data of a cloud is 64 KiB; files given inline make honest ones larger.
 BYTES_MAX = 1 << 20
@@ -23,7 +24,8 @@ NODES_MAX = 20_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_TAB = re.compile(r"^ *\t", re.MULTILINE)
+# YAML 1.1, 5.1: what is no printable character.
+_FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAGS = {"!": "str", "tag:yaml.org,2002:str": "str", "tag:yaml.org,2002:binary": "binary"}
 _PREFIX = "tag:yaml.org,2002:"
 
@@ -64,10 +66,11 @@ Node: TypeAlias = "Scalar | Sequence | Mapping"
 
 
 class Tree(NamedTuple):
-    """What could be read: ``root`` is None when nothing could, or when there was nothing."""
+    """What could be read: ``root`` is None when nothing could, or when there was nothing; ``nodes`` is how many values there are."""
 
     root: Node | None
     findings: tuple[Finding, ...]
+    nodes: int = 0
 
 
 class _Refused(Exception):  # noqa: N818 - carries a finding up the recursion, never leaves this module
@@ -76,43 +79,47 @@ class _Refused(Exception):  # noqa: N818 - carries a finding up the recursion, n
         self.finding = Finding(ERROR, "", line, column, message, hint)
 
 
-def read(text: str) -> Tree:
-    """Read one YAML document; mistakes come back as findings, never as exceptions."""
-    findings: list[Finding] = []
+def read(text: str, most: int = NODES_MAX) -> Tree:
+    """Read one YAML document of ``most`` values; mistakes come back as findings, never as exceptions."""
+    findings: list[Finding] = Capped()
+    composer = _Composer(text, findings, most)
+    root = None
     try:
-        if len(text.encode("utf-8", "surrogatepass")) > BYTES_MAX:
-            raise _Refused(0, 0, f"larger than {BYTES_MAX >> 20} MiB", "give large files by reference, not inline")
-        control = _CONTROL.search(text)
-        if control:
-            before = text[: control.start()]
-            line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-            raise _Refused(
-                line, column, f"control character 0x{ord(control.group()):02x}", "encode binary content: b64"
-            )
-        root = _Composer(text, findings).document()
+        _check(text)
+        root = composer.document()
     except _Refused as refused:
-        return Tree(None, (*findings, refused.finding))
+        findings.append(refused.finding)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        problem = " ".join(part for part in (error.problem, error.context) if part)
-        tab = "cannot start any token" in problem and _TAB.search(text)
-        hint = "indent with spaces, not with tabs" if tab else ""
-        findings.append(Finding(ERROR, "", line, column, f"not valid YAML: {problem}", hint))
-        return Tree(None, tuple(findings))
+        place = yamlplace.explain(text, error)
+        findings.append(Finding(ERROR, "", place.line, place.column, f"not valid YAML: {place.message}", place.hint))
     except yaml.YAMLError:
         # A reader error names an encoding position, no line; its text may repeat the input, so it is not shown.
-        return Tree(None, (*findings, Finding(ERROR, "", 0, 0, "not valid YAML: a character that YAML does not allow")))
-    return Tree(root, tuple(findings))
+        found = _FOREIGN.search(text)
+        line, column = yamlplace.position(text, found.start() if found else 0)
+        findings.append(Finding(ERROR, "", line, column, "not valid YAML: a character that YAML does not allow"))
+    return Tree(root, tuple(findings), composer.nodes)
+
+
+def _check(text: str) -> None:
+    """What is refused before any of it is parsed."""
+    if len(text.encode("utf-8", "surrogatepass")) > BYTES_MAX:
+        raise _Refused(0, 0, f"larger than {BYTES_MAX >> 20} MiB", "give large files by reference, not inline")
+    control = _CONTROL.search(text)
+    if control:
+        line, column = yamlplace.position(text, control.start())
+        raise _Refused(line, column, f"control character 0x{ord(control.group()):02x}", "encode binary content: b64")
 
 
 class _Composer:
-    def __init__(self, text: str, findings: list[Finding]) -> None:
-        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
+    def __init__(self, text: str, findings: list[Finding], most: int) -> None:
+        self._text = text
+        self._events: Iterator[Any] = iter(())
         self._findings = findings
-        self._nodes = 0
+        self._most = most
+        self.nodes = 0
 
     def document(self) -> Node | None:
+        self._events = iter(yaml.parse(self._text, Loader=_LOADER))
         next(self._events)  # the stream's start
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
@@ -131,8 +138,8 @@ class _Composer:
 
     def _node(self, event: Any, depth: int) -> Node:
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
-        self._nodes += 1
-        if self._nodes > NODES_MAX:
+        self.nodes += 1
+        if self.nodes > self._most:
             raise _Refused(line, column, f"more than {NODES_MAX} values")
         if depth > DEPTH_MAX:
             raise _Refused(line, column, f"nested deeper than {DEPTH_MAX} levels")

@@ -131,14 +131,20 @@ def test_modules_are_short() -> None:
     assert set(long) == set(LONG_MODULES), f"too long: {long}; reviewed: {sorted(LONG_MODULES)}"
 
 
+# A node's host name, keys and status come before the traceback of a mistake of ours.
+CATCHES_EVERYTHING = Path("cloudconfig/guard.py")
+
+
 def test_no_error_is_swallowed_and_no_shell_is_started() -> None:
-    """Named errors are caught; the rest is a traceback. Programs are run by argument list."""
+    """Named errors are caught; the rest is a traceback, but for what must go on. Programs are run by argument list."""
     complaints = []
     for path in tracked("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"), filename=str(path))):
             place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
-            if isinstance(node, ast.ExceptHandler) and (
-                node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception")
+            if (
+                isinstance(node, ast.ExceptHandler)
+                and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception"))
+                and path.relative_to(ROOT) != CATCHES_EVERYTHING
             ):
                 complaints.append(f"{place}: catches everything")
             # An account has a shell, too; only a literal True asks subprocess for one.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import finding, parse, schema, yamltree
+from cloudconfig import finding, parse, salvage, schema, yamltree
 from cloudconfig.parse import Document
 
 
@@ -246,7 +246,7 @@ def test_keys_and_name_are_saved_from_ruins(ruin: str, first: bool) -> None:
     """Somebody must be able to log in, wherever the mistake stands (coreos/bugs 74, 661, 783)."""
     good = "hostname: n1\nssh-authorized-keys:\n- one\n# a comment\n- two\n"
     text = "#cloud-config\n" + (ruin + good if first else good + ruin)
-    saved = parse.salvage(text)
+    saved = salvage.essentials([text])
     assert saved.ssh_authorized_keys == ("one", "two")
     assert saved.hostname in ("n1", "again")
 
@@ -270,7 +270,7 @@ def test_any_text_becomes_values_and_findings(text: str) -> None:
         assert one.message
         assert one.severity in (finding.ERROR, finding.WARNING)
         assert one.line >= 0
-    parse.salvage(text)
+    salvage.essentials([text])
 
 
 @given(st.dictionaries(st.sampled_from(schema.TOP), VALUES))

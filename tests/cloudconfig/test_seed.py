@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,20 @@ from terminal import Failure, UsageFailure
 
 USER_DATA = b"#cloud-config\nhostname: a\n"
 META_DATA = seed.meta_data("i-1", "node-1")
+NAMES = ("user-data", "meta-data")
 VOLUME = seed.volume({"user-data": USER_DATA, "meta-data": META_DATA})
 
 
 def test_exact_names_come_back() -> None:
     assert iso.label(io.BytesIO(VOLUME)) == "cidata"
-    assert iso.read(io.BytesIO(VOLUME)) == {"user-data": USER_DATA, "meta-data": META_DATA.encode()}
+    assert iso.read(io.BytesIO(VOLUME), NAMES) == {"user-data": USER_DATA, "meta-data": META_DATA.encode()}
 
 
 def test_names_come_from_rock_ridge_too() -> None:
     """Tools that write no Joliet: the same volume with that descriptor's mark removed."""
     plain = bytearray(VOLUME)
     plain[VOLUME.index(b"%/E")] = 0
-    assert set(iso.read(io.BytesIO(bytes(plain)))) == {"user-data", "meta-data"}
+    assert set(iso.read(io.BytesIO(bytes(plain)), NAMES)) == {"user-data", "meta-data"}
 
 
 def test_equal_input_equal_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +70,39 @@ def test_nothing_stays_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.Mon
 @settings(max_examples=20, deadline=None)
 def test_round_trip(user_data: bytes, meta_data: bytes) -> None:
     volume = io.BytesIO(seed.volume({"user-data": user_data, "meta-data": meta_data}))
-    assert iso.read(volume) == {"user-data": user_data, "meta-data": meta_data}
+    assert iso.read(volume, NAMES) == {"user-data": user_data, "meta-data": meta_data}
+
+
+def test_many_records_of_one_large_extent_cost_what_is_read() -> None:
+    """100 files of 8 MiB that are one, as directory records can say: only files that are wanted are read, each once."""
+    names = [f"f{number}" for number in range(90)]
+    volume = bytearray(seed.volume({**dict.fromkeys(names, b"x"), "user-data": USER_DATA}))
+    size = (8 << 20).to_bytes(4, "little")
+    at = 0
+    while (at := volume.find(b"\x01\0\0\0\0\0\0\x01", at)) >= 0:  # the size of each file "x", in both byte orders
+        volume[at : at + 4] = size
+        at += 8
+    volume += bytes(8 << 20)
+    tracemalloc.start()
+    try:
+        assert iso.read(io.BytesIO(bytes(volume)), NAMES) == {"user-data": USER_DATA}
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(iso.IsoError, match="f1 is larger than 2 MiB"):
+        iso.read(io.BytesIO(bytes(volume)), ("f1",))
+
+
+def test_vendor_data_is_reported_as_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "seed.iso"
+    for content, notes in ((b"#cloud-config\n", 1), (b" \n", 0)):
+        path.write_bytes(seed.volume({"user-data": USER_DATA, "meta-data": META_DATA, "vendor-data": content}))
+        found = datasource.read_volume(path)
+        assert len(found.notes) == notes
+        assert found.user_data == USER_DATA
+    path.write_bytes(seed.volume({"user-data": USER_DATA, "meta-data": META_DATA, "vendor-data": b"#!/bin/sh\n"}))
+    (note,) = datasource.read_volume(path).notes
+    assert note == "vendor-data is there and not read: only user-data is"
 
 
 @given(st.lists(st.tuples(st.integers(16 * 2048, 32 * 2048), st.integers(0, 255)), max_size=30), st.booleans())
@@ -79,7 +113,7 @@ def test_a_damaged_volume_is_read_or_refused(damage: list[tuple[int, int]], cut:
     data = bytes(volume[: len(volume) // 2]) if cut else bytes(volume)
     try:
         iso.label(io.BytesIO(data))
-        iso.read(io.BytesIO(data))
+        iso.read(io.BytesIO(data), NAMES)
     except iso.IsoError as error:
         assert error.message
 
@@ -87,7 +121,9 @@ def test_a_damaged_volume_is_read_or_refused(damage: list[tuple[int, int]], cut:
 def test_meta_data(tmp_path: Path) -> None:
     path = tmp_path / "seed.iso"
     seed.make(path, USER_DATA, "instance-id: i-9\nlocal-hostname: n9\npublic-keys:\n- a\n- b\n")
-    assert datasource.read_volume(path) == Seed("nocloud", USER_DATA, "i-9", "n9", ("a", "b"))
+    assert datasource.read_volume(path) == Seed(
+        "nocloud", USER_DATA, "i-9", "n9", ("a", "b"), {"instance-id": "i-9", "local-hostname": "n9"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,6 +137,16 @@ def test_shapes_of_public_keys(text: str, keys: tuple[str, ...]) -> None:
 def test_broken_meta_data_names_its_line() -> None:
     with pytest.raises(Failure, match="meta-data line 2"):
         datasource.with_meta_data(Seed("x", b""), b"instance-id: a\ninstance-id: b\n")
+
+
+def test_broken_meta_data_does_not_keep_user_data_back(tmp_path: Path) -> None:
+    path = tmp_path / "seed.iso"
+    path.write_bytes(seed.volume({"user-data": USER_DATA, "meta-data": b"instance-id: [\n"}))
+    install(tmp_path, user_data=USER_DATA, meta_data=b"instance-id: [\n")
+    for found in (datasource.read_volume(path), datasource.installed(tmp_path)):
+        assert found.user_data == USER_DATA
+        (failure,) = found.damage
+        assert failure.where == "meta-data line 1"
 
 
 @pytest.mark.parametrize(
@@ -232,14 +278,16 @@ def install(root: Path, **files: bytes) -> None:
 
 def test_what_was_installed(tmp_path: Path) -> None:
     install(tmp_path, user_data=USER_DATA, meta_data=META_DATA.encode())
-    assert datasource.fetch("installed", system=tmp_path) == Seed("installed", USER_DATA, "i-1", "node-1")
+    assert datasource.fetch("installed", system=tmp_path) == Seed(
+        "installed", USER_DATA, "i-1", "node-1", meta={"instance-id": "i-1", "local-hostname": "node-1"}
+    )
 
 
 @pytest.mark.parametrize(
     ("files", "seed"),
     [
         ({"user_data": USER_DATA}, Seed("installed", USER_DATA)),
-        ({"meta_data": b"local-hostname: n9\n"}, Seed("installed", b"", hostname="n9")),
+        ({"meta_data": b"local-hostname: n9\n"}, Seed("installed", b"", hostname="n9", meta={"local-hostname": "n9"})),
     ],
 )
 def test_one_of_the_two_is_enough(files: dict[str, bytes], seed: Seed, tmp_path: Path) -> None:
@@ -288,8 +336,9 @@ def test_what_is_there_and_broken_is_not_passed_over(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.disk("vdc", "cidata", VOLUME)
     install(tmp_path, user_data=USER_DATA, meta_data=b"instance-id: a\ninstance-id: b\n")
-    with pytest.raises(Failure, match="meta-data line 2"):
-        datasource.fetch("installed,nocloud", system=tmp_path)
+    found = datasource.fetch("installed,nocloud", system=tmp_path)
+    assert found is not None
+    assert (found.source, [failure.where for failure in found.damage]) == ("installed", ["meta-data line 2"])
     (tmp_path / "var/lib/flotilla/user-data").unlink()
     (tmp_path / "var/lib/flotilla/user-data").mkdir()
     with pytest.raises(Failure, match="user-data: cannot be read: Is a directory"):

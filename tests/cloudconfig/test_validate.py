@@ -219,4 +219,4 @@ def test_nothing_to_say(data: bytes) -> None:
 
 def test_not_user_data() -> None:
     (error,) = validate.validate(b"hostname: a\n")
-    assert (error.severity, error.line, error.hint[:14]) == ("error", 0, "the first line")
+    assert (error.severity, error.line, error.hint[:14]) == ("error", 1, "put '#cloud-co")
