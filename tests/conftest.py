@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from hypothesis import HealthCheck, settings
 from builder.tools import Tools
 from terminal import Failure
 from tests.browser import WIDE, Browser, browser
+from tests.eventually import WITHIN_S, eventually
 
 # No deadline: the machine is shared, and a slow example is not a wrong one. CI repeats what it did last time.
 _CALM = {"print_blob": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -124,22 +124,22 @@ class EtcdProcess:
                 start_new_session=True,
             )
 
-    def wait_healthy(self, seconds: float = 30) -> None:
+    def wait_healthy(self, seconds: float = WITHIN_S) -> None:
         """Wait until it has a leader; fails with the log."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def healthy() -> bool:
+            if (code := self.poll()) is not None:
+                pytest.fail(f"etcd exited with {code}:\n{self.log()}")
             with (
                 contextlib.suppress(OSError),
                 urllib.request.urlopen(f"{self.endpoint}/health", timeout=1) as answer,
             ):
-                if b'"true"' in answer.read():
-                    return
-            if (code := self.poll()) is not None:
-                pytest.fail(f"etcd exited with {code}:\n{self.log()}")
-            time.sleep(0.05)
-        pytest.fail(f"etcd is not healthy after {seconds} s:\n{self.log()}")
+                return b'"true"' in answer.read()
+            return False
 
-    def wait_exit(self, seconds: float = 30) -> int:
+        eventually(healthy, self.log, seconds)
+
+    def wait_exit(self, seconds: float = WITHIN_S) -> int:
         """Wait until it ends by itself; its exit code."""
         assert self._process is not None
         try:

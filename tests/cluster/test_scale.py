@@ -137,7 +137,7 @@ def test_an_add_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
     for moment in [dice.uniform(0.3, 3) for _ in range(4)]:
         size = len(Cluster.open().nodes)
         with begin(CLUSTER, "add") as process:
-            time.sleep(moment)
+            time.sleep(moment)  # any moment: that is what is tested
             process.send_signal(signal.SIGKILL)
         run(CLUSTER, "list")
         now = Cluster.open()

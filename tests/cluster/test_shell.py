@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cluster.shell import Lost, Shell, run_request
 from terminal import Failure
+from tests.eventually import eventually_async
 
 Answers = Callable[[dict[str, Any]], list[bytes]]
 OUT = json.dumps({"id": 1, "out": "eHh4" * 9000}).encode() + b"\n"
@@ -96,7 +97,7 @@ def test_more_than_there_is_room_for_ends_the_command(socket_path: Path, flood: 
     async def scene(shell: Shell) -> None:
         await shell.ready(5)
         async with shell.session(run_request("x", has_input=False)) as session:
-            await asyncio.sleep(0.5)  # we take nothing meanwhile
+            await eventually_async(lambda: session.is_over)  # we take nothing meanwhile
             with pytest.raises(Lost, match="more than it may"):
                 async for _ in session.messages():
                     await asyncio.sleep(0)
@@ -162,7 +163,7 @@ def test_an_answer_to_an_earlier_reset_is_waited_out(socket_path: Path) -> None:
     async def scene(shell: Shell) -> None:
         assert (await shell.ready(5)).boot == "b"
         assert (await shell.ready(5)).uptime == 1
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # in which no third comes
         assert len(nonces) == 2
 
     against(socket_path, answers, scene)

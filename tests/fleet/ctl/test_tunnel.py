@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fleet.ctl import reach, transport
+from tests.eventually import eventually
 
 A, B = "a" * 32, "b" * 32
 Fleetctl = Any  # tests/fleet/ctl/conftest.py
@@ -242,10 +243,7 @@ class TestNothingIsLeftBehind:
         _, told = process.communicate(timeout=10)
         assert process.returncode == code
         assert b"Traceback" not in told
-        deadline = time.monotonic() + 10
-        while left_over(ssh):
-            assert time.monotonic() < deadline, "the folder of the tunnel is still there"
-            time.sleep(0.02)
+        eventually(lambda: not left_over(ssh), "the folder of the tunnel is still there")
 
 
 class TestAddress:
