@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cluster.process import Process
 from tests.cluster.ordinary import USER, ordinarily, write_program
-from tests.cluster.tinyguest import free_ports
 from tests.eventually import eventually
+from tests.ports import free_ports
 
 CONFIG = """\
 Port {port}

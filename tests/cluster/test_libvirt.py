@@ -21,7 +21,8 @@ from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.farhost import FarHost, far_host
 from tests.cluster.ordinary import ordinary_program, write_program
-from tests.cluster.tinyguest import GREETING, GREETS, end_supervisor, eventually, tiny_cluster
+from tests.cluster.tinyguest import GREETING, GREETS, end_supervisor, tiny_cluster
+from tests.eventually import eventually
 
 HELLO = GREETING.decode().strip()
 OBEYS_ITS_BUTTON = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")

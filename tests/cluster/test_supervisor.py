@@ -19,7 +19,8 @@ from cluster.cluster import Cluster, changing, end_processes, processes
 from cluster.layout import Layout
 from cluster.process import Process
 from terminal import Failure
-from tests.cluster.tinyguest import GREETING, end_supervisor, eventually, tiny_cluster
+from tests.cluster.tinyguest import GREETING, end_supervisor, tiny_cluster
+from tests.eventually import eventually
 
 
 @pytest.fixture

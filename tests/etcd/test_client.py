@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import ipaddress
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from etcd import Client, Compacted, Compare, EtcdError, LeaseNotFound, Op, Tls, Unavailable
 from etcd.wire import prefix_end
 from tests.eventually import eventually
+from tests.ports import free_ports
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -118,9 +118,7 @@ def connect() -> Iterator[Callable[..., Client]]:
 @pytest.fixture
 def dead() -> str:
     """An endpoint where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_ports(1)[0]}"
 
 
 Make = Callable[[Answer], Impostor]

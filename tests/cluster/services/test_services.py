@@ -37,6 +37,7 @@ from cluster.services.packet import IPV4, TCP, Frame, Ipv4
 from cluster.services.services import Services
 from cluster.switch import Switch
 from tests.eventually import eventually
+from tests.ports import free_ports
 
 USER_DATA = "#cloud-config\nhostname: {}\n"
 LARGE = bytes(range(256)) * 8192
@@ -117,8 +118,7 @@ def segment(description: Description) -> Iterator[Segment]:
 @contextmanager
 def node(program: Path, number: int, address: str, port: int) -> Iterator[str]:
     """The way of node ``number`` to a TCP address: ``127.0.0.1:PORT``."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        here = probe.getsockname()[1]
+    (here,) = free_ports(1)
     user = {
         "type": "user",
         "id": "user",
