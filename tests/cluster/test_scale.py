@@ -12,6 +12,7 @@ import pytest
 
 from cluster import membership, preflight, scale
 from cluster.accelerator import Accelerator
+from cluster.cli import main
 from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.membership import Member
@@ -139,7 +140,7 @@ def test_an_add_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
         with begin(CLUSTER, "add") as process:
             time.sleep(moment)  # any moment: that is what is tested
             process.send_signal(signal.SIGKILL)
-        run(CLUSTER, "list")
+        run(main, "list")
         now = Cluster.open()
         assert len(now.nodes) in (size, size + 1)
         assert now.strays == []

@@ -1,5 +1,6 @@
 """Nothing is left behind: commands and supervisors are killed at random moments, and the next command cleans up by itself."""
 
+import io
 import os
 import random
 import shutil
@@ -7,19 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from cluster import snapshot, sweep
+from cluster.cli import main, main_up
 from cluster.cluster import Cluster, changing, processes
 from cluster.layout import Layout, clusters_root
 from cluster.restore import take
 from terminal import Phases
+from tests.cluster.commands import call
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.tinyguest import tiny_cluster
-from tests.eventually import ended
+from tests.eventually import WITHIN_S, ended
 
 UP = "import sys; from cluster.cli import main_up; sys.exit(main_up())"
 CLUSTER = "import sys; from cluster.cli import main; sys.exit(main())"
@@ -39,14 +43,14 @@ def begin(code: str, *argv: str, stdout: int = subprocess.DEVNULL) -> subprocess
     )
 
 
-def run(code: str, *argv: str) -> str:
+def run(entry: Callable[[], int], *argv: str) -> str:
     """Run one of our commands to its end, which must be a good one; returns what it said."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "STANDIN_NODES": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STANDIN_NODES", "2")
+        code = call(entry, *argv)
+    assert code == 0, said.getvalue()
+    return said.getvalue()
 
 
 def nothing_is_left() -> bool:
@@ -58,11 +62,12 @@ def nothing_is_left() -> bool:
 
 @pytest.fixture
 def seconds_of_up(standin: Path, image: Path) -> float:
-    """How long it takes to bring two stand-ins up, just now and here."""
+    """How long it takes to bring two stand-ins up, just now and here, with a process of its own."""
     start = time.monotonic()
-    run(UP, "2", "--image", str(image))
+    with begin(UP, "2", "--image", str(image)) as process:
+        assert process.wait(WITHIN_S) == 0
     took = time.monotonic() - start
-    run(CLUSTER, "down")
+    run(main, "down")
     return took
 
 
@@ -75,10 +80,10 @@ def test_up_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
         with begin(UP, "2", "--image", str(image)) as process:
             time.sleep(moment)  # any moment: that is what is tested
             process.kill()
-        said = run(CLUSTER, "list")
+        said = run(main, "list")
         if "default  running" in said:  # it was through already
             finished += 1
-            run(CLUSTER, "down")
+            run(main, "down")
         assert nothing_is_left(), f"after {moment:.2f} s"
     assert finished < MOMENTS
 
@@ -89,9 +94,9 @@ def test_ctrl_c_at_any_moment_of_up_leaves_nothing_to_clean_up(seconds_of_up: fl
         with begin(UP, "2", "--image", str(image)) as process:
             time.sleep(moment)  # any moment: that is what is tested
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all that are in the foreground
-            code = process.wait(60)
+            code = process.wait(WITHIN_S)
         if code == 0:  # it was through already
-            run(CLUSTER, "down")
+            run(main, "down")
         assert nothing_is_left(), f"after {moment:.2f} s, exit code {code}"
 
 
@@ -100,8 +105,8 @@ def test_ctrl_c_comes_too_late_for_a_cluster_that_is_up(standin: Path, image: Pa
         assert process.stdout is not None
         assert b"is up: 2 nodes" in process.stdout.readline()
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 0
-    run(CLUSTER, "down")
+        assert process.wait(WITHIN_S) == 0
+    run(main, "down")
 
 
 def test_a_supervisor_that_is_killed_at_any_moment_takes_all_with_it(
@@ -109,16 +114,16 @@ def test_a_supervisor_that_is_killed_at_any_moment_takes_all_with_it(
 ) -> None:
     dice = random.Random(seed)
     for moment in [dice.uniform(0, 1.0) for _ in range(MOMENTS // 2)]:
-        run(UP, "2", "--image", str(image))
+        run(main_up, "2", "--image", str(image))
         supervisor, *machines = processes(Cluster.open().layout)
         time.sleep(moment)  # any moment: that is what is tested
         os.kill(supervisor.pid, signal.SIGKILL)
         assert ended(*(machine.pid for machine in machines))
-        assert "cleaned up sockets of a supervisor that was killed: default" in run(CLUSTER, "list")
+        assert "cleaned up sockets of a supervisor that was killed: default" in run(main, "list")
         assert not processes_that_mention(os.environ["XDG_RUNTIME_DIR"])
         assert not Path(os.environ["XDG_RUNTIME_DIR"], "flotilla").exists()
         assert Cluster.open().nodes[0].folder.exists()  # the disks are kept: it may be started again
-        run(CLUSTER, "down")
+        run(main, "down")
         assert nothing_is_left()
 
 
@@ -127,14 +132,14 @@ def test_down_that_is_killed_at_any_moment_is_finished_by_the_next_command(
 ) -> None:
     dice = random.Random(seed)
     for moment in [dice.uniform(0.2, 1.5) for _ in range(MOMENTS // 2)]:
-        run(UP, "2", "--image", str(image))
+        run(main_up, "2", "--image", str(image))
         with begin(CLUSTER, "down") as process:
             time.sleep(moment)  # any moment: that is what is tested
             process.kill()
-        run(CLUSTER, "list")
+        run(main, "list")
         if Layout.of("default").state.exists():  # nothing was removed yet: it is a whole cluster, and stopped at most
             assert Cluster.open().nodes[1].folder.joinpath("state.img").exists()
-            run(CLUSTER, "down")
+            run(main, "down")
         assert nothing_is_left(), f"after {moment:.2f} s"
 
 
@@ -183,7 +188,7 @@ def test_real_machines_end_with_their_supervisor_and_the_next_command_cleans_up(
     os.kill(supervisor.pid, signal.SIGKILL)
     assert ended(*(machine.pid for machine in machines))
     assert tiny.layout.control.exists()
-    assert "cleaned up sockets of a supervisor that was killed: tiny" in run(CLUSTER, "list")
+    assert "cleaned up sockets of a supervisor that was killed: tiny" in run(main, "list")
     assert not tiny.layout.runtime.exists()
     assert processes(tiny.layout) == []
 
@@ -204,7 +209,7 @@ def test_restore_that_is_killed_at_any_moment_is_cleaned_up_and_the_snapshot_sta
             time.sleep(after_s)  # any moment: that is what is tested
             assert process.poll() is None  # it waits for a health that does not come
             process.kill()
-        run(CLUSTER, "list")
+        run(main, "list")
         copy = Layout.of("copy")
         assert not copy.state.exists(), f"after {after_s:.2f} s"
         assert not copy.runtime.exists()
