@@ -31,14 +31,16 @@ MOMENTS = 5
 """How many moments each of the seeded tests chooses."""
 
 
-def begin(code: str, *argv: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def begin(
+    code: str, *argv: str, stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """Start one of our commands as a process group of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "STANDIN_NODES": "2"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *argv],
         env=environment,
         stdout=stdout,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         start_new_session=True,
     )
 
@@ -53,11 +55,25 @@ def run(entry: Callable[[], int], *argv: str) -> str:
     return said.getvalue()
 
 
+def next_command() -> str:
+    """``cluster list``, a process of its own, as somebody types it who has just killed another; returns what it said."""
+    with begin(CLUSTER, "list", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        said, _ = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0, said.decode()
+    return said.decode()
+
+
+def all_end(*texts: str) -> bool:
+    """Whether the processes with one of ``texts`` in their arguments end, as what is on a leash does a moment after its parent."""
+    for pid in processes_that_mention(*texts):
+        ended(pid)
+    return not processes_that_mention(*texts)
+
+
 def nothing_is_left() -> bool:
     sockets = Path(os.environ["XDG_RUNTIME_DIR"], "flotilla")
     files = list(clusters_root().iterdir()) if clusters_root().exists() else []
-    ours = processes_that_mention(str(sockets), str(clusters_root()))
-    return not files and not sockets.exists() and not ours
+    return not files and not sockets.exists() and all_end(str(sockets), str(clusters_root()))
 
 
 @pytest.fixture
@@ -80,7 +96,7 @@ def test_up_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
         with begin(UP, "2", "--image", str(image)) as process:
             time.sleep(moment)  # any moment: that is what is tested
             process.kill()
-        said = run(main, "list")
+        said = next_command()
         if "default  running" in said:  # it was through already
             finished += 1
             run(main, "down")
@@ -119,8 +135,8 @@ def test_a_supervisor_that_is_killed_at_any_moment_takes_all_with_it(
         time.sleep(moment)  # any moment: that is what is tested
         os.kill(supervisor.pid, signal.SIGKILL)
         assert ended(*(machine.pid for machine in machines))
-        assert "cleaned up sockets of a supervisor that was killed: default" in run(main, "list")
-        assert not processes_that_mention(os.environ["XDG_RUNTIME_DIR"])
+        assert "cleaned up sockets of a supervisor that was killed: default" in next_command()
+        assert all_end(os.environ["XDG_RUNTIME_DIR"])
         assert not Path(os.environ["XDG_RUNTIME_DIR"], "flotilla").exists()
         assert Cluster.open().nodes[0].folder.exists()  # the disks are kept: it may be started again
         run(main, "down")
@@ -136,7 +152,7 @@ def test_down_that_is_killed_at_any_moment_is_finished_by_the_next_command(
         with begin(CLUSTER, "down") as process:
             time.sleep(moment)  # any moment: that is what is tested
             process.kill()
-        run(main, "list")
+        next_command()
         if Layout.of("default").state.exists():  # nothing was removed yet: it is a whole cluster, and stopped at most
             assert Cluster.open().nodes[1].folder.joinpath("state.img").exists()
             run(main, "down")
@@ -188,7 +204,7 @@ def test_real_machines_end_with_their_supervisor_and_the_next_command_cleans_up(
     os.kill(supervisor.pid, signal.SIGKILL)
     assert ended(*(machine.pid for machine in machines))
     assert tiny.layout.control.exists()
-    assert "cleaned up sockets of a supervisor that was killed: tiny" in run(main, "list")
+    assert "cleaned up sockets of a supervisor that was killed: tiny" in next_command()
     assert not tiny.layout.runtime.exists()
     assert processes(tiny.layout) == []
 
@@ -209,11 +225,11 @@ def test_restore_that_is_killed_at_any_moment_is_cleaned_up_and_the_snapshot_sta
             time.sleep(after_s)  # any moment: that is what is tested
             assert process.poll() is None  # it waits for a health that does not come
             process.kill()
-        run(main, "list")
+        next_command()
         copy = Layout.of("copy")
         assert not copy.state.exists(), f"after {after_s:.2f} s"
         assert not copy.runtime.exists()
         assert not copy.lock.exists()
-        assert not processes_that_mention(str(copy.state), str(copy.runtime))
+        assert all_end(str(copy.state), str(copy.runtime))
     assert tiny.is_running
     assert snapshot.tags() == ["moment"]
