@@ -185,7 +185,7 @@ def test_what_a_test_asks_for(desk: Desk, tmp_path: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(Failure, match=r"'echo s; sleep 60' did not end within 1 s; the last it said: s"):
         root.run(desk.control, 1, "echo s; sleep 60", 1.0)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
     with pytest.raises(Failure, match="the command is longer than"):
         root.run(desk.control, 1, "x" * 100_000, 5)
 

@@ -66,7 +66,7 @@ def play(
             if prepare is not None:
                 await prepare(switch, guests)
                 switch.faults = faults or Faults()
-            await asyncio.wait_for(story(switch, guests), 20)
+            await asyncio.wait_for(story(switch, guests), 60)
         finally:
             await switch.stop()
             for guest in guests.values():
@@ -262,7 +262,7 @@ def test_a_delayed_pair_is_late_and_holds_no_other_back(tmp_path: Path) -> None:
         assert switch.counters[2].frames_out == 0
         for number in range(20):
             assert await guests[2].receive() == frame(mac(2), mac(1), bytes([number]))
-        assert 1 <= time.monotonic() - begin < 5
+        assert 1 <= time.monotonic() - begin < 15
         assert switch.counters[2].dropped_overflow == 0
 
     play(tmp_path, story, prepare=learn, faults=degraded(delay_s=1))

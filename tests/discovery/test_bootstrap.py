@@ -129,7 +129,7 @@ class Node:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def healthy(self) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.etcd.endpoint}/health", timeout=1) as answer:
@@ -187,7 +187,7 @@ def test_join(serve: Callable[..., DiscoveryServer], node: Callable[[str, str], 
     shutil.rmtree(second.directory / "data")
     second.start()
     assert second.process is not None
-    assert second.process.wait(20) == 1
+    assert second.process.wait(60) == 1
     assert "its data is gone" in second.log.read_text()
 
 
@@ -246,7 +246,7 @@ def test_a_wiped_member_comes_back_as_somebody_new(
     three.directory.mkdir()
     three.start()
     assert three.process is not None
-    assert three.process.wait(20) == 1
+    assert three.process.wait(60) == 1
     assert f"etcdctl member add three --peer-urls={three.etcd.peer}" in three.log.read_text()
 
     change(one.etcd, "remove", ID=str(former))

@@ -56,7 +56,7 @@ def server(serve: Callable[..., DiscoveryServer]) -> DiscoveryServer:
 
 
 def ask(server: DiscoveryServer, method: str, path: str, form: str | None = None, **headers: str) -> Reply:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         connection.request(method, path, body=form, headers={name.replace("_", "-"): v for name, v in headers.items()})
         response = connection.getresponse()
@@ -264,7 +264,7 @@ def test_a_watch_may_take_longer_than_a_request(
 def test_requests_in_one_go_are_answered_in_order(server: DiscoveryServer) -> None:
     token = server.new_token(1)
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.settimeout(5)
+        connection.settimeout(30)
         connection.sendall(
             f"GET /{token}/_config/size HTTP/1.1\r\n\r\nGET /x HTTP/1.1\r\n\r\n"
             "GET /health HTTP/1.1\r\nConnection: close\r\n\r\n".encode()
@@ -280,7 +280,7 @@ def test_requests_in_one_go_are_answered_in_order(server: DiscoveryServer) -> No
 def test_no_path_leads_anywhere_else(server: DiscoveryServer, path: str) -> None:
     token = server.new_token(1)
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.settimeout(5)
+        connection.settimeout(30)
         connection.sendall(f"GET {path.format(token=token)} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
         status = int(connection.recv(4096).split()[1])
     assert status in (200, 400, 404)

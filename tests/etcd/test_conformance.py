@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from etcd import Client, Compacted, Compare, Etcd, EtcdError, Event, LeaseNotFound, Op, Watch
 from etcd.fake import FakeEtcd
-from tests.eventually import eventually, is_blocked
+from tests.eventually import WITHIN_S, eventually, is_blocked
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.etcd)])
@@ -55,8 +55,8 @@ def until(etcd: Etcd, condition: Callable[[], bool]) -> None:
 
 
 def take(watch: Watch, count: int) -> list[Event]:
-    """The next ``count`` events; fails the test after 5 s."""
-    guard = threading.Timer(5, watch.close)
+    """The next ``count`` events; fails the test if they do not come."""
+    guard = threading.Timer(WITHIN_S, watch.close)
     guard.start()
     events: list[Event] = []
     while len(events) < count:
@@ -372,7 +372,7 @@ def test_close_frees_a_blocked_reader(etcd: Etcd, p: str) -> None:
     reader.start()
     eventually(lambda: is_blocked(reader))
     watch.close()
-    assert ended.wait(10)
+    assert ended.wait(WITHIN_S)
     reader.join()
     watch.close()
     assert next(watch, None) is None

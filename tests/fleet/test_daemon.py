@@ -24,7 +24,7 @@ from fleet.model import Machine
 from fleet.registry import PREFIX, Registry
 from fleet.unitstore import UnitStore
 from terminal import Failure, command
-from tests.eventually import eventually
+from tests.eventually import WITHIN_S, eventually
 from tests.fleet.clusters import unit
 from tests.fleet.systembus import SystemBus
 from tests.fleet.world import FakeSystemd
@@ -47,7 +47,7 @@ class Running:
 
     def stop(self) -> None:
         self.daemon.stop()
-        self.thread.join(10)
+        self.thread.join(WITHIN_S)
         assert not self.thread.is_alive()
 
 
@@ -170,7 +170,7 @@ class TestProcess:
                 client.sendall(b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 assert b" 503 " in client.recv(200)
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=60)
             assert process.returncode == 0, errors.decode()
             assert told.recv(200) == b"STOPPING=1"
             assert b"Traceback" not in errors

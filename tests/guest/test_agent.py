@@ -83,7 +83,7 @@ def test_megabytes_go_both_ways_and_others_get_their_turn(world: World) -> None:
         await eventually_async(lambda: guest.carried > len(data) // 4)
         begin = time.monotonic()
         assert (await shell.run("echo between", timeout=SOON_S)).out == "between\n"
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
         result = await large
         assert (result.rc, result.err, len(result.out.encode("latin1", "replace"))) == (0, "done\n", len(result.out))
         summed = await shell.run("sha256sum", timeout=30, stdin=data)

@@ -67,7 +67,7 @@ class Segment:
 
     def wait(self, work: Any) -> Any:
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self.loop)
-        return future.result(20)
+        return future.result(60)
 
     def stop(self) -> None:
         self.wait(self.services.stop())
@@ -154,7 +154,7 @@ def listens(port: int) -> bool:
 def get(url: str, method: str = "GET", **headers: str) -> bytes:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, method=method, headers=names)
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return bytes(response.read())
 
 
