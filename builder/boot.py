@@ -10,7 +10,7 @@ import hashlib
 import struct
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -83,6 +83,8 @@ def unified_kernel(
     Raises :class:`builder.tools.ToolFailure` if ukify fails.
     """
     inputs = {"stub": files.stub, "os-release": os_release, "cmdline": b"-" * COMMAND_LINE_BYTES}
+    # Byte code is kept by the path of its source: the same one, whichever link leads to the closure.
+    tools = replace(tools, root=tools.root.resolve())
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         work = Path(name)
         for part, data in inputs.items():

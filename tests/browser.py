@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.eventually import eventually
 
 WIDE = (1280, 800)
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -84,14 +85,12 @@ class Browser:
     def await_scripts(self, count: int) -> None:
         """Wait until ``count`` script elements of the page are parsed: where scripts are off, the driver does not wait for a page to be there, and who
         switches them on sooner has those run that come then."""
-        deadline = time.monotonic() + 30
-        while True:
+
+        def parsed() -> int:
             root = self._cdp("DOM.getDocument", depth=0)["root"]["nodeId"]
-            found = len(self._cdp("DOM.querySelectorAll", nodeId=root, selector="script")["nodeIds"])
-            if found == count:
-                return
-            assert time.monotonic() < deadline, f"{found} of {count} scripts"
-            time.sleep(0.02)
+            return len(self._cdp("DOM.querySelectorAll", nodeId=root, selector="script")["nodeIds"])
+
+        eventually(lambda: parsed() == count, lambda: f"{parsed()} of {count} scripts")
 
     def resize(self, width: int, height: int, *, touch: bool = False) -> None:
         """Have a viewport of this size; ``touch`` for a phone's."""

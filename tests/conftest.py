@@ -11,9 +11,7 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +22,8 @@ from hypothesis import HealthCheck, settings
 from builder.tools import Tools
 from terminal import Failure
 from tests.browser import WIDE, Browser, browser
+from tests.eventually import WITHIN_S, eventually
+from tests.ports import free_ports
 
 # No deadline: the machine is shared, and a slow example is not a wrong one. CI repeats what it did last time.
 _CALM = {"print_blob": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -85,13 +85,6 @@ def etcd_binary() -> str:
     return found
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class EtcdProcess:
     """One etcd on loopback; made first, so that its URLs are known, and started then.
 
@@ -100,8 +93,9 @@ class EtcdProcess:
 
     def __init__(self, binary: str, directory: Path, scheme: str = "http") -> None:
         self.directory = directory
-        self.endpoint = f"{scheme}://127.0.0.1:{_free_port()}"
-        self.peer = f"http://127.0.0.1:{_free_port()}"
+        client, peer = free_ports(2)
+        self.endpoint = f"{scheme}://127.0.0.1:{client}"
+        self.peer = f"http://127.0.0.1:{peer}"
         self._binary = binary
         self._log = directory.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
@@ -124,22 +118,22 @@ class EtcdProcess:
                 start_new_session=True,
             )
 
-    def wait_healthy(self, seconds: float = 30) -> None:
+    def wait_healthy(self, seconds: float = WITHIN_S) -> None:
         """Wait until it has a leader; fails with the log."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def healthy() -> bool:
+            if (code := self.poll()) is not None:
+                pytest.fail(f"etcd exited with {code}:\n{self.log()}")
             with (
                 contextlib.suppress(OSError),
                 urllib.request.urlopen(f"{self.endpoint}/health", timeout=1) as answer,
             ):
-                if b'"true"' in answer.read():
-                    return
-            if (code := self.poll()) is not None:
-                pytest.fail(f"etcd exited with {code}:\n{self.log()}")
-            time.sleep(0.05)
-        pytest.fail(f"etcd is not healthy after {seconds} s:\n{self.log()}")
+                return b'"true"' in answer.read()
+            return False
 
-    def wait_exit(self, seconds: float = 30) -> int:
+        eventually(healthy, self.log, seconds)
+
+    def wait_exit(self, seconds: float = WITHIN_S) -> int:
         """Wait until it ends by itself; its exit code."""
         assert self._process is not None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import lzma
@@ -39,6 +40,12 @@ def ar(members: Iterable[tuple[str, bytes]]) -> bytes:
     return out
 
 
+@functools.lru_cache(64)
+def _xz(data: bytes) -> bytes:
+    """``data``, compressed: most worlds are made of the same packages."""
+    return lzma.compress(data)
+
+
 def deb(
     path: Path,
     members: Iterable[tuple[tarfile.TarInfo, bytes]],
@@ -53,8 +60,8 @@ def deb(
     raw = ar(
         [
             ("debian-binary", b"2.0\n"),
-            ("control.tar.xz", lzma.compress(tar(control))),
-            ("data.tar.xz", lzma.compress(tar(members))),
+            ("control.tar.xz", _xz(tar(control))),
+            ("data.tar.xz", _xz(tar(members))),
         ]
     )
     path.write_bytes(raw)

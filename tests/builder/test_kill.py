@@ -17,8 +17,9 @@ import pytest
 from builder.manifest import sha256
 from builder.store import MADE
 from builder.tools import Tools
-from tests.builder.smallworld import TOLD, Running, World
+from tests.builder.smallworld import TOLD, World
 from tests.builder.test_build import snapshot
+from tests.eventually import eventually
 
 PATIENCE = 30
 """Seconds; the machine is shared."""
@@ -27,13 +28,6 @@ PATIENCE = 30
 @pytest.fixture
 def world(tmp_path: Path, closure: Tools) -> World:
     return World(tmp_path, closure)
-
-
-def until(met: Callable[[], bool], running: Running) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not met():
-        assert time.monotonic() < deadline, running.said()
-        time.sleep(0.02)
 
 
 class Gate:
@@ -97,7 +91,7 @@ def is_running(pid: int) -> bool:
 def test_an_interrupt_while_fetching_leaves_nothing(number: int, world: World) -> None:
     gate = Gate(world)
     running = world.start("container", world.small)
-    until(gate.is_reached, running)
+    eventually(gate.is_reached, running.said)
     running.signal(number)
     time.sleep(1)  # the interrupt must be the first trouble; half a package is the second
     gate.open(b"half")
@@ -114,7 +108,7 @@ def test_an_interrupt_while_packing_ends_the_packer_and_keeps_what_was(
     world.output.mkdir(parents=True)
     (world.output / "root.img").write_text("of yesterday")
     running = world.start("image", "--definition", world.node)
-    until(lambda: stuck() > 0, running)
+    eventually(lambda: stuck() > 0, running.said)
     running.signal(number)
     assert running.wait(PATIENCE) == 130, running.said()
     assert not is_running(stuck())
@@ -128,7 +122,7 @@ def test_after_a_kill_the_output_is_as_it_was_and_the_next_build_clears_up(
     world.output.mkdir(parents=True)
     (world.output / "root.img").write_text("of yesterday")
     running = world.start("image", "--definition", world.node)
-    until(lambda: stuck() > 0, running)
+    eventually(lambda: stuck() > 0, running.said)
     running.signal(signal.SIGKILL)
     assert running.wait(PATIENCE) == -signal.SIGKILL
     os.kill(stuck(), signal.SIGKILL)
@@ -158,6 +152,7 @@ def test_killed_at_any_moment_the_next_build_is_right(world: World, seed: int) -
                     world.store / kind, ignore_errors=True
                 )  # there is none, if the last one was killed at once
         running = world.start("image", "--definition", world.node)
+        # A moment at random is what is tested here.
         time.sleep(chance.uniform(0, length if number % 3 == 0 else length / 2))
         running.signal(signal.SIGKILL)
         killed += running.wait(PATIENCE) == -signal.SIGKILL
@@ -178,9 +173,9 @@ def test_two_builds_into_one_output_take_turns(world: World) -> None:
     """The second waits, says so, and finds the work done."""
     gate = Gate(world)
     first = world.start("container", world.small)
-    until(gate.is_reached, first)
+    eventually(gate.is_reached, first.said)
     second = world.start("container", world.small)
-    until(lambda: "waiting for it" in second.said(), second)
+    eventually(lambda: "waiting for it" in second.said(), second.said)
     gate.open(gate.data)
     assert first.wait(PATIENCE) == 0, first.said()
     assert second.wait(PATIENCE) == 0, second.said()
@@ -192,9 +187,9 @@ def test_two_builds_into_one_output_take_turns(world: World) -> None:
 def test_a_waiting_build_goes_on_alone_when_the_first_fails(world: World) -> None:
     gate = Gate(world)
     first = world.start("container", world.small)
-    until(gate.is_reached, first)
+    eventually(gate.is_reached, first.said)
     second = world.start("container", world.small)
-    until(lambda: "waiting for it" in second.said(), second)
+    eventually(lambda: "waiting for it" in second.said(), second.said)
     (world.pool / "tool.deb").unlink()
     (world.pool / "tool.deb").write_bytes(gate.data)
     gate.open(b"half")

@@ -13,7 +13,8 @@ from builder.targets import container
 from builder.tools import Tools
 from tests.builder.smallworld import World
 from tests.builder.test_build import osbuild, snapshot
-from tests.builder.test_kill import PATIENCE, until
+from tests.builder.test_kill import PATIENCE
+from tests.eventually import eventually
 
 Out = pytest.CaptureFixture[str]
 
@@ -89,7 +90,7 @@ def test_a_parallel_build_keeps_what_it_is_reading(world: World) -> None:
     store = made(world)
     with cache.in_use(world.open_store()):  # as any build does while it runs
         running = world.start("container", world.small, "--no-cache")
-        until(lambda: "to replace what was damaged" in running.said(), running)
+        eventually(lambda: "to replace what was damaged" in running.said(), running.said)
         assert made(world) == store
         assert (world.output / "manifest.json").exists()
     assert running.wait(PATIENCE) == 0, running.said()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from builder.targets import TARGETS, ContainerTarget
 from builder.tools import Tools
-from tests.builder.smallworld import World
+from tests.builder.smallworld import ROOT, Running, World
 from tests.builder.test_build import snapshot
 from tests.builder.test_kill import PATIENCE
 
@@ -63,12 +64,15 @@ def hostile(folder: Path) -> Surroundings:
     )
 
 
+def definition_of(world: World, target: str) -> Path:
+    """The world's definition that this target is for."""
+    return world.small if isinstance(TARGETS[target], ContainerTarget) else world.node
+
+
 def build(world: World, target: str, around: Surroundings, *words: str) -> dict[str, str]:
-    """Build the container of ``world``, or its node for another ``target``; the hashes of all that came out."""
-    image = ["image", "--definition", world.node, "--target", target]
-    what = ["container", world.small] if isinstance(TARGETS[target], ContainerTarget) else image
+    """Build the container of ``world``, or its node for another ``target``, as a process of its own; the hashes of all that came out."""
     running = world.start(
-        *what,
+        *("image", "--definition", definition_of(world, target), "--target", target),
         *words,
         environment=around.environment,
         umask=around.umask,
@@ -77,6 +81,44 @@ def build(world: World, target: str, around: Surroundings, *words: str) -> dict[
     )
     assert running.wait(PATIENCE) == 0, running.said()
     return snapshot(world.output)
+
+
+BUILDS = """
+import json, os, shutil, sys
+import builder.build
+from builder.cli import main
+
+for task in json.loads(sys.argv[1]):
+    # As the arguments of a program are decoded, whatever the locale.
+    forgotten, output, kept, *words = [os.fsdecode(word.encode()) for word in task]
+    if forgotten:
+        shutil.rmtree(forgotten)
+    if (pid := os.fork()) == 0:
+        sys.argv[1:] = words
+        sys.exit(main())
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        sys.exit(code)
+    shutil.copytree(output, kept)
+"""
+"""Builds one after the other, each in a process of its own that has only loaded its code: that takes longer than to build a small world."""
+
+
+def builds(world: World, target: str, around: Surroundings, wanted: dict[str, list[str]]) -> dict[str, dict[str, str]]:
+    """The same for several builds in a row, by name, each with these further words. One that is not to find the steps of earlier ones says "half a store"."""
+    tasks = [
+        (
+            str(world.store / "steps") if name == "half a store" else "",
+            str(world.output),
+            str(world.root / "kept" / name),
+            *world.arguments("image", "--definition", definition_of(world, target), "--target", target, *words),
+        )
+        for name, words in wanted.items()
+    ]
+    argv = [*around.through, sys.executable, "-c", BUILDS, json.dumps(tasks)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **around.environment}
+    running = Running(argv, environment, around.umask, around.cwd)
+    assert running.wait(PATIENCE) == 0, running.said()
+    return {name: snapshot(world.root / "kept" / name) for name in wanted}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -93,10 +135,12 @@ def test_the_same_inputs_give_the_same_bytes(target: str, tmp_path: Path, closur
     around = hostile(tmp_path / "hostile")
 
     expected = build(here, target, Surroundings())
-    found = {"empty store": build(elsewhere, target, around)}
-    found["full store"] = build(elsewhere, target, around, "--force")
-    shutil.rmtree(elsewhere.store / "steps")
-    found["half a store"] = build(elsewhere, target, around, "--force", "--offline")
-    found["store not believed"] = build(elsewhere, target, around, "--no-cache")
+    wanted = {
+        "empty store": [],
+        "full store": ["--force"],
+        "half a store": ["--force", "--offline"],
+        "store not believed": ["--no-cache"],
+    }
+    found = builds(elsewhere, target, around, wanted)
     assert found == dict.fromkeys(found, expected)
     assert list((tmp_path / "hostile/tmp").iterdir()) == list((tmp_path / "hostile/home").iterdir()) == []

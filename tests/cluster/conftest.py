@@ -4,13 +4,14 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-GRACE_S = 3
+from tests.eventually import ended
+
+GRACE_S = 10
 """The kernel ends what is on a leash, but a moment after its parent."""
 STANDIN = Path(__file__).with_name("standin.py")
 STANDIN_SCRIPT = """\
@@ -32,9 +33,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.delenv("FLOTILLA_CLUSTER", raising=False)
     yield tmp_path
-    deadline = time.monotonic() + GRACE_S
-    while (left := processes_that_mention(str(runtime), str(tmp_path))) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    for pid in processes_that_mention(str(runtime), str(tmp_path)):
+        ended(pid, within_s=GRACE_S)
+    left = processes_that_mention(str(runtime), str(tmp_path))
     for pid in left:
         os.kill(pid, 9)
     shutil.rmtree(runtime)

@@ -5,14 +5,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.process import Process
 from tests.cluster.ordinary import USER, ordinarily, write_program
-from tests.cluster.tinyguest import free_ports
+from tests.eventually import eventually
+from tests.ports import free_ports
 
 CONFIG = """\
 Port {port}
@@ -58,11 +58,8 @@ def far_host() -> Iterator[FarHost]:
     log = home / "sshd.log"
     server = subprocess.Popen(ordinarily(home, "/usr/sbin/sshd", "-D", "-f", str(home / "sshd_config"), "-E", str(log)))
     try:
-        deadline = time.monotonic() + 20
-        while not (home / "sshd.pid").exists():
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"no ssh server: {log.read_text()}")
-            time.sleep(0.05)
+        eventually(lambda: (home / "sshd.pid").exists() or server.poll() is not None)
+        assert server.poll() is None, f"no ssh server: {log.read_text()}"
         yield host
     finally:
         server.terminate()

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import re
-import select
 import signal
 import socket
 import sys
@@ -48,10 +47,9 @@ def main() -> None:
     wire.connect(cluster["addr"]["path"])
     if "STANDIN_DEAF" not in os.environ:
         serve_ssh(int(port[1]))
-    while True:
-        select.select([wire], [], [])
-        if not wire.recv(65536):
-            time.sleep(0.1)
+    while wire.recv(65536):
+        pass
+    signal.pause()
 
 
 def monitor(path: str) -> None:
@@ -177,7 +175,7 @@ def execute(channel: paramiko.Channel, command: str) -> None:
         channel.sendall(f"Loaded {size} bytes\n".encode())
     elif command.startswith("sleep"):
         channel.sendall(b"still sleeping\n")
-        time.sleep(30)
+        time.sleep(30)  # longer than the caller waits
     elif command.startswith("fail"):
         channel.sendall_stderr(b"no such thing\n")
         rc = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +14,7 @@ from cluster import chaos, partition
 from cluster.chaos import MENU, Damage, Plan, Step, Storm, draw, has_majority
 from cluster.fault import Fault
 from terminal import Failure, UsageFailure
+from tests.eventually import WITHIN_S, eventually
 
 
 def overlapping(plan: Plan, at: float) -> list[Step]:
@@ -173,15 +173,14 @@ class TestStorm:
     def test_it_carries_out_the_plan_in_order(self) -> None:
         things = Things()
         with Storm(plan_of((0, 0.1, "kill"), (0.05, 0.3, "cut"), (0.1, 0.2, "pause")), things.apply) as storm:
-            assert storm.wait(5)
+            assert storm.wait(WITHIN_S)
         assert things.story == ["begin kill", "begin cut", "end kill", "begin pause", "end pause", "end cut"]
         assert not things.broken
 
     def test_an_early_end_heals(self) -> None:
         things = Things()
         with Storm(plan_of((0, 600, "kill"), (0, 600, "cut"), (300, 600, "pause")), things.apply) as storm:
-            while len(things.story) < 2:
-                time.sleep(0.001)
+            eventually(lambda: len(things.story) == 2)
             assert not storm.wait(0)
         assert things.story == ["begin kill", "begin cut", "end cut", "end kill"]
 
@@ -189,8 +188,7 @@ class TestStorm:
         things = Things()
         with pytest.raises(AssertionError, match="mine"), Storm(plan_of((0, 600, "kill")), things.apply) as storm:
             storm.troubles.append(Failure("not this"))
-            while not things.story:
-                time.sleep(0.001)
+            eventually(lambda: things.story)
             raise AssertionError("mine")
         assert not things.broken
 
@@ -199,7 +197,7 @@ class TestStorm:
             raise Failure(f"node-1 is off, {step.kind}")
 
         with pytest.raises(Failure, match="node-1 is off"), Storm(plan_of((0, 0.1, "pause")), apply) as storm:
-            storm.wait(5)
+            storm.wait(WITHIN_S)
 
     def test_healing_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(chaos, "HEAL_PAUSE_S", 0.0)
@@ -214,7 +212,7 @@ class TestStorm:
 
         things.heal = heal
         with Storm(plan_of((0, 0.01, "kill")), things.apply) as storm:
-            assert storm.wait(5)
+            assert storm.wait(WITHIN_S)
         assert not things.broken
 
     def test_no_thread_stays(self) -> None:

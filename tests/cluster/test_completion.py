@@ -25,7 +25,7 @@ def offered(path: Path, function: str, *words: str) -> set[str]:
     """What bash offers for the last one of ``words``."""
     code = 'source "$1"; shift; function=$1; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); $function; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(
-        ["bash", "-c", code, "-", path, function, *words], capture_output=True, text=True, check=True, timeout=20
+        ["bash", "-c", code, "-", path, function, *words], capture_output=True, text=True, check=True, timeout=60
     )
     return set(done.stdout.split())
 
@@ -41,7 +41,7 @@ def shown_by_zsh(folder: Path, home: Path, line: str, *words: str) -> str:
     os.close(its)
 
     def said(*awaited: str) -> str:
-        text, end = "", time.monotonic() + 20
+        text, end = "", time.monotonic() + 60
         while not all(word in text for word in awaited):
             assert time.monotonic() < end, text
             if select.select([ours], [], [], 0.1)[0]:
@@ -67,10 +67,10 @@ def test_every_command_of_ours_has_scripts_that_its_shell_can_read(
 ) -> None:
     path = tmp_path / "completion"
     path.write_text(script("bash", command, capsys))
-    subprocess.run(["bash", "-n", path], check=True, timeout=20)
+    subprocess.run(["bash", "-n", path], check=True, timeout=60)
     path.write_text(script("zsh", command, capsys))
     assert path.read_text().startswith(f"#compdef {command}\n")
-    subprocess.run(["zsh", "-n", path], check=True, timeout=20)
+    subprocess.run(["zsh", "-n", path], check=True, timeout=60)
 
 
 def test_verbs_nodes_and_clusters_are_offered(

@@ -25,6 +25,7 @@ from cluster import attendance, console, root
 from cluster.cli.console import merged
 from cluster.shell import Shell
 from terminal import Failure
+from tests.eventually import ended, eventually
 from tests.guest.hypervisor import Hypervisor, hypervisor
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,7 @@ class Desk:
 
     async def _work(self) -> None:
         self._end = asyncio.Event()
+        self._served: set[asyncio.Task[None] | None] = set()
         async with hypervisor(self._folder) as self.guest:
             self.shell = Shell(self.guest.socket, "node-1", lambda _: None)
             await self.shell.open()
@@ -53,9 +55,10 @@ class Desk:
             await self._end.wait()
             server.close()
             await self.shell.close()
-            await asyncio.sleep(0.1)  # those who were served notice
+            await asyncio.gather(*self._served)  # they notice
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._served.add(asyncio.current_task())
         try:
             try:
                 await attendance.attend(self.shell, json.loads(await reader.readline()), reader, writer)
@@ -150,11 +153,7 @@ def test_ctrl_bracket_leaves_and_ends_what_was_left(desk: Desk, tmp_path: Path) 
     person.sees(b"there")
     person.types(b"x\x1dy")
     assert person.ends() == 0
-    pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + SOON_S
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert ended(int((tmp_path / "pid").read_text()))
 
 
 def test_a_reset_node_ends_the_session_with_a_word(desk: Desk) -> None:
@@ -186,7 +185,7 @@ def test_what_a_test_asks_for(desk: Desk, tmp_path: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(Failure, match=r"'echo s; sleep 60' did not end within 1 s; the last it said: s"):
         root.run(desk.control, 1, "echo s; sleep 60", 1.0)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
     with pytest.raises(Failure, match="the command is longer than"):
         root.run(desk.control, 1, "x" * 100_000, 5)
 
@@ -194,14 +193,8 @@ def test_what_a_test_asks_for(desk: Desk, tmp_path: Path) -> None:
 def test_who_hangs_up_ends_the_command(desk: Desk, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     with root.Line(desk.control, {"do": "root", "node": 1, "command": f"echo $$ > {pid}; sleep 1000"}):
-        deadline = time.monotonic() + SOON_S
-        while not pid.exists() or not pid.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    state = Path(f"/proc/{pid.read_text().strip()}/stat")
-    while state.exists() and state.read_text().split()[2] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        eventually(lambda: pid.exists() and pid.read_text().endswith("\n"))
+    assert ended(int(pid.read_text()))
 
 
 def test_a_watch_outlives_a_reset_and_begins_anew(desk: Desk, tmp_path: Path) -> None:

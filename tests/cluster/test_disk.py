@@ -12,7 +12,8 @@ from cluster.disk import Errors, Slow
 from cluster.diskchain import chain
 from cluster.node import Node
 from terminal import Failure, UsageFailure
-from tests.cluster.tinyguest import USES_DISK, console, eventually, tiny_cluster
+from tests.cluster.tinyguest import USES_DISK, console, tiny_cluster
+from tests.eventually import eventually
 
 
 @pytest.fixture
@@ -27,20 +28,34 @@ def node(cluster: Cluster) -> Node:
     """That node, at work."""
     node = cluster.nodes[0]
     node.start()
-    assert eventually(lambda: told(node) >= set("wr"))
+    eventually(lambda: set(console(node).decode(errors="replace")) >= set("wr"))
     return node
 
 
-def told(node: Node, seconds: float = 0.5) -> set[str]:
-    """What became of the guest's requests during the next moment: w, r: done, W, R: failed."""
+def told(node: Node, count: int = 8) -> set[str]:
+    """What becomes of the guest's next ``count`` requests: w, r: done, W, R: failed."""
+    before = len(console(node))
+    eventually(lambda: len(console(node)) >= before + count)
+    return set(console(node)[before:].decode(errors="replace")) & set("wrWR")
+
+
+def is_silent(node: Node, seconds: float) -> bool:
+    """Whether none of the guest's requests ends for so long."""
     before = len(console(node))
     time.sleep(seconds)
-    return set(console(node)[before:].decode(errors="replace")) & set("wrWR")
+    return len(console(node)) == before
+
+
+def requests_a_second(node: Node, count: int) -> float:
+    """How many the guest does, while it does ``count``."""
+    before, begin = len(console(node)), time.monotonic()
+    eventually(lambda: len(console(node)) >= before + count)
+    return (len(console(node)) - before) / (time.monotonic() - begin)
 
 
 def becomes(node: Node, outcomes: str) -> bool:
     """Whether ``outcomes`` are soon all that there are: what was under way when something changed may end either way."""
-    return eventually(lambda: told(node, 0.2) == set(outcomes))
+    return eventually(lambda: told(node) == set(outcomes))
 
 
 def test_writes_fail_until_they_are_healed_and_reads_do_not(node: Node) -> None:
@@ -57,25 +72,21 @@ def test_writes_fail_until_they_are_healed_and_reads_do_not(node: Node) -> None:
 
 def test_a_full_disk_of_this_computer_stops_the_node_until_there_is_room(node: Node) -> None:
     fault = node.disk.errors(kind="enospc")
-    assert eventually(lambda: not told(node, 0.2))
-    assert not told(node, 1)
+    assert eventually(lambda: is_silent(node, 0.2))
+    assert is_silent(node, 1)
     fault.heal()
     assert becomes(node, "wr")
     assert "W" not in console(node).decode(errors="replace")
 
 
 def test_a_slow_disk_does_so_many_requests_a_second(node: Node) -> None:
-    before = len(console(node))
-    time.sleep(1)
-    fast = len(console(node)) - before
+    fast = requests_a_second(node, 200)
     with node.disk.slow(iops=20):
-        time.sleep(0.5)  # a burst of a tenth of a second's worth is let through
-        before, begin = len(console(node)), time.monotonic()
-        time.sleep(2)
-        slow = (len(console(node)) - before) / (time.monotonic() - begin)
+        told(node)  # what was under way, and a burst of a tenth of a second's worth, are let through
+        slow = requests_a_second(node, 40)
     assert 10 <= slow <= 30
     assert fast > 100
-    assert eventually(lambda: len(told(node, 0.2)) == 2)
+    assert becomes(node, "wr")
 
 
 def test_faults_of_a_disk_add_up_and_are_healed_one_by_one(cluster: Cluster, node: Node) -> None:

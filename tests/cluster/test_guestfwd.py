@@ -20,6 +20,7 @@ import pytest
 from cluster import description, qemu
 from cluster.libvirt_connection import emulator
 from cluster.machine import DISCOVERY_PORT, HOST_ADDRESS, Machine, argv
+from tests.ports import free_ports
 
 GUEST_MAC = bytes.fromhex("5254004d0001")
 GUEST_IP = socket.inet_aton("10.0.2.15")
@@ -139,7 +140,7 @@ def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Itera
         net_socket=tmp_path,
         qmp_socket=tmp_path,
         shell_socket=tmp_path,
-        ssh_port=free_port(),
+        ssh_port=free_ports(1)[0],
         forward=(sys.executable, "-I", "-S", str(forward), "127.0.0.1", str(service)),
     )
     program = qemu.find({"PATH": os.environ["PATH"]}).path
@@ -178,11 +179,6 @@ def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Itera
                     yield Guest(line)
             finally:
                 process.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def test_a_guest_reaches_the_discovery_service(guest: Guest) -> None:

@@ -21,7 +21,8 @@ from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.farhost import FarHost, far_host
 from tests.cluster.ordinary import ordinary_program, write_program
-from tests.cluster.tinyguest import GREETING, GREETS, end_supervisor, eventually, tiny_cluster
+from tests.cluster.tinyguest import GREETING, GREETS, end_supervisor, tiny_cluster
+from tests.eventually import eventually
 
 HELLO = GREETING.decode().strip()
 OBEYS_ITS_BUTTON = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")
@@ -227,13 +228,13 @@ def test_what_is_sent_elsewhere_is_sent_once_and_disks_stay(far_cluster: Cluster
 def test_ports_of_machines_elsewhere_are_here(far_cluster: Cluster) -> None:
     node = far_cluster.nodes[1]
     node.start()
-    with socket.create_connection(("127.0.0.1", node.ssh_port), timeout=10) as line:
+    with socket.create_connection(("127.0.0.1", node.ssh_port), timeout=30) as line:
         line.settimeout(0.5)
         with pytest.raises(TimeoutError):  # QEMU holds the connection; there is no ssh server in a few instructions
             line.recv(1)
     node.kill()
     node.start()  # at another port there
-    socket.create_connection(("127.0.0.1", node.ssh_port), timeout=10).close()
+    socket.create_connection(("127.0.0.1", node.ssh_port), timeout=30).close()
 
 
 def test_kill_9_of_the_supervisor_takes_machines_elsewhere(far_cluster: Cluster, far: FarHost) -> None:

@@ -21,7 +21,7 @@ from cluster.net import Net
 from cluster.ports import choose
 from cluster.segment import Segment
 from terminal import Failure, UsageFailure
-from tests.cluster.tinyguest import eventually
+from tests.eventually import eventually
 
 BROADCAST = b"\xff" * 6
 SIZE = 5

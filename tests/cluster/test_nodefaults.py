@@ -15,6 +15,7 @@ from cluster.layout import Layout
 from cluster.nodefaults import FILL, NodeFaults
 from cluster.ssh import RunResult
 from terminal import Failure
+from tests.eventually import eventually_async
 
 
 @dataclass
@@ -78,8 +79,7 @@ def test_steps_of_a_clock_add_up_and_are_healed_one_by_one(world: World) -> None
 def test_a_strobe_is_to_and_fro_and_ends_right_by_itself(world: World) -> None:
     async def story() -> None:
         await world.do("skew", "strobe", seconds=200, period_s=0.05, duration_s=1)
-        while world.book.faults():
-            await asyncio.sleep(0.02)
+        await eventually_async(lambda: not world.book.faults())
 
     asyncio.run(story())
     assert world.shell.offsets[:4] == [200, 0, 200, 0]
@@ -90,10 +90,10 @@ def test_a_strobe_is_to_and_fro_and_ends_right_by_itself(world: World) -> None:
 def test_a_strobe_that_is_healed_stops(world: World) -> None:
     async def story() -> None:
         number = await world.do("skew", "strobe", seconds=200, period_s=0.05, duration_s=60)
-        await asyncio.sleep(0.12)
+        await eventually_async(lambda: len(world.shell.offsets) >= 3)
         await world.book.heal(number)
         count = len(world.shell.offsets)
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.15)  # three periods, of which none comes
         assert len(world.shell.offsets) == count
         assert world.shell.offsets[-1] == 0
 

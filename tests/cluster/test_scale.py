@@ -18,7 +18,8 @@ from cluster.membership import Member
 from cluster.up import Options, up
 from terminal import Failure, Phases, UsageFailure
 from tests.cluster.conftest import processes_that_mention
-from tests.cluster.test_sweep import CLUSTER, begin, run
+from tests.cluster.test_sweep import CLUSTER, begin, next_command
+from tests.eventually import eventually
 
 QUIET = Phases(quiet=True)
 
@@ -137,15 +138,16 @@ def test_an_add_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
     for moment in [dice.uniform(0.3, 3) for _ in range(4)]:
         size = len(Cluster.open().nodes)
         with begin(CLUSTER, "add") as process:
-            time.sleep(moment)
+            time.sleep(moment)  # any moment: that is what is tested
             process.send_signal(signal.SIGKILL)
-        run(CLUSTER, "list")
+        next_command()
         now = Cluster.open()
         assert len(now.nodes) in (size, size + 1)
         assert now.strays == []
         live = now.ask("status")["nodes"]
         assert [node["node"] for node in live if node["state"] == "running"] == list(now.description.numbers)
-        assert len(processes_that_mention(f"{now.layout.runtime}/net-")) == len(now.nodes)
+        machines = f"{now.layout.runtime}/net-"
+        assert eventually(lambda: len(processes_that_mention(machines)) == len(now.nodes))  # noqa: B023 - called at once
     assert scale.add("default", 1, QUIET)  # forgets what etcd was told of nodes that never came
     known = set(names(etcd)) | {"node-1"}
     assert known <= {node.name for node in Cluster.open().nodes}

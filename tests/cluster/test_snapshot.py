@@ -19,7 +19,9 @@ from cluster.layout import Layout
 from cluster.process import Process
 from cluster.restore import restore, take
 from terminal import Failure, Phases, UsageFailure
-from tests.cluster.tinyguest import GREETING, eventually, free_ports, tiny_cluster
+from tests.cluster.tinyguest import GREETING, tiny_cluster
+from tests.eventually import eventually
+from tests.ports import free_ports
 
 BLOCK = 4096
 

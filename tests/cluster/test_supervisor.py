@@ -19,7 +19,8 @@ from cluster.cluster import Cluster, changing, end_processes, processes
 from cluster.layout import Layout
 from cluster.process import Process
 from terminal import Failure
-from tests.cluster.tinyguest import GREETING, end_supervisor, eventually, tiny_cluster
+from tests.cluster.tinyguest import GREETING, end_supervisor, tiny_cluster
+from tests.eventually import eventually
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_hung_supervisor_is_ended_all_the_same(cluster: Cluster) -> None:
         process.end(grace_s=0.2)
     end_processes(cluster.layout)
     assert not any(process.alive for process in recorded)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 20
 
 
 def test_a_full_disk_keeps_nobody_from_switching_nodes_on_and_off(cluster: Cluster) -> None:
@@ -131,7 +132,7 @@ def test_a_second_supervisor_does_not_start(cluster: Cluster) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     assert done.returncode == 1
     assert "another supervisor runs this cluster" in done.stdout

@@ -1,5 +1,6 @@
 """Nothing is left behind: commands and supervisors are killed at random moments, and the next command cleans up by itself."""
 
+import io
 import os
 import random
 import shutil
@@ -7,19 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from cluster import snapshot, sweep
+from cluster.cli import main, main_up
 from cluster.cluster import Cluster, changing, processes
 from cluster.layout import Layout, clusters_root
-from cluster.process import Process
 from cluster.restore import take
 from terminal import Phases
+from tests.cluster.commands import call
 from tests.cluster.conftest import processes_that_mention
-from tests.cluster.tinyguest import eventually, tiny_cluster
+from tests.cluster.tinyguest import tiny_cluster
+from tests.eventually import WITHIN_S, ended
 
 UP = "import sys; from cluster.cli import main_up; sys.exit(main_up())"
 CLUSTER = "import sys; from cluster.cli import main; sys.exit(main())"
@@ -27,42 +31,59 @@ MOMENTS = 5
 """How many moments each of the seeded tests chooses."""
 
 
-def begin(code: str, *argv: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def begin(
+    code: str, *argv: str, stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """Start one of our commands as a process group of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "STANDIN_NODES": "2"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *argv],
         env=environment,
         stdout=stdout,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         start_new_session=True,
     )
 
 
-def run(code: str, *argv: str) -> str:
+def run(entry: Callable[[], int], *argv: str) -> str:
     """Run one of our commands to its end, which must be a good one; returns what it said."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "STANDIN_NODES": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STANDIN_NODES", "2")
+        code = call(entry, *argv)
+    assert code == 0, said.getvalue()
+    return said.getvalue()
+
+
+def next_command() -> str:
+    """``cluster list``, a process of its own, as somebody types it who has just killed another; returns what it said."""
+    with begin(CLUSTER, "list", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        said, _ = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 0, said.decode()
+    return said.decode()
+
+
+def all_end(*texts: str) -> bool:
+    """Whether the processes with one of ``texts`` in their arguments end, as what is on a leash does a moment after its parent."""
+    for pid in processes_that_mention(*texts):
+        ended(pid)
+    return not processes_that_mention(*texts)
 
 
 def nothing_is_left() -> bool:
     sockets = Path(os.environ["XDG_RUNTIME_DIR"], "flotilla")
     files = list(clusters_root().iterdir()) if clusters_root().exists() else []
-    ours = processes_that_mention(str(sockets), str(clusters_root()))
-    return not files and not sockets.exists() and not ours
+    return not files and not sockets.exists() and all_end(str(sockets), str(clusters_root()))
 
 
 @pytest.fixture
 def seconds_of_up(standin: Path, image: Path) -> float:
-    """How long it takes to bring two stand-ins up, just now and here."""
+    """How long it takes to bring two stand-ins up, just now and here, with a process of its own."""
     start = time.monotonic()
-    run(UP, "2", "--image", str(image))
+    with begin(UP, "2", "--image", str(image)) as process:
+        assert process.wait(WITHIN_S) == 0
     took = time.monotonic() - start
-    run(CLUSTER, "down")
+    run(main, "down")
     return took
 
 
@@ -73,12 +94,12 @@ def test_up_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
     finished = 0
     for moment in [dice.uniform(0, seconds_of_up) for _ in range(MOMENTS)]:
         with begin(UP, "2", "--image", str(image)) as process:
-            time.sleep(moment)
+            time.sleep(moment)  # any moment: that is what is tested
             process.kill()
-        said = run(CLUSTER, "list")
+        said = next_command()
         if "default  running" in said:  # it was through already
             finished += 1
-            run(CLUSTER, "down")
+            run(main, "down")
         assert nothing_is_left(), f"after {moment:.2f} s"
     assert finished < MOMENTS
 
@@ -87,11 +108,11 @@ def test_ctrl_c_at_any_moment_of_up_leaves_nothing_to_clean_up(seconds_of_up: fl
     dice = random.Random(seed)
     for moment in [dice.uniform(0.5, seconds_of_up) for _ in range(MOMENTS)]:
         with begin(UP, "2", "--image", str(image)) as process:
-            time.sleep(moment)
+            time.sleep(moment)  # any moment: that is what is tested
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all that are in the foreground
-            code = process.wait(60)
+            code = process.wait(WITHIN_S)
         if code == 0:  # it was through already
-            run(CLUSTER, "down")
+            run(main, "down")
         assert nothing_is_left(), f"after {moment:.2f} s, exit code {code}"
 
 
@@ -100,8 +121,8 @@ def test_ctrl_c_comes_too_late_for_a_cluster_that_is_up(standin: Path, image: Pa
         assert process.stdout is not None
         assert b"is up: 2 nodes" in process.stdout.readline()
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 0
-    run(CLUSTER, "down")
+        assert process.wait(WITHIN_S) == 0
+    run(main, "down")
 
 
 def test_a_supervisor_that_is_killed_at_any_moment_takes_all_with_it(
@@ -109,16 +130,16 @@ def test_a_supervisor_that_is_killed_at_any_moment_takes_all_with_it(
 ) -> None:
     dice = random.Random(seed)
     for moment in [dice.uniform(0, 1.0) for _ in range(MOMENTS // 2)]:
-        run(UP, "2", "--image", str(image))
+        run(main_up, "2", "--image", str(image))
         supervisor, *machines = processes(Cluster.open().layout)
-        time.sleep(moment)
+        time.sleep(moment)  # any moment: that is what is tested
         os.kill(supervisor.pid, signal.SIGKILL)
-        assert eventually(lambda: not any(machine.alive for machine in machines))  # noqa: B023 - called at once
-        assert "cleaned up sockets of a supervisor that was killed: default" in run(CLUSTER, "list")
-        assert not processes_that_mention(os.environ["XDG_RUNTIME_DIR"])
+        assert ended(*(machine.pid for machine in machines))
+        assert "cleaned up sockets of a supervisor that was killed: default" in next_command()
+        assert all_end(os.environ["XDG_RUNTIME_DIR"])
         assert not Path(os.environ["XDG_RUNTIME_DIR"], "flotilla").exists()
         assert Cluster.open().nodes[0].folder.exists()  # the disks are kept: it may be started again
-        run(CLUSTER, "down")
+        run(main, "down")
         assert nothing_is_left()
 
 
@@ -127,14 +148,14 @@ def test_down_that_is_killed_at_any_moment_is_finished_by_the_next_command(
 ) -> None:
     dice = random.Random(seed)
     for moment in [dice.uniform(0.2, 1.5) for _ in range(MOMENTS // 2)]:
-        run(UP, "2", "--image", str(image))
+        run(main_up, "2", "--image", str(image))
         with begin(CLUSTER, "down") as process:
-            time.sleep(moment)
+            time.sleep(moment)  # any moment: that is what is tested
             process.kill()
-        run(CLUSTER, "list")
+        next_command()
         if Layout.of("default").state.exists():  # nothing was removed yet: it is a whole cluster, and stopped at most
             assert Cluster.open().nodes[1].folder.joinpath("state.img").exists()
-            run(CLUSTER, "down")
+            run(main, "down")
         assert nothing_is_left(), f"after {moment:.2f} s"
 
 
@@ -181,9 +202,9 @@ def tiny(image: Path) -> Iterator[Cluster]:
 def test_real_machines_end_with_their_supervisor_and_the_next_command_cleans_up(tiny: Cluster) -> None:
     supervisor, *machines = processes(tiny.layout)
     os.kill(supervisor.pid, signal.SIGKILL)
-    assert eventually(lambda: all(Process.of(machine.pid) != machine for machine in machines))
+    assert ended(*(machine.pid for machine in machines))
     assert tiny.layout.control.exists()
-    assert "cleaned up sockets of a supervisor that was killed: tiny" in run(CLUSTER, "list")
+    assert "cleaned up sockets of a supervisor that was killed: tiny" in next_command()
     assert not tiny.layout.runtime.exists()
     assert processes(tiny.layout) == []
 
@@ -201,14 +222,14 @@ def test_restore_that_is_killed_at_any_moment_is_cleaned_up_and_the_snapshot_sta
     dice = random.Random(seed)
     for after_s in [dice.uniform(0.5, 6) for _ in range(MOMENTS)]:
         with begin(CLUSTER, "restore", "moment", "--name", "copy") as process:
-            time.sleep(after_s)
+            time.sleep(after_s)  # any moment: that is what is tested
             assert process.poll() is None  # it waits for a health that does not come
             process.kill()
-        run(CLUSTER, "list")
+        next_command()
         copy = Layout.of("copy")
         assert not copy.state.exists(), f"after {after_s:.2f} s"
         assert not copy.runtime.exists()
         assert not copy.lock.exists()
-        assert not processes_that_mention(str(copy.state), str(copy.runtime))
+        assert all_end(str(copy.state), str(copy.runtime))
     assert tiny.is_running
     assert snapshot.tags() == ["moment"]

@@ -15,6 +15,7 @@ from cluster.framing import FRAME_BYTES_MAX
 from cluster.impairment import HOST, Faults, Impairment, both_ways
 from cluster.switch import LATE_QUEUE_BYTES_MAX, PATIENCE_S, QUEUE_BYTES_MAX, Switch
 from tests.cluster.test_forwarding import BROADCAST, mac
+from tests.eventually import eventually_async as eventually
 
 
 def frame(target: bytes, source: bytes, payload: bytes = b"hello") -> bytes:
@@ -47,11 +48,6 @@ class Guest:
         return False
 
 
-async def eventually(what: Callable[[], bool]) -> None:
-    while not what():
-        await asyncio.sleep(0.002)
-
-
 Story = Callable[[Switch, dict[int, Guest]], Awaitable[None]]
 
 
@@ -65,13 +61,12 @@ def play(
         switch = Switch(sockets, faults if prepare is None else None)
         await switch.start()
         guests = {node: await Guest.plug_in(path) for node, path in sockets.items()}
-        while len(switch.connected()) < nodes:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(switch.connected()) == nodes)
         try:
             if prepare is not None:
                 await prepare(switch, guests)
                 switch.faults = faults or Faults()
-            await asyncio.wait_for(story(switch, guests), 20)
+            await asyncio.wait_for(story(switch, guests), 60)
         finally:
             await switch.stop()
             for guest in guests.values():
@@ -168,7 +163,7 @@ def test_a_slow_reader_holds_its_sender_back_and_loses_nothing(tmp_path: Path) -
         for number in range(frames):
             assert (await guests[2].receive())[14:18] == number.to_bytes(4, "big")
             if number % 1000 == 0:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # it is slow
         await sender
         assert switch.counters[2].dropped_full == 0
 
@@ -190,7 +185,7 @@ def test_a_reader_that_takes_a_little_at_a_time_is_slow_not_paused(tmp_path: Pat
         left = frames * (4 + len(one))
         while left:
             left -= len(await guests[2].reader.read(1 << 14))
-            await asyncio.sleep(PATIENCE_S / 20)
+            await asyncio.sleep(PATIENCE_S / 20)  # it is slow
         await sender
         assert switch.counters[2].dropped_full == 0
 
@@ -203,8 +198,7 @@ def test_a_paused_node_does_not_stall_the_others(tmp_path: Path) -> None:
     async def story(switch: Switch, guests: dict[int, Guest]) -> None:
         await guests[2].send(frame(BROADCAST, mac(2)))
         await guests[3].send(frame(BROADCAST, mac(3)))
-        while len(switch.table.addresses()) < 2:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(switch.table.addresses()) == 2)
         guests[2].writer.transport.pause_reading()  # type: ignore[attr-defined]
         for _ in range(6000):
             await guests[1].send(frame(mac(2), mac(1), b"x" * 1480))
@@ -268,7 +262,7 @@ def test_a_delayed_pair_is_late_and_holds_no_other_back(tmp_path: Path) -> None:
         assert switch.counters[2].frames_out == 0
         for number in range(20):
             assert await guests[2].receive() == frame(mac(2), mac(1), bytes([number]))
-        assert 1 <= time.monotonic() - begin < 5
+        assert 1 <= time.monotonic() - begin < 15
         assert switch.counters[2].dropped_overflow == 0
 
     play(tmp_path, story, prepare=learn, faults=degraded(delay_s=1))

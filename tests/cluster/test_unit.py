@@ -77,7 +77,7 @@ class TestWaitActive:
         begin = time.monotonic()
         with pytest.raises(UnitFailed, match=why) as caught:
             web(*answers).wait_active(within=60)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         assert JOURNAL in str(caught.value)
         assert "restarted 3 times" in str(caught.value)
         assert caught.value.where == "node-1"

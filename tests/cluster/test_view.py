@@ -42,7 +42,7 @@ def test_the_configuration_serves_the_real_ssh_client(
             [ssh, "-F", path, "-o", "BatchMode=yes", host, "fleetctl list-machines"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             env=environment,
         )
         assert done.stdout.startswith("machine1\t10.77.0.11"), done.stderr
@@ -82,7 +82,7 @@ def test_a_watched_status_tells_changes_line_by_line_where_there_is_no_terminal(
         assert process.stdout.readline().endswith("node-1 is paused\n")
         assert process.stdout.readline().endswith("fault 1: pause node-1\n")
         process.send_signal(2)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert call(main_down) == 0
 
 
@@ -96,7 +96,7 @@ def test_a_timeline_is_followed(cluster: Cluster, capsys: pytest.CaptureFixture[
         cluster.ask("mark", text="here it begins")
         assert process.stdout.readline().endswith("mark   here it begins\n")
         process.send_signal(2)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     capsys.readouterr()
     assert call(main, "timeline", "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

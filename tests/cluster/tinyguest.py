@@ -2,10 +2,8 @@
 
 import os
 import signal
-import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ from cluster.cluster import Cluster, processes
 from cluster.description import Description
 from cluster.layout import Layout
 from cluster.node import Node
+from tests.eventually import ended
+from tests.ports import free_ports
 
 GREETING = b"hello from a few instructions\n"
 GREETS = bytes.fromhex("baf803 be9200 2eac 84c0 7403 ee ebf7 f4 ebfd")  # dx = port, si = text; out until zero; halt
@@ -40,15 +40,6 @@ def tiny_kernel(code: bytes = GREETS) -> bytes:
     return bytes(setup) + bytes(4096)
 
 
-def eventually(what: Callable[[], bool], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def console(node: Node) -> bytes:
     """All that its guest has said."""
     return (node.folder / "console.log").read_bytes()
@@ -61,14 +52,7 @@ def end_supervisor(cluster: Cluster, number: signal.Signals) -> None:
     recorded = processes(cluster.layout)
     assert len(recorded) == 3
     os.kill(recorded[0].pid, number)
-    assert eventually(lambda: not any(process.alive for process in recorded))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that the kernel gives away just now: who else tests on this computer is given others."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(probe.getsockname()[1]) for probe in probes]
+    assert ended(*(process.pid for process in recorded))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import ipaddress
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from etcd import Client, Compacted, Compare, EtcdError, LeaseNotFound, Op, Tls, Unavailable
 from etcd.wire import prefix_end
+from tests.eventually import eventually
+from tests.ports import free_ports
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -117,9 +118,7 @@ def connect() -> Iterator[Callable[..., Client]]:
 @pytest.fixture
 def dead() -> str:
     """An endpoint where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_ports(1)[0]}"
 
 
 Make = Callable[[Answer], Impostor]
@@ -133,11 +132,11 @@ def test_a_dead_endpoint_is_passed_over_by_writes_too_and_then_left_aside(
     impostor: Make, connect: Connect, dead: str
 ) -> None:
     alive = impostor(says(PUT))
-    client = connect(dead, alive.endpoint)
+    client = connect(dead, alive.endpoint, timeout=20.0)
     assert client.put("a", b"") == 7
     before = time.monotonic()
     assert client.put("a", b"") == 7
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 10
     assert alive.paths == ["/v3/kv/put"] * 2
 
 
@@ -170,8 +169,8 @@ def test_a_mute_endpoint_costs_one_timeout(impostor: Make, connect: Connect) -> 
     free = threading.Event()
     mute, good = impostor(lambda handler: free.wait(60) and None), impostor(says(PUT))
     before = time.monotonic()
-    assert connect(mute.endpoint, good.endpoint, timeout=0.2).get("a") is None
-    assert time.monotonic() - before < 5
+    assert connect(mute.endpoint, good.endpoint, timeout=0.5).get("a") is None
+    assert time.monotonic() - before < 10
     assert len(mute.paths) == 1
     free.set()
 
@@ -304,11 +303,11 @@ def test_an_idle_watch_outlives_the_request_timeout(impostor: Make, connect: Con
     event = {"result": {"events": [{"kv": {"key": "YQ==", "mod_revision": "9"}}]}}
 
     def late(handler: BaseHTTPRequestHandler) -> None:
-        streams(CREATED, then=lambda: time.sleep(3))(handler)
+        streams(CREATED, then=lambda: time.sleep(1.5))(handler)  # longer than a request may take
         data = json.dumps(event).encode() + b"\n"
         handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
-    watch = connect(impostor(late).endpoint, timeout=1.5).watch("a")
+    watch = connect(impostor(late).endpoint, timeout=1.0).watch("a")
     assert next(watch).revision == 9
     watch.close()
 
@@ -402,10 +401,7 @@ def test_mutual_tls(make_etcd: Callable[[str], Any], tmp_path: Path) -> None:
         "--client-cert-auth",
     )
     client = Client([server.endpoint], tls=tls)
-    deadline = time.monotonic() + 20
-    while not client.health():
-        assert time.monotonic() < deadline, server.log()
-        time.sleep(0.05)
+    eventually(client.health, server.log)
     start = client.put("a", b"1")
     watch = client.watch("a", start)
     assert next(watch).events[0].kv.value == b"1"

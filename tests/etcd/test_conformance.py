@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from etcd import Client, Compacted, Compare, Etcd, EtcdError, Event, LeaseNotFound, Op, Watch
 from etcd.fake import FakeEtcd
+from tests.eventually import WITHIN_S, eventually, is_blocked
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.etcd)])
@@ -38,21 +39,24 @@ def let_pass(etcd: Etcd, seconds: float) -> None:
     if isinstance(etcd, FakeEtcd):
         etcd.advance(seconds)
     else:
-        time.sleep(seconds)
+        time.sleep(seconds)  # a lease is about time
 
 
 def until(etcd: Etcd, condition: Callable[[], bool]) -> None:
     """Let time pass until ``condition``; real leases end up to a second late."""
+    if not isinstance(etcd, FakeEtcd):
+        eventually(condition)
+        return
     for _ in range(100):
         if condition():
             return
-        let_pass(etcd, 0.1)
+        etcd.advance(0.1)
     pytest.fail("it never became true")
 
 
 def take(watch: Watch, count: int) -> list[Event]:
-    """The next ``count`` events; fails the test after 5 s."""
-    guard = threading.Timer(5, watch.close)
+    """The next ``count`` events; fails the test if they do not come."""
+    guard = threading.Timer(WITHIN_S, watch.close)
     guard.start()
     events: list[Event] = []
     while len(events) < count:
@@ -366,9 +370,9 @@ def test_close_frees_a_blocked_reader(etcd: Etcd, p: str) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    time.sleep(0.1)
+    eventually(lambda: is_blocked(reader))
     watch.close()
-    assert ended.wait(10)
+    assert ended.wait(WITHIN_S)
     reader.join()
     watch.close()
     assert next(watch, None) is None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fleet.systemd import SystemdManager, unit_path
 from fleet.work import SystemdError, SystemdState
+from tests.eventually import WITHIN_S, eventually, is_blocked
 from tests.fleet.systembus import SystemBus
 
 
@@ -31,13 +31,6 @@ def changes() -> queue.SimpleQueue[list[str]]:
 @pytest.fixture
 def systemd(bus: SystemBus, changes: queue.SimpleQueue[list[str]]) -> SystemdManager:
     return SystemdManager(lambda units: changes.put(list(units)))
-
-
-def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +67,11 @@ def test_a_stop_waits_for_its_job(bus: SystemBus, systemd: SystemdManager) -> No
     bus.finish_jobs = False
     stopping = threading.Thread(target=systemd.stop, args=("x.service",))
     stopping.start()
-    until(lambda: bus.called("StopUnit"))
+    eventually(lambda: bus.called("StopUnit"))
     stopping.join(0.1)
     assert stopping.is_alive()
     bus.end_job("x.service")
-    stopping.join(5)
+    stopping.join(WITHIN_S)
     assert not stopping.is_alive()
 
 
@@ -86,7 +79,7 @@ def test_a_job_that_is_done_before_the_answer_is_read(bus: SystemBus, systemd: S
     systemd.states([])
     bus.end_job("x.service")
     bus.finish_jobs = False
-    until(lambda: systemd._jobs)
+    eventually(lambda: systemd._jobs)
     systemd.stop("x.service")
 
 
@@ -119,7 +112,7 @@ def test_changes_of_observed_units_are_reported(
     bus.change(unit_path("other.service"))
     bus.change(unit_path("after@1.service"))
     bus.change(unit_path("before.service"))
-    assert [changes.get(timeout=5), changes.get(timeout=5)] == [["after@1.service"], ["before.service"]]
+    assert [changes.get(timeout=WITHIN_S), changes.get(timeout=WITHIN_S)] == [["after@1.service"], ["before.service"]]
 
 
 def test_reloads_are_shared(bus: SystemBus, systemd: SystemdManager) -> None:
@@ -128,14 +121,14 @@ def test_reloads_are_shared(bus: SystemBus, systemd: SystemdManager) -> None:
     bus.reload_gate.clear()
     first = threading.Thread(target=systemd.reload)
     first.start()
-    until(lambda: bus.called("Reload"))
+    eventually(lambda: bus.called("Reload"))
     others = [threading.Thread(target=systemd.reload) for _ in range(20)]
     for other in others:
         other.start()
-    time.sleep(0.1)
+    eventually(lambda: all(is_blocked(other) for other in others))
     bus.reload_gate.set()
     for thread in (first, *others):
-        thread.join(5)
+        thread.join(WITHIN_S)
     assert len(bus.called("Reload")) == 2
 
 
@@ -155,11 +148,11 @@ def test_a_bus_that_breaks_is_connected_again(
 
     stopping = threading.Thread(target=stop)
     stopping.start()
-    until(lambda: bus.called("StopUnit"))
+    eventually(lambda: bus.called("StopUnit"))
     bus.cut()
-    stopping.join(5)
+    stopping.join(WITHIN_S)
     assert len(errors) == 1, "a stop whose end cannot be known is an error, to be tried again"
-    assert changes.get(timeout=5) == ["x.service"], "anything may have happened meanwhile"
+    assert changes.get(timeout=WITHIN_S) == ["x.service"], "anything may have happened meanwhile"
     assert systemd.states(["x.service"])["x.service"].active == "active"
     assert len(bus.called("Subscribe")) == 2
 

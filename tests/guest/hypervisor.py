@@ -8,6 +8,8 @@ import tty
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tests.eventually import eventually_async
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,6 +29,8 @@ class Hypervisor:
         self._writer: asyncio.StreamWriter | None = None
         self._backlog = bytearray()
         self.garbled = b""
+        self.carried = 0
+        """Bytes that have come from the guest."""
 
     async def start(self) -> None:
         """Listen, and switch the guest on."""
@@ -69,14 +73,14 @@ class Hypervisor:
         self._writer = writer
         while data := await reader.read(4096):
             self.say(data)
-            while len(self._backlog) > 65536:
-                await asyncio.sleep(0.005)
+            await eventually_async(lambda: len(self._backlog) <= 65536)
         self._writer = None
         writer.close()
 
     def _from_guest(self) -> None:
         # A reader that does not keep up holds the guest up, too.
         data = os.read(self._master, 4096)
+        self.carried += len(data)
         if self._writer is not None:
             self._writer.write(data)
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from cluster.shell import Lost, Shell, run_request
+from cluster.shell import Lost, Session, Shell, run_request
+from guest.command import COST_BYTES, WINDOW_BYTES
 from guest.lines import encode
 from terminal import Failure
+from tests.eventually import ended, eventually_async
 from tests.guest.hypervisor import Hypervisor, hypervisor
 
 SOON_S = 20.0
@@ -63,40 +65,25 @@ def test_a_stuck_command_blocks_nothing_and_is_killed_with_its_children(world: W
         stuck = asyncio.create_task(
             shell.run(f"echo said; sleep 60 & echo $$ $! > {pids}; wait; echo never", timeout=4.0)
         )
-        while not pids.exists() or len(pids.read_text().split()) < 2:
-            await asyncio.sleep(0.02)
+        await eventually_async(lambda: pids.exists() and len(pids.read_text().split()) == 2)
         answers = await asyncio.gather(*(shell.run(f"echo {number}", timeout=SOON_S) for number in range(20)))
         assert [answer.out for answer in answers] == [f"{number}\n" for number in range(20)]
         assert not stuck.done()
         with pytest.raises(Failure, match=r"did not end within 4 s; the last it said: said"):
             await stuck
-        await gone(*pids.read_text().split())
+        assert await asyncio.to_thread(ended, *map(int, pids.read_text().split()))
 
     world(scene)
 
 
-async def gone(*pids: str) -> None:
-    """Wait until these processes are; a signal takes a moment."""
-    async with asyncio.timeout(SOON_S):
-        while any(map(is_alive, pids)):
-            await asyncio.sleep(0.02)
-
-
-def is_alive(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_megabytes_go_both_ways_and_others_get_their_turn(world: World) -> None:
-    async def scene(shell: Shell, _: Hypervisor) -> None:
+    async def scene(shell: Shell, guest: Hypervisor) -> None:
         data = bytes(range(256)) * 8192
         large = asyncio.create_task(shell.run("cat; echo done >&2", timeout=30, stdin=data))
-        await asyncio.sleep(0.05)
+        await eventually_async(lambda: guest.carried > len(data) // 4)
         begin = time.monotonic()
         assert (await shell.run("echo between", timeout=SOON_S)).out == "between\n"
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
         result = await large
         assert (result.rc, result.err, len(result.out.encode("latin1", "replace"))) == (0, "done\n", len(result.out))
         summed = await shell.run("sha256sum", timeout=30, stdin=data)
@@ -105,12 +92,18 @@ def test_megabytes_go_both_ways_and_others_get_their_turn(world: World) -> None:
     world(scene)
 
 
+def used(session: Session) -> int:
+    """How much of the guest's window is full of output that waits to be taken."""
+    waiting = list(session._messages._queue)  # type: ignore[attr-defined]
+    return sum(len(b64decode(message["out"])) + COST_BYTES for message in waiting)
+
+
 def test_a_host_that_does_not_read_on_holds_the_command_not_the_memory(world: World) -> None:
     async def scene(shell: Shell, _: Hypervisor) -> None:
         async with shell.session(run_request("yes", has_input=False)) as session:
-            await asyncio.sleep(0.5)
+            await eventually_async(lambda: used(session) >= WINDOW_BYTES)
             waiting = session._messages.qsize()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # in which it could write many times that
             assert session._messages.qsize() == waiting, "it goes on writing into a window that is full"
             assert (await shell.run("echo others", timeout=SOON_S)).out == "others\n"
             async for message in session.messages():
@@ -196,8 +189,7 @@ def test_a_new_host_kills_what_the_former_left_and_drops_its_halves(world: World
     async def scene(shell: Shell, guest: Hypervisor) -> None:
         pid = tmp_path / "pid"
         lost = asyncio.create_task(shell.run(f"echo $$ > {pid}; sleep 60", timeout=30))
-        while not pid.exists() or not pid.read_text():
-            await asyncio.sleep(0.02)
+        await eventually_async(lambda: pid.exists() and pid.read_text().endswith("\n"))
         await shell.close()
         with pytest.raises(Lost, match="switched off"):
             await lost
@@ -207,17 +199,17 @@ def test_a_new_host_kills_what_the_former_left_and_drops_its_halves(world: World
         try:
             await other.ready(SOON_S)
             assert (await other.run("echo mine", timeout=SOON_S)).out == "mine\n"
-            await gone(pid.read_text().strip())
+            assert await asyncio.to_thread(ended, int(pid.read_text()))
         finally:
             await other.close()
 
     world(scene)
 
 
-def test_a_reset_node_is_told_and_served_again(world: World) -> None:
+def test_a_reset_node_is_told_and_served_again(world: World, tmp_path: Path) -> None:
     async def scene(shell: Shell, guest: Hypervisor) -> None:
-        lost = asyncio.create_task(shell.run("sleep 60", timeout=30))
-        await asyncio.sleep(0.2)
+        lost = asyncio.create_task(shell.run(f"touch {tmp_path}/begun; sleep 60", timeout=30))
+        await eventually_async((tmp_path / "begun").exists)
         await guest.boot()
         with pytest.raises(Lost, match="reset"):
             await lost
@@ -274,10 +266,11 @@ def test_requests_that_make_no_sense_are_refused_and_the_agent_lives(world: Worl
     world(scene)
 
 
-def test_there_is_a_limit_to_how_much_runs_at_once(world: World) -> None:
+def test_there_is_a_limit_to_how_much_runs_at_once(world: World, tmp_path: Path) -> None:
     async def scene(shell: Shell, _: Hypervisor) -> None:
-        running = [asyncio.create_task(shell.run("sleep 30", timeout=40)) for _ in range(64)]
-        await asyncio.sleep(0.5)
+        command = f"touch {tmp_path}/$$; exec sleep 60"
+        running = [asyncio.create_task(shell.run(command, timeout=70)) for _ in range(64)]
+        await eventually_async(lambda: len(list(tmp_path.iterdir())) == 64)
         with pytest.raises(Failure, match="64 commands run already"):
             await shell.run("true", timeout=SOON_S)
         for task in running:
@@ -309,7 +302,7 @@ def test_a_watch_tells_when_things_come_true_in_their_order(world: World, tmp_pa
         async with shell.session(request) as session:
             told = session.messages()
             second.write_text("yes")
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # four intervals
             assert session._messages.empty(), "the second is not looked at before the first"
             first.touch()
             assert (await anext(told))["held"] == 0

@@ -107,7 +107,7 @@ def run(arguments):
 
 sys.exit(command("waits", run))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (130, "waits: interrupted\n")
 
 

@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import re
+import select
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from contextlib import suppress
 import pytest
 
 from terminal import Phases
+from tests.eventually import WITHIN_S
 
 SECONDS = re.compile(r"\(\d+\.\d s\)")
 
@@ -54,18 +56,23 @@ def read_all(leader: int) -> Iterator[bytes]:
             yield piece
 
 
-def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a terminal receives from a phase with a detail that is longer than the terminal is wide."""
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, awaited: bytes = b"") -> str:
+    """What a terminal receives from a phase with a detail that is longer than the terminal is wide, and that lasts until ``awaited`` is there."""
     monkeypatch.setenv("COLUMNS", "40")
     leader, follower = pty.openpty()
+    received = b""
     try:
         with os.fdopen(follower, "w") as terminal:
             phases = Phases(terminal)
             with phases.phase("fetch"):
                 phases.detail("a [package]\n" + "x" * 100)
-                time.sleep(0.35)
+                while awaited not in received:
+                    assert select.select([leader], [], [], WITHIN_S)[0], "the live line was never painted"
+                    received += os.read(leader, 65536)
+                if not awaited:
+                    time.sleep(0.35)  # in which a live line would be painted thrice
                 phases.line("stays")
-        return b"".join(read_all(leader)).decode()
+        return (received + b"".join(read_all(leader))).decode()
     finally:
         os.close(leader)
 
@@ -73,7 +80,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_terminal_has_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    written = on_a_terminal(monkeypatch)
+    written = on_a_terminal(monkeypatch, b"(0 s): a [package] xxx")
     assert "(0 s): a [package] xxx" in written
     frames = [frame for frame in written.split("\r\x1b[K") if frame]
     live = [frame for frame in frames if not frame.endswith("\n")]

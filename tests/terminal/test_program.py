@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from terminal.program import run_to_the_end
+from tests.eventually import eventually
 
 
 def test_what_it_said_and_how_it_ended() -> None:
@@ -26,11 +26,11 @@ def test_a_program_that_is_not_there() -> None:
 def test_interrupted_it_has_all_the_time_to_put_things_away(tmp_path: Path) -> None:
     """Twice what ``subprocess.run`` would give it."""
     mount = tmp_path / "mount"
+    # Its clean-up takes time, and it is a shell, which heeds a signal between two commands.
     program = f"trap 'sleep 0.5; rm {mount}; exit' TERM; touch {mount}; while :; do sleep 0.1; done"
 
     def interrupt() -> None:
-        while not mount.exists():
-            time.sleep(0.01)
+        eventually(mount.exists)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

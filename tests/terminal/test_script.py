@@ -120,7 +120,7 @@ def test_a_signal_runs_the_clean_up_of_an_interrupt(number: signal.Signals) -> N
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "cleaned\n", "prog: interrupted\n")
 
 
@@ -130,7 +130,7 @@ def test_a_reader_that_goes_away_is_no_error(lines: int) -> None:
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
 
 
@@ -138,7 +138,7 @@ def test_nohup_is_respected() -> None:
     process = script(
         "os.kill(os.getpid(), signal.SIGHUP)\nreturn 0", before="signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     )
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -154,7 +154,7 @@ def test_nohup_is_respected() -> None:
 )
 def test_a_closed_stream_is_no_error(closed: str, body: str, code: int) -> None:
     process = script(body, shell=f'exec "$@" {closed}')
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == code
 
 
@@ -164,5 +164,5 @@ def test_progress_and_errors_that_nobody_reads_stop_nothing() -> None:
     assert process.stderr is not None
     process.stderr.close()
     process.stderr = None
-    process.communicate("now\n", timeout=10)
+    process.communicate("now\n", timeout=60)
     assert process.returncode == 2

@@ -92,7 +92,7 @@ def test_under_faults_it_keeps_its_word(members: Members, seed: int) -> None:
         thread.start()
     with Storm(plan, members.apply) as storm:
         assert storm.wait(60)
-    time.sleep(1)  # what is healed is used, too
+    time.sleep(1)  # work: what is healed is used, too
     stop.set()
     for thread in threads:
         thread.join()

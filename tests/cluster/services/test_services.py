@@ -36,6 +36,8 @@ from cluster.services.addresses import packed
 from cluster.services.packet import IPV4, TCP, Frame, Ipv4
 from cluster.services.services import Services
 from cluster.switch import Switch
+from tests.eventually import eventually
+from tests.ports import free_ports
 
 USER_DATA = "#cloud-config\nhostname: {}\n"
 LARGE = bytes(range(256)) * 8192
@@ -65,7 +67,7 @@ class Segment:
 
     def wait(self, work: Any) -> Any:
         future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self.loop)
-        return future.result(20)
+        return future.result(60)
 
     def stop(self) -> None:
         self.wait(self.services.stop())
@@ -116,8 +118,7 @@ def segment(description: Description) -> Iterator[Segment]:
 @contextmanager
 def node(program: Path, number: int, address: str, port: int) -> Iterator[str]:
     """The way of node ``number`` to a TCP address: ``127.0.0.1:PORT``."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        here = probe.getsockname()[1]
+    (here,) = free_ports(1)
     user = {
         "type": "user",
         "id": "user",
@@ -135,21 +136,25 @@ def node(program: Path, number: int, address: str, port: int) -> Iterator[str]:
     command = [program, "-M", "none", "-nodefaults", "-display", "none", *networks]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", here)).close()
-                    break
-                except ConnectionRefusedError:
-                    assert process.poll() is None
+            eventually(lambda: process.poll() is not None or listens(here))
+            assert process.poll() is None
             yield f"127.0.0.1:{here}"
         finally:
             process.kill()
 
 
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def get(url: str, method: str = "GET", **headers: str) -> bytes:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, method=method, headers=names)
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return bytes(response.read())
 
 
@@ -221,7 +226,8 @@ def test_who_is_not_of_the_segment_starts_nothing(segment: Segment) -> None:
         came = Ipv4(packed(source), packed("10.77.0.1"), TCP, bytes(20))
         frame = Frame(bytes.fromhex("525400430000"), bytes.fromhex("525400430001"), IPV4, came.bytes())
         segment.loop.call_soon_threadsafe(segment.services.deliver, frame.bytes())
-        deadline = time.monotonic() + (20 if alive else 0.3)
-        while not segment.services.pids and time.monotonic() < deadline:
-            time.sleep(0.02)
+        if alive:
+            eventually(lambda: segment.services.pids)
+        else:
+            time.sleep(0.3)  # nothing comes
         assert bool(segment.services.pids) == alive

@@ -36,7 +36,7 @@ def address(registry: Registry) -> Iterator[tuple[str, int]]:
 
 def exchange(address: tuple[str, int], raw: bytes) -> bytes:
     """All that the server answers to raw bytes until it closes the connection."""
-    with socket.create_connection(address, timeout=5) as connection:
+    with socket.create_connection(address, timeout=30) as connection:
         connection.sendall(raw)
         connection.shutdown(socket.SHUT_WR)
         answer = b""
@@ -47,7 +47,7 @@ def exchange(address: tuple[str, int], raw: bytes) -> bytes:
 
 def test_one_connection_carries_many_requests(address: tuple[str, int]) -> None:
     statuses = []
-    with contextlib.closing(http.client.HTTPConnection(*address, timeout=5)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(*address, timeout=30)) as connection:
         body = '{"options": [{"section": "Service", "name": "ExecStart", "value": "/bin/true"}]}'
         for method, path, content in (
             ("GET", "/fleet/v1/machines", None),
@@ -142,6 +142,6 @@ def test_more_connections_than_slots_wait_their_turn(registry: Registry, monkeyp
         last.join(0.2)
         assert answers == []
         silent[0].close()
-        last.join(5)
+        last.join(30)
         assert answers[0].startswith(b"HTTP/1.1 200 ")
         silent[1].close()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fleet.ctl import reach, transport
+from tests.eventually import eventually
 
 A, B = "a" * 32, "b" * 32
 Fleetctl = Any  # tests/fleet/ctl/conftest.py
@@ -67,7 +68,7 @@ class TestWhichNode:
         monkeypatch.setattr(reach, "STAGGER_S", 0.05)
         begin = time.monotonic()
         assert fleetctl("--tunnel", "127.0.0.1:2203,127.0.0.1:2202", "list-machines").code == 0
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 30
         assert left_over(ssh) == []
 
     def test_one_that_waits_for_a_leader_is_overtaken(
@@ -78,7 +79,7 @@ class TestWhichNode:
         monkeypatch.setenv("FAKE_SSH_LATE_S", "60")
         begin = time.monotonic()
         assert fleetctl("--tunnel", "127.0.0.1:2206,127.0.0.1:2202", "list-machines").code == 0
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 30
         assert left_over(ssh) == []
 
     def test_when_all_wait_for_a_leader_so_do_we(
@@ -239,13 +240,10 @@ class TestNothingIsLeftBehind:
         """Ctrl-C and SIGTERM clean up by hand; SIGKILL does it by the pipe that closes."""
         process = slow_start()
         process.send_signal(number)
-        _, told = process.communicate(timeout=10)
+        _, told = process.communicate(timeout=60)
         assert process.returncode == code
         assert b"Traceback" not in told
-        deadline = time.monotonic() + 10
-        while left_over(ssh):
-            assert time.monotonic() < deadline, "the folder of the tunnel is still there"
-            time.sleep(0.02)
+        eventually(lambda: not left_over(ssh), "the folder of the tunnel is still there")
 
 
 class TestAddress:
