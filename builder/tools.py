@@ -280,7 +280,7 @@ def is_dynamic(path: Path) -> bool:
         if len(head) < _ELF_HEADER.size:
             return False
         _, width, _, _, _, _, _, offset, _, _, _, size, count = _ELF_HEADER.unpack(head)
-        if width != 2:
+        if width != 2 or offset >= path.stat().st_size:  # seek(2) refuses some of those
             return False
         file.seek(offset)
         table = file.read(size * count)
