@@ -35,8 +35,12 @@ KERNEL = GREETS.removesuffix(HALT) + b"\xe9" + len(TEXT).to_bytes(2, "little") +
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """libvirt takes seconds to ask a QEMU what it can, and remembers it here."""
-    return tmp_path_factory.mktemp("cache")
+    """libvirt takes seconds to ask a QEMU what it can, and remembers it here, for all workers of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "libvirt").mkdir(exist_ok=True)
+    return folder / "libvirt"
 
 
 @pytest.fixture
