@@ -10,12 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
 
 from cluster.cluster import Cluster, processes
+from cluster.libvirt_connection import MARK
 from cluster.process import Process
 from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
@@ -35,8 +36,12 @@ KERNEL = GREETS.removesuffix(HALT) + b"\xe9" + len(TEXT).to_bytes(2, "little") +
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """libvirt takes seconds to ask a QEMU what it can, and remembers it here."""
-    return tmp_path_factory.mktemp("cache")
+    """libvirt takes seconds to ask a QEMU what it can, and remembers it here, for all workers of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "libvirt").mkdir(exist_ok=True)
+    return folder / "libvirt"
 
 
 @pytest.fixture
@@ -71,11 +76,22 @@ def libvirt_cluster(image: Path, *connect: str) -> AbstractContextManager[Cluste
 
 
 @pytest.fixture(params=["embed", "session"])
-def cluster(request: pytest.FixtureRequest, user: Path, short: Path, image: Path) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, user: Path, short: Path, image: Path, cache: Path) -> Iterator[Cluster]:
     """That cluster, with each kind of libvirt on this computer."""
-    uri = f"qemu:///embed?root={short}/e" if request.param == "embed" else "qemu:///session"
+    uri = "qemu:///session"
+    root, remembered = short / "e", cache / "embedded"
+    if request.param == "embed":
+        uri = f"qemu:///embed?root={root}"
+        if remembered.exists():  # what an earlier one of these has found out
+            root.mkdir(mode=0o700)
+            (root / MARK).touch()
+            shutil.copytree(remembered, root / "cache")
     with libvirt_cluster(image, uri) as made:
         yield made
+        if request.param == "embed" and not remembered.exists() and (root / "cache").exists():
+            shutil.copytree(root / "cache", cache / f"new-{os.getpid()}")
+            with suppress(OSError):  # another worker was quicker
+                (cache / f"new-{os.getpid()}").rename(remembered)
     end_daemons(Path(os.environ["XDG_RUNTIME_DIR"]))
     assert not (short / "e").exists()
 

@@ -116,7 +116,7 @@ def segment(description: Description) -> Iterator[Segment]:
 
 
 @contextmanager
-def node(program: Path, number: int, address: str, port: int) -> Iterator[str]:
+def node(segment: Segment, program: Path, number: int, address: str, port: int) -> Iterator[str]:
     """The way of node ``number`` to a TCP address: ``127.0.0.1:PORT``."""
     (here,) = free_ports(1)
     user = {
@@ -136,6 +136,8 @@ def node(program: Path, number: int, address: str, port: int) -> Iterator[str]:
     command = [program, "-M", "none", "-nodefaults", "-display", "none", *networks]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
+            # What it sends before its wire is connected is lost, and sent again after six seconds.
+            eventually(lambda: process.poll() is not None or number in segment.switch.connected())
             eventually(lambda: process.poll() is not None or listens(here))
             assert process.poll() is None
             yield f"127.0.0.1:{here}"
@@ -159,7 +161,7 @@ def get(url: str, method: str = "GET", **headers: str) -> bytes:
 
 
 def test_a_node_reads_files(segment: Segment, program: Path) -> None:
-    with node(program, 1, "10.77.0.1", 8080) as place:
+    with node(segment, program, 1, "10.77.0.1", 8080) as place:
         assert get(f"http://{place}/large") == LARGE
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(f"http://{place}/../../key.pub")
@@ -167,7 +169,7 @@ def test_a_node_reads_files(segment: Segment, program: Path) -> None:
 
 def test_each_node_gets_its_own_metadata(segment: Segment, program: Path) -> None:
     for number in (1, 2):
-        with node(program, number, "169.254.169.254", 80) as place:
+        with node(segment, program, number, "169.254.169.254", 80) as place:
             token = get(f"http://{place}/latest/api/token", "PUT", X_aws_ec2_metadata_token_ttl_seconds="60").decode()
             assert get(f"http://{place}/latest/user-data", X_aws_ec2_metadata_token=token).decode() == USER_DATA.format(
                 f"node-{number}"
@@ -177,7 +179,7 @@ def test_each_node_gets_its_own_metadata(segment: Segment, program: Path) -> Non
 
 def test_a_connection_survives_a_cut_of_its_link(segment: Segment, program: Path) -> None:
     """TCP of both sides sends again what the switch drops."""
-    with node(program, 1, "10.77.0.1", 8080) as place:
+    with node(segment, program, 1, "10.77.0.1", 8080) as place:
         get(f"http://{place}/")
         segment.loop.call_soon_threadsafe(segment.switch.impose, Faults().cutting(1, HOST))
         segment.loop.call_soon_threadsafe(segment.loop.call_later, 0.5, segment.switch.impose, Faults())
@@ -185,7 +187,7 @@ def test_a_connection_survives_a_cut_of_its_link(segment: Segment, program: Path
 
 
 def test_tcp_comes_back_when_its_qemu_is_killed(segment: Segment, program: Path) -> None:
-    with node(program, 1, "10.77.0.1", 8080) as place:
+    with node(segment, program, 1, "10.77.0.1", 8080) as place:
         get(f"http://{place}/")
         (first,) = segment.services.pids
         os.kill(first, 9)
@@ -196,7 +198,7 @@ def test_tcp_comes_back_when_its_qemu_is_killed(segment: Segment, program: Path)
 
 def test_nothing_runs_before_somebody_asks_and_nothing_is_left(segment: Segment, program: Path) -> None:
     assert segment.services.pids == []
-    with node(program, 1, "10.77.0.1", 8080) as place:
+    with node(segment, program, 1, "10.77.0.1", 8080) as place:
         get(f"http://{place}/")
     (pid,) = segment.services.pids
     segment.wait(segment.services.stop())
@@ -206,12 +208,12 @@ def test_nothing_runs_before_somebody_asks_and_nothing_is_left(segment: Segment,
 
 
 def test_other_ports_are_refused(segment: Segment, program: Path) -> None:
-    with node(program, 1, "10.77.0.1", 22) as place, pytest.raises(OSError):
+    with node(segment, program, 1, "10.77.0.1", 22) as place, pytest.raises(OSError):
         get(f"http://{place}/")
 
 
 def test_nodes_come_and_go(segment: Segment, program: Path, description: Description) -> None:
-    with node(program, 2, "169.254.169.254", 80) as place:
+    with node(segment, program, 2, "169.254.169.254", 80) as place:
         url = f"http://{place}/openstack/latest/meta_data.json"
         assert json.loads(get(url))["name"] == "node-2"
         segment.loop.call_soon_threadsafe(segment.services.adopt, replace(description, ssh_ports=(1,)))
