@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fleet.model import Desired, Unit
-from fleet.unitfile import Option, UnitFile
-from fleet.unitname import RUNNABLE_SUFFIXES, UnitName, UnitNameError
 from terminal import Failure
+from unitfile.name import RUNNABLE_SUFFIXES, UnitName, UnitNameError
+from unitfile.text import Option, UnitFile
 
 SECTION = "X-Fleet"
 

@@ -11,8 +11,8 @@ from fleet.ctl.listing import no_such_unit
 from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import Argument, parse_arguments, read_file
 from fleet.ctl.waiting import Look, Outcome, Running, Verdict, judge_state, location, wait
-from fleet.unitfile import UnitFile
 from terminal import Failure
+from unitfile.text import UnitFile
 
 _REPLACEABLE = {
     "inactive": ("inactive",),

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.unitfile import SIZE_MAX, UnitFile, UnitFileError
-from fleet.unitname import SUFFIXES, UnitName, UnitNameError
 from terminal import Failure, UsageFailure
+from unitfile.name import SUFFIXES, UnitName, UnitNameError
+from unitfile.text import SIZE_MAX, UnitFile, UnitFileError
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import pytest
 
 from fleet.model import Desired, Unit
 from fleet.requirements import Requirements, RequirementsError, check_unit, short_id_matches
-from fleet.unitfile import UnitFile
-from fleet.unitname import UnitName, UnitNameError
+from unitfile.name import UnitName, UnitNameError
+from unitfile.text import UnitFile
 
 
 def parse(text: str, name: str = "x@1.service") -> Requirements:

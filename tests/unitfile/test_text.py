@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.unitfile import SIZE_MAX, Option, UnitFile, UnitFileError
+from unitfile.text import SIZE_MAX, Option, UnitFile, UnitFileError
 
 
 def test_the_original_s_hash() -> None:
