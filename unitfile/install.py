@@ -71,5 +71,8 @@ def _words(unitfile: UnitFile, option: str) -> tuple[str, ...]:
     """A list option: values joined, an empty one resets the list."""
     words: list[str] = []
     for value in unitfile.get(SECTION, option):
-        words = [*words, *value.split()] if value.strip() else []
+        found = value.split()
+        if not found:
+            words.clear()
+        words += found
     return tuple(words)
