@@ -15,20 +15,12 @@ from dataclasses import dataclass, field
 
 from fleet.model import Desired, Unit
 from terminal import Failure
+from unitfile.directives import FLEET as OPTIONS
+from unitfile.directives import LEGACY as _LEGACY
 from unitfile.name import RUNNABLE_SUFFIXES, UnitName, UnitNameError
 from unitfile.text import Option, UnitFile
 
 SECTION = "X-Fleet"
-
-_LEGACY = {
-    "X-ConditionMachineID": "MachineID",
-    "X-ConditionMachineBootID": "MachineID",
-    "X-ConditionMachineOf": "MachineOf",
-    "X-ConditionMachineMetadata": "MachineMetadata",
-    "X-Conflicts": "Conflicts",
-}
-OPTIONS = ("MachineID", "MachineOf", "MachineMetadata", "Conflicts", "Global", "Replaces")
-"""Names that ``[X-Fleet]`` knows."""
 
 _TRUE = frozenset({"true", "yes", "1", "on", "t"})
 _FALSE = frozenset({"false", "no", "0", "off", "f", ""})

@@ -18,6 +18,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from terminal import Failure
 
@@ -57,6 +58,13 @@ class Option:
         return " ".join([*lines, last.lstrip()]).strip(_BLANK)
 
 
+class Heading(NamedTuple):
+    """The line ``[name]`` that begins a section."""
+
+    name: str
+    line: int
+
+
 @dataclass(frozen=True, slots=True)
 class UnitFile:
     """The options of a unit file, grouped by section. Two files that mean the same options in the same order are equal."""
@@ -66,15 +74,7 @@ class UnitFile:
     @classmethod
     def parse(cls, text: str) -> UnitFile:
         """Read unit file text; raises :class:`UnitFileError` with the line of the first mistake."""
-        _check_whole(text)
-        section = ""
-        options: list[Option] = []
-        for number, logical in _logical_lines(text.removeprefix("\ufeff")):
-            if logical.startswith("["):
-                section = _section(logical, number)
-            else:
-                options.append(_option(section, logical, number))
-        return cls(_grouped(options))
+        return cls(_grouped([each for each in entries(text) if isinstance(each, Option)]))
 
     @classmethod
     def of(cls, options: Iterable[Option]) -> UnitFile:
@@ -119,6 +119,23 @@ class UnitFile:
         return tuple(each for each in self.options if each.section == section)
 
 
+def entries(text: str) -> Iterator[Heading | Option]:
+    """All that unit file ``text`` says, in its order; raises :class:`UnitFileError` at the first mistake."""
+    _check_whole(text)
+    section = ""
+    for number, logical in _logical_lines(text.removeprefix("\ufeff")):
+        if logical.startswith("["):
+            section = _section(logical, number)
+            yield Heading(section, number)
+        else:
+            yield _option(section, logical, number)
+
+
+def physical_lines(text: str) -> list[str]:
+    """The lines of ``text`` as they are counted here: systemd ends a line at CR as well as at LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _check_whole(text: str) -> None:
     try:
         size = len(text.encode())
@@ -133,11 +150,11 @@ def _check_whole(text: str) -> None:
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """Lines with their continuations, each with the number of its first line; comments and blank lines left out.
 
-    systemd ends a line at CR as well as at LF, so both count here: otherwise an option could hide from us behind a CR.
+    Both CR and LF end one: otherwise an option could hide from us behind a CR.
     """
     pending: list[str] = []
     begin = 0
-    for number, physical in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+    for number, physical in enumerate(physical_lines(text), 1):
         line = physical.strip(_BLANK)
         if line.startswith(_COMMENT):
             # systemd skips it in the middle of a continued line, too; the original kept it there if it ends in a backslash
