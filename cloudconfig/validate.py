@@ -6,7 +6,7 @@ The parser has judged shapes; here the values are judged. Messages name key path
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cloudconfig import userdata
 from cloudconfig.finding import ERROR, WARNING, Capped, Finding, errors, ordered
@@ -61,17 +61,24 @@ _KEY_TYPES = (
 )
 
 
-def validate(data: bytes) -> tuple[Finding, ...]:
-    """All findings about user-data of any kind, in the order of the text; an empty tuple means clean."""
+def validate(data: bytes, binaries: Collection[str] | None = None) -> tuple[Finding, ...]:
+    """All findings about user-data of any kind, in the order of the text; an empty tuple means clean.
+
+    ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so that units may name any.
+    """
+    from cloudconfig import unitchecks  # a node, which only checks, does not pay for it
+
     contents = userdata.read(data)
     findings = list(contents.findings)
+    units: list[Finding] = []
     parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
     documents = parse_all(part.text for part in parts)
     for part, document in zip(parts, documents, strict=True):
         findings.extend(finding._replace(part=part.name) for finding in (*document.findings, *check(document)))
+        units.extend(each._replace(part=part.name) for each in unitchecks.check(document, part.text, binaries))
     if not errors(findings):
         findings.extend(_plan_conflicts(parts, documents))
-    return ordered(findings)
+    return ordered([*findings, *units])
 
 
 def check(document: Document) -> tuple[Finding, ...]:

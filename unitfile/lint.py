@@ -117,7 +117,8 @@ class _Linter:
     def judge_whole(self, more: Sequence[Option]) -> None:
         """Judge what only shows when all is read, as systemd does after loading a unit and its drop-ins."""
         options = [*self._options, *_expanded(self._unit, more)]
-        for trouble in whole.problems(self._unit, options):
+        refused = any(each.severity == ERROR for each in self.found)  # then systemd does not come to the rest
+        for trouble in () if refused else whole.problems(self._unit, options):
             at = trouble.option
             # What a drop-in says has no line here.
             where = at if any(at is each for each in self._options) else None

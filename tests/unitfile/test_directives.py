@@ -6,7 +6,7 @@ import pytest
 
 from builder import data
 from builder.lockfile import Lock
-from tests.unitfile.conftest import Systemd
+from tests.unitfile.systemd import Systemd
 from unitfile import directives
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unitfile.conftest import Systemd
+from tests.unitfile.systemd import Systemd
 from unitfile.times import calendar_problem, span_problem
 
 SPANS = [
