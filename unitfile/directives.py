@@ -1,9 +1,10 @@
 """What systemd knows: the sections of unit files, the directives of each, and the kind of their values.
 
-The data, ``directives.txt``, is systemd's own list, of the version that the image has (image/node.lock). It is made from what that
-program prints, here of an unpacked Debian package, run by its own loader::
+The data, ``directives.txt``, is systemd's own list, of the version that the image has (image/node.lock): what that program prints, which the
+tests unpack and run by its own loader. For a new version, in the checkout::
 
-    systemd --dump-configuration-items | python -m unitfile.directives 257 > unitfile/directives.txt
+    python -m tests.unitfile.systemd usr/lib/systemd/systemd --dump-configuration-items |
+        python -m unitfile.directives 257 > unitfile/directives.txt.new && mv unitfile/directives.txt.new unitfile/directives.txt
 
 Each line is ``sections|kind|directives``: directives that are the same in several sections stand there once. Kinds are systemd's words
 (BOOLEAN, SECONDS, PATH ...); where systemd says OTHER, ``unitfile.values`` goes by the name.

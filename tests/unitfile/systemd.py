@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,3 +82,7 @@ def unpacked(folder: Path) -> Systemd:
     lock = Lock.load(data.image() / "node.lock")
     packages = tuple(each for each in lock.packages if each.name in _PACKAGES.split())
     return Systemd(Tools.open(replace(lock, packages=packages), Store(), mirror.find).root, folder)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(unpacked(Path()).run(*sys.argv[1:]).stdout)
