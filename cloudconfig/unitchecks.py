@@ -21,7 +21,7 @@ def check(document: Document, text: str, binaries: Collection[str] | None = None
     """Findings about the units of ``document``, which was parsed from ``text``, at their places there.
 
     ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so that none is missed. What is no unit text at all
-    in coreos.units, or no unit's name, the rest of the checks tells.
+    in coreos.units, or no unit's name, is reported by :mod:`cloudconfig.validate`.
     """
     places = _Places(document, text)
     for unit in document.config.units:

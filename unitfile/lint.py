@@ -19,7 +19,7 @@ from unitfile.text import Heading, Option, UnitFileError, entries, physical_line
 ERROR: Final = "error"
 WARNING: Final = "warning"
 FINDINGS_MAX: Final = 100
-"""More are not told: whoever has so many reads the first ones. It also bounds the work that a hostile text can cause."""
+"""More are not reported: the first ones are enough to begin with, and it bounds the work that a hostile text can cause."""
 
 _WORD_MAX: Final = 64
 _NEAREST_MAX: Final = 16
@@ -74,10 +74,11 @@ def lint(
         return [Finding(error.line, 1 if error.line else 0, "not the text of a unit", error.message, ERROR)]
     if not is_drop_in:
         linter.judge_whole(_options_of(drop_ins))
-    found = sorted(linter.found)
-    if len(found) > FINDINGS_MAX:
-        return [*found[:FINDINGS_MAX], Finding(0, 0, f"more than {FINDINGS_MAX} findings", "mend these first", WARNING)]
-    return found
+    if len(linter.found) > FINDINGS_MAX:
+        first = sorted(linter.found, key=lambda each: (each.severity != ERROR, each))[:FINDINGS_MAX]
+        more = Finding(0, 0, f"more than {FINDINGS_MAX} findings", "mend these first", WARNING)
+        return [*sorted(first), more]
+    return sorted(linter.found)
 
 
 def _options_of(texts: Iterable[str]) -> list[Option]:
@@ -149,7 +150,7 @@ class _Linter:
             return
         known = directives.sections().get(section)
         if known is None or section not in self._allowed:
-            return  # told of the section already, or it begins with X-
+            return  # the section is reported already, or begins with X-
         kind = known.get(name)
         if kind is None:
             self._unknown(option, known)
@@ -241,8 +242,8 @@ def _expanded(unit: UnitName, options: Iterable[Option]) -> list[Option]:
 
 
 def _verb(message: str) -> str:
-    """``neither yes nor no`` -> ``is neither yes nor no``, after the directive's name."""
-    return message if message.startswith(("names ", "wants ")) else f"is wrong: {message}"
+    """What stands behind the directive's name: some messages bring their verb."""
+    return message if message.startswith(("is ", "names ", "wants ")) else f"is wrong: {message}"
 
 
 def _is_there(program: str, binaries: Collection[str]) -> bool:

@@ -107,7 +107,7 @@ _VSOCK: Final = re.compile(r"vsock(-[a-z]+)?:[0-9]*:[0-9]+")
 def problem(kind: str, name: str, value: str) -> Problem | None:
     """What is wrong with ``value`` of the directive ``name``, whose kind is ``kind``; ``None`` when nothing is known to be.
 
-    An empty assignment is never wrong: but for what a specifier leaves empty, the caller passes none.
+    The caller passes no empty assignment, which is never wrong; a ``value`` of "" is what a specifier came to.
     """
     check = _BY_NAME.get(name) or _BY_KIND.get(kind)
     accepted = _WORDS.get(name) or _WORDS.get(kind)
@@ -138,12 +138,14 @@ def _ignored(message: str, hint: str = "") -> Problem:
 
 
 def _obsolete(name: str, _: str) -> Problem | None:
-    return Problem("obsolete, and goes away", f"write {_SUCCESSORS[name]}= instead", False, True)
+    return Problem("is obsolete", f"write {_SUCCESSORS[name]}= instead", False, True)
 
 
 def _kill_mode(_: str, value: str) -> Problem | None:
     if value == "none":
-        return Problem("obsolete: it leaves processes behind", "use mixed or control-group", False, True)
+        return Problem(
+            "is obsolete with this value, which leaves processes behind", "use mixed or control-group", False, True
+        )
     return _word_problem("control-group process mixed", value)
 
 

@@ -154,6 +154,6 @@ def test_warnings_are_handed_out() -> None:
     template = (
         '#cloud-config\ncoreos: {units: [{name: a.service, content: "[Service]\\nExecStart=/x\\nTpye=simple"}]}\n'
     )
-    told: list[Finding] = []
-    assert render.render(template, {}, told.append) == template
-    assert [one.hint for one in told] == ["did you mean Type=?"]
+    warned: list[Finding] = []
+    assert render.render(template, {}, warned.append) == template
+    assert [one.hint for one in warned] == ["did you mean Type=?"]

@@ -1,4 +1,4 @@
-"""Units in user-data are read as systemd reads them, and mistakes are told at their place in the user-data."""
+"""Units in user-data are read as systemd reads them, and mistakes are reported at their place in the user-data."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_value_has_its_column() -> None:
     assert found(text)[0].startswith("f:7:23: warning: coreos.units[0].content: OnCalendar= is wrong")
 
 
-def test_in_a_quoted_text_the_line_is_told_in_words() -> None:
+def test_in_a_quoted_text_the_line_stands_in_the_message() -> None:
     text = 'coreos:\n  units:\n  - {name: a.service, content: "[Service]\\nExecStart=bin/true\\n"}\n'
     assert found(text)[-1].startswith(
         "f:4:32: error: coreos.units[0].content: ExecStart= is wrong: the program's path is not absolute (line 2 of it)"
@@ -146,7 +146,7 @@ coreos:
     assert not any("s3cret" in each for each in messages)
 
 
-def test_parts_of_a_message_are_told_apart() -> None:
+def test_parts_of_a_message_are_kept_apart() -> None:
     part = "--b\nContent-Type: text/cloud-config\n\n#cloud-config\ncoreos: {units: [{name: a.service, content: '[Service]'}]}\n"
     data = f"Content-Type: multipart/mixed; boundary=b\nMIME-Version: 1.0\n\n{part}{part}--b--\n".encode()
     assert {one.part for one in validate.validate(data) if "ExecStart" in one.message} == {"part 1", "part 2"}

@@ -11,7 +11,7 @@ from unitfile import directives
 
 
 def test_the_list_is_what_the_image_s_systemd_knows(systemd: Systemd) -> None:
-    """If it fails after a new lock: make the file anew, as the docstring of unitfile.directives says."""
+    """If it fails after a new lock: make the file again, as the docstring of unitfile.directives says."""
     dump = systemd.run("usr/lib/systemd/systemd", "--dump-configuration-items").stdout
     assert dump.startswith("[Unit]\n")
     made = directives.compact(dump.splitlines(), directives.version())

@@ -200,3 +200,10 @@ def test_the_units_of_systemd_are_clean_but_for_what_is_newer_than_its_own_rules
 def test_a_path_as_a_unit_s_name(systemd: Systemd, path: str) -> None:
     done = systemd.run("usr/bin/systemd-escape", "--path", path)
     assert done.stdout.rstrip("\n") == whole.path_stem(path), done.stderr
+
+
+def test_errors_come_before_warnings_when_there_are_too_many() -> None:
+    text = "[Unit]\n" + "Foo=1\n" * FINDINGS_MAX + "[Service]\nType=simple\n"
+    found = lint("a.service", text)
+    assert len(found) == FINDINGS_MAX + 1
+    assert found[0].severity == ERROR
