@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from unitfile.name import UnitName
+
 SEARCHED: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin")
 """Where systemd looks for a program that is named without its folder."""
 
@@ -14,10 +16,17 @@ _BLANK: Final = " \t\n\r"
 _WORD: Final = re.compile(r"""(?:[^ \t\n\r'"\\]++|\\.|'(?:[^'\\]++|\\.)*+'|"(?:[^"\\]++|\\.)*+")++""", re.DOTALL)
 _QUOTED: Final = re.compile(r"""'((?:[^'\\]++|\\.)*+)'|"((?:[^"\\]++|\\.)*+)\"""", re.DOTALL)
 _FILE_NAME_MAX: Final = 255
+_ESCAPED: Final = re.compile(r"""\\(?:([\\"'])|x([0-9A-Fa-f]{2}))""")
+_SPECIAL: Final = re.compile(r"""["'\\\x00-\x1f\x7f]""")
+# Specifiers that do not depend on the name alone.
+_FOREIGN: Final = re.compile(r"(?<!%)(?:%%)*%(?![%nNpij])")
 
 
 class Command(NamedTuple):
-    """One program to run: its path or bare name as written, and whether its failure counts (no ``-`` before it)."""
+    """One program to run: its path or bare name, and whether its failure counts (no ``-`` before it).
+
+    ``program`` is "" where only the machine knows it.
+    """
 
     program: str
     counts: bool
@@ -59,29 +68,30 @@ def unquoted(word: str) -> str:
     return _QUOTED.sub(lambda match: match[1] if match[1] is not None else match[2], word)
 
 
-def read(value: str) -> tuple[list[Command], Problem | None]:
-    """The commands of one assignment, several with ``;`` between, and the first problem; what systemd ignores is left out."""
+def read(value: str, unit: UnitName) -> tuple[list[Command], Problem | None]:
+    """The commands of one assignment of ``unit``, several with ``;`` between, and the first problem; what systemd ignores is left out."""
     found: list[Command] = []
-    begin, arguments = True, words(value)
+    begin, counts, arguments = True, False, words(value)
     try:
         for word in arguments:
             if word == ";":
                 begin = True
             elif begin:
-                begin = False
-                command, problem = _command(word, arguments)
+                begin, bare = False, unquoted(word)
+                counts = "-" not in bare[: len(bare) - len(bare.lstrip("-@:+!"))]
+                command, problem = _command(word, arguments, unit)
                 if problem is not None:
                     return found, problem
                 found.append(command)
     except OpenQuoteError:
-        # In its very first word systemd overlooks the command, in a later one it refuses the unit.
-        fatal = not begin
+        # In its very first word systemd overlooks the command; in a later one it refuses the unit, if the command's failure counts.
+        fatal = not begin and counts
         return found, Problem("a quote is not closed", 'close it, or write \\" for itself', fatal)
     return found, None
 
 
-def _command(word: str, arguments: Iterator[str]) -> tuple[Command, Problem | None]:
-    text = unquoted(word)
+def _command(word: str, arguments: Iterator[str], unit: UnitName) -> tuple[Command, Problem | None]:
+    text = _ESCAPED.sub(_unescaped, unquoted(word))
     counts, named, place = True, False, 0
     seen: set[str] = set()
     while place < len(text) and text[place] in "-@:+!" and _fits(text[place], seen):
@@ -89,14 +99,18 @@ def _command(word: str, arguments: Iterator[str]) -> tuple[Command, Problem | No
         named = named or text[place] == "@"
         seen.add("!!" if text[place] == "!" and "!" in seen else text[place])
         place += 1
-    program = text[place:]
+    is_known = not (unit.is_template and "%" in text) and not _FOREIGN.search(text, place)
+    # Specifiers come after the prefixes.
+    program = unit.expand(text[place:]) if is_known else ""
     command = Command(program, counts)
-    if named and next(arguments, None) is None:
+    if named and next(arguments, ";") == ";":
         return command, Problem("@ wants the program's path and then the name to give it", "write @/path name", counts)
-    if "\\" in program or "%" in program:
-        return command, None  # what it will be is not known here
+    if not is_known:
+        return command, None
     if not program:
         return command, Problem("names no program", "write its absolute path", counts)
+    if _SPECIAL.search(program):
+        return command, Problem("names a program with quotes, backslashes or control characters", "rename it", counts)
     if program.endswith("/"):
         return command, Problem("names a folder, not a program", "write the program's absolute path", counts)
     if not program.startswith("/") and ("/" in program or program in (".", "..") or len(program) > _FILE_NAME_MAX):
@@ -105,6 +119,10 @@ def _command(word: str, arguments: Iterator[str]) -> tuple[Command, Problem | No
             hint = "the prefix | came with systemd 258; write /bin/sh -c '...'"
         return command, Problem("the program's path is not absolute", hint, counts)
     return command, None
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return match[1] or chr(int(match[2], 16))
 
 
 def _fits(prefix: str, seen: set[str]) -> bool:

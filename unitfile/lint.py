@@ -158,11 +158,13 @@ class _Linter:
         if self._unit.instance is None and any(match[1] for match in _INSTANCE.finditer(option.folded)):
             hint = f"name the unit {self._unit.prefix}@.{self._unit.suffix}, or write the text itself"
             self._add(WARNING, option, f"{name}= has %i, which is empty: this unit has no instance", hint, value=True)
-        value = option.folded if self._unit.is_template else self._unit.expand(option.folded)
         if whole.is_command(kind):
-            _, problem = command.read(value)
+            _, problem = command.read(option.folded, self._unit)
+        elif option.value:
+            value = option.folded if self._unit.is_template else self._unit.expand(option.folded)
+            problem = values.problem(kind, name, value)
         else:
-            problem = values.problem(kind, name, value) if option.value else None
+            problem = None
         if problem is not None:
             severity = ERROR if problem.fatal else WARNING
             self._add(severity, option, f"{name}= {_verb(problem.message)}", problem.hint, value=True)
@@ -192,8 +194,8 @@ class _Linter:
             kind = directives.sections().get(option.section, {}).get(option.name, "")
             if len(self.found) > FINDINGS_MAX or not whole.is_command(kind):
                 continue
-            for program, counts in command.read(option.folded)[0]:
-                if "%" in program or "\\" in program or _is_there(program, binaries):
+            for program, counts in command.read(option.folded, self._unit)[0]:
+                if not program or _is_there(program, binaries):
                     continue
                 fails = counts and not option.name.startswith(("ExecStop", "ExecReload"))
                 message = f"{option.name}= runs a program that the image does not have"
@@ -231,11 +233,15 @@ class _Linter:
 def _expanded(unit: UnitName, options: Iterable[Option]) -> list[Option]:
     """``options`` with the specifiers expanded that depend on the name alone; a template's name is not whole yet.
 
-    What is left empty then is left out: an empty assignment means something else.
+    What is left empty then is left out: an empty assignment means something else. Command lines stay as they are: their words and
+    prefixes are read first.
     """
     if unit.is_template:
         return list(options)
-    made = [(each, unit.expand(each.folded) if "%" in each.value else each.value) for each in options]
+    made = [
+        (each, unit.expand(each.folded) if "%" in each.value and not each.name.startswith("Exec") else each.value)
+        for each in options
+    ]
     return [
         each if value == each.value else replace(each, value=value) for each, value in made if value or not each.value
     ]

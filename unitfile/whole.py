@@ -26,7 +26,7 @@ class Trouble(NamedTuple):
 
 def problems(unit: UnitName, options: Sequence[Option]) -> Iterator[Trouble]:
     """Why systemd would refuse ``unit`` with ``options``; nothing if it would not."""
-    settings = _Settings(options)
+    settings = _Settings(unit, options)
     check = {
         "automount": _automount,
         "mount": _mount,
@@ -45,7 +45,8 @@ def problems(unit: UnitName, options: Sequence[Option]) -> Iterator[Trouble]:
 class _Settings:
     """The options that count: systemd reads known directives, and ignores values that it cannot read."""
 
-    def __init__(self, options: Sequence[Option]) -> None:
+    def __init__(self, unit: UnitName, options: Sequence[Option]) -> None:
+        self._unit = unit
         self._given: dict[str, list[Option]] = {}
         for option in options:
             kind = directives.sections().get(option.section, {}).get(option.name)
@@ -76,7 +77,9 @@ class _Settings:
 
     def commands(self, section: str, name: str) -> list[tuple[Option, command.Command]]:
         """The commands of all assignments."""
-        return [(option, each) for option in self.all(section, name) for each in command.read(option.folded)[0]]
+        return [
+            (option, each) for option in self.all(section, name) for each in command.read(option.folded, self._unit)[0]
+        ]
 
 
 def is_command(kind: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from tests.unitfile.corpus import UNITS
@@ -89,3 +91,53 @@ def test_each_directive_with_a_value(systemd: Systemd, value: str) -> None:
     assert wrong == []
     # Whatever has a specifier in it is let pass, too.
     assert "%" in value or silent <= set(UNJUDGED.split())
+
+
+def some_command(chance: random.Random) -> str:
+    pieces = [
+        *(
+            "/bin/a",
+            "b",
+            "./c",
+            "d/e",
+            "-",
+            "@",
+            "+",
+            "!",
+            "!!",
+            ":",
+            " ",
+            ";",
+            " ; ",
+            "'",
+            '"',
+            "'x y'",
+            '"p q"',
+            "\\x41",
+            "/",
+            "\t",
+            "=",
+        ),
+        *("%i", "%%", "%n", "$A", "${B}", "\\", "\\;", '\\"', "#", "x"),
+    ]
+    made = "".join(chance.choices(pieces, k=chance.randint(1, 9))).strip()
+    return made + "y" if made.endswith("\\") else made
+
+
+def test_command_lines_that_chance_makes(systemd: Systemd, seed: int) -> None:
+    chance = random.Random(seed)
+    units = {}
+    for number in range(600):
+        directive = chance.choice(["ExecStart", "ExecStartPre", "ExecStop", "ExecReload"])
+        line = f"{directive}={some_command(chance)}\n"
+        units[f"u{number}.service"] = f"[Service]\nType=oneshot\nExecStart=/bin/true\n{line}"
+    different = []
+    for name, verdict in systemd.verify(units).items():
+        refused, warned = findings(name, units[name])
+        # Of an escape that it does not know systemd only says so, and of %i only we do.
+        ignored = any("unknown escape" not in each for each in verdict.lines.get(4, ()))
+        empty = any("%i" in each.message for each in lint(name, units[name]))
+        if refused != verdict.refused or (not refused and not empty and (4 in warned) != ignored):
+            different.append((units[name].splitlines()[-1], verdict, lint(name, units[name])))
+    assert different == []
+    assert len(units) // 10 < sum(findings(name, text)[0] for name, text in units.items()) < len(units) * 9 // 10
