@@ -72,6 +72,7 @@ _ZONE: Final = re.compile(
     r"|Singapore|Turkey|Universal|Zulu"
 )
 _YEARS: Final = (1970, 2199)
+_BEFORE_EPOCH: Final = re.compile(r"@[ \t]*(?:\+|-(?=0+$))?")  # as strtoul(3) takes it
 _EPOCH_MAX: Final = 7_258_118_399  # the last second of 2199
 
 
@@ -117,7 +118,8 @@ class _Calendar:
     def read(self) -> None:
         self._weekdays()
         if self._peek() == "@":
-            self._place += 1
+            match = _BEFORE_EPOCH.match(self._text, self._place)
+            self._place = match.end() if match else self._place
             if self._integer() > _EPOCH_MAX:
                 raise _Refused("too late a time")
         else:
