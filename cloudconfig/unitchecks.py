@@ -38,8 +38,8 @@ def check(document: Document, text: str, binaries: Collection[str] | None = None
                 yield from places.all(f"{drop_in.at}.content", drop_in.content, found)
     for file in document.config.write_files:
         match = _FILE.fullmatch(file.path)
-        if match is None or not _is_name(match[1]):
-            continue
+        if match is None or not _is_name(match[1]) or not file.content:
+            continue  # an empty file masks a unit
         content = file.content.decode("utf-8", "replace")
         # Of what is appended to, the rest is not here.
         partial = file.append or file.path.endswith(".conf")

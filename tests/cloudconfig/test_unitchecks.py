@@ -156,3 +156,7 @@ def test_network_files_and_names_that_are_none_are_left_to_the_others() -> None:
     assert found('coreos:\n  units:\n  - {name: a.network, content: "[Match]\\nName=eth0\\n"}\n') == []
     (one,) = found("coreos:\n  units:\n  - {name: a.exe, content: '[Service]'}\n")
     assert "coreos.units[0].name" in one
+
+
+def test_an_empty_file_masks_a_unit() -> None:
+    assert found("write_files: [{path: /etc/systemd/system/a.service}]\n") == []
