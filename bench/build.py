@@ -122,7 +122,7 @@ def add(into: dict[str, list[Taken]], found: dict[str, Taken]) -> None:
 def copy_checkout(target: Path) -> Path:
     """This checkout's packages, image and units: a place to change code and files in."""
     source = data.root()
-    for name in ("builder", "cloudconfig", "discovery", "etcd", "fleet", "terminal"):
+    for name in ("builder", "cloudconfig", "discovery", "etcd", "fleet", "terminal", "unitfile"):
         shutil.copytree(data.packages(name), target / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("image", "units"):
         shutil.copytree(source / name, target / name, symlinks=True)

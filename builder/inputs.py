@@ -59,11 +59,12 @@ def digest(folder: Path) -> str:
 
 @cache
 def code() -> str:
-    """The id of the builder's own code: a step whose code changed is another step."""
+    """The id of the builder's own code, and of that which reads units for it: a step whose code changed is another step."""
     total = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in sorted(path for path in here.rglob("*") if path.suffix in _CODE):
-        total.update(f"{path.relative_to(here)}\0".encode() + path.read_bytes())
+    for package in ("builder", "unitfile"):
+        here = data.packages(package)
+        for path in sorted(path for path in here.rglob("*") if path.suffix in _CODE):
+            total.update(f"{package}/{path.relative_to(here)}\0".encode() + path.read_bytes())
     return total.hexdigest()
 
 

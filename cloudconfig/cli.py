@@ -146,7 +146,7 @@ def _render(options: argparse.Namespace) -> int:
     except UnicodeDecodeError as error:
         raise Failure("is not UTF-8 text", where=options.template) from error
     try:
-        text = render.render(template, variables)
+        text = render.render(template, variables, lambda one: print(one.render("rendered"), file=sys.stderr))
     except render.RenderError as error:
         for one in error.findings:
             print(one.render("rendered"), file=sys.stderr)

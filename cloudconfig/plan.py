@@ -13,11 +13,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from cloudconfig import unitnames
 from cloudconfig.schema import CloudConfig, Unit, User, WriteFile
-from fleet.unitfile import UnitFile, UnitFileError
-from fleet.unitname import UnitName, UnitNameError
 from terminal import Failure
+from unitfile.install import Install
+from unitfile.name import UnitName, UnitNameError, canonical, is_network
+from unitfile.text import UnitFile, UnitFileError
 
 VERSION = 1
 DROP_IN = "20-cloudinit.conf"
@@ -182,32 +182,6 @@ def hosts(hostname: str) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def install_links(name: str, text: str, folder: str, target: str) -> tuple[tuple[str, str], ...]:
-    """The links (path, target) that ``systemctl enable`` makes in ``folder`` for the unit whose file ``target`` holds ``text``
-    (systemd.unit(5), [Install]).
-
-    Raises UnitFileError, UnitNameError.
-    """
-    unit, unit_file = UnitName.parse(name), UnitFile.parse(text)
-    if unit.is_template:
-        default = _words(unit_file, "DefaultInstance")
-        if not default:
-            return ()
-        name = f"{unit.prefix}@{default[0]}.{unit.suffix}"
-        unit = UnitName.parse(name)
-    links: list[tuple[str, str]] = []
-    for option, ending in (("WantedBy", ".wants"), ("RequiredBy", ".requires"), ("UpheldBy", ".upholds")):
-        for other in _words(unit_file, option):
-            other = unit.expand(other)
-            UnitName.parse(other)
-            links.append((f"{folder}/{other}{ending}/{name}", target))
-    for alias in _words(unit_file, "Alias"):
-        alias = unit.expand(alias)
-        UnitName.parse(alias)
-        links.append((f"{folder}/{alias}", target))
-    return tuple(links)
-
-
 class _Builder:
     """Collects, and refuses a path that two keys claim."""
 
@@ -240,8 +214,8 @@ class _Builder:
             self.links[path] = Link(path, target, key)
 
     def unit(self, unit: Unit) -> None:
-        name = unitnames.canonical(unit.name)
-        if unitnames.is_network(name):
+        name = canonical(unit.name)
+        if is_network(name):
             folder = "/run/systemd/network" if unit.runtime else "/etc/systemd/network"
         else:
             folder = "/run/systemd/system" if unit.runtime else "/etc/systemd/system"
@@ -251,7 +225,7 @@ class _Builder:
         for drop_in in unit.drop_ins:
             content = drop_in.content if drop_in.content.endswith("\n") else drop_in.content + "\n"
             self.file(f"{folder}/{name}.d/{drop_in.name}", content.encode(), f"{drop_in.at}.name")
-        if unitnames.is_network(name):
+        if is_network(name):
             return
         if unit.mask:
             self.link(f"{folder}/{name}", "/dev/null", f"{unit.at}.mask")
@@ -266,7 +240,7 @@ class _Builder:
         if text is None:
             return
         try:
-            made = install_links(name, text, folder, source)
+            made = Install.of(UnitFile.parse(text)).links(UnitName.parse(name), folder, source)
         except (UnitFileError, UnitNameError) as error:
             raise PlanError(key, "its [Install] cannot be read", hint=error.message) from error
         for path, target in made:
@@ -303,14 +277,6 @@ class _Builder:
         other = self.files.get(path) or self.links.get(path)
         if other is not None:
             raise PlanError(key, f"{path} is already claimed by {other.key}", hint="merge the two")
-
-
-def _words(unit_file: UnitFile, option: str) -> list[str]:
-    """A list option: values joined, an empty one resets the list."""
-    words: list[str] = []
-    for value in unit_file.get("Install", option):
-        words = [*words, *value.split()] if value.strip() else []
-    return words
 
 
 def _content(data: bytes) -> dict[str, str]:

@@ -9,7 +9,7 @@ that name; one that is missing or empty is an error with its line, since ``http:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,15 @@ def default_template() -> str:
     return (Path(__file__).parent / "templates" / "node.yaml.j2").read_text(encoding="utf-8")
 
 
-def render(template_text: str, variables: Mapping[str, Any]) -> str:
-    """User-data text, substituted and valid. Raises RenderError."""
+def render(
+    template_text: str, variables: Mapping[str, Any], warn: Callable[[finding.Finding], None] = lambda _: None
+) -> str:
+    """User-data text, substituted and valid; ``warn`` gets each warning. Raises RenderError."""
     # What says on a node that it is a template is no part of what it becomes.
     template_text = formats.JINJA_LINE.sub("{#- jinja #}\n", template_text)
     text = substitute(expand(template_text, variables), _addresses(variables))
-    wrong = finding.errors(validate.validate(text.encode()))
+    found = validate.validate(text.encode())
+    wrong = finding.errors(found)
     if wrong:
         first = wrong[0]
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
@@ -60,6 +63,8 @@ def render(template_text: str, variables: Mapping[str, Any]) -> str:
             hint=first.hint or None,
             findings=wrong,
         )
+    for one in found:
+        warn(one)
     return text
 
 

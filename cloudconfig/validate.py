@@ -6,13 +6,14 @@ The parser has judged shapes; here the values are judged. Messages name key path
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from cloudconfig import unitnames, userdata
+from cloudconfig import userdata
 from cloudconfig.finding import ERROR, WARNING, Capped, Finding, errors, ordered
 from cloudconfig.parse import Document, Mark, parse_all
 from cloudconfig.schema import Unit, User, WriteFile
-from fleet.unitfile import UnitFile, UnitFileError
+from unitfile.name import UnitNameError, canonical, check_file_name, is_network
+from unitfile.text import UnitFile, UnitFileError
 
 # The root of a node is read-only; these are the places that are not (image contract: /etc is an overlay, /home, /root, /opt
 # and /srv live under /var, /run is gone after a reboot).
@@ -60,17 +61,24 @@ _KEY_TYPES = (
 )
 
 
-def validate(data: bytes) -> tuple[Finding, ...]:
-    """All findings about user-data of any kind, in the order of the text; an empty tuple means clean."""
+def validate(data: bytes, binaries: Collection[str] | None = None) -> tuple[Finding, ...]:
+    """All findings about user-data of any kind, in the order of the text; an empty tuple means clean.
+
+    ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so that units may name any.
+    """
+    from cloudconfig import unitchecks  # a node, which only checks, does not pay for it
+
     contents = userdata.read(data)
     findings = list(contents.findings)
+    units: list[Finding] = []
     parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
     documents = parse_all(part.text for part in parts)
     for part, document in zip(parts, documents, strict=True):
         findings.extend(finding._replace(part=part.name) for finding in (*document.findings, *check(document)))
+        units.extend(each._replace(part=part.name) for each in unitchecks.check(document, part.text, binaries))
     if not errors(findings):
         findings.extend(_plan_conflicts(parts, documents))
-    return ordered(findings)
+    return ordered([*findings, *units])
 
 
 def check(document: Document) -> tuple[Finding, ...]:
@@ -200,12 +208,12 @@ class _Checker:
         if not unit.name:
             return
         try:
-            unitnames.check(unit.name)
-        except unitnames.UnitNameError as error:
+            check_file_name(unit.name)
+        except UnitNameError as error:
             self._error(f"{unit.at}.name", error.message, error.hint or "")
             return
         parsed = self._unit_text(f"{unit.at}.content", unit.content)
-        network = unitnames.is_network(unit.name)
+        network = is_network(unit.name)
         if network:
             for key, given in (("enable", unit.enable), ("command", bool(unit.command)), ("mask", unit.mask)):
                 if given:
@@ -214,7 +222,7 @@ class _Checker:
             self._error(f"{unit.at}.mask", "a masked unit cannot have content, be enabled or be started")
         elif unit.enable and parsed is not None and not parsed.section("Install"):
             self._warn(f"{unit.at}.enable", "the unit has no [Install], enabling it does nothing", "add WantedBy=")
-        if unit.command and unitnames.canonical(unit.name).partition("@")[2].startswith("."):
+        if unit.command and canonical(unit.name).partition("@")[2].startswith("."):
             self._error(f"{unit.at}.command", "a template cannot be started", "name an instance of it")
         if unit.content is None and not (unit.enable or unit.mask or unit.command or unit.drop_ins):
             self._warn(unit.at, "the entry says nothing to do", "give content, drop_ins, enable, mask or command")

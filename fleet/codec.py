@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 
 from fleet.model import Desired, Machine, Placement, Unit, UnitState
-from fleet.unitfile import UnitFile, UnitFileError
-from fleet.unitname import UnitName, UnitNameError
 from terminal import Failure
+from unitfile.name import UnitName, UnitNameError
+from unitfile.text import UnitFile, UnitFileError
 
 VERSION = 1
 """Of every value. A reader skips any other version."""

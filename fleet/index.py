@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fleet.model import Desired, Machine, Placement, Unit
 from fleet.reasons import Reject, Rejection
 from fleet.requirements import Requirements, RequirementsError, short_id_matches
-from fleet.unitname import UnitName
+from unitfile.name import UnitName
 
 
 @dataclass(frozen=True, slots=True)

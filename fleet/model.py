@@ -10,7 +10,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fleet.unitfile import UnitFile
+from unitfile.text import UnitFile
 
 
 class Desired(enum.StrEnum):

@@ -28,8 +28,8 @@ from etcd.protocol import Compare, Etcd, KeyValue, Op, RangeResult
 from fleet import codec
 from fleet.model import Desired, Machine, Placement, Unit, UnitState
 from fleet.requirements import check_unit
-from fleet.unitfile import UnitFileError
 from terminal import Failure
+from unitfile.text import UnitFileError
 
 PREFIX = "/flotilla/fleet/"
 VALUE_MAX = 1 << 20
@@ -224,7 +224,7 @@ class Registry:
         """Store a unit. With ``replace``, one of that name is overwritten in the same transaction.
 
         Raises :class:`UnitExists` (the same unit again is no error), and :class:`fleet.requirements.RequirementsError` or
-        :class:`fleet.unitname.UnitNameError` for a unit that no machine may run.
+        :class:`unitfile.name.UnitNameError` for a unit that no machine may run.
         """
         check_unit(unit)
         key = self.key_unit(unit.name)

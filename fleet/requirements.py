@@ -14,25 +14,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fleet.model import Desired, Unit
-from fleet.unitfile import Option, UnitFile
-from fleet.unitname import RUNNABLE_SUFFIXES, UnitName, UnitNameError
 from terminal import Failure
+from unitfile.directives import FLEET as OPTIONS
+from unitfile.directives import LEGACY as _LEGACY
+from unitfile.name import RUNNABLE_SUFFIXES, UnitName, UnitNameError
+from unitfile.text import Option, UnitFile
 
 SECTION = "X-Fleet"
-
-_LEGACY = {
-    "X-ConditionMachineID": "MachineID",
-    "X-ConditionMachineBootID": "MachineID",
-    "X-ConditionMachineOf": "MachineOf",
-    "X-ConditionMachineMetadata": "MachineMetadata",
-    "X-Conflicts": "Conflicts",
-}
-OPTIONS = ("MachineID", "MachineOf", "MachineMetadata", "Conflicts", "Global", "Replaces")
-"""Names that ``[X-Fleet]`` knows."""
 
 _TRUE = frozenset({"true", "yes", "1", "on", "t"})
 _FALSE = frozenset({"false", "no", "0", "off", "f", ""})
 _SHORT_ID = 8
+# Far above what anybody has. Each name is compared with each unit, a specifier is up to 255 characters when it is expanded, and splitting
+# quoted words takes time in the square of their length.
+_WORDS_MAX = 1000
+_LENGTH_MAX = 1 << 16
 
 
 class RequirementsError(Failure):
@@ -59,13 +55,19 @@ class Requirements:
         """Read ``[X-Fleet]`` of a unit, %n %N %p %i expanded; raises :class:`RequirementsError`."""
         values: dict[str, list[str]] = {known: [] for known in OPTIONS}
         legacy: dict[str, list[str]] = {known: [] for known in OPTIONS}
-        for option in unitfile.section(SECTION):
+        options = unitfile.section(SECTION)
+        if sum(len(option.value) for option in options) > _LENGTH_MAX:
+            raise RequirementsError(f"[{SECTION}] has more than {_LENGTH_MAX} characters", where=str(name))
+        for option in options:
             known = _LEGACY.get(option.name, option.name)
             if known not in values:
                 raise _unknown(name, option)
             into = legacy if option.name in _LEGACY else values
             into[known].append(name.expand(option.folded))
         both = {known: values[known] + legacy[known] for known in OPTIONS}
+        for known, given in both.items():
+            if sum(len(value.split()) for value in given) > _WORDS_MAX:
+                raise RequirementsError(f"{known} in [{SECTION}] has more than {_WORDS_MAX} words", where=str(name))
         made = cls(
             machine_id=next((value for value in both["MachineID"] if value), ""),
             metadata=_metadata(name, both["MachineMetadata"]),

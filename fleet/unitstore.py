@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fleet.unitname import UnitName, UnitNameError
 from terminal import Failure
+from unitfile.name import UnitName, UnitNameError
 
 
 class StoreError(Failure):

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fleet.model import Desired, Placement
-from fleet.unitfile import UnitFile, UnitFileError
 from fleet.unitstore import StoreError, UnitStore
 from terminal import Failure
+from unitfile.text import UnitFile, UnitFileError
 
 _LOG = logging.getLogger(__name__)
 

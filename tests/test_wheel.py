@@ -98,6 +98,16 @@ print(json.dumps([str(data.root()), str(data.packages("fleet")),
     assert "image/node.yaml" in files
 
 
+def test_systemd_s_directives_came_along(installed: Installed) -> None:
+    (installed.home / "a.yaml").write_text(
+        '#cloud-config\ncoreos: {units: [{name: a.target, content: "[Unit]\\nAftre=b.target"}]}\n'
+    )
+    done = installed.run("cloudconfig", "validate", "a.yaml")
+    (installed.home / "a.yaml").unlink()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "did you mean After=?" in done.stdout
+
+
 def test_programs_of_the_image_stay_executable(installed: Installed) -> None:
     done = installed.run("python", "-c", "from builder import data; print(data.root())")
     root = Path(done.stdout.strip())

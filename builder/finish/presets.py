@@ -10,9 +10,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from builder.finish.unit import Install, Name, parse_install
 from builder.tree import Entry, Kind, Patch, Tree, file, symlink
 from terminal import Failure
+from unitfile.install import Install
+from unitfile.name import UnitName, UnitNameError
+from unitfile.text import UnitFile, UnitFileError
 
 SYSTEM = "usr/lib/systemd/system"
 LOCAL = "etc/systemd/system"
@@ -31,45 +33,41 @@ class _Enabling:
         if text in self.done:
             return
         self.done.add(text)
-        name = Name.parse(text)
-        path = f"{SYSTEM}/{name.template}"
+        name = _name(text)
+        path = _path(text)
         install = self._install(name, path, because)
-        if name.instance == "":
-            if not install.default_instance:
-                raise Failure(
-                    f"the template {text} has no DefaultInstance",
-                    where=f"/{path}",
-                    hint="list an instance of it, as in getty@tty1.service",
-                )
-            name = Name(name.prefix, install.default_instance, name.suffix)
-        target = f"/{path}"
-        for alias in install.aliases:
-            self.links[f"{LOCAL}/{name.expand(alias)}"] = target
-        for folder, wanting in (
-            ("wants", install.wanted_by),
-            ("requires", install.required_by),
-            ("upholds", install.upheld_by),
-        ):
-            for other in wanting:
-                self.links[f"{LOCAL}/{name.expand(other)}.{folder}/{name}"] = target
+        made = install.instance(name)
+        if made is None:
+            raise Failure(
+                f"the template {text} has no DefaultInstance",
+                where=f"/{path}",
+                hint="list an instance of it, as in getty@tty1.service",
+            )
+        self.links |= install.links(made, LOCAL, f"/{path}")
         for other in install.also:
             # systemd skips without a word what Also= names and is static, masked or missing
-            if self._is_enablable(name.expand(other)):
-                self.enable(name.expand(other), because=text)
+            if self._is_enablable(made.expand(other)):
+                self.enable(made.expand(other), because=text)
 
     def _is_enablable(self, text: str) -> bool:
-        path = f"{SYSTEM}/{Name.parse(text).template}"
+        path = _path(text)
         entry = self.tree.get(path)
         if text in self.masked:
             return False
-        return entry is not None and entry.kind is Kind.FILE and bool(parse_install(self.tree.read(path).decode()))
+        return entry is not None and entry.kind is Kind.FILE and bool(self._read(path))
 
-    def _install(self, name: Name, path: str, because: str) -> Install:
+    def _read(self, path: str) -> Install:
+        try:
+            return Install.of(UnitFile.parse(self.tree.read(path).decode()))
+        except UnitFileError as error:
+            raise Failure(error.message, where=f"/{path}:{error.line}", hint=error.hint) from error
+
+    def _install(self, name: UnitName, path: str, because: str) -> Install:
         where = f"enabled because of {because}" if because else "presets"
         entry = self.tree.get(path)
         if entry is None:
             units = [each.path.removeprefix(SYSTEM + "/") for each in self.tree.below(SYSTEM)]
-            close = difflib.get_close_matches(name.template, units, n=1)
+            close = difflib.get_close_matches(name.template or str(name), units, n=1)
             raise Failure(
                 f"the unit {name} is to be enabled, but /{path} does not exist",
                 where=where,
@@ -83,7 +81,7 @@ class _Enabling:
                 where=where,
                 hint="list the unit under its own name",
             )
-        install = parse_install(self.tree.read(path).decode())
+        install = self._read(path)
         if not install:
             raise Failure(
                 f"{name} has no [Install] section: it cannot be enabled",
@@ -115,11 +113,11 @@ def presets(
         enabling.enable(name)
     links = enabling.links
     for name in off:
-        links[f"{LOCAL}/{Name.parse(name)}"] = "/dev/null"
+        links[f"{LOCAL}/{_name(name)}"] = "/dev/null"
     links[f"{LOCAL}/default.target"] = f"/{_existing(tree, default_target, 'default target')}"
     put = [
         file(PRESET, _preset(enabling.done)),
-        *(symlink(f"{SYSTEM}/{Name.parse(name)}", unit) for name, unit in _aliases(tree, aliases or {})),
+        *(symlink(f"{SYSTEM}/{_name(name)}", unit) for name, unit in _aliases(tree, aliases or {})),
         *(symlink(path, target) for path, target in sorted(links.items())),
     ]
     stale = tuple(entry.path for entry in _package_links(tree) if entry.path not in links)
@@ -132,8 +130,23 @@ def _preset(names: Iterable[str]) -> str:
     )
 
 
+def _name(text: str) -> UnitName:
+    try:
+        return UnitName.parse(text)
+    except UnitNameError as error:
+        raise Failure(
+            f"'{text}' is not the name of a unit: {error.message}", hint="write it with its suffix, as in ssh.service"
+        ) from error
+
+
+def _path(unit: str) -> str:
+    """Where the file that describes ``unit`` lies."""
+    name = _name(unit)
+    return f"{SYSTEM}/{name.template or name}"
+
+
 def _existing(tree: Tree, unit: str, what: str) -> str:
-    path = f"{SYSTEM}/{Name.parse(unit).template}"
+    path = _path(unit)
     if path not in tree:
         raise Failure(f"the {what} {unit} does not exist", where="/" + path)
     return path

@@ -21,9 +21,9 @@ from fleet.api import wire
 from fleet.model import Desired, Unit, UnitState, current_state
 from fleet.registry import Contended, NoSuchUnit, Overview, Registry, UnitExists
 from fleet.requirements import Requirements, RequirementsError
-from fleet.unitfile import UnitFileError
-from fleet.unitname import UnitName, UnitNameError
 from terminal import Failure
+from unitfile.name import UnitName, UnitNameError
+from unitfile.text import UnitFileError
 
 _BASES = (["fleet", "v1"], ["v1-alpha"])
 _TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fleet.model import Desired, Machine, Unit, UnitState
-from fleet.unitfile import Option, UnitFile
 from terminal import Failure
+from unitfile.text import Option, UnitFile
 
 BODY_SIZE_MAX = 4 << 20
 """Bytes of a request body: the largest unit file with room for JSON's escapes."""
@@ -52,7 +52,7 @@ class UnitRequest:
 
     @classmethod
     def parse(cls, body: bytes) -> UnitRequest:
-        """Read the JSON of a PUT; raises :class:`BadRequest`, or :class:`fleet.unitfile.UnitFileError` for the options."""
+        """Read the JSON of a PUT; raises :class:`BadRequest`, or :class:`unitfile.text.UnitFileError` for the options."""
         fields = _parsed(body, dict, "object")
         raw = fields.get("options") or []
         if not isinstance(raw, list):

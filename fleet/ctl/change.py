@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from fleet.ctl.client import Client, UnitRecord
 from fleet.ctl.listing import no_such_unit
 from fleet.ctl.reach import Settings, open_reach
-from fleet.ctl.units import Argument, parse_arguments, read_file
+from fleet.ctl.units import Argument, Text, parse_arguments, read_file
 from fleet.ctl.waiting import Look, Outcome, Running, Verdict, judge_state, location, wait
-from fleet.unitfile import UnitFile
 from terminal import Failure
+from unitfile.text import UnitFile
 
 _REPLACEABLE = {
     "inactive": ("inactive",),
@@ -187,7 +187,7 @@ def _text_to_store(client: Client, argument: Argument, wanted: str, *, replace: 
     name = str(argument.name)
     record = client.unit(name)
     if record is None:
-        return _new_text(client, argument)
+        return _judged(argument, _new_text(client, argument))
     # The file's text only matters when there is one; a name alone means the unit that the cluster knows.
     text = read_file(argument.path) if replace or not argument.path.is_dir() else None
     if replace and text is None and argument.template_path is not None:
@@ -198,7 +198,7 @@ def _text_to_store(client: Client, argument: Argument, wanted: str, *, replace: 
                 "there is no file to replace the unit with", where=str(argument.path), hint="give the file's path"
             )
         return None
-    if text.hash() == record.unitfile.hash():
+    if text.unit.hash() == record.unitfile.hash():
         if replace:
             _tell(f"unit {name} has this text already")
         return None
@@ -210,10 +210,22 @@ def _text_to_store(client: Client, argument: Argument, wanted: str, *, replace: 
             f"unit {name} is {record.desired}, so {_VERBS[wanted]} does not replace it",
             hint=f"use: fleetctl {_VERBS[record.desired]} --replace {name}, or unload it first",
         )
-    return text
+    return _judged(argument, text)
 
 
-def _new_text(client: Client, argument: Argument) -> UnitFile:
+def _judged(argument: Argument, text: Text) -> UnitFile:
+    """The unit in ``text``, after saying what is wrong with it; raises :class:`Failure` if systemd would refuse it."""
+    findings = text.findings(argument.name)
+    for finding in findings:
+        _tell(finding.render(str(text.path)))
+    if any(finding.severity == "error" for finding in findings):
+        raise Failure(
+            f"systemd would refuse the unit {argument.name}", where=str(text.path), hint="mend the errors named above"
+        )
+    return text.unit
+
+
+def _new_text(client: Client, argument: Argument) -> Text:
     text = read_file(argument.path) or _template_text(client, argument)
     if text is not None:
         return text
@@ -225,13 +237,13 @@ def _new_text(client: Client, argument: Argument) -> UnitFile:
     )
 
 
-def _template_text(client: Client, argument: Argument) -> UnitFile | None:
+def _template_text(client: Client, argument: Argument) -> Text | None:
     """The text of the template of an instance, from the cluster or else from beside the path."""
     template, path = argument.name.template, argument.template_path
     if template is None or path is None:
         return None
     record = client.unit(template)
-    return record.unitfile if record is not None else read_file(path)
+    return Text(record.unitfile) if record is not None else read_file(path)
 
 
 def _find(client: Client, arguments: Sequence[Argument]) -> tuple[list[UnitRecord], list[str]]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urlsplit
 
 from fleet.model import Machine, UnitState
-from fleet.unitfile import Option, UnitFile
 from terminal import Failure, UsageFailure
+from unitfile.text import Option, UnitFile
 
 BASE = "/fleet/v1"
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fleet.unitfile import SIZE_MAX, UnitFile, UnitFileError
-from fleet.unitname import SUFFIXES, UnitName, UnitNameError
 from terminal import Failure, UsageFailure
+from unitfile.name import SUFFIXES, UnitName, UnitNameError
+from unitfile.text import SIZE_MAX, UnitFile, UnitFileError
+
+if TYPE_CHECKING:
+    from unitfile.lint import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,23 @@ class Argument:
         return self.path.with_name(template) if template else None
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a unit is to be: ``path`` and ``source`` say as which file it was written, ``None`` and "" if the cluster had it."""
+
+    unit: UnitFile
+    path: Path | None = None
+    source: str = ""
+
+    def findings(self, name: UnitName) -> list[Finding]:
+        """What systemd would say of it as the unit ``name``; nothing of a text that the cluster has taken already."""
+        if self.path is None:
+            return []
+        from unitfile.lint import lint  # only a text that is to be stored pays for the import
+
+        return lint(str(name), self.source)
+
+
 def parse_arguments(texts: Sequence[str]) -> list[Argument]:
     """All arguments, each name once, in the order given. All are checked before anything is done to any."""
     if not texts:
@@ -59,7 +80,7 @@ def parse_arguments(texts: Sequence[str]) -> list[Argument]:
     return list(arguments.values())
 
 
-def read_file(path: Path) -> UnitFile | None:
+def read_file(path: Path) -> Text | None:
     """The unit file at ``path``; ``None`` when there is nothing. Raises :class:`Failure` for what is no unit file."""
     try:
         if path.is_dir():
@@ -93,4 +114,4 @@ def read_file(path: Path) -> UnitFile | None:
         raise Failure(error.message, where=place, hint=error.hint) from None
     if not unitfile.options:
         raise Failure("the unit file has no options", where=str(path), hint="it needs a [Service] with an ExecStart=")
-    return unitfile
+    return Text(unitfile, path, text)

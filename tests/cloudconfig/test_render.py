@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudconfig import parse, render
+from cloudconfig.finding import Finding
 from cloudconfig.render import RenderError
 from terminal import Failure
 
@@ -147,3 +148,12 @@ def test_variables_refused(tmp_path: Path, text: str, message: str) -> None:
         render.load_variables(tmp_path / "v.yaml")
     with pytest.raises(Failure, match="cannot be read"):
         render.load_variables(tmp_path / "none")
+
+
+def test_warnings_are_handed_out() -> None:
+    template = (
+        '#cloud-config\ncoreos: {units: [{name: a.service, content: "[Service]\\nExecStart=/x\\nTpye=simple"}]}\n'
+    )
+    warned: list[Finding] = []
+    assert render.render(template, {}, warned.append) == template
+    assert [one.hint for one in warned] == ["did you mean Type=?"]

@@ -141,14 +141,17 @@ def test_bad(name: str) -> None:
     ("text", "expected"),
     [
         (
-            unit("a.service", "    enable: true\n    content: '[Service]'\n"),
+            unit("a.service", '    enable: true\n    content: "[Service]\\nExecStart=/bin/true"\n'),
             "f:5:13: warning: coreos.units[0].enable: the unit has no [Install]",
         ),
         (unit("a.network", "    command: start\n    content: '[Match]'\n"), "means nothing for a network file"),
         (unit("a.service"), "coreos.units[0]: the entry says nothing to do"),
         (file("/etc/x", "  owner: joe\n"), "write_files[0].owner: nobody called joe here or in the image"),
         (file("/etc/x", "  content: ip=$private_ipv4\n"), "write_files[0].content: has an address variable"),
-        (unit("a.service", "    content: '[Service]\\n#$public_ipv6'\n").replace("'", '"'), "has an address variable"),
+        (
+            unit("a.service", "    content: '[Service]\\nExecStart=/x $public_ipv6'\n").replace("'", '"'),
+            "has an address variable",
+        ),
         (
             file("/etc/x", "  permissions: 420\n"),
             "permissions: 420 is read as octal 0420\n    hint: decimal 420 is 0644",
@@ -175,7 +178,7 @@ coreos:
   units:
   - {{name: a.service, content: "[Service]\\nExecStart=/bin/true\\n"}}
   - {{name: a.service, drop_ins: [{{name: 1.conf, content: '[Service]'}}]}}
-  - {{name: 'b@.service', content: "[Install]\\nWantedBy=multi-user.target\\nDefaultInstance=x\\n", enable: true}}
+  - {{name: 'b@.service', content: "[Service]\\nExecStart=a\\n[Install]\\nWantedBy=multi-user.target\\nDefaultInstance=x\\n", enable: true}}
 """
     assert found(text) == []
 

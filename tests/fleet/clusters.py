@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from fleet.model import Desired, Machine, Placement, Unit
 from fleet.requirements import Requirements, RequirementsError
 from fleet.schedule import ClusterView, Plan
-from fleet.unitfile import UnitFile
-from fleet.unitname import UnitName
+from unitfile.name import UnitName
+from unitfile.text import UnitFile
 
 MACHINES = ("a", "b", "c", "d", "e")
 NAMES = ("app@1.service", "app@2.service", "app@3.service", "db.service", "log.service", "web.service", "x.service")

@@ -13,9 +13,9 @@ from fleet import codec
 from fleet.model import Desired, Machine, Placement, Unit, UnitState, current_state
 from fleet.registry import VALUE_MAX, Contended, NoSuchUnit, Registry, UnitExists
 from fleet.requirements import RequirementsError
-from fleet.unitfile import UnitFile, UnitFileError
 from terminal import Failure
 from tests.fleet.clusters import unit
+from unitfile.text import UnitFile, UnitFileError
 
 
 @pytest.fixture

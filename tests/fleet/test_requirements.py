@@ -6,8 +6,8 @@ import pytest
 
 from fleet.model import Desired, Unit
 from fleet.requirements import Requirements, RequirementsError, check_unit, short_id_matches
-from fleet.unitfile import UnitFile
-from fleet.unitname import UnitName, UnitNameError
+from unitfile.name import UnitName, UnitNameError
+from unitfile.text import UnitFile
 
 
 def parse(text: str, name: str = "x@1.service") -> Requirements:
@@ -113,3 +113,18 @@ class TestCheckUnit:
     def test_an_empty_file(self) -> None:
         with pytest.raises(RequirementsError, match="no options"):
             check_unit(Unit("x.service", UnitFile.parse("# nothing\n")))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Conflicts=a\n" * 1001,
+        "Conflicts=" + "a " * 1001,
+        "MachineOf=a.service\n" * 1001,
+        "MachineMetadata=" + '\\"' * 40_000,
+        "Replaces=" + "%n" * 40_000,
+    ],
+)
+def test_what_would_keep_every_machine_busy_is_refused(lines: str) -> None:
+    with pytest.raises(RequirementsError, match="has more than"):
+        Requirements.parse(UnitName.parse("a.service"), UnitFile.parse(f"[X-Fleet]\n{lines}\n"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.unitname import UnitNameError
 from fleet.unitstore import StoreError, UnitStore
+from unitfile.name import UnitNameError
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_arguments_are_looked_at_first(tmp_path: Path, arguments: list[str], cod
     """A copy of the checkout without scripts/setup: whoever got as far as that would fail with another code."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "cluster-up").write_bytes((ROOT / "scripts" / "cluster-up").read_bytes())
-    for package in ("cluster", "fleet", "terminal", "etcd"):
+    for package in ("cluster", "fleet", "terminal", "unitfile", "etcd"):
         (tmp_path / package).symlink_to(ROOT / package)
     done = subprocess.run(
         ["bash", str(tmp_path / "scripts" / "cluster-up"), *arguments], capture_output=True, text=True, check=False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.unitfile import UnitFile
+from unitfile.text import UnitFile
 
 UNIT = UnitFile.parse((Path(__file__).parents[2] / "units/system/sshd-hostkeys.service").read_text())
 SHELL, OPTION, SCRIPT = shlex.split(*UNIT.get("Service", "ExecStart"))

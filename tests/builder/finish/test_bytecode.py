@@ -96,7 +96,7 @@ def test_what_is_seldom_used_stays_source() -> None:
 def test_our_code_on_the_node_imports_nothing_that_is_seldom_used() -> None:
     script = (
         "import pkgutil, sys\n"
-        "for name in ('cloudconfig', 'discovery', 'etcd', 'fleet', 'terminal'):\n"
+        "for name in ('cloudconfig', 'discovery', 'etcd', 'fleet', 'terminal', 'unitfile'):\n"
         "    for each in pkgutil.walk_packages(__import__(name).__path__, name + '.'):\n"
         "        __import__(each.name)\n"
         "print(*sorted(str(getattr(each, '__file__', None)) for each in sys.modules.values()), sep='\\n')\n"

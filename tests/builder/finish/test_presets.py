@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from builder.finish.presets import presets
-from builder.finish.unit import Install, Name, parse_install
 from builder.tree import Patch, Tree, file, symlink
 from terminal import Failure
 
@@ -106,15 +105,3 @@ def test_the_default_target_and_what_is_behind_an_alias_must_exist() -> None:
         presets(tree_of(), [], default_target="graphical.target")
     with pytest.raises(Failure, match=r"behind the alias a\.service"):
         presets(tree_of(), [], aliases={"a.service": "nothing.service"})
-
-
-def test_install_sections_add_up_and_can_be_emptied() -> None:
-    text = "[Unit]\nWantedBy=no\n[Install]\n# WantedBy=no\nWantedBy=a b\nWantedBy=c \\\n d\nAlias=x\nAlias=\n"
-    assert parse_install(text) == Install(wanted_by=("a", "b", "c", "d"))
-    assert not parse_install("[Service]\nExecStart=x\n")
-
-
-def test_unit_names() -> None:
-    name = Name.parse("a-b@c.service")
-    assert (name.prefix, name.instance, name.suffix, name.template) == ("a-b", "c", ".service", "a-b@.service")
-    assert name.expand("%p|%i|%n|%N|%j|%%") == "a-b|c|a-b@c.service|a-b@c|b|%"

@@ -9,8 +9,8 @@ import pytest
 from fleet.ctl.client import UnitRecord
 from fleet.ctl.waiting import Outcome, Running, Verdict, judge_state, wait
 from fleet.model import UnitState
-from fleet.unitfile import UnitFile
 from terminal import Failure
+from unitfile.text import UnitFile
 
 A = "a" * 32
 

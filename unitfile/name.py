@@ -26,6 +26,12 @@ TEMPLATE_SUFFIXES = frozenset({"path", "service", "socket", "target", "timer"})
 RUNNABLE_SUFFIXES = SUFFIXES - {"device", "scope"}
 """Types that a unit file can define: a device comes from the kernel and a scope from a running program."""
 
+NETWORK_SUFFIXES = (".network", ".netdev", ".link")
+"""Files of systemd-networkd and udev: they lie in /etc/systemd/network, and nothing is started by their name."""
+
+ALIASES = {"etcd2.service": "etcd.service", "fleetd.service": "fleet.service"}
+"""CoreOS had two etcds and users wrote either name; the image has one etcd, and one fleet whose daemon is fleetd."""
+
 _CHARACTERS = re.compile(r"[A-Za-z0-9:_.\\@-]+")
 
 
@@ -105,9 +111,35 @@ class UnitName:
         return not self.is_template and self.suffix in RUNNABLE_SUFFIXES
 
     def expand(self, text: str) -> str:
-        """Replace the specifiers that depend on the name alone: %n, %N, %p, %i, and %% for a percent sign.
+        """Replace the specifiers that depend on the name alone: %n, %N, %p, %i, %j, and %% for a percent sign.
 
         Others (%m, %H ...) are the machine's and stay as they are: systemd expands them there.
         """
-        values = {"n": str(self), "N": self.stem, "p": self.prefix, "i": self.instance or "", "%": "%"}
-        return re.sub(r"%([nNpi%])", lambda match: values[match.group(1)], text)
+        values = {
+            "n": str(self),
+            "N": self.stem,
+            "p": self.prefix,
+            "i": self.instance or "",
+            "j": self.prefix.rpartition("-")[2],
+            "%": "%",
+        }
+        return re.sub(r"%([nNpij%])", lambda match: values[match.group(1)], text)
+
+
+def canonical(name: str) -> str:
+    """The name under which the image knows the unit."""
+    return ALIASES.get(name, name)
+
+
+def is_network(name: str) -> bool:
+    """Whether the file is networkd's or udev's, not a unit of systemd's."""
+    return name.endswith(NETWORK_SUFFIXES)
+
+
+def check_file_name(name: str) -> None:
+    """Raise :class:`UnitNameError` unless ``name`` may become a file name in a folder of units or network files."""
+    if is_network(name):
+        # The same characters and length as a unit's name; only the suffix is networkd's own.
+        UnitName.parse(name.rpartition(".")[0] + ".target")
+    else:
+        UnitName.parse(name)

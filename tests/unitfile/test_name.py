@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.unitname import LENGTH_MAX, SUFFIXES, UnitName, UnitNameError
+from unitfile.name import LENGTH_MAX, SUFFIXES, UnitName, UnitNameError
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,7 @@ def test_specifiers() -> None:
     name = UnitName.parse("polop@redis.service")
     assert name.expand("%p %i %n %N %% %m %H %%p") == "polop redis polop@redis.service polop@redis % %m %H %p"
     assert UnitName.parse("x.service").expand("[%i]") == "[]"
+    assert UnitName.parse("a-b@c.service").expand("%p|%i|%n|%N|%j|%%") == "a-b|c|a-b@c.service|a-b@c|b|%"
 
 
 @given(st.text(max_size=300))

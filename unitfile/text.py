@@ -4,7 +4,12 @@ Parsing drops comments and blank lines and groups the options by section, in the
 writing it back gives the canonical text. The SHA-1 of that text is a unit's hash, the same one that the original fleet
 computed: ``[Service]\\nExecStart=/bin/sleep 1000\\n`` is ``2d432f4a06608c1a8b2848b66c836793a1d48ce6``.
 
-A continued line keeps its backslash and line break inside the value, so that what a node runs reads as it was written.
+A continued line keeps its backslash and line break inside the value, so that what a node runs reads as it was written. Two
+oddities are kept as the original kept them, or the hash would be another one: a continuation that leads to an empty line (the value
+ends in backslash and line break), and a comment inside a continuation that itself ends in a backslash. systemd reads neither
+(``Option.folded``).
+
+All of it takes time in proportion to the length of the text: what arrives by the HTTP API may be hostile.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from terminal import Failure
 
@@ -21,7 +27,7 @@ SIZE_MAX = 1 << 20
 
 _BLANK = " \t"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_CONTINUATION = re.compile(r"\s*\\\n\s*")
+_COMMENT = ("#", ";")
 
 
 class UnitFileError(Failure):
@@ -43,8 +49,20 @@ class Option:
 
     @property
     def folded(self) -> str:
-        """The value with its continued lines joined by a space, as systemd reads it."""
-        return _CONTINUATION.sub(" ", self.value).strip(_BLANK)
+        """The value with its continued lines joined by a space, and comments between them left out, as systemd reads it."""
+        if "\n" not in self.value:
+            return self.value.strip(_BLANK)
+        first, *others, last = self.value.split("\n")
+        lines = [first.removesuffix("\\").rstrip()]
+        lines += [line.removesuffix("\\").strip() for line in others if not line.lstrip(_BLANK).startswith(_COMMENT)]
+        return " ".join([*lines, last.lstrip()]).strip(_BLANK)
+
+
+class Heading(NamedTuple):
+    """The line ``[name]`` that begins a section."""
+
+    name: str
+    line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +74,7 @@ class UnitFile:
     @classmethod
     def parse(cls, text: str) -> UnitFile:
         """Read unit file text; raises :class:`UnitFileError` with the line of the first mistake."""
-        _check_whole(text)
-        section = ""
-        options: list[Option] = []
-        for number, logical in _logical_lines(text.removeprefix("\ufeff")):
-            if logical.startswith("["):
-                section = _section(logical, number)
-            else:
-                options.append(_option(section, logical, number))
-        return cls(_grouped(options))
+        return cls(_grouped([each for each in entries(text) if isinstance(each, Option)]))
 
     @classmethod
     def of(cls, options: Iterable[Option]) -> UnitFile:
@@ -109,6 +119,23 @@ class UnitFile:
         return tuple(each for each in self.options if each.section == section)
 
 
+def entries(text: str) -> Iterator[Heading | Option]:
+    """All that unit file ``text`` says, in its order; raises :class:`UnitFileError` at the first mistake."""
+    _check_whole(text)
+    section = ""
+    for number, logical in _logical_lines(text.removeprefix("\ufeff")):
+        if logical.startswith("["):
+            section = _section(logical, number)
+            yield Heading(section, number)
+        else:
+            yield _option(section, logical, number)
+
+
+def physical_lines(text: str) -> list[str]:
+    """The lines of ``text`` as they are counted here: systemd ends a line at CR as well as at LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _check_whole(text: str) -> None:
     try:
         size = len(text.encode())
@@ -123,16 +150,22 @@ def _check_whole(text: str) -> None:
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """Lines with their continuations, each with the number of its first line; comments and blank lines left out.
 
-    systemd ends a line at CR as well as at LF, so both count here: otherwise an option could hide from us behind a CR.
+    Both CR and LF end one: otherwise an option could hide from us behind a CR.
     """
     pending: list[str] = []
     begin = 0
-    for number, physical in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+    for number, physical in enumerate(physical_lines(text), 1):
         line = physical.strip(_BLANK)
-        if line.startswith(("#", ";")):
-            continue  # also in the middle of a continued line, where systemd skips it too
+        if line.startswith(_COMMENT):
+            # systemd skips it in the middle of a continued line, too; the original kept it there if it ends in a backslash
+            if pending and physical.endswith("\\"):
+                pending.append(physical)
+            continue
         if not pending:
             if not line:
+                continue
+            if not line.endswith("\\"):
+                yield number, line
                 continue
             begin = number
         if _continues(physical):
@@ -143,7 +176,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
                 "a blank after the backslash at the end of the line", line=number, hint="remove the blank"
             )
         pending.append(physical.rstrip(_BLANK))
-        yield begin, _joined(pending)
+        yield begin, "\n".join(pending).strip(_BLANK)
         pending = []
     if pending:
         raise UnitFileError("the file ends in a backslash, with no line to continue", line=begin)
@@ -151,15 +184,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _continues(line: str) -> bool:
     """Whether the line ends in a backslash that is not itself escaped."""
-    return (len(line) - len(line.rstrip("\\"))) % 2 == 1
-
-
-def _joined(lines: list[str]) -> str:
-    """One logical line. A continuation that leads to nothing is dropped with its backslash."""
-    while len(lines) > 1 and not lines[-1].strip(_BLANK):
-        lines.pop()
-        lines[-1] = lines[-1].removesuffix("\\").rstrip(_BLANK)
-    return "\n".join(lines).strip(_BLANK)
+    return line.endswith("\\") and (len(line) - len(line.rstrip("\\"))) % 2 == 1
 
 
 def _section(line: str, number: int) -> str:

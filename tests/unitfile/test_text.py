@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.unitfile import SIZE_MAX, Option, UnitFile, UnitFileError
+from unitfile.text import SIZE_MAX, Option, UnitFile, UnitFileError
 
 
 def test_the_original_s_hash() -> None:
@@ -53,8 +55,38 @@ def test_byte_order_mark_and_no_final_newline() -> None:
     assert UnitFile.parse("\ufeff[Service]\nExecStart=/bin/a").get("Service", "ExecStart") == ("/bin/a",)
 
 
-def test_a_continuation_that_leads_to_nothing() -> None:
-    assert UnitFile.parse("[S]\na=b \\\n\nc=d\n").serialize() == "[S]\na=b\nc=d\n"
+@pytest.mark.parametrize(
+    ("text", "value", "read"),
+    [
+        ("/bin/sleep \\\n  1000 \\\n\n", "/bin/sleep \\\n  1000 \\\n", "/bin/sleep 1000"),
+        ("/bin/sleep 1000 \\\n", "/bin/sleep 1000 \\\n", "/bin/sleep 1000"),
+        ("/bin/sleep \\\n \\\n \t\nX=y", "/bin/sleep \\\n \\\n", "/bin/sleep"),
+        ("\\\n\nX=y", "\\\n", ""),
+        ("/bin/a \\\n # b \\\n ; c \\\n d", "/bin/a \\\n # b \\\n ; c \\\n d", "/bin/a d"),
+        ("/bin/a \\\n # b\\\\\n d", "/bin/a \\\n # b\\\\\n d", "/bin/a d"),
+        ("/bin/a \\\n # b \\\n\n", "/bin/a \\\n # b \\\n", "/bin/a"),
+        ("/bin/a \\\n # b\n d", "/bin/a \\\n d", "/bin/a d"),
+    ],
+)
+def test_what_a_backslash_leads_to(text: str, value: str, read: str) -> None:
+    """The value is what the original stored and hashed (its parser of 1.0); what systemd reads of it is the third."""
+    unit = UnitFile.parse(f"[Service]\nExecStart={text}\n")
+    (option,) = [each for each in unit.options if each.name == "ExecStart"]
+    assert option.value == value
+    assert unit.get("Service", "ExecStart") == (read,)
+    assert UnitFile.of(unit.options) == unit
+    assert unit.serialize().startswith(f"[Service]\nExecStart={value}\n")
+
+
+def test_the_original_s_hash_of_a_value_that_ends_in_a_backslash() -> None:
+    text = "[Service]\nExecStart=/bin/sleep \\\n  1000 \\\n\n"
+    assert UnitFile.parse(text).serialize() == text
+    assert UnitFile.parse(text).hash() == hashlib.sha1(text.encode()).hexdigest()
+
+
+def test_a_backslash_takes_no_option_with_it() -> None:
+    unit = UnitFile.parse("[S]\na=b \\\n\nc=d\n")
+    assert [(each.name, each.folded) for each in unit.options] == [("a", "b"), ("c", "d")]
 
 
 @pytest.mark.parametrize(
