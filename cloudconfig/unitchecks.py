@@ -23,18 +23,18 @@ def check(document: Document, text: str, binaries: Collection[str] | None = None
     ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so that none is missed. What is no unit text at all
     in coreos.units, or no unit's name, is reported by :mod:`cloudconfig.validate`.
     """
-    places = _Places(document, text)
+    places, nearest = _Places(document, text), lint.Nearest()
     for unit in document.config.units:
         name = canonical(unit.name)
         if is_network(name) or not _is_name(name):
             continue
         texts = [drop_in.content for drop_in in unit.drop_ins]
         if unit.content is not None and _is_text(unit.content):
-            found = lint.lint(name, unit.content, binaries, drop_ins=texts)
+            found = lint.lint(name, unit.content, binaries, drop_ins=texts, nearest=nearest)
             yield from places.all(f"{unit.at}.content", unit.content, found)
         for drop_in in unit.drop_ins:
             if _is_text(drop_in.content):
-                found = lint.lint(name, drop_in.content, binaries, is_drop_in=True)
+                found = lint.lint(name, drop_in.content, binaries, is_drop_in=True, nearest=nearest)
                 yield from places.all(f"{drop_in.at}.content", drop_in.content, found)
     for file in document.config.write_files:
         match = _FILE.fullmatch(file.path)
@@ -43,7 +43,7 @@ def check(document: Document, text: str, binaries: Collection[str] | None = None
         content = file.content.decode("utf-8", "replace")
         # Of what is appended to, the rest is not here.
         partial = file.append or file.path.endswith(".conf")
-        found = lint.lint(match[1], content, binaries, is_drop_in=partial)
+        found = lint.lint(match[1], content, binaries, is_drop_in=partial, nearest=nearest)
         yield from places.all(f"{file.at}.content", content, found)
 
 

@@ -70,12 +70,13 @@ def validate(data: bytes, binaries: Collection[str] | None = None) -> tuple[Find
 
     contents = userdata.read(data)
     findings = list(contents.findings)
-    units: list[Finding] = []
+    units = Capped()
     parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
     documents = parse_all(part.text for part in parts)
     for part, document in zip(parts, documents, strict=True):
         findings.extend(finding._replace(part=part.name) for finding in (*document.findings, *check(document)))
-        units.extend(each._replace(part=part.name) for each in unitchecks.check(document, part.text, binaries))
+        for each in unitchecks.check(document, part.text, binaries):
+            units.append(each._replace(part=part.name))
     if not errors(findings):
         findings.extend(_plan_conflicts(parts, documents))
     return ordered([*findings, *units])

@@ -49,6 +49,26 @@ class Finding(NamedTuple):
         return f"{text}\n    hint: {self.hint}" if self.hint else text
 
 
+class Nearest:
+    """Finds the name that was probably meant; the slow way a few times only, since a hostile text has no end of mistakes."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], str] = {}
+
+    def of(self, word: str, known: tuple[str, ...]) -> str:
+        """The one of ``known`` that is most like ``word``, or ""."""
+        lower = word.lower()
+        same = next((each for each in known if each.lower() == lower), "")
+        key = (word, len(known))
+        if same or len(word) > _WORD_MAX or (key not in self._found and len(self._found) >= _NEAREST_MAX):
+            return same
+        if key not in self._found:
+            import difflib  # only a mistake pays for the import
+
+            self._found[key] = next(iter(difflib.get_close_matches(word, known, n=1)), "")
+        return self._found[key]
+
+
 def lint(
     name: str,
     text: str,
@@ -56,17 +76,19 @@ def lint(
     *,
     drop_ins: Iterable[str] = (),
     is_drop_in: bool = False,
+    nearest: Nearest | None = None,
 ) -> list[Finding]:
     """The findings about the unit ``name`` with ``text``, in the order of the text; none means clean.
 
     ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so none is missed. With ``drop_ins`` (their
     texts) the unit is judged together with them, though only its own lines are. A text that ``is_drop_in`` is judged by its lines alone.
+    ``nearest`` is for those who judge many units: one for all of them.
     """
     try:
         unit = UnitName.parse(name)
     except UnitNameError as error:
         return [Finding(0, 0, error.message, error.hint or "", ERROR)]
-    linter = _Linter(unit, text, binaries)
+    linter = _Linter(unit, text, binaries, nearest or Nearest())
     try:
         linter.read()
     except UnitFileError as error:
@@ -93,14 +115,14 @@ def _options_of(texts: Iterable[str]) -> list[Option]:
 
 
 class _Linter:
-    def __init__(self, unit: UnitName, text: str, binaries: Collection[str] | None) -> None:
+    def __init__(self, unit: UnitName, text: str, binaries: Collection[str] | None, nearest: Nearest) -> None:
         self._unit = unit
         self._text = text
         self._lines = physical_lines(text)
         self._binaries = binaries
         self._allowed = directives.allowed(unit.suffix)
         self._options: list[Option] = []
-        self._guesses: dict[tuple[str, int], str] = {}
+        self._nearest = nearest
         self.found: list[Finding] = []
 
     def read(self) -> None:
@@ -139,7 +161,7 @@ class _Linter:
             hint = "its sections are " + " ".join(f"[{each}]" for each in self._allowed)
         else:
             message = f"there is no section [{section[:_WORD_MAX]}]: systemd ignores it"
-            near = self._nearest(section, self._allowed)
+            near = self._nearest.of(section, self._allowed)
             hint = f"did you mean [{near}]?" if near else "sections of your own begin with X-"
         self.found.append(Finding(heading.line, column, message, hint, WARNING))
 
@@ -171,7 +193,7 @@ class _Linter:
 
     def _fleet_option(self, option: Option) -> None:
         if option.name not in directives.FLEET and option.name not in directives.LEGACY:
-            near = self._nearest(option.name, directives.FLEET)
+            near = self._nearest.of(option.name, directives.FLEET)
             hint = f"did you mean {near}=?" if near else "it knows " + " ".join(directives.FLEET)
             self._add(WARNING, option, f"fleet knows no {option.name[:_WORD_MAX]}= in [X-Fleet]", hint)
 
@@ -185,7 +207,7 @@ class _Linter:
         if here or elsewhere:
             hint = f"it belongs in [{(here or elsewhere)[0]}]"
         else:
-            near = self._nearest(option.name, tuple(known))
+            near = self._nearest.of(option.name, tuple(known))
             hint = f"did you mean {near}=?" if near else "names of your own begin with X-"
         self._add(WARNING, option, message, hint)
 
@@ -201,19 +223,6 @@ class _Linter:
                 message = f"{option.name}= runs a program that the image does not have"
                 hint = f"there is no {program[:200]}; put it into a container, or into /opt/bin by write_files"
                 self._add(ERROR if fails else WARNING, option, message, hint, value=True)
-
-    def _nearest(self, word: str, known: tuple[str, ...]) -> str:
-        """The known word that was probably meant, or ""; looked for a few times only, since it is slow."""
-        lower = word.lower()
-        same = next((each for each in known if each.lower() == lower), "")
-        key = (word, len(known))
-        if same or len(word) > _WORD_MAX or (key not in self._guesses and len(self._guesses) >= _NEAREST_MAX):
-            return same
-        if key not in self._guesses:
-            import difflib  # only a mistake pays for the import
-
-            self._guesses[key] = next(iter(difflib.get_close_matches(word, known, n=1)), "")
-        return self._guesses[key]
 
     def _add(self, severity: str, option: Option | None, message: str, hint: str, *, value: bool = False) -> None:
         line = column = 0

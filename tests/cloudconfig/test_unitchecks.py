@@ -160,3 +160,14 @@ def test_network_files_and_names_that_are_none_are_left_to_the_others() -> None:
 
 def test_an_empty_file_masks_a_unit() -> None:
     assert found("write_files: [{path: /etc/systemd/system/a.service}]\n") == []
+
+
+def test_many_units_with_mistakes_have_so_many_findings_and_the_error_among_them() -> None:
+    bad = "".join(
+        f"  - name: a{n}.service\n    content: |\n      [Service]\n      ExecStart=/x\n      Foo{n}=1\n"
+        for n in range(900)
+    )
+    text = f"coreos:\n  units:\n{bad}  - {{name: z.service, content: '[Service]'}}\n"
+    findings = validate.validate(("#cloud-config\n" + text).encode())
+    assert len(findings) == finding.FINDINGS_MAX + 1
+    assert [one.path for one in finding.errors(findings)] == ["coreos.units[900].content"]
