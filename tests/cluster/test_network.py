@@ -1,11 +1,13 @@
 """``cluster.net`` and its commands, with a real supervisor; the nodes are ends of sockets, as a machine's card is."""
 
+import io
 import json
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from cluster import timeline
 from cluster.accelerator import Accelerator
+from cluster.cli import main
 from cluster.cluster import Cluster
 from cluster.description import Description
 from cluster.faults import FaultBook
@@ -21,6 +24,7 @@ from cluster.net import Net
 from cluster.ports import choose
 from cluster.segment import Segment
 from terminal import Failure, UsageFailure
+from tests.cluster.commands import call
 from tests.eventually import eventually
 
 BROADCAST = b"\xff" * 6
@@ -113,8 +117,10 @@ WHOLE = {number: everybody_but(number) for number in range(1, SIZE + 1)}
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    argv = [str(Path(sys.executable).parent / "cluster"), *words, "--name", "net"]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = call(main, *words, "--name", "net")
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def test_shapes_are_what_the_nodes_hear(cluster: Cluster, cards: dict[int, Card]) -> None:

@@ -89,7 +89,7 @@ class TestLoop:
         client = etcd.connect()
         client.reachable = False
         node = running(client, "a")
-        time.sleep(0.1)
+        time.sleep(0.1)  # in which it tries, and does not give up
         assert node.thread.is_alive()
         client.reachable = True
         eventually(lambda: Registry(etcd).machines())
