@@ -35,6 +35,7 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _OWNER = re.compile(r"([a-z_][a-z0-9_-]{0,30}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,30}|[0-9]{1,9}))?")
 _HASH = re.compile(r"!{0,2}\$(1|5|6|7|y|gy|2[abxy])\$[./A-Za-z0-9$=,]+|\*|!{1,2}\*?")
+_SPECIFIER = re.compile("%[A-Za-z]")
 _UID_END = 60_000  # where Debian's reserved numbers begin
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 # A host, or systems that forgot one get http://:2380; a port, if any.
@@ -212,6 +213,12 @@ class _Checker:
         for key, value in options:
             if _CONTROL.search(value):
                 self._error(f"{path}.{key}", "has a control character in it")
+            elif key.endswith("password") and _SPECIFIER.search(value.replace("%%", "")):
+                self._warn(
+                    f"{path}.{key}",
+                    "systemd reads a % and a letter in it as a specifier",
+                    "write %% for a percent sign",
+                )
             elif key in checks and value:
                 problem = checks[key](addresses.sample(value))
                 if problem:

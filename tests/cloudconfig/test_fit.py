@@ -116,6 +116,10 @@ def test_what_a_node_would_refuse_is_an_error(text: str, expected: str) -> None:
             "those that ssh_authorized_keys gives to a are put together",
         ),
         ("package_upgrade: true\n", "package_upgrade: not on this image, which is updated as a whole\n    hint: boot"),
+        (
+            "coreos: {fleet: {etcd_password: 'a%Hb'}}\n",
+            "etcd_password: systemd reads a % and a letter in it as a specifier",
+        ),
         ("password: hunter2\n", "password: a password that whoever reads this text knows"),
     ],
 )
