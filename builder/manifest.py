@@ -34,7 +34,7 @@ def compose(
     """The manifest's value.
 
     ``build`` is the id of the whole build; ``packages`` lists name, version, source and hash of each; ``artifacts`` name, size and hash of each file
-    beside the manifest; ``owners`` the bytes of the tree that each package (or ``flotilla``) brought, largest first;
+    beside the manifest; ``accounts`` the users and groups of the tree; ``owners`` the bytes of the tree that each package (or ``flotilla``) brought, largest first;
     ``release`` the option of that name, and ``inputs`` the id of each thing that shaped the build: with them it can be verified; ``sizes`` the
     bytes of each part that a budget can limit, and ``boot`` the bytes before compression of the kernel and of each file in the initrd.
     """
@@ -67,9 +67,27 @@ def compose(
             for path, digest in zip(paths, digests, strict=True)
         ],
         "sizes": dict(sizes),
+        "accounts": accounts(tree),
         "owners": _largest_first(owners(tree)),
         "boot": _largest_first(boot),
     }
+
+
+def accounts(tree: Tree) -> dict[str, list[dict[str, object]]]:
+    """Users and groups of ``tree``, as passwd(5) and group(5) have them, by number; none in a tree without these files."""
+    users = [
+        {"name": name, "uid": int(uid), "gid": int(gid), "home": home, "shell": shell}
+        for name, _, uid, gid, _, home, shell in _fields(tree, "etc/passwd")
+    ]
+    groups = [
+        {"name": name, "gid": int(gid), "members": [each for each in members.split(",") if each]}
+        for name, _, gid, members in _fields(tree, "etc/group")
+    ]
+    return {"users": users, "groups": groups}
+
+
+def _fields(tree: Tree, path: str) -> list[list[str]]:
+    return [line.split(":") for line in tree.read(path).decode().splitlines()] if path in tree else []
 
 
 def owners(tree: Tree) -> dict[str, int]:

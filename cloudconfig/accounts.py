@@ -6,11 +6,12 @@ may be a folder. Hashes go through standard input, never through arguments, whic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cloudconfig.machine import Machine
 from cloudconfig.rooted import Root
-from cloudconfig.schema import User
+from cloudconfig.schema import Group, Password, User
 from terminal import Failure
 
 
@@ -62,47 +63,130 @@ def read(root: Root) -> Accounts:
     return Accounts(users, groups)
 
 
-def missing_groups(accounts: Accounts, users: tuple[User, ...]) -> list[tuple[str, str]]:
-    """(key path, group) of every group that is asked for and is not there; a user made here brings one of its own name."""
-    own = {user.name for user in users if not user.no_user_group}
-    return [
-        (user.at, group)
-        for user in users
-        for group in (*user.groups, *((user.primary_group,) if user.primary_group else ()))
-        if group not in accounts.groups and group not in own
-    ]
+class Shadow(NamedTuple):
+    """A line of shadow(5): the hash, and the day from which the account is closed (empty: none)."""
+
+    hash: str
+    expires: str
 
 
-def apply(accounts: Accounts, user: User, machine: Machine, shadow: dict[str, str]) -> bool:
-    """Make ``user``, or bring its groups, shell and hash up to date; False if there was nothing to do. Raises Failure.
+def shadows(root: Root) -> dict[str, Shadow]:
+    """What shadow(5) says of each account, to tell what must be set. Raises RootedError."""
+    return {fields[0]: Shadow(fields[1], fields[7]) for fields in _lines(root, "/etc/shadow", 8)}
 
-    ``shadow`` are the hashes of now by name.
+
+class Roster(NamedTuple):
+    """What a plan wants of accounts."""
+
+    users: tuple[User, ...]
+    groups: tuple[Group, ...] = ()
+    passwords: tuple[Password, ...] = ()
+
+    def shell_problems(self, has: Callable[[str], bool]) -> list[tuple[str, str]]:
+        """(key path, shell) of each shell that is not there; ``has`` tells of a path whether something is."""
+        return [(f"{user.at}.shell", user.shell) for user in self.users if user.shell and not has(user.shell)]
+
+
+def apply(root: Root, roster: Roster, machine: Machine) -> None:
+    """Make groups, then accounts, or bring them up to date, then memberships and passwords. Raises Failure with the key path.
+
+    Groups that are named and not there are made: who comes from CoreOS or cloud-init expects it. An account's own group is useradd's to make, unless
+    there is one of that name already, which the account then takes.
     """
-    entry = accounts.users.get(user.name)
-    if entry is None:
-        machine.run(("useradd", *_creation(user), user.name))
-        changed = True
+    known = read(root)
+    shadow = shadows(root)
+    groups = {name: set(members) for name, (_gid, members) in known.groups.items()}
+
+    def group(name: str, at: str) -> None:
+        if name not in groups:
+            _run(machine, ("groupadd", name), at)
+            groups[name] = set()
+
+    for wanted in roster.groups:
+        group(wanted.name, wanted.at)
+    for user in roster.users:
+        for name in (*user.groups, *((user.primary_group,) if user.primary_group else ())):
+            if name != user.name or user.name in known.users or user.no_user_group:
+                group(name, user.at)
+    for user in roster.users:
+        entry = known.users.get(user.name)
+        if entry is None:
+            add(machine, user, has_group=user.name in groups)
+            groups.setdefault(user.name, set())
+            for name in user.groups:
+                groups[name].add(user.name)
+        else:
+            _change(machine, user, entry, groups, shadow)
+        if user.passwd and shadow.get(user.name, Shadow("", "")).hash != _hash(user):
+            _run(machine, ("chpasswd", "-e"), user.at, f"{user.name}:{_hash(user)}\n")
+    for wanted in roster.groups:
+        for member in wanted.members:
+            if member not in groups[wanted.name]:
+                _run(machine, ("usermod", "-a", "-G", wanted.name, member), wanted.at)
+    for password in roster.passwords:
+        _set_password(machine, password, shadow.get(password.user, Shadow("", "")).hash)
+
+
+def add(machine: Machine, user: User, *, has_group: bool) -> None:
+    """Make a new account, all of whose groups are there; ``has_group``: there is one of its own name. Raises Failure."""
+    _run(machine, ("useradd", *_creation(user, has_group=has_group), user.name), user.at)
+
+
+def _change(machine: Machine, user: User, entry: Entry, groups: dict[str, set[str]], shadow: dict[str, Shadow]) -> None:
+    """Bring an account that is there up to date: groups, shell, the day it ends, the lock."""
+    wanted = [name for name in user.groups if user.name not in groups[name] and name != user.name]
+    options = [*(("-a", "-G", ",".join(wanted)) if wanted else ())]
+    if user.shell and user.shell != entry.shell:
+        options += ["-s", user.shell]
+    now = shadow.get(user.name, Shadow("", ""))
+    if user.expiredate and now.expires != str(days(user.expiredate)):
+        options += ["--expiredate", user.expiredate]
+    if options:
+        _run(machine, ("usermod", *options, user.name), user.at)
+    if user.lock_passwd and not user.passwd and not now.hash.startswith(("!", "*")):
+        _run(machine, ("usermod", "--lock", user.name), user.at)
+
+
+def _hash(user: User) -> str:
+    """The hash that an account gets: locked if that is said."""
+    return f"!{user.passwd}" if user.lock_passwd and not user.passwd.startswith("!") else user.passwd
+
+
+def _set_password(machine: Machine, password: Password, now: str) -> None:
+    """Set a password that is not the one of now."""
+    if password.hash:
+        if now == password.hash:
+            return
+        _run(machine, ("chpasswd", "-e"), password.at, f"{password.user}:{password.hash}\n")
     else:
-        wanted = [g for g in user.groups if user.name not in accounts.groups.get(g, (0, frozenset()))[1]]
-        options = [*(("-a", "-G", ",".join(wanted)) if wanted else ())]
-        if user.shell and user.shell != entry.shell:
-            options += ["-s", user.shell]
-        changed = bool(options)
-        if changed:
-            machine.run(("usermod", *options, user.name))
-    if user.passwd and shadow.get(user.name) != user.passwd:
-        machine.run(("chpasswd", "-e"), f"{user.name}:{user.passwd}\n")
-        changed = True
-    return changed
+        from cloudconfig import crypt  # ctypes is slow to import where processors are emulated
+
+        if now and crypt.same(password.plain, now):
+            return
+        _run(machine, ("chpasswd",), password.at, f"{password.user}:{password.plain}\n")
+    if password.expire:
+        _run(machine, ("chage", "--lastday", "0", password.user), password.at)
 
 
-def hashes(root: Root) -> dict[str, str]:
-    """The hash of each account in shadow(5), to tell whether one must be set. Raises RootedError."""
-    return {fields[0]: fields[1] for fields in _lines(root, "/etc/shadow", 2)}
+def days(date: str) -> int:
+    """Days from 1970 to ``YYYY-MM-DD``. Raises ValueError."""
+    from datetime import date as calendar_date
+
+    return (calendar_date.fromisoformat(date) - calendar_date(1970, 1, 1)).days
 
 
-def _creation(user: User) -> list[str]:
-    """useradd's options for a new account."""
+def _run(machine: Machine, argv: tuple[str, ...], at: str, secret: str = "") -> None:
+    try:
+        machine.run(argv, secret)
+    except Failure as failure:
+        raise Failure(failure.message, where=at) from failure
+
+
+def _creation(user: User, *, has_group: bool) -> list[str]:
+    """useradd's options for a new account; ``has_group``: there is a group of its name already."""
+    primary = "" if user.primary_group == user.name and not user.no_user_group else user.primary_group
+    takes = has_group and not user.no_user_group and not primary
+    groups = [name for name in user.groups if name != user.name or user.no_user_group or primary]
     options = ["--no-create-home" if user.no_create_home else "--create-home"]
     for flag, on in (
         ("--system", user.system),
@@ -113,8 +197,11 @@ def _creation(user: User) -> list[str]:
     for flag, value in (
         ("--comment", user.gecos),
         ("--home-dir", user.homedir),
-        ("--gid", user.primary_group),
-        ("--groups", ",".join(user.groups)),
+        ("--uid", user.uid),
+        ("--gid", user.name if takes else primary),
+        ("--groups", ",".join(groups)),
+        ("--expiredate", user.expiredate),
+        ("--inactive", user.inactive),
         ("--shell", user.shell or ("" if user.system else "/bin/bash")),
     ):
         options += [flag, value] if value else []

@@ -10,32 +10,42 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from cloudconfig import (
     accounts,
+    addresses,
     datasource,
     guard,
-    jinja,
     manifest,
-    merge,
-    parse,
+    merging,
     plan,
+    refused,
     salvage,
     status,
     userdata,
     validate,
 )
-from cloudconfig.finding import WARNING, Finding, errors
+from cloudconfig.asked import (
+    Asked,
+    instance_names,
+    judge,
+    network_files,
+    placed,
+    static_addresses,
+    texts_of,
+)
+from cloudconfig.finding import errors
 from cloudconfig.machine import Machine
 from cloudconfig.manifest import Manifest
-from cloudconfig.rooted import Root, Staging
-from cloudconfig.schema import CloudConfig, User
+from cloudconfig.rooted import Root, RootedError, Staging
+from cloudconfig.schema import CORE, CloudConfig, Need, User, WriteFile
 from cloudconfig.status import Status, Trouble
 from cloudconfig.userdata import Part
 from terminal import Failure
+from unitfile.name import is_network
 
 T = TypeVar("T")
 
@@ -45,7 +55,8 @@ SCRIPT_UNIT = "cloudconfig-script"
 RAN = "/run/cloudconfig/ran"
 """Scripts of each boot that this boot has queued, by hash: an apply by hand does not run them again."""
 _ONCE = "once:"
-WARNINGS_MAX = 20  # on a console
+NETWORK = "network-config"
+DPKG_STATUS = "/usr/share/flotilla/dpkg-status"
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/run/systemd/system/")
 _NETWORK_FOLDERS = ("/etc/systemd/network/", "/run/systemd/network/")
 _BEGIN = "# cloudconfig: begin (this part is rewritten at every boot)"
@@ -77,6 +88,9 @@ def apply(
             machine.run(("systemctl", "--no-block", "start", ONLINE_UNIT))
             return Status(status.DEFERRED, source)
         outcome = outcome or Status(status.FAILED, source, errors=tuple(troubles))
+        if outcome.result == status.DEFERRED:
+            machine.run(("systemctl", "--no-block", "start", ONLINE_UNIT))
+            return outcome
         outcome = outcome._replace(seconds=round(clock() - begin, 3))
         with Staging(root) as staging:
             staging.file(status.PATH, outcome.as_json().encode(), 0o644, *staging.own)
@@ -88,24 +102,17 @@ def apply(
 
 def _applied(source: str, root: Root, machine: Machine, online: bool) -> Status:
     seed = datasource.fetch(source, online=online)
-    return Status(status.NONE, source) if seed is None else _Apply(seed, root, machine).run()
-
-
-class _Asked(NamedTuple):
-    """What user-data asks for: ``config`` is usable as far as ``troubles`` is empty; then only the essentials are. ``texts`` are where
-    to look for those again when something goes wrong later."""
-
-    config: CloudConfig
-    scripts: tuple[Part, ...]
-    troubles: tuple[Trouble, ...]
-    warnings: tuple[Trouble, ...] = ()
-    texts: tuple[str, ...] = ()
+    return Status(status.NONE, source) if seed is None else _Apply(seed, root, machine, online=online).run()
 
 
 class _Apply:
     """One run."""
 
-    def __init__(self, seed: datasource.Seed, root: Root, machine: Machine) -> None:
+    def __init__(self, seed: datasource.Seed, root: Root, machine: Machine, *, online: bool) -> None:
+        self._online = online
+        self._late_environment = False
+        self._is_deferred = False
+        self._addresses: dict[str, str] = {}
         self._seed = seed
         self._root = root
         self._machine = machine
@@ -115,7 +122,17 @@ class _Apply:
     def run(self) -> Status:
         seed = self._seed
         asked = self._read()
+        files, findings = guard.attempt(partial(network_files, seed.network), self._troubles.append) or ((), ())
+        if not asked.troubles:
+            asked = asked._replace(config=asked.config._replace(write_files=(*asked.config.write_files, *files)))
+        if self._is_deferred:
+            # What leads to the network now, and all of it once that tells the addresses.
+            self._essentials(asked)
+            self._network(asked)
+            return Status(status.DEFERRED, seed.source)
         self._troubles.extend((*map(guard.trouble, seed.damage), *asked.troubles))
+        # A broken network-config leaves the rest alone: cards then ask DHCP.
+        self._troubles.extend(Trouble(f"{NETWORK} {one.path}".strip(), placed(one)) for one in errors(findings))
         essentials = self._essentials(asked)
         digest = None if asked.troubles or seed.damage else self._attempt(partial(self._rest, asked))
         whole = digest is not None
@@ -131,25 +148,28 @@ class _Apply:
             digest or "",
             tuple(sorted(set(self._changed))),
             tuple(self._troubles),
-            warnings=(*(Trouble("", note) for note in seed.notes), *asked.warnings),
+            warnings=(*(Trouble("", note) for note in seed.notes), *asked.warnings, *self._unmet(asked.config.needs)),
         )
 
-    def _read(self) -> _Asked:
+    def _read(self) -> Asked:
         """What user-data asks for; the essentials of it even if reading it fails in a way that nobody foresaw."""
         seed = self._seed
         troubles: list[Trouble] = []
-        contents = guard.attempt(partial(userdata.read, seed.user_data, partial(_names, seed)), troubles.append)
+        contents = guard.attempt(partial(userdata.read, seed.user_data, partial(instance_names, seed)), troubles.append)
         if contents is None:
             contents = userdata.Contents((), (), salvage.readable(seed.user_data))
         else:
-            asked = guard.attempt(partial(_judge, contents), troubles.append)
+            guard.attempt(partial(self._learn_addresses, [part.text for part in contents.parts]), troubles.append)
+            replaced = (part._replace(text=addresses.substitute(part.text, self._addresses)) for part in contents.parts)
+            contents = contents._replace(parts=tuple(replaced))
+            asked = None if troubles else guard.attempt(partial(judge, contents), troubles.append)
             if asked is not None:
                 return asked
-        texts = _texts(contents)
+        texts = texts_of(contents)
         config = guard.attempt(partial(salvage.essentials, texts), troubles.append)
-        return _Asked(config or CloudConfig(), (), tuple(troubles), texts=texts)
+        return Asked(config or CloudConfig(), (), tuple(troubles), texts=texts)
 
-    def _admins(self, asked: _Asked) -> None:
+    def _admins(self, asked: Asked) -> None:
         """When the rest is not applied: the accounts that may sudo, and their keys, each by itself."""
         for user in salvage.essentials(asked.texts).users:
             usable = tuple(key for key in user.ssh_authorized_keys if not validate.ssh_key_problem(key))
@@ -162,12 +182,50 @@ class _Apply:
             groups = tuple(group for group in user.groups if group in known.groups)
             shell = user.shell if user.shell and self._root.status(user.shell) else ""
             # Of the rest of the entry as little as can be wrong.
-            plain = user._replace(groups=groups, shell=shell, gecos="", homedir="", primary_group="", passwd="")
-            plain = plain._replace(system=False, no_create_home=False, no_user_group=user.name in known.groups)
-            accounts.apply(known, plain, self._machine, {})
+            plain = user._replace(groups=groups, shell=shell, gecos="", homedir="", primary_group="", passwd="", uid="")
+            plain = plain._replace(system=False, no_create_home=False, no_user_group=False, expiredate="", inactive="")
+            accounts.add(self._machine, plain, has_group=user.name in known.groups)
         self._keys(user.name, keys)
 
-    def _essentials(self, asked: _Asked) -> bool:
+    def _unmet(self, needs: tuple[Need, ...]) -> list[Trouble]:
+        """What of ``needs`` no node does, with what to do instead."""
+        found = [Trouble(need.at, refused.INSTEAD[need.name]) for need in needs if need.kind == "refused"]
+        packages = [need for need in needs if need.kind == "package"]
+        if packages:
+            lines = frozenset((self._root.read(DPKG_STATUS) or b"").decode("utf-8", "replace").splitlines())
+            missing = [need for need in packages if f"Package: {need.name}" not in lines]
+            found += [Trouble(need.at, refused.INSTEAD["packages"]) for need in missing]
+        return found
+
+    def _learn_addresses(self, texts: list[str]) -> None:
+        """Find the addresses that ``texts`` ask for, or note that only a network tells them, and we have none yet. Raises Failure."""
+        names = frozenset[str]().union(*map(addresses.used, texts))
+        if not names and not any(map(addresses.wants_environment, texts)):
+            return
+        known = {**static_addresses(texts, self._seed.network), **dict(self._seed.addresses)}
+        if self._online:
+            self._addresses = self._machine.addresses(names, known)
+        elif names <= known.keys() and (known or not any(map(addresses.mentions_environment, texts))):
+            self._addresses = addresses.complete(known)
+            self._late_environment = not known
+        else:
+            self._addresses = known
+            self._is_deferred = True
+
+    def _network(self, asked: Asked) -> None:
+        """The files of networkd that are sure already, beside all that a former plan left."""
+        units = tuple(
+            unit for unit in asked.config.units if is_network(unit.name) and not addresses.used(unit.content or "")
+        )
+        files = tuple(file for file in asked.config.write_files if file.at == NETWORK)
+        if asked.troubles or not (units or files):
+            return
+        try:
+            self._files(plan.make(CloudConfig(units=units, write_files=files)), "", is_part=True)
+        except Failure:
+            return  # the whole is tried soon, and tells
+
+    def _essentials(self, asked: Asked) -> bool:
         """Host name and keys of core; a failure of one does not keep back the other. True if what is said of them is in place."""
         config = asked.config
         # A broken cloud-config has been reported already; meta-data is judged by nobody else.
@@ -180,7 +238,7 @@ class _Apply:
         names = [
             name for name in (config.hostname, self._seed.hostname) if name and not validate.hostname_problem(name)
         ]
-        own = (key for user in config.users if user.name == plan.CORE for key in user.ssh_authorized_keys)
+        own = (key for user in config.users if user.name == CORE for key in user.ssh_authorized_keys)
         keys = tuple(dict.fromkeys((*config.ssh_authorized_keys, *own, *self._seed.keys)))
         usable = tuple(key for key in keys if not validate.ssh_key_problem(key))
         steps: list[Callable[[], None]] = []
@@ -188,7 +246,7 @@ class _Apply:
             steps.append(partial(self._hostname, names[0]))
         # No keys in ruins is no wish to have none: those of the last boot stay, or nobody could log in and repair.
         if usable or not self._troubles:
-            steps.append(partial(self._keys, plan.CORE, usable))
+            steps.append(partial(self._keys, CORE, usable))
         good = bool(steps)
         for step in steps:
             before = len(self._troubles)
@@ -221,16 +279,20 @@ class _Apply:
             staging.file(path, text.encode(), 0o600, entry.uid, entry.gid)
             self._commit(staging)
 
-    def _rest(self, asked: _Asked) -> str:
+    def _rest(self, asked: Asked) -> str:
         """All but the essentials, all or nothing as far as files go. Returns the plan's hash. Raises Failure."""
         config = asked.config
+        if self._addresses and not any(file.path == addresses.ENVIRONMENT for file in config.write_files):
+            text = addresses.environment(self._addresses).encode()
+            file = WriteFile(addresses.ENVIRONMENT, text, None, "", addresses.ENVIRONMENT, merge=merging.ENVIRONMENT)
+            config = config._replace(write_files=(*config.write_files, file))
         made = plan.make(config, plan.Facts(config.hostname or self._seed.hostname, self._installed))
         digest = made.sha256()
         self._accounts(made)
         former = manifest.read(self._root).users
         self._files(made, digest)
         for user, keys in (*((user, ()) for user in former if user not in dict(made.keys)), *made.keys):
-            if user != plan.CORE:
+            if user != CORE:
                 self._attempt(partial(self._keys, user, keys))
         if any(path.startswith(_UNIT_FOLDERS) for path in self._changed):
             self._attempt(partial(self._machine.run, ("systemctl", "daemon-reload")))
@@ -240,22 +302,34 @@ class _Apply:
         for verb, unit in made.commands:
             self._attempt(partial(self._machine.run, ("systemctl", "--no-block", verb, unit)))
         self._scripts(asked.scripts, hooks=False)
+        if made.final:
+            from cloudconfig import stages
+
+            part = Part(userdata.SCRIPT, made.final)
+            properties = ("--property=Type=oneshot", f"--property=After={stages.FINAL_AFTER}")
+            self._attempt(partial(self._script, part, "final", stages.FINAL_UNIT, properties))
+        if self._late_environment:
+            job = ("systemd-run", "--no-block", "--collect", "--unit=cloudconfig-environment")
+            self._attempt(partial(self._machine.run, (*job, "/usr/bin/cloudconfig", "environment")))
         return digest
 
     def _accounts(self, made: plan.Plan) -> None:
-        if not made.accounts:
+        roster = accounts.Roster(made.accounts, made.groups, made.passwords)
+        if roster == accounts.Roster(()):
             return
-        known = accounts.read(self._root)
-        for path, group in accounts.missing_groups(known, made.accounts):
-            raise Failure(f"no group is called {group}", where=path)
-        shadow = accounts.hashes(self._root)
-        for user in made.accounts:
-            try:
-                accounts.apply(known, user, self._machine, shadow)
-            except Failure as failure:
-                raise Failure(failure.message, where=user.at) from failure
+        written = {file.path for file in made.files}
+        for path, _shell in roster.shell_problems(lambda shell: shell in written or self._there(shell)):
+            raise Failure("there is no such shell, and who has none cannot log in", where=path)
+        accounts.apply(self._root, roster, self._machine)
 
-    def _files(self, made: plan.Plan, digest: str) -> None:
+    def _there(self, path: str) -> bool:
+        try:
+            return self._root.status(path) is not None
+        except RootedError:
+            return False
+
+    def _files(self, made: plan.Plan, digest: str, *, is_part: bool = False) -> None:
+        """Write what ``made`` says. What a former plan wrote and this one does not is taken away, unless it ``is_part`` of a plan."""
         known = accounts.read(self._root)
         old = manifest.read(self._root)
         entries: dict[str, manifest.Entry] = {}
@@ -273,7 +347,7 @@ class _Apply:
             for link in made.links:
                 entries[link.path] = manifest.claim(self._root, staging, old, link)
                 staging.link(link.path, link.target)
-            gone = [path for path in old.entries if path not in entries]
+            gone = [path for path in old.entries if path not in entries and not is_part]
             for path in gone:
                 manifest.release(self._root, staging, path, old.entries[path])
             same = old.instance_id == self._seed.instance_id
@@ -281,6 +355,8 @@ class _Apply:
             ran = tuple(one for one in old.scripts if same or one.startswith(_ONCE))
             record = Manifest(digest, self._seed.instance_id, ran, users, entries)
             # First the record of both, then the change, then the record of the new: a power cut in between loses track of nothing.
+            if is_part:
+                record = old._replace(entries={**old.entries, **entries})
             both = tuple(dict.fromkeys((*old.users, *users)))
             self._record(record._replace(users=both, entries={**old.entries, **entries}))
             self._commit(staging)
@@ -288,18 +364,26 @@ class _Apply:
 
     def _whole(self, file: plan.File, old: Manifest) -> tuple[plan.File, int]:
         """``file`` with what it is appended to, if it is, and its mode."""
-        found = manifest.original(self._root, old, file.path) if file.append else None
+        found = manifest.original(self._root, old, file.path) if file.append or file.merge else None
         content, mode, owner = found or (b"", 0o644, "root:root")
-        file = file._replace(content=content + file.content, owner=file.owner or owner)
+        if file.merge:
+            try:
+                whole = merging.merge(file.merge, content, file.content)
+            except Failure as failure:
+                raise Failure(failure.message, where=file.path) from failure
+        else:
+            whole = content + file.content
+        file = file._replace(content=whole, owner=file.owner or owner)
         return file, mode if file.mode is None else file.mode
 
     def _scripts(self, scripts: tuple[Part, ...], hooks: bool) -> None:
         """Each script of user-data runs as a unit of its own that nobody waits for; boothooks before anything else is queued."""
         for number, part in enumerate(scripts, 1):
             if (part.when == userdata.HOOK) == hooks:
-                self._attempt(partial(self._script, number, part))
+                unit = SCRIPT_UNIT if number == 1 else f"{SCRIPT_UNIT}-{number}"
+                self._attempt(partial(self._script, part, f"user-data-{number}", unit))
 
-    def _script(self, number: int, part: Part) -> None:
+    def _script(self, part: Part, name: str, unit: str, properties: tuple[str, ...] = ()) -> None:
         record = manifest.read(self._root)
         digest = hashlib.sha256(part.text.encode()).hexdigest()
         each_boot = part.when in (userdata.HOOK, userdata.BOOT)
@@ -308,15 +392,15 @@ class _Apply:
             digest = _ONCE + digest
         if self._root.status(mark) if each_boot else digest in record.scripts:
             return
-        path = f"{SCRIPTS}/user-data-{number}"
+        path = f"{SCRIPTS}/{name}"
         with Staging(self._root) as staging:
             staging.folder(SCRIPTS, 0o700, *staging.own)
             staging.file(path, part.text.encode(), 0o700, *staging.own)
             self._commit(staging)
-        unit = SCRIPT_UNIT if number == 1 else f"{SCRIPT_UNIT}-{number}"
         # A boothook does not wait for the system to be up: it prepares it.
         early = ("--property=DefaultDependencies=no",) if part.when == userdata.HOOK else ()
-        self._machine.run(("systemd-run", "--no-block", "--collect", *early, f"--unit={unit}", path))
+        options = (*early, f"--unit={unit}", *properties)
+        self._machine.run(("systemd-run", "--no-block", "--collect", *options, path))
         # Noted after it was queued: a power cut in between runs it again rather than never.
         if each_boot:
             with Staging(self._root) as staging:
@@ -350,41 +434,18 @@ class _Apply:
         return guard.attempt(step, self._troubles.append)
 
 
-def _judge(contents: userdata.Contents) -> _Asked:
-    """What user-data asks for. When anything is wrong, what can be saved of the essentials, and the troubles."""
-    parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
-    scripts = tuple(part for part in contents.parts if part.kind == userdata.SCRIPT)
-    texts = _texts(contents)
-    documents = parse.parse_all(part.text for part in parts)
-    findings = list(contents.findings)
-    for part, document in zip(parts, documents, strict=True):
-        findings.extend(one._replace(part=part.name) for one in (*document.findings, *validate.check(document)))
-    troubles = [Trouble(one.path, _placed(one)) for one in errors(findings)]
-    # What is ignored is said here, too: not everybody validates first.
-    warnings = tuple(Trouble(one.path, _placed(one)) for one in findings if one.severity == WARNING)[:WARNINGS_MAX]
-    if not troubles:
-        try:
-            return _Asked(_combined(parts, documents), scripts, (), warnings, texts)
-        except plan.PlanError as error:
-            troubles.append(Trouble(error.path, error.message))
-    return _Asked(salvage.essentials(texts), (), tuple(troubles), warnings, texts)
-
-
-def _combined(parts: list[Part], documents: list[parse.Document]) -> CloudConfig:
-    if not any(part.merge or "merge" in part.text for part in parts):
-        return plan.combine([document.config for document in documents])
-
-    return merge.combine(parts, documents)
-
-
-def _names(seed: datasource.Seed) -> Mapping[str, object]:
-
-    return jinja.instance_data(seed.source, seed.instance_id, seed.hostname, seed.keys, seed.meta)
-
-
-def _texts(contents: userdata.Contents) -> tuple[str, ...]:
-    """Where the essentials may stand. A script is no such text: it may write another machine's user-data."""
-    return (*(part.text for part in contents.parts if part.kind == userdata.CLOUD_CONFIG), *contents.ruins)
+def environment(root_path: str, machine: Machine) -> None:
+    """Put the machine's addresses into /etc/environment, once it has one. Raises Failure."""
+    values = machine.addresses(("private_ipv4",), {})
+    root = Root(root_path)
+    try:
+        old = root.read(addresses.ENVIRONMENT) or b""
+        with Staging(root) as staging:
+            text = merging.merge(merging.ENVIRONMENT, old, addresses.environment(values).encode())
+            staging.file(addresses.ENVIRONMENT, text, 0o644, *staging.own)
+            staging.commit()
+    finally:
+        root.close()
 
 
 def authorized_keys(old: str, keys: tuple[str, ...]) -> str:
@@ -400,9 +461,3 @@ def authorized_keys(old: str, keys: tuple[str, ...]) -> str:
             kept.append(line)
     lines = [*kept, *((_BEGIN, *keys, _END) if keys else ())]
     return "\n".join(lines) + "\n" if lines else ""
-
-
-def _placed(finding: Finding) -> str:
-    places = [finding.part] if finding.part else []
-    places += [f"line {finding.line}"] if finding.line else []
-    return f"{finding.message} ({', '.join(places)})" if places else finding.message

@@ -22,9 +22,20 @@ examples:
 _VALIDATE = """\
 examples:
   cloudconfig validate user-data.yaml
+  cloudconfig validate --image build/mine user-data.yaml
   cloudconfig validate --strict --json user-data.yaml | jq '.findings[].line'
   cloudconfig render node.yaml.j2 --vars v.yaml | cloudconfig validate -
 exit codes: 0 clean or warnings only, 1 errors (with --strict also warnings), 2 wrong usage
+"""
+_FACTS = """\
+examples:
+  cloudconfig facts build/qemu > cloudconfig/image.json     after a change of image/
+  cloudconfig facts build/mine > mine.json; cloudconfig validate --image mine.json user-data.yaml
+"""
+_SCHEMA = """\
+examples:
+  cloudconfig schema > user-data.schema.json
+  # yaml-language-server: $schema=user-data.schema.json     as the second line of user-data, for editors
 """
 _RENDER = """\
 examples:
@@ -69,7 +80,19 @@ def new_parser() -> argparse.ArgumentParser:
     sub.add_argument("file", metavar="FILE", help="user-data; - is standard input")
     sub.add_argument("--strict", action="store_true", help="warnings are errors")
     sub.add_argument("--json", action="store_true", help="findings as JSON on standard output")
+    sub.add_argument(
+        "--image",
+        metavar="DIR",
+        help="the image that it is for: the folder of a build, or a file of 'facts' (default: ours; on a node its own)",
+    )
     sub.set_defaults(run=_validate)
+
+    sub = commands.add_parser("facts", help="what an image has", epilog=_FACTS, formatter_class=shape)
+    sub.add_argument("folder", metavar="DIR", help="what 'osbuild image' made")
+    sub.set_defaults(run=_facts)
+
+    sub = commands.add_parser("schema", help="the JSON schema of user-data", epilog=_SCHEMA, formatter_class=shape)
+    sub.set_defaults(run=_schema)
 
     sub = commands.add_parser("render", help="template + variables -> user-data", epilog=_RENDER, formatter_class=shape)
     sub.add_argument("template", metavar="TEMPLATE", help="a jinja2 file; 'default' is the one of `cluster up`")
@@ -103,17 +126,24 @@ def new_parser() -> argparse.ArgumentParser:
     sub.add_argument("--timeout", metavar="S", type=float, default=300.0, help="seconds to wait (default 300)")
     sub.add_argument("--json", action="store_true", help="the status file on standard output")
     sub.set_defaults(run=_status)
+    for name, run, text in (
+        ("environment", _environment, "put the addresses of this machine into /etc/environment"),
+        ("fetch", _fetch, "bring the files of write_files that have a source"),
+        ("phone-home", _phone_home, "tell the URL of phone_home that the node is up"),
+    ):
+        commands.add_parser(name, help=f"on a node, a step of a unit: {text}").set_defaults(run=run)
     return parser
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from cloudconfig import finding, validate
+    from cloudconfig import finding, image, validate
 
+    facts = image.load(Path(options.image)) if options.image else None
     try:
         data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
     except OSError as error:
         raise Failure(f"cannot be read: {error.strerror}", where=options.file) from error
-    found = validate.validate(data)
+    found = validate.validate(data, facts)
     if options.strict:
         found = finding.strict(found)
     wrong = finding.errors(found)
@@ -125,6 +155,48 @@ def _validate(options: argparse.Namespace) -> int:
         for one in found:
             print(one.render(name))
     return 1 if wrong else 0
+
+
+def _facts(options: argparse.Namespace) -> int:
+    from cloudconfig import image
+
+    sys.stdout.write(image.load(Path(options.folder)).dump())
+    return 0
+
+
+def _schema(_options: argparse.Namespace) -> int:
+    from cloudconfig import jsonschema
+
+    print(jsonschema.text(), end="")
+    return 0
+
+
+def _environment(_options: argparse.Namespace) -> int:
+    from cloudconfig import apply, machine
+
+    apply.environment("/", machine.Live())
+    return 0
+
+
+def _fetch(_options: argparse.Namespace) -> int:
+    from cloudconfig import downloads
+    from cloudconfig.rooted import Root
+
+    root = Root("/")
+    try:
+        troubles = downloads.fetch(root)
+    finally:
+        root.close()
+    for trouble in troubles:
+        print(f"cloudconfig: error: {trouble}", file=sys.stderr)
+    return 1 if troubles else 0
+
+
+def _phone_home(_options: argparse.Namespace) -> int:
+    from cloudconfig import phone
+
+    phone.home()
+    return 0
 
 
 def _render(options: argparse.Namespace) -> int:

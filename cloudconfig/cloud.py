@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -33,12 +34,13 @@ _HINT = "flotilla.datasource on the kernel command line names the datasource; is
 
 
 class Told(NamedTuple):
-    """What a metadata service said."""
+    """What a metadata service said; ``addresses`` by names of :mod:`cloudconfig.addresses`."""
 
     user_data: bytes
     instance_id: str
     hostname: str
     keys: tuple[str, ...]
+    addresses: tuple[tuple[str, str], ...] = ()
 
 
 class Service:
@@ -139,6 +141,7 @@ def ec2(service: Service) -> Told:
         instance_id=_text(service.need(f"{base}/instance-id", headers)),
         hostname=_short(_text(service.get(f"{base}/local-hostname", headers) or b"")),
         keys=tuple(line for key in keys for line in key.splitlines() if line.strip()),
+        addresses=_addresses(service, headers),
     )
 
 
@@ -164,7 +167,22 @@ def openstack(service: Service) -> Told:
             for line in key.splitlines()
             if line.strip()
         ),
+        addresses=_addresses(service, {}),
     )
+
+
+def _addresses(service: Service, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The machine's addresses as EC2's service, or OpenStack's part that is like it, has them; what is not there is left out."""
+    found: list[tuple[str, str]] = []
+    for path, version in (("local-ipv4", 4), ("public-ipv4", 4), ("ipv6", 6)):
+        try:
+            text = _text(service.get(f"/latest/meta-data/{path}", headers) or b"")
+            socket.inet_pton(socket.AF_INET if version == 4 else socket.AF_INET6, text)
+        except (Failure, OSError, ValueError):
+            continue
+        kind = "private" if path == "local-ipv4" else "public"
+        found.append((f"{kind}_ipv{version}", text))
+    return tuple(found)
 
 
 KINDS: dict[str, Callable[[Service], Told]] = {"ec2": ec2, "openstack": openstack}

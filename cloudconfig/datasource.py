@@ -1,7 +1,7 @@
 """Where user-data comes from. The source is named, never guessed: by an option, or on the kernel command line.
 
 ``nocloud``: a block device whose virtio serial number is ``cidata``, or that udev found by the label ``cidata``, or a CD drive with a
-disk of that label, holding ISO 9660 with ``user-data`` and ``meta-data``. ``installed``: the same two as files on the state partition,
+disk of that label, holding ISO 9660 with ``user-data`` and ``meta-data``, and perhaps ``network-config``. ``installed``: the same as files on the state partition,
 where an installation left them. ``ec2``, ``openstack``: the metadata service of a cloud (:mod:`cloudconfig.cloud`), once there is a
 network. ``file:PATH``: a file with user-data and no meta-data. ``none``: nothing to do.
 
@@ -43,7 +43,8 @@ class OfflineError(Exception):
 
 class Seed(NamedTuple):
     """What a datasource gave: ``source`` for people, user-data bytes, what meta-data says (empty if it does not), all of ``meta``-data
-    that is plain text by key, ``notes`` on what was there and not read, and ``damage``: what is wrong with the rest of the datasource."""
+    that is plain text by key, ``notes`` on what was there and not read, and ``damage``: what is wrong with the rest of the datasource.
+    ``addresses`` are by names of :mod:`cloudconfig.addresses`; ``network`` is the text of network-config."""
 
     source: str
     user_data: bytes
@@ -53,6 +54,8 @@ class Seed(NamedTuple):
     meta: Mapping[str, object] = MappingProxyType({})
     notes: tuple[str, ...] = ()
     damage: tuple[Failure, ...] = ()
+    addresses: tuple[tuple[str, str], ...] = ()
+    network: bytes = b""
 
 
 def chosen(name: str, command_line: str) -> str:
@@ -120,21 +123,22 @@ def _networked(name: str) -> Seed:
     from cloudconfig import cloud  # half a second of boot time that no other datasource needs
 
     told = cloud.KINDS[name](cloud.Service())
-    return Seed(name, told.user_data, told.instance_id, told.hostname, told.keys)
+    return Seed(name, told.user_data, told.instance_id, told.hostname, told.keys, addresses=told.addresses)
 
 
 def installed(system: Path = Path("/")) -> Seed:
     """Read what an installation left on the state partition. Raises Failure."""
     folder = system / INSTALLED.relative_to("/")
     found = {}
-    for name in ("user-data", "meta-data"):
+    for name in ("user-data", "meta-data", "network-config"):
         try:
             found[name] = _read(folder / name)
         except Absent:
             continue
     if not found:
         raise Absent("there is neither user-data nor meta-data", where=str(folder))
-    return _with_meta_data(Seed("installed", found.get("user-data", b"")), found.get("meta-data", b""))
+    seed = Seed("installed", found.get("user-data", b""), network=found.get("network-config", b""))
+    return _with_meta_data(seed, found.get("meta-data", b""))
 
 
 def nocloud(
@@ -195,7 +199,8 @@ def read_volume(device: Path) -> Seed:
     if "user-data" not in files and "meta-data" not in files:
         raise Failure("the seed volume has neither user-data nor meta-data", where=str(device))
     notes = ("vendor-data is there and not read: only user-data is",) if files.get("vendor-data", b"").strip() else ()
-    seed = Seed("nocloud", files.get("user-data", b""), notes=notes)
+    network = files.get("network-config", b"")
+    seed = Seed("nocloud", files.get("user-data", b""), notes=notes, network=network)
     return _with_meta_data(seed, files.get("meta-data", b""))
 
 
@@ -208,7 +213,7 @@ def _with_meta_data(seed: Seed, data: bytes) -> Seed:
 
 
 def with_meta_data(seed: Seed, data: bytes) -> Seed:
-    """Add what ``meta-data`` (YAML: instance-id, local-hostname, public-keys) says. Raises Failure when it is broken."""
+    """Add what ``meta-data`` (YAML: instance-id, local-hostname, public-keys, local-ipv4, public-ipv4) says. Raises Failure when it is broken."""
     tree = yamltree.read(data.decode("utf-8", "replace"))
     if tree.findings:
         finding = tree.findings[0]
@@ -221,6 +226,11 @@ def with_meta_data(seed: Seed, data: bytes) -> Seed:
         hostname=_text(values.get("local-hostname")),
         keys=_keys(values.get("public-keys")),
         meta={name: text for name, value in values.items() if (text := _text(value))},
+        addresses=tuple(
+            (name, text)
+            for name, key in (("private_ipv4", "local-ipv4"), ("public_ipv4", "public-ipv4"))
+            if (text := _text(values.get(key)))
+        ),
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from cloudconfig import addresses
 from terminal import Failure
 
 # None of the programs waits for anything but a lock; a longer one hangs.
@@ -16,6 +17,10 @@ class Machine(Protocol):
 
     def set_hostname(self, name: str) -> None:
         """Set the kernel's host name. Raises Failure."""
+
+    def addresses(self, names: Collection[str], known: Mapping[str, str]) -> dict[str, str]:
+        """The machine's addresses (see :mod:`cloudconfig.addresses`), of which ``known`` are told already; waits until all ``names`` have one.
+        Raises Failure."""
 
     def run(self, argv: Sequence[str], secret: str = "") -> None:
         """Run a program to its end, ``secret`` on its standard input. Raises Failure with its first complaint."""
@@ -32,6 +37,10 @@ class Live:
             socket.sethostname(name)
         except OSError as error:
             raise Failure(f"cannot set the host name: {error.strerror}") from error
+
+    def addresses(self, names: Collection[str], known: Mapping[str, str]) -> dict[str, str]:
+        """See :class:`Machine`."""
+        return addresses.wait(names, known, addresses.cards)
 
     def run(self, argv: Sequence[str], secret: str = "") -> None:
         """See :class:`Machine`."""
@@ -55,6 +64,10 @@ class Folder:
 
     def set_hostname(self, name: str) -> None:
         """Nothing: /etc/hostname is written anyway."""
+
+    def addresses(self, names: Collection[str], known: Mapping[str, str]) -> dict[str, str]:
+        """What is known: the cards of the machine that we run on are another's."""
+        return addresses.wait(names, known, dict, wait_s=0)
 
     def run(self, argv: Sequence[str], secret: str = "") -> None:
         """Nothing."""

@@ -10,10 +10,11 @@ coreos-cloudinit put them.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from cloudconfig.schema import CloudConfig, Unit, User, WriteFile
+from cloudconfig.schema import CORE, CloudConfig, Group, Password, Unit, User, WriteFile
 from terminal import Failure
 from unitfile.install import Install
 from unitfile.name import UnitName, UnitNameError, canonical, is_network
@@ -21,8 +22,10 @@ from unitfile.text import UnitFile, UnitFileError
 
 VERSION = 1
 DROP_IN = "20-cloudinit.conf"
-CORE = "core"
 IMAGE_UNITS = "/usr/lib/systemd/system"
+# What systemd.unit(5) lists as specifiers; "%%" is one percent sign.
+SPECIFIERS = "aAbBCdDEfgGhHiIjJlLmMnNopPqsStTuUvVwWyY"
+_PERCENT = re.compile(f"%([{SPECIFIERS}%])?")
 
 
 class PlanError(Failure):
@@ -45,7 +48,8 @@ class Facts(NamedTuple):
 class File(NamedTuple):
     """A regular file; ``owner`` is ``user`` or ``user:group`` by name or number; ``key`` is the key path it comes from.
 
-    With ``append``, ``content`` follows what stood there before us; mode None and owner "" are then that file's, or the default.
+    With ``append``, ``content`` follows what stood there before us; mode None and owner "" are then that file's, or the default. ``merge``: see
+    :mod:`cloudconfig.merging`.
     """
 
     path: str
@@ -54,6 +58,7 @@ class File(NamedTuple):
     content: bytes
     key: str
     append: bool = False
+    merge: str = ""
 
 
 class Link(NamedTuple):
@@ -65,7 +70,8 @@ class Link(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that an apply does. Files and links are sorted by path; accounts, keys and commands keep their order."""
+    """Everything that an apply does. Files and links are sorted by path; accounts, keys and commands keep their order; ``final`` is a script for
+    once everything runs."""
 
     hostname: str
     files: tuple[File, ...]
@@ -73,6 +79,9 @@ class Plan(NamedTuple):
     accounts: tuple[User, ...]
     keys: tuple[tuple[str, tuple[str, ...]], ...]
     commands: tuple[tuple[str, str], ...]
+    groups: tuple[Group, ...] = ()
+    passwords: tuple[Password, ...] = ()
+    final: str = ""
 
     def as_json(self) -> str:
         """Canonical JSON (sorted keys, no blanks), one text for one plan. Holds secrets if the config does."""
@@ -87,6 +96,7 @@ class Plan(NamedTuple):
                     "mode": "" if f.mode is None else f"{f.mode:04o}",
                     "owner": f.owner,
                     **({"append": True} if f.append else {}),
+                    **({"merge": f.merge} if f.merge else {}),
                     **_content(f.content),
                 }
                 for f in self.files
@@ -95,6 +105,10 @@ class Plan(NamedTuple):
             "accounts": [{k: v for k, v in a._asdict().items() if k != "at"} for a in self.accounts],
             "keys": [{"user": user, "keys": keys} for user, keys in self.keys],
             "commands": [{"verb": verb, "unit": unit} for verb, unit in self.commands],
+            "groups": [{"name": group.name, "members": group.members} for group in self.groups],
+            # Not the words themselves: the plan's hash is for all to see, and a bad password could be guessed from it.
+            "passwords": [{"user": each.user, "hash": each.hash, "expire": each.expire} for each in self.passwords],
+            "final": self.final,
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -130,12 +144,20 @@ def combine(configs: Sequence[CloudConfig]) -> CloudConfig:
 def make(config: CloudConfig, facts: Facts | None = None) -> Plan:
     """Write ``config`` out. It must have passed validation; raises PlanError for what only shows here."""
     facts = facts or Facts()
+    names: set[str] = set()
+    for account in config.users:
+        if account.name in names:
+            raise PlanError(f"{account.at}.name", "the account stands in two parts", hint="merge the two")
+        names.add(account.name)
     builder = _Builder(facts)
     hostname = config.hostname or facts.hostname
     for file in config.write_files:
         builder.write_file(file)
     if config.manage_etc_hosts:
-        builder.file("/etc/hosts", hosts(hostname), "manage_etc_hosts")
+        builder.file("/etc/hosts", hosts(hostname, config.fqdn), "manage_etc_hosts")
+    for link in config.links:
+        builder.link(link.path, link.target, link.at)
+    _steps(config, builder)
     for unit in config.units:
         builder.unit(unit)
     for name, options, prefix in (("etcd.service", config.etcd, "ETCD_"), ("fleet.service", config.fleet, "FLEET_")):
@@ -157,28 +179,76 @@ def make(config: CloudConfig, facts: Facts | None = None) -> Plan:
         accounts=config.users,
         keys=tuple(joined.items()),
         commands=tuple(builder.commands),
+        groups=config.groups,
+        passwords=config.passwords,
+        final=_final(config),
     )
+
+
+def _final(config: CloudConfig) -> str:
+    if not (config.runcmd or config.phone_home or config.final_message or config.power_state):
+        return ""
+    from cloudconfig import stages
+
+    return stages.final_script(config)
+
+
+def _steps(config: CloudConfig, builder: _Builder) -> None:
+    """Units of ours that do at each boot what takes commands, disks or a network."""
+    if not (config.bootcmd or config.disks or config.downloads or config.runcmd or config.phone_home):
+        return
+    # Most texts have none of this, and every module costs boot time where processors are emulated.
+    from cloudconfig import downloads, stages, storage
+
+    folder = "/run/systemd/system"
+
+    def started(unit: str, text: str, key: str) -> None:
+        builder.file(f"{folder}/{unit}", text.encode(), key)
+        builder.commands.append(("start", unit))
+
+    if config.bootcmd:
+        builder.file(stages.BOOT_SCRIPT, stages.script(config.bootcmd).encode(), "bootcmd", mode=0o700)
+        started(stages.BOOT_UNIT, stages.boot_unit(), "bootcmd")
+    if config.disks:
+        key = config.disks[0].at
+        for disk in config.disks:
+            for path, text in disk.files:
+                builder.file(path, text.encode(), disk.at)
+        builder.file(storage.DISKS_SCRIPT, storage.disks_script(config.disks).encode(), key, mode=0o700)
+        started(storage.DISKS_UNIT, storage.disks_unit(config.disks), key)
+    if config.downloads:
+        key = config.downloads[0].at
+        for download in config.downloads:
+            builder.promise(download.path, f"{download.at}.path")
+        builder.file(downloads.LIST, downloads.as_json(config.downloads).encode(), key, mode=0o600)
+        started(downloads.UNIT, downloads.unit(), key)
+    if config.runcmd:
+        builder.file(stages.RUN_SCRIPT, stages.script(config.runcmd).encode(), "runcmd", mode=0o700)
+    if config.phone_home:
+        builder.file(stages.PHONE_FILE, config.phone_home.encode(), "phone_home", mode=0o600)
 
 
 def environment(variables: Iterable[tuple[str, str]]) -> bytes:
     """A drop-in that sets environment variables, quoted as systemd.syntax(7) unquotes.
 
-    Backslash and quote are escaped, ``%`` is doubled since Environment= expands specifiers; ``$`` means nothing there. Raises
-    PlanError for control characters: a line break would be another directive.
+    Backslash and quote are escaped, ``$`` means nothing there. Specifiers (``%H``) pass, as coreos-cloudinit let them; a ``%`` that begins none
+    is doubled, or systemd would leave out the line. Raises PlanError for control characters: a line break would be another directive.
     """
     lines = ["[Service]"]
     for name, value in variables:
         if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):
             raise PlanError(name, "has a control character in it")
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        escaped = _PERCENT.sub(lambda found: found[0] if found[1] else "%%", escaped)
         lines.append(f'Environment="{name}={escaped}"')
     return ("\n".join(lines) + "\n").encode()
 
 
-def hosts(hostname: str) -> bytes:
-    """/etc/hosts for ``manage_etc_hosts: localhost``: this machine by its name, and the loopback names that resolvers expect."""
-    own = f"127.0.1.1 {hostname}" + (f" {hostname.partition('.')[0]}" if "." in hostname else "")
-    lines = ["127.0.0.1 localhost", *([own] if hostname else []), "::1 localhost ip6-localhost ip6-loopback"]
+def hosts(hostname: str, fqdn: str = "") -> bytes:
+    """/etc/hosts for ``manage_etc_hosts: localhost``: this machine by its names, and the loopback names that resolvers expect."""
+    names = [fqdn, hostname, hostname.partition(".")[0]] if hostname else []
+    own = ["127.0.1.1", *dict.fromkeys(name for name in names if name)]
+    lines = ["127.0.0.1 localhost", *([" ".join(own)] if names else []), "::1 localhost ip6-localhost ip6-loopback"]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -189,6 +259,7 @@ class _Builder:
         self._facts = facts
         self.files: dict[str, File] = {}
         self.links: dict[str, Link] = {}
+        self._promised: dict[str, str] = {}
         self.commands: list[tuple[str, str]] = []
 
     def file(self, path: str, content: bytes, key: str, *, mode: int = 0o644, owner: str = "root:root") -> None:
@@ -203,9 +274,15 @@ class _Builder:
                 content=known.content + file.content, mode=mode, owner=file.owner or known.owner
             )
             return
-        key = f"{file.at}.path"
+        # Other settings that become files have no path of their own in the text.
+        key = f"{file.at}.path" if file.at.startswith("write_files[") else file.at
         self._claim(file.path, key)
-        self.files[file.path] = File(file.path, file.mode, file.owner, file.content, key, file.append)
+        self.files[file.path] = File(file.path, file.mode, file.owner, file.content, key, file.append, file.merge)
+
+    def promise(self, path: str, key: str) -> None:
+        """A path that is written later, and is taken."""
+        self._claim(path, key)
+        self._promised[path] = key
 
     def link(self, path: str, target: str, key: str) -> None:
         known = self.links.get(path)
@@ -265,18 +342,20 @@ class _Builder:
 
     def refuse_files_as_folders(self) -> None:
         """A path that another path goes through cannot be a file."""
-        taken: dict[str, File | Link] = {**self.files, **self.links}
-        for path, entry in sorted(taken.items()):
+        made: dict[str, File | Link] = {**self.files, **self.links}
+        taken = {path: entry.key for path, entry in made.items()} | self._promised
+        for path, key in sorted(taken.items()):
             parent = path.rpartition("/")[0]
             while parent:
                 if parent in taken:
-                    raise PlanError(entry.key, f"goes through {parent}, which {taken[parent].key} makes a file")
+                    raise PlanError(key, f"goes through {parent}, which {taken[parent]} makes a file")
                 parent = parent.rpartition("/")[0]
 
     def _claim(self, path: str, key: str) -> None:
         other = self.files.get(path) or self.links.get(path)
-        if other is not None:
-            raise PlanError(key, f"{path} is already claimed by {other.key}", hint="merge the two")
+        owner = other.key if other is not None else self._promised.get(path)
+        if owner is not None:
+            raise PlanError(key, f"{path} is already claimed by {owner}", hint="merge the two")
 
 
 def _content(data: bytes) -> dict[str, str]:

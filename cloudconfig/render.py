@@ -17,11 +17,9 @@ import jinja2
 import jinja2.sandbox
 import yaml
 
-from cloudconfig import finding, formats, validate
+from cloudconfig import addresses, finding, formats, validate
 from terminal import Failure
 
-_NAMES = "private_ipv4|public_ipv4|private_ipv6|public_ipv6"
-_VARIABLE = re.compile(rf"(\\)?\$(?:\{{({_NAMES})\}}|({_NAMES})(?![A-Za-z0-9_]))")
 _FILENAME = "<template>"
 
 
@@ -111,7 +109,7 @@ def substitute(text: str, values: Mapping[str, str]) -> str:
             )
         return values[name]
 
-    return _VARIABLE.sub(value, text)
+    return addresses.VARIABLE.sub(value, text)
 
 
 def load_variables(path: Path) -> dict[str, Any]:
@@ -169,7 +167,7 @@ def choose_node(variables: dict[str, Any], name: str) -> None:
 def _addresses(variables: Mapping[str, Any]) -> dict[str, str]:
     node = variables.get("node")
     own = node if isinstance(node, Mapping) else {}
-    return {name: str(own.get(name) or variables.get(name) or "") for name in _NAMES.split("|")}
+    return {name: str(own.get(name) or variables.get(name) or "") for name in addresses.NAMES}
 
 
 def _line(error: BaseException) -> str:

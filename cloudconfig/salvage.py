@@ -24,7 +24,7 @@ BLOCKS_MAX = 16
 TEXT_MAX = 1 << 20
 NODES_MAX = 3 * yamltree.NODES_MAX
 """Of all texts together; a broken text is read twice, as a whole and in its blocks."""
-_WANTED = ("hostname", "ssh_authorized_keys", "users")
+_WANTED = ("fqdn", "hostname", "ssh_authorized_keys", "users")
 _TOP_KEY = re.compile(r"^([A-Za-z][A-Za-z0-9_-]{0,63})[ \t]*:", re.MULTILINE)
 _KEY_LINE = re.compile(
     r"""^[ \t]*-[ \t]+["']?((?:ssh|ecdsa|sk)-[a-z0-9@.-]{1,40}[ \t]+[A-Za-z0-9+/=]{40,}[^"'\n]*)""", re.MULTILINE
@@ -80,7 +80,7 @@ def _saved(text: str, work: _Work) -> CloudConfig:
     root = work.tree(text)
     if root is not None:
         return _of_tree(root)
-    hostname = ""
+    hostname = of_fqdn = ""
     keys: tuple[str, ...] = ()
     users: list[User] = []
     for key, block in _blocks(text):
@@ -93,11 +93,13 @@ def _saved(text: str, work: _Work) -> CloudConfig:
         found = _of_tree(root) if root is not None else CloudConfig()
         if key == "hostname":
             hostname = hostname or found.hostname
+        elif key == "fqdn":
+            of_fqdn = of_fqdn or found.hostname
         elif key == "ssh_authorized_keys":
             keys = keys or found.ssh_authorized_keys or tuple(match.strip() for match in _KEY_LINE.findall(block))
         else:
             users += found.users if root is not None else _entries(block, work)
-    return CloudConfig(hostname=hostname, ssh_authorized_keys=keys, users=tuple(users))
+    return CloudConfig(hostname=hostname or of_fqdn, ssh_authorized_keys=keys, users=tuple(users))
 
 
 def _of_tree(root: Node) -> CloudConfig:

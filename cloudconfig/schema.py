@@ -1,13 +1,20 @@
 """The keys of a cloud-config and the values that they become.
 
-The keys are coreos-cloudinit's (``coreos.*``, write_files, users, hostname, ssh_authorized_keys, manage_etc_hosts), in their
-underscore spelling; the parser accepts hyphens too. etcd's options are those of etcd 2 that etcd 3.5 still reads, plus what
+The keys are coreos-cloudinit's (``coreos.*``, write_files, users, hostname, ssh_authorized_keys, manage_etc_hosts) and those of cloud-init's that make
+sense on an image, in their underscore spelling; the parser accepts hyphens too. etcd's options are those of etcd 2 that etcd 3.5 still reads, plus what
 3.5 added and a node may want.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+WRITABLE = ("/etc", "/home", "/opt", "/root", "/run", "/srv", "/var")
+"""The root of a node is read-only; these are the places that are not (/etc is an overlay, /home, /root, /opt and /srv live under /var, /run is gone
+after a reboot)."""
+
+CORE = "core"
+"""The account that people log in with."""
 
 # Kinds of plain values.
 TEXT = "text"
@@ -16,45 +23,76 @@ INT = "integer"
 FLOAT = "number"
 
 TOP = (
+    "bootcmd",
+    "ca_certs",
+    "chpasswd",
     "coreos",
+    "disk_setup",
+    "docker",
+    "final_message",
+    "fqdn",
+    "fs_setup",
+    "groups",
+    "growpart",
     "hostname",
+    "locale",
     "manage_etc_hosts",
     "merge_how",
     "merge_type",
+    "mount_default_fields",
+    "mounts",
+    "ntp",
+    "password",
+    "phone_home",
+    "power_state",
+    "prefer_fqdn_over_hostname",
+    "preserve_hostname",
+    "runcmd",
     "ssh_authorized_keys",
+    "ssh_keys",
+    "ssh_pwauth",
+    "swap",
+    "timezone",
     "users",
     "write_files",
 )
-# Keys of cloud-init and coreos-cloudinit that exist, but not (yet) on this image.
+# Keys of cloud-init that mean nothing here, or nothing yet.
 _TOP_LATER = (
-    "apt bootcmd ca_certs chpasswd disk_setup final_message fqdn fs_setup groups growpart locale mounts ntp package_update "
-    "package_upgrade packages password phone_home power_state preserve_hostname runcmd snap ssh_import_id ssh_keys "
-    "ssh_pwauth swap timezone yum_repos"
+    "allow_public_ssh_keys apk_repos apt_pipelining byobu_by_default cc_ready_cmd cloud_config_modules cloud_final_modules cloud_init_modules "
+    "datasource datasource_list device_aliases disable_ec2_metadata disable_root disable_root_opts drivers fan install_hotplug_kernel_modules "
+    "keyboard landscape lxd manual_cache_clean mcollective no_ssh_fingerprints output random_seed reporting resize_rootfs "
+    "resolv_conf rsyslog spacewalk ssh ssh_deletekeys ssh_fp_console_blacklist ssh_genkeytypes ssh_publish_hostkeys ssh_quiet_keygen "
+    "ssh_redirect_user syslog_fix_perms system_info ubuntu_pro updates user vendor_data version wireguard"
 )
 TOP_LATER = frozenset(_TOP_LATER.split())
 COREOS = ("etcd", "etcd2", "fleet", "units", "update")
 COREOS_LATER = frozenset(("flannel", "locksmith", "oem"))
 UNIT = ("name", "content", "enable", "runtime", "mask", "command", "drop_ins")
 DROP_IN = ("name", "content")
-WRITE_FILE = ("path", "content", "encoding", "permissions", "owner", "append")
+WRITE_FILE = ("path", "content", "encoding", "permissions", "owner", "append", "defer", "source")
+SOURCE = ("uri", "headers", "sha256")
 USER = (
     "name",
+    "expiredate",
     "gecos",
     "groups",
+    "hashed_passwd",
     "homedir",
+    "inactive",
+    "lock_passwd",
     "no_create_home",
     "no_log_init",
     "no_user_group",
     "passwd",
+    "plain_text_passwd",
     "primary_group",
     "shell",
     "ssh_authorized_keys",
+    "sudo",
     "system",
+    "uid",
 )
-_USER_LATER = (
-    "coreos_ssh_import_github coreos_ssh_import_github_users coreos_ssh_import_url doas expiredate hashed_passwd inactive "
-    "lock_passwd plain_text_passwd selinux_user ssh_import_id sudo uid"
-)
+_USER_LATER = "coreos_ssh_import_github coreos_ssh_import_github_users coreos_ssh_import_url create_groups doas selinux_user snapuser ssh_redirect_user"
 USER_LATER = frozenset(_USER_LATER.split())
 UPDATE = ("group", "reboot_strategy", "server")
 REBOOT_STRATEGIES = ("best-effort", "etcd-lock", "off", "reboot")
@@ -207,7 +245,8 @@ class Unit(NamedTuple):
 class WriteFile(NamedTuple):
     """One entry of write_files; ``content`` is decoded, ``mode`` are permission bits, ``owner`` is ``user`` or ``user:group``.
 
-    With ``append``, mode None and owner "" are those of the file that is there.
+    With ``append``, mode None and owner "" are those of the file that is there. ``merge``: ``json`` and ``environment`` (lines ``NAME=value``) put
+    the content into what is there. Settings of other keys that become files are of this type, too.
     """
 
     path: str
@@ -216,6 +255,19 @@ class WriteFile(NamedTuple):
     owner: str
     at: str
     append: bool = False
+    merge: str = ""
+
+
+class Download(NamedTuple):
+    """A file that comes from ``uri`` once there is a network, if its content has the hash ``sha256`` (hex)."""
+
+    path: str
+    uri: str
+    sha256: str
+    headers: tuple[tuple[str, str], ...]
+    mode: int
+    owner: str
+    at: str
 
 
 class User(NamedTuple):
@@ -234,17 +286,85 @@ class User(NamedTuple):
     no_log_init: bool
     ssh_authorized_keys: tuple[str, ...]
     at: str
+    uid: str = ""
+    expiredate: str = ""
+    inactive: str = ""
+    lock_passwd: bool = False
+
+
+class Group(NamedTuple):
+    """A group to be there, and who is to be in it, besides those who are."""
+
+    name: str
+    members: tuple[str, ...]
+    at: str
+
+
+class Password(NamedTuple):
+    """A password of an account: a ``hash``, or ``plain`` text. ``expire``: it must be changed at the first login."""
+
+    user: str
+    hash: str
+    plain: str
+    expire: bool
+    at: str
+
+
+class Symlink(NamedTuple):
+    """A symbolic link that a setting becomes."""
+
+    path: str
+    target: str
+    at: str
+
+
+class Command(NamedTuple):
+    """A piece of shell text: an entry of bootcmd or runcmd."""
+
+    text: str
+    at: str
+
+
+class Disk(NamedTuple):
+    """What disk_setup or fs_setup does with a ``device``, as shell text, and the ``files`` (path, content) that it reads."""
+
+    device: str
+    text: str
+    at: str
+    files: tuple[tuple[str, str], ...] = ()
+
+
+class Need(NamedTuple):
+    """Something that an image has or has not: a ``program`` (by name), a ``filesystem``, a ``zone`` of time, a ``locale``, a ``mountpoint``, a
+    ``package``; or a key that is ``refused``. The host calls a missing one an error; a node passes over it and says so."""
+
+    kind: str
+    name: str
+    at: str
 
 
 class CloudConfig(NamedTuple):
-    """A whole cloud-config. ``etcd`` and ``fleet`` hold (option, value as text) in the order of the text."""
+    """A whole cloud-config. ``etcd`` and ``fleet`` hold (option, value as text) in the order of the text; ``phone_home`` is JSON, ``power_state`` shell
+    text."""
 
     hostname: str = ""
+    fqdn: str = ""
     ssh_authorized_keys: tuple[str, ...] = ()
     users: tuple[User, ...] = ()
+    groups: tuple[Group, ...] = ()
+    passwords: tuple[Password, ...] = ()
     write_files: tuple[WriteFile, ...] = ()
+    links: tuple[Symlink, ...] = ()
+    downloads: tuple[Download, ...] = ()
     manage_etc_hosts: str = ""
     etcd: tuple[tuple[str, str], ...] = ()
     fleet: tuple[tuple[str, str], ...] = ()
     units: tuple[Unit, ...] = ()
     reboot_strategy: str = ""
+    bootcmd: tuple[Command, ...] = ()
+    runcmd: tuple[Command, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    phone_home: str = ""
+    final_message: str = ""
+    power_state: str = ""
+    needs: tuple[Need, ...] = ()

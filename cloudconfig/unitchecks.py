@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from cloudconfig.addresses import sample
 from cloudconfig.finding import Finding
-from cloudconfig.parse import Document, Mark
+from cloudconfig.parse import Document
+from cloudconfig.reader import Mark
 from unitfile import lint
 from unitfile.name import UnitName, UnitNameError, canonical, is_network
 from unitfile.text import UnitFile, UnitFileError, physical_lines
@@ -30,11 +32,11 @@ def check(document: Document, text: str, binaries: Collection[str] | None = None
             continue
         texts = [drop_in.content for drop_in in unit.drop_ins]
         if unit.content is not None and _is_text(unit.content):
-            found = lint.lint(name, unit.content, binaries, drop_ins=texts, nearest=nearest)
+            found = lint.lint(name, sample(unit.content), binaries, drop_ins=texts, nearest=nearest)
             yield from places.all(f"{unit.at}.content", unit.content, found)
         for drop_in in unit.drop_ins:
             if _is_text(drop_in.content):
-                found = lint.lint(name, drop_in.content, binaries, is_drop_in=True, nearest=nearest)
+                found = lint.lint(name, sample(drop_in.content), binaries, is_drop_in=True, nearest=nearest)
                 yield from places.all(f"{drop_in.at}.content", drop_in.content, found)
     for file in document.config.write_files:
         match = _FILE.fullmatch(file.path)
@@ -43,7 +45,7 @@ def check(document: Document, text: str, binaries: Collection[str] | None = None
         content = file.content.decode("utf-8", "replace")
         # Of what is appended to, the rest is not here.
         partial = file.append or file.path.endswith(".conf")
-        found = lint.lint(match[1], content, binaries, is_drop_in=partial, nearest=nearest)
+        found = lint.lint(match[1], sample(content), binaries, is_drop_in=partial, nearest=nearest)
         yield from places.all(f"{file.at}.content", content, found)
 
 

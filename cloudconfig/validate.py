@@ -6,18 +6,20 @@ The parser has judged shapes; here the values are judged. Messages name key path
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from cloudconfig import userdata
+from cloudconfig import addresses, lockout, userdata
 from cloudconfig.finding import ERROR, WARNING, Capped, Finding, errors, ordered
-from cloudconfig.parse import Document, Mark, parse_all
-from cloudconfig.schema import Unit, User, WriteFile
+from cloudconfig.parse import Document, parse_all
+from cloudconfig.reader import Mark
+from cloudconfig.schema import WRITABLE, Password, Unit, User, WriteFile
 from unitfile.name import UnitNameError, canonical, check_file_name, is_network
 from unitfile.text import UnitFile, UnitFileError
 
-# The root of a node is read-only; these are the places that are not (image contract: /etc is an overlay, /home, /root, /opt
-# and /srv live under /var, /run is gone after a reboot).
-WRITABLE = ("/etc", "/home", "/opt", "/root", "/run", "/srv", "/var")
+if TYPE_CHECKING:
+    from cloudconfig.image import Image
+
 # What other keys are for, or what we keep for ourselves.
 RESERVED = {
     "/etc/group": "users",
@@ -29,25 +31,17 @@ RESERVED = {
     "/var/lib/cloudconfig": "",
 }
 HOSTNAME_MAX = 64  # Linux: __NEW_UTS_LEN
-# Accounts that the image has (Debian's base-passwd, systemd's, and the node's own).
-_ACCOUNTS = (
-    "root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc _apt nobody systemd-network "
-    "systemd-resolve systemd-timesync messagebus sshd core etcd fleet docker sudo adm systemd-journal"
-)
-ACCOUNTS = frozenset(_ACCOUNTS.split())
-
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _OWNER = re.compile(r"([a-z_][a-z0-9_-]{0,30}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,30}|[0-9]{1,9}))?")
 _HASH = re.compile(r"!{0,2}\$(1|5|6|7|y|gy|2[abxy])\$[./A-Za-z0-9$=,]+|\*|!{1,2}\*?")
+_SPECIFIER = re.compile("%[A-Za-z]")
+_UID_END = 60_000  # where Debian's reserved numbers begin
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 # A host, or systems that forgot one get http://:2380; a port, if any.
 _HOST = r"(?:\[[0-9A-Fa-f:.%]+\]|[^/\s?#,:\[\]]+)(?::[0-9]{1,5})?"
 _URL = re.compile(rf"https?://{_HOST}(/[^\s]*)?")
 _PEER_URL = re.compile(rf"(https?|unixs?)://{_HOST}/?")
-# coreos-cloudinit put a node's addresses here while it ran; we do on the host, in `render`.
-_ADDRESS = re.compile(r"\$(?:\{(?:private|public)_ipv[46]\}|(?:private|public)_ipv[46](?![A-Za-z0-9_]))")
-_ADDRESS_HINT = "write it out, or let 'cloudconfig render' do so for each node"
 _DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+")
 _METADATA = re.compile(r"[^=,\s]+=[^=,\s]*(,[^=,\s]+=[^=,\s]*)*")
 _KEY_TYPES = (
@@ -61,12 +55,13 @@ _KEY_TYPES = (
 )
 
 
-def validate(data: bytes, binaries: Collection[str] | None = None) -> tuple[Finding, ...]:
-    """All findings about user-data of any kind, in the order of the text; an empty tuple means clean.
+def validate(data: bytes, image: Image | None = None) -> tuple[Finding, ...]:
+    """All findings about user-data of any kind for ``image`` (None: the node's that this runs on, else ours), in the order of the text;
+    an empty tuple means clean."""
+    from cloudconfig import fit, unitchecks  # a node, which only checks, does not pay for them
+    from cloudconfig import image as images
 
-    ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so that units may name any.
-    """
-    from cloudconfig import unitchecks  # a node, which only checks, does not pay for it
+    image = image or images.usual()
 
     contents = userdata.read(data)
     findings = list(contents.findings)
@@ -75,8 +70,10 @@ def validate(data: bytes, binaries: Collection[str] | None = None) -> tuple[Find
     documents = parse_all(part.text for part in parts)
     for part, document in zip(parts, documents, strict=True):
         findings.extend(finding._replace(part=part.name) for finding in (*document.findings, *check(document)))
-        for each in unitchecks.check(document, part.text, binaries):
+        for each in unitchecks.check(document, part.text, image.programs):
             units.append(each._replace(part=part.name))
+    named = [(part.name, document) for part, document in zip(parts, documents, strict=True)]
+    findings.extend(fit.check(named, image))
     if not errors(findings):
         findings.extend(_plan_conflicts(parts, documents))
     return ordered([*findings, *units])
@@ -110,14 +107,12 @@ class _Checker:
 
     def all(self) -> None:
         config = self._config
-        problem = hostname_problem(config.hostname) if config.hostname else ""
+        if config.fqdn and (problem := hostname_problem(addresses.sample(config.fqdn))):
+            self._error("fqdn", problem, "letters, digits and inner hyphens, 63 at most between dots")
+        problem = hostname_problem(addresses.sample(config.hostname)) if config.hostname else ""
         if problem:
             self._error("hostname", problem, "letters, digits and inner hyphens, 63 at most between dots")
         self._keys("ssh_authorized_keys", config.ssh_authorized_keys)
-        if config.manage_etc_hosts and config.manage_etc_hosts != "localhost":
-            self._error(
-                "manage_etc_hosts", "the only known word is localhost", "write localhost, or leave the key away"
-            )
         self._unique([(user.name, user.at + ".name") for user in config.users], "user")
         for user in config.users:
             self._user(user)
@@ -129,6 +124,23 @@ class _Checker:
         self._service("coreos.fleet", config.fleet, _FLEET_CHECKS, "fleet")
         for unit in config.units:
             self._unit(unit)
+        for group in config.groups:
+            if not _ACCOUNT.fullmatch(group.name):
+                self._error(group.at, "not a group name")
+        for password in config.passwords:
+            self._password(password)
+        for download in config.downloads:
+            self._place(f"{download.at}.path", download.path)
+            if not _OWNER.fullmatch(download.owner):
+                self._error(f"{download.at}.owner", "not an owner", "user or user:group")
+        if _CONTROL.search(config.final_message.replace("\n", "")):
+            self._error("final_message", "has a control character in it")
+        for file, _user, lines in lockout.key_lines(config):
+            problem = next(filter(None, map(ssh_key_problem, lines)), "")
+            if problem:
+                self._error(f"{file.at}.content", problem, "paste the line of the .pub file")
+        for danger in lockout.dangers(config):
+            self._warn(*danger)
 
     def _keys(self, path: str, keys: Sequence[str]) -> None:
         for index, key in enumerate(keys):
@@ -156,30 +168,40 @@ class _Checker:
             self._error(f"{user.at}.gecos", "has a colon or a control character in it")
         if user.homedir and not path_problem(user.homedir):
             self._writable(f"{user.at}.homedir", user.homedir)
+        if user.expiredate and not _is_date(user.expiredate):
+            self._error(f"{user.at}.expiredate", "not a day", "for example: '2030-12-31'")
+        if user.uid and not 0 < int(user.uid) < _UID_END:
+            self._error(f"{user.at}.uid", "not a number for an account")
         self._keys(f"{user.at}.ssh_authorized_keys", user.ssh_authorized_keys)
 
-    def _write_file(self, file: WriteFile) -> None:
-        where = f"{file.at}.path"
-        problem = path_problem(file.path) if file.path else None
+    def _password(self, password: Password) -> None:
+        if _CONTROL.search(password.plain):
+            self._error(password.at, "has a control character in it")
+        elif password.hash and not _HASH.fullmatch(password.hash):
+            self._error(password.at, "not a password hash", "make one: mkpasswd --method=yescrypt; or type: text")
+        elif password.plain:
+            self._warn(
+                password.at, "a password that whoever reads this text knows", "a hash: mkpasswd --method=yescrypt"
+            )
+
+    def _place(self, where: str, path: str) -> None:
+        """A path for a file."""
+        problem = path_problem(path) if path else None
         if problem:
             self._error(where, problem, "an absolute path without . and ..")
-        elif file.path:
-            self._writable(where, file.path)
+        elif path:
+            self._writable(where, path)
             for reserved, key in RESERVED.items():
-                if file.path == reserved or file.path.startswith(reserved + "/"):
+                if path == reserved or path.startswith(reserved + "/"):
                     self._error(where, f"{reserved} is not for write_files", f"use the key {key}" if key else "")
-        if _ADDRESS.search(file.content.decode("utf-8", "replace")):
-            self._warn(f"{file.at}.content", "has an address variable, which stays as it is", _ADDRESS_HINT)
+
+    def _write_file(self, file: WriteFile) -> None:
+        if file.at.startswith("write_files["):
+            self._place(f"{file.at}.path", file.path)
         if file.append and file.path.startswith("/run/"):
             self._error(f"{file.at}.append", "/run is empty at boot", "write the whole file")
         if file.owner and not _OWNER.fullmatch(file.owner):
             self._error(f"{file.at}.owner", "not an owner", "user or user:group")
-            return
-        known = ACCOUNTS | {user.name for user in self._config.users}
-        known |= {group for user in self._config.users for group in (*user.groups, user.primary_group)}
-        for name in file.owner.split(":"):
-            if name and not name.isdigit() and name not in known:
-                self._warn(f"{file.at}.owner", f"nobody called {name} here or in the image", "declare it in users")
 
     def _writable(self, where: str, path: str) -> None:
         if not any(path.startswith(place + "/") for place in WRITABLE):
@@ -191,10 +213,14 @@ class _Checker:
         for key, value in options:
             if _CONTROL.search(value):
                 self._error(f"{path}.{key}", "has a control character in it")
-            elif _ADDRESS.search(value):
-                self._error(f"{path}.{key}", "a node does not know this variable", _ADDRESS_HINT)
+            elif key.endswith("password") and _SPECIFIER.search(value.replace("%%", "")):
+                self._warn(
+                    f"{path}.{key}",
+                    "systemd reads a % and a letter in it as a specifier",
+                    "write %% for a percent sign",
+                )
             elif key in checks and value:
-                problem = checks[key](value)
+                problem = checks[key](addresses.sample(value))
                 if problem:
                     self._error(f"{path}.{key}", problem)
         given = dict(options)
@@ -239,8 +265,6 @@ class _Checker:
     def _unit_text(self, path: str, content: str | None) -> UnitFile | None:
         if content is None:
             return None
-        if _ADDRESS.search(content):
-            self._warn(path, "has an address variable, which stays as it is", _ADDRESS_HINT)
         try:
             return UnitFile.parse(content)
         except UnitFileError as error:
@@ -321,6 +345,16 @@ def ssh_key_problem(key: str) -> str:
     if not blob.startswith(len(name).to_bytes(4, "big") + name) or len(blob) < len(name) + 20:
         return "the SSH key is damaged: its data is not of its type"
     return ""
+
+
+def _is_date(text: str) -> bool:
+    from datetime import date
+
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return bool(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text))
 
 
 def _url(value: str) -> str:
