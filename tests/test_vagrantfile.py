@@ -19,6 +19,8 @@ import pytest
 
 from . import vboxmanage
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 # Ruby runs it when Vagrant ends, so it sees what all the rest made of the options.

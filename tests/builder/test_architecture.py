@@ -24,6 +24,8 @@ from tests.builder.test_build import snapshot
 from tests.builder.test_reproducible import Surroundings, hostile
 from tests.builder.test_reproducible import build as built
 
+pytestmark = pytest.mark.slow
+
 Out = pytest.CaptureFixture[str]
 
 BASE = """\

@@ -13,6 +13,8 @@ from builder.tools import Tools
 from terminal import Failure
 from tests.builder.smallworld import EPOCH, systemd_boot
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

@@ -20,6 +20,8 @@ from builder.tools import Tools
 from terminal import Failure, command
 from tests.builder.smallworld import NODE, SMALL, World
 
+pytestmark = pytest.mark.slow
+
 OWNERS = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 10**9), max_size=30)
 Out = pytest.CaptureFixture[str]
 

@@ -14,6 +14,8 @@ from builder.tools import Tools, our_lock
 from terminal import Failure
 from tests.builder.smallworld import World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(tmp_path: Path, closure: Tools) -> World:

@@ -22,6 +22,8 @@ from builder.treediff import Facts
 from terminal import Failure
 from tests.builder.debmaker import deb, member, tar
 
+pytestmark = pytest.mark.slow
+
 ACCOUNTS = (member("./etc/passwd", b"root:x:0:0::/root:/bin/sh\n"), member("./etc/group", b"root:x:0:\nshadow:x:42:\n"))
 
 

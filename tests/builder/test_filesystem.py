@@ -17,6 +17,8 @@ from builder.tools import Tools
 from builder.tree import Entry, Inline, Kind, Slice, Tree, directory, file, symlink
 from terminal import Failure
 
+pytestmark = pytest.mark.slow
+
 EPOCH = 1_700_000_000
 
 # What Linux takes for a name: any bytes but NUL and the slash; those that are no UTF-8 come as surrogates, as from os.fsdecode.

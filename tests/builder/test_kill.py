@@ -21,6 +21,8 @@ from tests.builder.smallworld import TOLD, World
 from tests.builder.test_build import snapshot
 from tests.eventually import eventually
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 30
 """Seconds; the machine is shared."""
 

@@ -15,6 +15,8 @@ from terminal import command
 from tests.builder.conftest import Archive, Signer
 from tests.builder.smallworld import World
 
+pytestmark = pytest.mark.slow
+
 Out = pytest.CaptureFixture[str]
 
 DEFINITION = """\

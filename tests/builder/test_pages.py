@@ -16,6 +16,8 @@ from tests.browser import WIDE, Browser, Seen
 from tests.builder.smallworld import World
 from tests.builder.test_sizes import HOSTILE, package
 
+pytestmark = pytest.mark.slow
+
 PHONE = (390, 844)
 
 FILES = [

@@ -17,6 +17,8 @@ from builder.qcow2 import CLUSTER
 from builder.tools import Tools
 from terminal import Failure
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

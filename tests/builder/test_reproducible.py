@@ -17,6 +17,8 @@ from tests.builder.smallworld import ROOT, Running, World
 from tests.builder.test_build import snapshot
 from tests.builder.test_kill import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Surroundings:

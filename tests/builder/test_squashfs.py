@@ -20,6 +20,8 @@ from builder.tree import Entry, Inline, Kind, Tree, directory, file, symlink
 from terminal import Failure
 from tests.builder.test_filesystem import EPOCH, names, numbers
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["-comp", "zstd", "-b", "4K"]
 """The smallest blocks there are, so that little content has many."""
 BLOCK = 4096

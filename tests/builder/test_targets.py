@@ -22,6 +22,8 @@ from terminal import Failure
 from tests.builder.smallworld import ROOT, World
 from tests.builder.test_cpio import read_back
 
+pytestmark = pytest.mark.slow
+
 GIB = 1 << 30
 RASD = "{http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData}"
 OVF = "{http://schemas.dmtf.org/ovf/envelope/1}"

@@ -24,6 +24,8 @@ from terminal import command
 from tests.builder.smallworld import NODE, TOLD, World
 from tests.builder.test_build import snapshot
 
+pytestmark = pytest.mark.slow
+
 Out = pytest.CaptureFixture[str]
 
 

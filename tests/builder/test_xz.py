@@ -15,6 +15,8 @@ from builder.tools import Tools
 from tests.builder import debmaker
 from tests.builder.debmaker import member
 
+pytestmark = pytest.mark.slow
+
 DATA = random.Random(7).randbytes(3 * xz.WORTHWHILE)
 
 

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from cloudconfig import finding, mime, salvage, userdata, validate
 
+pytestmark = pytest.mark.slow
+
 SIZE = 1 << 20
 MEMORY_MAX = 64 << 20
 CPU_MAX_S = 5.0

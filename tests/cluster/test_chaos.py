@@ -16,6 +16,8 @@ from cluster.fault import Fault
 from terminal import Failure, UsageFailure
 from tests.eventually import WITHIN_S, eventually
 
+pytestmark = pytest.mark.slow
+
 
 def overlapping(plan: Plan, at: float) -> list[Step]:
     return [step for step in plan.steps if step.at <= at <= step.back_at]

@@ -25,6 +25,8 @@ from tests.cluster.ordinary import ordinary_program, write_program
 from tests.cluster.tinyguest import GREETING, GREETS, end_supervisor, tiny_cluster
 from tests.eventually import eventually
 
+pytestmark = pytest.mark.slow
+
 HELLO = GREETING.decode().strip()
 OBEYS_ITS_BUTTON = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")
 """Enable the power button's event (port 602h, bit 8), wait for it (600h), switch off (604h, 2000h); halt. ACPI 4.8.4, q35's ports."""

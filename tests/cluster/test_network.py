@@ -27,6 +27,8 @@ from terminal import Failure, UsageFailure
 from tests.cluster.commands import call
 from tests.eventually import eventually
 
+pytestmark = pytest.mark.slow
+
 BROADCAST = b"\xff" * 6
 SIZE = 5
 

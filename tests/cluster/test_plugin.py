@@ -12,6 +12,8 @@ import pytest
 
 from cluster.cluster import Cluster
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 PANIC = "[   93.1] Kernel panic - not syncing: VFS: no root"

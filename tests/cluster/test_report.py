@@ -15,6 +15,8 @@ from cluster.timeline import Event
 from tests.browser import Browser, Seen
 from tests.builder.test_pages import assert_apart, contrast
 
+pytestmark = pytest.mark.slow
+
 T = 1_795_442_400.0
 HOSTILE = '<script>alert(1)</script> & "quoted" \'; </pre></svg>'
 

@@ -21,6 +21,8 @@ from tests.cluster.conftest import processes_that_mention
 from tests.cluster.test_sweep import CLUSTER, begin, next_command
 from tests.eventually import eventually
 
+pytestmark = pytest.mark.slow
+
 QUIET = Phases(quiet=True)
 
 

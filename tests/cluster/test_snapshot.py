@@ -23,6 +23,8 @@ from tests.cluster.tinyguest import GREETING, tiny_cluster
 from tests.eventually import eventually
 from tests.ports import free_ports
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 4096
 
 

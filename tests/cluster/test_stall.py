@@ -17,6 +17,8 @@ from tests.cluster.ordinary import write_program
 from tests.cluster.tinyguest import USES_DISK, console, tiny_cluster
 from tests.eventually import eventually
 
+pytestmark = pytest.mark.slow
+
 SIZE = 1 << 20
 
 

@@ -25,6 +25,8 @@ from tests.cluster.conftest import processes_that_mention
 from tests.cluster.tinyguest import tiny_cluster
 from tests.eventually import WITHIN_S, ended
 
+pytestmark = pytest.mark.slow
+
 UP = "import sys; from cluster.cli import main_up; sys.exit(main_up())"
 CLUSTER = "import sys; from cluster.cli import main; sys.exit(main())"
 MOMENTS = 5

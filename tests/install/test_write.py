@@ -18,6 +18,8 @@ from install.layout import Layout
 from terminal import Failure, Phases
 from tests.install.smalldisk import MIB, medium
 
+pytestmark = pytest.mark.slow
+
 SIZE = 60 * MIB
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from tests.runner.throwaway import ROOT, Folder, is_there, until
 
+pytestmark = pytest.mark.slow
+
 ONE = """
 import pytest
 from unittest import SkipTest

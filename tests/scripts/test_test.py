@@ -10,6 +10,8 @@ import pytest
 
 from tests.runner.throwaway import ROOT, Folder
 
+pytestmark = pytest.mark.slow
+
 MACHINE = """
 import pytest, time
 

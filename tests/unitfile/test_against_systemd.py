@@ -11,6 +11,8 @@ from tests.unitfile.systemd import Systemd
 from unitfile import directives
 from unitfile.lint import ERROR, WARNING, lint
 
+pytestmark = pytest.mark.slow
+
 SUFFIXES = {section: suffix for suffix, own in directives.SECTIONS.items() for section in own} | {"Unit": "service"}
 # A unit of each type that systemd takes, to put one more line into.
 BASES = {

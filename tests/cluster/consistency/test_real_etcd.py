@@ -19,7 +19,7 @@ from cluster.fault import Fault
 from etcd import Client, EtcdError, Unavailable
 from tests.conftest import EtcdProcess
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 CLIENT_S = 1.0
 """How long a client waits for an answer."""
 
