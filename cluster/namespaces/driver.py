@@ -143,6 +143,8 @@ class NamespaceVm:
                     await self._boot()
                 except (Failure, OSError) as error:
                     return f"it does not boot again: {error}"
+                if self._killed:  # in between, when there was no PID 1 to be killed
+                    self._signal(signal.SIGKILL)
         finally:
             await self._over()
             self._close()
@@ -186,7 +188,8 @@ class NamespaceVm:
                 break
             match json.loads(data):
                 case {"pid": int(pid)}:
-                    self._init = os.pidfd_open(pid)
+                    with suppress(ProcessLookupError):  # it has ended already, and says why
+                        self._init = os.pidfd_open(pid)
                 case {"card": str()}:
                     begun = True
                     await self._connect(*descriptors)

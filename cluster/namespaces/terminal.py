@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
-import select
 import termios
 import tty
 from contextlib import suppress
@@ -49,15 +48,19 @@ class Console:
     def close(self) -> None:
         """Write what is there, and no more."""
         asyncio.get_running_loop().remove_reader(self._ours)
-        while select.select([self._ours], [], [], 0)[0]:
-            self._read()
+        while self._read():
+            pass
         self._log.close()
 
-    def _read(self) -> None:
-        with suppress(BlockingIOError):
+    def _read(self) -> bool:
+        """Write a piece; whether there was one."""
+        try:
             data = os.read(self._ours, PIECE_BYTES)
-            with suppress(OSError):  # this computer has no room for it
-                self._log.write(data)
+        except BlockingIOError:
+            return False
+        with suppress(OSError):  # this computer has no room for it
+            self._log.write(data)
+        return True
 
 
 class Port(asyncio.Protocol):

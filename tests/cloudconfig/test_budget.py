@@ -39,7 +39,7 @@ def multipart(*parts: bytes, boundary: str = "X") -> bytes:
 
 def gzipped(data: bytes) -> bytes:
     return b"Content-Type: application/gzip\nContent-Transfer-Encoding: base64\n\n" + base64.b64encode(
-        gzip.compress(data)
+        gzip.compress(data, mtime=0)
     )
 
 
@@ -51,7 +51,7 @@ def russian_doll() -> bytes:
 
 def gz_files() -> bytes:
     """Files in a cloud-config that unpack to 1 MiB each."""
-    content = base64.b64encode(gzip.compress(bytes(SIZE))).decode()
+    content = base64.b64encode(gzip.compress(bytes(SIZE), mtime=0)).decode()
     return filled(
         f"- {{path: /etc/a, encoding: gz+b64, content: {content}}}\n", "#cloud-config\nwrite_files:\n", size=700_000
     )
@@ -96,9 +96,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "zero bytes": lambda: bytes(SIZE),
     "russian doll": russian_doll,
     "compressed files": gz_files,
-    "gzip of nothing": lambda: filled(gzip.compress(b"")),
-    "gzip of gzip of nothing": lambda: gzip.compress(filled(gzip.compress(b""))),
-    "gzip bomb": lambda: gzip.compress(bytes(1 << 28)),
+    "gzip of nothing": lambda: filled(gzip.compress(b"", mtime=0)),
+    "gzip of gzip of nothing": lambda: gzip.compress(filled(gzip.compress(b"", mtime=0)), mtime=0),
+    "gzip bomb": lambda: gzip.compress(bytes(1 << 28), mtime=0),
     "empty parts": lambda: filled("--X\n", MULTIPART),
     "empty parts with types": lambda: filled("--X\nContent-Type: text/plain\n\n\n", MULTIPART, "--X--\n"),
     "nested rfc822": lambda: filled("Content-Type: message/rfc822\n\n", "MIME-Version: 1.0\n"),

@@ -37,7 +37,7 @@ IGNITION = json.dumps({"ignition": {"version": "3.4.0"}, "storage": {}}).encode(
         (b"\n  <html><body>", 2, "a web page", "fetch again"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', 1, "a web page", "fetch again"),
         (base64.encodebytes(CONFIG), 1, "base64 of user-data", "base64 -d"),
-        (base64.b64encode(gzip.compress(CONFIG)), 1, "base64 of user-data", "base64 -d"),
+        (base64.b64encode(gzip.compress(CONFIG, mtime=0)), 1, "base64 of user-data", "base64 -d"),
         (base64.encodebytes(b"MIME-Version: 1.0\nContent-Type: x\n"), 1, "base64 of user-data", "base64 -d"),
         (b"# a comment first\n#cloud-config\n", 2, "must be the first line", "move it up"),
         (b"\n#cloud-config\n", 2, "must be the first line", "move it up"),

@@ -76,13 +76,13 @@ GOOD = part("text/cloud-config", BARE)
             "hostname: a\nx: =é\n",
         ),
         (
-            part("text/plain", b64(gzip.compress(CONFIG.encode())), "Content-Transfer-Encoding: base64"),
+            part("text/plain", b64(gzip.compress(CONFIG.encode(), mtime=0)), "Content-Transfer-Encoding: base64"),
             CLOUD_CONFIG,
             INSTANCE,
             CONFIG,
         ),
         (
-            part("application/x-gzip", b64(gzip.compress(SH.encode())), "Content-Transfer-Encoding: base64"),
+            part("application/x-gzip", b64(gzip.compress(SH.encode(), mtime=0)), "Content-Transfer-Encoding: base64"),
             SCRIPT,
             INSTANCE,
             SH,
@@ -117,7 +117,7 @@ def test_parts_are_numbered_through_containers() -> None:
 
 def test_a_message_of_one_part_and_windows_line_ends() -> None:
     single = f"\n\nContent-Type: text/cloud-config\nMIME-Version: 1.0\n\n{BARE}".encode()
-    for data in (single, message(GOOD), message(GOOD).replace(b"\n", b"\r\n"), gzip.compress(message(GOOD))):
+    for data in (single, message(GOOD), message(GOOD).replace(b"\n", b"\r\n"), gzip.compress(message(GOOD), mtime=0)):
         contents = userdata.read(data)
         assert places(contents) == []
         assert [(one.kind, one.text.strip(), one.name) for one in contents.parts] == [(CLOUD_CONFIG, BARE.strip(), "")]
@@ -211,7 +211,12 @@ def test_a_boundary_is_a_whole_line() -> None:
 
 @pytest.mark.parametrize("zeros", [0, 512])
 def test_gzip_of_several_members_gives_all(zeros: int) -> None:
-    data = gzip.compress(b"#cloud-config\n") + gzip.compress(b"") + gzip.compress(b"hostname: a\n") + bytes(zeros)
+    data = (
+        gzip.compress(b"#cloud-config\n", mtime=0)
+        + gzip.compress(b"", mtime=0)
+        + gzip.compress(b"hostname: a\n", mtime=0)
+        + bytes(zeros)
+    )
     (found,) = userdata.read(data).parts
     assert found.text == CONFIG
 
@@ -221,13 +226,13 @@ def test_gzip_of_several_members_gives_all(zeros: int) -> None:
     [
         (b"junk", "junk after the gzip data"),
         (bytes(8) + b"j", "junk after the gzip data"),
-        (gzip.compress(b"a")[:-3], "gzip data ends early"),
+        (gzip.compress(b"a", mtime=0)[:-3], "gzip data ends early"),
         (b"\x1f\x8b\x08broken........", "broken gzip data in member 2"),
-        (gzip.compress(b"a" * 99)[:-8] + bytes(8), "broken gzip data in member 2"),
+        (gzip.compress(b"a" * 99, mtime=0)[:-8] + bytes(8), "broken gzip data in member 2"),
     ],
 )
 def test_damage_after_a_whole_member_is_an_error(tail: bytes, message: str) -> None:
-    contents = userdata.read(gzip.compress(CONFIG.encode()) + tail)
+    contents = userdata.read(gzip.compress(CONFIG.encode(), mtime=0) + tail)
     assert [one.message for one in contents.findings] == [message]
     assert contents.parts == ()
     assert contents.ruins[0].startswith(CONFIG)

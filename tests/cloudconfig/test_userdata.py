@@ -40,8 +40,8 @@ IyEvYmluL3NoCmVjaG8gaGkK
         (CONFIG.replace("\n", "\r\n").encode(), (Part(CLOUD_CONFIG, CONFIG),)),
         (b"#cloud-config  \nhostname: a\n", (Part(CLOUD_CONFIG, "#cloud-config  \nhostname: a\n"),)),
         (b"#!/bin/sh\necho\n", (Part(SCRIPT, "#!/bin/sh\necho\n"),)),
-        (gzip.compress(CONFIG.encode()), (Part(CLOUD_CONFIG, CONFIG),)),
-        (gzip.compress(gzip.compress(CONFIG.encode())), (Part(CLOUD_CONFIG, CONFIG),)),
+        (gzip.compress(CONFIG.encode(), mtime=0), (Part(CLOUD_CONFIG, CONFIG),)),
+        (gzip.compress(gzip.compress(CONFIG.encode(), mtime=0), mtime=0), (Part(CLOUD_CONFIG, CONFIG),)),
     ],
     ids=["empty", "blank", "plain", "bom", "crlf", "trailing-blanks", "script", "gzip", "gzip-twice"],
 )
@@ -62,8 +62,8 @@ def test_mime_parts_are_told_apart_by_name() -> None:
         (b"# a comment first\n#cloud-config\n", "no known kind"),
         (b"#cloud-config\n\xff\xfe", "not UTF-8 in line 2"),
         (b"\x1f\x8bbroken", "broken gzip"),
-        (gzip.compress(CONFIG.encode())[:-6], "ends early"),
-        (gzip.compress(b"0" * (4 << 20)), "inflates to more than 1 MiB"),
+        (gzip.compress(CONFIG.encode(), mtime=0)[:-6], "ends early"),
+        (gzip.compress(b"0" * (4 << 20), mtime=0), "inflates to more than 1 MiB"),
         (b"#cloud-config\n" + b"#" * (1 << 20), "larger than 1 MiB"),
         (b"Content-Type: multipart/mixed\n\nno boundary\n", "without parts"),
         (b"MIME-Version: 1.0\n" + b"Content-Type: multipart/mixed; boundary=a\n\n--a\n" * 1000, "MIME multiparts"),
@@ -77,7 +77,7 @@ def test_refused(data: bytes, message: str) -> None:
 def test_packed_too_often() -> None:
     data = CONFIG.encode()
     for _ in range(userdata.NESTING_MAX + 1):
-        data = gzip.compress(data)
+        data = gzip.compress(data, mtime=0)
     (error,) = userdata.read(data).findings
     assert "packed more than" in error.message
 

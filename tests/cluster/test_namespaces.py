@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -250,6 +251,7 @@ async def scenario_console(log: Path) -> None:
     while b"first" not in log.read_bytes():
         await asyncio.sleep(0)
     os.write(node, b"last\n")
+    assert select.select([terminal.ours], [], [], DEADLINE_S)[0]  # the kernel carries it over in its own time
     console.close()  # what is there is written still
     terminal.close()
     os.close(node)
