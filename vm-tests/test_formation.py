@@ -22,7 +22,8 @@ from terminal import Phases
 from . import keys
 from .conftest import Fleetctl, remove, until
 
-pytestmark = pytest.mark.full
+# Who is late here is late for nodes that take a minute to boot.
+pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]
 
 NAME: Final = "vm-tests-formation"
 LATE_S: Final = 60
