@@ -84,7 +84,7 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Pass over all but the one. For workers, what takes longest comes first."""
-    if hasattr(config, "workerinput"):
+    if getattr(config.option, "dist", "no") == "loadfile":
         items.sort(key=lambda item: not item.nodeid.startswith(MACHINES))
     if (nodeid := _alone(config)) is not None:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid != nodeid])
