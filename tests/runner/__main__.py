@@ -1,6 +1,6 @@
-"""``python -m tests.runner [--strict] [--began SECONDS] -- PYTEST ARGUMENT...``: what scripts/test runs, and its exit code.
+"""``python -m tests.runner [--strict] [--began SECONDS] [--session WORDS]... -- PYTEST ARGUMENT...``: what scripts/test runs, and its exit code.
 
-pytest once with these arguments, then once more for each test that failed, in a process of its own; the table of where the time went; the
+pytest with these arguments, once or once for each ``--session`` (with its words, too), then once more for each test that failed, in a process of its own; the table of where the time went; the
 verdict. ``--began`` is when it all began, in seconds since the epoch.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     open_closed()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory(prefix="flotilla-test-") as folder, Foreman() as foreman:
-        first = run_all(foreman, words, Path(folder))
+        first = run_all(foreman, words, Path(folder), own.session or [""])
         if first is None:
             return verdict.INTERRUPTED
         names, why = verdict.to_repeat(first, strict=own.strict)
@@ -55,12 +56,24 @@ def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="tests.runner", usage=(__doc__ or "").partition(":")[0].strip("`"))
     parser.add_argument("--strict", action="store_true")
     parser.add_argument("--began", type=float)
+    parser.add_argument("--session", action="append", metavar="WORDS")
     return parser.parse_args(argv[:at]), list(argv[at + 1 :])
 
 
-def run_all(foreman: Foreman, words: Sequence[str], folder: Path) -> Run | None:
-    """pytest with ``words``, printing where we do; None if we were interrupted before it began."""
-    return _run(foreman, folder, words)
+def run_all(foreman: Foreman, words: Sequence[str], folder: Path, sessions: Sequence[str]) -> Run | None:
+    """pytest with ``words``, printing where we do; None if we were interrupted before it began.
+
+    Once for each of ``sessions``, with those words, too, as a shell splits them. What ends a session before its time is the end of the run.
+    """
+    runs: list[Run] = []
+    for session in sessions:
+        done = _run(foreman, folder, [*shlex.split(session), *words])
+        if done is None:
+            break
+        runs.append(done)
+        if done.interrupted or done.code not in (verdict.PASSED, verdict.FAILED):
+            break
+    return verdict.together(runs) if runs else None
 
 
 def run_alone(foreman: Foreman, words: Sequence[str], folder: Path, nodeid: str, first: Run) -> Run | None:

@@ -83,29 +83,10 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Pass over all but the one. For workers, what takes longest comes first."""
-    if getattr(config.option, "dist", "no") == "loadfile":
-        items.sort(key=lambda item: not item.nodeid.startswith(MACHINES))
+    """Pass over all but the one."""
     if (nodeid := _alone(config)) is not None:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid != nodeid])
         items[:] = [item for item in items if item.nodeid == nodeid]
-
-
-# --- several workers -------------------------------------------------------------------------------------------------
-
-MACHINES: Final = "vm-tests/"
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``--dist loadfile``: all tests on machines are one worker's, one after the other, and begin first; the rest goes by files."""
-    if config.getoption("dist") != "loadfile":
-        return None
-    from xdist.scheduler import LoadScopeScheduling
-
-    scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = lambda nodeid: MACHINES if nodeid.startswith(MACHINES) else nodeid.partition("::")[0]
-    return scheduler
 
 
 # --- what is written down --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ The file has one JSON array a line, ``[kind, ...]``, written as things happen: a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -81,6 +81,19 @@ class Recording:
     def of(self, nodeid: str) -> list[Report]:
         """The phases of one test."""
         return [report for report in self.reports if report.nodeid == nodeid]
+
+    @classmethod
+    def together(cls, sessions: Sequence[Recording]) -> Recording:
+        """Those of several sessions, which is whole if each of them is."""
+        return cls(
+            reports=tuple(report for session in sessions for report in session.reports),
+            collected=frozenset().union(*(session.collected for session in sessions)),
+            started=frozenset().union(*(session.started for session in sessions)),
+            finished=frozenset().union(*(session.finished for session in sessions)),
+            broken={nodeid: why for session in sessions for nodeid, why in session.broken.items()},
+            began=any(session.began for session in sessions),
+            ended=all(session.ended for session in sessions),
+        )
 
     @classmethod
     def read(cls, text: str) -> Recording:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.runner.recording import Recording, Report
-from tests.runner.verdict import REPEATED_MAX, Outcome, Run, Verdict, Why, to_repeat
+from tests.runner.verdict import REPEATED_MAX, Outcome, Run, Verdict, Why, to_repeat, together
 
 
 def recording(passed: int = 0, failed: int = 0, left: int = 0, skipped: int = 0, **more: object) -> Recording:
@@ -160,3 +160,33 @@ def test_no_run_passes_that_has_something_failed(first: Run, strict: bool, data:
     if first.code not in (0, 1):
         assert whole.exit_code == (first.code if first.code > 0 else 128 - first.code)
     assert all(line.isprintable() for line in whole.summary())
+
+
+# --- several sessions ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "closing"),
+    [
+        ((0, 0), 0, "4 passed, 0 failed"),
+        ((0, 1), 1, "3 passed, 1 failed"),
+        ((1, 0), 1, "3 passed, 1 failed"),
+        ((0, -9), 137, "3 passed, 1 failed"),
+    ],
+)
+def test_a_run_of_two_sessions_is_as_good_as_the_worse_one(codes: tuple[int, int], code: int, closing: str) -> None:
+    """Of two tests each; the bad session has one that fails, or dies in it."""
+    runs = []
+    for number, each in enumerate(codes):
+        one = recording(passed=2 if each == 0 else 1, failed=1 if each == 1 else 0, ended=each >= 0)
+        names = {name: f"{number}/{name}" for name in one.collected}
+        reports = tuple(Report(names[report.nodeid], "call", report.outcome, 0.0, 1.0) for report in one.reports)
+        dying = frozenset({f"{number}/dying"} if each < 0 else ())
+        over = frozenset(names.values())
+        runs.append(
+            Run(Recording(reports, over | dying, over | dying, over, {}, True, each >= 0), each, float(number), 1.0)
+        )
+    whole = together(runs)
+    assert (whole.begin, whole.seconds) == (0.0, 2.0)
+    found = Verdict(whole, {}, Why.STRICT)
+    assert (found.exit_code, found.closing) == (code, closing)

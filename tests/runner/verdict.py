@@ -7,7 +7,7 @@ Three nouns: a :class:`Run` is one pytest process that has ended; :func:`to_repe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -86,6 +86,18 @@ class Run:
         if nodeid in recording.skipped:
             return Outcome.SKIPPED
         return Outcome.PASSED if self.code == PASSED and nodeid in recording.passed else Outcome.FAILED
+
+
+def together(sessions: Sequence[Run]) -> Run:
+    """Several pytest processes, one after the other, that are one run: whatever is true of one is true of it."""
+    last = sessions[-1]
+    return Run(
+        recording=Recording.together([session.recording for session in sessions]),
+        code=max((session.code for session in sessions), key=lambda code: (code < 0, code)),
+        begin=sessions[0].begin,
+        seconds=last.begin + last.seconds - sessions[0].begin,
+        interrupted=any(session.interrupted for session in sessions),
+    )
 
 
 class Outcome(Enum):
