@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 """More than anything takes on a machine that has ten other things to do; who is as late as this does not come."""
 LOOK_EVERY_S = 0.005
 

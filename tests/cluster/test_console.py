@@ -29,7 +29,7 @@ from tests.eventually import ended, eventually
 from tests.guest.hypervisor import Hypervisor, hypervisor
 
 ROOT = Path(__file__).parents[2]
-SOON_S = 30.0
+SOON_S = 120.0
 
 
 class Desk:

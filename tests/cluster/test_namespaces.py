@@ -26,7 +26,7 @@ from cluster.up import Options
 from terminal import Failure, UsageFailure
 
 CGROUP2 = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n"
-DEADLINE_S = 60
+DEADLINE_S = 240
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 

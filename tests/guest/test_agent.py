@@ -19,7 +19,7 @@ from terminal import Failure
 from tests.eventually import ended, eventually_async
 from tests.guest.hypervisor import Hypervisor, hypervisor
 
-SOON_S = 20.0
+SOON_S = 120.0
 World = Callable[[Callable[[Shell, Hypervisor], Awaitable[None]]], None]
 
 

@@ -105,7 +105,8 @@ class Foreman:
                 self.heard = signal.Signals(number)
                 now = time.monotonic()
                 if now - self._last.get(number, -AGAIN_S) >= AGAIN_S:
-                    process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+                    # All of the group, as a terminal does: workers put away what their tests began.
+                    os.killpg(process.pid, signal.SIGTERM if number == signal.SIGHUP else number)
                 self._last[number] = now
         return timed_out
 
