@@ -66,14 +66,6 @@ async def freeze(group: Path, *, frozen: bool) -> None:
         ) from error
 
 
-def memory_bytes(group: Path) -> int | None:
-    """What its processes hold, None where memory is not counted."""
-    try:
-        return int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        return None
-
-
 def remove(group: Path) -> bool:
     """Remove a control group that nothing runs in, with those below it; returns whether it is gone."""
     for folder, _, _ in os.walk(group, topdown=False):
