@@ -95,6 +95,9 @@ def apply(root: Root, roster: Roster, machine: Machine) -> None:
     """
     known = read(root)
     shadow = shadows(root)
+    # The password of chpasswd counts, as with cloud-init: setting or locking another one first would do both again at each boot.
+    later = {password.user for password in roster.passwords}
+    users = [user._replace(lock_passwd=False, passwd="") if user.name in later else user for user in roster.users]
     groups = {name: set(members) for name, (_gid, members) in known.groups.items()}
 
     def group(name: str, at: str) -> None:
@@ -104,11 +107,11 @@ def apply(root: Root, roster: Roster, machine: Machine) -> None:
 
     for wanted in roster.groups:
         group(wanted.name, wanted.at)
-    for user in roster.users:
+    for user in users:
         for name in (*user.groups, *((user.primary_group,) if user.primary_group else ())):
             if name != user.name or user.name in known.users or user.no_user_group:
                 group(name, user.at)
-    for user in roster.users:
+    for user in users:
         entry = known.users.get(user.name)
         if entry is None:
             add(machine, user, has_group=user.name in groups)

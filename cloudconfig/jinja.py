@@ -2,13 +2,19 @@
 
 Names are cloud-init's: ``v1.local_hostname``, ``v1.instance_id``, ``ds.meta_data.local_hostname`` and so on, those of ``v1`` also without it.
 In a sandbox, and strict: a name without a value is an error at its place, since cloud-init's ``CI_MISSING_JINJA_VAR`` in a host name or a
-URL helps nobody. jinja2 is not in every image: without it a template is an error that says what to do instead.
+URL is of no use. What rendering may cost is limited, too. jinja2 is not in every image: without it a template is an error that says what
+to do instead.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import resource
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from terminal import Failure
@@ -16,7 +22,11 @@ from terminal import Failure
 RENDERED_MAX = 1 << 20
 INSIDE_MAX = 16 << 10
 """Characters inside of tags: jinja2 takes a kilobyte of memory for each."""
-ON_THE_NODE = False
+CPU_S = 5.0
+"""Seconds of CPU for rendering, of an emulated node's too: loops without output cost nothing else."""
+MEMORY = 64 << 20
+"""Bytes that rendering may add to the process."""
+ON_THE_NODE = True
 """Whether our image has python3-jinja2 (a test holds it against image/node.yaml): what a node cannot read, the host refuses."""
 UNRENDERED = "a jinja template: its syntax is right, and the rest shows on the node"
 UNRENDERED_HINT = "see all of it here: cloudconfig render FILE --set v1.local_hostname=web-1 ..."
@@ -87,11 +97,12 @@ def expand(text: str, instance: Mapping[str, object] | None) -> str | None:
         if instance is None:
             return None
         pieces, size = [], 0
-        for piece in template.generate(instance):
-            size += len(piece)
-            if size > RENDERED_MAX:
-                raise TemplateError(f"the template makes more than {RENDERED_MAX >> 20} MiB", 1, 1)
-            pieces.append(piece)
+        with _limits():
+            for piece in template.generate(instance):
+                size += len(piece)
+                if size > RENDERED_MAX:
+                    raise TemplateError(f"the template makes more than {RENDERED_MAX >> 20} MiB", 1, 1)
+                pieces.append(piece)
         return "".join(pieces)
     except jinja2.TemplateSyntaxError as error:
         line = error.lineno + 1
@@ -120,6 +131,30 @@ def expand(text: str, instance: Mapping[str, object] | None) -> str | None:
         reason = type(error).__name__ if isinstance(error, MemoryError | RecursionError) else str(error)[:200]
         line = _line(error)
         raise TemplateError(f"the template fails: {reason}", line, _column(text, line, "")) from None
+
+
+@contextmanager
+def _limits() -> Iterator[None]:
+    """Raise ValueError after :data:`CPU_S` (in the main thread, which gets signals), and MemoryError beyond :data:`MEMORY`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    limit = used + MEMORY if soft == resource.RLIM_INFINITY else min(soft, used + MEMORY)
+    timed = threading.current_thread() is threading.main_thread()
+
+    def over(_signal: int, _frame: object) -> None:
+        raise ValueError(f"it takes more than {CPU_S:g} s of CPU")
+
+    before = signal.signal(signal.SIGVTALRM, over) if timed else None
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S, 0.1)  # again, since a C function may swallow the first
+        yield
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _inside(source: str) -> int:

@@ -41,6 +41,12 @@ def dangers(config: CloudConfig) -> Iterator[Danger]:
         yield from _unit(unit)
     for user in config.users:
         yield from _user(user)
+    passwords = {password.user: password.at for password in config.passwords}
+    for user in config.users:
+        if user.name in passwords and (user.lock_passwd or user.passwd):
+            key = "lock_passwd" if user.lock_passwd else "passwd"
+            message = f"has no effect: {passwords[user.name]} sets the password of this account, which unlocks it"
+            yield Danger(f"{user.at}.{key}", message, "keep one of the two")
     with_keys = {user.name for user in config.users if user.ssh_authorized_keys}
     with_keys |= {CORE} if config.ssh_authorized_keys else set()
     places = _key_files(config)

@@ -52,7 +52,9 @@ partition() { # device, folder with what systemd-repart reads, overwrite
     fi
 }
 filesystem() { # device, partition, overwrite, type, and mkfs with its options
-    device=$1; part=$2; overwrite=$3; type=$4; shift 4
+    there "$1" || return 0
+    name=$1; part=$2; overwrite=$3; type=$4; shift 4
+    device=$(readlink -f "$name") # links of udev number their partitions otherwise
     case $device in *[0-9]) numbered=${device}p ;; *) numbered=$device ;; esac
     case $part in
         none) ;;
@@ -62,12 +64,12 @@ filesystem() { # device, partition, overwrite, type, and mkfs with its options
     there "$device" || return 0
     found=$(blkid -p -o value -s TYPE "$device")
     if [ -n "$found" ]; then
-        if [ "$overwrite" != yes ] || erased "$device" "$type"; then return 0; fi
+        if [ "$overwrite" != yes ] || erased "$name" "$part" "$type"; then return 0; fi
         idle "$device" || return 0
         wipefs --all --quiet "$device"
     fi
     if "$@" "$device" >/dev/null; then
-        if [ "$overwrite" = yes ]; then erased "$device" "$type" || : >"$mark"; fi
+        if [ "$overwrite" = yes ]; then erased "$name" "$part" "$type" || : >"$mark"; fi
         udevadm settle --timeout=10
     else
         say "$device: no file system of type $type could be made"; failed=1

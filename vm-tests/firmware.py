@@ -28,6 +28,8 @@ BOOT_S: Final = 30
 """From power-on to the login, with hardware's speed and firmware's leisure; the accelerator's factor comes on top."""
 COMMAND_S: Final = 20
 """The same for a command."""
+STATE_BYTES: Final = 256 << 20
+"""Of a state disk of its own."""
 
 
 @cache
@@ -123,6 +125,26 @@ def machine(
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def direct(
+    image: Path, root: Path, command_line: str, work: Path, key: Path, more: Sequence[str] = (), name: str = "machine"
+) -> Iterator[Machine]:
+    """A machine whose kernel is given ``root`` and ``command_line``, and ``work/state``, which is empty unless it is there already, and
+    the devices ``more``; ``name`` is of its own folder in ``work``. A panic ends it at once, not after 10 seconds."""
+    state = work / "state"
+    with state.open("ab") as file:
+        file.truncate(STATE_BYTES)
+    devices = [
+        *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")),
+        *("-append", f"{command_line.strip()} panic=-1"),
+        *drive("root", root, "virtio-blk-pci,serial=root", writable=False),
+        *drive("state", state, "virtio-blk-pci,serial=state"),
+        *more,
+    ]
+    with machine(work / name, key, devices, uefi=False) as running:
+        yield running
 
 
 def drive(name: str, path: Path, device: str, *, writable: bool = True) -> list[str]:

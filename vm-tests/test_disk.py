@@ -7,7 +7,6 @@ import re
 import shutil
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,15 +16,13 @@ import pytest
 from builder.tools import ToolFailure, Tools
 from cloudconfig import seed
 
-from .firmware import Machine, drive, machine
+from .firmware import STATE_BYTES, Machine, direct, drive, machine
 
 pytestmark = [pytest.mark.fast, pytest.mark.needs("machine")]
 
 SIZE: Final = 6 << 30
 """Of the disk, in bytes; the image is a third of that."""
 BLOCK: Final = 4096
-STATE_BYTES: Final = 256 << 20
-"""Of a state disk of its own."""
 LOGIN: Final = r"\bflotilla login:|node-of-disk login:"
 PANIC: Final = "Kernel panic - not syncing: dm-verity device corrupted"
 
@@ -186,23 +183,6 @@ PLACES: Final = {
     "the top of the tree of hashes": lambda image, _: data_bytes(image) + BLOCK + 5,
 }
 """Where a byte is flipped."""
-
-
-@contextmanager
-def direct(image: Path, root: Path, command_line: str, work: Path, key: Path) -> Iterator[Machine]:
-    """A machine whose kernel is given ``root`` and ``command_line``, and ``work/state``, which is empty unless it is there already. A panic
-    ends it at once, not after 10 seconds."""
-    state = work / "state"
-    with state.open("ab") as file:
-        file.truncate(STATE_BYTES)
-    devices = [
-        *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")),
-        *("-append", f"{command_line.strip()} panic=-1"),
-        *drive("root", root, "virtio-blk-pci,serial=root", writable=False),
-        *drive("state", state, "virtio-blk-pci,serial=state"),
-    ]
-    with machine(work / "machine", key, devices, uefi=False) as running:
-        yield running
 
 
 def boot(image: Path, root: Path, command_line: str, work: Path, key: Path) -> str:

@@ -120,6 +120,16 @@ def test_passwords_of_users(node: ShadowNode, entry: str, expected: str) -> None
     assert node.machine.ran == []
 
 
+@pytest.mark.parametrize("entry", ["lock_passwd: true", f"passwd: '{HASH}'", f"passwd: '{HASH}', lock_passwd: true"])
+def test_the_password_of_chpasswd_counts(node: ShadowNode, entry: str) -> None:
+    other = HASH[:-1] + "."
+    text = config(f"users: [{{name: core, {entry}}}]\nchpasswd: {{expire: false, list: ['core:{other}']}}\n")
+    for _boot in range(2):
+        assert node.apply(text).errors == ()
+        assert node.shadow("core")[1] == other
+    assert node.machine.ran == []
+
+
 def test_an_account_is_locked(node: ShadowNode) -> None:
     node.apply(config(f"users: [{{name: core, passwd: '{HASH}'}}]\n"))
     node.apply(config("users: [{name: core, lock_passwd: true}]\n"))

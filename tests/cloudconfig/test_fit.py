@@ -104,6 +104,10 @@ def test_what_a_node_would_refuse_is_an_error(text: str, expected: str) -> None:
         ("users: [{name: operator}]\n", "users[0].name: the image has a group of this name"),
         ("users: [{name: core, shell: /usr/sbin/nologin}]\n", "users[0].shell: locks core out"),
         (
+            "users: [{name: ops, lock_passwd: true}]\nchpasswd: {list: ['ops:secret-word']}\n",
+            "users[0].lock_passwd: has no effect",
+        ),
+        (
             "users: [{name: core, expiredate: '2030-01-01'}]\n",
             "users[0].expiredate: from that day on core is locked out",
         ),

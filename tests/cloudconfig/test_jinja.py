@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from cloudconfig import finding, jinja, render, userdata, validate
 
 ROOT = Path(__file__).parents[2]
 HEAD = "## template: jinja\n"
+DOUBLED = "{% set n = namespace(x=[1]) %}{% for i in range(60) %}"
+DOUBLED_TEXT = DOUBLED.replace("[1]", "'x'")
 DATA = jinja.instance_data(
     "openstack", "i-1", "web-1", ("ssh-ed25519 A",), {"local-hostname": "web-1", "region": "eu", "x": "y"}
 )
@@ -71,6 +75,24 @@ def test_mistakes_have_their_place_in_the_users_text(text: str, place: str, mess
     assert message in error.message
     assert contents.parts == ()
     assert contents.ruins == (HEAD + text,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 0.2 s of CPU"),
+        (f"{DOUBLED}{{% set n.x = n.x + n.x %}}{{% endfor %}}", "MemoryError"),
+        (f"{DOUBLED_TEXT}{{% set n.x = n.x ~ n.x %}}{{% endfor %}}", "MemoryError"),
+    ],
+    ids=["loops", "a list", "a text"],
+)
+def test_a_template_ends_within_its_time_and_memory(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (signal.getsignal(signal.SIGVTALRM), resource.getrlimit(resource.RLIMIT_AS))
+    monkeypatch.setattr(jinja, "CPU_S", 0.2)
+    (error,) = userdata.read((HEAD + text).encode(), lambda: DATA).findings
+    assert message in error.message
+    assert (signal.getsignal(signal.SIGVTALRM), resource.getrlimit(resource.RLIMIT_AS)) == before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
 def test_without_jinja2_it_is_an_error_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
