@@ -12,11 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from cluster import accelerator, ports, qemu
+from cluster import accelerator, qemu
 from cluster.accelerator import Accelerator
 from cluster.layout import cache_root
 from cluster.ssh import Connection, RunResult
 from terminal import Failure
+from tests.ports import free_ports
 
 CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 VARIABLES: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -99,7 +100,7 @@ def machine(
     With ``network``, it starts from that: its card (``MAC``) is told to fetch ``boot.ipxe`` of this folder.
     """
     folder.mkdir()
-    (port,) = ports.choose(1, ())
+    (port,) = free_ports(1)
     firmware: list[str] = []
     if uefi:
         variables = folder / "variables.fd"

@@ -262,8 +262,10 @@ def test_a_state_disk_that_holds_something_is_not_touched(image: Path, tmp_path:
 
 
 def test_a_power_cut_while_the_state_was_formatted(image: Path, tmp_path: Path, key: Path) -> None:
+    """On the oldest processor that hypervisors pretend: it has no instruction for the checksums of ext4."""
     half_formatted(tmp_path / "state", mark=True)
-    with direct(image, image / "root.img", (image / "cmdline").read_text(), tmp_path, key) as running:
+    line, oldest = (image / "cmdline").read_text(), ("-cpu", "kvm64")
+    with direct(image, image / "root.img", line, tmp_path, key, oldest) as running:
         running.wait_for(r"Welcome to|OK ")
         assert "flotilla-initrd" not in running.console
     data = (tmp_path / "state").read_bytes()

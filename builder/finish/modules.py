@@ -118,13 +118,17 @@ class Kernel:
         return self._infos[name]
 
     @cached_property
-    def _aliases(self) -> dict[str, str]:
-        """Module of each alias that a soft dependency may name: those of algorithms ("crypto-crc32c").
+    def _aliases(self) -> dict[str, list[str]]:
+        """Modules of each alias that a soft dependency may name: those of algorithms ("crypto-crc32c"), for any processor and for some.
 
         Only modules of these folders are unpacked for it; all of a kernel's would take seconds.
         """
         algorithms = [name for name, entry in sorted(self.files.items()) if "/crypto/" in entry.path]
-        return {alias: name for name in algorithms for alias in self.info(name).aliases}
+        found: dict[str, list[str]] = {}
+        for name in algorithms:
+            for alias in self.info(name).aliases:
+                found.setdefault(alias, []).append(name)
+        return found
 
     def matching(self, pattern: str) -> list[str]:
         """Names of the modules that match ``pattern``, built-in ones left out.
@@ -174,7 +178,7 @@ class Kernel:
             if name in self.files:
                 yield name
             elif name not in self.builtin and name in self._aliases:
-                yield self._aliases[name]
+                yield from self._aliases[name]
 
 
 def module_closure(tree: Tree, names: Iterable[str]) -> list[str]:

@@ -127,6 +127,12 @@ def test_load_order_has_needs_first_soft_ones_and_aliases_too_and_no_builtin() -
     ]
 
 
+def test_an_algorithm_comes_with_all_that_implement_it_since_a_processor_may_lack_what_the_quicker_one_uses() -> None:
+    tree = tree_of(**{"kernel/arch/x86/crypto/blake2b-avx.ko": module("blake2b_avx", alias="crypto-blake")})
+    names = [path.rpartition("/")[2] for path in module_closure(tree, ["btrfs"])]
+    assert names == ["xor.ko.xz", "raid6_pq.ko.xz", "blake2b.ko.xz", "blake2b-avx.ko", "btrfs.ko.xz"]
+
+
 def test_patterns_match_names_and_paths() -> None:
     names = [path.rpartition("/")[2] for path in module_closure(tree_of(), ["dm-*", "crypto/*", "nothing*"])]
     assert names == ["dm-mod.ko.xz", "dm-verity.ko.xz", "blake2b.ko.xz"]
