@@ -144,6 +144,21 @@ def test_a_cut_link_is_cut(cluster: Cluster) -> None:
     one.poll(f"ping -c 1 -W 1 {other.address}", within=30)
 
 
+def test_a_power_cut_closes_no_connection(cluster: Cluster) -> None:
+    """As with a machine: the other end hears nothing."""
+    other, _, victim = cluster.nodes
+    hold = f"import socket, time; line = socket.create_connection(('{victim.address}', 22)); time.sleep(1e6)"
+    other.ask(f'systemd-run --unit=holder python3 -I -S -c "{hold}"')
+    established = f"ss --no-header -tn state established dst {victim.address} dport 22"
+    until("it is connected", lambda: other.ask(established).strip(), 60, 0.05)
+    with victim.kill():
+        assert {entry["name"]: entry["state"] for entry in cluster.status()["nodes"]}[victim.name] == "off"
+        assert other.ask(established).strip()
+        other.ask("systemctl stop holder")
+    victim.poll("true", within=60)
+    victim.poll(f"ping -c 1 -W 1 {other.address}", within=30)
+
+
 @pytest.mark.parametrize("graceful", [True, False])
 def test_a_reboot_is_another_boot_of_the_same_machine(cluster: Cluster, *, graceful: bool) -> None:
     node = cluster.nodes[1]

@@ -91,12 +91,12 @@ class NamespaceVm:
     async def kill(self) -> None:
         """SIGKILL for PID 1, and the kernel ends all others."""
         self._killed = True
-        self._signal(signal.SIGKILL)
+        self._cut()
 
     async def reset(self) -> None:
         """Likewise, and boot."""
         self._again = True
-        self._signal(signal.SIGKILL)
+        self._cut()
 
     async def press_power_button(self) -> None:
         """What a container's manager has for that."""
@@ -122,6 +122,16 @@ class NamespaceVm:
         """There is none."""
         raise Failure(f"a node in namespaces has no QEMU that could do {command!r}", hint="cluster up --driver qemu")
 
+    def _cut(self) -> None:
+        """Cut the power. The cable goes first: a machine without power closes no connection, and a kernel that ends processes does."""
+        self._unplug()
+        self._signal(signal.SIGKILL)
+
+    def _unplug(self) -> None:
+        if self._cable is not None:
+            self._cable.unplug()
+            self._cable = None
+
     def _signal(self, number: int) -> None:
         if self._init is not None:
             with suppress(ProcessLookupError):
@@ -144,7 +154,7 @@ class NamespaceVm:
                 except (Failure, OSError) as error:
                     return f"it does not boot again: {error}"
                 if self._killed:  # in between, when there was no PID 1 to be killed
-                    self._signal(signal.SIGKILL)
+                    self._cut()
         finally:
             await self._over()
             self._close()
@@ -204,19 +214,16 @@ class NamespaceVm:
     async def _connect(self, card: int, namespace: int) -> None:
         """Plug in the cable, and open the ways between the node and this computer."""
         try:
-            self._cable = Cable(card)
-            await asyncio.get_running_loop().create_unix_connection(
-                lambda: self._plugged, str(self._machine.net_socket)
+            self._cable = cable = Cable(card)
+            transport, _ = await asyncio.get_running_loop().create_unix_connection(
+                lambda: cable, str(self._machine.net_socket)
             )
+            if self._cable is not cable:  # the power was cut meanwhile
+                transport.abort()
             network = Network(namespace)
         finally:
             os.close(namespace)
         await self._doors.boot(network, (HOST_ADDRESS, DISCOVERY_PORT), self._discovery_port)
-
-    @property
-    def _plugged(self) -> Cable:
-        assert self._cable is not None
-        return self._cable
 
     def _described(self) -> Boot:
         machine = self._machine
@@ -237,9 +244,7 @@ class NamespaceVm:
     async def _over(self) -> None:
         """What belonged to one boot goes; all of its processes have ended, or are ended now."""
         self._doors.shut()
-        if self._cable is not None:
-            self._cable.unplug()
-            self._cable = None
+        self._unplug()
         if self._keeper is not None and self._keeper.returncode is None:
             self._keeper.kill()
             await self._keeper.wait()
