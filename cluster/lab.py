@@ -8,7 +8,7 @@ import random
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -95,10 +95,14 @@ class Lab:
                     with clusters.undisturbed():
                         made.remove()
 
-    def driver(self, node: pytest.Item | pytest.Collector) -> str:
-        """What runs the nodes of a test, or of all tests in a module or session that share them. Raises :class:`UsageFailure`."""
+    def driver(self, node: pytest.Item | pytest.Collector, wanted: Collection[str] | None = None) -> str:
+        """What runs the nodes of a test, or of all tests in a module or session that share them. Raises :class:`UsageFailure`.
+
+        ``wanted`` is what they need, where the tests' marks do not say it.
+        """
         items = [item for item in node.session.items if node in item.listchain()]
-        return needs.driver(self.settings.driver, needs.of_all(items), requirements.lacks, node.nodeid)
+        needed = needs.of_all(items) if wanted is None else wanted
+        return needs.driver(self.settings.driver, needed, requirements.lacks, node.nodeid)
 
     def next_name(self) -> str:
         """For a cluster: the process is in it, so that another session can tell whether it is an orphan."""

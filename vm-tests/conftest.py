@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -29,6 +30,24 @@ from terminal import Phases
 NAME: Final = "vm-tests"
 TTL_S: Final = 20
 """Of a machine's lease: how long fleet waits before it believes that a machine is gone."""
+
+
+ALONE: Final = frozenset({"test_arm64", "test_disk", "test_iso", "test_shell", "test_targets", "test_userdata"})
+"""Modules whose machines boot one at a time, and make no cluster of the name above."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Two workers: one machine alone keeps one processor busy for minutes, and clusters wait a lot."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class InTwoRows(LoadScopeScheduling):
+        """Single machines in a row, and beside them clusters in a row."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return "machines" if Path(nodeid.partition("::")[0]).stem in ALONE else "clusters"
+
+    return InTwoRows(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -125,19 +144,23 @@ def redis_archive() -> Path:
     return result.directory / "redis.tar"
 
 
-@pytest.fixture(scope="module")
-def cluster(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Three nodes, healthy, with redis' image on each, for the tests of one module; gone when they are over."""
-    lab = lab_of(
-        request.config
-    )  # whatever a node's console or journal tells of trouble fails the test that it comes up in
+@contextmanager
+def three_nodes(redis_archive: Path, driver: str) -> Iterator[Cluster]:
+    """Three nodes, healthy, with redis' image on each; gone when the block is over."""
     remove()
-    driver = lab.driver(request.node)
     options = Options(size=3, name=NAME, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s", driver=driver)
     try:
         yield up_cached(options, Phases(sys.__stderr__)).cluster
     finally:
         remove()
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Such nodes for the tests of one module, run by what all of them need."""
+    # Of the lab: whatever a node's console or journal says of trouble fails the test that it comes up in.
+    with three_nodes(redis_archive, lab_of(request.config).driver(request.node)) as cluster:
+        yield cluster
 
 
 @pytest.fixture

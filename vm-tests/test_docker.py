@@ -1,43 +1,15 @@
-"""Docker on real nodes: row 18 of the suite (kola's docker.base, docker.network, docker.containerd-restart)."""
+"""Docker on real nodes: row 18 of the suite (kola's docker.network, docker.containerd-restart; docker.base is in test_node.py)."""
 
 from __future__ import annotations
 
 import pytest
 
 from cluster.cluster import Cluster
-from cluster.node import Node
 
 from .conftest import until
+from .redis import IMAGE, START_S, answers, running
 
-pytestmark = pytest.mark.needs("memory")
-
-IMAGE = "dockerfile/redis"
-START_S = 120
-
-
-def running(node: Node, name: str, options: str = "") -> None:
-    """Start redis as the container ``name``; returns when it answers."""
-    node.root(f"docker run --detach --name {name} {options} {IMAGE}", 300)
-    until(f"{name} answers", lambda: answers(node, name), START_S)
-
-
-def answers(node: Node, name: str) -> bool:
-    """Whether redis in the container ``name`` says PONG."""
-    return node.root(f"docker exec {name} redis-cli ping", 120).out.strip() == "PONG"
-
-
-@pytest.mark.fast
-def test_docker_base(cluster: Cluster) -> None:
-    """docker.base: limits reach the kernel's control groups."""
-    node = cluster.nodes[0]
-    running(node, "limited", "--memory 100m --pids-limit 50 --cpu-shares 512")
-    group = (
-        node.root("cat /proc/$(docker inspect --format '{{.State.Pid}}' limited)/cgroup").out.strip().partition("::")[2]
-    )
-    assert node.root(f"cat /sys/fs/cgroup{group}/memory.max").out.strip() == str(100 << 20)
-    assert node.root(f"cat /sys/fs/cgroup{group}/pids.max").out.strip() == "50"
-    told = node.root("docker info --format '{{.Driver}} {{.CgroupVersion}} {{.LiveRestoreEnabled}}'").out.split()
-    assert told == ["overlay2", "2", "true"]
+pytestmark = pytest.mark.needs()
 
 
 @pytest.mark.fast

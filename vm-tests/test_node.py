@@ -14,6 +14,8 @@ from builder.tree import Kind
 from cluster.cluster import Cluster
 from cluster.node import Node
 
+from .redis import running
+
 pytestmark = [pytest.mark.fast, pytest.mark.needs("kernel")]
 
 LISTENERS: Final = {
@@ -122,3 +124,17 @@ def test_docker_waits_for_its_socket_and_redis_is_there(cluster: Cluster) -> Non
 
 def test_no_package_manager_and_no_perl(node: Node) -> None:
     assert node.run("command -v perl dpkg apt-get apt adduser").out == ""
+
+
+@pytest.mark.needs("memory")
+def test_docker_base(cluster: Cluster) -> None:
+    """Row 18 of the suite, docker.base: limits reach the kernel's control groups."""
+    node = cluster.nodes[0]
+    running(node, "limited", "--memory 100m --pids-limit 50 --cpu-shares 512")
+    group = (
+        node.root("cat /proc/$(docker inspect --format '{{.State.Pid}}' limited)/cgroup").out.strip().partition("::")[2]
+    )
+    assert node.root(f"cat /sys/fs/cgroup{group}/memory.max").out.strip() == str(100 << 20)
+    assert node.root(f"cat /sys/fs/cgroup{group}/pids.max").out.strip() == "50"
+    told = node.root("docker info --format '{{.Driver}} {{.CgroupVersion}} {{.LiveRestoreEnabled}}'").out.split()
+    assert told == ["overlay2", "2", "true"]

@@ -1,11 +1,13 @@
-"""The story of the README, on real machines: a unit moves when its node's plug is pulled, and nobody else notices.
+"""The story of the README: a unit moves when its node's plug is pulled, and no other unit is disturbed.
 
-One cluster, one story: the tests run in this order, each a chapter that begins where the last one ended.
+One cluster, one story: the tests run in this order, each a chapter that begins where the last one ended. The whole is told by the quickest driver
+that runs here, and, with ``--full``, by machines.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import pytest
 from builder import data
 from cluster.cluster import Cluster
 from cluster.node import Node
+from cluster.pytest import lab_of
 
-from .conftest import TTL_S, Fleetctl, until
+from .conftest import TTL_S, Fleetctl, three_nodes, until
 
-pytestmark = [pytest.mark.story, pytest.mark.needs("machine")]
+pytestmark = [pytest.mark.story, pytest.mark.needs()]
 
 UNIT = "polop@redis.service"
 AS_COREOS_USERS_WROTE_IT = """\
@@ -55,8 +58,17 @@ class Story:
     """When the survivors' bystanders became active."""
 
 
+@pytest.fixture(
+    scope="module", params=[(), pytest.param(("machine",), marks=pytest.mark.full)], ids=["quickest", "machines"]
+)
+def cluster(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The three nodes; ``param`` is what they have to have."""
+    with three_nodes(redis_archive, lab_of(request.config).driver(request.node, request.param)) as cluster:
+        yield cluster
+
+
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("units")
     shutil.copy(data.units() / "examples" / "redis.service", folder)
     (folder / UNIT).symlink_to("redis.service")
