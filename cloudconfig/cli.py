@@ -23,6 +23,7 @@ _VALIDATE = """\
 examples:
   cloudconfig validate user-data.yaml
   cloudconfig validate --image build/mine user-data.yaml
+  cloudconfig validate user-data.yaml --network-config network-config
   cloudconfig validate --strict --json user-data.yaml | jq '.findings[].line'
   cloudconfig render node.yaml.j2 --vars v.yaml | cloudconfig validate -
 exit codes: 0 clean or warnings only, 1 errors (with --strict also warnings), 2 wrong usage
@@ -85,6 +86,9 @@ def new_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the image that it is for: the folder of a build, or a file of 'facts' (default: ours; on a node its own)",
     )
+    sub.add_argument(
+        "--network-config", metavar="FILE", help="NoCloud's network-config that goes with it: check it, too"
+    )
     sub.set_defaults(run=_validate)
 
     sub = commands.add_parser("facts", help="what an image has", epilog=_FACTS, formatter_class=shape)
@@ -138,23 +142,32 @@ def new_parser() -> argparse.ArgumentParser:
 def _validate(options: argparse.Namespace) -> int:
     from cloudconfig import finding, image, validate
 
+    if options.file == options.network_config == "-":
+        raise UsageFailure("standard input is one file", where="--network-config -", hint="name the other")
     facts = image.load(Path(options.image)) if options.image else None
-    try:
-        data = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
-    except OSError as error:
-        raise Failure(f"cannot be read: {error.strerror}", where=options.file) from error
-    found = validate.validate(data, facts)
+    found = [(options.file, one) for one in validate.validate(_contents(options.file), facts)]
+    if options.network_config:
+        from cloudconfig import network
+
+        found += [(options.network_config, one) for one in network.read(_contents(options.network_config))[1]]
     if options.strict:
-        found = finding.strict(found)
-    wrong = finding.errors(found)
+        found = [(name, *finding.strict([one])) for name, one in found]
+    wrong = finding.errors([one for _name, one in found])
     if options.json:
-        value = {"v": 1, "valid": not wrong, "findings": [one.as_json() for one in found]}
+        value = {"v": 1, "valid": not wrong, "findings": [{"file": name, **one.as_json()} for name, one in found]}
         print(json.dumps(value, indent=1))
     else:
-        name = "<stdin>" if options.file == "-" else options.file
-        for one in found:
-            print(one.render(name))
+        for name, one in found:
+            print(one.render("<stdin>" if name == "-" else name))
     return 1 if wrong else 0
+
+
+def _contents(name: str) -> bytes:
+    """Of the file ``name``; ``-`` is standard input. Raises Failure."""
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise Failure(f"cannot be read: {error.strerror}", where=name) from error
 
 
 def _facts(options: argparse.Namespace) -> int:

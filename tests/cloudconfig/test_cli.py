@@ -51,6 +51,24 @@ def test_validate_clean_and_strict(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == ""
 
 
+def test_validate_reads_network_config_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, network = tmp_path / "u.yaml", tmp_path / "network-config"
+    good.write_text("#cloud-config\nhostname: n\n")
+    network.write_text("version: 2\nethernets:\n  lan: {match: {name: 'en*'}, dhcp4: true}\n")
+    assert run("validate", str(good), "--network-config", str(network)) == 0
+    assert capsys.readouterr().out == ""
+    network.write_text("version: 2\nethernets:\n  lan: {addresses: [10.0.0.300/24]}\n")
+    assert run("validate", str(good), "--network-config", str(network)) == 1
+    assert capsys.readouterr().out.startswith(f"{network}:3:")
+    assert run("validate", "--json", str(good), "--network-config", str(network)) == 1
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert found["file"] == str(network)
+    assert run("validate", str(good), "--network-config", str(tmp_path / "none")) != 0
+    assert "cannot be read" in capsys.readouterr().err
+    assert run("validate", "-", "--network-config", "-") == 2
+    assert "standard input is one file" in capsys.readouterr().err
+
+
 def test_validate_json_from_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(BAD.encode())))
     assert run("validate", "--json", "-") == 1
