@@ -7,6 +7,7 @@ aliases, depth and size can be refused before anything is expanded.
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -24,6 +25,8 @@ NODES_MAX = 20_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# YAML 1.1, 5.4: what breaks a line, but for "\\n" and "\\r\\n".
+_BREAKS = re.compile("[\x85\u2028\u2029]|\r(?!\n)")
 # YAML 1.1, 5.1: what is no printable character.
 _FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAGS = {"!": "str", "tag:yaml.org,2002:str": "str", "tag:yaml.org,2002:binary": "binary"}
@@ -117,6 +120,15 @@ class _Composer:
         self._findings = findings
         self._most = most
         self.nodes = 0
+        # YAML 1.1 breaks lines at these, too, and the parser counts so; no editor does.
+        self._starts = [0, *(found.end() for found in re.finditer("\n", text))] if _BREAKS.search(text) else None
+
+    def _place(self, mark: Any) -> tuple[int, int]:
+        """Line and column of ``mark``, from 1, as editors count them."""
+        if self._starts is None:
+            return mark.line + 1, mark.column + 1
+        line = bisect.bisect_right(self._starts, mark.index)
+        return line, mark.index - self._starts[line - 1] + 1
 
     def document(self) -> Node | None:
         self._events = iter(yaml.parse(self._text, Loader=_LOADER))
@@ -129,15 +141,14 @@ class _Composer:
         event = next(self._events)
         if not isinstance(event, yaml.StreamEndEvent):
             raise _Refused(
-                event.start_mark.line + 1,
-                event.start_mark.column + 1,
+                *self._place(event.start_mark),
                 "a second YAML document",
                 "user-data is one document; send several as MIME multipart",
             )
         return root
 
     def _node(self, event: Any, depth: int) -> Node:
-        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        line, column = self._place(event.start_mark)
         self.nodes += 1
         if self.nodes > self._most:
             raise _Refused(line, column, f"more than {NODES_MAX} values")

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.needs()
 def test_docker_network(cluster: Cluster) -> None:
     """docker.network: a container is reached from another one, from its host, and from another node by a published port."""
     one, two = cluster.nodes[:2]
+    running(one, "first")  # takes the address that the client has on its own node
     running(one, "server", "--publish 6379:6379")
     address = one.root("docker inspect --format '{{.NetworkSettings.IPAddress}}' server").out.strip()
     assert one.root(f"docker run --rm {IMAGE} redis-cli -h {address} ping", 300).out.strip() == "PONG"

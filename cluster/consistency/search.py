@@ -52,7 +52,7 @@ def check(history: Iterable[Operation], model: Model) -> Violation | None:
     stuck = _stuck_at(_needed(happened, model), model)
     if stuck is None:
         return None
-    smallest = _smallest(_until(happened, stuck), model)
+    smallest = _smallest(_first_wrong(happened, stuck, model), model)
     culprit = _stuck_at(smallest, model)
     assert culprit is not None, "a history is only made smaller as long as it is wrong"
     rest = [each for each in smallest if each is not culprit]
@@ -190,12 +190,22 @@ def _demand(
     return satisfied
 
 
-def _until(history: list[Operation], stuck: Operation) -> list[Operation]:
-    """``history`` as it was known at the return of ``stuck``: without an order, too."""
+def _first_wrong(history: list[Operation], stuck: Operation, model: Model) -> list[Operation]:
+    """``history``, which has no order, as it was known when it first had none.
+
+    Not before the return of ``stuck``, but perhaps later: there, results counted that were told only afterwards.
+    """
+    moments = sorted(each.returned for each in history if each.outcome == "ok" and each.returned >= stuck.returned)
+    known = (_until(history, moment) for moment in moments)
+    return next((found for found in known if _stuck_at(found, model) is not None), history)
+
+
+def _until(history: list[Operation], moment: float) -> list[Operation]:
+    """``history`` as it was known then."""
     return [
-        each if each.end <= stuck.returned or each is stuck else replace(each, outcome="unknown", result=None)
+        each if each.end <= moment else replace(each, outcome="unknown", result=None)
         for each in history
-        if each.invoked <= stuck.returned
+        if each.invoked <= moment
     ]
 
 

@@ -68,7 +68,7 @@ def test_a_mistake_is_where_it_is(text: str, place: str, message: str) -> None:
     assert message in found[0].message
 
 
-TEXT = st.text(alphabet=st.sampled_from(list("abc:-_[]{}|>&*!%@#,?'\" \n\t0~\\\u2028\u0085\ufeffé😀")), max_size=80)
+TEXT = st.text(alphabet=st.sampled_from(list("abc:-_[]{}|>&*!%@#,?'\" \n\t0~\\\r\u2028\u0085\ufeffé😀")), max_size=80)
 BROKEN = st.tuples(st.sampled_from([case[0] for case in CASES]), st.integers(0, 60), TEXT).map(
     lambda made: made[0][: made[1]] + made[2] + made[0][made[1] :]
 )
@@ -85,6 +85,13 @@ def test_a_place_always_lies_within_the_text(text: str) -> None:
     for one in yamltree.read(text).findings:
         assert within(text, one.line, one.column)
         assert one.message
+
+
+@pytest.mark.parametrize("break_", ["\x85", "\u2028", "\u2029", "\r"])
+def test_lines_are_those_of_editors(break_: str) -> None:
+    """YAML 1.1 breaks lines in more places than they do."""
+    found = yamltree.read(f"a: 'b{break_}c'\nd: !x e\n").findings
+    assert [(one.line, one.column) for one in found] == [(2, 4)]
 
 
 @given(TEXT, st.integers(-3, 100))

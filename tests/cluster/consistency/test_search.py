@@ -154,6 +154,13 @@ def test_it_agrees_with_the_definition(name: str, data: st.DataObject) -> None:
             assert not model.is_unneeded(each, rest) or has_an_order(rest, model)
 
 
+def test_what_a_later_return_says_is_part_of_what_is_wrong() -> None:
+    """Until client 1 hears that it changed nothing, it may have put the 1 there that client 0 found."""
+    changed_nothing = did(1, "cas", (0, 1), None, 0, 4)
+    found = violation([write(0, 0, 0, 1), cas(0, 0, 0, 1, 2, 3), read(0, None, 4, 5), changed_nothing], Register())
+    assert not has_an_order(found.history, Register())
+
+
 # --- runs of a real object -------------------------------------------------------------------------------------------
 
 
