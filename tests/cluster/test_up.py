@@ -19,6 +19,8 @@ from cluster.up import Options, up
 from terminal import Failure
 from tests.cluster.commands import call, nothing_is_left
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from discovery.server import DiscoveryServer
 from etcd import Client
 from tests.eventually import eventually
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 
 MakeEtcd = Callable[[], Any]
 

@@ -16,6 +16,8 @@ import pytest
 from unitfile.install import Install
 from unitfile.text import SIZE_MAX, UnitFile, UnitFileError
 
+pytestmark = pytest.mark.slow
+
 SHAPES: dict[str, Callable[[int], str]] = {
     "blanks before a word": lambda n: "[X-Fleet]\nConflicts=a" + " " * n + "b\n",
     "blanks around a continuation": lambda n: (

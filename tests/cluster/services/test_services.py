@@ -39,6 +39,8 @@ from cluster.switch import Switch
 from tests.eventually import eventually
 from tests.ports import free_ports
 
+pytestmark = pytest.mark.slow
+
 USER_DATA = "#cloud-config\nhostname: {}\n"
 LARGE = bytes(range(256)) * 8192
 """2 MiB: many windows of TCP."""

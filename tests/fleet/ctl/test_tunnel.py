@@ -19,6 +19,8 @@ import pytest
 from fleet.ctl import reach, transport
 from tests.eventually import eventually
 
+pytestmark = pytest.mark.slow
+
 A, B = "a" * 32, "b" * 32
 Fleetctl = Any  # tests/fleet/ctl/conftest.py
 ROOT = Path(__file__).parents[3]
