@@ -26,10 +26,15 @@ from tests.eventually import WITHIN_S, eventually
 from tests.ports import free_ports
 
 # No deadline: the machine is shared, and a slow example is not a wrong one. CI repeats what it did last time.
-_CALM = {"print_blob": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("desk", settings(**_CALM))
-settings.register_profile("ci", settings(**_CALM, derandomize=True))
-settings.load_profile("ci" if "CI" in os.environ else "desk")
+_CALM = settings(
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.register_profile("whole", _CALM)
+settings.register_profile("fast", _CALM, max_examples=20)  # of ./scripts/test --fast
+settings.load_profile("whole")
 
 
 @pytest.fixture
