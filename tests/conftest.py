@@ -34,7 +34,7 @@ _CALM = settings(
 )
 settings.register_profile("whole", _CALM)
 settings.register_profile("fast", _CALM, max_examples=20)  # of ./scripts/test --fast
-settings.load_profile("whole")
+settings.load_profile(os.environ.get("FLOTILLA_PROFILE", "whole"))
 
 
 @pytest.fixture
