@@ -24,7 +24,7 @@ from jeepney.bus_messages import DBus  # type: ignore[import-untyped]
 from jeepney.io.common import RouterClosed  # type: ignore[import-untyped]
 from jeepney.io.threading import DBusConnection, ReceiveStopped, open_dbus_connection  # type: ignore[import-untyped]
 
-from fleet.work import SystemdError, SystemdState
+from fleet.work import Known, SystemdError, SystemdState
 
 CALL_S = 90.0
 """Longest wait for an answer: a daemon-reload of a busy, emulated machine takes its time."""
@@ -140,6 +140,22 @@ class SystemdManager:
             self._reloads_begun += 1
             self._call("Reload")
             self._reloads_done = self._reloads_begun
+
+    def known(self, unit: str) -> Known:
+        """See :class:`fleet.work.Systemd`."""
+        (path,) = self._call("LoadUnit", "s", (unit,))
+        told = DBusAddress(str(path), _NAME, "org.freedesktop.DBus.Properties")
+        (found,) = self._connected().call(new_method_call(told, "GetAll", "s", (f"{_NAME}.Unit",)))
+        if not isinstance(found, dict):
+            raise SystemdError("systemd's properties of a unit are no properties", where=unit)
+        properties = {name: value for name, (_, value) in found.items()}
+        return Known(
+            load=str(properties["LoadState"]),
+            active=str(properties["ActiveState"]),
+            fragment=str(properties["FragmentPath"]),
+            is_perpetual=bool(properties["Perpetual"]),
+            members=tuple(map(str, properties.get("SliceOf", ()))),  # since systemd 249
+        )
 
     def start(self, unit: str) -> None:
         """See :class:`fleet.work.Systemd`."""

@@ -53,6 +53,10 @@ class UnitStore:
                 continue
         return found
 
+    def is_ours(self, name: str, path: str) -> bool:
+        """Whether ``path`` is where the unit file or its link is, or was: systemd may not know yet that it went."""
+        return Path(path) in (self._units / name, self._systemd / name)
+
     def is_launched(self, name: str) -> bool:
         """Whether the unit was started and not stopped since, by us."""
         return (self._launched / name).exists()

@@ -46,11 +46,28 @@ class SystemdState:
     sub: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What systemd knows of a name before a unit of fleet gets it; as it stands for a name that is free."""
+
+    load: str = "not-found"
+    active: str = "inactive"
+    fragment: str = ""
+    """The path of its unit file; "" for a unit that has none, such as a mount of the kernel's or a slice that units ask for."""
+    is_perpetual: bool = False
+    """It runs as long as the machine does, and cannot be stopped: ``-.slice``, ``system.slice``, ``init.scope``, ``-.mount``."""
+    members: tuple[str, ...] = ()
+    """Of a slice: the units in it."""
+
+
 class Systemd(Protocol):
     """The part of systemd that an agent needs. Calls block; all may raise :class:`SystemdError`. Thread-safe."""
 
     def reload(self) -> None:
         """Read unit files anew; true for all that were on disk when this was called."""
+
+    def known(self, unit: str) -> Known:
+        """What a unit of this name is at the moment, whoever made it: a file, a template, a generator, the kernel or systemd itself."""
 
     def start(self, unit: str) -> None:
         """Ask for a start; returns when systemd has accepted the job, not when it is done."""
@@ -134,7 +151,7 @@ def look(units: Sequence[str], systemd: Systemd) -> Seen:
 
 
 class OrderError(Failure):
-    """An order contradicts itself."""
+    """An order contradicts itself, or is none for this machine."""
 
 
 def perform(step: Step, unit: str, order: Placement | None, here: Here, systemd: Systemd, store: UnitStore) -> Outcome:
@@ -180,6 +197,8 @@ def _load(unit: str, order: Placement, systemd: Systemd, store: UnitStore) -> He
         installs = bool(UnitFile.parse(order.text).section("Install"))
     except UnitFileError as error:
         raise OrderError("the order's text is no unit file", where=unit) from error
+    if taken := _taken(systemd.known(unit), unit, store):
+        raise OrderError(f"this machine has a unit of that name already: {taken}", where=unit)
     store.write(unit, order.text)
     systemd.reload()
     systemd.observe(unit, wanted=True)
@@ -190,3 +209,20 @@ def _load(unit: str, order: Placement, systemd: Systemd, store: UnitStore) -> He
             # Not being started by a target is a smaller loss than not running at all.
             _LOG.warning("%s runs, but is not enabled: %s", unit, error)
     return Here(order.hash, Desired.LOADED)
+
+
+def _taken(known: Known, unit: str, store: UnitStore) -> str:
+    """Why the name is the machine's own; "" if fleet may have it. Our unit would change theirs, and our stop would stop it."""
+    if known.load == "not-found":
+        return ""
+    if known.is_perpetual:
+        return "it runs as long as the machine does"
+    if known.load == "masked":
+        return "it is masked"
+    if known.fragment:
+        return "" if store.is_ours(unit, known.fragment) else known.fragment
+    if unit.endswith(".slice"):
+        # systemd makes a slice for whoever asks: units of fleet may have done that before their slice came.
+        theirs = sorted(set(known.members) - store.units().keys())
+        return f"{theirs[0]} is in it" if theirs else ""
+    return "" if known.active in ("inactive", "failed") else f"it is {known.active}"

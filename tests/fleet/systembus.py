@@ -23,6 +23,12 @@ class SystemBus:
         self.address = f"unix:path={self.path}"
         self.calls: list[tuple[str, tuple[object, ...]]] = []
         self.errors: dict[str, str] = {}
+        self.properties: dict[str, tuple[str, object]] = {
+            "LoadState": ("s", "not-found"),
+            "ActiveState": ("s", "inactive"),
+            "FragmentPath": ("s", ""),
+            "Perpetual": ("b", False),
+        }
         self.finish_jobs = True
         self.reload_gate = threading.Event()
         self.reload_gate.set()
@@ -104,6 +110,10 @@ class SystemBus:
             answer = new_method_return(message, "s", (":1.1",))
         elif member in ("StartUnit", "StopUnit"):
             answer = new_method_return(message, "o", ("/org/freedesktop/systemd1/job/7",))
+        elif member == "LoadUnit":
+            answer = new_method_return(message, "o", ("/org/freedesktop/systemd1/unit/x",))
+        elif member == "GetAll":
+            answer = new_method_return(message, "a{sv}", (self.properties,))
         elif member == "ListUnitsByNames":
             rows = [
                 (name, "", "loaded", "active", "running", "", "/org/freedesktop/systemd1/unit/x", 0, "", "/")

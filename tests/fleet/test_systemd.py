@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fleet.systemd import SystemdManager, unit_path
-from fleet.work import SystemdError, SystemdState
+from fleet.work import Known, SystemdError, SystemdState
 from tests.eventually import WITHIN_S, eventually, is_blocked
 from tests.fleet.systembus import SystemBus
 
@@ -61,6 +61,22 @@ def test_calls(bus: SystemBus, systemd: SystemdManager) -> None:
         ("ResetFailedUnit", ("x.service",)),
         ("ListUnitsByNames", (["x.service"],)),
     ]
+
+
+def test_what_systemd_knows_of_a_name(bus: SystemBus, systemd: SystemdManager) -> None:
+    assert systemd.known("free.service") == Known()
+    bus.properties |= {
+        "LoadState": ("s", "loaded"),
+        "ActiveState": ("s", "active"),
+        "FragmentPath": ("s", "/usr/lib/systemd/system/user.slice"),
+        "Perpetual": ("b", True),
+        "SliceOf": ("as", ["a.service", "b.scope"]),
+    }
+    assert systemd.known("user.slice") == Known(
+        "loaded", "active", "/usr/lib/systemd/system/user.slice", True, ("a.service", "b.scope")
+    )
+    assert bus.called("LoadUnit") == [("free.service",), ("user.slice",)]
+    assert bus.called("GetAll") == [("org.freedesktop.systemd1.Unit",)] * 2
 
 
 def test_a_stop_waits_for_its_job(bus: SystemBus, systemd: SystemdManager) -> None:

@@ -22,7 +22,7 @@ from fleet.feed import Subscription
 from fleet.model import Desired, Machine
 from fleet.registry import Registry
 from fleet.unitstore import UnitStore
-from fleet.work import SystemdError, SystemdState
+from fleet.work import Known, SystemdError, SystemdState
 from tests.fleet.clusters import unit
 
 TTL_S = 30
@@ -43,10 +43,16 @@ class FakeSystemd:
         self.refuses_install: set[str] = set()
         self.files_at_stop: dict[str, bool] = {}
         self.starts: dict[str, int] = {}
+        self.own: dict[str, Known] = {}
 
     def reload(self) -> None:
         self.log.append("reload")
         self.loaded = {path.name for path in self.folder.iterdir()}
+
+    def known(self, unit: str) -> Known:
+        if unit in self.own or unit not in self.loaded:
+            return self.own.get(unit, Known())
+        return Known("loaded", "active" if self.active.get(unit) else "inactive", str(self.folder / unit))
 
     def start(self, unit: str) -> None:
         self.log.append(f"start {unit}")
