@@ -11,8 +11,22 @@ Imports only the standard library at load, since it also runs on nodes, where no
 from terminal.failure import Failure, UsageFailure
 from terminal.interrupt import held_back, settled
 from terminal.phases import Phases
+from terminal.printable import printable, printable_lines
 from terminal.script import command
 from terminal.spans import Span, Step, untimed
 from terminal.table import table
 
-__all__ = ["Failure", "Phases", "Span", "Step", "UsageFailure", "command", "held_back", "settled", "table", "untimed"]
+__all__ = [
+    "Failure",
+    "Phases",
+    "Span",
+    "Step",
+    "UsageFailure",
+    "command",
+    "held_back",
+    "printable",
+    "printable_lines",
+    "settled",
+    "table",
+    "untimed",
+]

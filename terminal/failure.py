@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from terminal.printable import printable_lines
+
 
 class Failure(Exception):  # noqa: N818 - a failure is told to a person; an error is a programmer's word
     """A mistake of the user or trouble of the world, to be told without a traceback.
@@ -29,7 +31,10 @@ class UsageFailure(Failure):
 
 
 def render(error: BaseException, prog: str) -> str:
-    """The text for stderr: the failure, its causes, a blank line, the hints (each once, outermost first)."""
+    """The text for stderr: the failure, its causes, a blank line, the hints (each once, outermost first).
+
+    Nothing in it commands the terminal: names and causes come from files, peers and programs.
+    """
     lines: list[str] = []
     hints: list[str] = []
     current: BaseException | None = error
@@ -45,4 +50,4 @@ def render(error: BaseException, prog: str) -> str:
     if hints:
         lines.append("")
         lines.extend(f"hint: {hint}" for hint in hints)
-    return "\n".join(lines)
+    return printable_lines("\n".join(lines))

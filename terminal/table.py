@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from terminal.printable import printable
+
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
     """Align ``rows`` under ``header`` with two spaces between columns; no trailing spaces, no final newline.
 
+    Cells are often other people's words: what could command the terminal is a "?".
+
     Rows of different lengths raise ``ValueError``.
     """
     lines = [list(header)] if header is not None else []
-    lines.extend([list(row) for row in rows])
+    lines.extend([printable(cell) for cell in row] for row in rows)
     if not lines:
         return ""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

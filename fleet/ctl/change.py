@@ -11,7 +11,7 @@ from fleet.ctl.listing import no_such_unit
 from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import Argument, Text, parse_arguments, read_file
 from fleet.ctl.waiting import Look, Outcome, Running, Verdict, judge_state, location, wait
-from terminal import Failure
+from terminal import Failure, printable, printable_lines
 from unitfile.text import UnitFile
 
 _REPLACEABLE = {
@@ -285,7 +285,7 @@ def _wait(looks: dict[str, Look], options: argparse.Namespace) -> None:
         looks,
         attempts=options.block_attempts,
         tell=_tell,
-        done=lambda _, text: print(text, flush=True) if text else None,
+        done=lambda _, text: print(printable(text), flush=True) if text else None,
     )
 
 
@@ -314,7 +314,7 @@ def _look_start(client: Client, name: str) -> Look:
             verdict = launched(seconds)
             if verdict.outcome is not Outcome.DONE:
                 return verdict
-            print(verdict.text, flush=True)
+            print(printable_lines(verdict.text), flush=True)
             since.append(seconds)
         return running.judge(client.unit(name), client.states(name), seconds - since[0])
 
@@ -347,7 +347,7 @@ def _look_gone(client: Client, name: str) -> Look:
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def _count(text: str) -> int:

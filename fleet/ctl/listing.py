@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import parse_arguments
 from fleet.ctl.waiting import machine_cell
 from fleet.model import Machine, UnitState
-from terminal import Failure, UsageFailure, table
+from terminal import Failure, UsageFailure, printable, printable_lines, table
 
 SHORT_HASH = 7
 """Characters of a hash in a table without ``--full``."""
@@ -130,7 +131,8 @@ def cat(settings: Settings, options: argparse.Namespace) -> int:
         record = reach.client.unit(name)
     if record is None:
         raise no_such_unit([name])
-    print(record.unitfile.serialize(), end="")
+    text = record.unitfile.serialize()
+    print(printable_lines(text) if sys.stdout.isatty() else text, end="")  # a file gets it as it is
     return 0
 
 
@@ -156,12 +158,12 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
     else:
         place = "on each machine that suits it" if not record.current else "on no machine"
     current = f", current {record.current}" if record.current else ""
-    print(f"{name}: desired {record.desired}{current}, {place}")
-    print(f"  {found.reason}")
+    print(printable(f"{name}: desired {record.desired}{current}, {place}"))
+    print(f"  {printable(found.reason)}")
     for each in states:
         trouble = f": {each.error}" if each.error else ""
         cell = machine_cell(machines.get(each.machine, Machine(each.machine)))
-        print(f"  {cell} says {each.active or 'nothing'} ({each.sub or '-'}){trouble}")
+        print(printable(f"  {cell} says {each.active or 'nothing'} ({each.sub or '-'}){trouble}"))
     return 0
 
 
@@ -190,16 +192,11 @@ def _chosen(text: str, fields: Mapping[str, object]) -> list[str]:
 
 
 def _print_table(rows: Sequence[Row], fields: Fields[Row], chosen: Sequence[str], options: argparse.Namespace) -> int:
-    cells = [[_printable(fields[name](row, options.full)) or "-" for name in chosen] for row in rows]
+    cells = [[fields[name](row, options.full) or "-" for name in chosen] for row in rows]
     text = table(cells, None if options.no_legend else [name.upper() for name in chosen])
     if text:
         print(text)
     return 0
-
-
-def _printable(text: str) -> str:
-    """Without what could command the terminal: descriptions and metadata are other people's words."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _print_json(rows: Sequence[Mapping[str, object]]) -> int:

@@ -13,7 +13,7 @@ from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import Argument, parse_arguments
 from fleet.ctl.waiting import machine_cell
 from fleet.model import Machine
-from terminal import Failure, UsageFailure
+from terminal import Failure, UsageFailure, printable
 
 _PORT_HELP = "port of sshd on the machines (default 22)"
 
@@ -65,7 +65,7 @@ def status(settings: Settings, options: argparse.Namespace) -> int:
                 if separate:
                     print()
                 if len(where) > 1:
-                    print(f"{machine_cell(machine)}:")
+                    print(printable(f"{machine_cell(machine)}:"))
                 sys.stdout.flush()
                 command = ["systemctl", "status", "--no-pager", "-l", "--", str(argument.name)]
                 ended = reach.run(machine, shlex.join(command), options=_port(options))

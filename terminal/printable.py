@@ -1,0 +1,15 @@
+"""Other people's words on this terminal: descriptions, metadata, errors of peers, names out of archives and state files."""
+
+from __future__ import annotations
+
+
+def printable(text: str, keep: str = "") -> str:
+    """``text`` with a "?" for each character that could command the terminal or reorder what is read, but for those in ``keep``."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in keep else "?" for each in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines, which may have tabs."""
+    return printable(text, keep="\n\t")
