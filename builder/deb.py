@@ -8,7 +8,6 @@ where each file lies in it; building an image then reads slices of that tar and 
 from __future__ import annotations
 
 import base64
-import bz2
 import gzip
 import hashlib
 import io
@@ -21,9 +20,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import IO, Final
 
-from builder import bundle, xz
+from builder import bundle, inflate, xz
 from builder.finish.toolbox import Toolbox
 from builder.store import Store
 from builder.tree import Entry, Kind
@@ -42,6 +41,7 @@ SCRIPTS: Final = ("preinst", "postinst", "prerm", "postrm", "config", "triggers"
 _AR_MAGIC: Final = b"!<arch>\n"
 _CHUNK: Final = 1 << 20
 _CONTROL: Final = re.compile(r"[\0-\x1f]")
+_SIZE: Final = re.compile(rb"[0-9]+ *")
 _MERGED: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 
 
@@ -68,10 +68,6 @@ class Package:
     def below(self, prefix: str) -> Iterator[Entry]:
         """Those whose path begins with ``prefix``."""
         return (bundle.entry(row, self.data, self.name) for row in self.rows if row[0].startswith(prefix))
-
-
-class _Decompressor(Protocol):
-    def decompress(self, data: bytes, /) -> bytes: ...
 
 
 def unpack(deb: Path, sha256: str, store: Store, toolbox: Toolbox | None = None) -> Package:
@@ -139,6 +135,8 @@ def _members(file: IO[bytes], deb: Path) -> Iterator[tuple[str, Iterator[bytes]]
     while header := file.read(60):
         if len(header) != 60 or header[58:60] != b"`\n":
             raise BadPackage("the package is damaged or cut short", where=str(deb), hint="delete it and build again")
+        if not _SIZE.fullmatch(header, 48, 58):  # int() takes "-60", which would lead back to this header for ever
+            raise BadPackage("a size in the package is no number", where=str(deb), hint="do not use this package")
         size = int(header[48:58])
         end = file.tell() + size + size % 2
         yield header[:16].decode("ascii").rstrip().rstrip("/"), _chunks(file, size, deb)
@@ -156,35 +154,18 @@ def _chunks(file: IO[bytes], size: int, deb: Path) -> Iterator[bytes]:
 
 def _decompressed(name: str, chunks: Iterator[bytes], limit: int, deb: Path) -> Iterator[bytes]:
     suffix = name.rpartition(".")[2]
-    decompressor: _Decompressor
-    if suffix == "tar":
-        decompressor = _Plain()
-    elif suffix == "xz":
-        decompressor = lzma.LZMADecompressor()
-    elif suffix == "gz":
-        decompressor = zlib.decompressobj(wbits=31)
-    elif suffix == "bz2":
-        decompressor = bz2.BZ2Decompressor()
-    else:
+    if suffix not in inflate.KINDS:
         raise BadPackage(
             f"its part {name} is compressed in a way this builder cannot read",
             where=str(deb),
             hint="Debian's own packages use xz; was this one made for another distribution?",
         )
     total = 0
-    for chunk in chunks:
-        data = decompressor.decompress(chunk)
+    for data in inflate.inflated(suffix, chunks):
         total += len(data)
         if total > limit:
             raise BadPackage(f"its part {name} unpacks to more than {limit} bytes", where=str(deb))
         yield data
-    if not getattr(decompressor, "eof", True):
-        raise EOFError(name)
-
-
-class _Plain:
-    def decompress(self, data: bytes, /) -> bytes:
-        return data
 
 
 def _read_control(members: Iterator[tuple[str, Iterator[bytes]]], deb: Path) -> dict[str, str]:

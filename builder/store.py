@@ -61,9 +61,11 @@ class Store:
         try:
             for kind in ("downloads", "packages", "tools", "steps", "tmp"):
                 (self.root / kind).mkdir(parents=True, exist_ok=True)
+                if not os.access(self.root / kind, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, "it cannot be written", str(self.root / kind))
         except OSError as error:
             raise Failure(
-                "cannot make the store's folders",
+                "cannot make or write the store's folders",
                 where=str(self.root),
                 hint="choose another place with --store DIR or XDG_CACHE_HOME",
             ) from error

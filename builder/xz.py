@@ -13,9 +13,12 @@ import subprocess
 from typing import IO, Final
 
 from builder.finish.toolbox import Toolbox
+from builder.inflate import XZ_MEMORY_MAX
 
 WORTHWHILE: Final = 1 << 18
 """Bytes of a compressed stream from which on a program of its own pays."""
+
+_MEMORY: Final = f"--memlimit-decompress={XZ_MEMORY_MAX}"
 
 
 class XzError(ValueError):
@@ -29,7 +32,7 @@ def decompress(source: IO[bytes], target: IO[bytes], limit: int, toolbox: Toolbo
     """
     os.lseek(source.fileno(), source.tell(), os.SEEK_SET)  # where Python is at, which has read ahead
     process = subprocess.Popen(
-        [*toolbox.command("xz"), "--decompress", "--stdout", "--single-stream", "--threads=1"],
+        [*toolbox.command("xz"), "--decompress", "--stdout", "--single-stream", "--threads=1", _MEMORY],
         env=toolbox.environment("xz"),
         stdin=source,
         stdout=target,

@@ -20,10 +20,13 @@ from typing import Final
 
 from builder.finish.elf import section
 from builder.finish.toolbox import Toolbox, run
+from builder.inflate import inflated
 from builder.tree import Entry, Kind, Patch, Tree, file
 from terminal import Failure
 
 MODULES: Final = "usr/lib/modules"
+MODULE_BYTES_MAX: Final = 256 << 20
+"""Of one module, unpacked; the largest of Debian's, with all its tables, has some 20 MiB."""
 
 _DEPENDS = "depends"
 
@@ -49,7 +52,12 @@ def read_module(entry: Entry) -> bytes:
     if not entry.path.endswith(".xz"):
         return data
     try:
-        return lzma.decompress(data)
+        unpacked = bytearray()
+        for piece in inflated("xz", [data]):
+            unpacked += piece
+            if len(unpacked) > MODULE_BYTES_MAX:
+                raise Failure(f"a kernel module unpacks to more than {MODULE_BYTES_MAX} bytes", where="/" + entry.path)
+        return bytes(unpacked)
     except (lzma.LZMAError, EOFError) as error:
         raise Failure(f"a compressed kernel module is broken ({error})", where="/" + entry.path) from None
 

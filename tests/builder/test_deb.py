@@ -128,3 +128,14 @@ def test_a_control_part_of_links_is_refused(tmp_path: Path, store: Store) -> Non
     path.write_bytes(debmaker.ar([("debian-binary", b"2.0\n"), ("control.tar", loop), ("data.tar", debmaker.tar([]))]))
     with pytest.raises(deb.BadPackage):
         deb.unpack(path, "0" * 64, store)
+
+
+@pytest.mark.parametrize("size", ["-60", "+1", "1_0", "", "0x10", "-0"])
+def test_a_size_that_is_no_number_is_refused(tmp_path: Path, store: Store, size: str) -> None:
+    """A size of -60 leads back to the header that said it, for ever."""
+    path = tmp_path / "example.deb"
+    debmaker.deb(path, [member("./etc/x", b"x")])
+    raw = path.read_bytes()
+    path.write_bytes(raw[: 8 + 48] + f"{size:<10}".encode() + raw[8 + 58 :])
+    with pytest.raises(deb.BadPackage, match="no number"):
+        deb.unpack(path, "0" * 64, store)

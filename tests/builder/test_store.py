@@ -78,3 +78,19 @@ def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
         write_atomically(tmp_path / "nowhere" / "file", "new")
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_store_that_is_read_only_is_told_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for folder in store.root.iterdir():
+        folder.chmod(0o555)
+    # root may write everywhere, unless the process has lost that right.
+    without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    program = "import sys; from pathlib import Path; from builder.store import Store; from terminal import command\n"
+    program += "sys.exit(command('osbuild', lambda words: Store(Path(words[0])) and 0))"
+    done = subprocess.run([*without, sys.executable, "-c", program, str(store.root)], capture_output=True, text=True)
+    for folder in store.root.iterdir():
+        folder.chmod(0o755)
+    assert done.returncode == 1
+    assert done.stderr.startswith("osbuild: error: "), "not a traceback"
+    assert "hint: choose another place with --store DIR" in done.stderr
