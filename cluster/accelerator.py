@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster.qemu import Qemu
-from terminal import Failure
+from terminal import Failure, record
 
 PROBE_DEADLINE_S = 5.0
 """Hardware runs the probe in 0.3 s, most of it firmware."""
@@ -143,9 +143,9 @@ def remembered(qemu: Qemu, cache: Path, wanted: str = "auto") -> Accelerator:
     """:func:`choose`, asked once per boot of this computer, QEMU and wish; the answer is kept in the file ``cache``."""
     key = f"{wanted} {qemu.path} {qemu.version_text} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     try:
-        kept = json.loads(cache.read_text())
+        kept = record.parse(cache.read_bytes())
         if kept["key"] == key:
-            return Accelerator(**kept["accelerator"])
+            return record.build(Accelerator, kept["accelerator"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no answer yet, or one of another version of ours: ask again
     answer = choose(qemu, wanted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -27,7 +26,7 @@ from cluster.node import CONNECT_DEADLINE_S, Node
 from cluster.process import Process
 from cluster.services.addresses import services
 from cluster.ssh import USER
-from terminal import Failure, UsageFailure
+from terminal import Failure, UsageFailure, record
 
 SUPERVISOR_DEADLINE_S = 20.0
 """For the supervisor to listen: a Python start on a busy computer."""
@@ -310,7 +309,7 @@ class Cluster:
 def processes(layout: Layout) -> list[Process]:
     """The processes that a supervisor wrote down, itself first; none if it ended in an orderly way."""
     try:
-        return [Process(**entry) for entry in json.loads(layout.supervisor.read_text())]
+        return [record.build(Process, entry) for entry in record.parse(layout.supervisor.read_bytes())]
     except (OSError, ValueError, TypeError):
         return []
 

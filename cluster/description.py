@@ -14,7 +14,7 @@ from cluster import connection_uri, machine
 from cluster.accelerator import Accelerator
 from cluster.layout import Layout
 from cluster.machine import Machine
-from terminal import Failure
+from terminal import Failure, record
 
 VERSION = 1
 FORWARD = Path(__file__).with_name("forward.py")
@@ -122,24 +122,26 @@ class Description:
         return {"v": VERSION, **asdict(self)}
 
     @classmethod
-    def of(cls, data: dict[str, Any]) -> Description:
-        """What :meth:`data` gave. Raises ValueError, KeyError, TypeError or AttributeError if it is not that."""
-        if data.pop("v") != VERSION:
+    def of(cls, data: object) -> Description:
+        """What :meth:`data` gave. Raises ValueError if it is not that."""
+        if not isinstance(data, dict) or data.get("v") != VERSION:
             raise ValueError("another version")
-        accelerator = Accelerator(**data.pop("accelerator"))
-        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-        return cls(accelerator=accelerator, **{**data, **lists})
+        found = record.build(cls, {key: value for key, value in data.items() if key != "v"})
+        numbers = found.numbers
+        if not numbers or len(set(numbers)) != len(found.ssh_ports) or not set(found.member_numbers) <= set(numbers):
+            raise ValueError("its nodes are not those that have a port")
+        return found
 
     @classmethod
     def load(cls, path: Path) -> Description:
         """Read what :meth:`save` wrote. Raises FileNotFoundError, or :class:`Failure` if it is not that, or cannot be read."""
         try:
-            return cls.of(json.loads(path.read_text()))
+            return cls.of(record.parse(path.read_bytes()))
         except FileNotFoundError:
             raise
         except OSError as error:
             raise Failure("the cluster's description cannot be read", where=str(path)) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             hint = f"remove the cluster: cluster down --name {path.parent.name}"
             raise Failure("this is no cluster description of this version", where=str(path), hint=hint) from error
 

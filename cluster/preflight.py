@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
-from terminal import Failure
+from terminal import Failure, record
 
 MIB = 1 << 20
 OVERHEAD_MIB = {"kvm": 100, "namespaces": 0, "tcg": 350}
@@ -67,7 +66,7 @@ def free_disk_bytes(folder: Path) -> int:
 def require_architecture(folder: Path, wanted: str) -> None:
     """Raise :class:`Failure` if the manifest of the image in ``folder`` says another architecture than ``wanted``."""
     try:
-        found = json.loads((folder / "manifest.json").read_text())["architecture"]
+        found = record.parse((folder / "manifest.json").read_bytes())["architecture"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # made by hand, or by another program: whoever made it knows
     if found != wanted:

@@ -31,7 +31,7 @@ from cluster.layout import NAME_PATTERN, Layout, clusters_root
 from cluster.machine import Machine, argv
 from cluster.provision import install_image
 from cluster.sparse import copy_file
-from terminal import Failure, UsageFailure
+from terminal import Failure, UsageFailure, record
 
 VERSION = 1
 SHARED_FILES = ("key", "key.pub", "discovery.json")
@@ -64,16 +64,17 @@ class Snapshot:
         """The snapshot ``tag``. Raises :class:`Failure` if there is none, or if it is of another version of this program."""
         path = folder_of(tag) / "snapshot.json"
         try:
-            data = json.loads(path.read_text())
-            if data.pop("v") != VERSION:
+            data = record.parse(path.read_bytes())
+            if not isinstance(data, dict) or data.pop("v", None) != VERSION:
                 raise ValueError("another version")
-            return cls(description=Description.load(path.with_name("cluster.json")), **data)
+            description = Description.load(path.with_name("cluster.json"))
+            return record.build(cls, {**data, "description": description})
         except FileNotFoundError:
             known = ", ".join(tags()) or "none"
             raise Failure(
                 f"there is no snapshot {tag!r} (there are: {known})", hint=f"cluster snapshot {tag}"
             ) from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError) as error:
             hint = f"remove it: cluster snapshots --remove {tag}"
             raise Failure("this is no snapshot of this version", where=str(path), hint=hint) from error
 

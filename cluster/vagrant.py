@@ -23,7 +23,7 @@ from cluster.description import members_of
 from cluster.provision import ETCD_TIMES_MS, template_text
 from discovery.join import member_id
 from discovery.registry import Registry
-from terminal import Failure, UsageFailure, command
+from terminal import Failure, UsageFailure, command, record
 
 VERSION: Final = 1
 DISCOVERY_PORT: Final = 7379
@@ -93,15 +93,13 @@ class Request:
     def load(cls, text: str) -> Request:
         """From the Vagrantfile's JSON. Raises UsageFailure."""
         try:
-            fields = json.loads(text)
-            machines = tuple(Machine(**each) for each in fields.pop("machines"))
-            request = cls(machines=machines, **fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            request = record.build(cls, record.parse(text))
+        except ValueError as error:
             raise UsageFailure(
                 f"this is no request: {error}", hint="the Vagrantfile makes them; see docs/vagrant.md"
             ) from None
-        if not 1 <= request.number <= len(machines):
-            raise UsageFailure(f"there is no machine {request.number} of {len(machines)}")
+        if not 1 <= request.number <= len(request.machines):
+            raise UsageFailure(f"there is no machine {request.number} of {len(request.machines)}")
         return request
 
 
@@ -122,10 +120,10 @@ class Founding:
     def load(cls, path: Path) -> Founding | None:
         """What :meth:`save` wrote; None if there is nothing. Raises Failure for anything else."""
         try:
-            fields = json.loads(path.read_text("utf-8"))
+            fields = record.parse(path.read_bytes())
             if fields.pop("v") != VERSION:
                 raise ValueError("of another version")
-            return cls(**fields)
+            return record.build(cls, fields)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:

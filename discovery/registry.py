@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from terminal import Failure
+from terminal import Failure, record
 
 TOKENS_MAX = 1000
 SIZE_MAX = 64  # etcd works with far fewer; surplus machines only read
@@ -24,6 +24,11 @@ TOKEN = re.compile(r"[0-9a-f]{32}")
 _MEMBER_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z.-]{0,63}")
 # name=URL[,name=URL...], as etcd's --initial-cluster; a machine that registers anything else would stop all others.
 _VALUE = re.compile(r"[^=,\s]+=https?://[^=,\s/]+/?(,[^=,\s]+=https?://[^=,\s/]+/?)*")
+
+# What this and earlier versions wrote down; a value is judged when it comes.
+_STORED = re.compile(r"[^\s,=]+=[^\s,=]+(,[^\s,=]+=[^\s,=]+)*")
+INDEX_MAX = (1 << 63) - 1
+"""etcd counts with 64 bits, and so do its clients."""
 
 _VERSION = 1
 
@@ -162,14 +167,14 @@ class Registry:
     def load(cls, text: str, *, where: str) -> Registry:
         """What :meth:`dump` wrote. Raises Failure: a registry that cannot be read is not to be replaced by an empty one."""
         try:
-            data = json.loads(text)
+            data = record.parse(text)
             if data["v"] != _VERSION:
                 raise Failure(
                     f"version {data['v']} of the state is unknown", where=where, hint="use the flotilla that wrote it"
                 )
             tokens = {str(name): _token(fields) for name, fields in data["tokens"].items()}
-            return cls(int(data["index"]), tokens)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls(_whole(data["index"], INDEX_MAX), tokens)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise Failure(
                 "cannot understand the state of the discovery service",
                 where=where,
@@ -178,8 +183,26 @@ class Registry:
 
 
 def _token(fields: Mapping[str, Any]) -> Token:
-    members = tuple(Registration(str(one), str(value), int(index)) for one, value, index in fields["members"])
-    return Token(int(fields["size"]), int(fields["index"]), float(fields["touched"]), members)
+    members = tuple(
+        Registration(_text(one, _MEMBER_ID), _text(value, _STORED), _whole(index, INDEX_MAX))
+        for one, value, index in fields["members"]
+    )
+    touched_s = fields["touched"]
+    if not isinstance(touched_s, int | float):
+        raise TypeError("no time")
+    return Token(_whole(fields["size"], SIZE_MAX), _whole(fields["index"], INDEX_MAX), float(touched_s), members)
+
+
+def _whole(value: object, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"not 1 to {most}: {value!r:.40}")
+    return value
+
+
+def _text(value: object, pattern: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"not {pattern.pattern}: {value!r:.40}")
+    return value
 
 
 def _clash(member: Registration, other: Registration) -> str | None:

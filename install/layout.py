@@ -5,7 +5,6 @@ All places and sizes are bytes. What no extent covers is zeros.
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from terminal import Failure
+from terminal import Failure, record
 
 NAME: Final = "disk.json"
 MIB: Final = 1 << 20
@@ -94,14 +93,14 @@ def load(folder: Path) -> Layout:
 def parse(data: bytes, where: str) -> Layout:
     """The layout that ``data`` describes. Raises Failure, naming ``where``, unless it is whole and makes sense."""
     try:
-        value = json.loads(data)
+        value = record.parse(data)
         if value["v"] != 1:
             raise Failure(
                 f"is of version {value['v']}, this program knows 1", where=where, hint="install with the medium's own"
             )
         layout = Layout(
-            str(value["name"]),
-            str(value["version"]),
+            _text(value["name"]),
+            _text(value["version"]),
             _matching(_SHA256, value["root_hash"]),
             uuid.UUID(value["identifier"]),
             _count(value["size"]),
@@ -118,7 +117,7 @@ def parse(data: bytes, where: str) -> Layout:
 
 def _partition(value: Mapping[str, object]) -> Partition:
     return Partition(
-        str(value["name"]),
+        _text(value["name"]),
         uuid.UUID(str(value["type"])),
         uuid.UUID(str(value["identifier"])),
         _count(value["start"]),
@@ -136,8 +135,14 @@ def _extent(value: Mapping[str, object]) -> Extent:
     )
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"not a name: {value!r}")
+    return value
+
+
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
         raise ValueError(f"not a number of bytes: {value!r}")
     return value
 

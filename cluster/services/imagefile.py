@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from terminal import Failure
+from terminal import Failure, record
 
 JSON_BYTES_MAX = 4 << 20
 """Of a manifest: what registries take (OCI distribution specification 1.1)."""
@@ -66,7 +66,7 @@ class Members:
             data = file.read(JSON_BYTES_MAX + 1)
         if len(data) > JSON_BYTES_MAX:
             raise ValueError(f"{name} is larger than {JSON_BYTES_MAX >> 20} MiB")
-        return json.loads(data)
+        return record.parse(data)
 
 
 class ImageFile:

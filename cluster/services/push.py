@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import socket
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import IO, Any
 
 from cluster.services.addresses import REGISTRY_PORT
 from cluster.services.imagefile import CHUNK_BYTES, ImageFile, Manifest, opened
-from terminal import Failure, UsageFailure
+from terminal import Failure, UsageFailure, record
 
 REGISTRY = f"registry:{REGISTRY_PORT}"
 DEADLINE_S = 120
@@ -82,7 +81,7 @@ class _Push:
 
     def manifest(self, manifest: Manifest, tag: str) -> None:
         """Push a manifest or an index after all that it names: a registry takes it no earlier."""
-        content = json.loads(manifest.data)
+        content = record.parse(manifest.data)
         for entry in content.get("manifests", ()):
             with self._images.open(entry["digest"]) as file:
                 self.manifest(Manifest(str(entry["mediaType"]), file.read()), str(entry["digest"]))

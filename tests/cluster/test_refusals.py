@@ -1,6 +1,7 @@
 """What ``cluster`` refuses before anything starts, and what it says then; and torsos that cannot be read."""
 
 import contextlib
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -208,3 +209,58 @@ def test_a_broken_description_can_still_be_removed(home: Path, capsys: pytest.Ca
     assert "cluster down --name default" in capsys.readouterr().err
     assert call(main_down) == 0
     assert nothing_is_left(home)
+
+
+WHOLE = {
+    "v": 1,
+    "name": "whole",
+    "runtime": "/nowhere",
+    "qemu": "/usr/bin/qemu",
+    "memory_mib": 512,
+    "agent_ttl": "30s",
+    "accelerator": {"name": "tcg", "factor": 1.0, "reason": "none"},
+    "ssh_ports": [2201, 2202],
+    "discovery_port": 2203,
+    "ready": True,
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["", "[]", "7", "null", "[" * 100_000, '{"v": 99}'],
+        *(
+            json.dumps({**WHOLE, **change})
+            for change in (
+                {"runtime": 5},
+                {"ssh_ports": 7},
+                {"ssh_ports": ["x"]},
+                {"ssh_ports": []},
+                {"node_numbers": [1]},
+                {"node_numbers": [1, 1]},
+                {"member_numbers": [9]},
+                {"accelerator": []},
+                {"accelerator": {"name": "tcg", "factor": float("inf"), "reason": ""}},
+                {"discovery_port": float("inf")},
+                {"driver": None},
+                {"connect": [7]},
+                {"memory_mib": "512"},
+            )
+        ),
+    ],
+)
+def test_one_broken_description_spoils_no_other_cluster(
+    home: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    for name, content in (("broken", text), ("whole", json.dumps(WHOLE))):
+        layout = Layout.of(name)
+        layout.state.mkdir(parents=True)
+        layout.description.write_text(content)
+        layout.supervisor.write_text(text)
+    assert call(main, "list") == 0
+    told = capsys.readouterr().out
+    assert "whole" in told
+    assert "\nbroken" not in told
+    assert call(main, "status", "--name", "broken") == 1
+    assert "cluster down --name broken" in capsys.readouterr().err
+    assert call(main_down, "--name", "broken") == 0

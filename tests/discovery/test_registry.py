@@ -160,7 +160,27 @@ def test_caps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"v": 2}', '{"v": 1, "index": 1}', '{"v": 1, "index": 1, "tokens": {"a": {}}}']
+    "text",
+    [
+        *[
+            "",
+            "[]",
+            "{}",
+            '{"v": 2}',
+            '{"v": 1, "index": 1}',
+            '{"v": 1, "index": 1, "tokens": {"a": {}}}',
+            "[" * 100_000,
+        ],
+        '{"v": 1, "index": Infinity, "tokens": {}}',
+        '{"v": 1, "index": "1", "tokens": {}}',
+        '{"v": 1, "index": 1e999, "tokens": {}}',
+        '{"v": 1, "index": -1, "tokens": {}}',
+        '{"v": 1, "index": 1, "tokens": {"a": {"size": 1, "index": 1, "touched": "Infinity", "members": []}}}',
+        '{"v": 1, "index": 1, "tokens": {"a": {"size": 1, "index": 1, "touched": NaN, "members": []}}}',
+        '{"v": 1, "index": 1, "tokens": {"a": {"size": 0, "index": 1, "touched": 1, "members": []}}}',
+        '{"v": 1, "index": 1, "tokens": {"a": {"size": 1, "index": 1, "touched": 1, "members": [["a", "b", 1]]}}}',
+        '{"v": 1, "index": 1, "tokens": {"a": {"size": 1, "index": 1, "touched": 1, "members": [[1, 2, 3]]}}}',
+    ],
 )
 def test_a_state_that_is_broken_is_not_taken_for_an_empty_one(text: str) -> None:
     with pytest.raises(Failure) as refused:

@@ -92,6 +92,12 @@ def test_the_example_is_whole() -> None:
         lambda value: value.pop("size"),
         lambda value: value.update(size=4 * MIB - 1),
         lambda value: value.update(size="many"),
+        lambda value: value.update(size=float("inf")),
+        lambda value: value.update(size=1 << 64),
+        lambda value: value.update(name=["node"]),
+        lambda value: value.update(version="\x1b[2J"),
+        lambda value: value["partitions"][0].update(name=None),
+        lambda value: value["extents"][0].update(size=float("nan")),
         lambda value: value.update(size=True),
         lambda value: value.update(root_hash="short"),
         lambda value: value.update(identifier="none"),
@@ -146,3 +152,8 @@ def test_zeros_within_are_kept(tmp_path: Path) -> None:
     assert iso.without_zeros(esp) == 16384
     assert iso.without_zeros(root) == 0
     assert found.extents[0].size > 16384
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(Failure, match="broken"):
+        layout.parse(b"[" * 100_000, "x")
