@@ -7,6 +7,7 @@ member; nothing is ever deleted under a token, for the same reason.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import secrets
@@ -14,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 SIZE_DEFAULT = 3
 _CONNECTIONS_MAX = 512
+_CLIENT_CONNECTIONS_MAX = 64
+"""Of one address, loopback excepted: behind it may be the forwards of a whole cluster."""
+_CLIENT_TOKENS_MAX = 50
+"""How many tokens one address may make in :data:`_TOKENS_PERIOD_S`; loopback is one."""
+_TOKENS_PERIOD_S = 3600.0
 _BODY_BYTES_MAX = 4096
 _REQUEST_TIMEOUT_S = 30.0  # for a request to come and its answer to go; a watch waits longer, but in between
 _WELCOME = "An etcd discovery service. A token for three members: GET /new?size=3\n"
@@ -57,6 +64,8 @@ class HttpServer(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._lock = threading.Lock()
         self._deadlines: dict[Any, float] = {}  # of connections, by the monotonic clock
+        self._clients: dict[Any, str] = {}  # who has each of them
+        self._made: dict[str, deque[float]] = {}  # when each client made its tokens
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -69,8 +78,11 @@ class HttpServer(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Count the connection, refuse one too many."""
         with self._lock:
-            refused = len(self._deadlines) >= _CONNECTIONS_MAX
+            client = client_of(client_address[0])
+            theirs = sum(each == client for each in self._clients.values()) if client else 0
+            refused = len(self._deadlines) >= _CONNECTIONS_MAX or theirs >= _CLIENT_CONNECTIONS_MAX
             if not refused:
+                self._clients[request] = client
                 self._deadlines[request] = math.inf
         if refused:
             self.shutdown_request(request)
@@ -81,7 +93,22 @@ class HttpServer(ThreadingHTTPServer):
         """Forget the connection."""
         with self._lock:
             self._deadlines.pop(request, None)
+            self._clients.pop(request, None)
         super().shutdown_request(request)
+
+    def count_token(self, address: str, now: float) -> None:
+        """``address`` is about to make a token. Raises Full if it has made too many of late."""
+        client = client_of(address) or "loopback"
+        with self._lock:
+            for one, times in list(self._made.items()):
+                while times and times[0] <= now - _TOKENS_PERIOD_S:
+                    times.popleft()
+                if not times:
+                    del self._made[one]
+            made = self._made.setdefault(client, deque())
+            if len(made) >= _CLIENT_TOKENS_MAX:
+                raise Full(f"{_CLIENT_TOKENS_MAX} tokens an hour are the most for one machine")
+            made.append(now)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A peer that goes away in the middle is no news; anything else is a bug, and its traceback is printed."""
@@ -195,6 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not (size.isascii() and size.isdigit() and len(size) <= 4):
             raise Invalid("the size of a cluster is a number")
         service = self.server.service
+        self.server.count_token(self.client_address[0], time.monotonic())
         token = secrets.token_hex(16)
         service.change(lambda registry, now_s: registry.new(token, int(size), now_s))
         self._text(200, service.url(token))
@@ -295,6 +323,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def client_of(address: str) -> str:
+    """Whom an address stands for: itself, for IPv6 its /64, whose owner has all of it; "" for this machine, behind which may be many."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return client_of(str(found.ipv4_mapped))
+        return "" if found.is_loopback else str(ipaddress.ip_network((int(found), 64), strict=False))
+    return "" if found.is_loopback else str(found)
 
 
 def _node(key: str, value: str, index: int) -> dict[str, Any]:

@@ -7,7 +7,9 @@ and never changes or goes: clients count events, so one member is exactly one ev
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,10 +24,10 @@ VALUE_BYTES_MAX = 1024
 
 TOKEN = re.compile(r"[0-9a-f]{32}")
 _MEMBER_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z.-]{0,63}")
-# name=URL[,name=URL...], as etcd's --initial-cluster; a machine that registers anything else would stop all others.
-_VALUE = re.compile(r"[^=,\s]+=https?://[^=,\s/]+/?(,[^=,\s]+=https?://[^=,\s/]+/?)*")
+_PORT_MAX = 65535
 
 # What this and earlier versions wrote down; a value is judged when it comes.
+_URL = re.compile(r"https?://(?P<host>[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 _STORED = re.compile(r"[^\s,=]+=[^\s,=]+(,[^\s,=]+=[^\s,=]+)*")
 INDEX_MAX = (1 << 63) - 1
 """etcd counts with 64 bits, and so do its clients."""
@@ -126,8 +128,8 @@ class Registry:
             raise AlreadyRegistered(f"{member_id} is registered", same_id=True)
         if not _MEMBER_ID.fullmatch(member_id):
             raise Invalid("the id of a member is letters, digits, dots and dashes")
-        if len(value.encode()) > VALUE_BYTES_MAX or not _VALUE.fullmatch(value):
-            raise Invalid("the value of a member is NAME=URL[,NAME=URL...]")
+        if len(value.encode()) > VALUE_BYTES_MAX or not _is_usable(value):
+            raise Invalid("the value of a member is NAME=URL[,NAME=URL...], each URL http(s)://HOST:PORT")
         if len(token.members) >= MEMBERS_MAX:
             raise Full(f"{MEMBERS_MAX} machines are registered under this token")
         index = self.index + 1
@@ -139,9 +141,14 @@ class Registry:
         grown = replace(token, touched_s=now_s, members=(*token.members, member))
         return Registry(index, {**self.tokens, name: grown})
 
-    def expire(self, before_s: float) -> Registry:
-        """Without the tokens that were last touched before this time; itself if there are none."""
-        kept = {name: token for name, token in self.tokens.items() if token.touched_s >= before_s}
+    def expire(self, before_s: float, empty_before_s: float = -math.inf) -> Registry:
+        """Without the tokens that were last touched before this time, or that have no member and were made before ``empty_before_s``;
+        itself if there are none."""
+        kept = {
+            name: token
+            for name, token in self.tokens.items()
+            if token.touched_s >= (before_s if token.members else max(before_s, empty_before_s))
+        }
         return self if len(kept) == len(self.tokens) else Registry(self.index + 1, kept)
 
     def dump(self) -> str:
@@ -203,6 +210,33 @@ def _text(value: object, pattern: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise ValueError(f"not {pattern.pattern}: {value!r:.40}")
     return value
+
+
+def _is_usable(value: str) -> bool:
+    """Whether etcd could use ``value`` as its ``--initial-cluster``: it stops for one that it cannot, and so would all other members.
+
+    Its rule for a URL (``types.NewURLs``): http or https, a host and a port, no path, not even a slash; a host that is a name is looked up later. Ours are
+    narrower where they must be: nothing that does not print, since the value goes into journals and environments.
+    """
+    if not value.isprintable():
+        return False
+    for pair in value.split(","):
+        name, is_pair, url = pair.partition("=")
+        found = _URL.fullmatch(url)
+        if not (name and is_pair and found) or any(each.isspace() or each == "=" for each in name + url):
+            return False
+        if not 1 <= int(found["port"]) <= _PORT_MAX or not _is_host(found["host"]):
+            return False
+    return True
+
+
+def _is_host(text: str) -> bool:
+    if not text.startswith("["):
+        return True
+    try:
+        return ipaddress.IPv6Address(text[1:-1]).version == 6
+    except ValueError:
+        return False
 
 
 def _clash(member: Registration, other: Registration) -> str | None:

@@ -16,6 +16,9 @@ from discovery.keys import HttpServer
 from discovery.registry import Full, Invalid, Registration, Registry
 from terminal import Failure
 
+EMPTY_TTL_S = 3600.0
+"""A token under which nobody has registered ends sooner: making one costs nothing, and all together are few."""
+
 KEEP_ALIVE_S = 60.0  # then a watch gets an empty 200, on which etcd asks again
 
 
@@ -27,7 +30,8 @@ class DiscoveryServer:
     """A discovery service in threads of this process.
 
     ``address`` and ``port`` (0 = any free one) are where it listens; ``state_file`` is what it remembers; ``public_url`` is how machines
-    reach it, if that differs (through a forward or a proxy). A token ends ``ttl_s`` seconds after its last change (None: never).
+    reach it, if that differs (through a forward or a proxy). A token ends ``ttl_s`` seconds after its last change, and within an hour
+    if nobody has registered by then (None: never).
     """
 
     def __init__(
@@ -121,7 +125,8 @@ class DiscoveryServer:
         """What is registered now."""
         if self._ttl_s is None:
             return self._registry
-        return self._registry.expire(self._clock() - self._ttl_s)
+        now_s = self._clock()
+        return self._registry.expire(now_s - self._ttl_s, now_s - EMPTY_TTL_S)
 
     def change(self, step: Callable[[Registry, float], Registry]) -> Registry:
         """Do ``step(registry, now)``, on disk before anyone sees it. Raises what ``step`` does, and Failure."""

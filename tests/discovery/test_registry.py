@@ -118,6 +118,26 @@ def test_tokens_are_used_once_and_end() -> None:
         "a=ftp://a:1",
         "a=http://a:1,",
         "a=http://a:1/path",
+        "n=http://1.1.1.1:2380/",
+        "n=http://1.1.1.1",
+        "n=http://1.1.1.1:",
+        "n=http://1.1.1.1:0",
+        "n=http://1.1.1.1:99999",
+        "n=http://1.1.1.1:abc",
+        "n=http://1.1.1.1:١",
+        "n=http://:2380",
+        "n=http://user@a:2380",
+        "n=http://a:2380?x",
+        "n=http://a:2380#x",
+        "n=http://[::1]",
+        "n=http://[::1::2]:2380",
+        "n=http://[]:2380",
+        "n=http://::1:2380",
+        "n=http://a%00:2380",
+        "n\x1b[2J=http://a:2380",
+        "n=http://a\x07:2380",
+        "n\u202e=http://a:2380",
+        "n=http://a:2380,m=http://b",
         "a=http://a b",
         "a=http://" + "x" * 1024,
     ],
@@ -187,3 +207,14 @@ def test_a_state_that_is_broken_is_not_taken_for_an_empty_one(text: str) -> None
         Registry.load(text, where="/var/lib/tokens.json")
     assert refused.value.where == "/var/lib/tokens.json"
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1:2380", "https://node-1.example:65535", "http://[fd00::1]:2380"])
+def test_what_etcd_takes_is_taken(url: str) -> None:
+    assert Registry().new(TOKEN, 3, 0).register(TOKEN, "a", f"a={url}", 0).token(TOKEN).members
+
+
+def test_a_token_without_members_ends_sooner() -> None:
+    registry = Registry().new(TOKEN, 1, now_s=100).new("f" * 32, 1, now_s=100).register(TOKEN, "a", value("a"), 100)
+    assert set(registry.expire(0, empty_before_s=100).tokens) == {TOKEN, "f" * 32}
+    assert set(registry.expire(0, empty_before_s=101).tokens) == {TOKEN}

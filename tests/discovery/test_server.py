@@ -393,3 +393,61 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
 def test_sizes_from_code(server: DiscoveryServer) -> None:
     with pytest.raises(Failure, match="1 to 64"):
         server.new_token(0)
+
+
+class TestCaps:
+    """One client leaves room for the others. The second one is a loopback that counts as no loopback."""
+
+    @pytest.fixture
+    def clients(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(keys, "client_of", lambda address: address)
+
+    @pytest.mark.usefixtures("clients")
+    def test_connections_of_one_client_leave_room(
+        self, server: DiscoveryServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(keys, "_CLIENT_CONNECTIONS_MAX", 3)
+        held = []
+        for _ in range(3):
+            held.append(socket.create_connection(("127.0.0.1", server.port)))
+            held[-1].sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            assert held[-1].recv(100).startswith(b"HTTP/1.1 200")
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as refused:
+            assert refused.recv(1) == b""
+        other = ("127.0.0.2", 0)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30, source_address=other) as heard:
+            heard.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            assert heard.recv(100).startswith(b"HTTP/1.1 200")
+        for each in held:
+            each.close()
+
+    @pytest.mark.usefixtures("clients")
+    def test_tokens_of_one_client_leave_room(self, server: DiscoveryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(keys, "_CLIENT_TOKENS_MAX", 2)
+        assert [ask(server, "GET", "/new").status for _ in range(3)] == [200, 200, 403]
+        assert len(server.registry.tokens) == 2
+
+    @pytest.mark.parametrize(
+        ("address", "client"),
+        [
+            ("127.0.0.1", ""),
+            ("::1", ""),
+            ("::ffff:127.0.0.1", ""),
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("fe80::1%eth0", "fe80::/64"),
+            ("2001:db8::1", "2001:db8::/64"),
+            ("2001:db8::ffff:1", "2001:db8::/64"),
+        ],
+    )
+    def test_who_counts_as_one(self, address: str, client: str) -> None:
+        assert keys.client_of(address) == client
+
+    def test_an_empty_token_ends_within_the_hour(self, serve: Callable[..., DiscoveryServer]) -> None:
+        now = [1000.0]
+        server = serve(ttl_s=7 * 86400.0, clock=lambda: now[0])
+        empty, used = server.new_token(1), server.new_token(1)
+        assert ask(server, "PUT", f"/{used}/a", "value=a=http://a:2380").status == 201
+        now[0] += 3601
+        assert ask(server, "GET", f"/{empty}").status == 404
+        assert ask(server, "GET", f"/{used}").status == 200
