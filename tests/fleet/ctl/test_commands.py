@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,18 @@ class TestSubmitAndCat:
         unit_file(text="# a comment\n[Service]\nExecStart=/bin/true\n")
         assert fleetctl("submit", "hello.service") == (0, "Unit hello.service inactive\n", "")
         assert fleetctl("cat", "hello") == (0, "[Service]\nExecStart=/bin/true\n", "")
+
+    def test_a_unit_commands_no_terminal_and_a_file_gets_it_as_it_is(
+        self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unit_file(text="[Service]\nExecStart=/bin/echo \x1b]0;mine\x07\n")
+        assert fleetctl("submit", "hello.service").code == 0
+        assert fleetctl("cat", "hello").out == "[Service]\nExecStart=/bin/echo \x1b]0;mine\x07\n"
+        screen, terminal = os.openpty()
+        with os.fdopen(screen, "rb", buffering=0) as shown, os.fdopen(terminal, "w") as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert fleetctl("cat", "hello").code == 0
+            assert shown.read(1000) == b"[Service]\r\nExecStart=/bin/echo ?]0;mine?\r\n"
 
     def test_cat_of_nothing(self, fleetctl: Fleetctl) -> None:
         assert fleetctl("cat", "hello.service") == (
