@@ -50,7 +50,7 @@ def main() -> int:
 
     try:
         run("fleetctl list-machines")
-        run(f"ln -s redis.service {LINK.relative_to(CHECKOUT)}")
+        run(f"ln -sf redis.service {LINK.relative_to(CHECKOUT)}")
         run(f"fleetctl start {LINK.relative_to(CHECKOUT)}")
         run("fleetctl list-units")
         address = home()

@@ -23,6 +23,12 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
 
 
+def data_of_checkout() -> set[Path]:
+    """The files that a wheel carries as data: not the instances of units that somebody has linked beside the examples, as the README does."""
+    files = {p for folder in ("image", "units") for p in (ROOT / folder).rglob("*") if p.is_file()}
+    return files - set((ROOT / "units/examples").glob("*@?*.*"))
+
+
 @dataclass(frozen=True)
 class Installed:
     """The wheel, installed in an environment of its own."""
@@ -95,8 +101,7 @@ print(json.dumps([str(data.root()), str(data.packages("fleet")),
     root, fleet, files = json.loads(done.stdout)
     assert str(installed.environment) in root
     assert str(installed.environment) in fleet
-    of_checkout = [p for folder in ("image", "units") for p in (ROOT / folder).rglob("*") if p.is_file()]
-    assert files == sorted(p.relative_to(ROOT).as_posix() for p in of_checkout)
+    assert files == sorted(p.relative_to(ROOT).as_posix() for p in data_of_checkout())
     assert "image/node.yaml" in files
 
 
@@ -113,12 +118,7 @@ def test_systemd_s_directives_came_along(installed: Installed) -> None:
 def test_programs_of_the_image_stay_executable(installed: Installed) -> None:
     done = installed.run("python", "-c", "from builder import data; print(data.root())")
     root = Path(done.stdout.strip())
-    executable = {
-        p.relative_to(ROOT).as_posix(): bool(p.stat().st_mode & 0o100)
-        for folder in ("image", "units")
-        for p in (ROOT / folder).rglob("*")
-        if p.is_file()
-    }
+    executable = {p.relative_to(ROOT).as_posix(): bool(p.stat().st_mode & 0o100) for p in data_of_checkout()}
     assert {name: bool((root / name).stat().st_mode & 0o100) for name in executable} == executable
 
 

@@ -16,7 +16,7 @@ from builder.tools import Tools
 from builder.tree import Kind
 from terminal import command
 from tests.builder.smallworld import World
-from tests.builder.test_explain import NEW, OLD
+from tests.builder.test_inspect import NEW, OLD
 
 Out = pytest.CaptureFixture[str]
 
