@@ -6,7 +6,6 @@ and engine. The API server has threads of its own and shares nothing with them b
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -29,7 +28,7 @@ from fleet.model import Machine
 from fleet.registry import Registry
 from fleet.unitstore import UnitStore
 from fleet.work import Outcome, Seen, Systemd
-from terminal import Failure, command
+from terminal import Failure, Parser, command
 
 SYSTEMD_FOLDER = Path("/run/systemd/system")
 HOST_FOLDERS = tuple(Path(each, "systemd/system") for each in ("/etc", "/usr/local/lib", "/usr/lib"))
@@ -268,14 +267,11 @@ def _check(config: Config, *, as_json: bool) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    from terminal.release import VERSION
-
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="fleetd",
         description="Run the units of a cluster that are this machine's, and take part in deciding which those are.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings (default: /etc/fleet/fleet.conf, if it exists)"
@@ -283,5 +279,4 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check-config", action="store_true", help="check the settings and exit")
     parser.add_argument("--json", action="store_true", help="with --check-config: print the settings as JSON")
     parser.add_argument("--socket", type=Path, metavar="PATH", help="also serve the API on this unix socket")
-    parser.add_argument("--version", action="version", version=f"fleetd {VERSION}")
     return parser

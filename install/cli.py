@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from terminal import Failure, Phases, command
+from terminal import Failure, Parser, Phases, command
 
 PROG: Final = "flotilla-install"
 MEDIUM: Final = Path("/run/medium")
@@ -84,12 +83,11 @@ def read_user_data(name: str) -> bytes:
     return data
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=PROG,
         description="Put the node that this medium holds onto a disk, and read it back. A disk that holds data is refused.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("device", metavar="DEVICE", type=Path, help="the whole disk, such as /dev/sda")
     parser.add_argument("--user-data", metavar="FILE", help="what the node is to become; - is standard input")

@@ -40,7 +40,6 @@ def command(
         print(f"{prog} {VERSION}")
         return 0
     arguments, debug = _take_debug(arguments, remote)
-    debug = debug or os.environ.get("FLOTILLA_DEBUG") == "1"
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -51,7 +50,7 @@ def command(
         sys.stdout.flush()  # here, where a reader that went away is understood, and not at the interpreter's exit
         return code
     except Failure as failure:
-        if debug:
+        if debug or _debugging():
             raise
         say(render(failure, prog), sys.stderr)
         return failure.exit_code
@@ -65,7 +64,7 @@ def command(
         discard(sys.stdout)
         return 0
     except OSError as error:
-        if debug or error.errno not in _DISK_FULL:
+        if debug or _debugging() or error.errno not in _DISK_FULL:
             raise
         full = Failure(
             error.strerror or "the disk is full",
@@ -78,6 +77,10 @@ def command(
         for number, handler in before.items():
             if signal.getsignal(number) is not signal.SIG_IGN:  # settled
                 signal.signal(number, handler)
+
+
+def _debugging() -> bool:
+    return os.environ.get("FLOTILLA_DEBUG") == "1"
 
 
 def _take_debug(arguments: list[str], remote: Sequence[str]) -> tuple[list[str], bool]:

@@ -5,14 +5,12 @@ To look whether anything changed takes less time than to import what all the ver
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
 from builder.cli.verb import Verb
-from terminal import command
-from terminal.release import VERSION
+from terminal import Parser, command
 
 _MODULES: Final = {
     "builder.cli.image": ("image", "container"),
@@ -42,18 +40,16 @@ def run(argv: Sequence[str]) -> int:
     return code
 
 
-def new_parser(wanted: str = "") -> argparse.ArgumentParser:
+def new_parser(wanted: str = "") -> Parser:
     """The parser of the verb ``wanted``; of all verbs if that is none of them."""
     names = [name for name, verbs in _MODULES.items() if wanted in verbs] or _MODULES
     modules = [import_module(name) for name in names]
     examples = {verb: text for module in modules for verb, text in module.EXAMPLES.items()}
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="osbuild",
         description="Build node images and containers from Debian packages: no root, no dpkg, from a hash lock.",
         epilog="examples:" + "".join(examples.values()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"osbuild {VERSION}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     verb = Verb(verbs, examples)
     for module in modules:

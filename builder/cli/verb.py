@@ -6,11 +6,13 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from terminal import Parser
+
 
 class Verb:
     """Makes the parser of a verb."""
 
-    def __init__(self, verbs: argparse._SubParsersAction[argparse.ArgumentParser], examples: Mapping[str, str]) -> None:
+    def __init__(self, verbs: argparse._SubParsersAction[Parser], examples: Mapping[str, str]) -> None:
         self._verbs = verbs
         self._examples = examples
 
@@ -21,7 +23,6 @@ class Verb:
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=f"{further}examples:{self._examples[name]}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 from cluster.fault import Fault
+from terminal import Parser
 
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 TIME = re.compile(r"([-+]?\d{1,9}(?:\.\d{1,9})?)(ms|[smhd])?")
@@ -30,7 +31,6 @@ class Verbs:
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if named:
             name_argument(parser)
@@ -41,9 +41,7 @@ class Verbs:
 
 def new_parser(prog: str, description: str, examples: str) -> argparse.ArgumentParser:
     """The parser of a command of its own."""
-    return argparse.ArgumentParser(
-        prog=prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return Parser(prog=prog, description=description, epilog=examples)
 
 
 def name_argument(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from fleet.ctl import change, listing, remote
 from fleet.ctl.client import Endpoint
 from fleet.ctl.reach import Settings
 from fleet.ctl.transport import Ssh, parse_tunnel
-from terminal import UsageFailure, command
+from terminal import Parser, UsageFailure, command, did_you_mean
 from terminal.release import VERSION
 
 PROG = "fleetctl"
@@ -190,10 +190,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line (without the program's name); returns the exit code."""
     parser = _parser()
     options = parser.parse_args(_bare_booleans(arguments))
-    if options.command is None and not options.version:
+    if options.command is None:
         parser.print_help()
         return 0
-    name = "version" if options.version else _resolve(options.command)
+    name = _resolve(options.command)
     if name == "version":
         print(f"{PROG} {VERSION}")
         return 0
@@ -209,14 +209,12 @@ def _parser() -> argparse.ArgumentParser:
     summaries = {each.name: each.summary for each in COMMANDS}
     summaries |= {"help": "help for a command", "version": "the version of this program"}
     commands = "\n".join(f"  {name.ljust(width)}  {summaries[name]}" for name in _WORDS)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         PROG,
         description="Run systemd units on a cluster of machines.\n\ncommands:\n" + commands,
         epilog=_GLOBAL_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="store_true", help="print the version")
     _add_globals(parser, defaults=True)
     parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of the above, or the beginning of one")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
@@ -225,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def whole_parser() -> argparse.ArgumentParser:
     """One parser with every command, for what wants to know all words: shell completion."""
-    parser = argparse.ArgumentParser(PROG, description="Run systemd units on a cluster of machines.")
+    parser = Parser(PROG, description="Run systemd units on a cluster of machines.")
     _add_globals(parser, defaults=True)
     commands = parser.add_subparsers(metavar="COMMAND")
     for each in COMMANDS:
@@ -234,11 +232,10 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def _command_parser(chosen: Command) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         f"{PROG} {chosen.name}",
         description=chosen.summary[0].upper() + chosen.summary[1:] + ".",
         epilog="examples:\n" + "\n".join(f"  {each}" for each in chosen.examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     chosen.add(parser)
@@ -280,7 +277,7 @@ def _resolve(word: str) -> str:
         return found[0]
     if found:
         raise UsageFailure(f"{word} can be {' or '.join(found)}", hint="write more of it")
-    raise UsageFailure(f"there is no command {word}", hint="see them with: fleetctl help")
+    raise UsageFailure(f"there is no command {word}", hint=did_you_mean(word, _WORDS, "see them with: fleetctl help"))
 
 
 def _help(parser: argparse.ArgumentParser, rest: Sequence[str]) -> int:
