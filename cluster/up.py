@@ -77,11 +77,11 @@ class Options:
             raise UsageFailure("nodes in namespaces need no accelerator", where=f"--accel {self.accel}", hint=hint)
         _validate_ttl(self.agent_ttl)
         if self.user_data is not None and not self.user_data.is_file():
-            raise UsageFailure("no such file", where=f"--user-data {self.user_data}")
+            raise Failure("no such file", where=f"--user-data {self.user_data}")
         if self.datasource not in DATASOURCES:
             raise UsageFailure(f"--datasource {self.datasource}: there are {', '.join(DATASOURCES)}")
         if self.files is not None and not self.files.is_dir():
-            raise UsageFailure("no such folder", where=f"--files {self.files}")
+            raise Failure("no such folder", where=f"--files {self.files}")
         for archive in self.load_images:
             require_archive(archive)
         if self.image is not None:
@@ -104,14 +104,14 @@ def _validate_ttl(text: str) -> None:
 
 
 def require_archive(path: Path) -> None:
-    """Raise :class:`UsageFailure` unless ``path`` is a tar file, packed or not, as a docker-archive is."""
+    """Raise :class:`Failure` unless ``path`` is a tar file, packed or not, as a docker-archive is."""
     hint = "'osbuild container' makes a docker-archive, 'docker save' too"
     try:
         if tarfile.is_tarfile(path):
             return
     except OSError as error:
-        raise UsageFailure(error.strerror or "cannot be read", where=str(path), hint=hint) from None
-    raise UsageFailure("this is no docker-archive: not a tar file", where=str(path), hint=hint)
+        raise Failure(error.strerror or "cannot be read", where=str(path), hint=hint) from None
+    raise Failure("this is no docker-archive: not a tar file", where=str(path), hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
-from terminal import Failure, UsageFailure, command
+from terminal import Failure, Parser, UsageFailure, command
 
 _EXAMPLES = """\
 examples:
@@ -39,11 +40,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def new_parser() -> argparse.ArgumentParser:
     """What the command takes."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="discovery",
         description="How etcd members find each other.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -102,12 +102,14 @@ def _serve(options: argparse.Namespace) -> int:
     )
     server.start()
     try:
-        print(server.base_url, flush=True)
-        # Until SIGINT or SIGTERM, which both raise KeyboardInterrupt: see terminal.command.
-        while True:
-            signal.pause()
+        # Until SIGINT or SIGTERM, which both raise KeyboardInterrupt: see terminal.command. A daemon that is stopped has not failed.
+        with suppress(KeyboardInterrupt):
+            print(server.base_url, flush=True)
+            while True:
+                signal.pause()
     finally:
         server.stop()
+    return 0
 
 
 def _new(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from cluster.cli.verbs import Verbs
 from cluster.cluster import Cluster
 from cluster.ssh import USER
 from cluster.up import load, require_archive
-from terminal import Failure, Phases, UsageFailure
+from terminal import Failure, Phases
 
 PUSH_EXAMPLES = """\
 examples:
@@ -114,7 +114,7 @@ def _env(arguments: argparse.Namespace) -> int:
 
 def _push(arguments: argparse.Namespace) -> int:
     if not arguments.file.exists():
-        raise UsageFailure("there is no such file or folder", where=str(arguments.file))
+        raise Failure("there is no such file or folder", where=str(arguments.file))
     cluster = Cluster.open(arguments.name)
     phases = Phases()
     with phases.phase(f"pushing {arguments.file.name}"):

@@ -12,7 +12,7 @@ import pytest
 from builder.tools import Tools
 from install import device
 from install.device import Device
-from terminal import Failure, UsageFailure
+from terminal import Failure
 
 DISK = Device(Path("/dev/vda"), 8 << 30, 512)
 
@@ -94,11 +94,11 @@ def test_nothing_said_is_nothing_found() -> None:
 
 @pytest.mark.parametrize("path", ["/dev/null", "/etc/passwd", "/"])
 def test_only_a_disk_is_a_disk(path: str) -> None:
-    with pytest.raises(UsageFailure, match="is no disk"):
+    with pytest.raises(Failure, match="is no disk"):
         device.inspect(Path(path))
 
 
 def test_a_name_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageFailure, match="No such file") as caught:
+    with pytest.raises(Failure, match="No such file") as caught:
         device.inspect(tmp_path / "sdz")
     assert caught.value.hint is not None
