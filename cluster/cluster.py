@@ -20,13 +20,14 @@ from cluster import control
 from cluster.description import Description
 from cluster.eventually import T, eventually
 from cluster.fault import Fault
+from cluster.impairment import no_port
 from cluster.layout import NAME_PATTERN, Layout, clusters_root, make_private
 from cluster.net import Net
 from cluster.node import CONNECT_DEADLINE_S, Node
 from cluster.process import Process
 from cluster.services.addresses import services
 from cluster.ssh import USER
-from terminal import Failure, UsageFailure, record
+from terminal import Failure, record
 
 SUPERVISOR_DEADLINE_S = 20.0
 """For the supervisor to listen: a Python start on a busy computer."""
@@ -101,10 +102,7 @@ class Cluster:
         for node in self.nodes:
             if text in (node.name, str(node.number)):
                 return node
-        raise UsageFailure(
-            f"there is no node {text!r} in cluster {self.name!r}",
-            hint="its nodes: " + ", ".join(n.name for n in self.nodes),
-        )
+        raise no_port(text, [node.name for node in self.nodes], f" in cluster {self.name!r}")
 
     @property
     def net(self) -> Net:

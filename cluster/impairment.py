@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from terminal import UsageFailure
+from terminal import UsageFailure, did_you_mean
 
 Pair = tuple[int, int]
 """(from, to), port numbers."""
@@ -137,6 +137,14 @@ def both_ways(one: int, other: int) -> frozenset[Pair]:
 def port_name(port: int) -> str:
     """How people call a port."""
     return "host" if port == HOST else f"node-{port}"
+
+
+def no_port(text: object, names: Sequence[str], where: str = "") -> UsageFailure:
+    """The failure for a node that is not among ``names``. Near is what has the same number: node-9 is no typing error for node-1."""
+    number = re.sub(r"\D", "", str(text))
+    near = did_you_mean(str(text), [name for name in names if re.sub(r"\D", "", name) == number])
+    there = f"there are: {', '.join(names)}"
+    return UsageFailure(f"there is no node {text!r}{where}", hint=f"{near} {there}" if near else there)
 
 
 # What people write

@@ -23,6 +23,7 @@ from cluster.impairment import (
     Pair,
     bits_per_s,
     both_ways,
+    no_port,
     port_name,
     seconds,
     share,
@@ -158,7 +159,7 @@ class Net:
         for port in ports:
             if where in (port, port_name(port), str(port)):
                 return port
-        raise UsageFailure(f"there is no node {where!r}", hint="there are: " + ", ".join(map(port_name, ports)))
+        raise no_port(where, [*map(port_name, ports)])
 
     def _two(self, one: Where, other: Where) -> Pair:
         source, target = self.port(one), self.port(other)

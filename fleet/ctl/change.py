@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from fleet.ctl.client import Client, UnitRecord
 from fleet.ctl.listing import no_such_unit
 from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import Argument, Text, parse_arguments, read_file
 from fleet.ctl.waiting import Look, Outcome, Running, Verdict, judge_state, location, wait
-from terminal import Failure, printable, printable_lines
+from terminal import Failure, did_you_mean, printable, printable_lines
 from unitfile.text import UnitFile
 
 _REPLACEABLE = {
@@ -76,51 +77,39 @@ def start(settings: Settings, options: argparse.Namespace) -> int:
 
 def stop(settings: Settings, options: argparse.Namespace) -> int:
     """Stop units; they stay on their machines."""
-    arguments = parse_arguments(options.units)
-    with open_reach(settings) as reach:
-        found, missing = _find(reach.client, arguments)
+    with _existing(settings, options) as (client, found):
         idle = [each.name for each in found if each.desired == "inactive"]
         if idle:
             raise Failure(
                 f"not running, so it cannot be stopped: {' '.join(idle)}", hint="see: fleetctl list-unit-files"
             )
-        _take_down(reach.client, found, "loaded", options)
-    if missing:
-        raise no_such_unit(missing)
+        _take_down(client, found, "loaded", options)
     return 0
 
 
 def unload(settings: Settings, options: argparse.Namespace) -> int:
     """Stop units and take them off their machines."""
-    arguments = parse_arguments(options.units)
-    with open_reach(settings) as reach:
-        found, missing = _find(reach.client, arguments)
-        _take_down(reach.client, found, "inactive", options)
-    if missing:
-        raise no_such_unit(missing)
+    with _existing(settings, options) as (client, found):
+        _take_down(client, found, "inactive", options)
     return 0
 
 
 def restart(settings: Settings, options: argparse.Namespace) -> int:
     """Stop units and start them again, on the machines where they are."""
-    arguments = parse_arguments(options.units)
-    with open_reach(settings) as reach:
-        found, missing = _find(reach.client, arguments)
+    with _existing(settings, options) as (client, found):
         for record in found:
             if record.desired == "inactive":
                 raise Failure(f"unit {record.name} is on no machine", hint=f"start it: fleetctl start {record.name}")
-            _ask(reach.client, record, "loaded")
+            _ask(client, record, "loaded")
             if record.is_global:
-                _wait({record.name: _look_stopped_everywhere(reach.client, record.name)}, options)
+                _wait({record.name: _look_stopped_everywhere(client, record.name)}, options)
             else:
-                _wait({record.name: _look_state(reach.client, record.name, "loaded")}, options)
-            reach.client.set_desired(record.name, "launched")
+                _wait({record.name: _look_state(client, record.name, "loaded")}, options)
+            client.set_desired(record.name, "launched")
             if record.is_global:
                 print(f"Triggered global unit {record.name} restart")
             else:
-                _wait({record.name: _look_start(reach.client, record.name)}, options)
-    if missing:
-        raise no_such_unit(missing)
+                _wait({record.name: _look_start(client, record.name)}, options)
     return 0
 
 
@@ -136,8 +125,8 @@ def destroy(settings: Settings, options: argparse.Namespace) -> int:
         else:
             looks = {name: _look_gone(reach.client, name) for name in gone}
             wait(looks, attempts=options.block_attempts, tell=_tell, done=lambda name, _: print(f"Destroyed {name}"))
-    if missing:
-        raise no_such_unit(missing)
+        if missing:
+            raise no_such_unit(reach.client, missing)
     return 0
 
 
@@ -231,9 +220,10 @@ def _new_text(client: Client, argument: Argument) -> Text:
         return text
     template = argument.name.template
     instead = f", and there is no template {template}" if template else ""
+    otherwise = "give the path of a unit file, or a name that fleetctl list-unit-files shows"
     raise Failure(
         f"no such unit: {argument.name} is not in the cluster, and there is no file {argument.path}{instead}",
-        hint="give the path of a unit file, or a name that fleetctl list-unit-files shows",
+        hint=did_you_mean(str(argument.name), [each.name for each in client.units()], otherwise),
     )
 
 
@@ -246,17 +236,15 @@ def _template_text(client: Client, argument: Argument) -> Text | None:
     return Text(record.unitfile) if record is not None else read_file(path)
 
 
-def _find(client: Client, arguments: Sequence[Argument]) -> tuple[list[UnitRecord], list[str]]:
-    """The units that exist, and the names of those that do not."""
-    found: list[UnitRecord] = []
-    missing: list[str] = []
-    for argument in arguments:
-        record = client.unit(str(argument.name))
-        if record is None:
-            missing.append(str(argument.name))
-        else:
-            found.append(record)
-    return found, missing
+@contextmanager
+def _existing(settings: Settings, options: argparse.Namespace) -> Iterator[tuple[Client, list[UnitRecord]]]:
+    """The units of a command that are in the cluster. Those that are not fail it, after its work on the others is done."""
+    names = [str(each.name) for each in parse_arguments(options.units)]
+    with open_reach(settings) as reach:
+        records = {name: reach.client.unit(name) for name in names}
+        yield reach.client, [record for record in records.values() if record is not None]
+        if missing := [name for name, record in records.items() if record is None]:
+            raise no_such_unit(reach.client, missing)
 
 
 def _ask(client: Client, record: UnitRecord, wanted: str) -> None:

@@ -13,7 +13,7 @@ from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import parse_arguments
 from fleet.ctl.waiting import machine_cell
 from fleet.model import Machine, UnitState
-from terminal import Failure, UsageFailure, printable, printable_lines, table
+from terminal import Failure, UsageFailure, did_you_mean, printable, printable_lines, table
 
 SHORT_HASH = 7
 """Characters of a hash in a table without ``--full``."""
@@ -129,8 +129,8 @@ def cat(settings: Settings, options: argparse.Namespace) -> int:
     name = str(parse_arguments([options.unit])[0].name)
     with open_reach(settings) as reach:
         record = reach.client.unit(name)
-    if record is None:
-        raise no_such_unit([name])
+        if record is None:
+            raise no_such_unit(reach.client, [name])
     text = record.unitfile.serialize()
     print(printable_lines(text) if sys.stdout.isatty() else text, end="")  # a file gets it as it is
     return 0
@@ -141,10 +141,10 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
     name = str(parse_arguments([options.unit])[0].name)
     with open_reach(settings) as reach:
         found = reach.client.why(name)
+        if found is None:
+            raise no_such_unit(reach.client, [name])
         states = reach.client.states(name)
         machines = _by_id(reach.client)
-    if found is None:
-        raise no_such_unit([name])
     record = found.record
     if options.json:
         told = [
@@ -167,11 +167,14 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def no_such_unit(names: Sequence[str]) -> Failure:
-    """The failure for names that the cluster does not know."""
+def no_such_unit(client: Client, names: Sequence[str]) -> Failure:
+    """The failure for names that the cluster does not know, with what they may have been meant to be."""
     what = "unit" if len(names) == 1 else "units"
+    known = [each.name for each in client.units()]
+    near = [hint for name in names if (hint := did_you_mean(name, known))]
     return Failure(
-        f"no such {what} in the cluster: {' '.join(names)}", hint="see the names with: fleetctl list-unit-files"
+        f"no such {what} in the cluster: {' '.join(names)}",
+        hint=" ".join(near) or "see the names with: fleetctl list-unit-files",
     )
 
 

@@ -132,7 +132,7 @@ def _places(client: Client, machines: Sequence[Machine], argument: Argument, wan
     name = str(argument.name)
     record = client.unit(name)
     if record is None:
-        raise no_such_unit([name])
+        raise no_such_unit(client, [name])
     ids = [record.machine] if record.machine else [each.machine for each in client.states(name)]
     found = [each for each in machines if each.id in ids]
     if wanted is not None:

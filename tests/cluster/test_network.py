@@ -191,6 +191,24 @@ def test_every_fault_and_healing_is_on_the_timeline(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("nod-2", "did you mean node-2? there are: host, node-1, node-2, node-3"),
+        ("hots", "did you mean host? there are: host, node-1, node-2, node-3"),
+        (
+            "node-9",
+            "there are: host, node-1, node-2, node-3",
+        ),  # a node that is not there is no typing error for one that is
+        ("x2", "there are: host, node-1, node-2, node-3"),
+    ],
+)
+def test_a_mistyped_node_gets_a_suggestion(name: str, hint: str) -> None:
+    with pytest.raises(UsageFailure, match="there is no node") as caught:
+        Net(ask=pytest.fail, numbers=lambda: [1, 2, 3]).isolate(name)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
         (lambda net: net.cut(1, to=1), "node-1 has no link to itself"),

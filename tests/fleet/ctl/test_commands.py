@@ -99,6 +99,14 @@ class TestSubmitAndCat:
             ),
         )
 
+    @pytest.mark.parametrize("verb", ["cat", "why", "status", "journal", "stop", "unload", "restart", "destroy", "start", "load"])  # fmt: skip
+    def test_a_mistyped_name_gets_a_suggestion(self, fleetctl: Fleetctl, unit_file: UnitFile, verb: str) -> None:
+        unit_file()
+        fleetctl("submit", "hello.service")
+        said = fleetctl(verb, "helo.service")
+        assert said.code == 1
+        assert said.err.endswith("\n\nhint: did you mean hello.service?\n")
+
     def test_a_changed_file_is_only_a_warning_without_replace(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
         unit_file()
         fleetctl("submit", "hello.service")
