@@ -30,6 +30,33 @@ _flotilla_clusters() {{ compadd -- ${{(f)"$(cd "{_CLUSTERS}" 2>/dev/null && ls)"
 _flotilla_nodes() {{ compadd -- ${{(f)"$(cd "{_CLUSTERS}/${{FLOTILLA_CLUSTER:-default}}" 2>/dev/null && ls -d node-*)"}} }}
 """,
 }
+# Those of fleetctl are its cluster's, so it is asked; one that is far away is not waited for. bash compares the names and never expands them: they are
+# other people's words. There '@' is a part of a word, as it is in systemctl's.
+_FLEETCTL = "fleetctl --request-timeout 2 --ssh-timeout 4"
+_UNITS = f"{_FLEETCTL} list-unit-files --no-legend --fields unit 2>/dev/null"
+_MACHINES = f"{_FLEETCTL} list-machines --no-legend --full --fields machine,ip 2>/dev/null"
+FLEETCTL_PREAMBLE = {
+    "bash": f"""\
+COMP_WORDBREAKS=${{COMP_WORDBREAKS//@/}}
+_flotilla_beginning() {{ local word; while read -r word; do [[ $word == "$1"* ]] && printf '%s\\n' "$word"; done; }}
+_flotilla_units() {{ {_UNITS} | _flotilla_beginning "$1"; }}
+_flotilla_units_or_files() {{ _flotilla_units "$1"; compgen -f -- "$1"; }}
+_flotilla_machines() {{ {_MACHINES} | tr -s ' ' '\\n' | _flotilla_beginning "$1"; }}
+_flotilla_machines_or_units() {{ _flotilla_machines "$1"; _flotilla_units "$1"; }}
+""",
+    "zsh": f"""\
+_flotilla_units() {{ compadd -- ${{(f)"$({_UNITS})"}} }}
+_flotilla_units_or_files() {{ _flotilla_units; _files }}
+_flotilla_machines() {{ compadd -- ${{=:-"$({_MACHINES})"}} }}
+_flotilla_machines_or_units() {{ _flotilla_machines; _flotilla_units }}
+""",
+}
+_FLEETCTL_WORDS = {
+    "UNIT": "_flotilla_units",
+    "UNIT|FILE": "_flotilla_units_or_files",
+    "ID": "_flotilla_machines",
+    "TARGET [COMMAND...]": "_flotilla_machines_or_units",
+}
 _NODES = dict.fromkeys(SHELLS, "_flotilla_nodes")
 _CLUSTER_NAMES = dict.fromkeys(SHELLS, "_flotilla_clusters")
 _FOLDERS = ("DIR", "FOLDER")
@@ -71,16 +98,19 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     import shtab
 
     for action in _actions(parser):
-        found = _completion(action)
+        found = _completion(action, parser.prog)
         if found is not None:
             action.complete = found  # type: ignore[attr-defined]  # where shtab looks for it
-    text: str = shtab.complete(parser, shell, preamble=PREAMBLE[shell])
+    preamble = PREAMBLE[shell] + (FLEETCTL_PREAMBLE[shell] if parser.prog == "fleetctl" else "")
+    text: str = shtab.complete(parser, shell, preamble=preamble)
     return text
 
 
-def _completion(action: argparse.Action) -> object:
+def _completion(action: argparse.Action, command: str) -> object:
     import shtab
 
+    if command == "fleetctl" and action.metavar in _FLEETCTL_WORDS:
+        return dict.fromkeys(SHELLS, _FLEETCTL_WORDS[action.metavar])
     if "--name" in action.option_strings:
         return _CLUSTER_NAMES
     if action.metavar in ("NODE", "A", "B") or action.dest == "node":

@@ -32,7 +32,7 @@ def add_unit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_create_options(parser: argparse.ArgumentParser) -> None:
     """Units that are made when the cluster does not know them."""
-    parser.add_argument("units", nargs="*", metavar="UNIT", help="name of a unit, or a unit file")
+    parser.add_argument("units", nargs="*", metavar="UNIT|FILE", help="name of a unit, or a unit file")
     parser.add_argument("--replace", action="store_true", help="give a unit that exists the text of the file")
     parser.add_argument("--sign", action="store_true", help=argparse.SUPPRESS)  # dead in the original, too
 

@@ -47,7 +47,7 @@ def add_ssh_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
-        metavar="TARGET [COMMAND...]",
+        metavar="TARGET [COMMAND...]",  # by which cluster/cli/completion.py completes it
         help="a machine (the beginning of its id, or its address) or a unit; then a command",
     )
 
