@@ -330,12 +330,14 @@ def _example(arch: str, phases: Phases) -> Path:
     from builder import data
     from builder.build import Settings, build_container
 
+    output = _built(f"container/redis{suffix(arch)}")
     settings = Settings(
         definition=data.image() / "containers" / "redis.yaml",
-        output=_built(f"container/redis{suffix(arch)}"),
+        output=output,
         architecture=arch,
         phases=phases,
     )
+    phases.line(f"docker image of the example ({arch}): {output}")
     return build_container(settings).directory / "redis.tar"
 
 
@@ -353,7 +355,9 @@ def _image(options: Options, phases: Phases) -> Path:
     from builder.build import Settings, build_image
 
     output = _built(f"qemu{suffix(options.arch)}")
-    return build_image(Settings(target="qemu", output=output, architecture=options.arch, phases=phases)).directory
+    settings = Settings(target="qemu", output=output, architecture=options.arch, phases=phases)
+    phases.line(f"node image ({options.arch}): {output}")
+    return build_image(settings).directory
 
 
 def _boot(cluster: Cluster, options: Options, phases: Phases) -> None:

@@ -122,6 +122,18 @@ def test_programs_of_the_image_stay_executable(installed: Installed) -> None:
     assert {name: bool((root / name).stat().st_mode & 0o100) for name in executable} == executable
 
 
+def test_the_next_step_after_up_names_an_example_that_is_there(installed: Installed) -> None:
+    program = """
+from cluster.cli.lifecycle import next_steps
+print(next_steps("default"))
+"""
+    done = installed.run("python", "-c", program)
+    assert done.returncode == 0, done.stderr
+    (named,) = [line.split()[-1] for line in done.stdout.splitlines() if "fleetctl start" in line]
+    assert Path(named).is_absolute()
+    assert Path(named).is_file()
+
+
 def test_pytest_finds_our_plugin(installed: Installed) -> None:
     done = installed.run("python", "-m", "pytest", "-p", "no:cacheprovider", "--fixtures")
     assert (done.returncode, done.stderr) == (0, "")

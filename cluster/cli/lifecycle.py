@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
+from builder import data
 from builder.architecture import HOST, NAMES
 from cluster import cluster as clusters
 from cluster import scale
@@ -188,21 +190,27 @@ def _up(arguments: argparse.Namespace) -> int:
             print(f"  {name} is off: {with_name('cluster start ' + name, cluster.name)}")
     else:
         print(f"cluster {cluster.name!r} is up: {len(cluster.nodes)} nodes, fleet lists them all")
-    print(next_steps(cluster))
+    print(next_steps(cluster.name))
     return 0
 
 
-def next_steps(cluster: Cluster) -> str:
-    """What to type now."""
+def next_steps(name: str) -> str:
+    """What to type now, for the cluster called ``name``."""
     # A shell that has not activated the virtual environment does not know our commands yet; the exports add them to PATH.
-    env = with_name(str(Path(sys.executable).parent / "cluster") + " env", cluster.name)
+    env = with_name(str(Path(sys.executable).parent / "cluster") + " env", name)
     return f"""
 next:
   eval "$({env})"
   fleetctl list-machines
-  fleetctl start units/examples/redis.service
-  {with_name("cluster ssh node-1", cluster.name)}
-  {with_name("cluster-down", cluster.name)}"""
+  fleetctl start {_shown(data.units() / "examples" / "redis.service")}
+  {with_name("cluster ssh node-1", name)}
+  {with_name("cluster-down", name)}"""
+
+
+def _shown(path: Path) -> str:
+    """``path`` as it is typed here: relative if it lies below this folder."""
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def down(arguments: argparse.Namespace) -> int:
