@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.disk import data_ranges
 from builder.filesystem import feed
+from builder.sparse import data_ranges
 from builder.tools import Tools
 
 BLOCK: Final = 512

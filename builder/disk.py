@@ -11,16 +11,16 @@ are derived from the contents. sfdisk writes the partition table (GPT; UEFI 5.3)
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from builder.definition import Disk
+from builder.sparse import data_ranges
 from builder.tools import Tools
 from builder.verity import Verity
 from terminal import Failure
@@ -172,19 +172,3 @@ def _copy(source: int, target: int, extent: Extent) -> None:
             if moved == 0:
                 raise Failure(f"was cut while it was read, after {position} bytes", where=str(extent.source))
             position += moved
-
-
-def data_ranges(file: int, begin: int, end: int) -> Iterable[tuple[int, int]]:
-    """(begin, end) of what is data, not a hole, between the offsets ``begin`` and ``end`` of an open file."""
-    while begin < end:
-        try:
-            start = os.lseek(file, begin, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                return
-            raise
-        if start >= end:
-            return
-        stop = min(os.lseek(file, start, os.SEEK_HOLE), end)
-        yield start, stop
-        begin = stop

@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from builder.disk import Extent, data_ranges
+from builder.disk import Extent
+from builder.sparse import data_ranges
 
 CLUSTER_BITS: Final = 16
 CLUSTER: Final = 1 << CLUSTER_BITS

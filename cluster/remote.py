@@ -24,11 +24,11 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from builder.sparse import data_ranges
 from cluster.connection_uri import Place
 from cluster.layout import SOCKET_PATH_BYTES_MAX
 from cluster.machine import Machine
 from cluster.qemu import PROGRAMS
-from cluster.sparse import extents
 from terminal import Failure
 
 LEASH = Path(__file__).with_name("leash.py")
@@ -312,4 +312,7 @@ def _digest(path: Path) -> str:
 def _content(path: Path) -> Iterable[tuple[int, bytes]]:
     """Each stretch of ``path`` that is no hole: where it begins, and its bytes."""
     with path.open("rb") as file:
-        return [(begin, os.pread(file.fileno(), end - begin, begin)) for begin, end in extents(file.fileno())]
+        return [
+            (begin, os.pread(file.fileno(), end - begin, begin))
+            for begin, end in data_ranges(file.fileno(), 0, path.stat().st_size)
+        ]

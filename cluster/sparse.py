@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
+from builder.sparse import data_ranges
+
 CHUNK_BYTES = 64 << 20
-
-
-def extents(descriptor: int) -> Iterator[tuple[int, int]]:
-    """The (begin, end) of each stretch of the file that is not a hole; lseek(2), SEEK_DATA."""
-    position = 0
-    while True:
-        try:
-            begin = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole from here
-                return
-            raise
-        position = os.lseek(descriptor, begin, os.SEEK_HOLE)
-        yield begin, position
 
 
 def copy_sparse(source: int, target: int) -> None:
@@ -29,8 +16,9 @@ def copy_sparse(source: int, target: int) -> None:
 
     The kernel moves the bytes (copy_file_range(2), sendfile(2) between file systems that cannot do that).
     """
-    os.ftruncate(target, os.fstat(source).st_size)
-    for begin, end in extents(source):
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    for begin, end in data_ranges(source, 0, size):
         os.lseek(target, begin, os.SEEK_SET)
         while begin < end:
             begin += _move(source, target, begin, min(end - begin, CHUNK_BYTES))
