@@ -61,16 +61,17 @@ def read(data: bytes) -> Message | None:
     )
     if (kind, length, cookie) != (1, 6, _COOKIE):
         return None
-    options: dict[int, bytes] = {}
-    rest = data[_FIXED.size :]
-    while rest and rest[0] != END:
-        if rest[0] == PAD:
-            rest = rest[1:]
+    parts: dict[int, bytearray] = {}
+    position = _FIXED.size
+    while position < len(data) and (number := data[position]) != END:
+        position += 1
+        if number == PAD:
             continue
-        if len(rest) < 2 or len(rest) < 2 + rest[1]:
+        if position == len(data) or (end := position + 1 + data[position]) > len(data):
             return None
-        options[rest[0]] = options.get(rest[0], b"") + rest[2 : 2 + rest[1]]
-        rest = rest[2 + rest[1] :]
+        parts.setdefault(number, bytearray()).extend(data[position + 1 : end])
+        position = end
+    options = {number: bytes(value) for number, value in parts.items()}
     return Message(operation, transaction, flags, client, yours, relay, mac[:6], options)
 
 

@@ -1,6 +1,7 @@
 """Names of the segment: an authoritative DNS server for ``cluster.internal`` and the addresses' names, which refuses all the rest.
 
 The wire format is dnspython's (RFC 1035, 2181, 2308; EDNS 0 of RFC 6891). Nothing is forwarded: a node asks others about the internet.
+Of a query only its one question is read: dnspython remembers every kind of record that it ever met, and has some four thousand million.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import dns.exception
 import dns.flags
 import dns.message
 import dns.name
-import dns.opcode
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
@@ -27,6 +27,13 @@ PORT = 53
 TTL_S = 60
 """Addresses never change while a cluster lives; a minute keeps a node that was removed from being remembered for long."""
 UDP_BYTES_MAX = 512
+"""Of an answer, and of a question, which is half as long with the longest name there can be."""
+HEADER_BYTES = 12
+_ANSWER, _OPERATION, _RECURSION_WANTED = 0x80, 0x78, 0x01
+"""Bits of the header's third byte (RFC 1035, section 4.1.1)."""
+_ONE = b"\0\1"
+_OPTIONS = bytes([0, 0, dns.rdatatype.OPT])
+"""How EDNS begins: the name of the root, and its type."""
 
 
 class NameServer:
@@ -53,19 +60,22 @@ class NameServer:
 
     def __call__(self, caller: Caller, question: bytes) -> bytes | None:  # noqa: ARG002 - every service has the same signature
         """The answer to a query, None to what is none: an answer to nonsense could be the start of a loop."""
+        if not HEADER_BYTES <= len(question) <= UDP_BYTES_MAX or question[2] & _ANSWER:
+            return None
+        if question[2] & _OPERATION:
+            return _refusal(question, dns.rcode.NOTIMP)
+        if question[4:6] != _ONE:
+            return _refusal(question, dns.rcode.FORMERR)
         try:
-            query = dns.message.from_wire(question)
+            query = dns.message.from_wire(question, question_only=True)
         except dns.exception.DNSException:
             return None
-        if query.flags & dns.flags.QR:
-            return None
+        asked = query.question[0]
         reply = dns.message.make_response(query)
-        if query.opcode() != dns.opcode.QUERY:
-            reply.set_rcode(dns.rcode.NOTIMP)
-        elif len(query.question) != 1:
-            reply.set_rcode(dns.rcode.FORMERR)
-        else:
-            self._answer(query.question[0], reply)
+        behind = HEADER_BYTES + len(asked.name.to_wire()) + 4
+        if question[behind : behind + len(_OPTIONS)] == _OPTIONS:
+            reply.use_edns(0, payload=UDP_BYTES_MAX)
+        self._answer(asked, reply)
         return reply.to_wire(max_size=UDP_BYTES_MAX)
 
     def _answer(self, question: dns.rrset.RRset, reply: dns.message.Message) -> None:
@@ -86,3 +96,8 @@ class NameServer:
 
     def _record(self, name: dns.name.Name, kind: dns.rdatatype.RdataType, value: str) -> dns.rrset.RRset:
         return dns.rrset.from_text(name, TTL_S, dns.rdataclass.IN, kind, value)
+
+
+def _refusal(question: bytes, code: dns.rcode.Rcode) -> bytes:
+    """A header, and nothing of what was asked."""
+    return question[:2] + bytes([_ANSWER | question[2] & (_OPERATION | _RECURSION_WANTED), code]) + bytes(8)

@@ -34,7 +34,7 @@ class TimeServer:
             return None
         version = question[0] >> 3 & 7
         now = timestamp(self._clock() + self.offset_s)
-        head = struct.pack(">BBbbII", version << 3 | SERVER, STRATUM, question[2], PRECISION, 0, ROOT_DISPERSION)
+        head = struct.pack(">BBBbII", version << 3 | SERVER, STRATUM, question[2], PRECISION, 0, ROOT_DISPERSION)
         return head + REFERENCE + now + question[40:48] + now + now
 
 
