@@ -30,6 +30,8 @@ from terminal import Failure
 CHUNK_BYTES = 1 << 15
 PIECE_BYTES = 1 << 16
 COMMAND_BYTES_MAX = LINE_BYTES_MAX // 2
+OUTPUT_BYTES_MAX = 1 << 28
+"""Of a command that is held whole; ten times the journal of a node that was busy for a day."""
 GRACE_S = 10.0
 """The supervisor ends what takes too long; a supervisor that does not is not waited for."""
 
@@ -109,7 +111,8 @@ def require_short(command: str) -> None:
 def run(control: Path, node: int, command: str, timeout: float, stdin: IO[bytes] | None = None) -> RunResult:
     """Run a shell command as root on ``node``, fed with ``stdin``, and return its outcome.
 
-    Raises :class:`Failure` if that takes longer than ``timeout`` seconds, with the last it said, or if the node has no root shell.
+    Raises :class:`Failure` if that takes longer than ``timeout`` seconds, with the last it said, if it says more than
+    :data:`OUTPUT_BYTES_MAX`, or if the node has no root shell.
     """
     require_short(command)
     request = {"do": "root", "node": node, "command": command, "input": stdin is not None, "timeout": timeout}
@@ -120,6 +123,11 @@ def run(control: Path, node: int, command: str, timeout: float, stdin: IO[bytes]
         for message in line.messages():
             out += data(message, "out")
             err += data(message, "err")
+            if len(out) + len(err) > OUTPUT_BYTES_MAX:
+                hint = f"let it write to a file there, or here: cluster console node-{node} COMMAND > FILE"
+                raise Failure(
+                    f"{command!r} says more than {OUTPUT_BYTES_MAX >> 20} MiB", where=f"node-{node}", hint=hint
+                )
             code = message.get("exit", code)
     return RunResult(code, out.decode(errors="replace"), err.decode(errors="replace"))
 

@@ -1,7 +1,8 @@
 """The host's half of a node's root shell: one connection to the port that :mod:`guest.agent` serves, many commands over it.
 
 The supervisor holds one :class:`Shell` a node, from the start of its QEMU to the end. The guest is not trusted: its lines are short or
-dropped, what it sends beyond its window ends the command, and what it says of commands that nobody runs is not heard.
+dropped, what it sends beyond its window ends the command, and what it says of commands that nobody runs, or in words that nobody knows, is
+not heard.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from cluster.root import require_short
 from cluster.ssh import RunResult
+from cluster.utterance import kept, number, printable
 from guest.command import COST_BYTES, INPUT_WINDOW_BYTES, WINDOW_BYTES
 from guest.lines import Lines, Message, encode
 from terminal import Failure
@@ -26,9 +28,15 @@ PIECE_BYTES = 1 << 16
 UNREAD_BYTES_MAX = 2 * WINDOW_BYTES
 """Of messages that nobody has read yet; a guest that keeps to its window stays below."""
 OTHER_BYTES = 1 << 12
-"""What a message without output counts: few of those are ever sent."""
+"""What a message without output counts: few of those are ever sent. (Names of units that failed may be eight times as much.)"""
 INPUT_BYTES = 1 << 14
 """Of input in one message."""
+OUTPUT_BYTES_MAX = 1 << 20
+"""Of a command of the supervisor's own, all of which it holds."""
+UNSENT_BYTES_MAX = 1 << 18
+"""What may wait for a guest that takes nothing: several times what sessions leave there, before a reset waits in vain."""
+HELLOS_TOLD_MAX = 100
+"""Of one machine, in the log: a guest may say hello as often as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +103,9 @@ class Session:
         self._shell.forget(self, why)
 
     def heard(self, message: Message) -> None:
-        """For the shell: the guest has said this."""
-        if isinstance(took := message.get("took"), int):
-            self._room += took
+        """For the shell: the guest has said this, see :func:`cluster.utterance.kept`."""
+        if "took" in message:
+            self._room = min(self._room + message["took"], INPUT_WINDOW_BYTES)
             self._has_room.set()
             return
         self._unread += _weight(message)
@@ -127,6 +135,7 @@ class Shell:
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
         self._nonce = ""
+        self._told = 0
         self._next = 1
         self._sessions: dict[int, Session] = {}
 
@@ -134,6 +143,7 @@ class Shell:
         """Connect to a QEMU that listens, and go on until it hangs up. Raises OSError."""
         await self.close()
         reader, self._writer = await asyncio.open_unix_connection(str(self.path))
+        self._told = 0
         self._reset()
         self._task = asyncio.create_task(self._listen(reader, self._writer))
 
@@ -184,6 +194,9 @@ class Shell:
                             out += _bytes(message, "out")
                             err += _bytes(message, "err")
                             code = message.get("exit")
+                            if len(out) + len(err) > OUTPUT_BYTES_MAX:
+                                told = f"{printable(command)!r} says more than {OUTPUT_BYTES_MAX >> 20} MiB"
+                                raise Failure(told, where=self.name)
                     finally:
                         typing.cancel()
         except TimeoutError:
@@ -197,8 +210,8 @@ class Shell:
                 await self.ready(timeout)
                 async with self.session({"do": "clock", "epoch": epoch_s, "rtc": rtc}) as session:
                     async for message in session.messages():
-                        return float(message["before"]), float(message["after"])
-        except (TimeoutError, KeyError, TypeError, ValueError):
+                        return message["before"], message["after"]
+        except (TimeoutError, KeyError):
             pass
         raise Failure(f"its clock was not set within {timeout:.0f} s", where=self.name)
 
@@ -219,8 +232,10 @@ class Shell:
         session.lose(why)
 
     def _reset(self) -> None:
-        self._nonce = secrets.token_hex(8)
         assert self._writer is not None
+        if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
+            return  # the last one waits there still
+        self._nonce = secrets.token_hex(8)
         # What an earlier host sent half, ends here.
         self._writer.write(b"\n" + encode({"do": "reset", "nonce": self._nonce}))
 
@@ -241,22 +256,27 @@ class Shell:
 
     async def _hear(self, message: Message) -> None:
         match message:
-            case {"hello": int(), "nonce": nonce, "boot": str(boot), "uptime": int() | float() as uptime}:
+            case {"hello": int(), "nonce": nonce, "boot": str(boot), "uptime": said}:
+                if (uptime := number(said)) is None:
+                    return
                 if nonce is None:
                     # Not an answer: the agent has just started. What ran before is gone, and it listens to nobody yet.
                     self._lose("the node was reset, or its root shell restarted")
                     self._reset()
-                elif nonce == self._nonce:
-                    self.hello = Hello(boot, float(uptime))
-                    self._log(f"{self.name}'s root shell is there, {uptime:.1f} s after its start")
+                elif nonce == self._nonce and self.hello is None:
+                    self.hello = Hello(printable(boot), uptime)
+                    self._told += 1
+                    if self._told <= HELLOS_TOLD_MAX:
+                        self._log(f"{self.name}'s root shell is there, {uptime:.1f} s after its start")
                     async with self._changed:
                         self._changed.notify_all()
                 # Else it answers an earlier reset, and ours is on its way. Yet another one would only make its answer an earlier one, too.
-            case {"id": int(number)} if number in self._sessions:
-                session = self._sessions[number]
-                session.heard(message)
+            case {"id": int(id_)} if id_ in self._sessions:
+                session = self._sessions[id_]
+                if heard := kept(message):
+                    session.heard({"id": id_, **heard})
                 if session.is_over:
-                    self._sessions.pop(number, None)
+                    self._sessions.pop(id_, None)
 
     def _lose(self, why: str) -> None:
         self.hello = None
@@ -275,9 +295,8 @@ def run_request(command: str | None, *, has_input: bool, tty: Message | None = N
 def overdue(command: str, seconds: float, said: bytes, where: str) -> Failure:
     """The complaint about a command that did not end, with the last line that it ``said``."""
     last = said.decode(errors="replace").strip().splitlines()[-1:]
-    return Failure(
-        f"{command!r} did not end within {seconds:.0f} s{f'; the last it said: {last[0]}' if last else ''}", where=where
-    )
+    told = f"; the last it said: {printable(last[0])}" if last else ""
+    return Failure(f"{command!r} did not end within {seconds:.0f} s{told}", where=where)
 
 
 async def _type(session: Session, data: bytes | None) -> None:
@@ -299,6 +318,6 @@ def _size(message: Message) -> int:
 
 
 def _weight(message: Message) -> int:
-    """How much of our memory it takes until it is read, whatever it holds, and more than its size by a third at most if that is what it should."""
-    texts = [message[name] for name in ("out", "err") if isinstance(message.get(name), str)]
+    """How much of our memory it takes until it is read; of output, more than its size by a third at most if that is base64."""
+    texts = [message[name] for name in ("out", "err") if name in message]
     return sum(len(text) + COST_BYTES for text in texts) if texts else OTHER_BYTES

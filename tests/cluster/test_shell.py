@@ -88,7 +88,7 @@ def saying(*said: bytes) -> Answers:
     [
         OUT,
         b'{"id":1,"out":"!%s"}\n' % (b"x" * 50_000),
-        b'{"id":1,"held":"%s"}\n' % (b"x" * 100_000),
+        b'{"id":1,"failed":%s}\n' % json.dumps(["x" * 1000] * 100).encode(),
         b'{"id":1,"out":""}\n' * 200,
     ],
     ids=["output", "no base64", "large", "small"],
