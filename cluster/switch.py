@@ -62,8 +62,11 @@ class Counters:
 class Endpoint(Protocol):
     """Who is attached to a port in this process. A frame is a whole Ethernet frame without checksum."""
 
-    def deliver(self, frame: bytes) -> None:
-        """Take a frame that came out of the port. Called by the event loop; answers go to :meth:`Switch.inject`."""
+    def deliver(self, ingress: int, frame: bytes) -> None:
+        """Take a frame that came out of the port and had entered at ``ingress``, whatever it says of itself.
+
+        Called by the event loop; answers go to :meth:`Switch.inject`.
+        """
 
 
 class Tap(Protocol):
@@ -221,7 +224,7 @@ class Switch:
                 continue
             late = self._schedule.take_all_of(wire)
             if faults.of(*pair) == WHOLE:
-                self._deliver_late([(pair[1], frame) for frame in late])
+                self._deliver_late([(pair, frame) for frame in late])
             elif pair[1] in self.counters:
                 self.counters[pair[1]].dropped_cut += len(late)
         if self._alarm is not None:
@@ -288,7 +291,7 @@ class Switch:
         ways = self._ways.get(ingress, {})
         for port in self.table.route(ingress, addresses[:6], addresses[6:]):
             if port not in ways:
-                batches.setdefault(port, _Batch()).add(run, frames)
+                batches.setdefault(port, _Batch()).add(ingress, run, frames)
             elif (wire := ways[port]) is None:
                 self.counters[port].dropped_cut += frames
                 self._missed(port, run)
@@ -312,7 +315,7 @@ class Switch:
     def _arrive(self) -> None:
         """Deliver what is due, and wake up for the next."""
         due = self._schedule.take_due(asyncio.get_running_loop().time())
-        self._deliver_late([(wire.pair[1], frame) for wire, frame in due])
+        self._deliver_late([(wire.pair, frame) for wire, frame in due])
         self._set_alarm()
 
     def _set_alarm(self) -> None:
@@ -327,10 +330,10 @@ class Switch:
         self._alarm = None
         self._arrive()
 
-    def _deliver_late(self, arrivals: list[tuple[int, bytes]]) -> None:
+    def _deliver_late(self, arrivals: list[tuple[Pair, bytes]]) -> None:
         batches: dict[int, _Batch] = {}
-        for port, frame in arrivals:
-            batches.setdefault(port, _Batch()).add(with_header(frame), 1)
+        for (ingress, port), frame in arrivals:
+            batches.setdefault(port, _Batch()).add(ingress, with_header(frame), 1)
         for port, batch in batches.items():
             self._deliver(port, batch, late=True)
 
@@ -347,10 +350,10 @@ class Switch:
             counters.frames_out += batch.frames
             counters.bytes_out += batch.size - HEADER_BYTES * batch.frames
             if endpoint is not None:
-                for run in batch.runs:
+                for ingress, run in zip(batch.ingresses, batch.runs, strict=True):
                     for frame in frames_of(run):
                         # Not from here: what it does about the frame is not the sender's business, nor are its errors.
-                        asyncio.get_running_loop().call_soon(endpoint.deliver, frame)
+                        asyncio.get_running_loop().call_soon(endpoint.deliver, ingress, frame)
             for tap in self._taps.get(port, ()):
                 for run in batch.runs:
                     for frame in frames_of(run):
@@ -370,16 +373,18 @@ class Switch:
 
 
 class _Batch:
-    """What goes to one port in one write: runs of frames, each with its length in front."""
+    """What goes to one port in one write: runs of frames, each with its length in front, and where each run came from."""
 
-    __slots__ = ("frames", "runs", "size")
+    __slots__ = ("frames", "ingresses", "runs", "size")
 
     def __init__(self) -> None:
+        self.ingresses: list[int] = []
         self.runs: list[bytes | memoryview] = []
         self.frames = 0
         self.size = 0
 
-    def add(self, run: bytes | memoryview, frames: int) -> None:
+    def add(self, ingress: int, run: bytes | memoryview, frames: int) -> None:
+        self.ingresses.append(ingress)
         self.runs.append(run)
         self.frames += frames
         self.size += len(run)
@@ -448,7 +453,10 @@ class _Link(asyncio.BufferedProtocol):
     def send(self, runs: list[bytes | memoryview]) -> None:
         if self._transport is not None:
             self._given_bytes += sum(map(len, runs))
-            if len(runs) == 1:
+            if self.waiting_bytes:
+                # A copy: a run that waits would keep the whole piece that it came in, were it a few bytes of it.
+                self._transport.write(b"".join(runs))
+            elif len(runs) == 1:
                 self._transport.write(runs[0])
             else:
                 self._transport.writelines(runs)

@@ -14,6 +14,8 @@ from cluster.impairment import Impairment, Pair
 
 UNDER_WAY_BYTES_MAX = 4 << 20
 """Of one wire; more is dropped. It is what 640 Mbit/s, all that two emulated nodes reach, hold in 50 ms, and 4 Mbit/s in 8 s."""
+FRAME_COST_BYTES = 256
+"""What a frame counts of that at least: it takes as much here, however short it is."""
 TURN_S_MAX = 1.0
 """A frame that would wait longer for its turn on a wire with a rate is dropped: the queue of a router, which TCP takes as its sign to slow down."""
 HELD_BACK_S_MIN = 0.02
@@ -75,17 +77,17 @@ class Wire:
             fate.duplicated += 1
             copies = 2
         arrivals = [(due, frame) for _ in range(copies) if (due := self._due(now, len(frame))) is not None]
-        self.under_way_bytes += len(arrivals) * len(frame)
+        self.under_way_bytes += len(arrivals) * _cost(frame)
         return arrivals
 
     def arrived(self, frame: bytes) -> None:
         """Hear that a frame of :meth:`carry` is under way no more."""
-        self.under_way_bytes -= len(frame)
+        self.under_way_bytes -= _cost(frame)
 
     def _due(self, now: float, length: int) -> float | None:
         how = self.impairment
         begin = max(now, self._free_at)
-        if self.under_way_bytes + length > UNDER_WAY_BYTES_MAX or begin - now > TURN_S_MAX:
+        if self.under_way_bytes + max(length, FRAME_COST_BYTES) > UNDER_WAY_BYTES_MAX or begin - now > TURN_S_MAX:
             self.fate.overflowed += 1
             return None
         sent = begin
@@ -104,6 +106,10 @@ class Wire:
         changed = bytearray(frame)
         changed[self._dice.randrange(len(changed))] ^= self._dice.randrange(1, 256)
         return bytes(changed)
+
+
+def _cost(frame: bytes) -> int:
+    return max(len(frame), FRAME_COST_BYTES)
 
 
 class Schedule:

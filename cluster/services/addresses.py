@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from cluster.description import Description
-from cluster.machine import DISCOVERY_PORT, NETWORK, cluster_address, cluster_mac
+from cluster.machine import DISCOVERY_PORT, NETWORK, NODES_MAX, cluster_address, cluster_mac
+from cluster.services import packet
+from cluster.services.packet import Frame
 
 SERVICES = f"{NETWORK}.1"
 """This computer."""
@@ -19,6 +21,8 @@ DOMAIN = "cluster.internal"
 FILES_PORT = 8080
 REGISTRY_PORT = 5000
 METADATA_PORT = 80
+METADATA_SOURCES = ("ec2", "openstack")
+"""The datasources that are this service."""
 SERVICE_NAMES = ("discovery", "files", "registry", "time")
 """Names of this computer, each for the service that it is asked for."""
 
@@ -45,6 +49,10 @@ class Neighbour:
         return bytes.fromhex(cluster_mac(self.number).replace(":", ""))
 
 
+EVERY_NODE = tuple(map(Neighbour, range(1, NODES_MAX + 1)))
+"""Nodes come and go; connections through the stack are not to be cut for that, so it knows all that there may be."""
+
+
 def names(nodes: Iterable[Neighbour]) -> dict[str, str]:
     """Every name of the segment, without domain, and its address."""
     return {node.name: node.address for node in nodes} | dict.fromkeys(SERVICE_NAMES, SERVICES)
@@ -55,13 +63,22 @@ def packed(address: str) -> bytes:
     return IPv4Address(address).packed
 
 
+_OWNERS = {own: node.number for node in EVERY_NODE for own in (node.mac, packed(node.address))}
+
+
+def claimed(frame: Frame) -> set[int]:
+    """The numbers of the nodes that a frame says it comes from, by its card and its IPv4 address: none for cards and addresses of other kinds."""
+    said = [frame.source, frame.payload[12:16] if frame.kind == packet.IPV4 else b""]
+    return {_OWNERS[own] for own in said if own in _OWNERS}
+
+
 def services(description: Description) -> dict[str, str | None]:
     """Where nodes find what: service to address, None for one that is not there."""
     return {
         "address": SERVICES,
         "names": f"*.{DOMAIN}",
         "discovery": f"http://{SERVICES}:{DISCOVERY_PORT}/",
-        "metadata": f"http://{METADATA}/",
+        "metadata": f"http://{METADATA}/" if description.datasource in METADATA_SOURCES else None,
         "registry": f"registry:{REGISTRY_PORT}",
         "files": f"http://{SERVICES}:{FILES_PORT}/" if description.files is not None else None,
     }

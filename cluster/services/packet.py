@@ -59,9 +59,9 @@ class Ipv4(NamedTuple):
     protocol: int
     payload: bytes
 
-    def bytes(self) -> bytes:
-        """As on the wire."""
-        head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(self.payload), 0, 0x4000, TTL, self.protocol, 0)
+    def bytes(self, ttl: int = TTL) -> bytes:
+        """As on the wire; ``ttl`` is how many hosts may pass it on, itself counted."""
+        head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(self.payload), 0, 0x4000, ttl, self.protocol, 0)
         head += self.source + self.target
         return head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + self.payload
 

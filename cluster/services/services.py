@@ -12,9 +12,9 @@ from typing import Any
 from cluster.description import FORWARD, Description
 from cluster.faults import FaultBook
 from cluster.layout import Layout
-from cluster.machine import DISCOVERY_PORT, NODES_MAX
+from cluster.machine import DISCOVERY_PORT
 from cluster.services import addresses, dhcp, files, metadata, ntp, packet, registry
-from cluster.services.addresses import METADATA, SERVICES, Neighbour, packed
+from cluster.services.addresses import EVERY_NODE, METADATA, METADATA_SOURCES, SERVICES, Neighbour, packed
 from cluster.services.host import Caller, Host
 from cluster.services.metadata import Instance, Metadata
 from cluster.services.ntp import TimeServer
@@ -24,8 +24,6 @@ from cluster.services.webserver import WebServer
 from terminal import Failure
 
 DNS_PORT = 53
-EVERY_NODE = tuple(map(Neighbour, range(1, NODES_MAX + 1)))
-"""Nodes come and go; connections through the stack are not to be cut for that, so it knows all that there may be."""
 
 
 class Services:
@@ -53,7 +51,7 @@ class Services:
         self.adopt(description)
         self._host = Host(
             bytes.fromhex(addresses.MAC.replace(":", "")),
-            [packed(SERVICES), packed(METADATA)],
+            [packed(SERVICES), *([packed(METADATA)] if self._has_metadata else [])],
             {dhcp.PORT: self._address, DNS_PORT: self._name, ntp.PORT: self._time},
         )
         self._stack = Stack(
@@ -74,7 +72,8 @@ class Services:
     async def start(self) -> None:
         """Listen; a registry that has images runs, if it can. Raises OSError."""
         await self._stack.start()
-        self._servers.append(WebServer(self._layout.runtime / "meta", metadata.handler(self._metadata), self._say))
+        if self._has_metadata:
+            self._servers.append(WebServer(self._layout.runtime / "meta", metadata.handler(self._metadata), self._say))
         if self._description.files is not None:
             handler = files.handler(Path(self._description.files))
             self._servers.append(WebServer(self._layout.runtime / "files", handler, self._say))
@@ -99,6 +98,11 @@ class Services:
         self._addresses = dhcp.AddressServer(self._nodes.values())
         self._names = None
 
+    @property
+    def _has_metadata(self) -> bool:
+        """It tells user-data, which holds secrets: there is none unless nodes take theirs from it."""
+        return self._description.datasource in METADATA_SOURCES
+
     def shift_time(self, seconds: float) -> dict[str, Any]:
         """Have the time server be wrong by ``seconds``, and by those of other such faults; returns number and text of the fault."""
         number, what = self._book.number(), f"time server {seconds:+g} s"
@@ -111,10 +115,10 @@ class Services:
 
         return {"id": self._book.begin(number, what, (), heal), "what": what}
 
-    def deliver(self, data: bytes) -> None:
-        """Take a frame from the segment."""
+    def deliver(self, ingress: int, data: bytes) -> None:
+        """Take a frame from the segment that node ``ingress`` has sent; one that pretends to come from another node is not answered."""
         frame = packet.read_frame(data)
-        if frame is None:
+        if frame is None or addresses.claimed(frame) - {ingress}:
             return
         if (came := self._host.wants(frame)) is not None:
             self._stack.carry(frame.source, came)
@@ -166,6 +170,6 @@ class Services:
             Door(SERVICES, addresses.REGISTRY_PORT, (*forward, str(self._layout.registry_socket))),
             *(
                 Door(alias(node.address), addresses.METADATA_PORT, (*forward, meta, node.address))
-                for node in EVERY_NODE
+                for node in (EVERY_NODE if self._has_metadata else ())
             ),
         ]

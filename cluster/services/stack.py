@@ -33,6 +33,8 @@ WAITING_MAX = 256
 RESTART_S = 1.0
 """Between two starts: one that fails at once must not keep this computer busy."""
 QUEUE_BYTES_MAX = 1 << 20
+ONE_HOP = 1
+"""The TTL of an answer that is for a node itself: a container behind it never sees one, as with EC2's "hop limit" of 1."""
 _ALIASES = ".".join(NETWORK.split(".")[:2])
 _SEGMENT = packed(f"{NETWORK}.0")[:3]
 
@@ -201,8 +203,9 @@ class Stack:
         elif frame.kind == packet.IPV4 and (came := packet.read_ipv4(frame.payload)) is not None:
             card = self._cards.get(came.target)
             if came.protocol == packet.TCP and card is not None:
-                came = packet.readdressed(came, source=self._inward.get(came.source, came.source))
-                self._send(Frame(card, self._mac, packet.IPV4, came.bytes()).bytes())
+                apart = self._inward.get(came.source)
+                data = packet.readdressed(came, source=apart).bytes(packet.TTL if apart is None else ONE_HOP)
+                self._send(Frame(card, self._mac, packet.IPV4, data).bytes())
 
 
 def slirp_mac(address: bytes) -> bytes:

@@ -338,11 +338,13 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
+        self.senders: list[int] = []
         self.watched: list[bytes] = []
         self.not_given: list[bytes] = []
 
-    def deliver(self, frame: bytes) -> None:
+    def deliver(self, ingress: int, frame: bytes) -> None:
         self.heard.append(frame)
+        self.senders.append(ingress)
 
     def seen(self, frame: bytes) -> None:
         self.watched.append(frame)
@@ -362,6 +364,14 @@ def test_an_endpoint_of_this_process_hears_and_speaks_as_port_0(tmp_path: Path) 
         assert await guests[1].receive() == frame(mac(1), mac(99), b"I am")
         await guests[1].send(frame(mac(99), mac(1), b"good"))
         await eventually(lambda: len(host.heard) == 2)
+        await guests[2].send(frame(mac(99), mac(1), b"I am node 1, says node 2"))
+        switch.faults = Faults().worsening({(2, HOST)}, Impairment(delay_s=0.01))
+        await guests[2].send(frame(mac(99), mac(1), b"I am node 1, says node 2, late"))
+        await eventually(lambda: len(host.heard) == 4)
+        assert host.senders == [1, 1, 2, 2]
+        switch.faults = Faults()
+        await guests[1].send(frame(mac(99), mac(1), b"here I am"))
+        await eventually(lambda: len(host.heard) == 5)
         assert await guests[2].receive() == frame(BROADCAST, mac(1), b"who is there?")
         assert await guests[2].hears_nothing()
         switch.faults = Faults().cutting(1, HOST)
@@ -371,7 +381,7 @@ def test_an_endpoint_of_this_process_hears_and_speaks_as_port_0(tmp_path: Path) 
         switch.detach(HOST)
         await guests[1].send(frame(mac(99), mac(1)))
         await eventually(lambda: switch.counters[HOST].dropped_down == 1)
-        assert len(host.heard) == 2
+        assert len(host.heard) == 5
 
     play(tmp_path, story)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.impairment import Impairment
-from cluster.wire import HELD_BACK_S_MIN, TURN_S_MAX, UNDER_WAY_BYTES_MAX, Schedule, Wire
+from cluster.wire import FRAME_COST_BYTES, HELD_BACK_S_MIN, TURN_S_MAX, UNDER_WAY_BYTES_MAX, Schedule, Wire
 
 FRAME = bytes(range(200)) * 5
 seeds = st.integers(0, 2**32)
@@ -153,7 +153,7 @@ def test_the_same_seed_and_frames_meet_the_same_fate_and_nothing_comes_from_nowh
     fate, copies = one.fate, sum(map(len, first))
     assert fate.frames == len(sent)
     assert copies + fate.lost + fate.overflowed == len(sent) + fate.duplicated
-    assert one.under_way_bytes == sum(len(frame) for each in first for _, frame in each)
+    assert one.under_way_bytes == sum(max(len(frame), FRAME_COST_BYTES) for each in first for _, frame in each)
 
 
 def test_pairs_have_dice_of_their_own_and_a_new_seed_is_new_luck() -> None:
@@ -194,3 +194,8 @@ def test_the_dice_of_the_whole_process_are_left_alone() -> None:
     random.seed(5)
     arrivals(wire(Impairment(loss=0.5, corrupt=0.5)), frames(20))
     assert random.random() == expected
+
+
+def test_short_frames_do_not_take_more_room_than_long_ones() -> None:
+    one = wire(Impairment(delay_s=60))
+    assert sum(len(one.carry(0, bytes(14))) for _ in range(100_000)) == UNDER_WAY_BYTES_MAX // FRAME_COST_BYTES

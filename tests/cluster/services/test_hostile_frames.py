@@ -21,7 +21,7 @@ from cluster.services.host import Caller, Host
 from cluster.services.ntp import TimeServer
 from cluster.services.packet import Arp, Datagram, Frame, Ipv4
 from cluster.services.stack import WAITING_MAX, Stack
-from tests.budget import INPUT_BYTES, assert_cheap, peak_bytes
+from tests.budget import INPUT_BYTES, assert_cheap
 
 MAC, NODE = b"\x52\x54\0\x43\0\0", Neighbour(1)
 NODES = [NODE, Neighbour(2)]
@@ -132,19 +132,6 @@ def test_a_mebibyte_of_questions_costs_little(server: Callable[[Caller, bytes], 
     assert_cheap(lambda: server(CALLER, whole))
     large = head + piece * (FRAME_BYTES_MAX // len(piece))
     assert_cheap(lambda: [server(CALLER, large) for _ in range(INPUT_BYTES // FRAME_BYTES_MAX)])
-
-
-def test_of_kinds_of_records_nothing_is_remembered() -> None:
-    """dnspython keeps a class for each kind and type of record that it reads."""
-
-    def ask(begin: int) -> None:
-        for kind in range(begin, begin + 3_000):
-            record = b"\0\xff\1" + kind.to_bytes(2, "big") + bytes(6)
-            NAMES(CALLER, NAME_QUESTION[:4] + b"\0\1\0\0\0\0\0\1" + b"\0\0\1\0\1" + record)
-            NAMES(CALLER, NAME_QUESTION[:4] + b"\0\1\0\0\0\0\0\0" + b"\0\xff\1" + kind.to_bytes(2, "big"))
-
-    ask(0)
-    assert peak_bytes(lambda: ask(3_000)) < 1 << 17
 
 
 def test_edns_is_answered_as_it_was_asked() -> None:

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,8 @@ from cluster.impairment import HOST, Faults
 from cluster.layout import Layout, make_private
 from cluster.machine import cluster_address
 from cluster.process import Process
-from cluster.services.addresses import packed
-from cluster.services.packet import IPV4, TCP, Frame, Ipv4
+from cluster.services.addresses import MAC, Neighbour, packed
+from cluster.services.packet import ARP, ARP_REQUEST, IPV4, TCP, Arp, Frame, Ipv4, read_ipv4
 from cluster.services.services import Services
 from cluster.switch import Switch
 from tests.eventually import eventually
@@ -41,6 +41,7 @@ from tests.ports import free_ports
 
 pytestmark = pytest.mark.slow
 
+SERVICES_CARD = bytes.fromhex(MAC.replace(":", ""))
 USER_DATA = "#cloud-config\nhostname: {}\n"
 LARGE = bytes(range(256)) * 8192
 """2 MiB: many windows of TCP."""
@@ -99,6 +100,7 @@ def description(program: Path, tmp_path: Path) -> Description:
         discovery_port=9,
         agent_ttl="30s",
         files=str(files),
+        datasource="ec2",
     )
 
 
@@ -118,14 +120,16 @@ def segment(description: Description) -> Iterator[Segment]:
 
 
 @contextmanager
-def node(segment: Segment, program: Path, number: int, address: str, port: int) -> Iterator[str]:
-    """The way of node ``number`` to a TCP address: ``127.0.0.1:PORT``."""
+def node(
+    segment: Segment, program: Path, number: int, address: str, port: int, as_number: int | None = None
+) -> Iterator[str]:
+    """The way of node ``number``, with the address of another one if that is named, to a TCP address: ``127.0.0.1:PORT``."""
     (here,) = free_ports(1)
     user = {
         "type": "user",
         "id": "user",
         "net": "10.77.0.0/24",
-        "host": cluster_address(number),
+        "host": cluster_address(as_number or number),
         "dns": "10.77.0.250",
         "dhcpstart": "10.77.0.200",
         "ipv6": False,
@@ -179,6 +183,63 @@ def test_each_node_gets_its_own_metadata(segment: Segment, program: Path) -> Non
             assert json.loads(get(f"http://{place}/openstack/latest/meta_data.json"))["uuid"] == f"i-{number}"
 
 
+def test_who_takes_a_nodes_address_does_not_get_its_user_data(segment: Segment, program: Path) -> None:
+    """Not even a connection: node 2 says that it has node 1's address."""
+    with node(segment, program, 2, "169.254.169.254", 80, as_number=1) as place:
+        with pytest.raises(TimeoutError):
+            urllib.request.urlopen(f"http://{place}/openstack/latest/user_data", timeout=1)
+        assert segment.switch.counters[HOST].frames_out > 0
+    assert segment.services.pids == []
+
+
+class Card:
+    """The tap at a node's card."""
+
+    def __init__(self) -> None:
+        self.given: list[Ipv4] = []
+        self.ttls: set[int] = set()
+
+    def seen(self, frame: bytes) -> None:
+        if (came := read_ipv4(frame[14:])) is not None and frame[:6] != SERVICES_CARD:
+            self.given.append(came)
+            self.ttls.add(frame[14 + 8])
+
+    def missed(self, frame: bytes) -> None:
+        raise AssertionError(frame)
+
+
+def test_an_answer_with_user_data_reaches_the_node_and_nobody_behind_it(segment: Segment, program: Path) -> None:
+    """A router, which a node is for its containers, drops what it would have to pass on with a TTL of 0."""
+    for address, port, ttl in (("169.254.169.254", 80, 1), ("10.77.0.1", 8080, 64)):
+        card = Card()
+        with node(segment, program, 1, address, port) as place:
+            segment.loop.call_soon_threadsafe(segment.switch.tap, 1, card)
+            with suppress(urllib.error.HTTPError):
+                get(f"http://{place}/openstack/latest/user_data")
+            segment.loop.call_soon_threadsafe(segment.switch.untap, 1, card)
+        assert packed(address) in {came.source for came in card.given}
+        assert card.ttls == {ttl}
+
+
+def test_without_need_there_is_no_metadata(program: Path, description: Description) -> None:
+    layout = Layout.of("segment")
+    layout.state.mkdir(parents=True)
+    make_private(layout.runtime)
+    usual = Segment(replace(description, datasource="nocloud"), layout)
+    try:
+        assert not (layout.runtime / "meta").exists()
+        question = Arp(ARP_REQUEST, Neighbour(1).mac, packed("10.77.0.11"), bytes(6), packed("169.254.169.254"))
+        frame = Frame(b"\xff" * 6, Neighbour(1).mac, ARP, question.bytes())
+        assert usual.services._host.answer(frame) is None
+        assert usual.services._host.answer(
+            frame._replace(payload=question._replace(target_ip=packed("10.77.0.1")).bytes())
+        )
+        with node(usual, program, 1, "10.77.0.1", 8080) as place:
+            assert get(f"http://{place}/large") == LARGE
+    finally:
+        usual.stop()
+
+
 def test_a_connection_survives_a_cut_of_its_link(segment: Segment, program: Path) -> None:
     """TCP of both sides sends again what the switch drops."""
     with node(segment, program, 1, "10.77.0.1", 8080) as place:
@@ -229,7 +290,7 @@ def test_who_is_not_of_the_segment_starts_nothing(segment: Segment) -> None:
     for source, alive in (("10.77.1.12", False), ("192.168.0.1", False), ("10.77.0.11", True)):
         came = Ipv4(packed(source), packed("10.77.0.1"), TCP, bytes(20))
         frame = Frame(bytes.fromhex("525400430000"), bytes.fromhex("525400430001"), IPV4, came.bytes())
-        segment.loop.call_soon_threadsafe(segment.services.deliver, frame.bytes())
+        segment.loop.call_soon_threadsafe(segment.services.deliver, 1, frame.bytes())
         if alive:
             eventually(lambda: segment.services.pids)
         else:
