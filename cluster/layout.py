@@ -6,6 +6,7 @@ $XDG_STATE_HOME/flotilla/clusters/NAME/
     image/              the image its nodes boot; discovery.json: the discovery service's memory
     timeline.jsonl      what was done to it
     node-1/             state.img (sparse), cidata.iso, user-data, console.log, qemu.log
+    .../*.log.1         the end of a log that became too long (logs.py)
 $XDG_RUNTIME_DIR/flotilla/NAME-HASH/
     control, net-1, qmp-1 ...   sockets, whose paths the kernel limits to 107 bytes: hence apart, and short
 """
@@ -67,6 +68,11 @@ class Layout:
         return self.state / "supervisor.log"
 
     @property
+    def services_log(self) -> Path:
+        """What the QEMU behind the services said."""
+        return self.state / "services.log"
+
+    @property
     def lock(self) -> Path:
         """Held by the command that changes the cluster; beside its folder, since it outlives that."""
         return self.state.parent / f".{self.state.name}.lock"
@@ -104,6 +110,10 @@ class Layout:
     def node(self, number: int) -> Path:
         """The folder of node ``number``."""
         return self.state / f"node-{number}"
+
+    def node_logs(self, number: int) -> tuple[Path, ...]:
+        """What node ``number`` wrote to its console, and what its QEMU said."""
+        return self.node(number) / "console.log", self.node(number) / "qemu.log"
 
     def net_socket(self, number: int) -> Path:
         """The switch's socket for node ``number``."""

@@ -197,7 +197,10 @@ class Node:
 
     @property
     def console_log(self) -> Path:
-        """All that the node has written to its serial console since its machine was made; there is none before its first start."""
+        """What the node has written to its serial console since its machine was made; there is none before its first start.
+
+        Of more than :data:`cluster.logs.BYTES_MAX` the last part is in ``console.log.1`` beside it, and the rest gone.
+        """
         return self.folder / "console.log"
 
     def console_tail(self, lines: int = 20) -> str:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster import qmp
+from cluster import logs, qmp
 from cluster.machine import Machine, argv
 from cluster.sparse import copy_sparse
 from terminal import Failure
@@ -114,7 +114,7 @@ class QemuDriver:
         shared = saved is None
         memory = os.open(saved, os.O_RDWR) if saved and saved.exists() else os.memfd_create(machine.name)
         try:
-            with log.open("wb") as said:
+            with logs.fresh(log) as said:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
                     *argv(self._program, machine, memory, shared=shared),

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from builder.sparse import data_ranges
+from cluster import logs
 from cluster.connection_uri import Place
 from cluster.layout import SOCKET_PATH_BYTES_MAX
 from cluster.machine import Machine
@@ -204,7 +205,7 @@ class Remote:
         former = self._consoles.get(number)
         if former is not None and former.returncode is None:
             return
-        with here.open("wb") as file:
+        with logs.fresh(here) as file:
             words = shlex.join(["tail", "-c", "+1", "-F", str(there)])
             self._consoles[number] = await self._spawn(*self._through, self.host, words, stdout=file.fileno())
 

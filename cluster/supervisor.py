@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster import attendance, stall
+from cluster import attendance, logs, stall
 from cluster.control import LINE_BYTES_MAX
 from cluster.description import Description
 from cluster.driver import Driver, Vm
@@ -36,11 +36,14 @@ from cluster.services.services import Services
 from cluster.shell import Lost, Shell
 from cluster.sparse import copy_file
 from cluster.timeline import Timeline
+from cluster.utterance import printable
 from discovery.server import DiscoveryServer
 from terminal import Failure
 
 REBOOT_DEADLINE_S = 60.0
 """For a node to end and to boot to its root shell, likewise."""
+LINE_CHARS_MAX = 2000
+"""Of the log."""
 POWERDOWN_DEADLINE_S = 15.0
 """For a node to switch itself off, with hardware; times the accelerator's factor."""
 
@@ -89,8 +92,10 @@ class Supervisor:
             watching = asyncio.create_task(
                 stall.watch(self.guests.values, self.node_faults.has_no_room, self.timeline.record)
             )
+            keeping = asyncio.create_task(logs.watch(self._logs))
             await self._end.wait()
             watching.cancel()
+            keeping.cancel()
             server.close()
         finally:
             for guest in self.guests.values():
@@ -104,6 +109,10 @@ class Supervisor:
             for path in (self.layout.control, self.layout.supervisor, *sockets):
                 path.unlink(missing_ok=True)
             say("ended")
+
+    def _logs(self) -> list[Path]:
+        nodes = [path for number in list(self.guests) for path in self.layout.node_logs(number)]
+        return [self.layout.supervisor_log, self.layout.services_log, self.services.registry.log, *nodes]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -438,9 +447,9 @@ def driver(description: Description, layout: Layout) -> Driver:
 
 
 def say(text: str) -> None:
-    """One line for the log; if there is no room for it, it waits for the next one."""
+    """One line for the log; if there is no room for it, it waits for the next one. Some of it may be a guest's own words."""
     with suppress(OSError):
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(text, LINE_CHARS_MAX), flush=True)
 
 
 def main() -> int:

@@ -31,9 +31,9 @@ def number(value: object) -> float | None:
     return float(value) if abs(value) < SECONDS_MAX else None
 
 
-def printable(text: str) -> str:
+def printable(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
     """``text`` as it can be shown to a person: short, on one line, and no orders to a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text[:TEXT_CHARS_MAX])
+    return "".join(char if char.isprintable() else "?" for char in text[:chars_max])
 
 
 def _base64(value: object) -> str | None:

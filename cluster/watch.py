@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,8 @@ class Watch:
     def _console(self, node: Node) -> list[str]:
         try:
             with (node.folder / "console.log").open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self.consoles.get(node.number, 0):
+                    self.consoles[node.number] = 0  # it became too long, and was cut
                 file.seek(self.consoles.get(node.number, 0))
                 data = file.read()
         except FileNotFoundError:

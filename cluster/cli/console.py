@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import shlex
 import sys
@@ -94,6 +95,8 @@ def _console_log(node: Node, lines: int, *, follow: bool) -> int:
         if not node.console_log.exists():
             continue
         with node.console_log.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < position:  # it became too long, and was cut
+                position = 0
             file.seek(position)
             *whole, rest = (rest + file.read()).split(b"\n")
             position = file.tell()

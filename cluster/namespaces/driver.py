@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cluster import logs
 from cluster.description import Description
 from cluster.layout import Layout
 from cluster.machine import DISCOVERY_PORT, HOST_ADDRESS, SHELL_PORT, Machine, cluster_mac, kernel_arguments
@@ -170,7 +171,7 @@ class NamespaceVm:
         file.write_text(json.dumps(dataclasses.asdict(self._described())))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with theirs, self._log.open("wb") as said:
+            with theirs, logs.fresh(self._log) as said:
                 self._keeper = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
                     *(sys.executable, "-I", "-S", str(SCRIPT), str(file), str(theirs.fileno())),

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
+from cluster import logs
+
 PIECE_BYTES = 1 << 16
 
 
@@ -42,7 +44,9 @@ class Console:
     def __init__(self, terminal: Terminal, log: Path) -> None:
         """Raises OSError if ``log`` cannot be opened."""
         self._ours = terminal.ours
+        self._path = log
         self._log: IO[bytes] = log.open("ab", buffering=0)
+        self._bytes = self._log.tell()
         asyncio.get_running_loop().add_reader(self._ours, self._read)
 
     def close(self) -> None:
@@ -60,6 +64,11 @@ class Console:
             return False
         with suppress(OSError):  # this computer has no room for it
             self._log.write(data)
+        # Not left to who looks from time to time: a terminal is a thousand times as fast as a serial port.
+        self._bytes += len(data)
+        if self._bytes > logs.BYTES_MAX:
+            logs.roll(self._path)
+            self._bytes = 0
         return True
 
 

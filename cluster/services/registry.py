@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from cluster import logs
 from cluster.services.stack import LEASH
 from terminal import Failure
 
@@ -69,6 +70,11 @@ class Registry:
         self._starting = asyncio.Lock()
 
     @property
+    def log(self) -> Path:
+        """What it said."""
+        return self.folder / "log"
+
+    @property
     def used(self) -> bool:
         """Whether anything was ever pushed."""
         return self.folder.exists()
@@ -82,11 +88,11 @@ class Registry:
     async def _start(self, program: Path) -> None:
         self.folder.mkdir(exist_ok=True)
         self._socket.unlink(missing_ok=True)
-        settings, log_path = self.folder / "config.yml", self.folder / "log"
+        settings, log_path = self.folder / "config.yml", self.log
         settings.write_text(configuration(self.folder / "data", self._socket) + "\n")
         settings.chmod(0o600)
         try:
-            with log_path.open("wb") as log:
+            with logs.fresh(log_path) as log:
                 self.process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(program), "serve", str(settings)),
                     stdin=asyncio.subprocess.DEVNULL,

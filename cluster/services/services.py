@@ -57,7 +57,7 @@ class Services:
         self._stack = Stack(
             Path(description.qemu),
             layout.runtime / "stack",
-            layout.state / "services.log",
+            layout.services_log,
             self._doors(),
             mac=self._host.mac,
             apart={node.address: METADATA for node in EVERY_NODE},

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import logs
 from cluster.machine import NETWORK
 from cluster.services import packet
 from cluster.services.addresses import packed
@@ -148,7 +149,7 @@ class Stack:
     async def _run(self) -> None:
         process: asyncio.subprocess.Process | None = None
         try:
-            with self._log.open("wb") as log:
+            with logs.fresh(self._log) as log:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
                     *argv(self._qemu, self._wire, self._doors),
