@@ -24,6 +24,9 @@ DATASOURCES = ("nocloud", "ec2", "openstack")
 EMULATED_CACHE_MIB = 256
 """Translated code kept per emulated node. QEMU's default is an eighth of all memory, each."""
 
+SANDBOX = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
+"""System calls that QEMU needs not are forbidden to it (seccomp), and so are new privileges to whatever it starts. One thing it does start: what
+carries a connection of ``guestfwd``, in a session of its own (setsid(2), which QEMU counts among the ways to elevate privileges)."""
 
 MACHINES = {"amd64": ("-M", "q35", "-cpu", "max"), "arm64": ("-M", "virt", "-cpu", "max,pauth-impdef=on")}
 """Board and processor by architecture. ARM's own algorithm to sign pointers costs an emulator a third of its time, any other one nothing."""
@@ -81,7 +84,7 @@ def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> l
     return [
         str(qemu),
         *("-name", f"{machine.name},debug-threads=on"),
-        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-sandbox", SANDBOX),
         *_board(machine),
         *("-accel", accelerator, "-smp", "1", "-m", str(machine.memory_mib)),
         *("-object", json.dumps(_memory(machine, memory, shared=shared))),

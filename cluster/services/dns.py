@@ -72,7 +72,7 @@ class NameServer:
             return None
         asked = query.question[0]
         reply = dns.message.make_response(query)
-        behind = HEADER_BYTES + len(asked.name.to_wire()) + 4
+        behind = HEADER_BYTES + len(asked.name.to_digestable()) + 4
         if question[behind : behind + len(_OPTIONS)] == _OPTIONS:
             reply.use_edns(0, payload=UDP_BYTES_MAX)
         self._answer(asked, reply)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import logs
-from cluster.machine import NETWORK
+from cluster.machine import NETWORK, SANDBOX
 from cluster.services import packet
 from cluster.services.addresses import packed
 from cluster.services.packet import Arp, Frame, Ipv4
@@ -71,7 +71,18 @@ def argv(qemu: Path, wire: Path, doors: Sequence[Door]) -> list[str]:
     stream = {"type": "stream", "id": "wire", "server": False, "addr": {"type": "unix", "path": str(wire)}}
     hubs = [{"type": "hubport", "id": f"hub-{end}", "hubid": 0, "netdev": end} for end in ("user", "wire")]
     networks = [word for net in (user, stream, *hubs) for word in ("-netdev", json.dumps(net))]
-    return [str(qemu), "-M", "none", "-nodefaults", "-no-user-config", "-display", "none", *networks]
+    return [
+        str(qemu),
+        "-M",
+        "none",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-sandbox",
+        SANDBOX,
+        *networks,
+    ]
 
 
 class Stack:

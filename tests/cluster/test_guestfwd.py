@@ -19,7 +19,7 @@ import pytest
 
 from cluster import description, qemu
 from cluster.libvirt_connection import emulator
-from cluster.machine import DISCOVERY_PORT, HOST_ADDRESS, Machine, argv
+from cluster.machine import DISCOVERY_PORT, HOST_ADDRESS, SANDBOX, Machine, argv
 from tests.ports import free_ports
 
 GUEST_MAC = bytes.fromhex("5254004d0001")
@@ -159,7 +159,7 @@ def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Itera
         by_libvirt = request.param == "by libvirt"
         command = [
             str(emulator(program) if by_libvirt else program),
-            *(LIBVIRTS_SANDBOX if by_libvirt else ()),
+            *(LIBVIRTS_SANDBOX if by_libvirt else ("-sandbox", SANDBOX)),
             "-nodefaults",
             "-display",
             "none",

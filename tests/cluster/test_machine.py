@@ -30,6 +30,7 @@ GOLDEN = """\
 -nodefaults
 -no-user-config
 -display none
+-sandbox on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny
 -M q35,memory-backend=ram
 -cpu max
 -accel tcg,tb-size=256

@@ -216,3 +216,10 @@ def test_commands(
     assert main() == code
     told = capsys.readouterr()
     assert said in (told.err if code else told.out)
+
+
+def test_a_machine_is_in_a_sandbox(cluster: Cluster) -> None:
+    """Linux tells (proc(5)): a filter of system calls is on, and what the process starts gets no privileges that it has not."""
+    cluster.nodes[0].start()
+    status = Path(f"/proc/{processes(cluster.layout)[1].pid}/status").read_text().splitlines()
+    assert {"Seccomp:\t2", "NoNewPrivs:\t1"} <= set(status)

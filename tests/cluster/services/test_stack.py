@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from cluster.machine import SANDBOX
 from cluster.services.stack import Door, alias, argv, slirp_mac
 
 
@@ -10,8 +11,9 @@ def test_the_command_line() -> None:
     doors = [Door("10.77.0.1", 8080, ("python", "a b.py", "/run/files")), Door(alias("10.77.0.12"), 80, ("true",))]
     words = argv(Path("/usr/bin/qemu"), Path("/run/it's"), doors)
     assert words[:7] == ["/usr/bin/qemu", "-M", "none", "-nodefaults", "-no-user-config", "-display", "none"]
-    user, wire, *hubs = (json.loads(word) for word in words[8::2])
-    assert set(words[7::2]) == {"-netdev"}
+    assert words[7:9] == ["-sandbox", SANDBOX]
+    user, wire, *hubs = (json.loads(word) for word in words[10::2])
+    assert set(words[9::2]) == {"-netdev"}
     assert user["restrict"] is True
     assert user["guestfwd"] == [
         {"str": "tcp:10.77.0.1:8080-cmd:python 'a b.py' /run/files"},
