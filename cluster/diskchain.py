@@ -85,11 +85,14 @@ class DiskChain:
             await self.vm.resume()  # it tries again what had failed; if that still fails, it stands still again
 
     async def _find(self) -> None:
-        for entry in await self.vm.monitor("query-block"):
-            device = entry.get("qdev")
-            if device and await self.vm.monitor("qom-get", path=device, property="serial") == SERIAL:
-                self._device, self._base = device, entry["inserted"]["node-name"]
-                return
+        found = await self.vm.monitor("query-block")
+        for entry in found if isinstance(found, list) else ():
+            match entry:
+                case {"qdev": str(device), "inserted": {"node-name": str(base)}} if (
+                    await self.vm.monitor("qom-get", path=device, property="serial") == SERIAL
+                ):
+                    self._device, self._base = device, base
+                    return
         raise Failure("the machine has no state disk", hint="it is the one with the serial number 'state'")
 
     async def _remove(self, filters: Sequence[Filter]) -> None:

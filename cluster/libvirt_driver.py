@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster import connection_uri, libvirt_connection
+from cluster import connection_uri, libvirt_connection, qmp
 from cluster.connection_uri import Place
 from cluster.description import Description
 from cluster.domain import domain_xml
@@ -27,6 +27,7 @@ from cluster.layout import Layout
 from cluster.machine import Machine
 from cluster.process import Process
 from cluster.remote import Remote
+from guest.lines import decode
 from terminal import Failure
 
 T = TypeVar("T")
@@ -101,10 +102,7 @@ class LibvirtVm:
 
         line = json.dumps({"execute": command, "arguments": arguments})
         said = await self._call(f"ask QEMU {command} for", libvirt_qemu.qemuMonitorCommand, self._domain, line, 0)
-        answer = json.loads(said)
-        if "error" in answer:
-            raise Failure(f"QEMU refuses {command}: {answer['error'].get('desc', '')}")
-        return answer["return"]
+        return qmp.result(decode(said.encode()) or {}, command)
 
     async def _call(self, what: str, function: Callable[..., T], *arguments: Any) -> T:
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from cluster import logs, qmp
 from cluster.machine import Machine, argv
 from cluster.sparse import copy_sparse
+from cluster.utterance import printable
 from terminal import Failure
 
 LEASH = Path(__file__).with_name("leash.py")
@@ -64,7 +65,7 @@ class QemuVm:
 
     async def is_stalled(self) -> bool:
         """What QEMU makes of a write without room, ``werror=enospc`` being its default."""
-        return bool((await self.monitor("query-status")).get("status") == "io-error")
+        return qmp.status(await self.monitor("query-status")) == "io-error"
 
     async def save(self, folder: Path) -> None:
         """Devices by migration into a file, memory by copying what is not zero."""
@@ -79,9 +80,9 @@ class QemuVm:
     async def migrated(self) -> None:
         """Wait until a migration has ended well. Raises :class:`Failure`."""
         deadline = time.monotonic() + MIGRATION_DEADLINE_S
-        while (found := await self.monitor("query-migrate")).get("status") != "completed":
-            if found.get("status") == "failed" or time.monotonic() > deadline:
-                raise Failure(f"QEMU did not move the machine: {found.get('error-desc', found.get('status'))}")
+        while (status := qmp.status(found := await self.monitor("query-migrate"))) != "completed":
+            if status == "failed" or time.monotonic() > deadline:
+                raise Failure(f"QEMU did not move the machine: {printable(str(found))}")
             await asyncio.sleep(0.01)
 
     async def _close_memory(self) -> None:

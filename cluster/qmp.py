@@ -1,4 +1,7 @@
-"""QEMU's monitor: JSON lines over a unix socket (QEMU ``docs/interop/qmp-spec``), one command per connection."""
+"""QEMU's monitor: JSON lines over a unix socket (QEMU ``docs/interop/qmp-spec``), one command per connection.
+
+A QEMU that its guest has taken over may say anything: it is taken as an answer, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.utterance import printable
+from guest.lines import Message, decode
 from terminal import Failure
 
 LINE_BYTES_MAX = 1 << 20
@@ -41,9 +46,27 @@ async def _ask(
     writer.write(json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\n")
     await writer.drain()
     while line := await reader.readline():
-        answer = json.loads(line)
-        if "return" in answer:
-            return answer["return"]
-        if "error" in answer:
-            raise Failure(f"QEMU refuses {command}: {answer['error'].get('desc', '')}")
+        answer = decode(line) or {}
+        if "return" in answer or "error" in answer:
+            return result(answer, command)
     raise ConnectionResetError("QEMU hung up")
+
+
+def result(answer: Message, command: str) -> Any:
+    """What an answer to ``command`` returns. Raises :class:`Failure` if it is a refusal, or no answer."""
+    match answer:
+        case {"return": value}:
+            return value
+        case {"error": {"desc": str(why)}}:
+            raise Failure(f"QEMU refuses {command}: {printable(why)}")
+        case _:
+            raise Failure(f"QEMU refuses {command}, and does not say why")
+
+
+def status(value: object) -> str | None:
+    """The ``status`` in what query-status and query-migrate return."""
+    match value:
+        case {"status": str(found)}:
+            return found
+        case _:
+            return None
