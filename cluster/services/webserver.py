@@ -13,6 +13,8 @@ from typing import Any
 
 REQUEST_DEADLINE_S = 30
 """For a client to say something; threads of silent ones end."""
+CONNECTIONS_MAX = 128
+"""At a time, each with a thread; who comes then is hung up on."""
 _PROXY = re.compile(rb"PROXY TCP4 ([0-9.]{7,15}) [0-9.]+ [0-9]+ [0-9]+\r\n")
 
 
@@ -56,6 +58,7 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         path.unlink(missing_ok=True)
         self.say = say
         self._path = path
+        self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
         super().__init__(str(path), handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name=path.name, daemon=True)
         self._thread.start()
@@ -66,6 +69,20 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self._thread.join()
         self.server_close()
         self._path.unlink(missing_ok=True)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own, if there is room for one."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """That thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away in the middle is not worth a traceback; anything else is."""

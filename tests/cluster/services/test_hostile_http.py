@@ -1,0 +1,132 @@
+"""Any bytes of a guest to a server of ours over TCP: none is an error of ours, none starts more than there is room for."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster import forward
+from cluster.description import FORWARD
+from cluster.layout import Layout, make_private
+from cluster.services import files, metadata
+from cluster.services.metadata import Metadata
+from cluster.services.webserver import CONNECTIONS_MAX, Handler, WebServer
+from tests.cluster.services.test_metadata import TOKEN, TTL, find
+from tests.eventually import eventually
+
+PROXY = b"PROXY TCP4 10.77.0.11 0.0.0.0 0 0\r\n"
+PATHS = [
+    "/",
+    "/latest/api/token",
+    "/latest/user-data",
+    "/openstack/latest/",
+    "/a/../b",
+    "/%00",
+    "/%ed%a0%80",
+    "/%ff",
+    "//x",
+    "*",
+    "/" + "a" * 5000,
+    "http://h/",
+]
+
+
+class Strict(WebServer):
+    """Remembers what went wrong that is not the client's going away."""
+
+    def __init__(self, path: Path, handler: Callable[..., Handler]) -> None:
+        self.wrong: list[BaseException] = []
+        super().__init__(path, handler, lambda _: None)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError):
+            self.wrong.append(error)
+
+
+@pytest.fixture(params=["metadata", "files"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Strict]:
+    runtime = Layout.of("web").runtime
+    make_private(runtime)
+    handler = metadata.handler(Metadata(find, b"secret")) if request.param == "metadata" else files.handler(tmp_path)
+    server = Strict(runtime / "web", handler)
+    yield server
+    server.stop()
+
+
+texts = st.binary(max_size=30).map(lambda data: data.replace(b"\n", b""))
+requests = st.builds(
+    lambda method, path, version, headers, rest: b" ".join([method, path, version]) + b"\r\n" + b"".join(headers) + b"\r\n" + rest,
+    st.sampled_from([b"GET", b"HEAD", b"PUT", b"POST"]) | texts,
+    st.sampled_from([path.encode() for path in PATHS]) | texts,
+    st.sampled_from([b"HTTP/1.0", b"HTTP/1.1", b"HTTP/9", b"HTTP/1." + b"9" * 5000]) | texts,
+    st.lists(st.builds(lambda name, value: name.encode() + b": " + value + b"\r\n", st.sampled_from([TOKEN, TTL, "Content-Length", "If-Modified-Since", "Expect", "x"]), texts | st.sampled_from([b"60", b"9" * 5000, b"100-continue"])), max_size=4),
+    st.binary(max_size=40),
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.booleans(), st.lists(requests | st.binary(max_size=200), max_size=3))
+def test_any_bytes_are_a_request_or_not(server: Strict, named: bool, said: list[bytes]) -> None:
+    with socket.socket(socket.AF_UNIX) as line, suppress(ConnectionError):
+        line.settimeout(60)
+        line.connect(str(server.server_address))
+        line.sendall(PROXY * named + b"".join(said))
+        line.shutdown(socket.SHUT_WR)
+        while line.recv(1 << 16):
+            pass
+    assert server.wrong == []
+
+
+def test_a_flood_of_connections_has_so_many_threads_and_no_more(server: Strict) -> None:
+    """All are silent. The first who hangs up makes room for another."""
+    with ExitStack() as stack:
+        lines = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(CONNECTIONS_MAX + 50)]
+        for line in lines:
+            line.connect(str(server.server_address))
+            line.settimeout(60)
+        for line in lines[CONNECTIONS_MAX:]:
+            assert line.recv(1) == b""
+        lines[0].close()
+
+        def is_served() -> bool:
+            with socket.socket(socket.AF_UNIX) as line, suppress(ConnectionError):
+                line.settimeout(60)
+                line.connect(str(server.server_address))
+                line.sendall(PROXY + b"GET /openstack HTTP/1.0\r\n\r\n")
+                return line.recv(100).startswith(b"HTTP/")
+            return False
+
+        eventually(is_served)
+
+
+@pytest.mark.parametrize("others", [forward.CONNECTIONS_MAX - 2, forward.CONNECTIONS_MAX])
+def test_a_qemu_carries_so_many_connections_and_no_more(others: int) -> None:
+    """A shell in place of QEMU has the other children."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        port = str(listener.getsockname()[1])
+        script = f'for i in $(seq {others}); do sleep 600 & done; "$@" </dev/null; code=$?; kill $(jobs -p); exit $code'
+        # Standard input is the connection to the guest: a socket, of which this is the other end.
+        ours, guest = socket.socketpair()
+        with ours, guest:
+            words = [sys.executable, "-I", "-S", str(FORWARD), "127.0.0.1", port]
+            command = ["bash", "-c", script.replace("</dev/null", "<&0"), "bash", *words]
+            with subprocess.Popen(command, stdin=guest, start_new_session=True) as shell:
+                guest.close()
+                if others < forward.CONNECTIONS_MAX:
+                    service, _ = listener.accept()
+                    with service:
+                        ours.sendall(b"hello")
+                        assert service.recv(5) == b"hello"
+                        ours.shutdown(socket.SHUT_WR)
+                    assert shell.wait(60) == 0
+                else:
+                    assert shell.wait(60) == 1
