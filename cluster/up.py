@@ -104,14 +104,14 @@ def _validate_ttl(text: str) -> None:
 
 
 def require_archive(path: Path) -> None:
-    """Raise :class:`Failure` unless ``path`` is a tar file, packed or not, as a docker-archive is."""
+    """Raise :class:`Failure` if ``path`` cannot be read, :class:`UsageFailure` unless it is a tar file, packed or not, as a docker-archive is."""
     hint = "'osbuild container' makes a docker-archive, 'docker save' too"
     try:
         if tarfile.is_tarfile(path):
             return
     except OSError as error:
         raise Failure(error.strerror or "cannot be read", where=str(path), hint=hint) from None
-    raise Failure("this is no docker-archive: not a tar file", where=str(path), hint=hint)
+    raise UsageFailure("this is no docker-archive: not a tar file", where=str(path), hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

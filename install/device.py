@@ -14,7 +14,7 @@ from typing import Final
 
 from install.gpt import SECTOR
 from install.layout import MIB
-from terminal import Failure
+from terminal import Failure, UsageFailure
 
 WIPEFS: Final = "/usr/sbin/wipefs"
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -64,17 +64,17 @@ def check(device: Device, needed: int, *, force: bool) -> None:
 
 
 def inspect(path: Path, system: Path = Path("/")) -> Device:
-    """Look at the disk ``path``. Raises Failure unless it is a whole disk that can be read."""
+    """Look at the disk ``path``. Raises Failure if it is not there or cannot be read, UsageFailure if it is no whole disk."""
     path = path.resolve()
     try:
         status = path.stat()
     except OSError as error:
         raise Failure(error.strerror or "is not there", where=str(path), hint="'lsblk' lists the disks") from None
     if not stat.S_ISBLK(status.st_mode):
-        raise Failure("is no disk", where=str(path), hint="such as /dev/sda; 'lsblk' lists them")
+        raise UsageFailure("is no disk", where=str(path), hint="such as /dev/sda; 'lsblk' lists them")
     folder = (system / f"sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}").resolve()
     if (folder / "partition").exists():
-        raise Failure(
+        raise UsageFailure(
             "is a partition; a node takes a whole disk", where=str(path), hint=f"the disk is /dev/{folder.parent.name}"
         )
     parts = sorted(entry.parent for entry in folder.glob("*/partition"))

@@ -32,10 +32,7 @@ def test_a_number_of_nodes_that_cannot_be_is_wrong_usage(
         (["3", "--agent-ttl", "soon"], "--agent-ttl 'soon' is no duration"),
         (["3", "--agent-ttl", "1ms"], "--agent-ttl 1ms: from 1s to 24h"),
         (["3", "--agent-ttl", "25h"], "--agent-ttl 25h: from 1s to 24h"),
-        (["3", "--load-image", "/nowhere.tar"], "/nowhere.tar: No such file or directory"),
-        (["3", "--load-image", "/"], "/: Is a directory"),
         (["3", "--load-image", __file__], "test_refusals.py: this is no docker-archive: not a tar file"),
-        (["3", "--user-data", "/nowhere.j2"], "--user-data /nowhere.j2: no such file"),
         (["3", "--ssh-port", "80"], "--ssh-port 80: ports go from 1024"),
         (["3", "--ssh-port", "65534"], "and 3 in a row are needed"),
     ],
@@ -44,6 +41,22 @@ def test_options_that_cannot_be_meant(
     home: Path, standin: Path, image: Path, argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(main_up, *argv, "--image", str(image)) == 2
+    assert says in capsys.readouterr().err
+    assert nothing_is_left(home)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["3", "--load-image", "/nowhere.tar"], "/nowhere.tar: No such file or directory"),
+        (["3", "--load-image", "/"], "/: Is a directory"),
+        (["3", "--user-data", "/nowhere.j2"], "--user-data /nowhere.j2: no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_read(
+    home: Path, standin: Path, image: Path, argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(main_up, *argv, "--image", str(image)) == 1
     assert says in capsys.readouterr().err
     assert nothing_is_left(home)
 

@@ -12,7 +12,7 @@ import pytest
 from builder.tools import Tools
 from install import device
 from install.device import Device
-from terminal import Failure
+from terminal import Failure, UsageFailure
 
 DISK = Device(Path("/dev/vda"), 8 << 30, 512)
 
@@ -94,7 +94,7 @@ def test_nothing_said_is_nothing_found() -> None:
 
 @pytest.mark.parametrize("path", ["/dev/null", "/etc/passwd", "/"])
 def test_only_a_disk_is_a_disk(path: str) -> None:
-    with pytest.raises(Failure, match="is no disk"):
+    with pytest.raises(UsageFailure, match="is no disk"):
         device.inspect(Path(path))
 
 
