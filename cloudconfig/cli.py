@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from terminal import Failure, UsageFailure, command
+from terminal import Failure, Parser, UsageFailure, command
 
 NODE_CODE = "/usr/lib/flotilla"  # where an image has this very code
 
@@ -69,15 +69,12 @@ def run(arguments: Sequence[str]) -> int:
     return int(options.run(options))
 
 
-def new_parser() -> argparse.ArgumentParser:
+def new_parser() -> Parser:
     """What the command takes."""
-    shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="cloudconfig", description="Check, render and apply user-data.", epilog=_EPILOG, formatter_class=shape
-    )
+    parser = Parser(prog="cloudconfig", description="Check, render and apply user-data.", epilog=_EPILOG)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    sub = commands.add_parser("validate", help="check user-data", epilog=_VALIDATE, formatter_class=shape)
+    sub = commands.add_parser("validate", help="check user-data", epilog=_VALIDATE)
     sub.add_argument("file", metavar="FILE", help="user-data; - is standard input")
     sub.add_argument("--strict", action="store_true", help="warnings are errors")
     sub.add_argument("--json", action="store_true", help="findings as JSON on standard output")
@@ -91,14 +88,14 @@ def new_parser() -> argparse.ArgumentParser:
     )
     sub.set_defaults(run=_validate)
 
-    sub = commands.add_parser("facts", help="what an image has", epilog=_FACTS, formatter_class=shape)
+    sub = commands.add_parser("facts", help="what an image has", epilog=_FACTS)
     sub.add_argument("folder", metavar="DIR", help="what 'osbuild image' made")
     sub.set_defaults(run=_facts)
 
-    sub = commands.add_parser("schema", help="the JSON schema of user-data", epilog=_SCHEMA, formatter_class=shape)
+    sub = commands.add_parser("schema", help="the JSON schema of user-data", epilog=_SCHEMA)
     sub.set_defaults(run=_schema)
 
-    sub = commands.add_parser("render", help="template + variables -> user-data", epilog=_RENDER, formatter_class=shape)
+    sub = commands.add_parser("render", help="template + variables -> user-data", epilog=_RENDER)
     sub.add_argument("template", metavar="TEMPLATE", help="a jinja2 file; 'default' is the one of `cluster up`")
     sub.add_argument(
         "--vars", metavar="FILE", action="append", default=[], help="YAML or JSON with variables; repeatable"
@@ -110,7 +107,7 @@ def new_parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", metavar="OUT", help="write to OUT (mode 0600) instead of standard output")
     sub.set_defaults(run=_render)
 
-    sub = commands.add_parser("apply", help="on a node: do it", epilog=_APPLY, formatter_class=shape)
+    sub = commands.add_parser("apply", help="on a node: do it", epilog=_APPLY)
     sub.add_argument(
         "--datasource",
         metavar="NAME",
@@ -123,9 +120,7 @@ def new_parser() -> argparse.ArgumentParser:
     )
     sub.set_defaults(run=_apply)
 
-    sub = commands.add_parser(
-        "status", help="on a node: how the last apply went", epilog=_STATUS, formatter_class=shape
-    )
+    sub = commands.add_parser("status", help="on a node: how the last apply went", epilog=_STATUS)
     sub.add_argument("--wait", action="store_true", help="until it has ended")
     sub.add_argument("--timeout", metavar="S", type=float, default=300.0, help="seconds to wait (default 300)")
     sub.add_argument("--json", action="store_true", help="the status file on standard output")

@@ -92,6 +92,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 PARSERS = [
     *parsers(builder.cli.new_parser()),
+    *parsers(cloudconfig.cli.new_parser()),
     *parsers(discovery.cli.new_parser()),
     *parsers(fleet.ctl.cli.whole_parser()),
     fleet.ctl.cli._parser(),
