@@ -31,7 +31,7 @@ OTHER_BYTES = 1 << 12
 """What a message without output counts: few of those are ever sent. (Names of units that failed may be eight times as much.)"""
 INPUT_BYTES = 1 << 14
 """Of input in one message."""
-OUTPUT_BYTES_MAX = 1 << 20
+OUTPUT_BYTES_MAX = 1 << 24
 """Of a command of the supervisor's own, all of which it holds."""
 UNSENT_BYTES_MAX = 1 << 18
 """What may wait for a guest that takes nothing: several times what sessions leave there, before a reset waits in vain."""

@@ -199,7 +199,7 @@ def test_status_says_where_the_services_are(cluster: Cluster) -> None:
     [
         (["fault", "time", "-3600"], 0, "time server -3600 s"),
         (["fault", "time", "nan"], 2, "not a time to be wrong by"),
-        (["push", "/nonexistent"], 2, "there is no such file or folder"),
+        (["push", "/nonexistent"], 1, "there is no such file or folder"),
         (["push", "/etc/hostname"], 1, "this is no container image"),
         (["status"], 0, "registry registry:5000"),
     ],
