@@ -191,7 +191,7 @@ def read_volume(device: Path) -> Seed:
             found = iso.label(volume)
             if found.lower() != LABEL:
                 raise Failure(f"the volume's label is {found!r}, not {LABEL}", where=str(device))
-            files = iso.read(volume, ("user-data", "meta-data", "vendor-data"))
+            files = iso.read(volume, ("user-data", "meta-data", "network-config", "vendor-data"))
     except iso.IsoError as error:
         raise Failure("the seed volume cannot be read", where=str(device)) from error
     except OSError as error:

@@ -93,6 +93,12 @@ def test_many_records_of_one_large_extent_cost_what_is_read() -> None:
         iso.read(io.BytesIO(bytes(volume)), ("f1",))
 
 
+def test_network_config_is_read_from_a_volume(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(seed.volume({"user-data": USER_DATA, "meta-data": META_DATA, "network-config": b"version: 2\n"}))
+    assert datasource.read_volume(path).network == b"version: 2\n"
+
+
 def test_vendor_data_is_reported_as_not_read(tmp_path: Path) -> None:
     path = tmp_path / "seed.iso"
     for content, notes in ((b"#cloud-config\n", 1), (b" \n", 0)):
