@@ -85,9 +85,9 @@ LINES = {
 def test_a_mebibyte_of_lines_is_read_in_no_time(piece: bytes) -> None:
     data = (piece * (INPUT_BYTES // len(piece) + 1))[:INPUT_BYTES]
 
-    def read() -> None:
+    def read(size: int) -> None:
         lines = Lines()
-        for begin in range(0, len(data), 1 << 16):
+        for begin in range(0, size, 1 << 16):
             for message in lines.feed(data[begin : begin + (1 << 16)]):
                 kept(message)
 

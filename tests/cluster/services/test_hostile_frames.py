@@ -21,7 +21,7 @@ from cluster.services.host import Caller, Host
 from cluster.services.ntp import TimeServer
 from cluster.services.packet import Arp, Datagram, Frame, Ipv4
 from cluster.services.stack import WAITING_MAX, Stack
-from tests.budget import INPUT_BYTES, assert_cheap
+from tests.budget import assert_cheap
 
 MAC, NODE = b"\x52\x54\0\x43\0\0", Neighbour(1)
 NODES = [NODE, Neighbour(2)]
@@ -128,10 +128,9 @@ PIECES = {
 def test_a_mebibyte_of_questions_costs_little(server: Callable[[Caller, bytes], bytes | None], piece: bytes) -> None:
     """In one, larger than any frame, and in as many as there may be."""
     head = {TIME: TIME_QUESTION, NAMES: NAME_QUESTION[:12], ADDRESSES: ADDRESS_QUESTION[:240]}[server]
-    whole = head + piece * (INPUT_BYTES // len(piece))
-    assert_cheap(lambda: server(CALLER, whole))
+    assert_cheap(lambda size: server(CALLER, head + piece * (size // len(piece))))
     large = head + piece * (FRAME_BYTES_MAX // len(piece))
-    assert_cheap(lambda: [server(CALLER, large) for _ in range(INPUT_BYTES // FRAME_BYTES_MAX)])
+    assert_cheap(lambda size: [server(CALLER, large) for _ in range(size // FRAME_BYTES_MAX)])
 
 
 def test_edns_is_answered_as_it_was_asked() -> None:
