@@ -35,7 +35,8 @@ socket.create_connection((sys.argv[1], 9000)).sendall(bytes(1 << 18))
 def pings(node: Node, to: Node | str, count: int = PINGS) -> list[float]:
     """Round trips in milliseconds of the pings that were answered within two seconds; a doubled answer is there twice."""
     address = to if isinstance(to, str) else to.address
-    said = node.root(f"busybox ping -c {count} -i {INTERVAL_S} -W 2 {address}").out
+    # It waits twice the longest round trip for the last answer, and a changed frame may tell it of one that took ten minutes.
+    said = node.root(f"timeout -s INT 15 busybox ping -c {count} -i {INTERVAL_S} -W 2 {address}").out
     return [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
 
 
