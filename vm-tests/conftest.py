@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +20,12 @@ import pytest
 
 from builder import data
 from builder.build import Settings, build_container, build_image
-from cluster.cluster import Cluster
+from cluster.cluster import Cluster, changing
+from cluster.layout import Layout
 from cluster.namespaces import requirements
 from cluster.pytest import lab_of
 from cluster.restore import up_cached
-from cluster.up import Options
+from cluster.up import Options, built, prepare
 from terminal import Phases
 
 NAME: Final = "vm-tests"
@@ -168,6 +169,15 @@ def fresh(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Clust
     """The same for one test alone, which may break what it likes."""
     with lab_of(request.config).using(request.node) as factory:
         yield factory.make(cold=False, size=3, load=[redis_archive], agent_ttl=f"{TTL_S}s")
+
+
+def prepared(options: Options) -> Cluster:
+    """A cluster of ``options`` whose nodes are off, to be given seeds of their own; other commands take it for one that came up, and let it be."""
+    phases = Phases(sys.__stderr__)
+    with changing(Layout.of(options.name)):
+        cluster = prepare(built(options, phases), phases)
+        replace(cluster.description, ready=True).save(cluster.layout.description)
+    return cluster
 
 
 def remove(name: str = NAME) -> None:

@@ -6,7 +6,6 @@ Four nodes that are no cluster, each with user-data of another kind, booted toge
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -14,10 +13,10 @@ import pytest
 
 from cloudconfig import seed
 from cluster.node import Node
-from cluster.up import Options, built, prepare
-from terminal import Failure, Phases
+from cluster.up import Options
+from terminal import Failure
 
-from .conftest import remove, until
+from .conftest import prepared, remove, until
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]
 
@@ -91,9 +90,8 @@ SETTLED_S = 300
 def nodes() -> Iterator[list[Node]]:
     """basic, script, multipart, broken."""
     remove(NAME)
-    phases = Phases(sys.__stderr__)
     try:
-        cluster = prepare(built(Options(size=4, name=NAME, memory_mib=768), phases), phases)
+        cluster = prepared(Options(size=4, name=NAME, memory_mib=768))
         key = cluster.layout.key.with_suffix(".pub").read_text().strip()
         for node, text in zip(cluster.nodes, (BASIC, SCRIPT, MULTIPART, BROKEN), strict=True):
             # Not by the template: what renders it would not let the broken one through.
@@ -148,7 +146,7 @@ def test_user_data_that_is_broken_harms_nothing(nodes: list[Node]) -> None:
     """Nothing of it is applied but the name and the keys, the console and the status say why, and the node is up."""
     broken = nodes[3]
     assert status(broken)["result"] == "degraded"
-    assert "line 7" in json.dumps(status(broken)), "where a bracket is missing"
+    assert "line 6" in json.dumps(status(broken)), "where a bracket is opened that is never closed"
     assert broken.root("hostname").out.strip() == "broken"
     assert broken.root("systemctl is-active sshd.service ssh.service ssh.socket | grep -x active").rc == 0
     assert "ssh-ed25519" in broken.root("cat /home/core/.ssh/authorized_keys").out

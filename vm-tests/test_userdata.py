@@ -7,7 +7,6 @@ swap, the card, and what a reboot changes.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,9 @@ from cloudconfig import finding, seed, validate
 from cluster.machine import cluster_mac
 from cluster.node import Node
 from cluster.pytest import lab_of
-from cluster.up import Options, built, prepare
-from terminal import Phases
+from cluster.up import Options
 
-from .conftest import remove, until
+from .conftest import prepared, remove, until
 from .firmware import MAC, Machine, direct, drive
 
 NAME: Final = "vm-tests-userdata"
@@ -107,10 +105,9 @@ coreos:
 def node(image: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
     """The one with that text, which validates for this image, and with its address in the meta-data."""
     remove(NAME)
-    phases = Phases(sys.__stderr__)
     try:
         options = Options(size=1, name=NAME, image=image, driver=lab_of(request.config).driver(request.node))
-        cluster = prepare(built(options, phases), phases)
+        cluster = prepared(options)
         (node,) = cluster.nodes
         key = cluster.layout.key.with_suffix(".pub").read_text().strip()
         text = WIDE.replace("KEY", key).replace("HASH", HASH).replace("CARD", cluster_mac(node.number))
@@ -343,8 +340,7 @@ def test_network_config_comes_before_our_default(image: Path, tmp_path: Path, ke
     with direct(image, image / "root.img", line, tmp_path, key, devices) as running:
         running.wait_for("net login:")
         said = running.check("networkctl status --no-pager --lines=0 $(basename /sys/class/net/e*)")
-        assert "zz-default" not in said
-        assert "DHCP" not in said
+        assert "Network File: /run/systemd/network/10-netcfg-lan.network" in said
         addresses = running.check("ip -br address; cat /sys/class/net/e*/mtu; ip route; resolvectl --no-pager")
         for word in ("10.0.2.15/24", "fd00:77::15/64", "1400", "default via 10.0.2.2", "10.0.2.3", "example.org"):
             assert word in addresses
