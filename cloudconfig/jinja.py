@@ -97,7 +97,7 @@ def expand(text: str, instance: Mapping[str, object] | None) -> str | None:
         if instance is None:
             return None
         pieces, size = [], 0
-        with _limits():
+        with _time(), _memory():
             for piece in template.generate(instance):
                 size += len(piece)
                 if size > RENDERED_MAX:
@@ -134,26 +134,34 @@ def expand(text: str, instance: Mapping[str, object] | None) -> str | None:
 
 
 @contextmanager
-def _limits() -> Iterator[None]:
-    """Raise ValueError after :data:`CPU_S` (in the main thread, which gets signals), and MemoryError beyond :data:`MEMORY`."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    limit = used + MEMORY if soft == resource.RLIM_INFINITY else min(soft, used + MEMORY)
-    timed = threading.current_thread() is threading.main_thread()
+def _time() -> Iterator[None]:
+    """Raise ValueError after :data:`CPU_S`; in the main thread alone, which is the one that gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def over(_signal: int, _frame: object) -> None:
         raise ValueError(f"it takes more than {CPU_S:g} s of CPU")
 
-    before = signal.signal(signal.SIGVTALRM, over) if timed else None
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    before = signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S, 0.1)  # again, since a C function may swallow the first
     try:
-        if timed:
-            signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S, 0.1)  # again, since a C function may swallow the first
         yield
     finally:
-        if timed:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            signal.signal(signal.SIGVTALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Raise MemoryError beyond :data:`MEMORY`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    limit = used + MEMORY if soft == resource.RLIM_INFINITY else min(soft, used + MEMORY)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 

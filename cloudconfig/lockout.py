@@ -39,10 +39,9 @@ def dangers(config: CloudConfig) -> Iterator[Danger]:
     """What in ``config`` may lock its author out."""
     for unit in config.units:
         yield from _unit(unit)
-    for user in config.users:
-        yield from _user(user)
     passwords = {password.user: password.at for password in config.passwords}
     for user in config.users:
+        yield from _user(user)
         if user.name in passwords and (user.lock_passwd or user.passwd):
             key = "lock_passwd" if user.lock_passwd else "passwd"
             message = f"has no effect: {passwords[user.name]} sets the password of this account, which unlocks it"

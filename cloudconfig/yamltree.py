@@ -25,7 +25,7 @@ NODES_MAX = 20_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-# YAML 1.1, 5.4: what breaks a line, but for "\\n" and "\\r\\n".
+# YAML 1.1, 5.4: what breaks a line, but for "\n" and "\r\n".
 _BREAKS = re.compile("[\x85\u2028\u2029]|\r(?!\n)")
 # YAML 1.1, 5.1: what is no printable character.
 _FOREIGN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -38,10 +38,8 @@ def roll(path: Path, bytes_max: int = BYTES_MAX) -> bool:
         if not stat.S_ISREG(found.st_mode) or found.st_size <= bytes_max:
             return False
         with path.open("r+b") as log:
-            with (
-                suppress(OSError),
-                former(path).open("wb") as kept,
-            ):  # without room for it, there is all the more reason to cut
+            # Without room for what is kept, there is all the more reason to cut.
+            with suppress(OSError), former(path).open("wb") as kept:
                 log.seek(-bytes_max, os.SEEK_END)
                 left = bytes_max
                 while left and (piece := log.read(min(PIECE_BYTES, left))):
@@ -51,6 +49,13 @@ def roll(path: Path, bytes_max: int = BYTES_MAX) -> bool:
     except OSError:  # it is not there, or is another user's
         return False
     return True
+
+
+def resume(log: IO[bytes], position: int) -> int:
+    """Go on reading ``log`` at ``position``, or from its beginning if it was cut since; returns where that is."""
+    if log.seek(0, os.SEEK_END) < position:
+        position = 0
+    return log.seek(position)
 
 
 async def watch(paths: Callable[[], Iterable[Path]]) -> None:

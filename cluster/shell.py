@@ -1,8 +1,8 @@
 """The host's half of a node's root shell: one connection to the port that :mod:`guest.agent` serves, many commands over it.
 
 The supervisor holds one :class:`Shell` a node, from the start of its QEMU to the end. The guest is not trusted: its lines are short or
-dropped, what it sends beyond its window ends the command, and what it says of commands that nobody runs, or in words that nobody knows, is
-not heard.
+dropped, what it sends beyond its window ends the command, and messages about commands that do not run, or with unknown fields, are
+ignored.
 """
 
 from __future__ import annotations

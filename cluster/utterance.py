@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import terminal
 from guest.lines import Message
 from guest.watch import UNITS_MAX
 
@@ -33,7 +34,7 @@ def number(value: object) -> float | None:
 
 def printable(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
     """``text`` as it can be shown to a person: short, on one line, and no orders to a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text[:chars_max])
+    return terminal.printable(text[:chars_max])
 
 
 def _base64(value: object) -> str | None:

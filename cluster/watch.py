@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from cluster import timeline
+from cluster import logs, timeline
 from cluster.cluster import Cluster
 from cluster.node import TERMINAL_SEQUENCE, Node
 from cluster.scan import Finding, merged, scan
@@ -59,13 +58,11 @@ class Watch:
     def _console(self, node: Node) -> list[str]:
         try:
             with (node.folder / "console.log").open("rb") as file:
-                if file.seek(0, os.SEEK_END) < self.consoles.get(node.number, 0):
-                    self.consoles[node.number] = 0  # it became too long, and was cut
-                file.seek(self.consoles.get(node.number, 0))
+                position = logs.resume(file, self.consoles.get(node.number, 0))
                 data = file.read()
         except FileNotFoundError:
             return []
-        self.consoles[node.number] = self.consoles.get(node.number, 0) + len(data)
+        self.consoles[node.number] = position + len(data)
         return TERMINAL_SEQUENCE.sub("", data.decode(errors="replace")).splitlines()
 
     def _journal(self, node: Node) -> list[str]:

@@ -17,7 +17,7 @@ from discovery.registry import Full, Invalid, Registration, Registry
 from terminal import Failure
 
 EMPTY_TTL_S = 3600.0
-"""A token under which nobody has registered ends sooner: making one costs nothing, and all together are few."""
+"""A token without a member ends sooner: a caller makes one at no cost, and the service has room for few."""
 
 KEEP_ALIVE_S = 60.0  # then a watch gets an empty 200, on which etcd asks again
 
@@ -31,7 +31,7 @@ class DiscoveryServer:
 
     ``address`` and ``port`` (0 = any free one) are where it listens; ``state_file`` is what it remembers; ``public_url`` is how machines
     reach it, if that differs (through a forward or a proxy). A token ends ``ttl_s`` seconds after its last change, and within an hour
-    if nobody has registered by then (None: never).
+    if it has no member by then (None: never).
     """
 
     def __init__(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import re
 import shlex
 import sys
@@ -12,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from cluster import console
+from cluster import console, logs
 from cluster.cli.verbs import Verbs
 from cluster.cluster import Cluster
 from cluster.node import Node, plain_lines
@@ -95,9 +94,7 @@ def _console_log(node: Node, lines: int, *, follow: bool) -> int:
         if not node.console_log.exists():
             continue
         with node.console_log.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < position:  # it became too long, and was cut
-                position = 0
-            file.seek(position)
+            logs.resume(file, position)
             *whole, rest = (rest + file.read()).split(b"\n")
             position = file.tell()
         for line in plain_lines(b"\n".join(whole).decode(errors="replace")):

@@ -71,18 +71,8 @@ def argv(qemu: Path, wire: Path, doors: Sequence[Door]) -> list[str]:
     stream = {"type": "stream", "id": "wire", "server": False, "addr": {"type": "unix", "path": str(wire)}}
     hubs = [{"type": "hubport", "id": f"hub-{end}", "hubid": 0, "netdev": end} for end in ("user", "wire")]
     networks = [word for net in (user, stream, *hubs) for word in ("-netdev", json.dumps(net))]
-    return [
-        str(qemu),
-        "-M",
-        "none",
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-sandbox",
-        SANDBOX,
-        *networks,
-    ]
+    alone = ("-M", "none", "-nodefaults", "-no-user-config", "-display", "none", "-sandbox", SANDBOX)
+    return [str(qemu), *alone, *networks]
 
 
 class Stack:

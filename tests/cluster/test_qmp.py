@@ -1,4 +1,4 @@
-"""QEMU's monitor, and one that a guest has taken over: any bytes are an answer, or a failure that is told, in time."""
+"""QEMU's monitor, and one that a guest controls: any bytes are an answer or a reported failure, in time."""
 
 import asyncio
 import json
