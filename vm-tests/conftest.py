@@ -23,6 +23,7 @@ from builder.build import Settings, build_container, build_image
 from cluster.cluster import Cluster, changing
 from cluster.layout import Layout
 from cluster.namespaces import requirements
+from cluster.node import Node
 from cluster.pytest import lab_of
 from cluster.restore import up_cached
 from cluster.up import Options, built, prepare
@@ -31,8 +32,8 @@ from terminal import Phases
 NAME: Final = "vm-tests"
 TTL_S: Final = 20
 """Of a machine's lease: how long fleet waits before it believes that a machine is gone."""
-
-
+SETTLED_S: Final = 300
+"""For a node to boot, emulated, and to be what its user-data says."""
 ALONE: Final = frozenset({"test_arm64", "test_disk", "test_iso", "test_shell", "test_targets", "test_userdata"})
 """Modules whose machines boot one at a time, and make no cluster of the name above."""
 
@@ -178,6 +179,16 @@ def prepared(options: Options) -> Cluster:
         cluster = prepare(built(options, phases), phases)
         replace(cluster.description, ready=True).save(cluster.layout.description)
     return cluster
+
+
+def settle(*nodes: Node) -> None:
+    """Wait until the boot of each is over, well or not. Not by Readiness, which gives up when it hears of user-data that is broken."""
+    for node in nodes:
+        until(f"{node.name} has settled", lambda node=node: node.has_shell and _is_settled(node), SETTLED_S, 0.2)
+
+
+def _is_settled(node: Node) -> bool:
+    return node.root("systemctl is-system-running").out.strip() in ("running", "degraded")
 
 
 def remove(name: str = NAME) -> None:

@@ -16,7 +16,7 @@ from cluster.node import Node
 from cluster.up import Options
 from terminal import Failure
 
-from .conftest import prepared, remove, until
+from .conftest import SETTLED_S, prepared, remove, settle, until
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]
 
@@ -83,7 +83,6 @@ ssh_authorized_keys:
 write_files:
   - path: [this, is, no, path
 """
-SETTLED_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +98,10 @@ def nodes() -> Iterator[list[Node]]:
             seed.make(node.folder / "cidata.iso", user_data, seed.meta_data(f"{NAME}-{node.number}", node.name))
         for node in cluster.nodes:
             node.start()
-        for node in cluster.nodes:  # not by Readiness, which gives up when it hears of user-data that is broken
-            until(f"{node.name} has settled", lambda node=node: node.has_shell and settled(node), SETTLED_S)
+        settle(*cluster.nodes)
         yield cluster.nodes
     finally:
         remove(NAME)
-
-
-def settled(node: Node) -> bool:
-    """Whether the boot is over, well or not."""
-    return node.root("systemctl is-system-running").out.strip() in ("running", "degraded")
 
 
 def status(node: Node) -> dict[str, object]:
@@ -168,7 +161,7 @@ def test_ignition_once(nodes: list[Node]) -> None:
             lambda node=node, boot=boot: facts(node).get("boot", boot) != boot,
             SETTLED_S,
         )  # type: ignore[misc]
-        until(f"{node.name} has settled", lambda node=node: settled(node), SETTLED_S)
+        settle(node)
         assert node.root("cat /etc/machine-id").out == machines[node.name]
     assert basic.root("cat /etc/flotilla/written").out == f"at {basic.address}\n"
     assert basic.root("cat /var/lib/counted/boots").out == "run\nrun\n", "a unit is started on every boot"

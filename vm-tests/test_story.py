@@ -1,7 +1,7 @@
 """The story of the README: a unit moves when its node's plug is pulled, and no other unit is disturbed.
 
-One cluster, one story: the tests run in this order, each a chapter that begins where the last one ended. The whole is told by the quickest driver
-that runs here, and, with ``--full``, by machines.
+One cluster, one story: the tests run in this order, each a chapter that begins where the last one ended. They run on the quickest driver that
+works here and, with ``--full``, on machines, too.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ swap, the card, and what a reboot changes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,11 +21,10 @@ from cluster.node import Node
 from cluster.pytest import lab_of
 from cluster.up import Options
 
-from .conftest import prepared, remove, until
+from .conftest import SETTLED_S, prepared, remove, settle, until
 from .firmware import MAC, Machine, direct, drive
 
 NAME: Final = "vm-tests-userdata"
-SETTLED_S: Final = 300
 HASH: Final = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7"
 """Of a password, by yescrypt."""
 
@@ -119,13 +118,6 @@ def node(image: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
         yield node
     finally:
         remove(NAME)
-
-
-def settle(node: Node) -> None:
-    """Wait until the boot is over, well or not."""
-    words = ("running", "degraded")
-    is_over = "systemctl is-system-running"
-    until("it has settled", lambda: node.has_shell and node.root(is_over).out.strip() in words, SETTLED_S, 0.2)
 
 
 def lines(node: Node, command: str) -> list[str]:
@@ -287,11 +279,12 @@ def rebooted(image: Path, folder: Path, key: Path) -> Iterator[Rebooted]:
         yield Rebooted(running, first)
 
 
-machine_only = pytest.mark.needs("disk", "machine")
+def on_a_machine(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that only ``--full`` has time for."""
+    return pytest.mark.full(pytest.mark.needs("disk", "machine")(test))
 
 
-@pytest.mark.full
-@machine_only
+@on_a_machine
 def test_an_empty_disk_is_partitioned_and_a_full_one_is_left_alone(rebooted: Rebooted) -> None:
     node = rebooted.machine
     found = json.loads(node.check("lsblk -bJo NAME,SERIAL,FSTYPE,LABEL,PARTTYPENAME,SIZE"))["blockdevices"]
@@ -304,8 +297,7 @@ def test_an_empty_disk_is_partitioned_and_a_full_one_is_left_alone(rebooted: Reb
     assert "children" not in disks["precious"]
 
 
-@pytest.mark.full
-@machine_only
+@on_a_machine
 def test_it_is_mounted_and_there_is_swap(rebooted: Rebooted) -> None:
     node = rebooted.machine
     assert node.check("findmnt -no SOURCE,FSTYPE /var/data").split()[1] == "ext4"
@@ -313,8 +305,7 @@ def test_it_is_mounted_and_there_is_swap(rebooted: Rebooted) -> None:
     assert node.check("sudo stat -c %a /var/swapfile").strip() == "600"
 
 
-@pytest.mark.full
-@machine_only
+@on_a_machine
 def test_its_address_came_by_dhcp_and_the_first_boot_knew_it(rebooted: Rebooted) -> None:
     node = rebooted.machine
     status = json.loads(node.check("cloudconfig status --wait --json"))
@@ -322,8 +313,7 @@ def test_its_address_came_by_dhcp_and_the_first_boot_knew_it(rebooted: Rebooted)
     assert node.check("cat /etc/address /var/data/kept") == "10.0.2.15" * 2
 
 
-@pytest.mark.full
-@machine_only
+@on_a_machine
 def test_power_state_acts_once_for_an_instance(rebooted: Rebooted) -> None:
     assert "login:" in rebooted.first
     node = rebooted.machine
@@ -331,8 +321,7 @@ def test_power_state_acts_once_for_an_instance(rebooted: Rebooted) -> None:
     assert node.check("systemctl --failed --no-legend --plain").strip() == ""
 
 
-@pytest.mark.full
-@machine_only
+@on_a_machine
 def test_network_config_comes_before_our_default(image: Path, tmp_path: Path, key: Path) -> None:
     text = '#cloud-config\nhostname: net\nssh_authorized_keys: ["KEY"]\n'
     devices = seed_of(tmp_path, text, key, NETWORK)
