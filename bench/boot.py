@@ -27,12 +27,13 @@ import rivals
 from filesystem import cpu_seconds, ended
 from report import machine, spread, tell
 
-from builder import conventional, data
-from builder.lockfile import Lock
-from builder.store import Store
-from builder.tools import Tools
-from cloudconfig import seed
-from cluster.up import Options, built, prepare
+from builder.check import mmdebstrap
+from builder.core import data
+from builder.core.store import Store
+from builder.debian.lockfile import Lock
+from builder.debian.tools import Tools
+from cloudconfig.host import seed
+from cluster.lifecycle.up import Options, built, prepare
 from terminal import Phases
 
 NAME = "bench-boot"
@@ -126,11 +127,11 @@ def conventional_machine(work: Path) -> Callable[[], list[str]]:
     store = Store()
     tools = Tools.ours(store)
     image = data.image()
-    node = conventional.together(Lock.load(image / "node.lock"), Lock.load(image / "comparison.lock"))
-    whole = conventional.together(node, rivals.resolved(["cloud-init", "initramfs-tools"], tools, work / "apt"))
+    node = mmdebstrap.together(Lock.load(image / "node.lock"), Lock.load(image / "comparison.lock"))
+    whole = mmdebstrap.together(node, rivals.resolved(["cloud-init", "initramfs-tools"], tools, work / "apt"))
     rivals.write_archive(work / "archive", whole, store)
     tree = work / "tree"
-    conventional.run(conventional.command(work / "archive", whole.packages, tree))
+    mmdebstrap.run(mmdebstrap.command(work / "archive", whole.packages, tree))
     (tree / "proc/cpuinfo").touch()  # mkinitramfs looks for /proc
     subprocess.run(["chroot", tree, "update-initramfs", "-u", "-k", "all"], check=True, stdout=sys.stderr)
     (tree / "etc/fstab").write_text("/dev/vda / ext4 rw 0 1\n")

@@ -26,16 +26,17 @@ from report import machine, spread, tell
 from rivals import install, prepare
 from timed import Taken, said, timed
 
-from builder import data, mirror
-from builder.fetch import fetch
-from builder.lockfile import Lock
-from builder.store import Store
-from builder.tools import Tools
+from builder.core import data
+from builder.core.store import Store
+from builder.debian import mirror
+from builder.debian.fetch import fetch
+from builder.debian.lockfile import Lock
+from builder.debian.tools import Tools
 
 COLD, OVERLAY, CODE, UNCHANGED = (
     *("nothing built yet", "one overlay file changed", "one line of node code changed", "nothing changed"),
 )
-OVERLAY_FILE, CODE_FILE = "etc/docker/daemon.json", "fleet/schedule.py"
+OVERLAY_FILE, CODE_FILE = "etc/docker/daemon.json", "fleet/scheduler/schedule.py"
 
 Seconds = dict[str, dict[str, list[Taken]]]
 """By tool, then by case."""

@@ -29,13 +29,13 @@ from pathlib import Path
 from filesystem import cpu_seconds, ended
 from report import machine, spread, tell
 
-from cluster import readiness
-from cluster.cluster import Cluster
-from cluster.machine import management_mac
-from cluster.namespaces import requirements
-from cluster.node import Node
-from cluster.restore import up_cached
-from cluster.up import Options, built, prepare, up
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.lifecycle import readiness
+from cluster.lifecycle.restore import up_cached
+from cluster.lifecycle.up import Options, built, prepare, up
+from cluster.machines.namespaces import requirements
+from cluster.model.machine import management_mac
 from terminal import Phases
 
 NAME = "bench"

@@ -21,13 +21,17 @@ from typing import NamedTuple
 
 from report import machine, spread, tell
 
-from builder import assemble, cpio, data, definition, filesystem, mirror
-from builder.initrd import initrd
-from builder.lockfile import Lock
-from builder.packages import obtain
-from builder.store import Store
-from builder.tools import Tools
-from builder.tree import Tree
+from builder.core import data
+from builder.core.store import Store
+from builder.core.tree import Tree
+from builder.debian import mirror
+from builder.debian.lockfile import Lock
+from builder.debian.packages import obtain
+from builder.debian.tools import Tools
+from builder.definition import definition
+from builder.formats import cpio, filesystem
+from builder.pipeline import assemble
+from builder.pipeline.initrd import initrd
 
 CANDIDATES: tuple[tuple[str, ...], ...] = (
     ("squashfs", "-comp", "lz4"),

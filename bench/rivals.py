@@ -19,13 +19,16 @@ from pathlib import Path
 
 from timed import Taken, said, timed
 
-from builder import conventional, data, definition, inputs, mirror
-from builder.fetch import fetch
-from builder.lockfile import Lock
-from builder.packages import obtain
-from builder.resolve import Request, Want, resolve
-from builder.store import Store
-from builder.tools import Tools
+from builder.check import mmdebstrap
+from builder.core import data, inputs
+from builder.core.store import Store
+from builder.debian import mirror
+from builder.debian.fetch import fetch
+from builder.debian.lockfile import Lock
+from builder.debian.packages import obtain
+from builder.debian.tools import Tools
+from builder.definition import definition
+from builder.lock.resolve import Request, Want, resolve
 
 # What mkosi 25's own configuration of an initrd asks for on Debian 13, and its boot loader.
 INITRD = (
@@ -51,7 +54,7 @@ class Mmdebstrap:
         root.unlink(missing_ok=True)
         if tree.exists():
             remove(tree)
-        made = timed(conventional.command(self.archive, self.lock.packages, tree))
+        made = timed(mmdebstrap.command(self.archive, self.lock.packages, tree))
         squash = [*self.tools.command("mksquashfs"), tree, root, "-noappend", "-quiet", "-no-progress"]
         packed = timed([*squash, "-mkfs-time", self.lock.epoch, *self.options])
         found = {
@@ -115,14 +118,14 @@ def prepare(work: Path, store: Store, tools: Tools) -> tuple[Mmdebstrap, Mkosi]:
     image = data.image()
     what = definition.load(image / "node.yaml")
     assert what.root is not None
-    node = conventional.together(Lock.load(image / "node.lock"), Lock.load(image / "comparison.lock"))
+    node = mmdebstrap.together(Lock.load(image / "node.lock"), Lock.load(image / "comparison.lock"))
     archive = work / "archive"
-    write_archive(archive, conventional.together(node, resolved(INITRD, tools, work / "apt-initrd")), store)
+    write_archive(archive, mmdebstrap.together(node, resolved(INITRD, tools, work / "apt-initrd")), store)
     (work / "mmdebstrap").mkdir()
     (work / "mkosi").mkdir()
     rival = Mkosi(work / "mkosi", work / "mkosi-tree")
     write_archive(work / "mkosi-archive", lock := resolved(["mkosi"], tools, work / "apt-mkosi"), store)
-    conventional.run(conventional.command(work / "mkosi-archive", lock.packages, rival.tree))
+    mmdebstrap.run(mmdebstrap.command(work / "mkosi-archive", lock.packages, rival.tree))
     configure(rival, what, archive)
     return Mmdebstrap(work / "mmdebstrap", archive, node, tools, what.root.fast), rival
 
@@ -171,7 +174,7 @@ def resolved(names: Sequence[str], tools: Tools, state: Path) -> Lock:
 
 def write_archive(folder: Path, lock: Lock, store: Store) -> None:
     """An archive of all of ``lock``."""
-    conventional.write_archive(
+    mmdebstrap.write_archive(
         folder, lock.packages, fetch(lock.packages, store, mirror.find), obtain(lock, store, mirror.find)
     )
 

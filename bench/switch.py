@@ -4,7 +4,7 @@
 Two guests of the node image, one processor each, emulated (TCG), send zeros over TCP, from a few lines of Python that run instead of the image's
 systemd; their network cards are the nodes' (virtio, an MTU of 1500). Each case boots them anew, in turn, and every transfer is timed:
 
-* **ours**: ``cluster/switch.py`` in a process of its own, ``-netdev stream``;
+* **ours**: ``cluster/network/switch.py`` in a process of its own, ``-netdev stream``;
 * **ours, recorded**: the same with a capture of both cards;
 * **ours, 1 ms late**: the same with the pair degraded by a delay of 1 ms, so that every frame is looked at and waits;
 * **vde_switch**: Debian's vde2, ``-netdev vde``;
@@ -32,12 +32,12 @@ from pathlib import Path
 
 from report import machine, spread, tell
 
-from builder.cpio import archive
-from builder.tree import Tree, file
-from cluster import qemu
-from cluster.impairment import Faults, Impairment, both_ways
-from cluster.machine import MACHINES, cluster_mac
-from cluster.segment import Segment
+from builder.core.tree import Tree, file
+from builder.formats.cpio import archive
+from cluster.machines import qemu
+from cluster.model.machine import MACHINES, cluster_mac
+from cluster.network.impairment import Faults, Impairment, both_ways
+from cluster.network.segment import Segment
 from terminal import Failure
 
 MODULES = ("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")

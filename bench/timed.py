@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from terminal.program import run_to_the_end
+from terminal.subprocesses import run_to_the_end
 
 
 class Taken(NamedTuple):

@@ -30,7 +30,7 @@ exit codes: 0 clean or warnings only, 1 errors (with --strict also warnings), 2 
 """
 _FACTS = """\
 examples:
-  cloudconfig facts build/qemu > cloudconfig/image.json     after a change of image/
+  cloudconfig facts build/qemu > cloudconfig/check/image.json  after a change of image/
   cloudconfig facts build/mine > mine.json; cloudconfig validate --image mine.json user-data.yaml
 """
 _SCHEMA = """\
@@ -135,14 +135,15 @@ def new_parser() -> Parser:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from cloudconfig import finding, image, validate
+    from cloudconfig.check import image, validate
+    from cloudconfig.text import finding
 
     if options.file == options.network_config == "-":
         raise UsageFailure("standard input is one file", where="--network-config -", hint="name the other")
     facts = image.load(Path(options.image)) if options.image else None
     found = [(options.file, one) for one in validate.validate(_contents(options.file), facts)]
     if options.network_config:
-        from cloudconfig import network
+        from cloudconfig.plan import network
 
         found += [(options.network_config, one) for one in network.read(_contents(options.network_config))[1]]
     if options.strict:
@@ -166,29 +167,29 @@ def _contents(name: str) -> bytes:
 
 
 def _facts(options: argparse.Namespace) -> int:
-    from cloudconfig import image
+    from cloudconfig.check import image
 
     sys.stdout.write(image.load(Path(options.folder)).dump())
     return 0
 
 
 def _schema(_options: argparse.Namespace) -> int:
-    from cloudconfig import jsonschema
+    from cloudconfig.host import jsonschema
 
     print(jsonschema.text(), end="")
     return 0
 
 
 def _environment(_options: argparse.Namespace) -> int:
-    from cloudconfig import apply, machine
+    from cloudconfig.node import apply, machine
 
     apply.environment("/", machine.Live())
     return 0
 
 
 def _fetch(_options: argparse.Namespace) -> int:
-    from cloudconfig import downloads
-    from cloudconfig.rooted import Root
+    from cloudconfig.node import downloads
+    from cloudconfig.node.rooted import Root
 
     root = Root("/")
     try:
@@ -201,14 +202,14 @@ def _fetch(_options: argparse.Namespace) -> int:
 
 
 def _phone_home(_options: argparse.Namespace) -> int:
-    from cloudconfig import phone
+    from cloudconfig.node import phone
 
     phone.home()
     return 0
 
 
 def _render(options: argparse.Namespace) -> int:
-    from cloudconfig import render
+    from cloudconfig.host import render
 
     variables: dict[str, object] = {}
     for path in options.vars:
@@ -256,7 +257,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _apply(options: argparse.Namespace) -> int:
-    from cloudconfig import apply, datasource, machine
+    from cloudconfig.node import apply, datasource, machine
 
     datasource.check(options.datasource)
     live = options.root == "/"
@@ -276,7 +277,7 @@ def _apply(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from cloudconfig import status
+    from cloudconfig.node import status
 
     if not 0 <= options.timeout < float("inf"):  # nor is nan
         raise UsageFailure("not a number of seconds", where=f"--timeout {options.timeout:g}", hint="such as 60")

@@ -9,10 +9,10 @@
     cluster.nodes[0].kill()                     # pull its plug
     take(cluster, "healthy", Phases()); restore("healthy", "copy", Phases())     # seconds, not minutes
 
-One background process a cluster (:mod:`cluster.supervisor`) owns the QEMUs, the switch and the discovery service; all commands
+One background process a cluster (:mod:`cluster.daemon.supervisor`) owns the QEMUs, the switch and the discovery service; all commands
 are its clients. ``docs/cluster.md`` is the manual, ``docs/testing.md`` that of the pytest plugin.
 
-The names of this package are loaded when they are first asked for: pytest imports :mod:`cluster.pytest`, and with it this, in every run.
+The names of this package are loaded when they are first asked for: pytest imports :mod:`cluster.testing.plugin`, and with it this, in every run.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cluster.chaos import Plan, Storm
-    from cluster.cluster import Cluster
-    from cluster.fault import Fault
-    from cluster.net import Net
-    from cluster.node import Node
-    from cluster.ssh import RunResult
-    from cluster.up import Options, Outcome
+    from cluster.client.cluster import Cluster
+    from cluster.client.fault import Fault
+    from cluster.client.net import Net
+    from cluster.client.node import Node
+    from cluster.lifecycle.up import Options, Outcome
+    from cluster.model.run import RunResult
+    from cluster.testing.chaos import Plan, Storm
 
 __all__ = ["Cluster", "Fault", "Net", "Node", "Options", "Outcome", "Plan", "RunResult", "Storm"]
-# Functions are left out on purpose: `cluster.up` can be the function or the module, and it is the module.
+# Functions are left out on purpose: `cluster.lifecycle.up` can be the function or the module, and it is the module.
 _HOMES = {
-    "Cluster": "cluster.cluster",
-    "Fault": "cluster.fault",
-    "Net": "cluster.net",
-    "Node": "cluster.node",
-    "Options": "cluster.up",
-    "Outcome": "cluster.up",
-    "Plan": "cluster.chaos",
-    "RunResult": "cluster.ssh",
-    "Storm": "cluster.chaos",
+    "Cluster": "cluster.client.cluster",
+    "Fault": "cluster.client.fault",
+    "Net": "cluster.client.net",
+    "Node": "cluster.client.node",
+    "Options": "cluster.lifecycle.up",
+    "Outcome": "cluster.lifecycle.up",
+    "Plan": "cluster.testing.chaos",
+    "RunResult": "cluster.model.run",
+    "Storm": "cluster.testing.chaos",
 }
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from discovery.keys import HttpServer
+from discovery.protocol import HttpServer
 from discovery.registry import Full, Invalid, Registration, Registry
 from terminal import Failure
 

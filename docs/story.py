@@ -26,7 +26,7 @@ PATIENCE_S = 300.0
 
 def main() -> int:
     """Run the story and draw it; returns the exit code."""
-    from cluster.cluster import Cluster
+    from cluster.client.cluster import Cluster
 
     cluster = Cluster.open()
     environment = {**os.environ, **cluster.exports()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fleet.registry import PREFIX
+from fleet.model.registry import PREFIX
 from terminal import Failure
 
 CONFIG_FILE = Path("/etc/fleet/fleet.conf")

@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from etcd.protocol import Etcd
-from fleet.agent import Agent, Task
+from fleet.agent.agent import Agent, Task
+from fleet.agent.steps import Outcome, Seen, Systemd
+from fleet.agent.unitstore import UnitStore
 from fleet.config import Config, ConfigError, load
-from fleet.engine import Engine
-from fleet.feed import Delivered, Feed, Lost
-from fleet.model import Machine
-from fleet.registry import Registry
-from fleet.unitstore import UnitStore
-from fleet.work import Outcome, Seen, Systemd
+from fleet.engine.engine import Engine
+from fleet.model.entities import Machine
+from fleet.model.registry import Registry
+from fleet.model.watch import Delivered, Feed, Lost
 from terminal import Failure, Parser, command
 
 SYSTEMD_FOLDER = Path("/run/systemd/system")
@@ -148,8 +148,8 @@ def run(argv: Sequence[str]) -> int:
     store = UnitStore(Path(config.units_directory), SYSTEMD_FOLDER, HOST_FOLDERS)
     store.prepare()
     daemon = Daemon(registry, machine, store, config)
+    from fleet.agent.systemd import SystemdManager
     from fleet.api.server import ApiServer
-    from fleet.systemd import SystemdManager
 
     server = ApiServer(registry, sockets=[*inherited_sockets(os.environ), *_own_sockets(options.socket)])
     try:

@@ -69,7 +69,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def read_user_data(name: str) -> bytes:
     """The user-data in the file ``name`` (``-``: standard input). Raises Failure if a node could not use it."""
-    from cloudconfig import finding, validate
+    from cloudconfig.check import validate
+    from cloudconfig.text import finding
 
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from terminal.release import VERSION
 from terminal.suggestion import did_you_mean
+from terminal.version import VERSION
 
 
 class _Debug(argparse.Action):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from terminal.failure import Failure, render
 from terminal.interrupt import noticed
-from terminal.release import VERSION
 from terminal.streams import discard, open_closed, say
+from terminal.version import VERSION
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from builder.tools import Tools
+from builder.debian.tools import Tools
 from terminal import Failure
 from tests.browser import WIDE, Browser, browser
 from tests.eventually import WITHIN_S, eventually

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from cluster.ports import is_free
+from cluster.lifecycle.ports import is_free
 
 FIRST, LAST = 10_000, 22_000
 """Below those that our clusters choose and those that Linux gives to outgoing connections: what is free stays so while its server is down."""

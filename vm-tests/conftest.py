@@ -18,15 +18,16 @@ from typing import Any, Final
 
 import pytest
 
-from builder import data
-from builder.build import Settings, build_container, build_image
-from cluster.cluster import Cluster, changing
-from cluster.layout import Layout
-from cluster.namespaces import requirements
-from cluster.node import Node
-from cluster.pytest import lab_of
-from cluster.restore import up_cached
-from cluster.up import Options, built, prepare
+from builder.core import data
+from builder.pipeline.build import build_container, build_image
+from builder.pipeline.order import Settings
+from cluster.client.cluster import Cluster, changing
+from cluster.client.node import Node
+from cluster.lifecycle.restore import up_cached
+from cluster.lifecycle.up import Options, built, prepare
+from cluster.machines.namespaces import requirements
+from cluster.model.layout import Layout
+from cluster.testing.plugin import lab_of
 from terminal import Phases
 
 NAME: Final = "vm-tests"

@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from cluster import accelerator, qemu
-from cluster.accelerator import Accelerator
-from cluster.layout import cache_root
-from cluster.ssh import Connection, RunResult
+from cluster.client.ssh import Connection
+from cluster.machines import probe, qemu
+from cluster.model.accelerator import Accelerator
+from cluster.model.layout import cache_root
+from cluster.model.run import RunResult
 from terminal import Failure
 from tests.ports import free_ports
 
@@ -36,7 +37,7 @@ STATE_BYTES: Final = 256 << 20
 @cache
 def fastest() -> Accelerator:
     """What runs guests here."""
-    return accelerator.remembered(qemu.find(), cache_root() / "accelerator.json")
+    return probe.remembered(qemu.find(), cache_root() / "accelerator.json")
 
 
 class Machine:

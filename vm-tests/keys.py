@@ -10,8 +10,8 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.cluster import Cluster
-from cluster.node import Node
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
 from terminal import Failure
 
 PORT = 2379

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.node import Node
+from cluster.client.node import Node
 
 from .conftest import until
 

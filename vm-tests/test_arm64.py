@@ -9,11 +9,12 @@ from typing import Final
 
 import pytest
 
-from builder import data
-from builder.build import Settings, build_container
-from cluster.cluster import Cluster
-from cluster.node import Node
-from cluster.up import Options, up
+from builder.core import data
+from builder.pipeline.build import build_container
+from builder.pipeline.order import Settings
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.lifecycle.up import Options, up
 from terminal import Phases
 
 from .conftest import remove, until

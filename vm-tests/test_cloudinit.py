@@ -11,9 +11,9 @@ from typing import Final
 
 import pytest
 
-from cloudconfig import seed
-from cluster.node import Node
-from cluster.up import Options
+from cloudconfig.host import seed
+from cluster.client.node import Node
+from cluster.lifecycle.up import Options
 from terminal import Failure
 
 from .conftest import SETTLED_S, prepared, remove, settle, until

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import pytest
 
-from builder.tools import ToolFailure, Tools
-from cloudconfig import seed
+from builder.debian.tools import ToolFailure, Tools
+from cloudconfig.host import seed
 
 from .firmware import STATE_BYTES, Machine, direct, drive, machine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.cluster import Cluster
+from cluster.client.cluster import Cluster
 
 from .conftest import until
 from .redis import IMAGE, START_S, answers, running

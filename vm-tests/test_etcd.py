@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster import Cluster
-from cluster.node import Node
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
 from terminal import Failure
 
 from . import keys

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from cluster import timeline
-from cluster.cluster import Cluster
-from cluster.node import Node
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.model import timeline
 from terminal import Failure
 
 from . import keys

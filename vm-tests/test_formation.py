@@ -13,10 +13,10 @@ from typing import Final
 
 import pytest
 
-from cluster.cluster import Cluster
-from cluster.node import Node
-from cluster.readiness import Readiness
-from cluster.up import Options, built, prepare
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.lifecycle.readiness import Readiness
+from cluster.lifecycle.up import Options, built, prepare
 from terminal import Phases
 
 from . import keys

@@ -13,9 +13,10 @@ from typing import Final
 
 import pytest
 
-from builder.build import Settings, build_image
-from builder.tools import Tools
-from cloudconfig import seed
+from builder.debian.tools import Tools
+from builder.pipeline.build import build_image
+from builder.pipeline.order import Settings
+from cloudconfig.host import seed
 from terminal import Phases
 
 from .firmware import Machine, drive, machine

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster import Cluster
-from cluster.node import Node
-from cluster.process import Process
-from cluster.readiness import is_etcd_healthy
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.lifecycle.readiness import is_etcd_healthy
+from cluster.machines.process import Process
 from terminal import Failure
 from tests.cluster.farhost import far_host
 from tests.cluster.ordinary import ordinarily

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster import Cluster, processes
-from cluster.namespaces import cgroup
-from cluster.node import Node
-from cluster.process import Process
-from cluster.pytest import lab_of
-from cluster.up import Options, up
+from cluster.client.cluster import Cluster, processes
+from cluster.client.node import Node
+from cluster.lifecycle.up import Options, up
+from cluster.machines.namespaces import cgroup
+from cluster.machines.process import Process
+from cluster.testing.plugin import lab_of
 from terminal import Failure, Phases
 
 from .conftest import Fleetctl, remove, until

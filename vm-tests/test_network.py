@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster import Cluster
-from cluster.node import Node
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
 
 pytestmark = [pytest.mark.fast, pytest.mark.needs()]
 

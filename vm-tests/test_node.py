@@ -9,10 +9,10 @@ from typing import Final
 
 import pytest
 
-from builder import filelist
-from builder.tree import Kind
-from cluster.cluster import Cluster
-from cluster.node import Node
+from builder.about import filelist
+from builder.core.tree import Kind
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
 
 from .redis import running
 

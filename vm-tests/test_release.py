@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from builder import data, definition
-from builder.build import Settings, build_image
 from builder.cli import run
+from builder.core import data
+from builder.debian.tools import Tools
+from builder.definition import definition
 from builder.finish.modules import canonical
-from builder.tools import Tools
-from cluster.up import Options, up
+from builder.pipeline.build import build_image
+from builder.pipeline.order import Settings
+from cluster.lifecycle.up import Options, up
 from terminal import Phases
 
 pytestmark = [pytest.mark.full, pytest.mark.needs("machine")]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster import Cluster
-from cluster.node import Node
-from cluster.up import Options, up
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.lifecycle.up import Options, up
 from terminal import Phases
 
 from .conftest import remove, until

@@ -16,11 +16,11 @@ from typing import Final
 
 import pytest
 
-from cluster.cluster import Cluster
-from cluster.node import Node
-from cluster.root import Line
-from cluster.ssh import RunResult
-from cluster.up import Options, up
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.client.root_shell import Line
+from cluster.lifecycle.up import Options, up
+from cluster.model.run import RunResult
 from terminal import Phases
 
 from .conftest import until

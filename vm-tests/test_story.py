@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import data
-from cluster.cluster import Cluster
-from cluster.node import Node
-from cluster.pytest import lab_of
+from builder.core import data
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.testing.plugin import lab_of
 
 from .conftest import TTL_S, Fleetctl, three_nodes, until
 

@@ -12,7 +12,8 @@ from typing import Final
 
 import pytest
 
-from builder.build import Settings, build_image
+from builder.pipeline.build import build_image
+from builder.pipeline.order import Settings
 from terminal import Phases
 
 from .firmware import MAC, machine

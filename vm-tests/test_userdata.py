@@ -14,12 +14,14 @@ from typing import Final
 
 import pytest
 
-from builder.tools import Tools
-from cloudconfig import finding, seed, validate
-from cluster.machine import cluster_mac
-from cluster.node import Node
-from cluster.pytest import lab_of
-from cluster.up import Options
+from builder.debian.tools import Tools
+from cloudconfig.check import validate
+from cloudconfig.host import seed
+from cloudconfig.text import finding
+from cluster.client.node import Node
+from cluster.lifecycle.up import Options
+from cluster.model.machine import cluster_mac
+from cluster.testing.plugin import lab_of
 
 from .conftest import SETTLED_S, prepared, remove, settle, until
 from .firmware import MAC, Machine, direct, drive

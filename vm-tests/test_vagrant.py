@@ -18,7 +18,8 @@ from typing import Final
 
 import pytest
 
-from builder.build import Settings, build_image
+from builder.pipeline.build import build_image
+from builder.pipeline.order import Settings
 from terminal import Phases
 
 from .conftest import until

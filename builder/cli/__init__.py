@@ -15,14 +15,14 @@ from terminal import Parser, command
 _MODULES: Final = {
     "builder.cli.image": ("image", "container"),
     "builder.cli.verify": ("verify",),
-    "builder.locking": ("lock", "scripts"),
+    "builder.cli.lock": ("lock", "scripts"),
     "builder.cli.store": ("tools", "cache"),
-    "builder.schema": ("schema",),
-    "builder.starter": ("new",),
-    "builder.inspect": ("inspect",),
-    "builder.diff": ("diff",),
-    "builder.plan": ("plan",),
-    "builder.allowance": ("budget",),
+    "builder.cli.schema": ("schema",),
+    "builder.cli.new": ("new",),
+    "builder.cli.inspect": ("inspect",),
+    "builder.cli.diff": ("diff",),
+    "builder.cli.plan": ("plan",),
+    "builder.cli.budget": ("budget",),
 }
 """Where the verbs are: modules with ``EXAMPLES``, a text by verb, and ``add_verbs(verb)``, which makes a parser of each with ``verb(name, text)`` and says
 with ``set_defaults(run=...)`` what runs it: a function of the arguments that returns the exit code."""

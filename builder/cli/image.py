@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import build, timings
-from builder.architecture import NAMES
-from builder.build import BuildResult, Settings
+from builder.about import timings
 from builder.cli.verb import Verb, add_common, add_mirror
+from builder.core.architecture import NAMES
+from builder.pipeline import build
+from builder.pipeline.order import CONTAINER, NODE, BuildResult, Settings
 from builder.targets import TARGETS
 from terminal import Phases
 
@@ -34,7 +35,7 @@ def add_verbs(verb: Verb) -> None:
     image.add_argument(
         "--target",
         choices=[*TARGETS],
-        help=f"what to deliver (default: {build.NODE}, {build.CONTAINER} of a container)",
+        help=f"what to deliver (default: {NODE}, {CONTAINER} of a container)",
     )
     image.add_argument("--definition", type=Path, metavar="FILE", help="default: image/node.yaml")
     image.add_argument("--release", action="store_true", help="compress for size instead of for time")

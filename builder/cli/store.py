@@ -9,11 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import cache, data, mirror
 from builder.cli.verb import Verb, add_common, add_mirror
-from builder.lockfile import Lock
-from builder.store import Store
-from builder.tools import Tools, our_lock
+from builder.core import data
+from builder.core.store import Store
+from builder.debian import mirror
+from builder.debian.lockfile import Lock
+from builder.debian.tools import Tools, our_lock
+from builder.pipeline import cache
 from terminal import Phases, table
 
 EXAMPLES: Final = {

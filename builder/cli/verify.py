@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from builder import verify
-from builder.build import Settings
+from builder.check import verify
 from builder.cli.verb import Verb, add_common, add_mirror
+from builder.pipeline.order import Settings
 from terminal import Phases
 
 EXAMPLES: Final = {

@@ -1,7 +1,7 @@
 """Finishing steps: what maintainer scripts would have done to an installed tree, done to our tree by pure functions.
 
 Each step is ``noun(tree, options...) -> Patch``: it reads the tree and says what to put and remove, nothing else; ``builder.build`` applies the
-patches in order and caches them. Steps that need a program of the tools closure also take a :class:`~builder.finish.toolbox.Toolbox` and an
+patches in order and caches them. Steps that need a program of the tools closure also take a :class:`~builder.core.toolbox.Toolbox` and an
 empty scratch directory.
 
 ==============  ======================================================================================================================

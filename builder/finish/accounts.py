@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from builder.tree import Entry, Kind, Patch, Tree, directory, file
+from builder.core.tree import Entry, Kind, Patch, Tree, directory, file
 from terminal import Failure
 
 SHADOW_GROUP: Final = 42

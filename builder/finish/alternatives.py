@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from builder.tree import Patch, Tree, symlink
+from builder.core.tree import Patch, Tree, symlink
 
 
 @dataclass(frozen=True, slots=True)

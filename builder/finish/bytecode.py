@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from builder.finish.toolbox import Toolbox, run
-from builder.tree import Entry, Kind, Patch, Tree, directory, file
+from builder.core.toolbox import Toolbox, run
+from builder.core.tree import Entry, Kind, Patch, Tree, directory, file
 from terminal import Failure
 
 LIBRARY: Final = "usr/lib/python3.13"

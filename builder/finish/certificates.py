@@ -5,7 +5,7 @@ Replaces the work of: ca-certificates (update-ca-certificates).
 
 from __future__ import annotations
 
-from builder.tree import Kind, Patch, Tree, directory, file, symlink
+from builder.core.tree import Kind, Patch, Tree, directory, file, symlink
 from terminal import Failure
 
 SOURCES = ("usr/share/ca-certificates", "usr/local/share/ca-certificates")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from builder.tree import Entry, Kind, Patch, Tree, file, symlink
+from builder.core.tree import Entry, Kind, Patch, Tree, file, symlink
 
 UPDATERS: Final = (
     "ldconfig.service",

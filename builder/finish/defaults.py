@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from builder.tree import Entry, Kind, Patch, Tree, directory, file, symlink
+from builder.core.tree import Entry, Kind, Patch, Tree, directory, file, symlink
 from terminal import Failure
 
 COPIES: Final = (

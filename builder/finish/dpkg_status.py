@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from builder.tree import Patch, Tree, file
+from builder.core.tree import Patch, Tree, file
 from terminal import Failure
 
 PATH: Final = "usr/share/flotilla/dpkg-status"

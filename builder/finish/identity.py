@@ -6,7 +6,7 @@ libnss-systemd, libnss-resolve, libnss-myhostname (nsswitch.conf), systemd-resol
 
 from __future__ import annotations
 
-from builder.tree import Entry, Patch, Tree, file, symlink
+from builder.core.tree import Entry, Patch, Tree, file, symlink
 from terminal import Failure
 
 HOSTS = "127.0.0.1\tlocalhost\n::1\t\tlocalhost ip6-localhost ip6-loopback\nff02::1\t\tip6-allnodes\nff02::2\t\tip6-allrouters\n\n"

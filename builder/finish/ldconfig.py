@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import cmp_to_key
 from typing import Final
 
-from builder.architecture import Architecture
+from builder.core.architecture import Architecture
+from builder.core.tree import Kind, Patch, Tree, file, symlink
 from builder.finish.elf import library
-from builder.tree import Kind, Patch, Tree, file, symlink
 
 _MAGIC: Final = b"glibc-ld.so.cache1.1"
 _HEADER: Final = struct.Struct("<20sIIB3xI12x")

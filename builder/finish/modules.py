@@ -18,10 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from builder.core.inflate import inflated
+from builder.core.toolbox import Toolbox, run
+from builder.core.tree import Entry, Kind, Patch, Tree, file
 from builder.finish.elf import section
-from builder.finish.toolbox import Toolbox, run
-from builder.inflate import inflated
-from builder.tree import Entry, Kind, Patch, Tree, file
 from terminal import Failure
 
 MODULES: Final = "usr/lib/modules"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from builder.tree import Kind, Patch, Tree, file
+from builder.core.tree import Kind, Patch, Tree, file
 from terminal import Failure
 
 STACKS: Final = (

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from builder.tree import Entry, Kind, Patch, Tree, file, symlink
+from builder.core.tree import Entry, Kind, Patch, Tree, file, symlink
 from terminal import Failure
 from unitfile.install import Install
 from unitfile.name import UnitName, UnitNameError

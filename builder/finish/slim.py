@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from builder.tree import Kind, Patch, Tree
+from builder.core.tree import Kind, Patch, Tree
 
 UNWANTED: Final = (
     # documentation and translations

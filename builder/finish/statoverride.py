@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from builder.tree import Kind, Patch, Tree
+from builder.core.tree import Kind, Patch, Tree
 from terminal import Failure
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from builder.tree import Entry, Kind, Patch, Tree, directory, symlink
+from builder.core.tree import Entry, Kind, Patch, Tree, directory, symlink
 from terminal import Failure
 
 SKELETON: Final = "usr/share/flotilla/var"

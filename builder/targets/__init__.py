@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Final
 
-from builder.targets.parts import Contents, Parts
-from builder.targets.target import ContainerTarget, Target
+from builder.targets.target import ContainerTarget, Contents, Parts, Target
 
 __all__ = ["TARGETS", "ContainerTarget", "Contents", "Parts", "Target", "found"]
 

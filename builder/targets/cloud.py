@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from builder import archive, virtualdisk
-from builder.archive import Member
-from builder.targets.parts import Parts
-from builder.targets.target import Target
+from builder.formats import archive, virtualdisk
+from builder.formats.archive import Member
+from builder.targets.target import Parts, Target
 
 GIB: Final = 1 << 30
 

@@ -18,10 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from builder.architecture import ARCHITECTURES
-from builder.filesystem import tar_stream
-from builder.targets.parts import Contents
-from builder.targets.target import ContainerTarget
+from builder.core.architecture import ARCHITECTURES
+from builder.formats.filesystem import tar_stream
+from builder.targets.target import ContainerTarget, Contents
 
 _OCI: Final = "application/vnd.oci.image"
 

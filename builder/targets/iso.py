@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from builder import boot, disk, iso
-from builder.iso import File
-from builder.targets.parts import Installed, Parts
-from builder.targets.target import Target
-from builder.verity import Verity
+from builder.core.sparse import Extent
+from builder.core.verity import Verity
+from builder.formats import boot, disk, iso
+from builder.formats.iso import File
+from builder.targets.target import Installed, Parts, Target
 
 OUTPUT: Final = "flotilla.iso"
 LABEL: Final = "FLOTILLA"
@@ -96,7 +96,7 @@ def describe(
     }
 
 
-def _extent(extent: disk.Extent, name: str, available: int) -> dict[str, object]:
+def _extent(extent: Extent, name: str, available: int) -> dict[str, object]:
     size = min(extent.size, available)
     digest = hashlib.sha256()
     with extent.source.open("rb") as source:

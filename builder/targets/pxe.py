@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from builder import cpio
-from builder.targets.parts import Parts
-from builder.targets.target import Target
-from builder.tree import file
+from builder.core.tree import file
+from builder.formats import cpio
+from builder.targets.target import Parts, Target
 
 ROOT: Final = "root.img"
 DATASOURCES: Final = "file:/run/flotilla/user-data,nocloud"

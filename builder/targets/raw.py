@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.targets.parts import Parts
-from builder.targets.target import Target
+from builder.targets.target import Parts, Target
 
 DISK = "disk.raw"
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from builder import archive, virtualdisk
-from builder.archive import Member
-from builder.targets.parts import DATASOURCES, Parts
-from builder.targets.target import Target
+from builder.formats import archive, virtualdisk
+from builder.formats.archive import Member
+from builder.targets.target import DATASOURCES, Parts, Target
 from terminal import Failure
 
 KEYS: Final = "/usr/share/flotilla/vagrant/user-data"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cluster.cli import completion, console, doctor, faults, lifecycle, network, nodes, snapshots, view
 from cluster.cli.lifecycle import check, down, up_arguments
 from cluster.cli.verbs import Verbs, name_argument, new_parser
-from cluster.sweep import sweep
+from cluster.lifecycle.cleanup import sweep
 from terminal import command
 
 EXAMPLES = """\

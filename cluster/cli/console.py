@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from cluster import console, logs
 from cluster.cli.verbs import Verbs
-from cluster.cluster import Cluster
-from cluster.node import Node, plain_lines
+from cluster.client import console
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node, plain_lines
+from cluster.model import logs
 from terminal import Failure, UsageFailure
 
 CONSOLE_EXAMPLES = """\

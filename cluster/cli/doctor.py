@@ -7,10 +7,11 @@ import json
 import shutil
 from dataclasses import asdict
 
-from cluster import connection_uri, preflight
 from cluster.cli.verbs import Verbs, json_argument
-from cluster.doctor import Finding, examine
-from cluster.layout import Layout
+from cluster.lifecycle import preflight
+from cluster.lifecycle.doctor import Finding, examine
+from cluster.model import connection_uri
+from cluster.model.layout import Layout
 from terminal import table
 
 

@@ -7,7 +7,7 @@ import json
 
 from cluster.cli import network, nodefaults
 from cluster.cli.verbs import Verbs, json_argument, told
-from cluster.cluster import Cluster
+from cluster.client.cluster import Cluster
 from terminal import UsageFailure, table
 
 TIME_SHIFT_S_MAX = 1e9

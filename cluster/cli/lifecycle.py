@@ -7,16 +7,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from builder import data
-from builder.architecture import HOST, NAMES
-from cluster import cluster as clusters
-from cluster import scale
+from builder.core import data
+from builder.core.architecture import HOST, NAMES
 from cluster.cli.verbs import Verbs, name_argument, with_name
-from cluster.cluster import Cluster
-from cluster.layout import Layout
-from cluster.machine import DATASOURCES
-from cluster.restore import up_cached
-from cluster.up import Options, require_archive, up
+from cluster.client import cluster as clusters
+from cluster.client.cluster import Cluster
+from cluster.lifecycle import scale
+from cluster.lifecycle.restore import up_cached
+from cluster.lifecycle.up import Options, require_archive, up
+from cluster.model.layout import Layout
+from cluster.model.machine import DATASOURCES
 from terminal import Phases, settled
 
 ADD_EXAMPLES = """\

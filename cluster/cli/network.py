@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from cluster.cli.verbs import Verbs, told
-from cluster.cluster import Cluster
-from cluster.net import Net
-from cluster.pcap import BYTES_MAX
+from cluster.client.cluster import Cluster
+from cluster.client.net import Net
+from cluster.network.pcap import BYTES_MAX
 from terminal import Failure, UsageFailure
 
 CUT_EXAMPLES = """\

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from cluster.cli.verbs import TIME, Verbs, byte_count, seconds, told
-from cluster.cluster import Cluster
-from cluster.disk import KINDS
-from cluster.node import Node
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.faults.disk import KINDS
 from terminal import Phases, UsageFailure
 
 SLOW_EXAMPLES = """\

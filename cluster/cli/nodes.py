@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from cluster.cli.verbs import Verbs
-from cluster.cluster import Cluster
-from cluster.ssh import USER
-from cluster.up import load, require_archive
+from cluster.client.cluster import Cluster
+from cluster.client.ssh import USER
+from cluster.lifecycle.up import load, require_archive
 from terminal import Failure, Phases
 
 PUSH_EXAMPLES = """\

@@ -6,11 +6,11 @@ import argparse
 import json
 import time
 
-from cluster import snapshot
 from cluster.cli.verbs import Verbs, json_argument, with_name
-from cluster.cluster import Cluster
-from cluster.restore import restore, take
-from cluster.snapshot import Snapshot
+from cluster.client.cluster import Cluster
+from cluster.lifecycle import snapshot
+from cluster.lifecycle.restore import restore, take
+from cluster.lifecycle.snapshot import Snapshot
 from terminal import Failure, Phases, table
 
 EXAMPLES = """\

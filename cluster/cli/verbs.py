@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 
-from cluster.fault import Fault
+from cluster.client.fault import Fault
 from terminal import Parser
 
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

@@ -11,10 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster import stall, timeline
 from cluster.cli.verbs import Verbs, json_argument
-from cluster.cluster import Cluster
-from cluster.timeline import Event
+from cluster.client.cluster import Cluster
+from cluster.faults import stall
+from cluster.model import timeline
+from cluster.model.timeline import Event
 from terminal import table
 
 WATCH_S = 1.0

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from cluster.client.node import Node
+from cluster.client.ssh import Unreachable
 from cluster.consistency.history import Operation, by_key
 from cluster.consistency.models import GrowSet, Lock, Model, Register
 from cluster.consistency.search import Violation, check
-from cluster.node import Node
-from cluster.ssh import Unreachable
 from etcd.client import Client as EtcdClient
 from etcd.errors import EtcdError, LeaseNotFound, Unavailable
 from etcd.protocol import Compare, Etcd, Op

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import qemu, snapshot
-from cluster.cluster import Cluster
-from cluster.node import Node
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.lifecycle import snapshot
+from cluster.machines import qemu
 from terminal import Failure
 
 CONSOLE_LINES = 30

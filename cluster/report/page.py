@@ -1,6 +1,6 @@
 """The page of a session: for each test that used a cluster, its timeline as a drawing and as a table, and what its nodes told. Pure.
 
-It is one file that fetches nothing (:mod:`builder.page`), and says all it has to say without scripts, too.
+It is one file that fetches nothing (:mod:`builder.core.page`), and says all it has to say without scripts, too.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from builder import page
-from cluster.report.lanes import Bar, Point, bars, points, rows
-from cluster.timeline import Event
+from builder.core import page
+from cluster.model.timeline import Event
+from cluster.report.bars import Bar, Point, bars, points, rows
 
 PARTS: Final = Path(__file__).parent / "pages"
 ROW, NAME_HEIGHT, GAP, AXIS = 20, 18, 8, 22

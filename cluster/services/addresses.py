@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from cluster.description import Description
-from cluster.machine import DISCOVERY_PORT, NETWORK, NODES_MAX, cluster_address, cluster_mac
+from cluster.model.description import Description
+from cluster.model.machine import DISCOVERY_PORT, NETWORK, NODES_MAX, cluster_address, cluster_mac
 from cluster.services import packet
 from cluster.services.packet import Frame
 

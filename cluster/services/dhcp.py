@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import NamedTuple
 
-from cluster.machine import NETWORK, PREFIX_BITS
+from cluster.model.machine import NETWORK, PREFIX_BITS
 from cluster.services.addresses import DOMAIN, METADATA, SERVICES, Neighbour, packed
 from cluster.services.host import Caller
 

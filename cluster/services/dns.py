@@ -18,7 +18,7 @@ import dns.rdatatype
 import dns.reversename
 import dns.rrset
 
-from cluster.machine import NETWORK
+from cluster.model.machine import NETWORK
 from cluster.services import addresses
 from cluster.services.addresses import DOMAIN, SERVICES, Neighbour
 from cluster.services.host import Caller

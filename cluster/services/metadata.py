@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from cluster.machine import PREFIX_BITS, cluster_mac
+from cluster.model.machine import PREFIX_BITS, cluster_mac
 from cluster.services.addresses import DOMAIN, METADATA, SERVICES, Neighbour
 from cluster.services.webserver import Handler
 

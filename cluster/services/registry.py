@@ -10,14 +10,13 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from cluster import logs
-from cluster.services.stack import LEASH
+from cluster.machines.process import dies_with_us
+from cluster.model import logs
 from terminal import Failure
 
 PROGRAM = "docker-registry"
@@ -94,7 +93,7 @@ class Registry:
         try:
             with logs.fresh(log_path) as log:
                 self.process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(program), "serve", str(settings)),
+                    *dies_with_us([str(program), "serve", str(settings)]),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -1,6 +1,6 @@
 """TCP for this computer's address on the segment, borrowed: a QEMU that runs no machine, whose user network (libslirp) ends connections.
 
-Each connection to a door, an address and port, is carried by ``cluster/forward.py`` to a server of ours (``guestfwd``); libslirp is told to
+Each connection to a door, an address and port, is carried by ``cluster/machines/forward.py`` to a server of ours (``guestfwd``); libslirp is told to
 refuse everything else (``restrict``). It sees only TCP, over a unix socket with a length before each frame, as ``-netdev stream`` has it,
 and never the segment itself. It is started by the first packet: about 0.1 s and 11 MiB of memory of its own.
 
@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import logs
-from cluster.machine import NETWORK, SANDBOX
+from cluster.machines.process import dies_with_us
+from cluster.model import logs
+from cluster.model.machine import NETWORK, SANDBOX
 from cluster.services import packet
 from cluster.services.addresses import packed
 from cluster.services.packet import Arp, Frame, Ipv4
 
-LEASH = Path(__file__).parents[1] / "leash.py"
 HEADER_BYTES = 4
 FRAME_BYTES_MAX = 65536
 WAITING_MAX = 256
@@ -152,8 +150,7 @@ class Stack:
         try:
             with logs.fresh(self._log) as log:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
-                    *argv(self._qemu, self._wire, self._doors),
+                    *dies_with_us(argv(self._qemu, self._wire, self._doors)),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -16,11 +16,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from etcd.errors import EtcdError, Unavailable
 from etcd.protocol import Op
-from fleet import codec
-from fleet.api import wire
-from fleet.model import Desired, Unit, UnitState, current_state
-from fleet.registry import Contended, NoSuchUnit, Overview, Registry, UnitExists
-from fleet.requirements import Requirements, RequirementsError
+from fleet.api import shapes
+from fleet.model import codec
+from fleet.model.entities import Desired, Unit, UnitState, current_state
+from fleet.model.registry import Contended, NoSuchUnit, Overview, Registry, UnitExists
+from fleet.model.requirements import Requirements, RequirementsError
 from terminal import Failure
 from unitfile.name import UnitName, UnitNameError
 from unitfile.text import UnitFileError
@@ -102,7 +102,7 @@ class Api:
             return failed(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, failure.message)
         except NoSuchUnit as failure:
             return failed(HTTPStatus.NOT_FOUND, "unit does not exist", failure.hint)
-        except (wire.BadRequest, UnitNameError, UnitFileError, RequirementsError) as failure:
+        except (shapes.BadRequest, UnitNameError, UnitFileError, RequirementsError) as failure:
             return failed(HTTPStatus.BAD_REQUEST, str(failure), failure.hint)
         except (UnitExists, Contended) as failure:
             return failed(HTTPStatus.CONFLICT, str(failure), failure.hint)
@@ -134,12 +134,12 @@ class Api:
         try:
             parts = urlsplit(request.target)
         except ValueError:
-            raise wire.BadRequest("the address is no URL") from None
+            raise shapes.BadRequest("the address is no URL") from None
         segments = [unquote(each) for each in parts.path.split("/")[1:]]
         try:
             query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=50)
         except ValueError:
-            raise wire.BadRequest("the query has too many fields") from None
+            raise shapes.BadRequest("the query has too many fields") from None
         if segments == ["metrics"]:
             return _by_verb(request, {"GET": self._metrics})
         for base in _BASES:
@@ -174,36 +174,36 @@ class Api:
         return None
 
     def _machines(self, query: Query) -> Response:
-        rows, token = wire.page(self._registry.machines(), _one(query, "nextPageToken"))
-        return _page("machines", [wire.machine(each) for each in rows], token)
+        rows, token = shapes.page(self._registry.machines(), _one(query, "nextPageToken"))
+        return _page("machines", [shapes.machine(each) for each in rows], token)
 
     def _patch_machines(self, request: Request) -> Response:
         _require_json(request)
-        self._registry.set_metadata(wire.metadata_changes(request.body))
+        self._registry.set_metadata(shapes.metadata_changes(request.body))
         return Response(HTTPStatus.NO_CONTENT)
 
     def _units(self, query: Query) -> Response:
         view = self._registry.overview()
-        names, token = wire.page(sorted(view.units), _one(query, "nextPageToken"))
+        names, token = shapes.page(sorted(view.units), _one(query, "nextPageToken"))
         return _page("units", [_listed(_seen_in(view, name)) for name in names], token)
 
     def _unit(self, name: str) -> Response:
         seen = self._look(name)
         current = "" if seen.is_global else seen.current.value
-        return _json(wire.unit(seen.unit, current=current, machine_id=seen.machine, reason=seen.reason))
+        return _json(shapes.unit(seen.unit, current=current, machine_id=seen.machine, reason=seen.reason))
 
     def _why(self, name: str) -> Response:
         seen = self._look(name)
         current = "" if seen.is_global else seen.current.value
         reason = seen.reason or _no_reason(seen)
-        return _json(wire.why(seen.unit, current=current, machine_id=seen.machine, reason=reason))
+        return _json(shapes.why(seen.unit, current=current, machine_id=seen.machine, reason=reason))
 
     def _put(self, name: str, request: Request) -> Response:
         _require_json(request)
         UnitName.parse(name)
-        wanted = wire.UnitRequest.parse(request.body)
+        wanted = shapes.UnitRequest.parse(request.body)
         if wanted.name not in ("", name):
-            raise wire.BadRequest(f"the name in the body, {wanted.name!r}, is not the one in the path, {name!r}")
+            raise shapes.BadRequest(f"the name in the body, {wanted.name!r}, is not the one in the path, {name!r}")
         existing = self._registry.unit(name)
         unitfile = wanted.unitfile
         if unitfile is not None and (existing is None or existing.unitfile.hash() != unitfile.hash()):
@@ -225,15 +225,15 @@ class Api:
     def _states(self, query: Query) -> Response:
         machine, unit = _one(query, "machineID"), _one(query, "unitName")
         found = self._registry.states(machine or None, unit or None)
-        rows, token = wire.page(sorted(found, key=_by_unit), _one(query, "nextPageToken"))
-        return _page("states", [wire.state(each) for each in rows], token)
+        rows, token = shapes.page(sorted(found, key=_by_unit), _one(query, "nextPageToken"))
+        return _page("states", [shapes.state(each) for each in rows], token)
 
     def _state(self, name: str) -> Response:
         seen = self._look(name)
         states = sorted(seen.states, key=lambda each: (each.machine != seen.machine, each.machine))
         # Without a state the answer is still 200: the unit exists, and the original client dereferences the answer.
         nothing = UnitState(name, seen.machine, load="not-found", active="inactive", sub="dead")
-        return _json(wire.state(states[0] if states else nothing))
+        return _json(shapes.state(states[0] if states else nothing))
 
     def _look(self, name: str) -> _Seen:
         """One unit, its place and its states, without reading the whole cluster. Raises :class:`NoSuchUnit`."""
@@ -270,7 +270,7 @@ class Api:
 
 def failed(status: HTTPStatus, message: str = "", hint: str | None = None) -> Response:
     """An error response; without a message the status's own phrase."""
-    body = wire.error(status.value, message or status.phrase, hint)
+    body = shapes.error(status.value, message or status.phrase, hint)
     return Response(status, json.dumps(body).encode())
 
 
@@ -307,10 +307,10 @@ def _seen_in(view: Overview, name: str) -> _Seen:
     return _Seen(view.units[name], machine, states, reason)
 
 
-def _listed(seen: _Seen) -> wire.Json:
+def _listed(seen: _Seen) -> shapes.Json:
     """A unit in the list; the current state of a global one is ``inactive`` there, as the original has it."""
     current = Desired.INACTIVE if seen.is_global else seen.current
-    return wire.unit(seen.unit, current=current.value, machine_id=seen.machine, reason=seen.reason)
+    return shapes.unit(seen.unit, current=current.value, machine_id=seen.machine, reason=seen.reason)
 
 
 def _no_reason(seen: _Seen) -> str:
@@ -336,12 +336,12 @@ def _by_unit(state: UnitState) -> tuple[str, str]:
 def _one(query: Query, name: str) -> str:
     values = query.get(name, [""])
     if len(values) > 1:
-        raise wire.BadRequest(f"{name} is given {len(values)} times")
+        raise shapes.BadRequest(f"{name} is given {len(values)} times")
     return values[0]
 
 
-def _page(key: str, rows: Sequence[wire.Json], token: str) -> Response:
-    fields: wire.Json = {}
+def _page(key: str, rows: Sequence[shapes.Json], token: str) -> Response:
+    fields: shapes.Json = {}
     if rows:
         fields[key] = rows
     if token:
@@ -349,7 +349,7 @@ def _page(key: str, rows: Sequence[wire.Json], token: str) -> Response:
     return _json(fields)
 
 
-def _json(fields: wire.Json) -> Response:
+def _json(fields: shapes.Json) -> Response:
     return Response(HTTPStatus.OK, json.dumps(fields, ensure_ascii=False).encode())
 
 
@@ -364,7 +364,7 @@ def _discovery() -> Response:
         ("UnitState", "List", "GET", "state"),
         ("UnitState", "Get", "GET", "state/{unitName}"),
     ]
-    resources: dict[str, dict[str, dict[str, wire.Json]]] = {}
+    resources: dict[str, dict[str, dict[str, shapes.Json]]] = {}
     for resource, method, verb, path in methods:
         of_resource = resources.setdefault(resource + "s", {"methods": {}})
         of_resource["methods"][method] = {"id": f"fleet.{resource}.{method}", "httpMethod": verb, "path": path}

@@ -17,9 +17,9 @@ from http import HTTPStatus
 from typing import Any
 
 from fleet.api.handlers import Api, Request, Response, failed
-from fleet.api.wire import BODY_SIZE_MAX
-from fleet.registry import Registry
-from terminal.release import VERSION
+from fleet.api.shapes import BODY_SIZE_MAX
+from fleet.model.registry import Registry
+from terminal.version import VERSION
 
 IDLE_S = 60
 """Seconds that a connection may be silent; the original's client keeps its own open for 90 and copes with losing them."""

@@ -17,7 +17,7 @@ from fleet.ctl.client import Endpoint
 from fleet.ctl.reach import Settings
 from fleet.ctl.transport import Ssh, parse_tunnel
 from terminal import Parser, UsageFailure, command, did_you_mean
-from terminal.release import VERSION
+from terminal.version import VERSION
 
 PROG = "fleetctl"
 DEFAULT_ENDPOINT = "unix:///run/fleet.sock"

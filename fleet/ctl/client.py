@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urlsplit
 
-from fleet.model import Machine, UnitState
+from fleet.model.entities import Machine, UnitState
 from terminal import Failure, UsageFailure
 from unitfile.text import Option, UnitFile
 

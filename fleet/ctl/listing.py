@@ -12,7 +12,7 @@ from fleet.ctl.client import Client, UnitRecord
 from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import parse_arguments
 from fleet.ctl.waiting import machine_cell
-from fleet.model import Machine, UnitState
+from fleet.model.entities import Machine, UnitState
 from terminal import Failure, UsageFailure, did_you_mean, printable, printable_lines, table
 
 SHORT_HASH = 7

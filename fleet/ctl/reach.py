@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fleet.ctl.client import Client, Endpoint
 from fleet.ctl.transport import Address, Ssh, Tunnel, direct_session, open_tunnel
-from fleet.model import Machine
+from fleet.model.entities import Machine
 from terminal import Failure, UsageFailure
 
 STAGGER_S = 4.0

@@ -12,7 +12,7 @@ from fleet.ctl.listing import no_such_unit
 from fleet.ctl.reach import Settings, open_reach
 from fleet.ctl.units import Argument, parse_arguments
 from fleet.ctl.waiting import machine_cell
-from fleet.model import Machine
+from fleet.model.entities import Machine
 from terminal import Failure, UsageFailure, printable
 
 _PORT_HELP = "port of sshd on the machines (default 22)"

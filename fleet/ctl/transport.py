@@ -30,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from fleet.model import Machine
+from fleet.model.entities import Machine
 from terminal import Failure, UsageFailure
 
 SSH_PORT = 22

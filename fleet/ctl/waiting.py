@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fleet.ctl.client import ApiError, UnitRecord
-from fleet.model import Machine, UnitState
+from fleet.model.entities import Machine, UnitState
 from terminal import Failure
 
 ATTEMPT_S = 2.0

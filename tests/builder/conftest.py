@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from builder.apt import Programs
-from builder.tools import Tools
+from builder.debian.apt import Programs
+from builder.debian.tools import Tools
 from tests.builder.debmaker import deb
 
 

@@ -19,15 +19,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from builder import definition, mirror
-from builder.architecture import ARCHITECTURES, Architecture, lock_path
 from builder.cli import run
-from builder.lockfile import Lock, LockedPackage
-from builder.packages import obtain
-from builder.resolve import Request
-from builder.store import Store
-from builder.tools import Tools
-from builder.tree import Kind
+from builder.core.architecture import ARCHITECTURES, Architecture, lock_path
+from builder.core.store import Store
+from builder.core.tree import Kind
+from builder.debian import mirror
+from builder.debian.lockfile import Lock, LockedPackage
+from builder.debian.packages import obtain
+from builder.debian.tools import Tools
+from builder.definition import definition
+from builder.lock.resolve import Request
 from tests.builder.debmaker import deb, member
 from tests.builder.finish.test_ldconfig import shared_library
 

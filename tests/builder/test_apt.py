@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.apt import (
+from builder.debian.apt import (
     AptFailure,
     Chosen,
     PrivateApt,
@@ -24,8 +24,8 @@ from builder.apt import (
     preferences,
     sources,
 )
-from builder.mirror import Mirror
-from builder.tools import Tools
+from builder.debian.mirror import Mirror
+from builder.debian.tools import Tools
 
 if TYPE_CHECKING:
     from tests.builder.conftest import Archive, Signer

@@ -10,13 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import build, data, definition, scripts, tools
-from builder.apt import Programs
-from builder.architecture import ARCHITECTURES, HOST, NAMES, definition_path, lock_path
-from builder.build import Settings
 from builder.cli import run
-from builder.lockfile import Lock
-from builder.tools import Tools
+from builder.core import data
+from builder.core.architecture import ARCHITECTURES, HOST, NAMES, definition_path, lock_path
+from builder.debian import tools
+from builder.debian.apt import Programs
+from builder.debian.lockfile import Lock
+from builder.debian.tools import Tools
+from builder.definition import definition
+from builder.lock import scripts
+from builder.pipeline import build
+from builder.pipeline.order import Settings
 from terminal import Failure, command
 from tests.builder.conftest import Archive, Signer
 from tests.builder.smallworld import TOLD, World

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import archive
-from builder.archive import GRAIN, Member
-from builder.tools import Tools
+from builder.debian.tools import Tools
+from builder.formats import archive
+from builder.formats.archive import GRAIN, Member
 from terminal import Failure
 
 EPOCH = 1_700_000_000

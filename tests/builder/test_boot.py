@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from builder.boot import COMMAND_LINE_BYTES, LOADER_CONF, BootFiles, set_command_line, system_partition, unified_kernel
-from builder.tools import Tools
+from builder.debian.tools import Tools
+from builder.formats.boot import (
+    COMMAND_LINE_BYTES,
+    LOADER_CONF,
+    BootFiles,
+    set_command_line,
+    system_partition,
+    unified_kernel,
+)
 from terminal import Failure
 from tests.builder.smallworld import EPOCH, systemd_boot
 

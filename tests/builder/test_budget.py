@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ByteSize
 
-from builder import budget, definition
-from builder.budget import Growth, Measured
+from builder.about import budget
+from builder.about.budget import Growth, Measured
 from builder.cli import run
-from builder.definition import Limits
-from builder.tools import Tools
+from builder.debian.tools import Tools
+from builder.definition import definition
+from builder.definition.definition import Limits
 from terminal import Failure, command
 from tests.builder.smallworld import NODE, SMALL, World
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from builder import deb, timings
+from builder.about import timings
 from builder.cli import run
+from builder.debian import deb
+from builder.debian.tools import Tools
 from builder.targets import TARGETS, ContainerTarget, Contents, container
-from builder.tools import Tools
 from terminal import command
 from tests.builder.debmaker import member
 from tests.builder.smallworld import EPOCH, NODE, SMALL, TOLD, World

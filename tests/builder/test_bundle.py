@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import bundle, deb
-from builder.store import Store
-from builder.tree import Entry, Inline, Kind, Slice, Tree, directory, file, symlink
+from builder.core import bundle
+from builder.core.store import Store
+from builder.core.tree import Entry, Inline, Kind, Slice, Tree, directory, file, symlink
+from builder.debian import deb
 from tests.builder import debmaker
 from tests.builder.debmaker import member
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import cache
-from builder.cache import Holding
-from builder.lockfile import Lock
-from builder.tools import Tools, our_lock
+from builder.debian.lockfile import Lock
+from builder.debian.tools import Tools, our_lock
+from builder.pipeline import cache
+from builder.pipeline.cache import Holding
 from terminal import Failure
 from tests.builder.smallworld import World
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import apt
-from builder.apt import Programs
 from builder.cli import run
-from builder.tools import Tools
+from builder.debian import apt
+from builder.debian.apt import Programs
+from builder.debian.tools import Tools
 from terminal import command
 from tests.builder.conftest import Archive, Signer
 from tests.builder.smallworld import World

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from builder.definition import Container
+from builder.core.tree import Tree, directory, file, symlink
+from builder.definition.definition import Container
 from builder.targets import Contents
 from builder.targets.container import write
-from builder.tree import Tree, directory, file, symlink
 
 EPOCH = 1_700_000_000
 TREE = Tree([file("usr/bin/tool", "tool", 0o755), symlink("bin", "usr/bin"), directory("data", 0o700, uid=7, gid=7)])

@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from builder import assemble, comparison, conventional, data, definition, mirror, treediff
-from builder.deb import unpack
-from builder.lockfile import Lock, LockedPackage
-from builder.packages import obtain
-from builder.store import Store
-from builder.tools import Tools
-from builder.treediff import Facts
+from builder.check import debian_tree, mmdebstrap, tree_difference
+from builder.check.tree_difference import Facts
+from builder.core import data
+from builder.core.store import Store
+from builder.debian import mirror
+from builder.debian.deb import unpack
+from builder.debian.lockfile import Lock, LockedPackage
+from builder.debian.packages import obtain
+from builder.debian.tools import Tools
+from builder.definition import definition
+from builder.pipeline import assemble
 from terminal import Failure
 from tests.builder.debmaker import deb, member, tar
 
@@ -29,23 +33,23 @@ ACCOUNTS = (member("./etc/passwd", b"root:x:0:0::/root:/bin/sh\n"), member("./et
 
 def read(*members: tuple[tarfile.TarInfo, bytes]) -> dict[str, Facts]:
     """The tree in a tar of these members."""
-    return conventional.read_tar(io.BytesIO(tar([*ACCOUNTS, *members])))
+    return mmdebstrap.read_tar(io.BytesIO(tar([*ACCOUNTS, *members])))
 
 
 def test_every_difference_is_explained_and_every_explanation_needed(closure: Tools) -> None:
     store = Store()
     what = definition.load(data.image() / "node.yaml")
     lock = Lock.load(data.image() / "node.lock")
-    whole = conventional.together(lock, Lock.load(data.image() / "comparison.lock"))
-    theirs = conventional.tree(whole, store, mirror.find)
+    whole = mmdebstrap.together(lock, Lock.load(data.image() / "comparison.lock"))
+    theirs = mmdebstrap.tree(whole, store, mirror.find)
     packages = {package.name: package for package in obtain(whole, store, mirror.find)}
     node = [packages.pop(package.name) for package in lock.packages]
     base = assemble.base(what, node, lock, closure, store)
     tree = assemble.finish(what, base.copy(), node, lock, closure, store)
-    sides = comparison.sides(what, tree, theirs, node, packages.values())
-    assert set(sides.left_out) == set(comparison.RULES), "a rule that leaves nothing out is not needed"
-    judged = treediff.judge(
-        treediff.differences(sides.ours, sides.theirs), treediff.load(data.image() / "differences.yaml")
+    sides = debian_tree.sides(what, tree, theirs, node, packages.values())
+    assert set(sides.left_out) == set(debian_tree.RULES), "a rule that leaves nothing out is not needed"
+    judged = tree_difference.judge(
+        tree_difference.differences(sides.ours, sides.theirs), tree_difference.load(data.image() / "differences.yaml")
     )
     told = "\n".join(map(str, judged.unexplained[:100]))
     assert judged.unexplained == (), (
@@ -57,7 +61,7 @@ def test_every_difference_is_explained_and_every_explanation_needed(closure: Too
 def test_the_comparison_has_what_the_node_assumes() -> None:
     """Names that only virtual packages have are for whoever provides them; all others are in the lock."""
     assumed = set(definition.load(data.image() / "node.yaml").assume)
-    whole = conventional.together(Lock.load(data.image() / "node.lock"), Lock.load(data.image() / "comparison.lock"))
+    whole = mmdebstrap.together(Lock.load(data.image() / "node.lock"), Lock.load(data.image() / "comparison.lock"))
     virtual = {"debconf-2.0", "linux-initramfs-tool", "lsb-base"}
     assert assumed - {package.name for package in whole.packages} <= virtual, "run 'osbuild lock image/comparison.yaml'"
 
@@ -92,9 +96,9 @@ def test_the_tar_of_mmdebstrap() -> None:
 
 def test_a_tar_that_is_none_or_strange() -> None:
     with pytest.raises(Failure, match="damaged"):
-        conventional.read_tar(io.BytesIO(tar(ACCOUNTS)[:700]))
+        mmdebstrap.read_tar(io.BytesIO(tar(ACCOUNTS)[:700]))
     with pytest.raises(Failure, match="no /etc/passwd"):
-        conventional.read_tar(io.BytesIO(tar([member("./usr/x", b"")])))
+        mmdebstrap.read_tar(io.BytesIO(tar([member("./usr/x", b"")])))
     with pytest.raises(Failure, match="a member of type b'V'"):
         read(member("./volume", type=b"V"))
     with pytest.raises(Failure, match="leads nowhere"):
@@ -109,7 +113,7 @@ def locked(name: str, version: str, sha256: str = "0" * 64) -> LockedPackage:
 def test_the_nodes_versions_win() -> None:
     node = Lock("amd64", 1, "", (), (locked("libc6", "2.41-1"), locked("udev", "257")))
     more = Lock("amd64", 2, "", (), (locked("dpkg", "1:1.22"), locked("libc6", "2.41-2")))
-    whole = conventional.together(node, more)
+    whole = mmdebstrap.together(node, more)
     assert [(each.name, each.version) for each in whole.packages] == [
         ("dpkg", "1:1.22"),
         ("libc6", "2.41-1"),
@@ -122,7 +126,7 @@ def test_an_archive_of_the_locked_files(tmp_path: Path) -> None:
     sha256 = deb(tmp_path / "stored", [member("./usr/x", b"")], "dpkg")
     package = locked("dpkg", "1:1.22", sha256)
     unpacked = unpack(tmp_path / "stored", sha256, Store(tmp_path / "store"))
-    conventional.write_archive(tmp_path / "archive", [package], {"dpkg": tmp_path / "stored"}, [unpacked])
+    mmdebstrap.write_archive(tmp_path / "archive", [package], {"dpkg": tmp_path / "stored"}, [unpacked])
     copied = tmp_path / "archive/dpkg_1%3a1.22_amd64.deb"
     assert copied.read_bytes() == (tmp_path / "stored").read_bytes()
     assert copied.stat().st_mode & 0o777 == 0o644
@@ -130,15 +134,15 @@ def test_an_archive_of_the_locked_files(tmp_path: Path) -> None:
         "Package: dpkg\nVersion: 1.0\nArchitecture: amd64\n"
         f"Filename: ./dpkg_1%3a1.22_amd64.deb\nSize: 1\nSHA256: {sha256}\n"
     )
-    words = conventional.command(tmp_path / "archive", [package], tmp_path / "out.tar", "--quiet")
+    words = mmdebstrap.command(tmp_path / "archive", [package], tmp_path / "out.tar", "--quiet")
     assert "--include=dpkg" in words
     assert words[-1] == f"deb [trusted=yes] copy:{tmp_path}/archive ./"
 
 
 def test_mmdebstrap_is_missing_or_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Failure, match="ended with code 7:\nout\nno such package") as caught:
-        conventional.run(["sh", "-c", "echo out; echo no such package >&2; exit 7"])
+        mmdebstrap.run(["sh", "-c", "echo out; echo no such package >&2; exit 7"])
     assert "osbuild lock image/comparison.yaml" in str(caught.value.hint)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Failure, match="mmdebstrap is not installed"):
-        conventional.run(["mmdebstrap"])
+        mmdebstrap.run(["mmdebstrap"])

@@ -7,8 +7,8 @@ import stat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import cpio
-from builder.tree import Entry, Inline, Kind, directory, file, symlink
+from builder.core.tree import Entry, Inline, Kind, directory, file, symlink
+from builder.formats import cpio
 
 FIELDS = ["ino", "mode", "uid", "gid", "nlink", "mtime", "filesize"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import deb
-from builder.store import Store
-from builder.tree import Kind, PathConflict, Tree
+from builder.core.store import Store
+from builder.core.tree import Kind, PathConflict, Tree
+from builder.debian import deb
 from tests.builder import debmaker
 from tests.builder.debmaker import member
 

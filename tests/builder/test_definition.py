@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import data, definition, document
+from builder.core import data, document
+from builder.definition import definition
 from terminal import Failure
 
 GOOD = """\

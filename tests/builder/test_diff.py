@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import filelist, manifest
+from builder.about import filelist, manifest
+from builder.about.filelist import Listed
 from builder.cli import run
-from builder.diff import file_changes
-from builder.filelist import Listed
-from builder.tools import Tools
-from builder.tree import Kind
+from builder.cli.diff import file_changes
+from builder.core.tree import Kind
+from builder.debian.tools import Tools
 from terminal import command
 from tests.builder.smallworld import World
 from tests.builder.test_inspect import NEW, OLD

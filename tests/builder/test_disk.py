@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import disk
-from builder.definition import Disk, size_text
-from builder.disk import MIB, SECTOR, Extent, Layout
-from builder.tools import ToolFailure, Tools
-from builder.verity import Verity, hash_bytes
+from builder.core.sparse import Extent
+from builder.core.verity import Verity, hash_bytes
+from builder.debian.tools import ToolFailure, Tools
+from builder.definition.definition import Disk, size_text
+from builder.formats import disk
+from builder.formats.disk import MIB, SECTOR, Layout
 from terminal import Failure
 
 HASH = hashlib.sha256(b"a root").hexdigest()

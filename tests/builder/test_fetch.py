@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import fetch as fetching
-from builder.fetch import Options, fetch
-from builder.lockfile import LockedPackage
-from builder.mirror import Mirror
-from builder.packages import FetchFailure, downloaded
-from builder.store import Store
+from builder.core.store import Store
+from builder.debian import fetch as fetching
+from builder.debian.downloads import FetchFailure, downloaded
+from builder.debian.fetch import Options, fetch
+from builder.debian.lockfile import LockedPackage
+from builder.debian.mirror import Mirror
 
 HASTY = Options(threads=4, attempts=3, pause=0.001)
 
@@ -253,7 +253,7 @@ def test_the_hosts_proxy_is_used(web: Web, store: Store) -> None:
 def test_too_little_space_is_told_before_any_download(web: Web, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     package = web.package("lib", b"x" * 5_000_000)
     usage = shutil.disk_usage(store.root)._replace(free=4_000_000)
-    monkeypatch.setattr("builder.fetch.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("builder.debian.fetch.shutil.disk_usage", lambda _: usage)
     with pytest.raises(FetchFailure, match="4 MB free, 72 MB needed") as caught:
         fetch([package], store, lambda: web.mirror, options=HASTY)
     assert caught.value.where == str(store.root)

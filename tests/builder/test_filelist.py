@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import filelist
-from builder.filelist import Listed, line, listed, parse
-from builder.tools import Tools
-from builder.tree import Entry, Inline, Kind, Tree, directory, file, symlink
+from builder.about import filelist
+from builder.about.filelist import Listed, line, listed, parse
+from builder.core.tree import Entry, Inline, Kind, Tree, directory, file, symlink
+from builder.debian.tools import Tools
 from terminal import Failure
 from tests.builder.smallworld import EPOCH, World
 

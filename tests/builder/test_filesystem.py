@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.filesystem import feed, pack, tar_stream
-from builder.tools import Tools
-from builder.tree import Entry, Inline, Kind, Slice, Tree, directory, file, symlink
+from builder.core.tree import Entry, Inline, Kind, Slice, Tree, directory, file, symlink
+from builder.debian.tools import Tools
+from builder.formats.filesystem import feed, pack, tar_stream
 from terminal import Failure
 
 pytestmark = pytest.mark.slow

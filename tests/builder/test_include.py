@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import apt, data, definition, include
 from builder.cli import run
-from builder.document import Node
-from builder.include import Named, Whole
-from builder.lockfile import Lock
-from builder.resolve import Request
-from builder.tools import Tools
+from builder.core import data
+from builder.core.document import Node
+from builder.debian import apt
+from builder.debian.lockfile import Lock
+from builder.debian.tools import Tools
+from builder.definition import definition, include
+from builder.definition.include import Named, Whole
+from builder.lock.resolve import Request
 from terminal import Failure, command
 from tests.builder.conftest import Archive, Signer
 from tests.builder.smallworld import EPOCH, World

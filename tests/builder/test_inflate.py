@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.inflate import PIECE, inflated
+from builder.core.inflate import PIECE, inflated
 
 PACK = {"xz": lzma.compress, "gz": gzip.compress, "bz2": bz2.compress}
 kinds = pytest.mark.parametrize("kind", sorted(PACK))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import cpio
-from builder.initrd import drivers, initrd, pack
-from builder.tools import Tools
-from builder.tree import Kind, Tree, file, symlink
+from builder.core.tree import Kind, Tree, file, symlink
+from builder.debian.tools import Tools
+from builder.formats import cpio
+from builder.pipeline.initrd import drivers, initrd, pack
 from terminal import Failure
 from tests.builder.finish.test_elf import dynamic
 from tests.builder.finish.test_modules import tree_of

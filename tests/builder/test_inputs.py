@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import inputs
-from builder.tree import Kind
+from builder.core import inputs
+from builder.core.tree import Kind
 from terminal import Failure
 
 

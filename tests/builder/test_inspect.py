@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builder.cli import run
-from builder.tools import Tools
+from builder.debian.tools import Tools
 from terminal import command
 from tests.builder.debmaker import member
 from tests.builder.smallworld import TOLD, TOOL, World

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import iso
-from builder.iso import SECTOR, Contents, File
-from builder.tools import Tools
+from builder.debian.tools import Tools
+from builder.formats import iso
+from builder.formats.iso import SECTOR, Contents, File
 from install import layout
 from terminal import Failure
 from tests.builder.smallworld import World

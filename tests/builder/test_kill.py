@@ -14,9 +14,9 @@ from random import Random
 
 import pytest
 
-from builder.manifest import sha256
-from builder.store import MADE
-from builder.tools import Tools
+from builder.about.manifest import sha256
+from builder.core.store import MADE
+from builder.debian.tools import Tools
 from tests.builder.smallworld import TOLD, World
 from tests.builder.test_build import snapshot
 from tests.eventually import eventually

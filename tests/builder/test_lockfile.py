@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.lockfile import Change, IndexStamp, Lock, LockedPackage, LockFailure, changes
+from builder.debian.lockfile import Change, IndexStamp, Lock, LockedPackage, LockFailure, changes
 
 LIB = LockedPackage(
     "lib", "1:1.0-1+b1", "amd64", "debian", "one", "pool/main/lib_1.0.deb", "a" * 64, 10, "libsource", "1:1.0-1"

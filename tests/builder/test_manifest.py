@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import filelist, manifest, timings
-from builder.lockfile import Lock, LockedPackage
-from builder.tools import Tools
-from builder.tree import Entry, Inline, Kind, Tree
+from builder.about import filelist, manifest, timings
+from builder.core.tree import Entry, Inline, Kind, Tree
+from builder.debian.lockfile import Lock, LockedPackage
+from builder.debian.tools import Tools
 from tests.builder.smallworld import ROOT, TOLD, World
 
 PACKAGE = LockedPackage("tool", "1.0", "amd64", "debian", "test", "pool/t.deb", "a" * 64, 9, "tool-source", "1.0")

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.mirror import Mirror, MirrorFailure, Source, find, parse_deb822, parse_one_line, read_options, stanzas
+from builder.debian.mirror import (
+    Mirror,
+    MirrorFailure,
+    Source,
+    find,
+    parse_deb822,
+    parse_one_line,
+    read_options,
+    stanzas,
+)
 
 DEB822 = """# comment
 Types: deb deb-src

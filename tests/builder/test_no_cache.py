@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import cache
+from builder.debian.tools import Tools
+from builder.pipeline import cache
 from builder.targets import container
-from builder.tools import Tools
 from tests.builder.smallworld import World
 from tests.builder.test_build import osbuild, snapshot
 from tests.builder.test_kill import PATIENCE

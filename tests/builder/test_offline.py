@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import mirror
-from builder.mirror import Mirror
-from builder.tools import Tools, our_lock
+from builder.debian import mirror
+from builder.debian.mirror import Mirror
+from builder.debian.tools import Tools, our_lock
 from tests.builder.smallworld import World
 from tests.builder.test_build import osbuild, snapshot
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.deb import BadPackage
-from builder.lockfile import Lock, LockedPackage
-from builder.mirror import Mirror, from_root
-from builder.packages import obtain
-from builder.store import Store
+from builder.core.store import Store
+from builder.debian.deb import BadPackage
+from builder.debian.lockfile import Lock, LockedPackage
+from builder.debian.mirror import Mirror, from_root
+from builder.debian.packages import obtain
 from tests.builder.debmaker import deb, member
 
 NAMES = ["one", "two", "three"]

@@ -8,9 +8,9 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from builder import sizes, timings
-from builder.tools import Tools
-from builder.tree import Entry, Inline, Kind, Tree
+from builder.about import sizes, timings
+from builder.core.tree import Entry, Inline, Kind, Tree
+from builder.debian.tools import Tools
 from terminal import Span
 from tests.browser import WIDE, Browser, Seen
 from tests.builder.smallworld import World

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from builder.about.sizes import megabytes
 from builder.cli import run
-from builder.sizes import megabytes
-from builder.tools import Tools
+from builder.debian.tools import Tools
 from terminal import command
 from tests.builder.smallworld import NODE, SMALL, World
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from builder import qcow2
-from builder.disk import Extent
-from builder.qcow2 import CLUSTER
-from builder.tools import Tools
+from builder.core.sparse import Extent
+from builder.debian.tools import Tools
+from builder.formats import qcow2
+from builder.formats.qcow2 import CLUSTER
 from terminal import Failure
 
 pytestmark = pytest.mark.slow

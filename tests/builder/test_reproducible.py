@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from builder.debian.tools import Tools
 from builder.targets import TARGETS, ContainerTarget
-from builder.tools import Tools
 from tests.builder.smallworld import ROOT, Running, World
 from tests.builder.test_build import snapshot
 from tests.builder.test_kill import PATIENCE

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder import data, definition
-from builder.apt import AptFailure, Programs, Suite
-from builder.lockfile import Lock
-from builder.mirror import Mirror
-from builder.resolve import Request, ResolveFailure, Want, check, describe, lock_command, resolve
+from builder.core import data
+from builder.debian.apt import AptFailure, Programs, Suite
+from builder.debian.lockfile import Lock
+from builder.debian.mirror import Mirror
+from builder.definition import definition
+from builder.lock.resolve import Request, ResolveFailure, Want, check, describe, lock_command, resolve
 
 if TYPE_CHECKING:
     from tests.builder.conftest import Archive, Signer

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from builder import sbom
-from builder.deb import Package
-from builder.lockfile import Lock, LockedPackage
-from builder.tools import Tools
+from builder.about import sbom
+from builder.debian.deb import Package
+from builder.debian.lockfile import Lock, LockedPackage
+from builder.debian.tools import Tools
 from tests.builder.smallworld import EPOCH, World
 
 PLAIN = LockedPackage("tool", "1:1.0+b1", "amd64", "debian", "test", "pool/t/tool.deb", "a" * 64, 9, "tools", "1:1.0")

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from builder import schema
-from builder.cli import run
+from builder.cli import run, schema
 from terminal import command
 
 Out = pytest.CaptureFixture[str]
@@ -29,7 +28,7 @@ def test_every_key_is_explained() -> None:
     assert len(tables) > 40
     for line in tables:
         assert line.count(" | ") == 3, f"a pipe in a cell breaks the table: {line}"
-        assert not line.endswith("|  |"), f"builder/definition.py: its docstring is empty: {line}"
+        assert not line.endswith("|  |"), f"builder/definition/definition.py: its docstring is empty: {line}"
 
 
 def test_an_editor_learns_keys_kinds_and_meanings() -> None:

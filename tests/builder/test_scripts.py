@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import data, scripts
-from builder.lockfile import Lock
-from builder.scripts import Review, ReviewFailure, Script, accept, canonical, check, dump, load, parse, show
+from builder.core import data
+from builder.debian.lockfile import Lock
+from builder.lock import scripts
+from builder.lock.scripts import Review, ReviewFailure, Script, accept, canonical, check, dump, load, parse, show
 
 ONE, TWO = Script("tool", "postinst", "echo one\n"), Script("tool", "postinst", "echo two\n")
 OTHER = Script("other", "prerm", "true\n")

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import sizes
-from builder.deb import Package
-from builder.page import page
-from builder.tools import Tools
-from builder.tree import Entry, Inline, Kind, Tree
+from builder.about import sizes
+from builder.core.page import page
+from builder.core.tree import Entry, Inline, Kind, Tree
+from builder.debian.deb import Package
+from builder.debian.tools import Tools
 from tests.builder.smallworld import World
 
 VOID = {"meta", "link", "input"}

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import pool, verity
-from builder.filesystem import pack
-from builder.pool import Pool, contents, fits
-from builder.squashfs import read
-from builder.store import Store
-from builder.tools import Tools
-from builder.tree import Entry, Inline, Kind, Tree, directory, file, symlink
+from builder.core import verity
+from builder.core.store import Store
+from builder.core.tree import Entry, Inline, Kind, Tree, directory, file, symlink
+from builder.debian.tools import Tools
+from builder.formats import pool
+from builder.formats.filesystem import pack
+from builder.formats.pool import Pool, contents, fits
+from builder.formats.squashfs import read
 from terminal import Failure
 from tests.builder.test_filesystem import EPOCH, names, numbers
 

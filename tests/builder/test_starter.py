@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import data, definition, starter
+from builder.cli import new as verb
 from builder.cli import run
+from builder.core import data
+from builder.definition import definition
 from terminal import command
 
 Out = pytest.CaptureFixture[str]
@@ -70,11 +72,11 @@ def test_the_folder_one_stands_in_gives_the_name(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("name", ["yes", "12", "1e3", "null", "2026-01-01", "a: b", "{x}", "", "\udc80"])
 def test_any_folder_name_gives_a_definition(name: str, tmp_path: Path) -> None:
     path = tmp_path / "node.yaml"
-    path.write_text(starter.files(name)["node.yaml"])
+    path.write_text(verb.files(name)["node.yaml"])
     assert definition.load(path).name in (name, "mine")
 
 
 @given(st.text())
 def test_every_file_can_be_written(name: str) -> None:
-    for text in starter.files(name).values():
+    for text in verb.files(name).values():
         assert text.encode()

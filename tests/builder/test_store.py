@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.store import Store, identify, write_atomically
+from builder.core.store import Store, identify, write_atomically
 from terminal import Failure
 
 

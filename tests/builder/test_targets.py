@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.disk import MIB
+from builder.debian.tools import Tools
+from builder.formats.disk import MIB
+from builder.formats.virtualdisk import SECTOR
 from builder.targets import TARGETS, found, vagrant
-from builder.tools import Tools
-from builder.virtualdisk import SECTOR
 from terminal import Failure
 from tests.builder.smallworld import ROOT, World
 from tests.builder.test_cpio import read_back

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import timings
-from builder.timings import busy, describe
-from builder.tools import Tools
+from builder.about import timings
+from builder.about.timings import busy, describe
+from builder.debian.tools import Tools
 from terminal import Span
 from tests.builder.smallworld import World
 

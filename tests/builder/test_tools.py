@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from builder import data
-from builder.lockfile import Lock
-from builder.tools import (
+from builder.core import data
+from builder.core.tree import Entry, Inline, Kind, Tree, directory, file, symlink
+from builder.debian.lockfile import Lock
+from builder.debian.tools import (
     ToolFailure,
     Tools,
     inner_target,
@@ -25,7 +26,6 @@ from builder.tools import (
     write_launchers,
     write_tree,
 )
-from builder.tree import Entry, Inline, Kind, Tree, directory, file, symlink
 
 _PARTS = st.lists(st.sampled_from(["a", "b", "c", "..", "."]), min_size=1, max_size=6).map("/".join)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.tree import Entry, Inline, Kind, Patch, PathConflict, Tree, directory, file, parents, symlink
+from builder.core.tree import Entry, Inline, Kind, Patch, PathConflict, Tree, directory, file, parents, symlink
 
 names = st.sampled_from(["a", "b", "c"])
 paths = st.lists(names, min_size=1, max_size=4).map("/".join)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import treediff
+from builder.check import tree_difference
+from builder.check.tree_difference import Accepted, Attribute, Difference, Facts, differences, judge
+from builder.core.tree import Entry, Kind, Tree, directory, file, symlink
 from builder.finish.writable import SKELETON
-from builder.tree import Entry, Kind, Tree, directory, file, symlink
-from builder.treediff import Accepted, Attribute, Difference, Facts, differences, judge
 from terminal import Failure
 
 PATHS = st.lists(st.sampled_from(["etc", "usr", "a b", "[x]", "é", "*"]), min_size=1, max_size=3).map("/".join)
@@ -117,7 +117,7 @@ def test_a_reviewed_file_that_is_none(tmp_path: Path, text: str, message: str, p
     path = tmp_path / "differences.yaml"
     path.write_text(text)
     with pytest.raises(Failure) as caught:
-        treediff.load(path)
+        tree_difference.load(path)
     assert message in str(caught.value)
     assert f"differences.yaml{place}" in str(caught.value.where)
 
@@ -130,7 +130,7 @@ def test_our_side_is_as_a_node_sees_it() -> None:
     tree.add(symlink("home", "var/home"))
     tree.add(directory("var"))
     tree.add(Entry("usr/bin/ping", Kind.FILE, 0o755, xattrs={"security.capability": b"\1", "user.x": b"y"}))
-    side = treediff.of_tree(tree)
+    side = tree_difference.of_tree(tree)
     assert side["home/core"] == Facts("dir", 0o750, "core:core")
     assert side["home"].kind == "dir"
     assert side["var/log/wtmp"].owner == "root:43"
@@ -145,7 +145,7 @@ def test_account_databases_line_by_line() -> None:
         "etc/shadow": Facts("file", 0o640, content="root:*:20000:0:99999:7:::\n"),
         "etc/gshadow": Facts("file", 0o640, content="root:*::\n"),
     }
-    lines = {path: facts.content for path, facts in treediff.by_line(side).items() if facts.kind == "line"}
+    lines = {path: facts.content for path, facts in tree_difference.by_line(side).items() if facts.kind == "line"}
     assert lines == {
         "etc/passwd:root": "x:0:root:root:/root:/bin/sh",
         "etc/passwd:sshd": "x:-:sshd::/run/sshd:/bin/false",
@@ -157,6 +157,6 @@ def test_account_databases_line_by_line() -> None:
 
 
 def test_only_configuration_is_kept_as_text() -> None:
-    assert treediff.content("etc/hosts", b"a\n") == "a\n"
-    assert len(treediff.content("etc/ld.so.cache", b"a\0")) == 64
-    assert len(treediff.content("usr/bin/x", b"a\n")) == 64
+    assert tree_difference.content("etc/hosts", b"a\n") == "a\n"
+    assert len(tree_difference.content("etc/ld.so.cache", b"a\0")) == 64
+    assert len(tree_difference.content("usr/bin/x", b"a\n")) == 64

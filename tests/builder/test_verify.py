@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from builder import archive, compare, cpio
-from builder.archive import Member
+from builder.check import artifacts
+from builder.check.artifacts import Unreadable
+from builder.check.verify import Artifact, Verdict, describe
 from builder.cli import run
-from builder.compare import Unreadable
+from builder.core.tree import Tree, directory, file, symlink
+from builder.debian.tools import Tools
+from builder.formats import archive, cpio
+from builder.formats.archive import Member
 from builder.targets import TARGETS, Target
-from builder.tools import Tools
-from builder.tree import Tree, directory, file, symlink
-from builder.verify import Artifact, Verdict, describe
 from terminal import command
 from tests.builder.smallworld import NODE, TOLD, World
 from tests.builder.test_build import snapshot
@@ -253,26 +254,26 @@ def test_members_of_a_cpio_archive(tmp_path: Path, closure: Tools) -> None:
     entries = Tree([directory("bin"), file("bin/odd name", b"12345", 0o755), symlink("init", "bin/odd name")])
     path = tmp_path / "initrd"
     path.write_bytes(b"".join(cpio.archive(entries)))
-    found = compare.members(path, closure, tmp_path)
+    found = artifacts.members(path, closure, tmp_path)
     assert sorted(found) == ["bin", "bin/odd name", "init"]
     assert found["bin/odd name"].attributes == "100755 0:0 0"
     assert found["bin/odd name"].sha256 == hashlib.sha256(b"12345").hexdigest()
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(Unreadable, match="damaged"):
-        compare.members(path, closure, tmp_path)
+        artifacts.members(path, closure, tmp_path)
 
 
 def test_archives_that_follow_each_other_and_a_compressed_one(tmp_path: Path, closure: Tools) -> None:
     """What a network boot and a box are made of."""
     path = tmp_path / "initrd.img"
     path.write_bytes(b"".join(part for name in ("init", "root.img") for part in cpio.archive([file(name, name)])))
-    assert sorted(compare.members(path, closure, tmp_path)) == ["init", "root.img"]
+    assert sorted(artifacts.members(path, closure, tmp_path)) == ["init", "root.img"]
     box = tmp_path / "x.box"
     archive.tar_gz([Member("metadata.json", b"{}")], box, 0, closure)
-    assert sorted(compare.members(box, closure, tmp_path)) == ["metadata.json"]
+    assert sorted(artifacts.members(box, closure, tmp_path)) == ["metadata.json"]
     box.write_bytes(box.read_bytes()[:-20])
     with pytest.raises(Unreadable, match="damaged"):
-        compare.members(box, closure, tmp_path)
+        artifacts.members(box, closure, tmp_path)
 
 
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if isinstance(target, Target)])
@@ -287,7 +288,7 @@ def test_every_target_is_looked_into(target: str, tmp_path: Path, closure: Tools
     scratch.mkdir()
     names = [path.name for path in outputs[0].iterdir() if path.name not in TOLD and path.name != "timings.html"]
     lines = {
-        name: compare.differences(outputs[0] / name, outputs[1] / name, closure, scratch)
+        name: artifacts.differences(outputs[0] / name, outputs[1] / name, closure, scratch)
         for name in names
         if (outputs[0] / name).read_bytes() != (outputs[1] / name).read_bytes()
     }
@@ -303,5 +304,5 @@ def test_the_same_members_in_another_order(tmp_path: Path, closure: Tools) -> No
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
             for name in names:
                 archive.addfile(tarfile.TarInfo(name))
-    (line,) = compare.differences(*paths, closure, tmp_path)
+    (line,) = artifacts.differences(*paths, closure, tmp_path)
     assert "all files in it are the same" in line

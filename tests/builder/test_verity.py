@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.tools import ToolFailure, Tools
-from builder.verity import BLOCK, Verity, hash_bytes, protect
+from builder.core.verity import BLOCK, Verity, hash_bytes, protect
+from builder.debian.tools import ToolFailure, Tools
 from terminal import Failure
 
 

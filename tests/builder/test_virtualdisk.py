@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import virtualdisk
-from builder.tools import Tools
+from builder.debian.tools import Tools
+from builder.formats import virtualdisk
 from terminal import Failure
 
 EPOCH = 1_700_000_000

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import deb, xz
-from builder.store import Store
-from builder.tools import Tools
+from builder.core.store import Store
+from builder.debian import deb, xz
+from builder.debian.tools import Tools
 from tests.builder import debmaker
 from tests.builder.debmaker import member
 

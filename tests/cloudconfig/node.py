@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cloudconfig import accounts, addresses, datasource
-from cloudconfig import apply as apply_module
-from cloudconfig.datasource import Seed
-from cloudconfig.rooted import Root
-from cloudconfig.status import Status
+from cloudconfig.node import accounts, datasource
+from cloudconfig.node import apply as apply_module
+from cloudconfig.node.datasource import Seed
+from cloudconfig.node.rooted import Root
+from cloudconfig.node.status import Status
+from cloudconfig.text import addresses
 from terminal import Failure
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl joe"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudconfig import accounts, crypt
+from cloudconfig.node import accounts, crypt
 from tests.cloudconfig.node import KEY, ShadowNode
 
 HASH = "$6$saltsalt$" + "a" * 86

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import addresses, datasource, status
-from cloudconfig import apply as apply_module
-from cloudconfig.datasource import Seed
-from cloudconfig.status import Status
+from cloudconfig.node import apply as apply_module
+from cloudconfig.node import datasource, status
+from cloudconfig.node.datasource import Seed
+from cloudconfig.node.status import Status
+from cloudconfig.text import addresses
 from terminal import Failure
 from tests.cloudconfig.node import ShadowNode
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cloudconfig import addresses, datasource, status
-from cloudconfig import apply as apply_module
-from cloudconfig.apply import authorized_keys
-from cloudconfig.asked import WARNINGS_MAX
-from cloudconfig.datasource import Seed
-from cloudconfig.status import Status
+from cloudconfig.node import apply as apply_module
+from cloudconfig.node import datasource, status
+from cloudconfig.node.apply import authorized_keys
+from cloudconfig.node.datasource import Seed
+from cloudconfig.node.request import WARNINGS_MAX
+from cloudconfig.node.status import Status
+from cloudconfig.text import addresses
 from terminal import Failure
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl joe"

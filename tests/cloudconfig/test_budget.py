@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import finding, mime, salvage, userdata, validate
+from cloudconfig.check import validate
+from cloudconfig.plan import salvage
+from cloudconfig.text import finding, mime, userdata
 
 pytestmark = pytest.mark.slow
 

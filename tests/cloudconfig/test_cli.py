@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cloudconfig import cli, status
-from cloudconfig.status import Status, Trouble
+from cloudconfig import cli
+from cloudconfig.node import status
+from cloudconfig.node.status import Status, Trouble
 from terminal import Failure, command
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -242,7 +243,7 @@ def test_a_node_imports_little(tmp_path: Path) -> None:
 
 def test_the_reference_names_every_option() -> None:
     """docs/cloudconfig.md lists what the parser knows, no more and no less."""
-    from cloudconfig import schema
+    from cloudconfig.text import schema
 
     text = (Path(__file__).parents[2] / "docs" / "cloudconfig.md").read_text()
     for section, known in (("etcd2", schema.ETCD), ("fleet", schema.FLEET)):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from cloudconfig import cloud
-from cloudconfig.cloud import BODY_MAX, Service, Told
+from cloudconfig.node import cloud
+from cloudconfig.node.cloud import BODY_MAX, Service, Told
 from cluster.services.addresses import Neighbour
 from cluster.services.metadata import Instance, Metadata
 from terminal import Failure

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from cloudconfig import everyday, jsonschema, parse, refused, render, schema, validate, yamltree
-from cloudconfig.render import choose_node
+from cloudconfig.check import validate
+from cloudconfig.host import jsonschema, render
+from cloudconfig.host.render import choose_node
+from cloudconfig.text import everyday, parse, refused, schema, yamltree
 
 DOCS = Path(__file__).parents[2] / "docs"
 

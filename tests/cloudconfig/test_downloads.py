@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cloudconfig import downloads, validate
-from cloudconfig.rooted import Root
+from cloudconfig.check import validate
+from cloudconfig.node import downloads
+from cloudconfig.node.rooted import Root
 from tests.cloudconfig.node import ShadowNode
 
 BODY = b"#!/bin/sh\necho hi\n"

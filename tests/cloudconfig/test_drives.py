@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cloudconfig import datasource, drives, seed
+from cloudconfig.host import seed
+from cloudconfig.node import datasource, drives
 from terminal import Failure
 
 SATA, IDE, NETWORK = "0x010601", "0x01018a", "0x020000"

@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import pytest
 
-from cloudconfig import apply as apply_module
-from cloudconfig import datasource, status
+from cloudconfig.node import apply as apply_module
+from cloudconfig.node import datasource, status
 from terminal import Failure
 from tests.cloudconfig.test_apply import KEY, KEYS, OWN, Node, Recorder
 

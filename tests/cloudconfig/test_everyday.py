@@ -7,8 +7,10 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import parse, plan, schema, validate
-from cloudconfig.finding import errors
+from cloudconfig.check import validate
+from cloudconfig.plan import plan
+from cloudconfig.text import parse, schema
+from cloudconfig.text.finding import errors
 
 WORDS = st.sampled_from(
     [

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import formats, validate
+from cloudconfig.check import validate
+from cloudconfig.text import formats
 
 CONFIG = b"#cloud-config\nhostname: a\n"
 IGNITION = json.dumps({"ignition": {"version": "3.4.0"}, "storage": {}}).encode()

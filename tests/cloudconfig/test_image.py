@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from builder import architecture, data, definition
-from builder.lockfile import Lock
-from cloudconfig import image
-from cloudconfig.image import Image
+from builder.core import architecture, data
+from builder.debian.lockfile import Lock
+from builder.definition import definition
+from cloudconfig.check import image
+from cloudconfig.check.image import Image
 from terminal import Failure
 
 
 def test_ours_is_not_stale() -> None:
-    """Made of the image's definition and lock as they are now. Otherwise: osbuild image, cloudconfig facts build/qemu > cloudconfig/image.json."""
+    """Made of the image's definition and lock as they are now. Otherwise: osbuild image, cloudconfig facts build/qemu > cloudconfig/check/image.json."""
     what = definition.load(data.image() / "node.yaml", "amd64")
     lock = Lock.load(architecture.lock_path(data.image() / "node.yaml", "amd64"))
     ours = image.ours()

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.definition import load
-from cloudconfig import finding, jinja, render, userdata, validate
+from builder.definition.definition import load
+from cloudconfig.check import validate
+from cloudconfig.host import render
+from cloudconfig.text import finding, jinja, userdata
 
 ROOT = Path(__file__).parents[2]
 HEAD = "## template: jinja\n"

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import finding, merge, parse, plan, userdata, validate, yamltree
-from cloudconfig.schema import CloudConfig
-from cloudconfig.userdata import CLOUD_CONFIG, Part
+from cloudconfig.check import validate
+from cloudconfig.plan import merge, plan
+from cloudconfig.text import finding, parse, userdata, yamltree
+from cloudconfig.text.schema import CloudConfig
+from cloudconfig.text.userdata import CLOUD_CONFIG, Part
 
 REPLACE = "dict(replace)+list()+str()"
 JOIN = "list(append)+dict(no_replace,recurse_list)+str()"

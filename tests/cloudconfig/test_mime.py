@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import finding, mime, userdata
-from cloudconfig.userdata import BOOT, CLOUD_CONFIG, HOOK, INSTANCE, ONCE, SCRIPT, Contents
+from cloudconfig.text import finding, mime, userdata
+from cloudconfig.text.userdata import BOOT, CLOUD_CONFIG, HOOK, INSTANCE, ONCE, SCRIPT, Contents
 
 CONFIG = "#cloud-config\nhostname: a\n"
 BARE = "hostname: a\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import network
+from cloudconfig.plan import network
 from tests.cloudconfig.node import KEY, ShadowNode
 from unitfile.text import UnitFile
 

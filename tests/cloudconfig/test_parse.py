@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import finding, parse, salvage, schema, yamltree
-from cloudconfig.parse import Document
+from cloudconfig.plan import salvage
+from cloudconfig.text import finding, parse, schema, yamltree
+from cloudconfig.text.parse import Document
 
 
 def document(text: str) -> Document:

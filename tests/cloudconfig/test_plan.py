@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import parse, plan
-from cloudconfig.plan import Facts, Link, Plan, PlanError
-from cloudconfig.schema import CloudConfig
+from cloudconfig.plan import plan
+from cloudconfig.plan.plan import Facts, Link, Plan, PlanError
+from cloudconfig.text import parse
+from cloudconfig.text.schema import CloudConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 

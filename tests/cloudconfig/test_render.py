@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import parse, render
-from cloudconfig.finding import Finding
-from cloudconfig.render import RenderError
+from cloudconfig.host import render
+from cloudconfig.host.render import RenderError
+from cloudconfig.text import parse
+from cloudconfig.text.finding import Finding
 from terminal import Failure
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudconfig.rooted import Root, RootedError, Staging
+from cloudconfig.node.rooted import Root, RootedError, Staging
 
 OWN = (os.geteuid(), os.getegid())
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import cloud, datasource, iso, seed
-from cloudconfig.datasource import OfflineError, Seed
+from cloudconfig.host import seed
+from cloudconfig.node import cloud, datasource, iso
+from cloudconfig.node.datasource import OfflineError, Seed
 from terminal import Failure, UsageFailure
 
 USER_DATA = b"#cloud-config\nhostname: a\n"

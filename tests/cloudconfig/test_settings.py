@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import logins, merging, parse, validate
+from cloudconfig.check import validate
+from cloudconfig.text import logins, merging, parse
 from terminal import Failure
 from tests.cloudconfig.node import ShadowNode
 

@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import parse, phone, plan, stages, validate
-from cloudconfig.schema import CloudConfig
+from cloudconfig.check import validate
+from cloudconfig.node import phone
+from cloudconfig.plan import plan
+from cloudconfig.text import parse, stages
+from cloudconfig.text.schema import CloudConfig
 from terminal import Failure
 from tests.cloudconfig.node import ShadowNode
 from unitfile.text import UnitFile

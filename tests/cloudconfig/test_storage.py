@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import parse, storage, validate
-from cloudconfig.schema import CloudConfig
+from cloudconfig.check import validate
+from cloudconfig.text import parse, storage
+from cloudconfig.text.schema import CloudConfig
 from tests.cloudconfig.node import ShadowNode
 from unitfile.text import UnitFile
 

@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from cloudconfig import finding, image, validate
+from cloudconfig.check import image, validate
+from cloudconfig.text import finding
 
 SH = "/usr/bin/sh"
 

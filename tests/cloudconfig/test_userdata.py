@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import finding, userdata
-from cloudconfig.userdata import CLOUD_CONFIG, SCRIPT, Part
+from cloudconfig.text import finding, userdata
+from cloudconfig.text.userdata import CLOUD_CONFIG, SCRIPT, Part
 
 CONFIG = "#cloud-config\nhostname: a\n"
 MIME = """\

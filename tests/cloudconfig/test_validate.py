@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cloudconfig import finding, validate
+from cloudconfig.check import validate
+from cloudconfig.text import finding
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl joe@home"
 

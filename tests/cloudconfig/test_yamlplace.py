@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig import finding, validate, yamlplace, yamltree
+from cloudconfig.check import validate
+from cloudconfig.text import finding, yamlplace, yamltree
 
 HEAD = "#cloud-config\n"
 CASES = [

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.process import Process
+from cluster.machines.process import Process
 from tests.cluster.ordinary import USER, ordinarily, write_program
 from tests.eventually import eventually
 from tests.ports import free_ports

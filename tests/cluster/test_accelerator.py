@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import accelerator, qemu
-from cluster.accelerator import BOOT_SECTOR, FACTOR_MAX, FACTOR_MIN, emulated_factor, run_probe
-from cluster.qemu import Qemu
+from cluster.machines import probe, qemu
+from cluster.machines.probe import BOOT_SECTOR, FACTOR_MAX, FACTOR_MIN, emulated_factor, run_probe
+from cluster.machines.qemu import Qemu
 from terminal import Failure
 
 
@@ -41,7 +41,7 @@ def test_what_qemu_says_is_the_reason(tmp_path: Path) -> None:
 
 
 def test_without_kvm_nodes_are_emulated_and_the_reason_is_kept(standin: Path) -> None:
-    chosen = accelerator.choose(qemu.find())
+    chosen = probe.choose(qemu.find())
     assert chosen.name == "tcg"
     assert chosen.reason.startswith("KVM does not work here: ")
     assert chosen.factor >= FACTOR_MIN
@@ -49,7 +49,7 @@ def test_without_kvm_nodes_are_emulated_and_the_reason_is_kept(standin: Path) ->
 
 def test_insisting_on_kvm_that_does_not_work(standin: Path) -> None:
     with pytest.raises(Failure, match="KVM does not work here") as caught:
-        accelerator.choose(qemu.find(), "kvm")
+        probe.choose(qemu.find(), "kvm")
     assert caught.value.hint is not None
     assert "--accel tcg" in caught.value.hint
 
@@ -57,19 +57,19 @@ def test_insisting_on_kvm_that_does_not_work(standin: Path) -> None:
 def test_the_answer_is_asked_for_once_and_a_broken_memory_of_it_again(standin: Path, tmp_path: Path) -> None:
     cache = tmp_path / "deep/accelerator.json"
     program = qemu.find()
-    first = accelerator.remembered(program, cache)
+    first = probe.remembered(program, cache)
     kept = json.loads(cache.read_text())
     kept["accelerator"]["factor"] = 7.5
     cache.write_text(json.dumps(kept))
-    assert accelerator.remembered(program, cache).factor == 7.5
-    assert accelerator.remembered(program, cache, "tcg").reason == "asked for"
+    assert probe.remembered(program, cache).factor == 7.5
+    assert probe.remembered(program, cache, "tcg").reason == "asked for"
     cache.write_text("{")
-    assert accelerator.remembered(program, cache).name == first.name
+    assert probe.remembered(program, cache).name == first.name
 
 
 def test_a_slower_computer_waits_longer_within_bounds() -> None:
-    assert emulated_factor(0.5) == accelerator.EMULATED_FACTOR
-    assert emulated_factor(1.0) == 2 * accelerator.EMULATED_FACTOR
+    assert emulated_factor(0.5) == probe.EMULATED_FACTOR
+    assert emulated_factor(1.0) == 2 * probe.EMULATED_FACTOR
     assert emulated_factor(0.001) == FACTOR_MIN
     assert emulated_factor(1000) == FACTOR_MAX
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import chaos, partition
-from cluster.chaos import MENU, Damage, Plan, Step, Storm, draw, has_majority
-from cluster.fault import Fault
+from cluster.client.fault import Fault
+from cluster.network import partition
+from cluster.testing import chaos
+from cluster.testing.chaos import MENU, Damage, Plan, Step, Storm, draw, has_majority
 from terminal import Failure, UsageFailure
 from tests.eventually import WITHIN_S, eventually
 

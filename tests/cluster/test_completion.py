@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main
-from cluster.layout import clusters_root
+from cluster.model.layout import clusters_root
 from tests.cluster.commands import call
 
 COMMANDS = ("cluster", "cluster-up", "cluster-down", "osbuild", "cloudconfig", "discovery", "fleetctl")

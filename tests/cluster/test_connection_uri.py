@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.connection_uri import EMBED_ROOT_BYTES_MAX, Place, parse
+from cluster.model.connection_uri import EMBED_ROOT_BYTES_MAX, Place, parse
 from terminal import UsageFailure
 
 

@@ -21,9 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import attendance, console, root
 from cluster.cli.console import merged
-from cluster.shell import Shell
+from cluster.client import console, root_shell
+from cluster.daemon import shell_session
+from cluster.machines.shell import Shell
 from terminal import Failure
 from tests.eventually import ended, eventually
 from tests.guest.hypervisor import Hypervisor, hypervisor
@@ -61,7 +62,7 @@ class Desk:
         self._served.add(asyncio.current_task())
         try:
             try:
-                await attendance.attend(self.shell, json.loads(await reader.readline()), reader, writer)
+                await shell_session.attend(self.shell, json.loads(await reader.readline()), reader, writer)
             except Failure as failure:
                 writer.write(json.dumps({"failure": failure.message, "where": failure.where}).encode() + b"\n")
                 await writer.drain()
@@ -179,20 +180,20 @@ def test_without_a_terminal_streams_and_code_are_the_commands(desk: Desk, tmp_pa
 def test_what_a_test_asks_for(desk: Desk, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(bytes(3_000_000))
-    assert root.run(desk.control, 1, "exit 9", 20).rc == 9
+    assert root_shell.run(desk.control, 1, "exit 9", 20).rc == 9
     with large.open("rb") as source:
-        assert root.run(desk.control, 1, "wc -c; cat >&2 /dev/null", 30, source).out == "3000000\n"
+        assert root_shell.run(desk.control, 1, "wc -c; cat >&2 /dev/null", 30, source).out == "3000000\n"
     begin = time.monotonic()
     with pytest.raises(Failure, match=r"'echo s; sleep 60' did not end within 1 s; the last it said: s"):
-        root.run(desk.control, 1, "echo s; sleep 60", 1.0)
+        root_shell.run(desk.control, 1, "echo s; sleep 60", 1.0)
     assert time.monotonic() - begin < 30
     with pytest.raises(Failure, match="the command is longer than"):
-        root.run(desk.control, 1, "x" * 100_000, 5)
+        root_shell.run(desk.control, 1, "x" * 100_000, 5)
 
 
 def test_who_hangs_up_ends_the_command(desk: Desk, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    with root.Line(desk.control, {"do": "root", "node": 1, "command": f"echo $$ > {pid}; sleep 1000"}):
+    with root_shell.Line(desk.control, {"do": "root", "node": 1, "command": f"echo $$ > {pid}; sleep 1000"}):
         eventually(lambda: pid.exists() and pid.read_text().endswith("\n"))
     assert ended(int(pid.read_text()))
 
@@ -205,7 +206,7 @@ def test_a_watch_outlives_a_reset_and_begins_anew(desk: Desk, tmp_path: Path) ->
         "units": [],
         "interval": 0.05,
     }
-    with root.Line(desk.control, request, SOON_S) as line:
+    with root_shell.Line(desk.control, request, SOON_S) as line:
         told = line.messages()
         assert set(next(told)) == {"boot", "uptime"}
         assert next(told) == {"held": 0}

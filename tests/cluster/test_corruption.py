@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.tools import Tools
-from cluster import corruption
-from cluster.corruption import Found, Run
+from builder.debian.tools import Tools
+from cluster.faults import corruption
+from cluster.faults.corruption import Found, Run
 from terminal import Failure, UsageFailure
 
 REAL_CACHE = {key: os.environ.get(key) for key in ("XDG_CACHE_HOME", "HOME")}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import timeline
-from cluster.cluster import Cluster
-from cluster.disk import Errors, Slow
-from cluster.diskchain import chain
-from cluster.node import Node
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.faults.disk import Errors, Slow
+from cluster.faults.diskchain import chain
+from cluster.model import timeline
 from terminal import Failure, UsageFailure
 from tests.cluster.tinyguest import USES_DISK, console, tiny_cluster
 from tests.eventually import eventually

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import preflight
 from cluster.cli import main
-from cluster.doctor import Finding, examine
-from cluster.layout import Layout, clusters_root
+from cluster.lifecycle import preflight
+from cluster.lifecycle.doctor import Finding, examine
+from cluster.model.layout import Layout, clusters_root
 from tests.cluster.commands import call
 
 

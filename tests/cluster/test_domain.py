@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.domain import domain_xml
+from cluster.machines.domain import domain_xml
 from tests.cluster.test_machine import MACHINE
 
 IDENTITY = "0a0b0c0d-0000-4000-8000-000000000002"

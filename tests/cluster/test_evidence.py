@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.node import Node
+from cluster.client.node import Node
+from cluster.model.run import RunResult
 from cluster.report.evidence import commit, look
-from cluster.ssh import RunResult
 from terminal import Failure
 
 PROGRAMS = {

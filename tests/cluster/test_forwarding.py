@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.forwarding import ADDRESSES_MAX, ForwardingTable
+from cluster.network.forwarding import ADDRESSES_MAX, ForwardingTable
 
 BROADCAST = b"\xff" * 6
 

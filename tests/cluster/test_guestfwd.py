@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import description, qemu
-from cluster.libvirt_connection import emulator
-from cluster.machine import DISCOVERY_PORT, HOST_ADDRESS, SANDBOX, Machine, argv
+from cluster.machines import qemu
+from cluster.machines.libvirt_connection import emulator
+from cluster.model import description
+from cluster.model.machine import DISCOVERY_PORT, HOST_ADDRESS, SANDBOX, Machine, argv
 from tests.ports import free_ports
 
 GUEST_MAC = bytes.fromhex("5254004d0001")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.impairment import WHOLE, Faults, Impairment, bits_per_s, both_ways, seconds, share
+from cluster.network.impairment import WHOLE, Faults, Impairment, bits_per_s, both_ways, seconds, share
 from terminal import UsageFailure
 
 shares = st.integers(0, 100).map(lambda percent: percent / 100)

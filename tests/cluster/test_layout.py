@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import description
-from cluster.description import members_of
-from cluster.layout import NAME_PATTERN, SOCKET_PATH_BYTES_MAX, Layout, make_private
+from cluster.model import description
+from cluster.model.description import members_of
+from cluster.model.layout import NAME_PATTERN, SOCKET_PATH_BYTES_MAX, Layout, make_private
 from terminal import Failure, UsageFailure
 
 

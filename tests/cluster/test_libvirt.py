@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster import Cluster, processes
-from cluster.libvirt_connection import MARK
-from cluster.process import Process
+from cluster.client.cluster import Cluster, processes
+from cluster.machines.libvirt_connection import MARK
+from cluster.machines.process import Process
 from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.farhost import FarHost, far_host

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import libvirt_connection
-from cluster.accelerator import Accelerator
-from cluster.connection_uri import parse
-from cluster.layout import Layout
-from cluster.libvirt_connection import emulator, emulator_text, hint, library, read_pid, require
-from cluster.places import common, share, version_text
-from cluster.up import Options, up
+from cluster.lifecycle.up import Options, up
+from cluster.machines import libvirt_connection
+from cluster.machines.hosts import common, share, version_text
+from cluster.machines.libvirt_connection import emulator, emulator_text, hint, library, read_pid, require
+from cluster.model.accelerator import Accelerator
+from cluster.model.connection_uri import parse
+from cluster.model.layout import Layout
 from terminal import Failure, Phases
 from tests.cluster.ordinary import write_program
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster import logs
-from cluster.cluster import Cluster
-from cluster.namespaces.terminal import Console, Terminal
-from cluster.supervisor import LINE_CHARS_MAX, say
-from cluster.watch import Watch
+from cluster.client.cluster import Cluster
+from cluster.daemon.supervisor import LINE_CHARS_MAX, say
+from cluster.machines.namespaces.terminal import Console, Terminal
+from cluster.model import logs
+from cluster.testing.watch import Watch
 from tests.cluster.test_watch import OOM, Nodes
 from tests.cluster.tinyguest import console, tiny_cluster
 from tests.eventually import eventually

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.machine import Machine, argv, cluster_address, cluster_mac, management_mac
+from cluster.model.machine import Machine, argv, cluster_address, cluster_mac, management_mac
 
 MACHINE = Machine(
     number=2,

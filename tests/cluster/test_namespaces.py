@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster import needs
-from cluster.framing import FRAME_BYTES_MIN, frames_of, with_header
-from cluster.namespaces import cgroup, requirements
-from cluster.namespaces.boot import Boot
-from cluster.namespaces.cable import Cable
-from cluster.namespaces.driver import REFUSED, SCRIPT, NamespaceDriver, refusal
-from cluster.namespaces.terminal import Console, Port, Terminal
-from cluster.up import Options
+from cluster.lifecycle.up import Options
+from cluster.machines.namespaces import cgroup, requirements
+from cluster.machines.namespaces.boot import Boot
+from cluster.machines.namespaces.cable import Cable
+from cluster.machines.namespaces.driver import REFUSED, SCRIPT, NamespaceDriver, refusal
+from cluster.machines.namespaces.terminal import Console, Port, Terminal
+from cluster.model.framing import FRAME_BYTES_MIN, frames_of, with_header
+from cluster.testing import needs
 from terminal import Failure, UsageFailure
 
 CGROUP2 = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n"

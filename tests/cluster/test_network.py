@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from cluster import timeline
-from cluster.accelerator import Accelerator
 from cluster.cli import main
-from cluster.cluster import Cluster
-from cluster.description import Description
-from cluster.faults import FaultBook
-from cluster.layout import Layout
-from cluster.net import Net
-from cluster.ports import choose
-from cluster.segment import Segment
+from cluster.client.cluster import Cluster
+from cluster.client.net import Net
+from cluster.faults.book import FaultBook
+from cluster.lifecycle.ports import choose
+from cluster.model import timeline
+from cluster.model.accelerator import Accelerator
+from cluster.model.description import Description
+from cluster.model.layout import Layout
+from cluster.network.segment import Segment
 from terminal import Failure, UsageFailure
 from tests.cluster.commands import call
 from tests.eventually import eventually

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.faults import FaultBook
-from cluster.guest import Guest
-from cluster.layout import Layout
-from cluster.nodefaults import FILL, NodeFaults
-from cluster.ssh import RunResult
+from cluster.faults.book import FaultBook
+from cluster.faults.nodes import FILL, NodeFaults
+from cluster.machines.running import Guest
+from cluster.model.layout import Layout
+from cluster.model.run import RunResult
 from terminal import Failure
 from tests.eventually import eventually_async
 

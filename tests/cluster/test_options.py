@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import lifecycle
-from cluster.up import Options
+from cluster.lifecycle.up import Options
 from terminal import Failure, UsageFailure
 
 

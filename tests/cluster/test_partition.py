@@ -4,8 +4,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cluster import partition
-from cluster.impairment import Pair
+from cluster.network import partition
+from cluster.network.impairment import Pair
 from terminal import UsageFailure
 
 members = st.sets(st.integers(1, 99), min_size=1, max_size=25)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.pcap import BUFFER_BYTES, Recording, file_header, record
+from cluster.network.pcap import BUFFER_BYTES, Recording, file_header, record
 from terminal import Failure
 
 ARP = bytes.fromhex("ffffffffffff525400430001 0806 0001080006040001 525400430001 0a4d000b 000000000000 0a4d000c")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster import Cluster
+from cluster.client.cluster import Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -255,7 +255,7 @@ def test_a_seed_that_is_none(run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_clusters_nothing_of_ours_is_loaded() -> None:
     program = "import sys, cluster.pytest; print(*sorted(name for name in sys.modules if name.split('.')[0] in ('builder', 'cluster', 'paramiko', 'yaml', 'cloudconfig')))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["cluster", "cluster.pytest"]
+    assert done.stdout.split() == ["cluster", "cluster.testing.plugin"]
 
 
 def test_help_and_fixtures_are_told(pytester: pytest.Pytester) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster import qmp
-from cluster.diskchain import SERIAL, DiskChain
-from cluster.qemu_driver import QemuVm
+from cluster.faults.diskchain import SERIAL, DiskChain
+from cluster.machines import qmp
+from cluster.machines.qemu_driver import QemuVm
 from terminal import Failure
 from tests.budget import peak_bytes
 from tests.cluster.test_shell import hang_up, socket_path

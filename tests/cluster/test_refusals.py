@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ports, preflight
 from cluster.cli import main, main_down, main_up
-from cluster.cluster import Cluster
-from cluster.layout import Layout
+from cluster.client.cluster import Cluster
+from cluster.lifecycle import ports, preflight
+from cluster.model.layout import Layout
 from tests.cluster.commands import call, nothing_is_left
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.report.lanes import Bar, bars, points, rows, text
+from cluster.model.timeline import Event
+from cluster.report.bars import Bar, bars, points, rows, text
 from cluster.report.page import TICKS_MAX, render, ticks
-from cluster.timeline import Event
 from tests.browser import Browser, Seen
 from tests.builder.test_pages import assert_apart, contrast
 
@@ -36,7 +36,7 @@ EVENTS = [
 
 
 class TestLanes:
-    """:mod:`cluster.report.lanes`."""
+    """:mod:`cluster.report.bars`."""
 
     def test_a_fault_ends_with_its_heal_or_its_nodes_return(self) -> None:
         assert bars(EVENTS) == [

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import membership, preflight, scale
-from cluster.accelerator import Accelerator
-from cluster.cluster import Cluster
-from cluster.description import Description
-from cluster.membership import Member
-from cluster.up import Options, up
+from cluster.client.cluster import Cluster
+from cluster.lifecycle import membership, preflight, scale
+from cluster.lifecycle.membership import Member
+from cluster.lifecycle.up import Options, up
+from cluster.model.accelerator import Accelerator
+from cluster.model.description import Description
 from terminal import Failure, Phases, UsageFailure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.test_sweep import CLUSTER, begin, next_command

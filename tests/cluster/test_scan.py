@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.scan import AFTER, BEFORE, KINDS, Finding, dated, merged, message, scan
+from cluster.testing.scan import AFTER, BEFORE, KINDS, Finding, dated, merged, message, scan
 
 OOPS = """\
 [   93.120011] BUG: kernel NULL pointer dereference, address: 0000000000000008

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.shell import Lost, Shell, run_request
+from cluster.machines.shell import Lost, Shell, run_request
 from terminal import Failure
 from tests.eventually import eventually_async
 
@@ -127,7 +127,7 @@ def test_words_about_commands_that_nobody_runs_are_not_heard(socket_path: Path) 
         assert await shell.run("x", timeout=30) == await shell_result("y")
 
     async def shell_result(out: str) -> object:
-        from cluster.ssh import RunResult
+        from cluster.model.run import RunResult
 
         return RunResult(0, out, "")
 

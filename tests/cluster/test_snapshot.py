@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import preflight, snapshot, sparse
-from cluster.cluster import Cluster
-from cluster.layout import Layout
-from cluster.process import Process
-from cluster.restore import restore, take
+from cluster.client.cluster import Cluster
+from cluster.lifecycle import preflight, snapshot
+from cluster.lifecycle.restore import restore, take
+from cluster.machines import sparse
+from cluster.machines.process import Process
+from cluster.model.layout import Layout
 from terminal import Failure, Phases, UsageFailure
 from tests.cluster.tinyguest import GREETING, tiny_cluster
 from tests.eventually import eventually

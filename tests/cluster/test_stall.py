@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import stall, timeline
 from cluster.cli.view import status_text
-from cluster.cluster import Cluster, processes
-from cluster.node import Node
+from cluster.client.cluster import Cluster, processes
+from cluster.client.node import Node
+from cluster.faults import stall
+from cluster.model import timeline
 from terminal import Failure
 from tests.cluster.ordinary import write_program
 from tests.cluster.tinyguest import USES_DISK, console, tiny_cluster

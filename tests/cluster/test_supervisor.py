@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import control, timeline
 from cluster.cli import main
-from cluster.cluster import Cluster, changing, end_processes, processes
-from cluster.layout import Layout
-from cluster.process import Process
+from cluster.client import control
+from cluster.client.cluster import Cluster, changing, end_processes, processes
+from cluster.machines.process import Process
+from cluster.model import timeline
+from cluster.model.layout import Layout
 from terminal import Failure
 from tests.cluster.tinyguest import GREETING, end_supervisor, tiny_cluster
 from tests.eventually import eventually
@@ -128,7 +129,7 @@ def test_requests_that_make_no_sense_are_refused_and_the_supervisor_lives(cluste
 def test_a_second_supervisor_does_not_start(cluster: Cluster) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-m", "cluster.supervisor", str(cluster.layout.state)],
+        [sys.executable, "-m", "cluster.daemon.supervisor", str(cluster.layout.state)],
         env=environment,
         capture_output=True,
         text=True,

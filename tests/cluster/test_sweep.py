@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import snapshot, sweep
 from cluster.cli import main, main_up
-from cluster.cluster import Cluster, changing, processes
-from cluster.layout import Layout, clusters_root
-from cluster.restore import take
+from cluster.client.cluster import Cluster, changing, processes
+from cluster.lifecycle import cleanup, snapshot
+from cluster.lifecycle.restore import take
+from cluster.model.layout import Layout, clusters_root
 from terminal import Phases
 from tests.cluster.commands import call
 from tests.cluster.conftest import processes_that_mention
@@ -165,10 +165,10 @@ def test_what_somebody_is_at_is_not_swept(standin: Path, image: Path) -> None:
     layout = Layout.of("busy")
     with changing(layout):
         layout.state.mkdir(parents=True)
-        assert [leftover.name for leftover in sweep.find()] == ["busy"]
-        assert sweep.sweep() == []
+        assert [leftover.name for leftover in cleanup.find()] == ["busy"]
+        assert cleanup.sweep() == []
         assert layout.state.exists()
-    assert [leftover.name for leftover in sweep.sweep()] == ["busy"]
+    assert [leftover.name for leftover in cleanup.sweep()] == ["busy"]
     assert nothing_is_left()
 
 
@@ -183,7 +183,7 @@ def test_what_was_kept_to_look_at_and_what_is_not_ours_stays(home: Path) -> None
     (sockets.parent / "somebody-elses").mkdir()
     lock = Layout.of("locked").lock
     lock.touch()
-    assert {leftover.name for leftover in sweep.sweep()} == {"kept", "gone", "locked"}
+    assert {leftover.name for leftover in cleanup.sweep()} == {"kept", "gone", "locked"}
     assert not sockets.exists()
     assert not lock.exists()
     assert foreign.exists()

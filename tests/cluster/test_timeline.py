@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.fault import Fault
-from cluster.timeline import Event, Timeline, read
+from cluster.client.fault import Fault
+from cluster.model.timeline import Event, Timeline, read
 
 
 def test_what_was_written_is_read_in_order(tmp_path: Path) -> None:

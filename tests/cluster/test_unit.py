@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from cluster import unit as units
-from cluster.eventually import NeverHappened, eventually
-from cluster.node import Node
-from cluster.unit import Unit, UnitFailed, parse, state_of
+from cluster.client import unit as units
+from cluster.client.eventually import NeverHappened, eventually
+from cluster.client.node import Node
+from cluster.client.unit import Unit, UnitFailed, parse, state_of
 from terminal import Failure
 
 JOURNAL = "web.sh[77]: no such port"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import readiness
 from cluster.cli import main, main_down, main_up
-from cluster.cluster import Cluster, processes
-from cluster.up import Options, up
+from cluster.client.cluster import Cluster, processes
+from cluster.lifecycle import readiness
+from cluster.lifecycle.up import Options, up
 from terminal import Failure
 from tests.cluster.commands import call, nothing_is_left
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.shell import HELLOS_TOLD_MAX, UNREAD_BYTES_MAX, Shell, run_request
-from cluster.utterance import TEXT_CHARS_MAX, kept
+from cluster.machines.shell import HELLOS_TOLD_MAX, UNREAD_BYTES_MAX, Shell, run_request
+from cluster.model.utterance import TEXT_CHARS_MAX, kept
 from guest.lines import LINE_BYTES_MAX, Lines
 from terminal import Failure
 from tests.budget import INPUT_BYTES, assert_cheap, peak_bytes

@@ -15,8 +15,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import vagrant
-from cluster.vagrant import Founding, Machine, Request
+from cluster.lifecycle import vagrant
+from cluster.lifecycle.vagrant import Founding, Machine, Request
 from discovery.client import Registered, Roster
 from discovery.join import Remembered, decide
 from discovery.registry import Registry

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import timeline
 from cluster.cli import main, main_down, main_up
 from cluster.cli.view import changes, event_text
-from cluster.cluster import Cluster
-from cluster.timeline import Event
+from cluster.client.cluster import Cluster
+from cluster.model import timeline
+from cluster.model.timeline import Event
 from tests.cluster.commands import call
 from tests.cluster.test_sweep import CLUSTER
 

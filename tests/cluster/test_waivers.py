@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.scan import scan
-from cluster.waivers import load, unwaived, waiver
+from cluster.testing.scan import scan
+from cluster.testing.waivers import load, unwaived, waiver
 from terminal import UsageFailure
 
 TODAY = dt.date(2026, 11, 23)

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.cluster import Cluster
-from cluster.watch import Watch
+from cluster.client.cluster import Cluster
+from cluster.testing.watch import Watch
 from terminal import Failure
 
 OOM = "Out of memory: Killed process 9 (stress)"

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster import qemu
-from cluster.accelerator import Accelerator
-from cluster.cluster import Cluster, processes
-from cluster.description import Description
-from cluster.layout import Layout
-from cluster.node import Node
+from cluster.client.cluster import Cluster, processes
+from cluster.client.node import Node
+from cluster.machines import qemu
+from cluster.model.accelerator import Accelerator
+from cluster.model.description import Description
+from cluster.model.layout import Layout
 from tests.eventually import ended
 from tests.ports import free_ports
 

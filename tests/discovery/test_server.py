@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from discovery import keys
+from discovery import protocol
 from discovery.server import DiscoveryServer
 from terminal import Failure
 from tests.eventually import eventually
@@ -240,7 +240,7 @@ def test_noise_on_the_port_stops_nothing(server: DiscoveryServer) -> None:
 
 
 def test_a_request_that_drips_in_is_dropped(monkeypatch: pytest.MonkeyPatch, server: DiscoveryServer) -> None:
-    monkeypatch.setattr(keys, "_REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(protocol, "_REQUEST_TIMEOUT_S", 0.5)
     with socket.create_connection(("127.0.0.1", server.port)) as loris:
         begin = time.monotonic()
         with suppress(OSError):  # in the end the other side is gone
@@ -255,7 +255,7 @@ def test_a_request_that_drips_in_is_dropped(monkeypatch: pytest.MonkeyPatch, ser
 def test_a_watch_may_take_longer_than_a_request(
     monkeypatch: pytest.MonkeyPatch, serve: Callable[..., DiscoveryServer]
 ) -> None:
-    monkeypatch.setattr(keys, "_REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(protocol, "_REQUEST_TIMEOUT_S", 0.2)
     server = serve(keep_alive_s=0.6)
     reply = ask(server, "GET", f"/{server.new_token(1)}?wait=true&waitIndex=9")
     assert (reply.status, reply.body) == (200, b"")
@@ -400,13 +400,13 @@ class TestCaps:
 
     @pytest.fixture
     def clients(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(keys, "client_of", lambda address: address)
+        monkeypatch.setattr(protocol, "client_of", lambda address: address)
 
     @pytest.mark.usefixtures("clients")
     def test_connections_of_one_client_leave_room(
         self, server: DiscoveryServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(keys, "_CLIENT_CONNECTIONS_MAX", 3)
+        monkeypatch.setattr(protocol, "_CLIENT_CONNECTIONS_MAX", 3)
         held = []
         for _ in range(3):
             held.append(socket.create_connection(("127.0.0.1", server.port)))
@@ -423,7 +423,7 @@ class TestCaps:
 
     @pytest.mark.usefixtures("clients")
     def test_tokens_of_one_client_leave_room(self, server: DiscoveryServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(keys, "_CLIENT_TOKENS_MAX", 2)
+        monkeypatch.setattr(protocol, "_CLIENT_TOKENS_MAX", 2)
         assert [ask(server, "GET", "/new").status for _ in range(3)] == [200, 200, 403]
         assert len(server.registry.tokens) == 2
 
@@ -441,7 +441,7 @@ class TestCaps:
         ],
     )
     def test_who_counts_as_one(self, address: str, client: str) -> None:
-        assert keys.client_of(address) == client
+        assert protocol.client_of(address) == client
 
     def test_an_empty_token_ends_within_the_hour(self, serve: Callable[..., DiscoveryServer]) -> None:
         now = [1000.0]

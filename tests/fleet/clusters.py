@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from fleet.model import Desired, Machine, Placement, Unit
-from fleet.requirements import Requirements, RequirementsError
-from fleet.schedule import ClusterView, Plan
+from fleet.model.entities import Desired, Machine, Placement, Unit
+from fleet.model.requirements import Requirements, RequirementsError
+from fleet.scheduler.schedule import ClusterView, Plan
 from unitfile.name import UnitName
 from unitfile.text import UnitFile
 

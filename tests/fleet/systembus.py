@@ -1,4 +1,4 @@
-"""A system bus with a small systemd behind it, on a unix socket: enough of D-Bus for :mod:`fleet.systemd` to talk to.
+"""A system bus with a small systemd behind it, on a unix socket: enough of D-Bus for :mod:`fleet.agent.systemd` to talk to.
 
 It speaks through jeepney's own parser, so it proves our calls and our handling of answers, signals and broken connections; that a
 real systemd takes the same calls is proven in the VM.

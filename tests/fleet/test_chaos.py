@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.model import Desired, current_state
-from fleet.registry import NoSuchUnit
+from fleet.model.entities import Desired, current_state
+from fleet.model.registry import NoSuchUnit
 from tests.fleet.clusters import requirements
 from tests.fleet.world import TTL_S, Node, World
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from etcd.protocol import Op
-from fleet.model import Desired, current_state
-from fleet.work import SystemdError, SystemdState
+from fleet.agent.steps import SystemdError, SystemdState
+from fleet.model.entities import Desired, current_state
 from tests.fleet.world import TTL_S, Node, World
 
 

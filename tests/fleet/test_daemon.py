@@ -18,11 +18,11 @@ import pytest
 from etcd import Client
 from etcd.fake import FakeEtcd
 from etcd.protocol import Etcd
+from fleet.agent.unitstore import UnitStore
 from fleet.config import Config, ConfigError
 from fleet.daemon import Daemon, inherited_sockets, notify, run, this_machine
-from fleet.model import Machine
-from fleet.registry import PREFIX, Registry
-from fleet.unitstore import UnitStore
+from fleet.model.entities import Machine
+from fleet.model.registry import PREFIX, Registry
 from terminal import Failure, command
 from tests.eventually import WITHIN_S, eventually
 from tests.fleet.clusters import unit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet.departures import Departures
+from fleet.engine.eviction import Departures
 
 
 def view(*alive: str, since: float = 0) -> Departures:

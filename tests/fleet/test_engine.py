@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcd.fake import FakeEtcd
-from fleet.engine import BYTES_MAX, OPS_MAX, batches, told
-from fleet.model import Desired, Placement
-from fleet.reasons import Reject, Rejection, Why
-from fleet.registry import Registry
-from fleet.schedule import Decision, Plan
+from fleet.engine.engine import BYTES_MAX, OPS_MAX, batches, told
+from fleet.model.entities import Desired, Placement
+from fleet.model.registry import Registry
+from fleet.scheduler.reasons import Reject, Rejection, Why
+from fleet.scheduler.schedule import Decision, Plan
 
 REGISTRY = Registry(FakeEtcd())
 

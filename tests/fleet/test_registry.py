@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcd.fake import FakeEtcd
-from fleet import codec
-from fleet.model import Desired, Machine, Placement, Unit, UnitState, current_state
-from fleet.registry import VALUE_MAX, Contended, NoSuchUnit, Registry, UnitExists
-from fleet.requirements import RequirementsError
+from fleet.model import codec
+from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState, current_state
+from fleet.model.registry import VALUE_MAX, Contended, NoSuchUnit, Registry, UnitExists
+from fleet.model.requirements import RequirementsError
 from terminal import Failure
 from tests.fleet.clusters import unit
 from unitfile.text import UnitFile, UnitFileError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fleet.model import Desired, Unit
-from fleet.requirements import Requirements, RequirementsError, check_unit, short_id_matches
+from fleet.model.entities import Desired, Unit
+from fleet.model.requirements import Requirements, RequirementsError, check_unit, short_id_matches
 from unitfile.name import UnitName, UnitNameError
 from unitfile.text import UnitFile
 

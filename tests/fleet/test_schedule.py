@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.model import Desired, Machine
-from fleet.reasons import Reject, Why
-from fleet.schedule import ClusterView, Plan, Scheduler, decide
+from fleet.model.entities import Desired, Machine
+from fleet.scheduler.reasons import Reject, Why
+from fleet.scheduler.schedule import ClusterView, Plan, Scheduler, decide
 from tests.fleet.clusters import (
     applied,
     clusters,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.systemd import SystemdManager, unit_path
-from fleet.work import Known, SystemdError, SystemdState
+from fleet.agent.steps import Known, SystemdError, SystemdState
+from fleet.agent.systemd import SystemdManager, unit_path
 from tests.eventually import WITHIN_S, eventually, is_blocked
 from tests.fleet.systembus import SystemBus
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.unitstore import StoreError, UnitStore
+from fleet.agent.unitstore import StoreError, UnitStore
 from unitfile.name import UnitNameError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fleet.model import Desired, Placement
-from fleet.unitstore import UnitStore
-from fleet.work import Here, Known, Outcome, Step, perform
+from fleet.agent.steps import Here, Known, Outcome, Step, perform
+from fleet.agent.unitstore import UnitStore
+from fleet.model.entities import Desired, Placement
 from tests.fleet.world import FakeSystemd
 
 TEXT = "[Unit]\nDescription=ours\n"

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from etcd.errors import EtcdError
 from etcd.fake import FakeEtcd, FakeWatch
-from fleet.agent import Agent, Task
-from fleet.engine import Engine
-from fleet.feed import Subscription
-from fleet.model import Desired, Machine
-from fleet.registry import Registry
-from fleet.unitstore import UnitStore
-from fleet.work import Known, SystemdError, SystemdState
+from fleet.agent.agent import Agent, Task
+from fleet.agent.steps import Known, SystemdError, SystemdState
+from fleet.agent.unitstore import UnitStore
+from fleet.engine.engine import Engine
+from fleet.model.entities import Desired, Machine
+from fleet.model.registry import Registry
+from fleet.model.watch import Subscription
 from tests.fleet.clusters import unit
 
 TTL_S = 30
@@ -94,7 +94,7 @@ class FakeSystemd:
 
 
 class Follower:
-    """What :class:`fleet.feed.Feed` does, without a thread."""
+    """What :class:`fleet.model.watch.Feed` does, without a thread."""
 
     def __init__(self, client: FakeEtcd, loop: Agent | Engine) -> None:
         self._client = client

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.shell import Lost, Session, Shell, run_request
+from cluster.machines.shell import Lost, Session, Shell, run_request
 from guest.command import COST_BYTES, WINDOW_BYTES
 from guest.lines import encode
 from terminal import Failure

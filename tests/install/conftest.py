@@ -2,7 +2,7 @@
 
 import pytest
 
-from builder.tools import Tools
+from builder.debian.tools import Tools
 
 
 @pytest.fixture(scope="session")

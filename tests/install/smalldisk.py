@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from builder import disk
-from builder.definition import Disk
+from builder.core.verity import Verity
+from builder.debian.tools import Tools
+from builder.definition.definition import Disk
+from builder.formats import disk
 from builder.targets import iso
-from builder.targets.parts import Installed
-from builder.tools import Tools
-from builder.verity import Verity
+from builder.targets.target import Installed
 from install import layout
 from install.layout import Layout
 

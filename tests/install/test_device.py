@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.tools import Tools
+from builder.debian.tools import Tools
 from install import device
 from install.device import Device
 from terminal import Failure, UsageFailure

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.tools import Tools
+from builder.debian.tools import Tools
 from install.gpt import protective, table
 from tests.install.smalldisk import MIB, medium
 

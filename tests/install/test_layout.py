@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import disk
-from builder.definition import Disk
+from builder.core.verity import Verity
+from builder.debian.tools import Tools
+from builder.definition.definition import Disk
+from builder.formats import disk
 from builder.targets import iso
-from builder.targets.parts import Installed
-from builder.tools import Tools
-from builder.verity import Verity
+from builder.targets.target import Installed
 from install import layout
 from terminal import Failure
 from tests.install.smalldisk import MIB, described

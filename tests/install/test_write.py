@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from builder.tools import Tools
+from builder.debian.tools import Tools
 from install import state, write
 from install.gpt import table
 from install.layout import Layout

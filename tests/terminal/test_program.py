@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from terminal.program import run_to_the_end
+from terminal.subprocesses import run_to_the_end
 from tests.eventually import eventually
 
 

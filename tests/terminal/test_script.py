@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from terminal import Failure, UsageFailure, command
-from terminal.release import VERSION
+from terminal.version import VERSION
 
 
 def outcome(error: BaseException | None) -> int:

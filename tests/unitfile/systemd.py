@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from builder import data, mirror
-from builder.architecture import ARCHITECTURES, HOST
-from builder.lockfile import Lock
-from builder.store import Store
-from builder.tools import Tools
+from builder.core import data
+from builder.core.architecture import ARCHITECTURES, HOST
+from builder.core.store import Store
+from builder.debian import mirror
+from builder.debian.lockfile import Lock
+from builder.debian.tools import Tools
 
 # systemd's own packages, and the libraries that its programs are linked with.
 _PACKAGES = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from builder import data
-from builder.lockfile import Lock
+from builder.core import data
+from builder.debian.lockfile import Lock
 from tests.unitfile.systemd import Systemd
 from unitfile import directives
 

@@ -1,5 +1,5 @@
 """Here ``cluster`` is the plugin's: a fresh one for each test."""
 
-from cluster.pytest import cluster
+from cluster.testing.plugin import cluster
 
 __all__ = ["cluster"]

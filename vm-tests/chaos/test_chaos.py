@@ -3,7 +3,7 @@
 ``pytest --cluster-seed=N`` (or ``FLOTILLA_SEED=N``) repeats a run's plan of faults and its clients' dice.
 
 How long may two copies of a unit run? A machine that is cut off runs on, since it cannot tell a dead etcd from a dead link; so while a node is not in
-a majority of nodes that run and see each other (:func:`cluster.chaos.majorities`) nothing is asked of it. When it is back it registers, reads
+a majority of nodes that run and see each other (:func:`cluster.testing.chaos.majorities`) nothing is asked of it. When it is back it registers, reads
 its orders and stops what was moved. What that takes is :data:`BACK_S`: the rest of a lease of its own (``agent_ttl``), an election of etcd, one request that
 times out, and systemd's stop. After that, and among nodes that were never apart, two copies at one instant are an error.
 """
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.chaos import Chaos, estranged
-from cluster.cluster import Cluster
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
 from cluster.consistency import Operation
 from cluster.consistency.clients import Locks, Registers, Sets, Workload, client_on, judge, work
 from cluster.consistency.copies import Sample, doubles, runs
 from cluster.consistency.history import dump
-from cluster.node import Node
+from cluster.testing.chaos import Chaos, estranged
 from terminal import Failure
 
 from ..conftest import TTL_S, Fleetctl

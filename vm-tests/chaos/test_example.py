@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cluster import Cluster
-from cluster.net import Net
-from cluster.unit import UnitFailed
-from cluster.watch import Watch
+from cluster.client.cluster import Cluster
+from cluster.client.net import Net
+from cluster.client.unit import UnitFailed
+from cluster.testing.watch import Watch
 
 from ..conftest import TTL_S
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from builder.core.tree import Patch, Tree, directory, file
 from builder.finish.accounts import FIXED_IDS, Account, accounts
-from builder.tree import Patch, Tree, directory, file
 from terminal import Failure
 
 PASSWD = "root:*:0:0:root:/root:/bin/bash\nnobody:*:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from builder.core.tree import Tree, file
 from builder.finish.alternatives import Alternative, alternatives
-from builder.tree import Tree, file
 
 
 def links(tree: Tree, *table: Alternative) -> dict[str, str]:

@@ -11,8 +11,8 @@ from types import CodeType
 
 import pytest
 
+from builder.core.tree import Entry, Inline, Kind, Tree, file
 from builder.finish.bytecode import SELDOM, bytecode
-from builder.tree import Entry, Inline, Kind, Tree, file
 from terminal import Failure
 
 TAG = sys.implementation.cache_tag

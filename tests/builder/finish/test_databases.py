@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from builder.core.tree import Tree, file, symlink
 from builder.finish.databases import databases
-from builder.tree import Tree, file, symlink
 
 
 def test_masks_what_is_there_and_dates_the_marks_like_usr() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from builder.core.tree import Kind, Tree, file
 from builder.finish.defaults import JOURNALD, defaults
 from builder.finish.statoverride import statoverride
-from builder.tree import Kind, Tree, file
 from terminal import Failure
 
 SSHD = "Include /etc/ssh/sshd_config.d/*.conf\n#PasswordAuthentication yes\nUsePAM yes\n#HostKey /etc/ssh/ssh_host_rsa_key\n"

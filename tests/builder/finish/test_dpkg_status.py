@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from builder.core.tree import Tree
 from builder.finish.dpkg_status import PATH, dpkg_status
-from builder.tree import Tree
 from terminal import Failure
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.debian.tools import Tools
 from builder.finish.elf import ElfFailure, needed, section
-from builder.tools import Tools
 
 
 def relocatable(sections: dict[str, bytes]) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from builder.core.tree import Entry, Kind, Tree, file
 from builder.finish.identity import identity, parse_release
-from builder.tree import Entry, Kind, Tree, file
 from terminal import Failure
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\nVERSION_CODENAME=trixie\nDEBIAN_VERSION_FULL=13.7\n'

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.architecture import ARCHITECTURES, Architecture
+from builder.core.architecture import ARCHITECTURES, Architecture
+from builder.core.tree import Tree, file, symlink
 from builder.finish.elf import ElfFailure, library
 from builder.finish.ldconfig import CacheEntry, compare_names, ldconfig, render
-from builder.tree import Tree, file, symlink
 
 AMD64, ARM64 = ARCHITECTURES["amd64"], ARCHITECTURES["arm64"]
 FOLDER = "usr/lib/x86_64-linux-gnu"

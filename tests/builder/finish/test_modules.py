@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from builder.core.tree import Tree, file
 from builder.finish.modules import module_closure, modules, parse_modinfo
-from builder.tree import Tree, file
 from terminal import Failure
 
 VERSION = "6.12.1-cloud"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from builder.core.tree import Tree, file
 from builder.finish.pam import STACKS, pam, parse_profile
-from builder.tree import Tree, file
 from terminal import Failure
 
 TEMPLATE = """\

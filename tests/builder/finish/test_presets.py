@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from builder.core.tree import Patch, Tree, file, symlink
 from builder.finish.presets import presets
-from builder.tree import Patch, Tree, file, symlink
 from terminal import Failure
 
 SYSTEM = "usr/lib/systemd/system/"

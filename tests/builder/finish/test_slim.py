@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from builder.core.tree import Entry, Inline, Kind, Tree
 from builder.finish.slim import slim
-from builder.tree import Entry, Inline, Kind, Tree
 
 
 def tree_of(**sizes: int) -> Tree:

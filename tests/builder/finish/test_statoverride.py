@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from builder.core.tree import Tree, directory, file, symlink
 from builder.finish.statoverride import Override, statoverride
-from builder.tree import Tree, directory, file, symlink
 from terminal import Failure
 
 HELPER = "usr/lib/dbus-1.0/dbus-daemon-launch-helper"

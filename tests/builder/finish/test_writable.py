@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from builder.core.tree import Kind, Tree, directory, file, symlink
 from builder.finish.writable import SKELETON, writable
-from builder.tree import Kind, Tree, directory, file, symlink
 from terminal import Failure
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cluster.chaos import Step, Storm, draw
+from cluster.client.fault import Fault
 from cluster.consistency import Operation, Register
 from cluster.consistency.clients import Journal, Locks, Registers, Sets, Workload, judge, work
-from cluster.fault import Fault
+from cluster.testing.chaos import Step, Storm, draw
 from etcd import Client, EtcdError, Unavailable
 from tests.conftest import EtcdProcess
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.framing import FRAME_BYTES_MAX
+from cluster.model.framing import FRAME_BYTES_MAX
 from cluster.services import dhcp, ntp, packet
 from cluster.services.addresses import METADATA, SERVICES, Neighbour, packed
 from cluster.services.dhcp import AddressServer, Message

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster import forward
-from cluster.description import FORWARD
-from cluster.layout import Layout, make_private
+from cluster.machines import forward
+from cluster.model.description import FORWARD
+from cluster.model.layout import Layout, make_private
 from cluster.services import files, metadata
 from cluster.services.metadata import Metadata
 from cluster.services.webserver import CONNECTIONS_MAX, Handler, WebServer

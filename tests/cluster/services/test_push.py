@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.layout import Layout, make_private
+from cluster.model.layout import Layout, make_private
 from cluster.services.imagefile import LAYER, MANIFEST, opened
 from cluster.services.push import push, reference
 from cluster.services.registry import Registry, find

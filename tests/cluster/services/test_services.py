@@ -23,19 +23,19 @@ from typing import Any
 
 import pytest
 
-from cloudconfig import seed
-from cluster import qemu
-from cluster.accelerator import Accelerator
-from cluster.description import Description
-from cluster.faults import FaultBook
-from cluster.impairment import HOST, Faults
-from cluster.layout import Layout, make_private
-from cluster.machine import cluster_address
-from cluster.process import Process
+from cloudconfig.host import seed
+from cluster.faults.book import FaultBook
+from cluster.machines import qemu
+from cluster.machines.process import Process
+from cluster.model.accelerator import Accelerator
+from cluster.model.description import Description
+from cluster.model.layout import Layout, make_private
+from cluster.model.machine import cluster_address
+from cluster.network.impairment import HOST, Faults
+from cluster.network.switch import Switch
 from cluster.services.addresses import MAC, Neighbour, packed
 from cluster.services.packet import ARP, ARP_REQUEST, IPV4, TCP, Arp, Frame, Ipv4, read_ipv4
-from cluster.services.services import Services
-from cluster.switch import Switch
+from cluster.services.provider import Services
 from tests.eventually import eventually
 from tests.ports import free_ports
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from cluster.machine import SANDBOX
+from cluster.model.machine import SANDBOX
 from cluster.services.stack import Door, alias, argv, slirp_mac
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.layout import Layout, make_private
+from cluster.model.layout import Layout, make_private
 from cluster.services import files
 from cluster.services.webserver import Handler, WebServer
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from etcd.client import Client
 from etcd.errors import Unavailable
 from etcd.fake import FakeEtcd
-from fleet import codec
-from fleet.api import wire
+from fleet.api import shapes
 from fleet.api.handlers import ELECTION_S, Api, Request
-from fleet.model import Desired, Machine, Placement, UnitState
-from fleet.registry import Registry
+from fleet.model import codec
+from fleet.model.entities import Desired, Machine, Placement, UnitState
+from fleet.model.registry import Registry
 from tests.fleet.clusters import unit
 
 A, B = "a" * 32, "b" * 32
@@ -467,11 +467,11 @@ class TestPages:
         found: list[int] = []
         token, pages = "", 0
         while pages == 0 or token:
-            some, token = wire.page(range(rows), token)
+            some, token = shapes.page(range(rows), token)
             found.extend(some)
             pages += 1
         assert found == list(range(rows))
-        assert pages == max(1, -(-rows // wire.PAGE_ROWS))
+        assert pages == max(1, -(-rows // shapes.PAGE_ROWS))
 
     @pytest.mark.parametrize("token", ["x", "AAAA", "AAAAAA==", "ZAAB", "%20", "ZAABAAAA", "é"])
     def test_a_bad_token(self, world: World, token: str) -> None:

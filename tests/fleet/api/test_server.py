@@ -15,9 +15,9 @@ import pytest
 from etcd.fake import FakeEtcd
 from fleet.api import server
 from fleet.api.server import ApiServer
-from fleet.model import Machine
-from fleet.registry import Registry
-from terminal.release import VERSION
+from fleet.model.entities import Machine
+from fleet.model.registry import Registry
+from terminal.version import VERSION
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import pytest
 
 from etcd.errors import Unavailable
 from etcd.fake import FakeEtcd
-from fleet import codec
 from fleet.api.server import ApiServer
 from fleet.ctl import cli, waiting
-from fleet.model import Desired, Machine, Placement, Unit, UnitState
-from fleet.registry import Registry
+from fleet.model import codec
+from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
+from fleet.model.registry import Registry
 
 A, B = "a" * 32, "b" * 32
 HELLO = "[Unit]\nDescription=Hello\n\n[Service]\nExecStart=/bin/sleep 1000\n"

@@ -8,7 +8,7 @@ import pytest
 
 from fleet.ctl.client import UnitRecord
 from fleet.ctl.waiting import Outcome, Running, Verdict, judge_state, wait
-from fleet.model import UnitState
+from fleet.model.entities import UnitState
 from terminal import Failure
 from unitfile.text import UnitFile
 

@@ -1,0 +1,192 @@
+"""Budgets: how large what is built may be, and who made it larger.
+
+    the definition's budget + what was measured  --excesses()-->  what is too large, and the owners that grew
+    <definition>.sizes.json                      --load()------>  the owners' bytes of a build that somebody found good
+
+The second is a small file beside the definition, committed with it and written by ``osbuild budget --accept``: so the answer is there in a fresh
+clone, too, where no former build is. Limits are about bytes as delivered; owners are compared by their bytes before compression, since a compressed
+byte belongs to nobody alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from builder.definition.definition import Definition, Limits
+from terminal import Failure, table
+
+OWNERS_SHOWN: Final = 10
+SUFFIX: Final = ".sizes.json"
+VERSION: Final = 1
+
+Level = Literal["release", "fast"]
+"""With ``--release``, or without; a container is a release."""
+
+Budget = Mapping[Level, Limits]
+"""Limits by the level that they hold for, as definitions have them."""
+
+Owners = Mapping[str, int]
+"""Bytes before compression, by package, or by file for what no package delivers as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One part of what was built: its bytes as delivered, and who has how many of them before compression."""
+
+    bytes: int
+    owners: Owners
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """An owner that differs: ``old`` is None where nothing is known of former builds."""
+
+    owner: str
+    old: int | None
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A part that is too large: the key of its limit, both in bytes, and who grew, most first; the largest owners if ``known`` is false."""
+
+    part: str
+    key: str
+    bytes: int
+    limit: int
+    known: bool
+    grown: tuple[Growth, ...]
+
+
+def measured(sizes: Mapping[str, int], owners: Owners, boot: Owners) -> dict[str, Measured]:
+    """The parts of a build from what its manifest says: ``sizes`` by part, the tree's ``owners``, and what ``boot`` is made of."""
+    return {part: Measured(count, boot if part == "boot" else owners) for part, count in sizes.items()}
+
+
+def limit(budget: Budget, part: str, level: Level) -> int | None:
+    """The bytes that ``part`` may have; None if that is not limited."""
+    found: int | None = getattr(budget[level], part) if level in budget else None
+    return found
+
+
+def excesses(
+    budget: Budget, level: Level, measured: Mapping[str, Measured], baseline: Mapping[str, Owners]
+) -> Iterator[Excess]:
+    """What of ``measured`` is larger than it may be; ``baseline`` has the owners' former bytes, by part, as far as they are known."""
+    for part, found in measured.items():
+        held = limit(budget, part, level)
+        if held is not None and found.bytes > held:
+            before = baseline.get(part)
+            grown = growth(before, found.owners)[:OWNERS_SHOWN]
+            yield Excess(part, f"budget.{level}.{part}", found.bytes, held, before is not None, grown)
+
+
+def growth(before: Owners | None, now: Owners) -> tuple[Growth, ...]:
+    """Who grew since ``before``, most first; if that is unknown (None), everybody, largest first."""
+    if before is None:
+        found = [Growth(owner, None, count) for owner, count in now.items()]
+    else:
+        found = [Growth(owner, before.get(owner, 0), now[owner]) for owner in now if now[owner] > before.get(owner, 0)]
+    return tuple(sorted(found, key=lambda each: ((each.old or 0) - each.new, each.owner)))
+
+
+def check(what: Definition, path: Path, level: Level, measured: Mapping[str, Measured]) -> None:
+    """Raise :class:`Failure` if anything of ``measured`` is larger than the definition at ``path`` allows, naming who grew."""
+    beside = baseline_path(path)
+    found = list(excesses(what.budget, level, measured, load(beside, what.architecture)))
+    if found:
+        raise Failure(
+            "\n".join("\n  ".join(_told(each, beside)) for each in found),
+            where=str(path),
+            hint="take something out (packages, remove, kernel.modules), or raise the limit in the definition; after a build that is as it"
+            " should be, 'osbuild budget --accept' records its sizes",
+        )
+
+
+def _told(excess: Excess, beside: Path) -> Iterator[str]:
+    over = excess.bytes - excess.limit
+    yield f"{excess.part} has {_mega(excess.bytes)}, {_mega(over)} more than {excess.key} allows ({_mega(excess.limit)})"
+    if not excess.known:
+        yield f"{beside.name} has nothing to compare with; the largest owners, before compression:"
+    elif excess.grown:
+        yield f"the owners that grew most since {beside.name}, before compression:"
+    else:
+        yield f"no owner grew since {beside.name}: look at the options of the compression"
+    if excess.grown:
+        yield from describe(excess.grown).splitlines()
+
+
+def describe(grown: tuple[Growth, ...]) -> str:
+    """A table of owners; without columns for the past where it is not known."""
+    if grown[0].old is None:
+        return table([[each.owner, _mega(each.new)] for each in grown], ["owner", "size"])
+    rows = [
+        [each.owner, _mega(each.old or 0), _mega(each.new), "+" + _mega(each.new - (each.old or 0))] for each in grown
+    ]
+    return table(rows, ["owner", "before", "now", "grew"])
+
+
+def _mega(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def baseline_path(definition: Path) -> Path:
+    """Where the accepted sizes of the definition at this path are: ``node.sizes.json`` for ``node.yaml``."""
+    return definition.with_suffix(SUFFIX)
+
+
+def load(path: Path, architecture: str) -> dict[str, Owners]:
+    """The accepted bytes of each part's owners; empty if nothing was accepted for this architecture yet.
+
+    Raises :class:`Failure` for a file that is not what :func:`accept` writes.
+    """
+    parts = _read(path).get(architecture, {})
+    try:
+        return {part: {owner: _count(bytes_) for owner, bytes_ in owners.items()} for part, owners in parts.items()}
+    except (TypeError, ValueError, AttributeError):
+        raise _broken(path) from None
+
+
+def accept(path: Path, architecture: str, measured: Mapping[str, Measured]) -> None:
+    """Write the owners of ``measured`` as the accepted ones of ``architecture`` into the file at ``path``; other architectures' stay."""
+    told = {
+        **_read(path),
+        "version": VERSION,
+        architecture: {part: dict(sorted(each.owners.items())) for part, each in measured.items()},
+    }
+    try:
+        path.write_text(json.dumps(dict(sorted(told.items())), indent=1) + "\n", "utf-8")
+    except OSError as error:
+        raise Failure(f"cannot write the accepted sizes: {error.strerror}", where=str(path)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Failure(f"cannot read the accepted sizes: {error.strerror}", where=str(path)) from error
+    except ValueError:
+        raise _broken(path) from None
+    if not isinstance(told, dict) or told.get("version") != VERSION:
+        raise _broken(path)
+    return told
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(value)
+    return value
+
+
+def _broken(path: Path) -> Failure:
+    return Failure(
+        "these are no accepted sizes that this program can read",
+        where=str(path),
+        hint="remove the file, and 'osbuild budget --accept' writes it anew",
+    )

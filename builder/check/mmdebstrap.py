@@ -1,0 +1,206 @@
+"""The same packages the conventional way: unpacked by dpkg and configured by all their maintainer scripts, with mmdebstrap.
+
+Nothing that we build comes from here. It is what we compare ourselves with: the tree (:mod:`builder.check.debian_tree`) and the time (bench/build.py).
+mmdebstrap is a program of the host, and gets the very files of the locks from a folder: no mirror, no other version.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Final
+
+from builder.check import tree_difference
+from builder.check.tree_difference import Facts
+from builder.core.store import Store, identify
+from builder.debian.deb import Package
+from builder.debian.fetch import fetch
+from builder.debian.lockfile import Lock, LockedPackage
+from builder.debian.mirror import Mirror
+from builder.debian.packages import obtain
+from terminal import Failure
+from terminal.subprocesses import run_to_the_end
+
+VERSION: Final = 1
+"""Of the way a tree is made and read; part of the id under which the store keeps it."""
+
+# systemd-tmpfiles wants /proc, which can be mounted neither in the containers of many a CI nor under fakechroot, and etcd-server's script fails
+# if it fails. So while the scripts run it is diverted (as dpkg-divert would), and it runs once at the end, from outside.
+_DIVERT: Final = r"""
+cd "$1"
+mv usr/bin/systemd-tmpfiles usr/bin/systemd-tmpfiles.late
+ln -s true usr/bin/systemd-tmpfiles
+printf '/usr/bin/systemd-tmpfiles\n/usr/bin/systemd-tmpfiles.late\n:\n' >var/lib/dpkg/diversions
+"""
+
+# It is the tree's own program with the tree's own libraries, whatever the host has. 65 and 73 are what it ends with when single lines of its
+# configuration could not be done (systemd-tmpfiles(8)), such as those for devices.
+_LATE: Final = r"""
+cd "$1"
+mv usr/bin/systemd-tmpfiles.late usr/bin/systemd-tmpfiles
+: >var/lib/dpkg/diversions
+libraries=$(echo "$1"/usr/lib/*-linux-gnu)
+usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries:$libraries/systemd" usr/bin/systemd-tmpfiles --root="$1" --create ||
+    [ $? -eq 65 ] || [ $? -eq 73 ]
+"""
+
+COMPARABLE: Final = (
+    # The kernel's package has an initrd made by this hook: ours is our own, and theirs takes a while.
+    "--dpkgopt=path-exclude=/etc/kernel/postinst.d/initramfs-tools",
+    f"--extract-hook=set -e;{_DIVERT}",
+    f"--customize-hook=set -e;{_LATE}",
+)
+"""Options for a tree that is made to be compared, the same under every kind of privilege."""
+
+_XATTR: Final = "SCHILY.xattr."
+_CAPABILITY: Final = "security.capability"
+_KINDS: Final = {
+    tarfile.REGTYPE: "file",
+    tarfile.AREGTYPE: "file",
+    tarfile.LNKTYPE: "file",
+    tarfile.DIRTYPE: "dir",
+    tarfile.SYMTYPE: "symlink",
+    tarfile.CHRTYPE: "char",
+    tarfile.BLKTYPE: "block",
+    tarfile.FIFOTYPE: "fifo",
+}
+
+
+def together(node: Lock, comparison: Lock) -> Lock:
+    """``node`` and what only ``comparison`` has: dpkg, and what maintainer scripts call (image/comparison.yaml)."""
+    have = {package.name for package in node.packages}
+    more = (package for package in comparison.packages if package.name not in have)
+    return replace(node, packages=tuple(sorted((*node.packages, *more), key=lambda package: package.name)))
+
+
+def tree(lock: Lock, store: Store, mirror: Callable[[], Mirror]) -> dict[str, Facts]:
+    """What mmdebstrap makes of ``lock``; kept in ``store``, since it takes a minute or two.
+
+    Raises :class:`Failure` if packages cannot be fetched, or mmdebstrap is not there or fails.
+    """
+    key = identify("conventional", VERSION, [lock.id, list(COMPARABLE)])
+    kept = store.path("steps", key) / "facts.json"
+    if not kept.exists():
+        # Not in the store, which may lie in a folder closed to others: without root, mmdebstrap works as another user.
+        with store.making("steps", key) as work, tempfile.TemporaryDirectory(prefix="conventional-") as scratch:
+            (work / "facts.json").write_text(json.dumps(_made(lock, store, mirror, Path(scratch))))
+    return {path: Facts(**facts) for path, facts in json.loads(kept.read_text()).items()}
+
+
+def _made(lock: Lock, store: Store, mirror: Callable[[], Mirror], scratch: Path) -> dict[str, object]:
+    scratch.chmod(0o755)
+    archive, target = scratch / "archive", scratch / "tree.tar"
+    write_archive(archive, lock.packages, fetch(lock.packages, store, mirror), obtain(lock, store, mirror))
+    run(command(archive, lock.packages, target, *COMPARABLE))
+    with target.open("rb") as file:
+        return {path: asdict(facts) for path, facts in read_tar(file).items()}
+
+
+def write_archive(
+    folder: Path, locked: Sequence[LockedPackage], files: Mapping[str, Path], unpacked: Iterable[Package]
+) -> None:
+    """A flat archive (sources.list(5)) in the new ``folder``: ``files`` of the packages by name, and their index.
+
+    Copies, not links: mmdebstrap without root reads them as another user, to whom a home folder is closed; and nothing can reach the store.
+    """
+    folder.mkdir()
+    folder.chmod(0o755)
+    controls = {package.name: package.control for package in unpacked}
+    stanzas = []
+    for package in locked:
+        name = f"{package.name}_{package.version.replace(':', '%3a')}_{package.architecture}.deb"
+        shutil.copyfile(files[package.name], folder / name)
+        (folder / name).chmod(0o644)
+        place = f"Filename: ./{name}\nSize: {package.size}\nSHA256: {package.sha256}\n"
+        stanzas.append(f"{controls[package.name].rstrip()}\n{place}")
+    (folder / "Packages").write_text("\n".join(stanzas), "utf-8", "surrogateescape")
+
+
+def command(archive: Path, locked: Iterable[LockedPackage], target: Path, *options: str) -> list[str]:
+    """The call of mmdebstrap that installs exactly ``locked`` from ``archive`` into ``target``, a folder or a file ``.tar``.
+
+    Mode auto is mmdebstrap's own choice: root needs no more than chroot; others a user namespace, or else fakechroot. Variant custom is its
+    fastest that runs maintainer scripts.
+    """
+    names = ",".join(package.name for package in locked)
+    return [
+        *(
+            "mmdebstrap",
+            "--mode=auto",
+            "--variant=custom",
+            "--quiet",
+            "--dpkgopt=force-unsafe-io",
+            f"--include={names}",
+        ),
+        # The suite names nothing here: this archive has none.
+        *(*options, "trixie", str(target), f"deb [trusted=yes] copy:{archive} ./"),
+    ]
+
+
+def run(words: Sequence[str]) -> None:
+    """Run mmdebstrap. Raises :class:`Failure` with the end of what it said."""
+    try:
+        done = run_to_the_end(words, LC_ALL="C.UTF-8")
+    except FileNotFoundError:
+        raise Failure(
+            "mmdebstrap is not installed", hint="./scripts/setup --tests, or: apt-get install mmdebstrap"
+        ) from None
+    if done.returncode != 0:
+        # apt repeats its whole command line.
+        words_of_it = [line[:200] for line in (done.stdout + done.stderr).splitlines()]
+        raise Failure(
+            "\n".join([f"mmdebstrap ended with code {done.returncode}:", *words_of_it[-40:]]),
+            hint="if versions do not fit each other: 'osbuild lock image/comparison.yaml'",
+        )
+
+
+def read_tar(file: IO[bytes]) -> dict[str, Facts]:
+    """The tree in an open tar (pax, numeric owners, SCHILY.xattr as GNU tar writes it), accounts named by its own /etc/passwd and /etc/group.
+
+    Of the extended attributes only capabilities count: access lists and labels are there or not as the file system of TMPDIR has it. Raises
+    :class:`Failure` if the tar is damaged, has members of a kind that no file system has, or no account database.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode="r|", encoding="utf-8") as archive:
+            rows = list(_rows(archive))
+    except tarfile.TarError as error:
+        raise Failure(f"the tar of the other tree is damaged: {error}", hint="run the comparison again") from error
+    found = {path: facts for path, facts, _ in rows}
+    if not {"etc/passwd", "etc/group"} <= found.keys():
+        raise Failure("the other tree has no /etc/passwd or no /etc/group", hint="did mmdebstrap install base-passwd?")
+    users, groups = (tree_difference.names(found[path].content) for path in ("etc/passwd", "etc/group"))
+    return {
+        path: replace(facts, owner=f"{users.get(uid, uid)}:{groups.get(gid, gid)}") for path, facts, (uid, gid) in rows
+    }
+
+
+def _rows(archive: tarfile.TarFile) -> Iterator[tuple[str, Facts, tuple[int, int]]]:
+    contents: dict[str, str] = {}
+    for member in archive:
+        path = member.name.removeprefix("./").rstrip("/")
+        if path in ("", "."):
+            continue
+        kind = _KINDS.get(member.type)
+        if kind is None:
+            raise Failure(f"a member of type {member.type!r} in the other tree", where=f"/{path}")
+        target = ""
+        if kind == "symlink":
+            target = member.linkname
+        elif kind in ("char", "block"):
+            target = f"{member.devmajor}:{member.devminor}"
+        elif member.islnk():
+            try:
+                contents[path] = contents[member.linkname.removeprefix("./")]
+            except KeyError:
+                raise Failure("a hard link leads nowhere in the other tree", where=f"/{path}") from None
+        elif opened := archive.extractfile(member):
+            contents[path] = tree_difference.content(path, opened.read())
+        capability = member.pax_headers.get(_XATTR + _CAPABILITY, "").encode("utf-8", "surrogateescape").hex()
+        mode = stat.S_IMODE(member.mode)
+        yield path, Facts(kind, mode, "", target, contents.get(path, ""), capability), (member.uid, member.gid)

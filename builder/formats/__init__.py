@@ -1,0 +1,1 @@
+"""File formats that a build reads and writes."""

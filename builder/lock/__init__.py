@@ -1,0 +1,1 @@
+"""Into a lock: versions resolved, and the maintainer scripts that a person has reviewed."""

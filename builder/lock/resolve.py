@@ -1,0 +1,394 @@
+"""From what is asked for to a lock: which packages, of which version, at which path and hash.
+
+The solving is apt's (:mod:`builder.debian.apt`); this module says to apt what to assume and turns its answer into a :class:`Lock`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from builder.core.store import write_atomically
+from builder.debian.apt import Chosen, Index, PrivateApt, Programs, Suite, compare_versions
+from builder.debian.lockfile import Change, IndexStamp, Lock, LockedPackage, changes, fingerprint
+from builder.debian.mirror import Mirror, stanzas
+from builder.definition.definition import Definition
+from terminal import Failure, table
+
+
+class ResolveFailure(Failure):
+    """The request cannot be turned into a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A package asked for by name; ``suite`` when it must come from that suite."""
+
+    name: str
+    suite: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """The requesting part of a definition.
+
+    ``assume`` are names (of packages, or virtual) that are treated as installed already, so that nothing pulls them in: what only
+    maintainer scripts need, since none ever runs.
+    """
+
+    architecture: str
+    suites: tuple[Suite, ...]
+    packages: tuple[Want, ...]
+    assume: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, definition: Definition) -> Request:
+        """The requesting part of ``definition``."""
+        return cls(
+            definition.architecture,
+            tuple(Suite(suite.suite, suite.archive, suite.components, suite.pin_only) for suite in definition.suites),
+            tuple(Want(name, suite) for name, suite in definition.wants()),
+            definition.assume,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 that a lock carries to tell which request it answers; order does not matter, but for suites."""
+        return fingerprint(
+            {
+                "architecture": self.architecture,
+                "suites": [asdict(suite) for suite in self.suites],
+                "packages": sorted([want.name, want.suite or ""] for want in self.packages),
+                "assume": sorted(set(self.assume)),
+            }
+        )
+
+
+def check(lock: Lock, request: Request, *, where: str) -> None:
+    """Refuse to build from a ``lock`` that answers another request. Raises :class:`ResolveFailure`."""
+    if lock.request != request.fingerprint or lock.architecture != request.architecture:
+        raise ResolveFailure(
+            "the lock was made for another list of packages",
+            where=where,
+            hint="the definition changed since: run 'osbuild lock'",
+        )
+
+
+def resolve(
+    request: Request,
+    *,
+    programs: Programs,
+    mirror: Mirror,
+    state: Path,
+    allow_expired: bool = False,
+    detail: Callable[[str], None] = lambda _: None,
+) -> Lock:
+    """Answer ``request`` from ``mirror``, with apt's private state in the directory ``state``.
+
+    Raises :class:`builder.debian.apt.AptFailure` for trouble with the archive (network, signature, unmet dependencies) and
+    :class:`ResolveFailure` for a request that contradicts itself.
+    """
+    apt, catalogue = _prepare(
+        request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
+    )
+    detail("solving dependencies")
+    chosen = apt.resolve(
+        [want.name for want in request.packages], catalogue.assumed(request.assume, request.architecture)
+    )
+    packages = tuple(catalogue.locked(package) for package in sorted(chosen, key=lambda package: package.name))
+    return Lock(request.architecture, catalogue.epoch, request.fingerprint, catalogue.stamps, packages)
+
+
+def upgrade(
+    request: Request,
+    old: Lock,
+    names: Iterable[str],
+    control: Callable[[LockedPackage], str],
+    *,
+    programs: Programs,
+    mirror: Mirror,
+    state: Path,
+    allow_expired: bool = False,
+    detail: Callable[[str], None] = lambda _: None,
+) -> Lock:
+    """The lock ``old`` with the newest ``names`` and what these need; every other package stays at its version.
+
+    What ``request`` asks for and ``old`` has not comes as well, and what nothing needs any more goes. ``control`` gives the control
+    paragraph of a locked package that the indexes no longer have. Raises as :func:`resolve`.
+    """
+    wanted = {want.name for want in request.packages}
+    locked = {package.name: package for package in old.packages}
+    chosen = set(names)
+    if unknown := sorted(chosen - locked.keys() - wanted):
+        raise ResolveFailure(
+            f"{', '.join(unknown)}: not in the lock",
+            hint="name a package that is locked, or add it to the definition's packages",
+        )
+    apt, catalogue = _prepare(
+        request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
+    )
+    detail("solving dependencies")
+    installed = [
+        _installed(catalogue.stanza(each) or control(each)) for each in old.packages if each.name not in request.assume
+    ]
+    status = "\n".join([*installed, catalogue.assumed(request.assume, request.architecture)])
+    automatic = [(each.name, request.architecture) for each in old.packages if each.name not in wanted]
+    if old.request != request.fingerprint:
+        # The definition changed since: a package may now be asked from another suite.
+        chosen |= {want.name for want in request.packages if want.suite is not None}
+    done = apt.upgrade([*chosen, *(wanted - locked.keys())], status, automatic)
+    gone = done.removed | set(request.assume)
+    if lost := sorted(done.removed & wanted):
+        raise ResolveFailure(
+            f"this would remove what the definition asks for: {', '.join(lost)}",
+            hint="upgrade these as well, or everything: 'osbuild lock'",
+        )
+    after = {name: package for name, package in locked.items() if name not in gone}
+    after |= {package.name: catalogue.locked(package) for package in done.installed}
+    packages = tuple(after[name] for name in sorted(after))
+    return Lock(request.architecture, max(old.epoch, catalogue.epoch), request.fingerprint, catalogue.stamps, packages)
+
+
+def _prepare(
+    request: Request,
+    *,
+    programs: Programs,
+    mirror: Mirror,
+    state: Path,
+    allow_expired: bool,
+    detail: Callable[[str], None],
+) -> tuple[PrivateApt, Catalogue]:
+    """apt with the newest indexes for ``request``, and what these hold."""
+    _check_request(request)
+    pins = {want.name: want.suite for want in request.packages if want.suite is not None}
+    apt = PrivateApt(
+        state,
+        programs,
+        mirror,
+        request.suites,
+        request.architecture,
+        pins,
+        request.assume,
+        allow_expired=allow_expired,
+    )
+    detail("fetching and verifying indexes")
+    apt.update()
+    return apt, Catalogue(apt.indexes())
+
+
+class Catalogue:
+    """All packages of some indexes, by name."""
+
+    def __init__(self, indexes: Sequence[Index]) -> None:
+        self._indexes = tuple(indexes)
+        self._found: dict[str, list[tuple[Index, str]]] = {}
+        for index in indexes:
+            for name, stanza in index.names():
+                self._found.setdefault(name, []).append((index, stanza))
+
+    @property
+    def epoch(self) -> int:
+        """The newest date of the indexes, unix seconds."""
+        return max((index.date for index in self._indexes), default=0)
+
+    @property
+    def stamps(self) -> tuple[IndexStamp, ...]:
+        """What the lock keeps of each index."""
+        return tuple(
+            IndexStamp(index.suite.archive, index.suite.name, index.component, index.path, index.sha256, index.date)
+            for index in self._indexes
+        )
+
+    def candidate(self, name: str) -> Mapping[str, str] | None:
+        """The fields of the newest version of ``name`` in the suites that are not pinned, or None."""
+        stanzas_of = [_fields(stanza) for index, stanza in self._found.get(name, ()) if not index.suite.pinned]
+        newest = functools.cmp_to_key(compare_versions)
+        return max(stanzas_of, key=lambda fields: newest(fields["version"]), default=None)
+
+    def assumed(self, names: Iterable[str], architecture: str) -> str:
+        """A dpkg status file in which ``names`` are installed, in their newest versions and with all that they provide.
+
+        Raises :class:`ResolveFailure` for a name that no suite has, neither as a package nor as a virtual one.
+        """
+        blocks: list[str] = []
+        virtual: list[str] = []
+        for name in sorted(set(names)):
+            fields = self.candidate(name)
+            if fields is None:
+                virtual.append(self._checked_virtual(name))
+                continue
+            block = {
+                "Package": name,
+                "Version": fields["version"],
+                "Architecture": fields["architecture"],
+                "Multi-Arch": fields.get("multi-arch", ""),
+                "Provides": fields.get("provides", ""),
+            }
+            blocks.append(_status(block))
+        if virtual:
+            blocks.append(
+                _status(
+                    {
+                        "Package": "assumed-virtual-packages",
+                        "Version": "0",
+                        "Architecture": architecture,
+                        "Provides": ", ".join(virtual),
+                    }
+                )
+            )
+        return "\n".join(blocks)
+
+    def stanza(self, package: LockedPackage) -> str | None:
+        """The stanza of this very package, or None if the archive has moved on."""
+        for index, stanza in self._found.get(package.name, ()):
+            if index.suite.archive == package.archive and _fields(stanza).get("sha256") == package.sha256:
+                return stanza
+        return None
+
+    def locked(self, chosen: Chosen) -> LockedPackage:
+        """Where ``chosen`` is and what it hashes to, from the first suite that has this very version."""
+        for index, stanza in self._found.get(chosen.name, ()):
+            fields = _fields(stanza)
+            if (fields["version"], fields["architecture"]) != (chosen.version, chosen.architecture):
+                continue
+            if missing := sorted({"filename", "sha256", "size"} - fields.keys()):
+                raise ResolveFailure(
+                    f"'{chosen.name}' has no {', '.join(missing)} in its index",
+                    where=f"{index.suite.archive}/{index.path}",
+                )
+            source, source_version = _source(fields)
+            return LockedPackage(
+                name=chosen.name,
+                version=chosen.version,
+                architecture=chosen.architecture,
+                archive=index.suite.archive,
+                suite=index.suite.name,
+                path=fields["filename"],
+                sha256=fields["sha256"],
+                size=int(fields["size"]),
+                source=source,
+                source_version=source_version,
+            )
+        raise ResolveFailure(f"apt chose {chosen.name} {chosen.version} ({chosen.architecture}), which no index has")
+
+    def _checked_virtual(self, name: str) -> str:
+        provided = re.compile(rf"^Provides:.*[ ,]{re.escape(name)}(?=[ ,]|$)", re.MULTILINE)
+        if not any(provided.search(index.text) for index in self._indexes):
+            raise ResolveFailure(
+                f"'{name}' is to be assumed, but no suite knows it",
+                hint="correct the name under 'assume', or take it out",
+            )
+        return name
+
+
+def describe(found: Sequence[Change]) -> str:
+    """The changes for people, one a line: verb, name, versions, size in kilobytes, suite; an empty text when there are none."""
+    rows = []
+    for change in found:
+        old = change.old.version if change.old else ""
+        new = change.new.version if change.new else ""
+        newest = change.new or change.old
+        size = f"{math.ceil(newest.size / 1e3)} kB" if newest else ""
+        rows.append(
+            [
+                change.verb,
+                change.name,
+                f"{old} -> {new}" if old and new else old or new,
+                size,
+                newest.suite if newest else "",
+            ]
+        )
+    return table(rows)
+
+
+def lock_command(
+    request: Request,
+    path: Path,
+    *,
+    programs: Programs,
+    mirror: Mirror,
+    state: Path,
+    check_only: bool = False,
+    allow_expired: bool = False,
+    detail: Callable[[str], None] = lambda _: None,
+    review: Callable[[Lock | None, Lock], None] = lambda _old, _new: None,
+    only: Sequence[str] = (),
+    control: Callable[[LockedPackage], str] = lambda _: "",
+) -> tuple[Change, ...]:
+    """``osbuild lock`` for one lock file: resolve ``request``, write the new lock at ``path`` (not with ``check_only``).
+
+    ``review`` sees the old and the new lock before anything is written, and raises to prevent it. With names in ``only`` it is
+    :func:`upgrade` of these, which needs a lock to start from and ``control``.
+    Returns what changed against the lock at ``path``; a missing or broken lock counts as empty, since it is about to be replaced.
+    """
+    old = Lock.load(path) if only else _loaded(path)
+    if old is not None and only:
+        new = upgrade(
+            request,
+            old,
+            only,
+            control,
+            programs=programs,
+            mirror=mirror,
+            state=state,
+            allow_expired=allow_expired,
+            detail=detail,
+        )
+    else:
+        new = resolve(
+            request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
+        )
+    if not check_only:
+        review(old, new)
+        write_atomically(path, new.dump())
+    return changes(old, new)
+
+
+def _loaded(path: Path) -> Lock | None:
+    try:
+        return Lock.load(path)
+    except Failure:
+        return None
+
+
+def _check_request(request: Request) -> None:
+    known = {suite.name for suite in request.suites}
+    for want in request.packages:
+        if want.suite is not None and want.suite not in known:
+            raise ResolveFailure(
+                f"'{want.name}' is asked from the suite '{want.suite}', which is not among the suites",
+                hint=f"add it under 'suites', or use one of {', '.join(sorted(known))}",
+            )
+    if both := sorted({want.name for want in request.packages} & set(request.assume)):
+        raise ResolveFailure(
+            f"{', '.join(both)}: both asked for and assumed to be there",
+            hint="keep the name under 'packages' or under 'assume'",
+        )
+
+
+def _fields(stanza: str) -> dict[str, str]:
+    return next(stanzas(stanza), {})
+
+
+def _status(fields: Mapping[str, str]) -> str:
+    lines = [f"{name}: {value}" for name, value in fields.items() if value]
+    lines.insert(1, "Status: install ok installed")
+    return "\n".join([*lines, "Maintainer: nobody", "Description: assumed to be there", ""])
+
+
+def _installed(paragraph: str) -> str:
+    """A control paragraph as dpkg's status file has it."""
+    first, _, rest = paragraph.strip().partition("\n")
+    return f"{first}\nStatus: install ok installed\n{rest}\n"
+
+
+def _source(fields: Mapping[str, str]) -> tuple[str, str]:
+    # "Source: glibc" or "Source: glibc (2.41-12)"; absent when both are the package's own.
+    match = re.fullmatch(r"(\S+)(?: \((\S+)\))?", fields.get("source", fields["package"]))
+    if match is None:
+        return fields["package"], fields["version"]
+    return match[1], match[2] or fields["version"]

@@ -1,0 +1,84 @@
+"""What runs of a node before its root does: kernel, initrds, and the EFI program of them all.
+
+They come from packages, and are kept in the store: a change of the overlay, of units or of the node's code changes none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from builder.core import data, inputs
+from builder.core.store import Store, identify
+from builder.core.tree import Tree
+from builder.debian.deb import Package
+from builder.debian.tools import Tools
+from builder.definition.definition import Kernel
+from builder.formats import boot
+from builder.formats.boot import BootFiles
+from builder.pipeline import assemble, initrd
+from terminal import Step, untimed
+
+VERSION: Final = 1
+
+ARCHIVES: Final = ("initrd", "drivers")
+
+
+@dataclass(frozen=True)
+class Early:
+    """A folder of the store: ``kernel``, ``initrd``, ``drivers`` (an initrd to go after the other), ``uki`` (:func:`builder.formats.boot.unified_kernel`),
+    and ``owners.json``."""
+
+    folder: Path
+
+    @property
+    def owners(self) -> dict[str, int]:
+        """Bytes before compression, of the kernel and of each file of the initrds."""
+        found: dict[str, int] = json.loads((self.folder / "owners.json").read_text())
+        return found
+
+
+def early(
+    wanted: Kernel,
+    packages: Sequence[Package],
+    base: Tree,
+    base_id: str,
+    files: BootFiles,
+    os_release: bytes,
+    epoch: int,
+    tools: Tools,
+    store: Store,
+    step: Step = untimed,
+    *,
+    release: bool,
+) -> Early:
+    """Those of ``packages`` and of the tree ``base`` that was made of them, whose id is ``base_id``; initrds are compressed with ``release``.
+
+    Raises :class:`terminal.Failure` for what a package does not bring, and for a tool that fails.
+    """
+    folder = data.image() / "initrd"
+    made_from = [inputs.code(), base_id, inputs.digest(folder), hashlib.sha256(os_release).hexdigest(), release]
+    key = identify("early", VERSION, made_from)
+    if not store.has("steps", key):
+        with store.making("steps", key) as work:
+            with step("kernel and initrd"):
+                (work / "kernel").write_bytes(assemble.kernel_image(packages))
+                archives = {
+                    "initrd": initrd.initrd(base, wanted.initrd, folder / "init"),
+                    "drivers": initrd.drivers(base, wanted.initrd, wanted.initrd_drivers),
+                }
+                for name, entries in archives.items():
+                    initrd.pack(entries, work / name, tools, release=release)
+            owners = {
+                f"{name}:/{each.path}": each.size for name, files in archives.items() for each in files if each.size
+            }
+            owners["kernel"] = (work / "kernel").stat().st_size
+            (work / "owners.json").write_text(json.dumps(owners))
+            with step("unified kernel"):
+                initrds = [work / name for name in ARCHIVES]
+                boot.unified_kernel(files, work / "kernel", initrds, os_release, work / "uki", epoch, tools)
+    return Early(store.path("steps", key))

@@ -1,0 +1,187 @@
+"""What is ordered of the builder: the definition, its lock, the target; and where the result goes. Nothing is built here."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from builder.about import manifest
+from builder.core import architecture, data, inputs
+from builder.core.store import identify
+from builder.debian.lockfile import Lock
+from builder.debian.tools import our_lock
+from builder.definition import definition
+from builder.definition.definition import Definition
+from builder.formats import pool
+from builder.lock import resolve
+from builder.targets import TARGETS, ContainerTarget, Target
+from terminal import Failure, Phases, Span
+
+MIXED: Final = "inputs changed during the build"
+"""In place of a build's id, when there is no telling what went into it."""
+NODE: Final = "qemu"
+"""The target of a node, if none is named."""
+CONTAINER: Final = "container"
+"""And that of a container."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a caller may choose; the defaults are what ``osbuild image`` does without options, so the target is
+    the usual one of what is defined.
+
+    ``offline`` builds from the store alone. ``cache`` says what becomes of packages unpacked and steps done by former builds: they are used; or all is made
+    anew (and the output, too, if it is up to date) and replaces them, or replaces nothing. Downloads and tools are kept in any case.
+    """
+
+    definition: Path | None = None
+    target: str | None = None
+    output: Path | None = None
+    store: Path | None = None
+    mirror: str | None = None
+    snapshot: str | None = None
+    architecture: str | None = None
+    release: bool = False
+    force: bool = False
+    offline: bool = False
+    cache: Literal["use", "replace", "ignore"] = "use"
+    phases: Phases = field(default_factory=Phases)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What ``settings`` ask for: the definition at ``path``, its lock, and the target."""
+
+    settings: Settings
+    path: Path
+    what: Definition
+    target: Target | ContainerTarget
+    lock: Lock
+
+    @classmethod
+    def of(cls, settings: Settings) -> Order:
+        """Read what is asked for. Raises :class:`Failure` for a definition or lock that is broken or out of step, and a target that is not for it."""
+        path = settings.definition or data.image() / "node.yaml"
+        what = definition.load(path, settings.architecture)
+        target = target_of(settings, what, path)
+        return cls(settings, path, what, target, locked(path, what, is_ours=settings.definition is None))
+
+    @property
+    def label(self) -> str:
+        """What the folder is called, and the target in the manifest: a container's has the container's name, too."""
+        name = self.target.name
+        return f"{name}/{self.what.name}" if isinstance(self.target, ContainerTarget) else name
+
+    @property
+    def directory(self) -> Path:
+        """Where the artifacts go."""
+        return output_folder(self.settings, self.label, self.what)
+
+    def inputs(self) -> dict[str, object]:
+        """The id of each thing that shapes the artifacts, as it is now."""
+        what = self.what
+        return {
+            "code": inputs.code(),
+            "kind": self._kind(),
+            # As merged from all the files it includes; where its overlays lie does not matter, what is in them does.
+            "definition": hashlib.sha256(what.model_dump_json(exclude={"overlay"}).encode()).hexdigest(),
+            "lock": self.lock.id,
+            "tools": our_lock().id,
+            "initrd": inputs.digest(data.image() / "initrd"),
+            "units": inputs.digest(data.units() / "system"),
+            "overlay": [inputs.digest(folder) for folder in what.overlays()],
+            "node_code": [inputs.digest(data.packages(name)) for name in what.node_code],
+        }
+
+    def _kind(self) -> object:
+        """What tells one build of a definition from another."""
+        root = self.what.root
+        if root is None or isinstance(self.target, ContainerTarget):
+            return self.target.name
+        return [self.target.name, list(root.release if self.settings.release else root.fast)]
+
+    @property
+    def pooled(self) -> Sequence[str] | None:
+        """How a root's contents are compressed, if that is done once and kept (:mod:`builder.formats.pool`): not for a release, which is packed for size."""
+        root = self.what.root
+        if root is None or isinstance(self.target, ContainerTarget) or self.settings.release:
+            return None
+        return root.fast if pool.fits(root.type, root.fast) else None
+
+    def is_done(self, build: str) -> bool:
+        """Is the build with this id there, and is that enough?"""
+        anew = self.settings.force or self.settings.cache != "use"
+        return not anew and manifest.is_current(self.directory, build)
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """Where the artifacts are, whether this call made them, and the seconds of each phase, of all together, and all that was timed."""
+
+    directory: Path
+    changed: bool
+    seconds: dict[str, float]
+    spans: tuple[Span, ...] = ()
+    total: float = 0.0
+
+    @classmethod
+    def unchanged(cls, order: Order, begin: float) -> BuildResult:
+        """Of a call that began at ``begin`` and found all there."""
+        checked = time.monotonic() - begin
+        return cls(order.directory, False, {"check": checked}, tuple(order.settings.phases.spans()), checked)
+
+
+def target_of(settings: Settings, what: Definition, path: Path) -> Target | ContainerTarget:
+    """The target that ``settings`` name, or the usual one for what is defined. Raises :class:`Failure` if it cannot be made of that."""
+    name = settings.target or (CONTAINER if what.container is not None else NODE)
+    target = TARGETS.get(name)
+    if target is None:
+        raise Failure(f"there is no target {name!r}", hint="targets: " + ", ".join(TARGETS))
+    if isinstance(target, ContainerTarget):
+        if what.container is None:
+            raise Failure(
+                "this definition has no 'container' section", where=str(path), hint=f"use --target {NODE} for a node"
+            )
+    elif what.kernel is None or what.root is None:
+        if what.container is None:
+            raise Failure(
+                "this definition has neither a root nor a container",
+                where=str(path),
+                hint="give it one: docs/definition.md has every key",
+            )
+        raise Failure(
+            "this definition has no kernel and no root", where=str(path), hint=f"use --target {CONTAINER} for it"
+        )
+    return target
+
+
+def output_folder(settings: Settings, target: str, what: Definition) -> Path:
+    """Where the artifacts go."""
+    return (settings.output or Path("build") / f"{target}{architecture.suffix(what.architecture)}").absolute()
+
+
+def locked(path: Path, what: Definition, *, is_ours: bool) -> Lock:
+    """The lock beside the definition. Raises :class:`Failure` if there is none, or if it does not answer the definition."""
+    lock_path = architecture.lock_path(path, what.architecture)
+    try:
+        lock = Lock.load(lock_path)
+        resolve.check(lock, resolve.Request.of(what), where=str(lock_path))
+    except Failure as failure:
+        words = [*([] if is_ours else [str(path)]), *_arch_option(what.architecture)]
+        if words:
+            failure.hint = f"run 'osbuild lock {' '.join(words)}'"
+        raise
+    return lock
+
+
+def _arch_option(name: str) -> list[str]:
+    return [] if name == architecture.HOST else [f"--arch {name}"]
+
+
+def build_id(made_from: dict[str, object]) -> str:
+    """The id of a build, of what :meth:`Order.inputs` says it is made from."""
+    return identify("build", 1, made_from)

@@ -1,0 +1,1 @@
+"""The half that runs on the host only: templates rendered, seed volumes, the JSON schema."""

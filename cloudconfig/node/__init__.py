@@ -1,0 +1,1 @@
+"""The half that runs on the node, as root, early at boot."""

@@ -1,0 +1,50 @@
+"""A node's wall clock as a test or a command holds it, ``node.clock``::
+
+with node.clock.step(-3600):
+    ...                       # it is an hour ago there
+node.clock.strobe(60, period_s=0.5, duration_s=20)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cluster.client.fault import Fault, recorded
+from terminal import UsageFailure
+
+STEP_S_MAX = 50 * 365 * 86400
+STEP_DEADLINE_S = 30.0
+"""With hardware: the guest does it in a moment, but may be busy."""
+
+
+class Clock:
+    """Faults of one node's clock. They add up; a node that is switched off and on has the right time again."""
+
+    def __init__(self, ask: Callable[..., Any], factor: float) -> None:
+        """``ask`` asks the supervisor about the node; ``factor`` is how much longer than with hardware things take there."""
+        self._ask, self._deadline_s = ask, STEP_DEADLINE_S * factor
+
+    def step(self, seconds: float) -> Fault:
+        """Step the wall clock, and the hardware's, by so many seconds, back if negative; healed, it is right. Raises :class:`Failure`."""
+        _require(seconds)
+        return self._fault("step", seconds=seconds)
+
+    def strobe(self, seconds: float, *, period_s: float = 1.0, duration_s: float = 30.0) -> Fault:
+        """Step the wall clock by ``seconds`` and back to right, again and again: each holds ``period_s``, all ends after ``duration_s`` or when healed.
+
+        Returns at once. Raises :class:`Failure`.
+        """
+        _require(seconds)
+        if not 0.05 <= period_s <= duration_s:
+            raise UsageFailure(f"a strobe with a period of {period_s:g} s for {duration_s:g} s", hint="0.05 s or more")
+        return self._fault("strobe", seconds=seconds, period_s=period_s, duration_s=duration_s)
+
+    def _fault(self, verb: str, **arguments: Any) -> Fault:
+        begun = self._ask("skew", verb=verb, **arguments, deadline_s=self._deadline_s)
+        return recorded(self._ask, begun, self._deadline_s)
+
+
+def _require(seconds: float) -> None:
+    if not 0 < abs(seconds) <= STEP_S_MAX:
+        raise UsageFailure(f"a step of {seconds:g} s", hint="-3600 is an hour back; 50 years at most")

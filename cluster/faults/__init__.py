@@ -1,0 +1,1 @@
+"""Faults of nodes, their disks and clocks, as the supervisor applies them and keeps the book of them."""

@@ -1,0 +1,98 @@
+"""Who is a member of the cluster's etcd, asked and changed by a node's own etcdctl, for nodes that join or leave."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.client.node import Node
+from terminal import Failure
+
+PEER_PORT = 2380
+ETCDCTL = "etcdctl --dial-timeout=5s --command-timeout={seconds}s {words}"
+ANSWER_S = 15.0
+"""For etcd to answer, with hardware; times the accelerator's factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of etcd: ``id`` is its own name for it; without a ``name`` it was added and has never started."""
+
+    id: int
+    name: str
+    peer_urls: tuple[str, ...]
+    learner: bool = False
+
+
+def parse(text: str) -> list[Member]:
+    """What ``etcdctl member list -w json`` prints. Raises :class:`Failure` if it is not that."""
+    try:
+        return [_member(entry) for entry in json.loads(text)["members"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure("etcd's list of members makes no sense", where=text[:100]) from error
+
+
+def _member(entry: dict[str, Any]) -> Member:
+    learner = bool(entry.get("isLearner", False))
+    return Member(int(entry["ID"]), str(entry.get("name", "")), tuple(entry["peerURLs"]), learner)
+
+
+def peer_url(node: Node) -> str:
+    """Where a node's etcd talks to the others."""
+    return f"http://{node.address}:{PEER_PORT}"
+
+
+def members(by: Node) -> list[Member]:
+    """The members that the etcd behind the node ``by`` knows. Raises :class:`Failure`."""
+    return parse(_etcdctl(by, "member list --write-out=json"))
+
+
+def add(by: Node, joining: Node) -> tuple[Member, str]:
+    """Make ``joining`` a learner, and return it with the ``initial-cluster`` that its etcd must be started with. Raises :class:`Failure`."""
+    said = _etcdctl(by, f"member add {joining.name} --learner --peer-urls={peer_url(joining)}")
+    found = re.search(r'^ETCD_INITIAL_CLUSTER="([^"]+)"$', said, re.MULTILINE)
+    added = [member for member in members(by) if member.peer_urls == (peer_url(joining),)]
+    if found is None or not added:
+        raise Failure(f"etcd did not take {joining.name} in: {said.strip()[:200]}", where=by.name)
+    return added[0], found[1]
+
+
+def promote(by: Node, member: Member) -> None:
+    """Let a learner vote. Raises :class:`Failure` while it has not caught up."""
+    _etcdctl(by, f"member promote {member.id:x}")
+
+
+def remove(by: Node, member: Member) -> None:
+    """Make it no member any more. Raises :class:`Failure`, also if etcd would not be healthy without it."""
+    _etcdctl(by, f"member remove {member.id:x}")
+
+
+def is_healthy(node: Node) -> bool:
+    """Whether a member answers, from what it has itself: it is up, if it has a leader or not."""
+    try:
+        _etcdctl(node, "endpoint status")
+    except Failure:
+        return False
+    return True
+
+
+def _etcdctl(node: Node, words: str) -> str:
+    seconds = ANSWER_S * node.factor
+    result = node.root(ETCDCTL.format(seconds=round(seconds), words=words), timeout=seconds + ANSWER_S)
+    if result.rc != 0:
+        told = (result.err.strip() or result.out.strip()).splitlines()
+        raise Failure(
+            f"etcd refuses {words.split(' --')[0]!r}: {_reason(told[-1]) if told else result.rc}", where=node.name
+        )
+    return result.out
+
+
+def _reason(line: str) -> str:
+    """Out of the JSON that etcdctl writes about a failed call, if it does, the part for people."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line.removeprefix("Error: ")
+    return str(entry.get("error", line)) if isinstance(entry, dict) else line

@@ -1,0 +1,234 @@
+"""Waiting for nodes: who is not ready yet, what its console says meanwhile, and giving up early when hope is gone.
+
+Nodes say themselves how far they are (:mod:`cluster.lifecycle.startup`). One without a root shell, of an older image say, is asked by ssh.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.faults import stall
+from cluster.lifecycle import startup
+from cluster.lifecycle.startup import ETCD_PORT, Word, names
+from terminal import Failure, Phases
+
+SHELL_S, SSH_S, ETCD_S, FLEET_S = 40.0, 40.0, 30.0, 30.0
+"""How long each stage may take with hardware; times the accelerator's factor."""
+POLL_S = 0.5
+UNITS_S = 2.0
+"""Between two looks at a node for failed units, likewise scaled: each is a program run there."""
+MUTE_S = 3.0
+"""How long the root shell may come after ssh, likewise, before we believe that the node has none; it comes well before it."""
+KNOCK_S = 2.0
+"""Between two looks whether ssh is there without a root shell; each is a connection that a node which is still starting refuses."""
+BANNER_DEADLINE_S = 5.0
+EXPLAIN_S = 10.0
+"""For a node in trouble to say what troubles it, likewise."""
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
+DIAGNOSIS = "cat /run/cloudconfig/status.json; systemctl --failed --no-legend --plain; journalctl --no-pager -o cat -n 15 -u etcd -u fleet -u cloudconfig"
+
+
+class NotReady(Failure):
+    """A node did not get there: which one is in :attr:`node`."""
+
+    def __init__(self, message: str, node: Node, *, hint: str | None = None) -> None:
+        super().__init__(message, where=node.name, hint=hint)
+        self.node = node
+
+
+class Readiness:
+    """The waiting for one cluster, stage by stage, from the start of its machines to :meth:`close`.
+
+    All ``wait_...`` raise :class:`NotReady` in the end, and before it when hope is gone: a node is off, or a unit has failed on it.
+    """
+
+    def __init__(self, cluster: Cluster, phases: Phases) -> None:
+        self._cluster, self._phases = cluster, phases
+        self._factor = cluster.description.accelerator.factor
+        self._word = Word(cluster)
+        self._mute: set[int] = set()
+        self._knocked: dict[int, float] = {}
+        self._greeted: dict[int, float] = {}
+
+    def __enter__(self) -> Readiness:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._word.close()
+
+    def wait_shell(self) -> None:
+        """Every node's root shell is there; those that let us in by ssh and have none are asked by ssh from now on."""
+        self._wait("root shell", self._begins, SHELL_S)
+        if mute := [node for node in self._cluster.nodes if node.number in self._mute]:
+            self._phases.line(
+                f"no root shell on {names(mute)} (an older image?): asked by ssh, and 'cluster console' has only its log"
+            )
+
+    def wait_ssh(self) -> None:
+        """Every node's ssh server lets us in, and its key is known."""
+        self._wait("ssh", self._lets_in, SSH_S)
+
+    def wait_etcd(self) -> None:
+        """etcd, or the proxy for it, is healthy on every node."""
+        self._wait(
+            "etcd", self._told_or(startup.ETCD, is_etcd_healthy), ETCD_S, ("cloudconfig.service", "etcd.service")
+        )
+
+    def wait_fleet(self) -> None:
+        """Fleet on every node lists all machines."""
+        size = self._cluster.description.size
+        ready = self._told_or(startup.FLEET, lambda node: len(machines(node)) == size)
+        if not self._mute:
+            self._wait("fleet", ready, FLEET_S)
+            return
+        # One node after the other: asking is a program run on the node, and while one waits the others may as well get on with it.
+        for node in self._cluster.nodes:
+            self._wait("fleet", ready, FLEET_S, ("etcd.service", "fleet.service"), [node])
+
+    def _begins(self, node: Node) -> bool:
+        if self._word.of(node).uptime is not None:
+            return True
+        if time.monotonic() - self._knocked.get(node.number, 0.0) < KNOCK_S:
+            return False
+        self._knocked[node.number] = time.monotonic()
+        if greets(node):
+            since = self._greeted.setdefault(node.number, time.monotonic())
+            if time.monotonic() - since > MUTE_S * self._factor:
+                self._mute.add(node.number)
+        return node.number in self._mute
+
+    def _lets_in(self, node: Node) -> bool:
+        if node.number in self._mute:
+            return greets(node) and node.run("true").rc == 0
+        if startup.SSH not in self._word.of(node).holds:
+            return False
+        node.pin(node.root(f"cat {HOST_KEY}").out)
+        return True
+
+    def _told_or(self, what: str, asked: Callable[[Node], bool]) -> Callable[[Node], bool]:
+        return lambda node: asked(node) if node.number in self._mute else what in self._word.of(node).holds
+
+    def _wait(
+        self,
+        what: str,
+        ready: Callable[[Node], bool],
+        seconds: float,
+        units: tuple[str, ...] = (),
+        nodes: Sequence[Node] | None = None,
+    ) -> None:
+        """Return when ``ready(node)`` was true once for each of ``nodes`` (all); ``what`` names it, ``seconds`` is with hardware.
+
+        ``ready`` may raise :class:`Failure`, which means "not yet". ``units`` are looked at on nodes that say nothing themselves.
+        """
+        seconds *= self._factor
+        begin = looked = time.monotonic()
+        unmet = {node.number: node for node in (self._cluster.nodes if nodes is None else nodes)}
+        told = False
+        executor = ThreadPoolExecutor(len(unmet))
+        try:
+            while True:
+                answers = executor.map(lambda node: _is(ready, node), unmet.values())
+                for number, is_ready in zip(list(unmet), answers, strict=True):
+                    if is_ready:
+                        del unmet[number]
+                if not unmet:
+                    return
+                _require_on(self._cluster, list(unmet.values()))
+                self._require_no_failure()
+                waited = time.monotonic() - begin
+                first = next(iter(unmet.values()))
+                if units and first.number in self._mute and time.monotonic() - looked > UNITS_S * self._factor:
+                    require_not_failed(first, units)
+                    looked = time.monotonic()
+                if waited > seconds:
+                    raise NotReady(f"{what}: not within {seconds:.0f} s on {names(unmet.values())}", first)
+                self._phases.detail(f"{names(unmet.values())}; {first.name} says: {first.console_tail(1)[:100]}")
+                if not told and waited > seconds / 2:
+                    told = True
+                    tail = indented(first.console_tail(5))
+                    self._phases.line(f"{what} takes long; the console of {first.name}:\n{tail}")
+                self._word.wait(POLL_S)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _require_no_failure(self) -> None:
+        for node in self._cluster.nodes:
+            if failed := self._word.of(node).failed:
+                raise NotReady(f"{', '.join(failed)} has failed", node)
+
+
+def greets(node: Node) -> bool:
+    """Whether an ssh server speaks on the node's port: cheaper than a log-in, and QEMU takes connections before the node does."""
+    try:
+        with socket.create_connection(("127.0.0.1", node.ssh_port), timeout=BANNER_DEADLINE_S) as line:
+            return line.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def is_etcd_healthy(node: Node) -> bool:
+    """Whether the node's etcd takes writes, by its own word (``GET /health``). Raises :class:`Failure` if it does not listen."""
+    status, body = node.http(ETCD_PORT, "GET", "/health")
+    try:
+        return status == 200 and json.loads(body).get("health") == "true"
+    except (ValueError, AttributeError):
+        return False
+
+
+def machines(node: Node) -> list[str]:
+    """The machines that fleet on ``node`` knows, a line each. Raises :class:`Failure` if it does not answer."""
+    return node.check("fleetctl list-machines --no-legend").splitlines()
+
+
+def require_not_failed(node: Node, units: tuple[str, ...]) -> None:
+    """Raise :class:`NotReady` if one of ``units`` has failed on ``node`` for good; a node that cannot be asked has not."""
+    try:
+        result = node.run(f"systemctl is-failed {' '.join(units)}")
+    except Failure:
+        return
+    failed = [unit for unit, state in zip(units, result.out.split(), strict=False) if state == "failed"]
+    if failed:
+        raise NotReady(f"{', '.join(failed)} has failed", node)
+
+
+def explain(node: Node, factor: float = 1.0) -> str:
+    """What can be said about a node that did not get there: its console's tail and, if it lets us in, its failed units and logs."""
+    text = f"--- console of {node.name}, last lines ---\n{indented(node.console_tail(20))}"
+    try:
+        if node.has_shell:
+            result = node.root(DIAGNOSIS, EXPLAIN_S * factor)
+        elif greets(node):
+            result = node.run(DIAGNOSIS)
+        else:
+            return text
+    except Failure as failure:
+        return f"{text}\n--- {node.name} does not say more: {failure.message} ---"
+    return f"{text}\n--- failed units and logs of {node.name} ---\n{indented((result.out + result.err).strip())}"
+
+
+def indented(text: str) -> str:
+    """``text`` set off from what surrounds it."""
+    return "\n".join(f"  | {line}" for line in text.splitlines()) or "  | (nothing)"
+
+
+def _is(ready: Callable[[Node], bool], node: Node) -> bool:
+    try:
+        return ready(node)
+    except Failure:
+        return False
+
+
+def _require_on(cluster: Cluster, nodes: list[Node]) -> None:
+    states = {entry["node"]: entry for entry in cluster.ask("status")["nodes"]}
+    for node in nodes:
+        entry = states[node.number]
+        if entry["state"] == "off":
+            raise NotReady(f"its machine is off: {entry['ended']}", node)
+        if entry["state"] == "stalled":
+            raise NotReady(f"it stands still: {stall.WHY}", node, hint=stall.HINT)

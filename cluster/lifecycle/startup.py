@@ -1,0 +1,123 @@
+"""What nodes say of themselves while they start: their guests are told once what is waited for, and tell when it has come true."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.client.root_shell import Line
+from terminal import Failure
+
+SSH, ETCD, FLEET = "ssh", "etcd", "fleet"
+ETCD_PORT = 2379
+INTERVAL_S, INTERVAL_S_MAX = 0.1, 0.5
+"""Between two looks of a guest at what is next, with hardware (times the accelerator's factor), and at most."""
+UNITS = ("cloudconfig.service", "etcd.service", "fleet.service")
+"""If one of these fails for good, the cluster will not come up."""
+
+
+def conditions(size: int) -> list[tuple[str | None, dict[str, Any]]]:
+    """What is waited for on a node of a cluster of ``size``, in order (docs/guest.md), and what it means when that holds."""
+    return [
+        (None, {"exists": "/run/cloudconfig/status.json"}),
+        (None, {"listens": 22}),
+        # While this is there, pam_nologin lets root in only.
+        (SSH, {"absent": "/run/nologin"}),
+        (ETCD, {"http": ETCD_PORT, "path": "/health", "has": '"health":"true"'}),
+        # Not asked before etcd is there: who asks starts fleet, by its socket.
+        (FLEET, {"http": "/run/fleet.sock", "path": "/fleet/v1/machines", "has": '"id":', "times": size}),
+    ]
+
+
+@dataclass(slots=True)
+class Told:
+    """What one node has said in this boot."""
+
+    uptime: float | None = None
+    """Seconds from its start to its root shell; None before that."""
+    holds: set[str] = field(default_factory=set)
+    failed: tuple[str, ...] = ()
+
+
+class Word:
+    """Listens to every node of a cluster until :meth:`close`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Asks for what :func:`conditions` lists. Raises :class:`Failure` if the supervisor does not answer."""
+        self._told = {node.number: Told() for node in cluster.nodes}
+        self._conditions = conditions(cluster.description.size)
+        self._changed = threading.Condition()
+        self._changes = 0
+        interval = min(INTERVAL_S * cluster.description.accelerator.factor, INTERVAL_S_MAX)
+        self._lines: list[Line] = []
+        try:
+            for node in cluster.nodes:
+                self._lines.append(self._ask(cluster, node, interval))
+        except BaseException:
+            self.close()
+            raise
+        for node, line in zip(cluster.nodes, self._lines, strict=True):
+            threading.Thread(target=self._listen, args=(self._told[node.number], line), daemon=True).start()
+
+    def _ask(self, cluster: Cluster, node: Node, interval: float) -> Line:
+        request = {
+            "do": "watch",
+            "node": node.number,
+            "conditions": [condition for _, condition in self._conditions],
+            "units": list(UNITS),
+            "interval": interval,
+        }
+        return Line(cluster.layout.control, request)
+
+    def __enter__(self) -> Word:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more; the guests stop looking."""
+        for line in self._lines:
+            line.close()
+
+    def of(self, node: Node) -> Told:
+        """What ``node`` has said so far."""
+        return self._told[node.number]
+
+    def wait(self, seconds: float) -> None:
+        """Return when a node says something new, or after ``seconds``."""
+        with self._changed:
+            before = self._changes
+            self._changed.wait_for(lambda: self._changes != before, seconds)
+
+    def _listen(self, told: Told, line: Line) -> None:
+        try:
+            for message in line.messages():
+                with self._changed:
+                    self._hear(told, message)
+                    self._changes += 1
+                    self._changed.notify_all()
+        except (Failure, ValueError, OSError):
+            return  # we hung up, or the supervisor is gone, which whoever waits will meet, too
+
+    def _hear(self, told: Told, message: dict[str, Any]) -> None:
+        match message:
+            case {"uptime": float() | int() as uptime}:
+                told.uptime = uptime
+            case {"held": int(index)} if 0 <= index < len(self._conditions):
+                if (name := self._conditions[index][0]) is not None:
+                    told.holds.add(name)
+            case {"failed": list(units)}:
+                told.failed = tuple(unit for unit in UNITS if unit in units)
+            case {"lost": _}:  # reset: all begins anew
+                told.uptime, told.failed = None, ()
+                told.holds.clear()
+
+
+def names(nodes: Iterable[Node]) -> str:
+    """Their names, for people."""
+    return ", ".join(node.name for node in nodes)

@@ -1,0 +1,1 @@
+"""What runs a node: QEMU, libvirt here or elsewhere, or namespaces of this kernel, behind one protocol (:mod:`cluster.machines.driver`)."""

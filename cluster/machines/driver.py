@@ -1,0 +1,59 @@
+"""What runs a node's machine: the protocol between the supervisor and QEMU processes, libvirt, or namespaces of this computer's kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from cluster.model.machine import Machine
+
+
+class Vm(Protocol):
+    """A machine that was started. All of it belongs to the supervisor's event loop; methods raise :class:`terminal.Failure`."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process on this computer, None if it has none here."""
+
+    async def wait(self) -> str:
+        """Return when the machine is off, with how it ended: "exit code 0", "signal 9"; may be awaited more than once."""
+
+    async def kill(self) -> None:
+        """Pull its plug; :meth:`wait` tells when that is done. Nothing happens if it is off."""
+
+    async def reset(self) -> None:
+        """Press its reset button: it boots, without what it had not yet written."""
+
+    async def press_power_button(self) -> None:
+        """Ask its system to switch itself off."""
+
+    async def pause(self) -> None:
+        """Stop its time."""
+
+    async def resume(self) -> None:
+        """Let its time go on."""
+
+    async def is_stalled(self) -> bool:
+        """Whether it stands still because its computer has no room for what it writes; :meth:`resume` has it try again."""
+
+    async def save(self, folder: Path) -> None:
+        """Write the paused machine, memory and devices but no disks, into ``folder``: what :attr:`Machine.incoming` is started from."""
+
+    async def monitor(self, command: str, **arguments: Any) -> Any:
+        """Run a command of QEMU's monitor (QMP) and return its answer; :class:`terminal.Failure` if there is no QEMU."""
+
+
+class Driver(Protocol):
+    """Starts machines."""
+
+    async def start(self, machine: Machine, log: Path) -> Vm:
+        """Switch ``machine`` on; returns when its monitor answers, the machine boots on. What QEMU says goes to the file ``log``.
+
+        Raises :class:`terminal.Failure` with QEMU's own words, and OSError.
+        """
+
+    async def close(self) -> None:
+        """Let go of what the driver itself holds; its machines are off by then."""
+
+    def refusal(self, verb: str) -> str | None:
+        """Why a request to the supervisor (its ``do``) cannot be carried out with machines of this driver; None if it can."""

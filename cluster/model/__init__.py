@@ -1,0 +1,1 @@
+"""What a cluster is, as values and files; nothing here runs anything."""

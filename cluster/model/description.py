@@ -1,0 +1,178 @@
+"""What a cluster is, as data: the content of ``cluster.json``, from which every process of it derives the same machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.model import connection_uri, machine
+from cluster.model.accelerator import Accelerator
+from cluster.model.layout import Layout
+from cluster.model.machine import Machine
+from terminal import Failure, record
+
+VERSION = 1
+FORWARD = Path(__file__).parents[1] / "machines" / "forward.py"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """A cluster, decided once by ``cluster up``. ``ready`` turns true when it has come up; until then it is a torso."""
+
+    name: str
+    runtime: str
+    """The folder of its sockets: kept, since another shell may have another ``XDG_RUNTIME_DIR``."""
+    qemu: str
+    accelerator: Accelerator
+    memory_mib: int
+    ssh_ports: tuple[int, ...]
+    discovery_port: int
+    agent_ttl: str
+    architecture: str = "amd64"
+    """Of its nodes."""
+    datasource: str = "nocloud"
+    """Where they take their user-data from."""
+    files: str | None = None
+    """The folder of this computer that they may read over HTTP."""
+    driver: str = "qemu"
+    """What runs the nodes: "qemu", "libvirt" or "namespaces"."""
+    connect: tuple[str, ...] = ()
+    """libvirt's URIs, to which nodes are dealt in turn."""
+    ready: bool = False
+    node_numbers: tuple[int, ...] = ()
+    """Of its nodes, in the order of ``ssh_ports``; empty for 1 to N, as long as none has joined or left."""
+    member_numbers: tuple[int, ...] = ()
+    """Of the nodes that are members of etcd; empty for the first ones, likewise."""
+    last_number: int = 0
+    """The highest that any node ever had, likewise: what etcd knows of a node that left must not be met by another one."""
+    token: str = ""
+    """Of the discovery service, for nodes that join later."""
+    template: str = ""
+    """The text of the user-data template; empty for the packaged one."""
+    load_images: tuple[str, ...] = ()
+    """The docker-archives that every node was given."""
+
+    @property
+    def size(self) -> int:
+        """How many nodes."""
+        return len(self.ssh_ports)
+
+    @property
+    def members(self) -> int:
+        """How many of them are members of etcd; the others are its proxies."""
+        return len(self.member_numbers) or members_of(self.size)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The nodes' numbers, ascending."""
+        return self.node_numbers or tuple(range(1, self.size + 1))
+
+    def here(self, numbers: Iterable[int]) -> int:
+        """How many of the nodes with these ``numbers`` run on this computer."""
+        if not self.connect:
+            return len(list(numbers))
+        local = [connection_uri.parse(uri).is_local for uri in self.connect]
+        return sum(local[(number - 1) % len(local)] for number in numbers)
+
+    def role(self, number: int) -> str:
+        """What node ``number`` is to etcd: "member" or "proxy"."""
+        members = self.member_numbers or self.numbers[: self.members]
+        return "member" if number in members else "proxy"
+
+    def ssh_port(self, number: int) -> int:
+        """The port of this computer that leads to node ``number``'s ssh server."""
+        return self.ssh_ports[self.numbers.index(number)]
+
+    def joined(self, ssh_port: int, *, member: bool) -> Description:
+        """This cluster with one node more, whose number is the next one."""
+        number = max(self.last_number, *self.numbers) + 1
+        members = tuple(each for each in self.numbers if self.role(each) == "member")
+        return replace(
+            self,
+            node_numbers=(*self.numbers, number),
+            ssh_ports=(*self.ssh_ports, ssh_port),
+            member_numbers=(*members, number) if member else members,
+            last_number=number,
+        )
+
+    def left(self, number: int) -> Description:
+        """This cluster without node ``number``."""
+        numbers = tuple(each for each in self.numbers if each != number)
+        return replace(
+            self,
+            node_numbers=numbers,
+            ssh_ports=tuple(self.ssh_port(each) for each in numbers),
+            member_numbers=tuple(each for each in numbers if self.role(each) == "member"),
+            last_number=max(self.last_number, *self.numbers),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write to ``path`` in one step."""
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(self.data(), indent=1) + "\n")
+        part.replace(path)
+
+    def data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"v": VERSION, **asdict(self)}
+
+    @classmethod
+    def of(cls, data: object) -> Description:
+        """What :meth:`data` gave. Raises ValueError if it is not that."""
+        if not isinstance(data, dict) or data.get("v") != VERSION:
+            raise ValueError("another version")
+        found = record.build(cls, {key: value for key, value in data.items() if key != "v"})
+        numbers = found.numbers
+        if not numbers or len(set(numbers)) != len(found.ssh_ports) or not set(found.member_numbers) <= set(numbers):
+            raise ValueError("its nodes are not those that have a port")
+        return found
+
+    @classmethod
+    def load(cls, path: Path) -> Description:
+        """Read what :meth:`save` wrote. Raises FileNotFoundError, or :class:`Failure` if it is not that, or cannot be read."""
+        try:
+            return cls.of(record.parse(path.read_bytes()))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Failure("the cluster's description cannot be read", where=str(path)) from error
+        except ValueError as error:
+            hint = f"remove the cluster: cluster down --name {path.parent.name}"
+            raise Failure("this is no cluster description of this version", where=str(path), hint=hint) from error
+
+    def machine(self, number: int, layout: Layout, incoming: Path | None = None) -> Machine:
+        """The virtual machine of node ``number``, going on from what the folder ``incoming`` holds. Raises OSError if the image's command line cannot be read."""
+        folder = layout.node(number)
+        return Machine(
+            number=number,
+            name=f"flotilla-{self.name}-node-{number}",
+            accelerator=self.accelerator.name,
+            memory_mib=self.memory_mib,
+            image=layout.image,
+            cmdline=(layout.image / "cmdline").read_text().strip(),
+            architecture=self.architecture,
+            datasource=self.datasource,
+            state_disk=folder / "state.img",
+            cidata=folder / "cidata.iso",
+            console=folder / "console.log",
+            net_socket=layout.net_socket(number),
+            qmp_socket=layout.qmp_socket(number),
+            shell_socket=layout.shell_socket(number),
+            ssh_port=self.ssh_port(number),
+            forward=(os.fspath(sys.executable), "-I", "-S", str(FORWARD), "127.0.0.1", str(self.discovery_port)),
+            incoming=incoming,
+        )
+
+    def discovery_url(self, token: str) -> str:
+        """The address of ``token`` as a node sees it."""
+        return f"http://{machine.HOST_ADDRESS}:{machine.DISCOVERY_PORT}/{token}"
+
+
+def members_of(size: int) -> int:
+    """How many members of etcd a cluster of ``size`` nodes has: losing one (of 3) or two (of 5) must not stop it."""
+    return 5 if size >= 10 else min(size, 3)

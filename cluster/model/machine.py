@@ -1,0 +1,171 @@
+"""The virtual machine of one node as a value, and the QEMU command line that it is: a pure function, pinned by a test."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NODES_MAX = 99
+"""Node numbers are two digits in host names' sort order and one byte in addresses (10.77.0.10 + number)."""
+NETWORK = "10.77.0"
+PREFIX_BITS = 24
+HOST_ADDRESS = "10.0.2.100"
+"""Where a guest finds this computer's discovery service: an address inside QEMU's user network, see ``guestfwd``."""
+DISCOVERY_PORT = 8087
+"""The port there, the same in every cluster: what a node knows must not tell one cluster on this computer from another, or a
+snapshot could not be restored beside the cluster that it was made of. (The original discovery service's own.)"""
+SHELL_PORT = "flotilla.shell"
+"""The name of the virtio port with the root shell: a node looks for it (image/overlay, 60-flotilla-shell.rules), see docs/guest.md."""
+DATASOURCES = ("nocloud", "ec2", "openstack")
+"""Where a node may take its user-data from: its seed volume, or one of the two kinds of metadata service."""
+EMULATED_CACHE_MIB = 256
+"""Translated code kept per emulated node. QEMU's default is an eighth of all memory, each."""
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
+"""System calls that QEMU needs not are forbidden to it (seccomp), and so are new privileges to whatever it starts. One thing it does start: what
+carries a connection of ``guestfwd``, in a session of its own (setsid(2), which QEMU counts among the ways to elevate privileges)."""
+
+MACHINES = {"amd64": ("-M", "q35", "-cpu", "max"), "arm64": ("-M", "virt", "-cpu", "max,pauth-impdef=on")}
+"""Board and processor by architecture. ARM's own algorithm to sign pointers costs an emulator a third of its time, any other one nothing."""
+
+
+def cluster_address(number: int) -> str:
+    """The address of node ``number`` on the cluster's network."""
+    return f"{NETWORK}.{10 + number}"
+
+
+def cluster_mac(number: int) -> str:
+    """The Ethernet address of node ``number``'s cluster card ("43" is "C")."""
+    return f"52:54:00:43:00:{number:02x}"
+
+
+def management_mac(number: int) -> str:
+    """The Ethernet address of node ``number``'s management card ("4d" is "M"); the image asks DHCP on those."""
+    return f"52:54:00:4d:00:{number:02x}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """All that QEMU needs to know to run one node. Paths are absolute; sockets' paths are 107 bytes at most."""
+
+    number: int
+    name: str
+    accelerator: str
+    memory_mib: int
+    image: Path
+    """A folder with ``vmlinuz``, ``initrd.img`` and ``root.img`` (see ``builder``)."""
+    cmdline: str
+    """The kernel command line that came with the image."""
+    architecture: str = "amd64"
+    """The image's."""
+    datasource: str = "nocloud"
+    state_disk: Path
+    cidata: Path
+    console: Path
+    net_socket: Path
+    qmp_socket: Path
+    shell_socket: Path
+    ssh_port: int
+    forward: tuple[str, ...]
+    """The command that carries one connection of the guest to this computer's discovery service."""
+    incoming: Path | None = None
+    """A folder that :meth:`cluster.machines.driver.Vm.save` filled: the machine goes on from there instead of booting."""
+
+
+def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> list[str]:
+    """The command line that runs ``machine`` in the memory that is the inherited file descriptor ``memory``; not ``shared``, it is only read.
+
+    JSON wherever QEMU takes it, so that no path needs quoting.
+    """
+    accelerator = f"tcg,tb-size={EMULATED_CACHE_MIB}" if machine.accelerator == "tcg" else machine.accelerator
+    return [
+        str(qemu),
+        *("-name", f"{machine.name},debug-threads=on"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-sandbox", SANDBOX),
+        *_board(machine),
+        *("-accel", accelerator, "-smp", "1", "-m", str(machine.memory_mib)),
+        *("-object", json.dumps(_memory(machine, memory, shared=shared))),
+        *("-kernel", str(machine.image / "vmlinuz"), "-initrd", str(machine.image / "initrd.img")),
+        *("-append", kernel_arguments(machine)),
+        *_disk("root", machine.image / "root.img", writable=False),
+        *_disk("state", machine.state_disk, writable=True),
+        *_disk("cidata", machine.cidata, writable=False),
+        *("-netdev", json.dumps(management_network(machine))),
+        *("-device", f"virtio-net-pci,netdev=management,mac={management_mac(machine.number)}"),
+        *("-netdev", json.dumps(cluster_network(machine))),
+        *("-device", f"virtio-net-pci,netdev=cluster,mac={cluster_mac(machine.number)}"),
+        *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
+        *("-chardev", f"file,id=console,path={_doubled(machine.console)},append=on", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=shell,path={_doubled(machine.shell_socket)},server=on,wait=off"),
+        *("-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=shell,name={SHELL_PORT}"),
+        *("-qmp", f"unix:{_doubled(machine.qmp_socket)},server=on,wait=off"),
+        *(() if machine.incoming is None else ("-incoming", "defer")),
+    ]
+
+
+def kernel_arguments(machine: Machine) -> str:
+    """The kernel's command line."""
+    words = [machine.cmdline, f"flotilla.datasource={machine.datasource}"]
+    if machine.accelerator == "tcg" and machine.architecture == "amd64":
+        # The kernel tries whether the timer interrupts it, and panics if it does not within ten ticks, which happens to an emulated node on a
+        # computer with too much to do. With KVM it leaves that out by itself.
+        words.append("no_timer_check")
+    return " ".join(word for word in words if word)
+
+
+def management_network(machine: Machine) -> dict[str, Any]:
+    """QEMU's own little network (``-netdev``, as JSON has it): ssh comes in, the discovery service can be reached."""
+    return {
+        "type": "user",
+        "id": "management",
+        "restrict": True,
+        "hostfwd": [{"str": f"tcp:127.0.0.1:{machine.ssh_port}-:22"}],
+        "guestfwd": [{"str": f"tcp:{HOST_ADDRESS}:{DISCOVERY_PORT}-cmd:{shlex.join(machine.forward)}"}],
+    }
+
+
+def cluster_network(machine: Machine) -> dict[str, Any]:
+    """The cable to our switch, likewise."""
+    return {
+        "type": "stream",
+        "id": "cluster",
+        "server": False,
+        "addr": {"type": "unix", "path": str(machine.net_socket)},
+    }
+
+
+def _board(machine: Machine) -> tuple[str, ...]:
+    option, board, *processor = MACHINES[machine.architecture]
+    return option, f"{board},memory-backend=ram", *processor
+
+
+def _memory(machine: Machine, descriptor: int, *, shared: bool) -> dict[str, object]:
+    return {
+        "qom-type": "memory-backend-file",
+        "id": "ram",
+        "size": machine.memory_mib << 20,
+        "mem-path": f"/proc/self/fd/{descriptor}",
+        "share": shared,
+    }
+
+
+def _disk(name: str, path: Path, *, writable: bool) -> list[str]:
+    # A power cut of a node is a SIGKILL of its QEMU: what the guest flushed is in this computer's page cache and survives that,
+    # so flushing on to the real disk would only make every fsync of etcd slow.
+    drive = {
+        "driver": "raw",
+        "node-name": name,
+        "read-only": not writable,
+        "discard": "unmap",
+        "cache": {"no-flush": True},
+        "file": {"driver": "file", "filename": str(path), "cache": {"no-flush": True}, "discard": "unmap"},
+    }
+    return ["-blockdev", json.dumps(drive), "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+
+
+def _doubled(path: Path) -> str:
+    """``path`` for an option list of QEMU's, where a comma is written twice."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,187 @@
+"""The cluster's network as its supervisor runs it: the switch, the faults by number, and who records what.
+
+Several faults hold at once and each is healed by itself; what a pair suffers is all of its faults together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cluster.faults.book import FaultBook
+from cluster.network.impairment import HOST, Faults, Impairment, Pair
+from cluster.network.pcap import BYTES_MAX, Recording
+from cluster.network.switch import Switch
+from terminal import Failure
+
+SEED_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFault:
+    """One fault: ``pairs`` all suffer ``impairment``, by the dice of ``seed``."""
+
+    id: int
+    what: str
+    pairs: frozenset[Pair]
+    impairment: Impairment
+    seed: int
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The nodes that it concerns."""
+        return tuple(sorted({port for pair in self.pairs for port in pair} - {HOST}))
+
+    def data(self) -> dict[str, Any]:
+        """For JSON."""
+        pairs = [list(pair) for pair in sorted(self.pairs)]
+        return {
+            "id": self.id,
+            "what": self.what,
+            "nodes": list(self.nodes),
+            "pairs": pairs,
+            "impairment": self.impairment.data(),
+            "seed": self.seed,
+        }
+
+
+class Segment:
+    """The network of one cluster. :meth:`do` answers requests; :attr:`switch` is started and stopped by the owner."""
+
+    def __init__(self, sockets: Mapping[int, Path], book: FaultBook) -> None:
+        """``sockets`` as for :class:`Switch`; faults are numbered and written down in ``book``, which may heal them, too."""
+        self.switch = Switch(sockets)
+        self._book = book
+        self._faults: dict[int, NetworkFault] = {}
+        self._captures: dict[int, _Capture] = {}
+        self._last_capture = 0
+
+    def do(self, request: Mapping[str, Any]) -> Any:
+        """Carry out ``{"verb": VERB, ...}``: what the methods below do. Raises :class:`Failure`."""
+        match request:
+            case {"verb": "impair", "what": str(what), "pairs": list(pairs), "impairment": dict(impairment)}:
+                return self.impair(what, pairs, impairment, request.get("seed"))
+            case {"verb": "heal", "id": int() | None as number}:
+                return self.heal(number)
+            case {"verb": "faults"}:
+                return self.faults()
+            case {"verb": "capture", "port": int(port), "file": str(path), "bytes_max": int(bytes_max)}:
+                return self.capture(port, Path(path), request.get("missed"), bytes_max)
+            case {"verb": "release", "id": int(number)}:
+                return self.release(number)
+            case _:
+                raise Failure(f"the network knows no such request: {request}")
+
+    def impair(self, what: str, pairs: list[Any], impairment: Mapping[str, Any], seed: int | None = None) -> int:
+        """Have ``pairs`` suffer ``impairment`` from now on, besides what they suffer already; returns the fault's number.
+
+        Without a ``seed`` the dice get one of their own, which the fault tells. Raises :class:`Failure`.
+        """
+        known = {*self.switch.counters, HOST}
+        found = frozenset(tuple(pair) for pair in pairs if isinstance(pair, list))
+        try:
+            suffered = Impairment(**impairment)
+        except TypeError as error:  # a request that no command of ours makes
+            raise Failure(f"no network fault can be: {impairment}") from error
+        if not found or not all(len(pair) == len(set(pair)) == 2 and known.issuperset(pair) for pair in found):
+            raise Failure(f"no network fault can be between these ports: {pairs}", hint=f"there are {sorted(known)}")
+        chosen = seed if seed is not None else random.SystemRandom().getrandbits(SEED_BITS)
+        told = what if suffered.cut else f"{what} (seed {chosen})"
+        fault = NetworkFault(self._book.number(), told, found, suffered, chosen)
+        self._faults[fault.id] = fault
+        self._impose()
+        return self._book.begin(fault.id, told, fault.nodes, partial(self._heal, fault))
+
+    def heal(self, number: int | None) -> list[int]:
+        """Heal the network's fault ``number``, or all of them; returns those that were healed, none if it was healed before."""
+        healed = [fault for fault in self._faults.values() if number in (None, fault.id)]
+        for fault in healed:
+            del self._faults[fault.id]
+        self._impose()
+        for fault in healed:
+            self._book.end(fault.id)
+        return [fault.id for fault in healed]
+
+    async def _heal(self, fault: NetworkFault) -> None:
+        self._faults.pop(fault.id, None)
+        self._impose()
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that hold now, and what became of the frames of their pairs so far."""
+        fates = {wire.pair: dataclasses.asdict(wire.fate) for wire in self.switch.wires()}
+        return [
+            {
+                **fault.data(),
+                "frames": [{"pair": list(pair), **fates[pair]} for pair in sorted(fault.pairs) if pair in fates],
+            }
+            for fault in self._faults.values()
+        ]
+
+    def capture(self, port: int, path: Path, missed: str | None = None, bytes_max: int = BYTES_MAX) -> int:
+        """Record what the card at ``port`` sends and is given in ``path``, what is dropped on the way to it in ``missed``.
+
+        Returns the capture's number. Raises :class:`Failure`.
+        """
+        if port not in self.switch.counters:
+            raise Failure(f"the network has no port {port}", hint=f"the ports are {sorted(self.switch.counters)}")
+        recordings = [Recording(path, bytes_max)]
+        if missed is not None:
+            recordings.append(Recording(Path(missed), bytes_max))
+        self._last_capture += 1
+        self._captures[self._last_capture] = capture = _Capture(port, *recordings)
+        self.switch.tap(port, capture)
+        return self._last_capture
+
+    def release(self, number: int) -> dict[str, Any]:
+        """End a capture; returns how much it holds. Raises :class:`Failure` if there is none of that number."""
+        capture = self._captures.pop(number, None)
+        if capture is None:
+            raise Failure(f"there is no capture {number}")
+        self.switch.untap(capture.port, capture)
+        return capture.close()
+
+    def close(self) -> None:
+        """End all captures."""
+        for number in list(self._captures):
+            self.release(number)
+
+    def _impose(self) -> None:
+        faults, seeds = Faults(), dict[Pair, int]()
+        for fault in self._faults.values():
+            faults = faults.worsening(fault.pairs, fault.impairment)
+            seeds.update(dict.fromkeys(fault.pairs, fault.seed))  # of several, the newest fault's dice
+        self.switch.impose(faults, seeds)
+
+
+class _Capture:
+    """A :class:`~cluster.network.switch.Tap` that records."""
+
+    def __init__(self, port: int, recording: Recording, missed: Recording | None = None) -> None:
+        self.port = port
+        self._recording, self._missed = recording, missed
+
+    def seen(self, frame: bytes) -> None:
+        self._recording.add(frame)
+
+    def missed(self, frame: bytes) -> None:
+        if self._missed is not None:
+            self._missed.add(frame)
+
+    def close(self) -> dict[str, Any]:
+        """End the files; how much they hold."""
+        told: dict[str, Any] = {}
+        for name, recording in (("seen", self._recording), ("missed", self._missed)):
+            if recording is not None:
+                recording.close()
+                told[name] = {
+                    "path": str(recording.path),
+                    "frames": recording.frames,
+                    "left_out": recording.left_out,
+                    "trouble": recording.trouble,
+                }
+        return told

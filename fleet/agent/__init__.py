@@ -1,0 +1,1 @@
+"""What every machine does: registers, carries out its orders, reports states."""

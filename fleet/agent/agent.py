@@ -1,0 +1,351 @@
+"""The agent: carries out the orders for one machine and tells what became of them.
+
+It follows ``schedule/<machine>/`` and nothing else. Each unit is worked on by itself (:mod:`fleet.agent.steps`): one that hangs in its
+stop or cannot start holds up no other. What it says about a unit is under the machine's lease, and written on change only.
+
+*What runs is never touched for the control plane's sake.* Without etcd the agent keeps to the last orders it had, and without
+having had any it does nothing. A daemon that stops leaves units, files and lease as they are; the next one finds them and carries
+on. When the lease was lost (this machine was cut off for a whole TTL, and its units may run elsewhere by now) the agent registers
+again, reads its orders again, and begins with what must stop before anything that must start.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from etcd.errors import EtcdError, LeaseNotFound
+from etcd.protocol import Compare, KeyValue, Op, WatchBatch
+from fleet.agent.registration import DuplicateMachine, Presence, Registration
+from fleet.agent.steps import Here, Outcome, Seen, Step, Systemd, SystemdState, look, next_step, perform
+from fleet.agent.unitstore import UnitStore
+from fleet.model import codec
+from fleet.model.entities import Desired, Machine, Placement, UnitState
+from fleet.model.registry import Registry
+from fleet.model.watch import Subscription
+
+OPS_MAX = 100
+POLL_S = 30.0
+QUIET_S = 0.5
+CHECK_S = 60.0
+BACKOFF_S = (0.5, 1.0)
+"""Short: no lease may run out after etcd is back, and a machine that rebooted must be there within the engine's grace."""
+UNIT_BACKOFF_S = (1.0, 60.0)
+
+_LOG = logging.getLogger(__name__)
+
+Task = Callable[[], Outcome | Seen]
+
+
+@dataclass
+class _Slot:
+    """One unit on this machine."""
+
+    order: Placement | None = None
+    is_broken: bool = False  # its order cannot be read: leave it as it is
+    here: Here = field(default_factory=Here)
+    seen: SystemdState = field(default_factory=SystemdState)
+    error: str = ""
+    is_busy: bool = False
+    retry_at: float = 0.0
+    backoff_s: float = UNIT_BACKOFF_S[0]
+    told: bytes | None = None  # what etcd has; b"" for what must be written anew in any case
+    tell_at: float = 0.0
+
+
+class Agent:
+    """One machine's agent. Call :meth:`step` from one thread; ``run`` gets tasks to carry out beside it, whose outcome must
+    come back through :meth:`finished`. ``systemd`` must report changes to :meth:`observed`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        machine: Machine,
+        systemd: Systemd,
+        store: UnitStore,
+        run: Callable[[Task], None],
+        *,
+        ttl_s: int = 30,
+    ) -> None:
+        self.subscription: Subscription | None = None
+        self._registry = registry
+        self._client = registry.client
+        self._machine = machine
+        self._systemd = systemd
+        self._store = store
+        self._run = run
+        self._registration = Registration(registry, machine, ttl_s=ttl_s)
+        self._presence: Presence | None = None
+        self._has_orders = False
+        self._slots: dict[str, _Slot] = {}
+        self._changed: set[str] = set()
+        self._batches: deque[WatchBatch] = deque()
+        self._serial = 0
+        self._retry_at = 0.0
+        self._backoff_s = BACKOFF_S[0]
+        self._poll_at = 0.0
+        self._look_at = 0.0
+        self._is_looking = False
+        self._check_at = 0.0
+        self._is_lost = False
+        self._trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why this machine is not registered at the moment; "" when it is."""
+        return self._trouble
+
+    def adopt(self) -> None:
+        """Take over the unit files that an earlier daemon of this boot left. Call once, before the first step."""
+        for name, digest in self._store.units().items():
+            reached = Desired.LAUNCHED if self._store.is_launched(name) else Desired.LOADED
+            self._slots[name] = _Slot(here=Here(digest, reached))
+            self._changed.add(name)
+            self._systemd.observe(name, wanted=True)
+
+    def deliver(self, batch: WatchBatch) -> None:
+        """Take a batch of the subscription; :meth:`step` looks at it."""
+        self._batches.append(batch)
+
+    def lost(self) -> None:
+        """The subscription has ended; orders are read anew soon."""
+        self._is_lost = True
+
+    def observed(self, units: Iterable[str]) -> None:
+        """systemd says that these units have changed."""
+        self._changed.update(name for name in units if name in self._slots)
+
+    def finished(self, outcome: Outcome | Seen, now: float) -> None:
+        """A task has ended."""
+        if isinstance(outcome, Seen):
+            self._take_seen(outcome, now)
+            return
+        slot = self._slots[outcome.unit]
+        slot.is_busy = False
+        slot.here = outcome.here
+        slot.error = outcome.error
+        if outcome.error:
+            _LOG.warning("%s: %s", outcome.unit, outcome.error)
+            slot.retry_at = now + slot.backoff_s
+            slot.backoff_s = min(2 * slot.backoff_s, UNIT_BACKOFF_S[1])
+        else:
+            _LOG.info("%s: %s done", outcome.unit, outcome.step.value)
+            slot.retry_at = 0.0
+            slot.backoff_s = UNIT_BACKOFF_S[0]
+        self._changed.add(outcome.unit)
+
+    def step(self, now: float) -> float:
+        """Do what is due at ``now``; returns when to call again at the latest. Trouble is retried, never raised."""
+        due = [self._look(now)]
+        if self._is_lost:
+            self._is_lost = False
+            self._forget_orders()
+            self._retry_at = now + BACKOFF_S[0]  # a watch that breaks at once must not make a busy loop
+        if now >= self._retry_at:
+            try:
+                self._listen(now)
+                due.append(self._work(now))
+                due.append(self._tell(now))
+                self._backoff_s = BACKOFF_S[0]
+                self._trouble = ""
+                due.append(self._registration.renew_at)
+            except (EtcdError, DuplicateMachine) as error:
+                self._wait(now, error)
+        if now < self._retry_at:
+            due.extend((self._work(now), self._retry_at))
+        return min(due)
+
+    def _wait(self, now: float, error: EtcdError | DuplicateMachine) -> None:
+        if isinstance(error, LeaseNotFound):
+            self._registration.drop()
+        if str(error) != self._trouble:
+            level = logging.ERROR if isinstance(error, DuplicateMachine) else logging.WARNING
+            _LOG.log(level, "units run on as they are: %s%s", error, f" ({error.hint})" if error.hint else "")
+        self._trouble = str(error)
+        self._retry_at = now + self._backoff_s
+        self._backoff_s = min(2 * self._backoff_s, BACKOFF_S[1])
+
+    # Orders
+
+    def _listen(self, now: float) -> None:
+        """Be registered, and know the orders."""
+        if now >= self._check_at:
+            self._check_at = now + CHECK_S
+            if self._presence is not None and not self._registration.is_intact():
+                _LOG.warning("this machine's key is gone; registering again")
+                self._registration.drop()
+        presence = self._registration.keep(now)
+        if presence != self._presence:
+            self._presence = presence
+            self._forget_orders()
+        if self.subscription is None:
+            self._read_orders()
+        while self._batches:
+            for event in self._batches.popleft().events:
+                if event.kind == "put":
+                    self._take_order(event.kv)
+                else:
+                    self._registry.forget(event.kv.key)
+                    self._drop_order(event.kv.key.rpartition("/")[2])
+
+    def _read_orders(self) -> None:
+        prefix = self._registry.key_schedule(self._machine.id)
+        found = self._registry.ranged(prefix)
+        spoken = self._client.range(self._registry.key_state(self._machine.id))
+        for slot in self._slots.values():
+            slot.told = None
+        for each in spoken.kvs:
+            is_lasting = self._presence is not None and each.lease == self._presence.lease
+            self._slot(each.key.rpartition("/")[2]).told = each.value if is_lasting else b""
+        ordered = {each.key.rpartition("/")[2] for each in found.kvs}
+        for name in self._slots.keys() - ordered:
+            self._drop_order(name)
+        for each in found.kvs:
+            self._take_order(each)
+        self._has_orders = True
+        self._serial += 1
+        self.subscription = Subscription(prefix, found.revision + 1, self._serial)
+
+    def _forget_orders(self) -> None:
+        """What is known may be out of date. It is kept to until the orders are read anew."""
+        self.subscription = None
+        self._batches.clear()
+
+    def _take_order(self, found: KeyValue) -> None:
+        order = self._registry.decoded(found, codec.placement)
+        name = found.key.rpartition("/")[2]
+        slot = self._slot(name)
+        slot.is_broken = order is None
+        if order is not None and order != slot.order:
+            slot.order = order
+            slot.retry_at = 0.0
+            slot.backoff_s = UNIT_BACKOFF_S[0]
+
+    def _drop_order(self, name: str) -> None:
+        slot = self._slot(name)
+        slot.order = None
+        slot.is_broken = False
+        slot.retry_at = 0.0
+
+    def _slot(self, name: str) -> _Slot:
+        return self._slots.setdefault(name, _Slot())
+
+    # Work
+
+    def _work(self, now: float) -> float:
+        """Begin what can begin; what must stop comes first. Returns when the next retry is due."""
+        due = now + POLL_S
+        if not self._has_orders:
+            return due
+        wanted: list[tuple[bool, str, Step]] = []
+        for name, slot in self._slots.items():
+            step = None if slot.is_busy or slot.is_broken else next_step(slot.order, slot.here)
+            if step is None:
+                continue
+            if now < slot.retry_at:
+                due = min(due, slot.retry_at)
+            else:
+                wanted.append((step in (Step.LOAD, Step.START), name, step))
+        for _, name, step in sorted(wanted, key=lambda each: each[:2]):
+            slot = self._slots[name]
+            slot.is_busy = True
+            self._run(self._task(step, name, slot.order, slot.here))
+        return due
+
+    def _task(self, step: Step, name: str, order: Placement | None, here: Here) -> Task:
+        return lambda: perform(step, name, order, here, self._systemd, self._store)
+
+    # States
+
+    def _look(self, now: float) -> float:
+        """Ask systemd about units that changed, and about all of them once in a while, in case a signal was lost.
+
+        Beside the loop: a systemd that is slow to answer must not keep this machine from renewing its lease.
+        """
+        if now >= self._poll_at:
+            self._changed.update(self._slots)
+            self._poll_at = now + POLL_S
+        if self._is_looking:
+            return self._poll_at
+        if now < self._look_at:
+            return self._look_at
+        names = sorted(
+            name for name in self._changed if name in self._slots and self._slots[name].here.reached is not None
+        )
+        self._changed.clear()
+        if names:
+            self._is_looking = True
+            self._run(lambda: look(names, self._systemd))
+        return self._poll_at
+
+    def _take_seen(self, seen: Seen, now: float) -> None:
+        self._is_looking = False
+        if seen.error:
+            _LOG.warning("systemd does not say how units are: %s", seen.error)
+            self._changed.update(seen.units)
+            self._look_at = now + QUIET_S
+        for name, state in seen.states.items():
+            if name in self._slots:
+                self._slots[name].seen = state
+
+    def _tell(self, now: float) -> float:
+        """Write what has changed; returns when something that was held back is due."""
+        due = now + POLL_S
+        ops: list[tuple[str, bytes | None]] = []
+        for name, slot in self._slots.items():
+            value = self._state(name, slot)
+            if value == slot.told:
+                continue
+            if value is not None and now < slot.tell_at:
+                due = min(due, slot.tell_at)
+            else:
+                ops.append((name, value))
+        for begin in range(0, len(ops), OPS_MAX):
+            self._put_states(ops[begin : begin + OPS_MAX], now)
+        for name in [name for name, slot in self._slots.items() if _is_over(slot)]:
+            del self._slots[name]
+        return due
+
+    def _state(self, name: str, slot: _Slot) -> bytes | None:
+        """What to say about a unit; ``None`` for nothing: it is not here, and nothing went wrong in getting it here."""
+        if slot.here.reached is None and not (slot.order is not None and slot.error):
+            return None
+        return codec.state_bytes(
+            UnitState(
+                name=name,
+                machine=self._machine.id,
+                load=slot.seen.load,
+                active=slot.seen.active,
+                sub=slot.seen.sub,
+                hash=slot.here.hash,
+                reached=slot.here.reached or Desired.INACTIVE,
+                error=slot.error,
+            )
+        )
+
+    def _put_states(self, states: list[tuple[str, bytes | None]], now: float) -> None:
+        presence = self._presence
+        if presence is None:
+            return
+        ops = []
+        for name, value in states:
+            key = self._registry.key_state(self._machine.id, name)
+            ops.append(Op.delete(key) if value is None else Op.put(key, value, lease=presence.lease))
+        fence = Compare.created(self._registry.key_machine(self._machine.id), "==", presence.fence)
+        if not self._client.txn([fence], ops).succeeded:
+            _LOG.warning("this machine's key is not its own any more; registering again")
+            self._registration.drop()
+            self._presence = None
+            return
+        for name, value in states:
+            self._slots[name].told = value
+            self._slots[name].tell_at = now + QUIET_S
+
+
+def _is_over(slot: _Slot) -> bool:
+    """Whether nothing is left of a unit: no order, no file, no word."""
+    idle = slot.order is None and not slot.is_busy and not slot.is_broken
+    return idle and slot.here.reached is None and slot.told is None

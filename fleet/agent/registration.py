@@ -1,0 +1,110 @@
+"""A machine's presence in the cluster: its key, its lease, and who else claims the same id."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from etcd.protocol import Compare, KeyValue, Op
+from fleet.model import codec
+from fleet.model.entities import Machine
+from fleet.model.registry import Registry
+from terminal import Failure
+
+_LOG = logging.getLogger(__name__)
+
+
+class DuplicateMachine(Failure):
+    """Another machine that is alive has this machine's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A registration that stands: the lease to write under, and the create revision of the machine's key to fence with."""
+
+    lease: int
+    fence: int
+
+
+class Registration:
+    """Keeps ``machines/<id>`` alive under a lease of ``ttl_s`` seconds, renewed after each third of it.
+
+    The key is only ever created, never taken over, with one exception: a key that this same boot of this machine made, so that
+    a daemon that restarts carries on with the lease of the one before it and nobody notices.
+    """
+
+    def __init__(self, registry: Registry, machine: Machine, *, ttl_s: int) -> None:
+        self.presence: Presence | None = None
+        self.renew_at = 0.0
+        self._registry = registry
+        self._client = registry.client
+        self._machine = machine
+        self._key = registry.key_machine(machine.id)
+        self._ttl_s = ttl_s
+
+    def keep(self, now: float) -> Presence:
+        """Renew or make the registration; the same object as before when it still stands.
+
+        Raises :class:`DuplicateMachine` while another machine has the id, and as the client does.
+        """
+        if self.presence is not None and now >= self.renew_at:
+            if self._client.lease_keepalive(self.presence.lease) > 0:
+                self.renew_at = now + self._ttl_s / 3
+            else:
+                _LOG.warning("this machine's lease has run out: it was out of touch for more than %d s", self._ttl_s)
+                self.presence = None
+        if self.presence is None:
+            self.presence = self._make()
+            self.renew_at = now + self._ttl_s / 3
+        return self.presence
+
+    def drop(self) -> None:
+        """The registration turned out to be gone; the next :meth:`keep` makes it anew."""
+        self.presence = None
+
+    def is_intact(self) -> bool:
+        """Look whether the key is still there, says what it should, and is under this registration's lease."""
+        found = self._client.get(self._key)
+        if self.presence is None or found is None:
+            return False
+        is_ours = found.create_revision == self.presence.fence and found.lease == self.presence.lease
+        return is_ours and self._registry.decoded(found, codec.machine) == self._machine
+
+    def _make(self) -> Presence:
+        found = self._client.get(self._key)
+        if found is None:
+            return self._put(None)
+        known = self._registry.decoded(found, codec.machine)
+        is_mine = known is not None and known.boot == self._machine.boot
+        if is_mine and found.lease and self._client.lease_keepalive(found.lease) > 0:
+            return self._adopt(found, known)
+        if is_mine or not found.lease:
+            # Made by an earlier daemon whose lease has just run out, or by a hand and never to go away by itself.
+            return self._put(found)
+        other = (
+            "a machine that cannot be read" if known is None else f"the machine at {known.ip or 'an unknown address'}"
+        )
+        raise DuplicateMachine(
+            f"{other} is registered with this machine's id",
+            where=self._key,
+            hint=f"after a reboot this passes within {self._ttl_s} s; if it stays, give one of the two a new /etc/machine-id",
+        )
+
+    def _adopt(self, found: KeyValue, known: Machine | None) -> Presence:
+        if known != self._machine:
+            guard = Compare.created(self._key, "==", found.create_revision)
+            self._client.txn([guard], [Op.put(self._key, codec.machine_bytes(self._machine), lease=found.lease)])
+        _LOG.info("carrying on with the lease of the daemon before")
+        return Presence(found.lease, found.create_revision)
+
+    def _put(self, found: KeyValue | None) -> Presence:
+        """Write the key under a new lease, if it still is as ``found``."""
+        lease = self._client.lease_grant(self._ttl_s)
+        value = codec.machine_bytes(self._machine)
+        compare = Compare.modified(self._key, "==", 0 if found is None else found.mod_revision)
+        done = self._client.txn([compare], [Op.put(self._key, value, lease=lease.id)])
+        if not done.succeeded:
+            self._client.lease_revoke(lease.id)
+            raise DuplicateMachine("this machine's key was changed while it registered", where=self._key)
+        _LOG.info("this machine is registered, with a lease of %d s", self._ttl_s)
+        return Presence(lease.id, done.revision if found is None else found.create_revision)

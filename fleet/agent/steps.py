@@ -1,0 +1,228 @@
+"""What an agent does to one unit: a table from (order, what is here) to the next step, and the steps themselves.
+
+=====================  ===================  ==========================  =================
+the order says         here                 reached                     next step
+=====================  ===================  ==========================  =================
+(there is no order)    no unit file         --                          nothing
+(there is no order)    a unit file          any                         unload
+loaded or launched     no unit file         --                          load
+loaded or launched     another text         any                         unload, then load
+launched               the same text        loaded                      start
+loaded                 the same text        launched                    stop
+loaded or launched     the same text        what the order says         nothing
+=====================  ===================  ==========================  =================
+
+A unit that systemd restarts, that failed, or that somebody stopped by hand is not started again: ``launched`` says that it was
+started, once; keeping it up is ``Restart=`` in its file.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fleet.agent.unitstore import StoreError, UnitStore
+from fleet.model.entities import Desired, Placement
+from terminal import Failure
+from unitfile.text import UnitFile, UnitFileError
+
+_LOG = logging.getLogger(__name__)
+
+
+class SystemdError(Failure):
+    """systemd refused, or cannot be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemdState:
+    """systemd's three words for a unit, as ``systemctl list-units`` shows them."""
+
+    load: str = ""
+    active: str = ""
+    sub: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What systemd knows of a name before a unit of fleet gets it; as it stands for a name that is free."""
+
+    load: str = "not-found"
+    active: str = "inactive"
+    fragment: str = ""
+    """The path of its unit file; "" for a unit that has none, such as a mount of the kernel's or a slice that units ask for."""
+    is_perpetual: bool = False
+    """It runs as long as the machine does, and cannot be stopped: ``-.slice``, ``system.slice``, ``init.scope``, ``-.mount``."""
+    members: tuple[str, ...] = ()
+    """Of a slice: the units in it."""
+
+
+class Systemd(Protocol):
+    """The part of systemd that an agent needs. Calls block; all may raise :class:`SystemdError`. Thread-safe."""
+
+    def reload(self) -> None:
+        """Read unit files anew; true for all that were on disk when this was called."""
+
+    def known(self, unit: str) -> Known:
+        """What a unit of this name is at the moment, whoever made it: a file, a template, a generator, the kernel or systemd itself."""
+
+    def start(self, unit: str) -> None:
+        """Ask for a start; returns when systemd has accepted the job, not when it is done."""
+
+    def stop(self, unit: str) -> None:
+        """Stop a unit; returns when the stop job is done. A unit that systemd does not know is stopped already."""
+
+    def enable(self, unit: str) -> None:
+        """Do what ``[Install]`` says, until the next boot. A target that does not exist is no error."""
+
+    def disable(self, unit: str) -> None:
+        """Undo :meth:`enable`; no error when there is nothing to undo."""
+
+    def forget_failure(self, unit: str) -> None:
+        """``systemctl reset-failed``; no error when there is nothing to forget."""
+
+    def states(self, units: Sequence[str]) -> dict[str, SystemdState]:
+        """The states of these units. One that systemd does not know has load state ``not-found``."""
+
+    def observe(self, unit: str, wanted: bool) -> None:
+        """Report changes of this unit from now on, or no longer."""
+
+
+class Step(enum.Enum):
+    """What to do next."""
+
+    LOAD = "load"
+    START = "start"
+    STOP = "stop"
+    UNLOAD = "unload"
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What is on this machine of a unit: the hash of its file ("" for none), and how far it has come (``None``: no file)."""
+
+    hash: str = ""
+    reached: Desired | None = None
+
+
+def next_step(order: Placement | None, here: Here) -> Step | None:
+    """The table above."""
+    if order is None:
+        return None if here.reached is None else Step.UNLOAD
+    if here.reached is None:
+        return Step.LOAD
+    if here.hash != order.hash:
+        return Step.UNLOAD
+    if order.desired is Desired.LAUNCHED and here.reached is not Desired.LAUNCHED:
+        return Step.START
+    if order.desired is not Desired.LAUNCHED and here.reached is Desired.LAUNCHED:
+        return Step.STOP
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step came to: what is here now, and the trouble ("" for none)."""
+
+    unit: str
+    step: Step
+    here: Here
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What systemd said about units; ``error`` when it said nothing."""
+
+    units: Sequence[str]
+    states: Mapping[str, SystemdState]
+    error: str = ""
+
+
+def look(units: Sequence[str], systemd: Systemd) -> Seen:
+    """Ask systemd how units are."""
+    try:
+        return Seen(units, systemd.states(units))
+    except SystemdError as error:
+        return Seen(units, {}, str(error))
+
+
+class OrderError(Failure):
+    """An order contradicts itself, or is none for this machine."""
+
+
+def perform(step: Step, unit: str, order: Placement | None, here: Here, systemd: Systemd, store: UnitStore) -> Outcome:
+    """Do one step. Trouble with systemd, files or the order is told in the outcome, with what is here unchanged."""
+    try:
+        after = _perform(step, unit, order, here, systemd, store)
+    except (SystemdError, StoreError, OrderError) as error:
+        cause = f": {error.__cause__}" if error.__cause__ is not None else ""
+        return Outcome(unit, step, here, f"cannot {step.value} it: {error}{cause}")
+    return Outcome(unit, step, after)
+
+
+def _perform(step: Step, unit: str, order: Placement | None, here: Here, systemd: Systemd, store: UnitStore) -> Here:
+    match step:
+        case Step.LOAD:
+            if order is None:
+                raise OrderError("nothing says what to load", where=unit)
+            return _load(unit, order, systemd, store)
+        case Step.START:
+            systemd.start(unit)
+            store.mark_launched(unit, launched=True)
+            return Here(here.hash, Desired.LAUNCHED)
+        case Step.STOP:
+            systemd.stop(unit)
+            store.mark_launched(unit, launched=False)
+            return Here(here.hash, Desired.LOADED)
+        case Step.UNLOAD:
+            # The file goes only when the unit has stopped: its ExecStop is in that file.
+            systemd.stop(unit)
+            systemd.disable(unit)
+            systemd.observe(unit, wanted=False)
+            store.remove(unit)
+            systemd.reload()
+            systemd.forget_failure(unit)
+            return Here()
+
+
+def _load(unit: str, order: Placement, systemd: Systemd, store: UnitStore) -> Here:
+    actual = hashlib.sha1(order.text.encode(), usedforsecurity=False).hexdigest()
+    if actual != order.hash:
+        raise OrderError(f"the order's text has hash {actual[:7]}, not {order.hash[:7]}", where=unit)
+    try:
+        installs = bool(UnitFile.parse(order.text).section("Install"))
+    except UnitFileError as error:
+        raise OrderError("the order's text is no unit file", where=unit) from error
+    if taken := _taken(systemd.known(unit), unit, store):
+        raise OrderError(f"this machine has a unit of that name already: {taken}", where=unit)
+    store.write(unit, order.text)
+    systemd.reload()
+    systemd.observe(unit, wanted=True)
+    if installs:
+        try:
+            systemd.enable(unit)
+        except SystemdError as error:
+            # Not being started by a target is a smaller loss than not running at all.
+            _LOG.warning("%s runs, but is not enabled: %s", unit, error)
+    return Here(order.hash, Desired.LOADED)
+
+
+def _taken(known: Known, unit: str, store: UnitStore) -> str:
+    """Why the name is the machine's own; "" if fleet may have it. Our unit would change theirs, and our stop would stop it."""
+    if known.load == "not-found":
+        return ""
+    if known.is_perpetual:
+        return "it runs as long as the machine does"
+    if known.load == "masked":
+        return "it is masked"
+    if known.fragment:
+        return "" if store.is_ours(unit, known.fragment) else known.fragment
+    if unit.endswith(".slice"):
+        # systemd makes a slice for whoever asks: units of fleet may have done that before their slice came.
+        theirs = sorted(set(known.members) - store.units().keys())
+        return f"{theirs[0]} is in it" if theirs else ""
+    return "" if known.active in ("inactive", "failed") else f"it is {known.active}"

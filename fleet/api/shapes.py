@@ -1,0 +1,207 @@
+"""What goes over the wire: JSON shapes of API v1, page tokens, and the body of a PUT.
+
+Empty fields and empty lists are left out, as the original does. Ours, all additive: ``statusReason`` of a unit, ``error`` of a
+unit state, ``hint`` of an error, and the answer of ``/why``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fleet.model.entities import Desired, Machine, Unit, UnitState
+from terminal import Failure
+from unitfile.text import Option, UnitFile
+
+BODY_SIZE_MAX = 4 << 20
+"""Bytes of a request body: the largest unit file with room for JSON's escapes."""
+
+PAGE_ROWS = 100
+"""Rows of one page, the original's ``token_limit``."""
+
+METADATA_CHANGES_MAX = 100
+"""Keys that one PATCH may change: etcd takes 128 in a transaction."""
+
+METADATA_VALUE_MAX = 1024
+"""Characters of one metadata value."""
+
+_METADATA_PATH = re.compile(r"/([A-Za-z0-9_.-]{1,64})/metadata/([A-Za-z0-9_.-]{1,255})")
+
+Json = dict[str, object]
+Row = TypeVar("Row")
+Shape = TypeVar("Shape")
+
+
+class BadRequest(Failure):
+    """The request is not what the API takes: HTTP 400."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRequest:
+    """The body of a PUT: ``name`` "" when absent, ``unitfile`` ``None`` without options, ``desired`` ``None`` when absent."""
+
+    name: str
+    unitfile: UnitFile | None
+    desired: Desired | None
+
+    @classmethod
+    def parse(cls, body: bytes) -> UnitRequest:
+        """Read the JSON of a PUT; raises :class:`BadRequest`, or :class:`unitfile.text.UnitFileError` for the options."""
+        fields = _parsed(body, dict, "object")
+        raw = fields.get("options") or []
+        if not isinstance(raw, list):
+            raise BadRequest("options is no list")
+        wanted = _text(fields, "desiredState")
+        try:
+            desired = Desired(wanted) if wanted else None
+        except ValueError:
+            raise BadRequest(f"desiredState {wanted!r} is none of {', '.join(Desired)}") from None
+        options = [_option(each) for each in raw]
+        return cls(_text(fields, "name"), UnitFile.of(options) if options else None, desired)
+
+
+def metadata_changes(body: bytes) -> dict[tuple[str, str], str]:
+    """The body of ``PATCH /machines``: metadata by (machine, key), "" for what is removed; raises :class:`BadRequest`.
+
+    It looks like JSON Patch (RFC 6902). The original's documents write ``"value": "x"``, its code wants
+    ``"value": {"value": "x"}``: both are right here.
+    """
+    changes: dict[tuple[str, str], str] = {}
+    for each in _parsed(body, list, "list"):
+        if not isinstance(each, dict):
+            raise BadRequest("an operation is no object")
+        operation, path = _text(each, "op"), _text(each, "path")
+        found = _METADATA_PATH.fullmatch(path)
+        if found is None:
+            raise BadRequest(f"path {path[:80]!r} is not /<machine id>/metadata/<key>")
+        changes[found[1], found[2]] = _metadata_value(operation, each.get("value"))
+    if len(changes) > METADATA_CHANGES_MAX:
+        raise BadRequest(f"{len(changes)} keys at once, {METADATA_CHANGES_MAX} is the most")
+    return changes
+
+
+def _metadata_value(operation: str, value: object) -> str:
+    if operation == "remove":
+        return ""
+    if operation not in ("add", "replace"):
+        raise BadRequest(f"op {operation[:80]!r} is none of add, remove, replace")
+    text = value.get("value") if isinstance(value, dict) else value
+    if not isinstance(text, str) or not text.strip() or not text.isprintable() or len(text) > METADATA_VALUE_MAX:
+        raise BadRequest(
+            f"a value must be text of 1 to {METADATA_VALUE_MAX} printable characters", hint="to take it away: op remove"
+        )
+    return text.strip()
+
+
+def machine(value: Machine) -> Json:
+    """A machine that is alive."""
+    return _compact({"id": value.id, "primaryIP": value.ip, "metadata": dict(sorted(value.metadata.items()))})
+
+
+def unit(value: Unit, *, current: str, machine_id: str, reason: str = "") -> Json:
+    """A unit with its text. ``current`` "" leaves the current state out."""
+    options = [{"section": each.section, "name": each.name, "value": each.value} for each in value.unitfile.options]
+    return _compact(
+        {
+            "name": value.name,
+            "options": options,
+            "desiredState": value.desired.value,
+            "currentState": current,
+            "machineID": machine_id,
+            "statusReason": reason,
+        }
+    )
+
+
+def why(value: Unit, *, current: str, machine_id: str, reason: str) -> Json:
+    """The answer of ``/why``: a unit without its text, and the reason."""
+    return _compact(
+        {
+            "name": value.name,
+            "desiredState": value.desired.value,
+            "currentState": current,
+            "machineID": machine_id,
+            "reason": reason,
+        }
+    )
+
+
+def state(value: UnitState) -> Json:
+    """What a machine says about a unit."""
+    return _compact(
+        {
+            "name": value.name,
+            "hash": value.hash,
+            "machineID": value.machine,
+            "systemdLoadState": value.load,
+            "systemdActiveState": value.active,
+            "systemdSubState": value.sub,
+            "error": value.error,
+        }
+    )
+
+
+def error(code: int, message: str, hint: str | None = None) -> Json:
+    """An error body."""
+    return {"error": _compact({"code": code, "message": message, "hint": hint or ""})}
+
+
+def page(rows: Sequence[Row], token: str) -> tuple[Sequence[Row], str]:
+    """The rows of the page that ``token`` names ("" for the first), and the token of the next page ("" for none).
+
+    Raises :class:`BadRequest` for a token that is not ours.
+    """
+    number = _page_number(token) if token else 0
+    begin = number * PAGE_ROWS
+    more = begin + PAGE_ROWS < len(rows)
+    return rows[begin : begin + PAGE_ROWS], page_token(number + 1) if more else ""
+
+
+def page_token(number: int) -> str:
+    """The token of page ``number`` (from 0): URL-safe base64 of two little-endian 16-bit numbers, rows and page."""
+    return base64.urlsafe_b64encode(struct.pack("<HH", PAGE_ROWS, number)).decode()
+
+
+def _page_number(token: str) -> int:
+    try:
+        rows, number = struct.unpack("<HH", base64.b64decode(token, altchars=b"-_", validate=True))
+    except (binascii.Error, struct.error, ValueError):
+        raise BadRequest("invalid value for nextPageToken") from None
+    if rows != PAGE_ROWS:
+        raise BadRequest(f"nextPageToken is for pages of {rows} rows, ours have {PAGE_ROWS}")
+    return int(number)
+
+
+def _parsed(body: bytes, shape: type[Shape], name: str) -> Shape:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not JSON") from None
+    if not isinstance(found, shape):
+        raise BadRequest(f"the body is no JSON {name}")
+    return found
+
+
+def _compact(fields: Json) -> Json:
+    return {key: value for key, value in fields.items() if value not in ("", [], {})}
+
+
+def _option(value: object) -> Option:
+    if not isinstance(value, dict):
+        raise BadRequest("an option is no object")
+    return Option(_text(value, "section"), _text(value, "name"), _text(value, "value"))
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    found = fields.get(name)
+    if found is None:
+        return ""
+    if not isinstance(found, str):
+        raise BadRequest(f"{name} is no text")
+    return found

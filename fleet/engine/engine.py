@@ -1,0 +1,343 @@
+"""The engine: on every machine, leading on one. It turns plans into orders.
+
+Each engine is a follower, which watches the leader's key and nothing else, or the leader, which has a view of the whole prefix:
+one read, then a watch from the next revision on. It plans on that view, writes the plan in fenced transactions, and plans again
+only when its own writes have come back through the watch; so a plan is always made of what etcd says.
+
+*Fencing*: each transaction compares the create revision of the leader's key with the one that this engine made. A leader that
+was asleep while its lease ran out may write what it likes: the comparison fails, nothing is changed, and it becomes a follower.
+
+*Any trouble* (a call that failed, a watch that broke, writes that do not come back) makes the leader throw its view away and read
+anew, which also starts the clock of :class:`fleet.engine.eviction.Departures` anew.
+
+Time comes in as ``now`` (seconds of any steady clock); the loop around it is :mod:`fleet.daemon`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from etcd.errors import EtcdError
+from etcd.protocol import Compare, Event, Op, WatchBatch
+from fleet.engine.eviction import Departures
+from fleet.model import codec
+from fleet.model.registry import Overview, Registry
+from fleet.model.watch import Subscription
+from fleet.scheduler.reasons import Why
+from fleet.scheduler.schedule import ClusterView, Decision, Plan, Scheduler
+
+OPS_MAX = 100  # etcd refuses more than 128 in one transaction
+BYTES_MAX = 1_200_000  # and requests of more than 1.5 MiB, which JSON and base64 do not count towards
+GRACE_S = 2.0
+CATCH_UP_S = 10.0
+IDLE_S = 30.0
+BACKOFF_S = (0.5, 15.0)
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class _Reign:
+    """A leadership: its lease, the revision that fences its writes, and until when the lease surely lives."""
+
+    lease: int
+    fence: int
+    ttl_s: float
+    until: float
+    renew_at: float
+
+
+class Engine:
+    """One machine's engine. Call :meth:`step` from one thread; hand it what its :attr:`subscription` brings.
+
+    ``ttl_s`` is the leader's lease, ``agent_ttl_s`` that of machines.
+    """
+
+    def __init__(self, registry: Registry, machine: str, *, ttl_s: int = 10, agent_ttl_s: float = 30.0) -> None:
+        self.subscription: Subscription | None = None
+        self._registry = registry
+        self._client = registry.client
+        self._machine = machine
+        self._ttl_s = ttl_s
+        self._agent_ttl_s = agent_ttl_s
+        self._reign: _Reign | None = None
+        self._view: Overview | None = None
+        self._scheduler = Scheduler()
+        self._departures = Departures(0.0, ttl_s=agent_ttl_s, grace_s=GRACE_S)
+        self._batches: deque[WatchBatch] = deque()
+        self._writes: deque[list[Op]] = deque()
+        self._written = 0
+        self._written_at = 0.0
+        self._serial = 0
+        self._retry_at = 0.0
+        self._backoff_s = BACKOFF_S[0]
+        self._is_lost = False
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether this engine believes that it leads. Only the fence makes it so."""
+        return self._reign is not None
+
+    def deliver(self, batch: WatchBatch) -> None:
+        """Take a batch of the subscription; :meth:`step` looks at it."""
+        self._batches.append(batch)
+
+    def lost(self) -> None:
+        """The subscription has ended."""
+        self._is_lost = True
+
+    def step(self, now: float) -> float:
+        """Do what is due at ``now``; returns when to call again at the latest. Trouble with etcd is retried, never raised."""
+        if self._is_lost:
+            self._is_lost = False
+            self._forget_view()
+            self._retry_at = now + BACKOFF_S[0]  # a watch that breaks at once must not make a busy loop
+        if now < self._retry_at:
+            return self._retry_at
+        try:
+            due = self._lead(now, self._reign) if self._reign is not None else self._follow(now)
+        except EtcdError as error:
+            _LOG.warning("the engine waits for etcd: %s", error)
+            self._forget_view()
+            self._retry_at = now + self._backoff_s
+            self._backoff_s = min(2 * self._backoff_s, BACKOFF_S[1])
+            return self._retry_at
+        self._backoff_s = BACKOFF_S[0]
+        return due
+
+    def resign(self) -> None:
+        """Let another lead at once (an orderly stop). What runs is not touched."""
+        if self._reign is not None:
+            lease = self._reign.lease
+            self._step_down("resigned")
+            try:
+                self._client.lease_revoke(lease)
+            except EtcdError as error:
+                _LOG.warning("the leader's lease runs out by itself: %s", error)
+
+    # Following
+
+    def _follow(self, now: float) -> float:
+        key = self._registry.key_leader
+        vacant = any(
+            event.kind == "delete" and event.kv.key == key for batch in self._batches for event in batch.events
+        )
+        self._batches.clear()
+        if self.subscription is None or vacant:
+            found = self._client.range(key)
+            if any(each.key == key for each in found.kvs):
+                self._subscribe(key, found.revision + 1)
+            elif self._campaign(now):
+                return now
+            else:
+                self.subscription = None
+                return now + 1.0
+        return now + IDLE_S
+
+    def _campaign(self, now: float) -> bool:
+        key = self._registry.key_leader
+        lease = self._client.lease_grant(self._ttl_s)
+        done = self._client.txn(
+            [Compare.created(key, "==", 0)], [Op.put(key, codec.leader_bytes(self._machine), lease=lease.id)]
+        )
+        if not done.succeeded:
+            self._client.lease_revoke(lease.id)
+            return False
+        self._reign = _Reign(lease.id, done.revision, lease.ttl, now + lease.ttl, now + lease.ttl / 3)
+        self._forget_view()
+        _LOG.info("this engine leads from revision %d on", done.revision)
+        return True
+
+    # Leading
+
+    def _lead(self, now: float, reign: _Reign) -> float:
+        if now >= reign.until:
+            self._step_down("its lease has run out")
+            return now
+        if now >= reign.renew_at:
+            ttl = self._client.lease_keepalive(reign.lease)
+            if ttl <= 0:
+                self._step_down("its lease is gone")
+                return now
+            reign.until = now + ttl
+            reign.renew_at = now + ttl / 3
+        if self._view is None:
+            self._view = self._read(now)
+        while self._batches:
+            batch = self._batches.popleft()
+            for event in batch.events:
+                if event.kv.key == self._registry.key_leader and event.kv.create_revision != reign.fence:
+                    self._step_down("its key is not its own any more")
+                    return now
+                self._apply(event, now, self._view)
+            self._view.revision = max(self._view.revision, batch.revision)
+        for machine in self._departures.take_due(now):
+            _LOG.warning("machine %s is gone; its units move", machine)
+            self._scheduler.evict_machine(machine)
+        return self._write(now, reign, self._view)
+
+    def _read(self, now: float) -> Overview:
+        view = self._registry.overview()
+        self._subscribe(self._registry.prefix, view.revision + 1)
+        self._departures = Departures(now, ttl_s=self._agent_ttl_s, grace_s=GRACE_S)
+        for machine in view.alive:
+            self._departures.came(machine)
+        for machine in sorted({machine for machine, _ in view.placements} - view.alive):
+            self._departures.left(machine, now)
+        self._scheduler = Scheduler.of(
+            ClusterView(
+                machines=view.machines,
+                units=view.units,
+                unreadable=frozenset(view.unreadable),
+                placements=view.placements,
+                present=frozenset(view.states),
+                explanations=view.reasons,
+            )
+        )
+        self._written = 0
+        return view
+
+    def _apply(self, event: Event, now: float, view: Overview) -> None:
+        """Bring view and scheduler up to date with one event."""
+        if event.kind == "put":
+            view.put(event.kv)
+        else:
+            view.delete(event.kv.key)
+        kind, _, rest = event.kv.key.removeprefix(self._registry.prefix).partition("/")
+        machine, _, unit = rest.partition("/")
+        match kind:
+            case "machines":
+                self._apply_machine(rest, now, view)
+            case "metadata" if machine in view.alive:
+                self._apply_machine(machine, now, view)
+            case "units":
+                self._apply_unit(rest, view)
+            case "schedule":
+                order = view.placements.get((machine, unit))
+                if order is None:
+                    self._scheduler.drop_placement(machine, unit)
+                else:
+                    self._scheduler.set_placement(order)
+                    if machine not in view.alive:
+                        self._departures.left(machine, now)
+            case "states":
+                if (machine, unit) in view.states:
+                    self._scheduler.set_present(machine, unit)
+                else:
+                    self._scheduler.drop_present(machine, unit)
+            case "status":
+                self._scheduler.set_explanation(rest, view.reasons.get(rest))
+
+    def _apply_machine(self, machine: str, now: float, view: Overview) -> None:
+        if machine not in view.alive:
+            self._scheduler.drop_machine(machine)
+            self._departures.left(machine, now)
+            if self._departures.is_mass:
+                _LOG.error("many machines are away at once: %s; moving units slowly", ", ".join(self._departures.away))
+            return
+        self._departures.came(machine)
+        known = view.machines.get(machine)
+        if known is None:
+            self._scheduler.drop_machine(machine)
+        else:
+            self._scheduler.set_machine(known)
+
+    def _apply_unit(self, name: str, view: Overview) -> None:
+        if name in view.unreadable:
+            self._scheduler.set_unreadable(name)
+        elif name in view.units:
+            self._scheduler.set_unit(view.units[name])
+        else:
+            self._scheduler.drop_unit(name)
+
+    def _write(self, now: float, reign: _Reign, view: Overview) -> float:
+        """Write one transaction, or plan when all is written and has come back; returns when to go on."""
+        due = [reign.renew_at, now + IDLE_S]
+        if not self._writes:
+            if view.revision < self._written:
+                if now >= self._written_at + CATCH_UP_S:
+                    raise EtcdError("the engine's own writes do not come back through its watch")
+                return min(*due, self._written_at + CATCH_UP_S)
+            plan = self._scheduler.plan()
+            for decision in plan.decisions:
+                _LOG.info("%s", told(decision))
+            self._writes.extend(batches(self._registry, plan))
+        if self._writes:
+            ops = self._writes.popleft()
+            fence = Compare.created(self._registry.key_leader, "==", reign.fence)
+            done = self._client.txn([fence], ops)
+            if not done.succeeded:
+                self._step_down("another one leads")
+                return now
+            if any(op.kind == "put" for op in ops) or any(each.deleted for each in done.responses):
+                self._written, self._written_at = done.revision, now
+            return now
+        departure = self._departures.next_due()
+        return min(due if departure is None else [*due, departure])
+
+    # Ending
+
+    def _subscribe(self, prefix: str, revision: int) -> None:
+        self._serial += 1
+        self._batches.clear()
+        self.subscription = Subscription(prefix, revision, self._serial)
+
+    def _forget_view(self) -> None:
+        self.subscription = None
+        self._view = None
+        self._batches.clear()
+        self._writes.clear()
+
+    def _step_down(self, why: str) -> None:
+        _LOG.warning("this engine no longer leads: %s", why)
+        self._reign = None
+        self._forget_view()
+
+
+def told(decision: Decision) -> str:
+    """A decision as a line for the journal."""
+    if decision.placement is None:
+        because = (
+            decision.why.value
+            if decision.rejection is None
+            else f"{decision.rejection.kind.value} {decision.rejection.detail}"
+        )
+        return f"{decision.unit} leaves {decision.machine}: {because}"
+    if decision.why is Why.CHANGED:
+        return f"{decision.unit} changes on {decision.machine}: {decision.placement.desired.value}"
+    return f"{decision.unit} goes to {decision.machine}: {decision.why.value}"
+
+
+def batches(registry: Registry, plan: Plan) -> Iterator[list[Op]]:
+    """A plan as lists of operations, each small enough for a transaction.
+
+    All of one unit is together (a move is one transaction) unless it alone is too much: a global unit on hundreds of machines.
+    """
+    by_unit: dict[str, list[Op]] = {}
+    for decision in plan.decisions:
+        key = registry.key_schedule(decision.machine, decision.unit)
+        op = Op.delete(key) if decision.placement is None else Op.put(key, codec.placement_bytes(decision.placement))
+        by_unit.setdefault(decision.unit, []).append(op)
+    for unit, text in plan.explanations:
+        key = registry.key_status(unit)
+        by_unit.setdefault(unit, []).append(Op.delete(key) if text is None else Op.put(key, codec.status_bytes(text)))
+    batch: list[Op] = []
+    size = 0
+    for unit in sorted(by_unit):
+        ops = by_unit[unit]
+        weight = sum(len(op.key) + len(op.value_bytes) for op in ops)
+        if batch and (len(batch) + len(ops) > OPS_MAX or size + weight > BYTES_MAX):
+            yield batch
+            batch, size = [], 0
+        for op in ops:
+            weight = len(op.key) + len(op.value_bytes)
+            if batch and (len(batch) >= OPS_MAX or size + weight > BYTES_MAX):
+                yield batch
+                batch, size = [], 0
+            batch.append(op)
+            size += weight
+    if batch:
+        yield batch

@@ -1,0 +1,236 @@
+"""What the values in etcd look like: JSON objects with a version ``v``, one shape a kind of key.
+
+A reader is strict about what it uses and lenient about what it does not know, so that a newer writer may add a field without
+raising ``v``. Whatever cannot be used raises :class:`BrokenValue`; nothing else ever comes out of here, whatever the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
+from terminal import Failure
+from unitfile.name import UnitName, UnitNameError
+from unitfile.text import UnitFile, UnitFileError
+
+VERSION = 1
+"""Of every value. A reader skips any other version."""
+
+SIZE_MAX = 4 << 20
+"""Bytes of a value that are looked at: a unit file's cap with room for JSON's escapes."""
+
+_MACHINE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class BrokenValue(Failure):
+    """A value is not what its key promises."""
+
+
+# Writing
+
+
+def machine_bytes(machine: Machine) -> bytes:
+    """The value of ``machines/<id>``."""
+    return _dump({"id": machine.id, "ip": machine.ip, "metadata": dict(machine.metadata), "boot": machine.boot})
+
+
+def metadata_bytes(machine: str, key: str, value: str) -> bytes:
+    """The value of ``metadata/<machine>/<key>``."""
+    return _dump({"machine": machine, "key": key, "value": value})
+
+
+def unit_bytes(unit: Unit) -> bytes:
+    """The value of ``units/<name>``."""
+    text = unit.unitfile.serialize()
+    return _dump({"name": unit.name, "desired": unit.desired.value, "hash": unit.unitfile.hash(), "text": text})
+
+
+def placement_bytes(placement: Placement) -> bytes:
+    """The value of ``schedule/<machine>/<unit>``."""
+    return _dump(
+        {
+            "unit": placement.unit,
+            "machine": placement.machine,
+            "desired": placement.desired.value,
+            "hash": placement.hash,
+            "everywhere": placement.everywhere,
+            "reason": placement.reason,
+            "text": placement.text,
+        }
+    )
+
+
+def state_bytes(state: UnitState) -> bytes:
+    """The value of ``states/<machine>/<unit>``."""
+    return _dump(
+        {
+            "unit": state.name,
+            "machine": state.machine,
+            "load": state.load,
+            "active": state.active,
+            "sub": state.sub,
+            "hash": state.hash,
+            "reached": state.reached.value,
+            "error": state.error,
+        }
+    )
+
+
+def status_bytes(reason: str) -> bytes:
+    """The value of ``status/<unit>``."""
+    return _dump({"reason": reason})
+
+
+def leader_bytes(machine: str) -> bytes:
+    """The value of ``engine/leader``."""
+    return _dump({"machine": machine})
+
+
+# Reading: each takes the key without the prefix, and the value
+
+
+def machine(key: str, value: bytes) -> Machine:
+    """A machine that is alive."""
+    fields = _load(value)
+    found = Machine(machine_id(_text(fields, "id")), _text(fields, "ip"), _metadata(fields), _text(fields, "boot"))
+    _same(key, f"machines/{found.id}")
+    return found
+
+
+def metadata(key: str, value: bytes) -> str:
+    """A machine's metadata that was set at run time; "" for one that was taken away."""
+    fields = _load(value)
+    _same(key, f"metadata/{machine_id(_text(fields, 'machine'))}/{_text(fields, 'key')}")
+    return _text(fields, "value")
+
+
+def unit(key: str, value: bytes) -> Unit:
+    """A unit that a user submitted."""
+    fields = _load(value)
+    try:
+        name = str(UnitName.parse(_text(fields, "name")))
+        unitfile = UnitFile.parse(_text(fields, "text"))
+    except (UnitNameError, UnitFileError) as error:
+        raise BrokenValue(str(error)) from error
+    _same(key, f"units/{name}")
+    return Unit(name, unitfile, _desired(fields, "desired"))
+
+
+def placement(key: str, value: bytes) -> Placement:
+    """An order to a machine. The text is kept as it is: the agent writes it, it does not need to read it."""
+    fields = _load(value)
+    try:
+        name = str(UnitName.parse(_text(fields, "unit")))
+    except UnitNameError as error:
+        raise BrokenValue(str(error)) from error
+    found = Placement(
+        unit=name,
+        machine=machine_id(_text(fields, "machine")),
+        desired=_desired(fields, "desired"),
+        text=_text(fields, "text"),
+        hash=_text(fields, "hash"),
+        everywhere=_flag(fields, "everywhere"),
+        reason=_text(fields, "reason"),
+    )
+    _same(key, f"schedule/{found.machine}/{found.unit}")
+    return found
+
+
+def broken_placement(machine: str, unit: str) -> Placement | None:
+    """A stand-in for an order that cannot be read; ``None`` when the key is none of ours either."""
+    try:
+        return Placement(str(UnitName.parse(unit)), machine_id(machine), Desired.LOADED, text="", hash="")
+    except (UnitNameError, BrokenValue):
+        return None
+
+
+def state(key: str, value: bytes) -> UnitState:
+    """What a machine says about a unit."""
+    fields = _load(value)
+    found = UnitState(
+        name=_text(fields, "unit"),
+        machine=_text(fields, "machine"),
+        load=_text(fields, "load"),
+        active=_text(fields, "active"),
+        sub=_text(fields, "sub"),
+        hash=_text(fields, "hash"),
+        reached=_desired(fields, "reached"),
+        error=_text(fields, "error"),
+    )
+    _same(key, f"states/{found.machine}/{found.name}")
+    return found
+
+
+def status(_key: str, value: bytes) -> str:
+    """The engine's sentence about a unit."""
+    return _text(_load(value), "reason")
+
+
+def leader(_key: str, value: bytes) -> str:
+    """The machine of the leading engine."""
+    return machine_id(_text(_load(value), "machine"))
+
+
+def machine_id(text: str) -> str:
+    """``text`` when it can be a machine's id and a part of a key; raises :class:`BrokenValue` otherwise."""
+    if not _MACHINE_ID.fullmatch(text):
+        raise BrokenValue(f"{text[:70]!r} is no machine id")
+    return text
+
+
+def _dump(fields: Mapping[str, object]) -> bytes:
+    return json.dumps({"v": VERSION, **fields}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _load(value: bytes) -> dict[str, object]:
+    if len(value) > SIZE_MAX:
+        raise BrokenValue(f"{len(value)} bytes, {SIZE_MAX} is the most")
+    try:
+        text = value.decode()
+        fields = json.loads(text)
+        if "\\u" in text:
+            # Raises for half a surrogate pair, which would blow up whoever writes it on.
+            json.dumps(fields, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BrokenValue("not JSON") from error
+    if not isinstance(fields, dict):
+        raise BrokenValue("JSON, but no object")
+    version = fields.get("v")
+    if version != VERSION or isinstance(version, bool):
+        raise BrokenValue(f"version {version!r}, this program knows {VERSION}")
+    return fields
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    found = fields.get(name, "")
+    if not isinstance(found, str):
+        raise BrokenValue(f"{name} is no text")
+    return found
+
+
+def _flag(fields: Mapping[str, object], name: str) -> bool:
+    found = fields.get(name, False)
+    if not isinstance(found, bool):
+        raise BrokenValue(f"{name} is neither true nor false")
+    return found
+
+
+def _desired(fields: Mapping[str, object], name: str) -> Desired:
+    try:
+        return Desired(_text(fields, name))
+    except ValueError as error:
+        raise BrokenValue(f"{name} is none of {', '.join(Desired)}") from error
+
+
+def _metadata(fields: Mapping[str, object]) -> dict[str, str]:
+    found = fields.get("metadata", {})
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise BrokenValue("metadata is no object of texts")
+    return dict(found)
+
+
+def _same(key: str, expected: str) -> None:
+    if key != expected:
+        raise BrokenValue(f"belongs at {expected}")

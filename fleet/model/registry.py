@@ -1,0 +1,359 @@
+"""The cluster's state in etcd: the one place that knows fleet's keys and what their values mean.
+
+Keys under one prefix (``/flotilla/fleet/`` by default), with who writes each:
+
+=====================================  ===============================================================
+``machines/<id>``                      the machine's agent, under its lease
+``metadata/<id>/<key>``                whoever serves the HTTP API; it goes over the machine's own, and outlives the machine
+``units/<name>``                       whoever serves the HTTP API
+``schedule/<machine>/<unit>``          the leading engine, fenced
+``states/<machine>/<unit>``            the machine's agent, under its lease
+``status/<unit>``                      the leading engine, fenced: why a unit is where it is, or nowhere
+``engine/leader``                      whoever leads, under a lease of its own
+=====================================  ===============================================================
+
+Values are JSON objects with a version ``v`` (see :mod:`fleet.model.codec`). A value of another version, or a broken one, is skipped
+and told in :meth:`Registry.problems`; it never stops anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from etcd.protocol import Compare, Etcd, KeyValue, Op, RangeResult
+from fleet.model import codec
+from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
+from fleet.model.requirements import check_unit
+from terminal import Failure
+from unitfile.text import UnitFileError
+
+PREFIX = "/flotilla/fleet/"
+VALUE_MAX = 1 << 20
+"""Bytes of a unit's value. etcd takes 1.5 MiB a request; the order for the unit, which says a little more, must fit too."""
+
+_ATTEMPTS = 8
+_LOG = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class NoSuchUnit(Failure):
+    """The cluster has no unit of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("no such unit", where=name, hint="see the names with: fleetctl list-unit-files")
+
+
+class UnitExists(Failure):
+    """The cluster has a unit of that name already, with another text or desired state."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("a unit of that name exists already", where=name, hint="use --replace to give it another text")
+
+
+class Contended(Failure):
+    """Other writers changed the unit again and again while we tried to."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("the unit is being changed by others at the same time", where=name, hint="try again")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A value in etcd that was skipped: its key and what is wrong with it."""
+
+    key: str
+    message: str
+
+
+class Overview:
+    """All that the cluster knows, in dicts: one read of the prefix, kept up to date with :meth:`put` and :meth:`delete`.
+
+    Keys of ``placements`` and ``states`` are (machine, unit). ``revision`` is the last one that is in it.
+
+    A value that cannot be read is not the same as none: ``alive`` has the ids of all machine keys, readable or not;
+    ``unreadable`` the names of units whose value is broken (``units`` keeps what was last read of them); a broken order
+    counts as one with an empty text, so that the engine writes it anew. ``machines`` have their metadata merged: what was set at
+    run time goes over what the machine says, and a machine of which a part cannot be read is left out.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.revision = 0
+        self.alive: set[str] = set()
+        self.unreadable: set[str] = set()
+        self.machines: dict[str, Machine] = {}
+        self.units: dict[str, Unit] = {}
+        self.placements: dict[tuple[str, str], Placement] = {}
+        self.states: dict[tuple[str, str], UnitState] = {}
+        self.reasons: dict[str, str] = {}
+        self._registered: dict[str, Machine] = {}
+        self._metadata: dict[str, dict[str, str | None]] = {}  # "" hides a machine's own, None cannot be read
+
+    def put(self, found: KeyValue) -> None:
+        """Take a key's new value."""
+        kind, _, rest = found.key.removeprefix(self._registry.prefix).partition("/")
+        decoded = self._registry.decoded
+        match kind:
+            case "machines":
+                self.alive.add(rest)
+                _set(self._registered, rest, decoded(found, codec.machine))
+                self._merge(rest)
+            case "metadata":
+                machine, key = _pair(rest)
+                self._metadata.setdefault(machine, {})[key] = decoded(found, codec.metadata)
+                self._merge(machine)
+            case "units":
+                unit = decoded(found, codec.unit)
+                if unit is None:
+                    self.unreadable.add(rest)
+                else:
+                    self.unreadable.discard(rest)
+                    self.units[rest] = unit
+            case "schedule":
+                machine, name = _pair(rest)
+                order = decoded(found, codec.placement) or codec.broken_placement(machine, name)
+                _set(self.placements, (machine, name), order)
+            case "states":
+                _set(self.states, _pair(rest), decoded(found, codec.state))
+            case "status":
+                _set(self.reasons, rest, decoded(found, codec.status))
+
+    def delete(self, key: str) -> None:
+        """A key is gone."""
+        self._registry.forget(key)
+        kind, _, rest = key.removeprefix(self._registry.prefix).partition("/")
+        match kind:
+            case "machines":
+                self.alive.discard(rest)
+                self._registered.pop(rest, None)
+                self._merge(rest)
+            case "metadata":
+                machine, name = _pair(rest)
+                self._metadata.get(machine, {}).pop(name, None)
+                self._merge(machine)
+            case "units":
+                self.unreadable.discard(rest)
+                self.units.pop(rest, None)
+            case "schedule":
+                self.placements.pop(_pair(rest), None)
+            case "states":
+                self.states.pop(_pair(rest), None)
+            case "status":
+                self.reasons.pop(rest, None)
+
+    def _merge(self, machine: str) -> None:
+        found = self._registered.get(machine)
+        over = self._metadata.get(machine, {})
+        if found is not None and over:
+            merged = {key: value for key, value in found.metadata.items() if key not in over}
+            merged.update((key, value) for key, value in over.items() if value)
+            found = None if None in over.values() else replace(found, metadata=merged)
+        _set(self.machines, machine, found)
+
+
+class Registry:
+    """Reads and changes of the cluster's state. Thread-safe as far as the client is.
+
+    Any method may raise :class:`etcd.errors.Unavailable` when etcd cannot be reached in time. Changes are single
+    transactions, so that two writers never leave a mixture.
+    """
+
+    def __init__(self, client: Etcd, prefix: str = PREFIX) -> None:
+        if not prefix.startswith("/") or not prefix.endswith("/"):
+            raise Failure("the key prefix must begin and end with a slash", where=repr(prefix))
+        self.client = client
+        self.prefix = prefix
+        self._problems: dict[str, Problem] = {}
+        self._lock = threading.Lock()
+
+    # Reading
+
+    def machines(self) -> list[Machine]:
+        """The machines that are alive, by id, with their merged metadata."""
+        view = Overview(self)
+        for part in ("machines/", "metadata/"):
+            for each in self.ranged(self.prefix + part).kvs:
+                view.put(each)
+        return [view.machines[each] for each in sorted(view.machines)]
+
+    def units(self) -> list[Unit]:
+        """All units, by name."""
+        return [unit for _, unit in self._range("units/", codec.unit)]
+
+    def unit(self, name: str) -> Unit | None:
+        """One unit; ``None`` when there is none of that name, or only a broken value."""
+        return self._get(self.key_unit(name), codec.unit)
+
+    def states(self, machine: str | None = None, unit: str | None = None) -> list[UnitState]:
+        """What machines say about units, by (machine, unit); only those of one machine or one unit when given."""
+        part = "states/" if machine is None else f"states/{machine}/"
+        found = [state for _, state in self._range(part, codec.state)]
+        return [state for state in found if unit is None or state.name == unit]
+
+    def placements(self) -> dict[str, str]:
+        """The machine of each placed unit. Global units are on many machines and are left out."""
+        return {each.unit: each.machine for _, each in self._range("schedule/", codec.placement) if not each.everywhere}
+
+    def unit_status(self, name: str) -> str | None:
+        """The engine's sentence about a unit: why it is there, or why it is nowhere; ``None`` when it has said nothing yet."""
+        return self._get(self.key_status(name), codec.status)
+
+    def overview(self) -> Overview:
+        """Everything at one revision, in one read."""
+        found = self.ranged(self.prefix)
+        view = Overview(self)
+        for each in found.kvs:
+            view.put(each)
+        view.revision = found.revision
+        return view
+
+    def problems(self) -> list[Problem]:
+        """Values that this registry has skipped and that have not been seen whole since, by key."""
+        with self._lock:
+            return [self._problems[key] for key in sorted(self._problems)]
+
+    # Changing units (the engine's and the agent's writes are in their own modules)
+
+    def create_unit(self, unit: Unit, *, replace: bool = False) -> None:
+        """Store a unit. With ``replace``, one of that name is overwritten in the same transaction.
+
+        Raises :class:`UnitExists` (the same unit again is no error), and :class:`fleet.model.requirements.RequirementsError` or
+        :class:`unitfile.name.UnitNameError` for a unit that no machine may run.
+        """
+        check_unit(unit)
+        key = self.key_unit(unit.name)
+        value = codec.unit_bytes(unit)
+        if len(value) > VALUE_MAX:
+            raise UnitFileError(f"the unit takes {len(value)} bytes in etcd, {VALUE_MAX} is the most")
+        if replace:
+            self.client.put(key, value)
+            return
+        done = self.client.txn([Compare.version(key, "==", 0)], [Op.put(key, value)])
+        if not done.succeeded and self.unit(unit.name) != unit:
+            raise UnitExists(unit.name)
+
+    def set_desired(self, name: str, desired: Desired) -> None:
+        """Change what a unit should come to. Raises :class:`NoSuchUnit`, :class:`Contended`, or as :meth:`create_unit`."""
+        key = self.key_unit(name)
+        for _ in range(_ATTEMPTS):
+            found = self.client.get(key)
+            unit = None if found is None else self.decoded(found, codec.unit)
+            if found is None or unit is None:
+                raise NoSuchUnit(name)
+            if unit.desired is desired:
+                return
+            changed = Unit(unit.name, unit.unitfile, desired)
+            check_unit(changed)
+            compare = [Compare.modified(key, "==", found.mod_revision)]
+            if self.client.txn(compare, [Op.put(key, codec.unit_bytes(changed))]).succeeded:
+                return
+        raise Contended(name)
+
+    def delete_unit(self, name: str) -> None:
+        """Forget a unit; the engine and the agents then take it off its machine. Raises :class:`NoSuchUnit`."""
+        key = self.key_unit(name)
+        # Asked first: an etcd without a leader is met by a read then, of which nothing can be lost.
+        if self.client.get(key) is None:
+            raise NoSuchUnit(name)
+        done = self.client.txn([Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name))])
+        if not done.succeeded:
+            raise NoSuchUnit(name)
+
+    def set_metadata(self, changes: Mapping[tuple[str, str], str]) -> None:
+        """Set metadata of machines, alive or not, by (machine, key); "" takes a key away, also one that the machine itself has."""
+        ops = [
+            Op.put(f"{self.prefix}metadata/{machine}/{key}", codec.metadata_bytes(machine, key, value))
+            for (machine, key), value in changes.items()
+        ]
+        self.client.txn([], ops)
+
+    # Keys
+
+    def key_machine(self, machine: str) -> str:
+        """Where a machine says that it is alive."""
+        return f"{self.prefix}machines/{machine}"
+
+    def key_unit(self, name: str) -> str:
+        """Where a unit's text and desired state are."""
+        return f"{self.prefix}units/{name}"
+
+    def key_schedule(self, machine: str, unit: str = "") -> str:
+        """Where the order for a unit is; without ``unit``, the prefix of all orders to a machine."""
+        return f"{self.prefix}schedule/{machine}/{unit}"
+
+    def key_state(self, machine: str, unit: str = "") -> str:
+        """Where a machine tells about a unit; without ``unit``, the prefix of all that it tells."""
+        return f"{self.prefix}states/{machine}/{unit}"
+
+    def key_status(self, name: str) -> str:
+        """Where the engine explains a unit."""
+        return f"{self.prefix}status/{name}"
+
+    @property
+    def key_leader(self) -> str:
+        """Held by the leading engine."""
+        return f"{self.prefix}engine/leader"
+
+    # Decoding
+
+    def decoded(self, found: KeyValue, decode: Callable[[str, bytes], Value]) -> Value | None:
+        """The value of a key, or ``None`` after noting the problem; ``decode`` gets the key without the prefix."""
+        try:
+            value = decode(found.key.removeprefix(self.prefix), found.value)
+        except codec.BrokenValue as error:
+            self._note(found.key, error.message)
+            return None
+        self.forget(found.key)
+        return value
+
+    def ranged(self, prefix: str) -> RangeResult:
+        """All keys that begin with ``prefix``; problems that were noted about keys which are gone are dropped."""
+        found = self.client.range(prefix)
+        with self._lock:
+            noted = [key for key in self._problems if key.startswith(prefix)]
+            for key in set(noted) - {each.key for each in found.kvs} if noted else ():
+                del self._problems[key]
+        return found
+
+    def _get(self, key: str, decode: Callable[[str, bytes], Value]) -> Value | None:
+        found = self.client.get(key)
+        if found is None:
+            self.forget(key)
+            return None
+        return self.decoded(found, decode)
+
+    def forget(self, key: str) -> None:
+        """Drop the problem that was noted about a key, if any: it was read whole, or is gone."""
+        with self._lock:
+            self._problems.pop(key, None)
+
+    def _range(self, part: str, decode: Callable[[str, bytes], Value]) -> list[tuple[str, Value]]:
+        found = self.ranged(self.prefix + part).kvs
+        pairs = ((each.key, self.decoded(each, decode)) for each in found)
+        return [(key, value) for key, value in pairs if value is not None]
+
+    def _note(self, key: str, message: str) -> None:
+        problem = Problem(key, message)
+        with self._lock:
+            new = self._problems.get(key) != problem
+            self._problems[key] = problem
+        if new:
+            _LOG.warning("skipped %s: %s", key, message)
+
+
+def _pair(rest: str) -> tuple[str, str]:
+    machine, _, unit = rest.partition("/")
+    return machine, unit
+
+
+def _set(into: dict[Key, Value], key: Key, value: Value | None) -> None:
+    if value is None:
+        into.pop(key, None)
+    else:
+        into[key] = value

@@ -1,0 +1,1 @@
+"""Which unit runs where, and why: pure, without I/O, clock or dice."""
