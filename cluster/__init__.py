@@ -1,7 +1,7 @@
 """Several nodes on this computer: QEMU machines, an Ethernet switch between them, and faults on purpose.
 
-    from cluster.up import Options, up
-    from cluster.restore import restore, take
+    from cluster.lifecycle.up import Options, up
+    from cluster.lifecycle.restore import restore, take
 
     outcome = up(Options(size=3))               # make or find a cluster; blocks until fleet lists three machines
     cluster = Cluster.open("default")

@@ -92,7 +92,7 @@ def test_asking_leaves_nothing_behind(installed: Installed) -> None:
 def test_the_data_came_along(installed: Installed) -> None:
     program = """
 import json
-from builder import data
+from builder.core import data
 print(json.dumps([str(data.root()), str(data.packages("fleet")),
     sorted(p.relative_to(data.root()).as_posix() for p in data.root().rglob("*") if p.is_file())]))
 """
@@ -116,7 +116,7 @@ def test_systemd_s_directives_came_along(installed: Installed) -> None:
 
 
 def test_programs_of_the_image_stay_executable(installed: Installed) -> None:
-    done = installed.run("python", "-c", "from builder import data; print(data.root())")
+    done = installed.run("python", "-c", "from builder.core import data; print(data.root())")
     root = Path(done.stdout.strip())
     executable = {p.relative_to(ROOT).as_posix(): bool(p.stat().st_mode & 0o100) for p in data_of_checkout()}
     assert {name: bool((root / name).stat().st_mode & 0o100) for name in executable} == executable
@@ -137,10 +137,10 @@ print(next_steps("default"))
 def test_pytest_finds_our_plugin(installed: Installed) -> None:
     done = installed.run("python", "-m", "pytest", "-p", "no:cacheprovider", "--fixtures")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "fixtures defined from cluster.pytest" in done.stdout
+    assert "fixtures defined from cluster.testing.plugin" in done.stdout
     assert (
         str(installed.environment)
-        in installed.run("python", "-c", "import cluster.pytest as p; print(p.__file__)").stdout
+        in installed.run("python", "-c", "import cluster.testing.plugin as p; print(p.__file__)").stdout
     )
 
 

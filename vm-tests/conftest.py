@@ -27,7 +27,7 @@ from cluster.lifecycle.restore import up_cached
 from cluster.lifecycle.up import Options, built, prepare
 from cluster.machines.namespaces import requirements
 from cluster.model.layout import Layout
-from cluster.testing.plugin import lab_of
+from cluster.testing.plugin import clusters_of
 from terminal import Phases
 
 NAME: Final = "vm-tests"
@@ -162,14 +162,14 @@ def three_nodes(redis_archive: Path, driver: str) -> Iterator[Cluster]:
 def cluster(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Such nodes for the tests of one module, run by what all of them need."""
     # Of the lab: whatever a node's console or journal says of trouble fails the test that it comes up in.
-    with three_nodes(redis_archive, lab_of(request.config).driver(request.node)) as cluster:
+    with three_nodes(redis_archive, clusters_of(request.config).driver(request.node)) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def fresh(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """The same for one test alone, which may break what it likes."""
-    with lab_of(request.config).using(request.node) as factory:
+    with clusters_of(request.config).using(request.node) as factory:
         yield factory.make(cold=False, size=3, load=[redis_archive], agent_ttl=f"{TTL_S}s")
 
 

@@ -20,7 +20,7 @@ from cluster.client.node import Node
 from cluster.lifecycle.up import Options, up
 from cluster.machines.namespaces import cgroup
 from cluster.machines.process import Process
-from cluster.testing.plugin import lab_of
+from cluster.testing.plugin import clusters_of
 from terminal import Failure, Phases
 
 from .conftest import Fleetctl, remove, until
@@ -35,7 +35,7 @@ LEASE_S = 8
 @pytest.fixture(scope="module")
 def cluster(image: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Three nodes, healthy."""
-    lab_of(request.config)
+    clusters_of(request.config)
     remove(NAME)
     try:
         options = Options(size=3, name=NAME, image=image, driver="namespaces", agent_ttl=f"{LEASE_S}s")

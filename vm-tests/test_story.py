@@ -16,7 +16,7 @@ import pytest
 from builder.core import data
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
-from cluster.testing.plugin import lab_of
+from cluster.testing.plugin import clusters_of
 
 from .conftest import TTL_S, Fleetctl, three_nodes, until
 
@@ -63,7 +63,7 @@ class Story:
 )
 def cluster(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """The three nodes; ``param`` is what they have to have."""
-    with three_nodes(redis_archive, lab_of(request.config).driver(request.node, request.param)) as cluster:
+    with three_nodes(redis_archive, clusters_of(request.config).driver(request.node, request.param)) as cluster:
         yield cluster
 
 

@@ -21,7 +21,7 @@ from cloudconfig.text import finding
 from cluster.client.node import Node
 from cluster.lifecycle.up import Options
 from cluster.model.machine import cluster_mac
-from cluster.testing.plugin import lab_of
+from cluster.testing.plugin import clusters_of
 
 from .conftest import SETTLED_S, prepared, remove, settle, until
 from .firmware import MAC, Machine, direct, drive
@@ -107,7 +107,7 @@ def node(image: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
     """The one with that text, which validates for this image, and with its address in the meta-data."""
     remove(NAME)
     try:
-        options = Options(size=1, name=NAME, image=image, driver=lab_of(request.config).driver(request.node))
+        options = Options(size=1, name=NAME, image=image, driver=clusters_of(request.config).driver(request.node))
         cluster = prepared(options)
         (node,) = cluster.nodes
         key = cluster.layout.key.with_suffix(".pub").read_text().strip()

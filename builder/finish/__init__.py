@@ -1,6 +1,6 @@
 """Finishing steps: what maintainer scripts would have done to an installed tree, done to our tree by pure functions.
 
-Each step is ``noun(tree, options...) -> Patch``: it reads the tree and says what to put and remove, nothing else; ``builder.build`` applies the
+Each step is ``noun(tree, options...) -> Patch``: it reads the tree and says what to put and remove, nothing else; :mod:`builder.pipeline.assemble` applies the
 patches in order and caches them. Steps that need a program of the tools closure also take a :class:`~builder.core.toolbox.Toolbox` and an
 empty scratch directory.
 

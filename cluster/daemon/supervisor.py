@@ -27,7 +27,7 @@ from cluster.faults.nodes import SHELL_DEADLINE_S, NodeFaults
 from cluster.machines.driver import Driver, Vm
 from cluster.machines.process import Process
 from cluster.machines.qemu_driver import QemuDriver
-from cluster.machines.running import Guest
+from cluster.machines.running import RunningNode
 from cluster.machines.shell import Lost, Shell
 from cluster.machines.sparse import copy_file
 from cluster.model import logs
@@ -138,7 +138,7 @@ class Supervisor:
         """Carry out one request, ``{"do": VERB, ...}``. Raises :class:`Failure`."""
         if (why := self.driver.refusal(str(request["do"]))) is not None:
             raise Failure(why, where=f"cluster {self.description.name}", hint="cluster up --driver qemu")
-        nodes: dict[str, Callable[[Guest], Awaitable[None]]] = {
+        nodes: dict[str, Callable[[RunningNode], Awaitable[None]]] = {
             "start": self.start,
             "kill": self.kill,
             "stop": self.stop,
@@ -237,10 +237,10 @@ class Supervisor:
         except OSError as error:
             raise Failure(f"no place on the network: {error.strerror}", where=str(self.layout.runtime)) from error
 
-    def _guest(self, number: int) -> Guest:
-        return Guest(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
+    def _guest(self, number: int) -> RunningNode:
+        return RunningNode(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
 
-    async def start(self, guest: Guest, incoming: Path | None = None) -> None:
+    async def start(self, guest: RunningNode, incoming: Path | None = None) -> None:
         """Switch a node on; returns when its machine runs: it boots, or stands still with what the folder ``incoming`` holds.
 
         Raises :class:`Failure`.
@@ -266,7 +266,7 @@ class Supervisor:
             say(f"node-{guest.number}'s root shell: {error}")
         await self.node_faults.started(guest)
 
-    async def _watch(self, guest: Guest, vm: Vm) -> None:
+    async def _watch(self, guest: RunningNode, vm: Vm) -> None:
         ended = await vm.wait()
         if guest.paused:
             self._power_fault(guest)
@@ -275,18 +275,18 @@ class Supervisor:
         self.timeline.record("power", f"node-{guest.number} off: {guest.ended}", [guest.number])
         self._record_change()
 
-    async def kill(self, guest: Guest) -> None:
+    async def kill(self, guest: RunningNode) -> None:
         """Pull a node's plug; nothing happens if it is off."""
         if guest.vm is not None:
             guest.paused = False
             self._power_fault(guest, f"kill node-{guest.number}", partial(self._switch_on, guest))
             await self._end_machine(guest)
 
-    async def _switch_on(self, guest: Guest) -> None:
+    async def _switch_on(self, guest: RunningNode) -> None:
         if guest.vm is None:
             await self.start(guest)
 
-    def _power_fault(self, guest: Guest, what: str | None = None, heal: Heal | None = None) -> None:
+    def _power_fault(self, guest: RunningNode, what: str | None = None, heal: Heal | None = None) -> None:
         """Its power fault of before is over; ``what`` is the new one."""
         if guest.fault is not None:
             self.book.end(guest.fault)
@@ -294,12 +294,12 @@ class Supervisor:
         if what is not None and heal is not None:
             guest.fault = self.book.begin(self.book.number(), what, [guest.number], heal)
 
-    async def _end_machine(self, guest: Guest) -> None:
+    async def _end_machine(self, guest: RunningNode) -> None:
         if guest.vm is not None:
             await guest.vm.kill()
             await self._off(guest, 10)
 
-    async def stop(self, guest: Guest) -> None:
+    async def stop(self, guest: RunningNode) -> None:
         """Press a node's power button, wait, and pull its plug if it does not switch itself off."""
         if guest.vm is None:
             return
@@ -315,7 +315,7 @@ class Supervisor:
             say(f"node-{guest.number} did not switch itself off")
             await self._end_machine(guest)
 
-    async def _off(self, guest: Guest, seconds: float) -> bool:
+    async def _off(self, guest: RunningNode, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while guest.vm is not None:
             if time.monotonic() > deadline:
@@ -323,21 +323,21 @@ class Supervisor:
             await asyncio.sleep(0.02)
         return True
 
-    async def pause(self, guest: Guest) -> None:
+    async def pause(self, guest: RunningNode) -> None:
         """Stop a node's time. Raises :class:`Failure` if it is off."""
         await self._running(guest).pause()
         if not guest.paused:
             self._power_fault(guest, f"pause node-{guest.number}", partial(self.resume, guest))
         guest.paused = True
 
-    async def resume(self, guest: Guest) -> None:
+    async def resume(self, guest: RunningNode) -> None:
         """Let a paused node go on. Raises :class:`Failure` if it is off."""
         await self._running(guest).resume()
         if guest.paused:
             self._power_fault(guest)
         guest.paused = False
 
-    async def reboot(self, guest: Guest, *, graceful: bool) -> None:
+    async def reboot(self, guest: RunningNode, *, graceful: bool) -> None:
         """Have a node's system reboot, or press its reset button; returns when the root shell of the new boot is there. Raises :class:`Failure`."""
         vm, factor = self._running(guest), self.description.accelerator.factor
         before = await guest.shell.ready(SHELL_DEADLINE_S * factor) if graceful else guest.shell.hello
@@ -360,7 +360,7 @@ class Supervisor:
                 )
             await asyncio.sleep(0.1)
 
-    async def power_cut(self, guests: Sequence[Guest]) -> None:
+    async def power_cut(self, guests: Sequence[RunningNode]) -> None:
         """Pull the plugs of several nodes at once and put them back. Raises :class:`Failure`."""
         for guest in guests:
             self._running(guest)
@@ -369,7 +369,7 @@ class Supervisor:
         await asyncio.gather(*map(self._end_machine, guests))
         await asyncio.gather(*map(self.start, guests))
 
-    def _running(self, guest: Guest) -> Vm:
+    def _running(self, guest: RunningNode) -> Vm:
         if guest.vm is None:
             raise Failure(f"node-{guest.number} is off", hint=f"cluster start node-{guest.number}")
         return guest.vm

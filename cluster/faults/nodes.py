@@ -12,7 +12,7 @@ from cluster.faults import corruption
 from cluster.faults.book import FaultBook
 from cluster.faults.disk import DiskFault, Errors, Slow
 from cluster.faults.diskchain import DiskChain
-from cluster.machines.running import Guest
+from cluster.machines.running import RunningNode
 from cluster.model.layout import Layout
 from terminal import Failure
 
@@ -49,7 +49,7 @@ class NodeFaults:
         self._skews: dict[int, dict[int, float]] = {}
         self._strobes: dict[int, asyncio.Task[None]] = {}
 
-    async def do(self, guest: Guest, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def do(self, guest: RunningNode, request: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out ``{"do": "disk" or "skew", "verb": VERB, ...}``; returns number and text of the fault. Raises :class:`Failure`."""
         match request:
             case {"do": "disk", "verb": "slow", "iops": int() | None as iops, "bytes_per_second": int() | None as rate}:
@@ -82,7 +82,7 @@ class NodeFaults:
             case _:
                 raise Failure(f"a node knows no such fault: {dict(request)}")
 
-    async def started(self, guest: Guest) -> None:
+    async def started(self, guest: RunningNode) -> None:
         """Its machine is a new one: its disk suffers what it suffered before, its clock is right. Raises :class:`Failure`."""
         for number in self._skews.pop(guest.number, {}):
             if (strobe := self._strobes.pop(number, None)) is not None:
@@ -105,7 +105,7 @@ class NodeFaults:
                 strobe.cancel()
         self._book.forget(number)
 
-    async def _filter(self, guest: Guest, fault: DiskFault) -> dict[str, Any]:
+    async def _filter(self, guest: RunningNode, fault: DiskFault) -> dict[str, Any]:
         number, disk = self._book.number(), self._disks.setdefault(guest.number, {})
 
         async def heal() -> None:
@@ -124,7 +124,7 @@ class NodeFaults:
             raise
         return self._begin(number, guest, f"disk of node-{guest.number}: {fault}", heal)
 
-    async def _impose(self, guest: Guest) -> None:
+    async def _impose(self, guest: RunningNode) -> None:
         async with guest.changing_disk:
             if guest.vm is not None:  # else it is told when it starts
                 found = self._chains.get(guest.number)
@@ -132,7 +132,7 @@ class NodeFaults:
                     found = self._chains[guest.number] = DiskChain(guest.vm)
                 await found.impose(list(self._disks[guest.number].values()))
 
-    async def _corrupt(self, guest: Guest, path: str | None, offset: int, count: int) -> dict[str, Any]:
+    async def _corrupt(self, guest: RunningNode, path: str | None, offset: int, count: int) -> dict[str, Any]:
         disk = self._layout.node(guest.number) / "state.img"
         async with guest.starting:
             if guest.vm is not None:
@@ -159,7 +159,7 @@ class NodeFaults:
         what = f"disk of node-{guest.number}: {size} of {path or 'it'} corrupted at {offset}"
         return self._begin(self._book.number(), guest, what, heal)
 
-    async def _fill(self, guest: Guest, leave: int) -> dict[str, Any]:
+    async def _fill(self, guest: RunningNode, leave: int) -> dict[str, Any]:
         number = self._book.number()
         file = f"{FILLING}-{number}"
         try:
@@ -178,12 +178,12 @@ class NodeFaults:
         rest = f"full but for {leave} bytes" if leave else "full"
         return self._begin(number, guest, f"disk of node-{guest.number}: {rest}", heal)
 
-    async def _as_root(self, guest: Guest, command: str) -> None:
+    async def _as_root(self, guest: RunningNode, command: str) -> None:
         result = await guest.shell.run(command, timeout=self._deadline_s)
         if result.rc != 0:
             raise Failure(f"that did not work: {result.err.strip() or result.rc}", where=f"node-{guest.number}")
 
-    async def _step(self, guest: Guest, seconds: float) -> dict[str, Any]:
+    async def _step(self, guest: RunningNode, seconds: float) -> dict[str, Any]:
         number, skews = self._book.number(), self._skews.setdefault(guest.number, {})
 
         async def heal() -> None:
@@ -198,7 +198,7 @@ class NodeFaults:
             raise
         return self._begin(number, guest, f"clock of node-{guest.number}: {seconds:+g} s", heal)
 
-    async def _strobe(self, guest: Guest, seconds: float, period_s: float, duration_s: float) -> dict[str, Any]:
+    async def _strobe(self, guest: RunningNode, seconds: float, period_s: float, duration_s: float) -> dict[str, Any]:
         number, skews = self._book.number(), self._skews.setdefault(guest.number, {})
         skews[number] = seconds
         try:
@@ -227,7 +227,7 @@ class NodeFaults:
         what = f"clock of node-{guest.number}: {seconds:+g} s and back every {period_s:g} s for {duration_s:g} s"
         return self._begin(number, guest, what, heal)
 
-    async def _set_clock(self, guest: Guest) -> None:
+    async def _set_clock(self, guest: RunningNode) -> None:
         """As it should be: this computer's time, but for the faults that hold. A node that is off has a clock that is right when it starts."""
         if guest.vm is not None:
             skews = self._skews.get(guest.number, {})
@@ -237,16 +237,16 @@ class NodeFaults:
             if not skews:
                 await self._timesync(guest, "start")
 
-    async def _timesync(self, guest: Guest, verb: str) -> None:
+    async def _timesync(self, guest: RunningNode, verb: str) -> None:
         """The segment's time server would set a clock right that is to be wrong. A node may have no such unit: then nothing is to be done."""
         await guest.shell.run(f"systemctl {verb} systemd-timesyncd.service", timeout=self._deadline_s)
 
-    def _begin(self, number: int, guest: Guest, what: str, heal: Any) -> dict[str, Any]:
+    def _begin(self, number: int, guest: RunningNode, what: str, heal: Any) -> dict[str, Any]:
         self._book.begin(number, what, [guest.number], heal)
         return {"id": number, "what": what}
 
 
-def _require_on(guest: Guest) -> None:
+def _require_on(guest: RunningNode) -> None:
     if guest.vm is None:
         hint = f"cluster start node-{guest.number}"
         raise Failure(f"node-{guest.number} is off: it has no clock, and nobody who could fill its disk", hint=hint)

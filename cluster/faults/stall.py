@@ -15,7 +15,7 @@ from terminal import Failure
 
 if TYPE_CHECKING:  # commands that only want the words load nothing of the supervisor's
     from cluster.faults.book import Record
-    from cluster.machines.running import Guest
+    from cluster.machines.running import RunningNode
 
 LOOK_S = 5.0
 """Between two looks at all machines: it costs each a question, and a node that waits for room has waited for a person."""
@@ -25,14 +25,14 @@ HINT = "cluster doctor says how much is free; with some more, the node goes on b
 """What a person can do about it."""
 
 
-async def watch(guests: Callable[[], Iterable[Guest]], on_purpose: Callable[[int], bool], record: Record) -> None:
+async def watch(guests: Callable[[], Iterable[RunningNode]], on_purpose: Callable[[int], bool], record: Record) -> None:
     """Look at all that are there, without end; see :func:`look`."""
     while True:
         await asyncio.sleep(LOOK_S)
         await asyncio.gather(*(look(guest, on_purpose, record) for guest in guests()))
 
 
-async def look(guest: Guest, on_purpose: Callable[[int], bool], record: Record) -> None:
+async def look(guest: RunningNode, on_purpose: Callable[[int], bool], record: Record) -> None:
     """See whether ``guest`` stands still, record it if that has changed, and have it try again.
 
     ``on_purpose`` says of a node's number whether it stands still as a fault, which is healed and does not end by itself.

@@ -15,7 +15,7 @@ from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.faults import stall
 from cluster.lifecycle import startup
-from cluster.lifecycle.startup import ETCD_PORT, Word, names
+from cluster.lifecycle.startup import ETCD_PORT, StartupReports, names
 from terminal import Failure, Phases
 
 SHELL_S, SSH_S, ETCD_S, FLEET_S = 40.0, 40.0, 30.0, 30.0
@@ -51,7 +51,7 @@ class Readiness:
     def __init__(self, cluster: Cluster, phases: Phases) -> None:
         self._cluster, self._phases = cluster, phases
         self._factor = cluster.description.accelerator.factor
-        self._word = Word(cluster)
+        self._reports = StartupReports(cluster)
         self._mute: set[int] = set()
         self._knocked: dict[int, float] = {}
         self._greeted: dict[int, float] = {}
@@ -60,7 +60,7 @@ class Readiness:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._word.close()
+        self._reports.close()
 
     def wait_shell(self) -> None:
         """Every node's root shell is there; those that let us in by ssh and have none are asked by ssh from now on."""
@@ -92,7 +92,7 @@ class Readiness:
             self._wait("fleet", ready, FLEET_S, ("etcd.service", "fleet.service"), [node])
 
     def _begins(self, node: Node) -> bool:
-        if self._word.of(node).uptime is not None:
+        if self._reports.of(node).uptime is not None:
             return True
         if time.monotonic() - self._knocked.get(node.number, 0.0) < KNOCK_S:
             return False
@@ -106,13 +106,13 @@ class Readiness:
     def _lets_in(self, node: Node) -> bool:
         if node.number in self._mute:
             return greets(node) and node.run("true").rc == 0
-        if startup.SSH not in self._word.of(node).holds:
+        if startup.SSH not in self._reports.of(node).holds:
             return False
         node.pin(node.root(f"cat {HOST_KEY}").out)
         return True
 
     def _told_or(self, what: str, asked: Callable[[Node], bool]) -> Callable[[Node], bool]:
-        return lambda node: asked(node) if node.number in self._mute else what in self._word.of(node).holds
+        return lambda node: asked(node) if node.number in self._mute else what in self._reports.of(node).holds
 
     def _wait(
         self,
@@ -153,13 +153,13 @@ class Readiness:
                     told = True
                     tail = indented(first.console_tail(5))
                     self._phases.line(f"{what} takes long; the console of {first.name}:\n{tail}")
-                self._word.wait(POLL_S)
+                self._reports.wait(POLL_S)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
     def _require_no_failure(self) -> None:
         for node in self._cluster.nodes:
-            if failed := self._word.of(node).failed:
+            if failed := self._reports.of(node).failed:
                 raise NotReady(f"{', '.join(failed)} has failed", node)
 
 

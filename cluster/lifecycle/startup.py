@@ -34,7 +34,7 @@ def conditions(size: int) -> list[tuple[str | None, dict[str, Any]]]:
 
 
 @dataclass(slots=True)
-class Told:
+class StartupReport:
     """What one node has said in this boot."""
 
     uptime: float | None = None
@@ -43,12 +43,12 @@ class Told:
     failed: tuple[str, ...] = ()
 
 
-class Word:
+class StartupReports:
     """Listens to every node of a cluster until :meth:`close`."""
 
     def __init__(self, cluster: Cluster) -> None:
         """Asks for what :func:`conditions` lists. Raises :class:`Failure` if the supervisor does not answer."""
-        self._told = {node.number: Told() for node in cluster.nodes}
+        self._told = {node.number: StartupReport() for node in cluster.nodes}
         self._conditions = conditions(cluster.description.size)
         self._changed = threading.Condition()
         self._changes = 0
@@ -73,7 +73,7 @@ class Word:
         }
         return Line(cluster.layout.control, request)
 
-    def __enter__(self) -> Word:
+    def __enter__(self) -> StartupReports:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,7 +84,7 @@ class Word:
         for line in self._lines:
             line.close()
 
-    def of(self, node: Node) -> Told:
+    def of(self, node: Node) -> StartupReport:
         """What ``node`` has said so far."""
         return self._told[node.number]
 
@@ -94,7 +94,7 @@ class Word:
             before = self._changes
             self._changed.wait_for(lambda: self._changes != before, seconds)
 
-    def _listen(self, told: Told, line: Line) -> None:
+    def _listen(self, told: StartupReport, line: Line) -> None:
         try:
             for message in line.messages():
                 with self._changed:
@@ -104,7 +104,7 @@ class Word:
         except (Failure, ValueError, OSError):
             return  # we hung up, or the supervisor is gone, which whoever waits will meet, too
 
-    def _hear(self, told: Told, message: dict[str, Any]) -> None:
+    def _hear(self, told: StartupReport, message: dict[str, Any]) -> None:
         match message:
             case {"uptime": float() | int() as uptime}:
                 told.uptime = uptime

@@ -77,7 +77,7 @@ def _add_devices(devices: ElementTree.Element, machine: Machine, emulator: Path)
 
 def _add_disk(devices: ElementTree.Element, target: str, serial: str, path: Path, *, writable: bool) -> None:
     disk = _add(devices, "disk", type="file", device="disk")
-    # "unsafe" is QEMU's no-flush: see cluster.machine for why that is safe here.
+    # "unsafe" is QEMU's no-flush: see cluster.model.machine for why that is safe here.
     _add(disk, "driver", name="qemu", type="raw", cache="unsafe", discard="unmap")
     _add(disk, "source", file=str(path))
     _add(disk, "target", dev=target, bus="virtio")

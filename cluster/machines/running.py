@@ -11,7 +11,7 @@ from cluster.machines.shell import Shell
 
 
 @dataclass(slots=True)
-class Guest:
+class RunningNode:
     """A node's machine as the supervisor knows it. ``ended`` says how the last one ended, None before the first start."""
 
     number: int

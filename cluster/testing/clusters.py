@@ -57,7 +57,7 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Lab:
+class SessionClusters:
     """See the module. Methods that take an ``item`` speak of the clusters of that test."""
 
     settings: Settings
@@ -70,8 +70,8 @@ class Lab:
     """The last watch of each cluster that is there for several tests."""
 
     @classmethod
-    def open(cls, settings: Settings) -> Lab:
-        """A session's lab; removes what a killed session left. Raises :class:`UsageFailure` for waivers that are none, or are over."""
+    def open(cls, settings: Settings) -> SessionClusters:
+        """A session's clusters; removes what a killed session left. Raises :class:`UsageFailure` for waivers that are none, or are over."""
         waivers = load(settings.waivers) if settings.waivers is not None else []
         for each in waivers:
             each.require_valid(today())
@@ -194,7 +194,7 @@ class Lab:
 class Factory:
     """Makes the clusters of one test."""
 
-    lab: Lab
+    clusters: SessionClusters
     item: pytest.Item
     made: list[Cluster] = field(default_factory=list)
 
@@ -204,7 +204,7 @@ class Factory:
             with plainly("no cluster for this test"):
                 raise UsageFailure("the marker takes options by name", where=self.item.nodeid, hint="cluster(size=3)")
         wanted = dict(marker.kwargs) if marker is not None else {}
-        return self.make(cold=wanted.pop("cold", self.lab.settings.cold), **wanted)
+        return self.make(cold=wanted.pop("cold", self.clusters.settings.cold), **wanted)
 
     def boot(self, **wanted: Any) -> Cluster:
         """A cluster that is booted. Raises :class:`Failure`."""
@@ -229,15 +229,15 @@ class Factory:
         user_data = wanted.get("user_data")
         folder = self.item.path.parent
         return Options(
-            name=self.lab.next_name(),
-            size=wanted.get("size", self.lab.settings.size),
-            image=self.lab.settings.image,
+            name=self.clusters.next_name(),
+            size=wanted.get("size", self.clusters.settings.size),
+            image=self.clusters.settings.image,
             memory_mib=wanted.get("memory", Options.__dataclass_fields__["memory_mib"].default),
             load_images=tuple(folder / path for path in wanted.get("load", ())),
             user_data=None if user_data is None else folder / user_data,
             agent_ttl=wanted.get("agent_ttl", Options.__dataclass_fields__["agent_ttl"].default),
             examples=wanted.get("examples", False),
-            driver=self.lab.driver(self.item),
+            driver=self.clusters.driver(self.item),
         )
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from cluster.client.cluster import Cluster
     from cluster.client.net import Net
     from cluster.testing.chaos import Chaos
-    from cluster.testing.clusters import Lab
+    from cluster.testing.clusters import SessionClusters
 
-LAB: pytest.StashKey[Lab] = pytest.StashKey()
+CLUSTERS: pytest.StashKey[SessionClusters] = pytest.StashKey()
 
 MARKERS = (
     "cluster(size=3, memory=1024, load=[], user_data=None, agent_ttl='30s', cold=False): the cluster that the test's fixture is to be",
@@ -63,10 +63,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Collector(Path(page)), "cluster-report")
 
 
-def lab_of(config: pytest.Config) -> Lab:
+def clusters_of(config: pytest.Config) -> SessionClusters:
     """The session's clusters; made when first asked for."""
-    if LAB not in config.stash:
-        from cluster.testing.clusters import Lab, Settings, plainly
+    if CLUSTERS not in config.stash:
+        from cluster.testing.clusters import SessionClusters, Settings, plainly
 
         waivers = config.getoption("cluster_waivers")
         if waivers is None and (named := config.getini("cluster_waivers")):
@@ -84,8 +84,8 @@ def lab_of(config: pytest.Config) -> Lab:
             report=config.getoption("cluster_report") is not None,
         )
         with plainly("pytest's options for clusters"):
-            config.stash[LAB] = Lab.open(settings)
-    return config.stash[LAB]
+            config.stash[CLUSTERS] = SessionClusters.open(settings)
+    return config.stash[CLUSTERS]
 
 
 # --- fixtures --------------------------------------------------------------------------------------------------------
@@ -95,14 +95,14 @@ def lab_of(config: pytest.Config) -> Lab:
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A healthy cluster that is this test's alone: restored from a snapshot if it can be, else booted. See ``@pytest.mark.cluster``."""
     marker = request.node.get_closest_marker("cluster")
-    with lab_of(request.config).using(request.node) as factory:
+    with clusters_of(request.config).using(request.node) as factory:
         yield factory.make_marked(marker)
 
 
 @pytest.fixture
 def cold_cluster(request: pytest.FixtureRequest) -> Iterator[Callable[..., Cluster]]:
     """``cold_cluster(size=3, user_data=None, ...)`` boots one more cluster, which ends with the test; options as the marker's."""
-    with lab_of(request.config).using(request.node) as factory:
+    with clusters_of(request.config).using(request.node) as factory:
         yield factory.boot
 
 
@@ -119,7 +119,7 @@ def chaos(cluster: Cluster, request: pytest.FixtureRequest) -> Chaos:
     """Faults at random on the test's cluster: ``with chaos.storm(seconds=60) as storm: ...``. The report tells the seed."""
     from cluster.testing.chaos import Chaos
 
-    return Chaos(cluster, lab_of(request.config).seed)
+    return Chaos(cluster, clusters_of(request.config).seed)
 
 
 # --- what happens around a test --------------------------------------------------------------------------------------
@@ -129,9 +129,9 @@ def chaos(cluster: Cluster, request: pytest.FixtureRequest) -> Chaos:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """A test that passed fails after all if its nodes have told of trouble."""
     result = yield
-    if (lab := item.config.stash.get(LAB, None)) is not None:
-        lab.adopt(item)
-        if (trouble := lab.trouble(item)) is not None:
+    if (clusters := item.config.stash.get(CLUSTERS, None)) is not None:
+        clusters.adopt(item)
+        if (trouble := clusters.trouble(item)) is not None:
             pytest.fail(trouble, pytrace=False)
     return result
 
@@ -142,16 +142,16 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """What the clusters have to tell goes to the report, while they are there."""
     report = yield
-    if (lab := item.config.stash.get(LAB, None)) is not None and call.when in ("setup", "call"):
-        lab.adopt(item)
-        lab.tell(item, report)
+    if (clusters := item.config.stash.get(CLUSTERS, None)) is not None and call.when in ("setup", "call"):
+        clusters.adopt(item)
+        clusters.tell(item, report)
     return report
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say which clusters were left running."""
-    lab = config.stash.get(LAB, None)
-    if lab is not None and lab.kept:
+    clusters = config.stash.get(CLUSTERS, None)
+    if clusters is not None and clusters.kept:
         terminalreporter.section("clusters left running (--cluster-keep)")
-        for line in lab.kept:
+        for line in clusters.kept:
             terminalreporter.write_line(line)

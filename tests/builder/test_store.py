@@ -54,7 +54,7 @@ def test_a_full_disk_is_told_with_numbers(tmp_path: Path) -> None:
 
 def test_what_a_killed_build_left_is_swept_and_what_a_living_one_does_is_not(tmp_path: Path) -> None:
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom builder.store import Store\n"
+        "import sys, time\nfrom pathlib import Path\nfrom builder.core.store import Store\n"
         "with Store(Path(sys.argv[1])).scratch() as work:\n"
         "    (work / 'half').write_text('x')\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )
@@ -86,7 +86,9 @@ def test_a_store_that_is_read_only_is_told_so(tmp_path: Path) -> None:
         folder.chmod(0o555)
     # root may write everywhere, unless the process has lost that right.
     without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    program = "import sys; from pathlib import Path; from builder.store import Store; from terminal import command\n"
+    program = (
+        "import sys; from pathlib import Path; from builder.core.store import Store; from terminal import command\n"
+    )
     program += "sys.exit(command('osbuild', lambda words: Store(Path(words[0])) and 0))"
     done = subprocess.run([*without, sys.executable, "-c", program, str(store.root)], capture_output=True, text=True)
     for folder in store.root.iterdir():

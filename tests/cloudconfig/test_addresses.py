@@ -109,7 +109,7 @@ ip link add docker0 type veth peer name peer2; ip link set peer2 up; ip addr add
 ip route add default via 10.2.0.2 dev z0 metric 10
 ip route add default via 10.1.0.2 dev a0 metric 20
 mount -t sysfs sysfs /sys
-exec "$0" -c 'from cloudconfig import addresses; print(addresses.cards())'
+exec "$0" -c 'from cloudconfig.text import addresses; print(addresses.cards())'
 """
     command = ["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-ec", script, sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)

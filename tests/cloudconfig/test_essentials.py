@@ -61,13 +61,13 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
 )
 @pytest.mark.parametrize(
     "where",
-    ["userdata.read", "parse.parse_all", "validate.check", "merge.combine", "plan.make", "manifest.read", "accounts.apply",
-     "manifest.claim", "accounts.shadows"],
+    ["text.userdata.read", "text.parse.parse_all", "check.validate.check", "plan.merge.combine", "plan.plan.make",
+     "node.manifest.read", "node.accounts.apply", "node.manifest.claim", "node.accounts.shadows"],
 )  # fmt: skip
 def test_an_exception_that_nobody_foresaw(
     node: Node, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, name = where.split(".")
+    module, _, name = where.rpartition(".")
     monkeypatch.setattr(importlib.import_module(f"cloudconfig.{module}"), name, raising(error))
     outcome = node.apply(KEYS + ADMIN + "write_files: [{path: /etc/x, content: hi}]\nmerge_how: list(append)\n")
     assert outcome.result == "degraded"

@@ -101,7 +101,7 @@ class Person:
         if self.pid == 0:
             ioctl(0, TIOCSWINSZ, struct.pack("HHHH", 30, 90, 0, 0))
             code = (
-                f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from cluster.console import attach;"
+                f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from cluster.client.console import attach;"
                 f"sys.exit(attach(Path({str(desk.control)!r}), 1, {command!r}))"
             )
             os.execve(sys.executable, [sys.executable, "-c", code], {**os.environ, "TERM": "vt100"})
@@ -221,7 +221,7 @@ def test_a_watch_outlives_a_reset_and_begins_anew(desk: Desk, tmp_path: Path) ->
 def test_a_console_that_is_piped_on_may_be_cut_off(desk: Desk) -> None:
     """``cluster console node-1 yes | head -1``"""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from cluster.console import run;"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from cluster.client.console import run;"
         f"run(Path({str(desk.control)!r}), 1, 'yes', sys.stdout.buffer, sys.stderr.buffer, None)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -36,7 +36,7 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-class Guest:
+class RunningNode:
     """A network card and the smallest TCP that gets one answer: in order, no loss, one connection."""
 
     def __init__(self, wire: socket.socket) -> None:
@@ -122,7 +122,7 @@ LIBVIRTS_SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=d
 
 
 @pytest.fixture(params=["alone", "by libvirt"])
-def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Iterator[Guest]:
+def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Iterator[RunningNode]:
     """A guest on the management network that a node's command line describes, with a forwarder in a folder with an awkward name."""
     forward = tmp_path / "it's, a folder" / "forward.py"
     forward.parent.mkdir()
@@ -177,17 +177,17 @@ def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Itera
                 line, _ = listener.accept()
                 with line:
                     line.settimeout(20)
-                    yield Guest(line)
+                    yield RunningNode(line)
             finally:
                 process.kill()
 
 
-def test_a_guest_reaches_the_discovery_service(guest: Guest) -> None:
+def test_a_guest_reaches_the_discovery_service(guest: RunningNode) -> None:
     guest.resolve(HOST_ADDRESS)
     assert guest.ask(HOST_ADDRESS, DISCOVERY_PORT, b"get /token") == b"GET /TOKEN"
 
 
-def test_a_guest_reaches_nothing_else_of_this_computer(guest: Guest, service: int) -> None:
+def test_a_guest_reaches_nothing_else_of_this_computer(guest: RunningNode, service: int) -> None:
     """10.0.2.2 is QEMU's name for this computer; without ``restrict`` its loopback services would answer there."""
     guest.resolve("10.0.2.2")
     assert guest.ask("10.0.2.2", service, b"let me in") is None

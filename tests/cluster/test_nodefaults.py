@@ -11,7 +11,7 @@ import pytest
 
 from cluster.faults.book import FaultBook
 from cluster.faults.nodes import FILL, NodeFaults
-from cluster.machines.running import Guest
+from cluster.machines.running import RunningNode
 from cluster.model.layout import Layout
 from cluster.model.run import RunResult
 from terminal import Failure
@@ -43,7 +43,7 @@ class World:
     """One node, its faults, and the lines of the timeline."""
 
     shell: Shell
-    guest: Guest
+    guest: RunningNode
     book: FaultBook
     faults: NodeFaults
     lines: list[tuple[str, str, int | None]]
@@ -56,7 +56,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     shell, lines = Shell(), list[tuple[str, str, int | None]]()
-    guest = Guest(1, cast("Any", shell), vm=cast("Any", object()))
+    guest = RunningNode(1, cast("Any", shell), vm=cast("Any", object()))
     book = FaultBook(lambda kind, what, nodes, number: lines.append((kind, what, number)))
     return World(shell, guest, book, NodeFaults(book, Layout(tmp_path, tmp_path), 1.0), lines)
 

@@ -203,7 +203,7 @@ def test_a_cluster_of_the_users_own_fixture_is_watched_from_test_to_test(run) ->
     result = run(
         f"""
 from pathlib import Path
-from cluster.up import Options, up
+from cluster.lifecycle.up import Options, up
 
 @pytest.fixture(scope="session")
 def cluster(pytestconfig):
@@ -253,9 +253,9 @@ def test_a_seed_that_is_none(run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_clusters_nothing_of_ours_is_loaded() -> None:
-    program = "import sys, cluster.pytest; print(*sorted(name for name in sys.modules if name.split('.')[0] in ('builder', 'cluster', 'paramiko', 'yaml', 'cloudconfig')))"
+    program = "import sys, cluster.testing.plugin; print(*sorted(name for name in sys.modules if name.split('.')[0] in ('builder', 'cluster', 'paramiko', 'yaml', 'cloudconfig')))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["cluster", "cluster.testing.plugin"]
+    assert done.stdout.split() == ["cluster", "cluster.testing", "cluster.testing.plugin"]
 
 
 def test_help_and_fixtures_are_told(pytester: pytest.Pytester) -> None:

@@ -22,14 +22,14 @@ def frame(target: bytes, source: bytes, payload: bytes = b"hello") -> bytes:
     return target + source + b"\x08\x00" + payload
 
 
-class Guest:
+class RunningNode:
     """The end of a ``-netdev stream`` that QEMU holds."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def plug_in(cls, path: Path) -> "Guest":
+    async def plug_in(cls, path: Path) -> "RunningNode":
         return cls(*await asyncio.open_unix_connection(str(path), limit=1 << 16))
 
     async def send(self, data: bytes) -> None:
@@ -48,7 +48,7 @@ class Guest:
         return False
 
 
-Story = Callable[[Switch, dict[int, Guest]], Awaitable[None]]
+Story = Callable[[Switch, dict[int, RunningNode]], Awaitable[None]]
 
 
 def play(
@@ -60,7 +60,7 @@ def play(
         sockets = {node: folder / f"net-{node}.sock" for node in range(1, nodes + 1)}
         switch = Switch(sockets, faults if prepare is None else None)
         await switch.start()
-        guests = {node: await Guest.plug_in(path) for node, path in sockets.items()}
+        guests = {node: await RunningNode.plug_in(path) for node, path in sockets.items()}
         await eventually(lambda: len(switch.connected()) == nodes)
         try:
             if prepare is not None:
@@ -77,7 +77,7 @@ def play(
 
 
 def test_frames_arrive_whole_at_the_learned_port_only(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await guests[1].send(frame(BROADCAST, mac(1)))
         assert await guests[2].receive() == await guests[3].receive() == frame(BROADCAST, mac(1))
         await guests[2].send(frame(mac(1), mac(2), b"x" * 1500))
@@ -90,7 +90,7 @@ def test_frames_arrive_whole_at_the_learned_port_only(tmp_path: Path) -> None:
 
 
 def test_a_frame_that_trickles_in_byte_by_byte_is_one_frame(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         data = frame(mac(2), mac(1))
         for byte in len(data).to_bytes(4, "big") + data:
             guests[1].writer.write(bytes([byte]))
@@ -102,7 +102,7 @@ def test_a_frame_that_trickles_in_byte_by_byte_is_one_frame(tmp_path: Path) -> N
 
 
 def test_a_cut_drops_one_direction_and_is_counted(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await guests[1].send(frame(BROADCAST, mac(1)))
         assert await guests[3].receive() == frame(BROADCAST, mac(1))
         assert await guests[2].hears_nothing()
@@ -117,7 +117,7 @@ def test_a_cut_drops_one_direction_and_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_length_that_no_frame_has_hangs_up_on_that_node_only(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         guests[1].writer.write((FRAME_BYTES_MAX + 1).to_bytes(4, "big"))
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
             await guests[1].receive()
@@ -128,7 +128,7 @@ def test_a_length_that_no_frame_has_hangs_up_on_that_node_only(tmp_path: Path) -
 
 
 def test_a_frame_too_short_to_have_addresses_is_dropped_and_counted(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await guests[1].send(b"short")
         await guests[1].send(frame(mac(2), mac(1)))
         assert await guests[2].receive() == frame(mac(2), mac(1))
@@ -138,8 +138,8 @@ def test_a_frame_too_short_to_have_addresses_is_dropped_and_counted(tmp_path: Pa
 
 
 def test_a_restarted_node_takes_its_port_over(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
-        again = await Guest.plug_in(tmp_path / "net-1.sock")
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
+        again = await RunningNode.plug_in(tmp_path / "net-1.sock")
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
             await guests[1].receive()
         await again.send(frame(mac(2), mac(1)))
@@ -154,7 +154,7 @@ def test_a_restarted_node_takes_its_port_over(tmp_path: Path) -> None:
 def test_a_slow_reader_holds_its_sender_back_and_loses_nothing(tmp_path: Path) -> None:
     frames = 6000  # 9 MB, several times what the queue and the kernel's buffers hold
 
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         async def sending() -> None:
             for number in range(frames):
                 await guests[1].send(frame(mac(2), mac(1), number.to_bytes(4, "big") * 370))
@@ -173,7 +173,7 @@ def test_a_slow_reader_holds_its_sender_back_and_loses_nothing(tmp_path: Path) -
 def test_a_reader_that_takes_a_little_at_a_time_is_slow_not_paused(tmp_path: Path) -> None:
     """It needs seconds for what waits for it, several times the patience for one that takes nothing."""
 
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         one = frame(mac(2), mac(1), bytes(1480))
         frames = 3 * QUEUE_BYTES_MAX // len(one)
 
@@ -195,7 +195,7 @@ def test_a_reader_that_takes_a_little_at_a_time_is_slow_not_paused(tmp_path: Pat
 def test_a_paused_node_does_not_stall_the_others(tmp_path: Path) -> None:
     """Node 2 reads nothing while node 1 sends it more than every queue holds; then node 1's frame to node 3 must still pass."""
 
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await guests[2].send(frame(BROADCAST, mac(2)))
         await guests[3].send(frame(BROADCAST, mac(3)))
         await eventually(lambda: len(switch.table.addresses()) == 2)
@@ -213,7 +213,7 @@ def test_a_paused_node_does_not_stall_the_others(tmp_path: Path) -> None:
 def test_throughput_is_far_above_what_emulated_nodes_produce(tmp_path: Path) -> None:
     """Sanity, not a benchmark: the bound is a tenth of what two cores do, since the guests here are the slower half."""
 
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await guests[2].send(frame(BROADCAST, mac(2)))
         await guests[1].receive()
         one = frame(mac(2), mac(1), b"x" * 1500)
@@ -245,7 +245,7 @@ def degraded(**how: Any) -> Faults:
     return Faults().worsening(both_ways(1, 2), Impairment(**how))
 
 
-async def learn(switch: Switch, guests: dict[int, Guest]) -> None:
+async def learn(switch: Switch, guests: dict[int, RunningNode]) -> None:
     """Have the switch know every guest: a frame to oneself is looked at and goes nowhere."""
     for number, guest in guests.items():
         await guest.send(frame(mac(number), mac(number)))
@@ -253,7 +253,7 @@ async def learn(switch: Switch, guests: dict[int, Guest]) -> None:
 
 
 def test_a_delayed_pair_is_late_and_holds_no_other_back(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         begin = time.monotonic()
         for number in range(20):
             await guests[1].send(frame(mac(2), mac(1), bytes([number])))
@@ -271,7 +271,7 @@ def test_a_delayed_pair_is_late_and_holds_no_other_back(tmp_path: Path) -> None:
 def test_a_slow_pair_drops_what_is_too_much_and_holds_no_other_back(tmp_path: Path) -> None:
     """Node 1 sends node 2 a hundred times what the link between them carries; node 3 hears every frame at once."""
 
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         for number in range(2000):
             await guests[1].send(frame(mac(2), mac(1), bytes(1500)))
             if number % 100 == 0:
@@ -286,7 +286,7 @@ def test_a_slow_pair_drops_what_is_too_much_and_holds_no_other_back(tmp_path: Pa
 
 
 def test_a_pair_that_loses_everything_and_one_that_doubles(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await guests[1].send(frame(BROADCAST, mac(1)))
         assert await guests[3].receive() == await guests[3].receive() == frame(BROADCAST, mac(1))
         assert await guests[2].hears_nothing()
@@ -298,7 +298,7 @@ def test_a_pair_that_loses_everything_and_one_that_doubles(tmp_path: Path) -> No
 
 
 def test_what_is_under_way_arrives_when_a_pair_is_healed_and_never_when_it_is_cut(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         for number in range(5):
             await guests[1].send(frame(mac(2), mac(1), bytes([number])))
         await eventually(lambda: switch.counters[1].frames_in == 6)
@@ -319,7 +319,7 @@ def test_what_is_under_way_arrives_when_a_pair_is_healed_and_never_when_it_is_cu
 
 
 def test_an_impairment_that_changes_keeps_what_is_under_way(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await guests[1].send(frame(mac(2), mac(1), b"slow"))
         await eventually(lambda: switch.counters[1].frames_in == 2)
         switch.faults = degraded(loss=1, delay_s=0.2)
@@ -354,7 +354,7 @@ class Ear:
 
 
 def test_an_endpoint_of_this_process_hears_and_speaks_as_port_0(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         host = Ear()
         switch.attach(HOST, host)
         await guests[1].send(frame(BROADCAST, mac(1), b"who is there?"))
@@ -387,11 +387,11 @@ def test_an_endpoint_of_this_process_hears_and_speaks_as_port_0(tmp_path: Path) 
 
 
 def test_port_0_may_have_a_socket_beside_its_endpoint(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         host = Ear()
         switch.attach(HOST, host)
         await switch.add(HOST, tmp_path / "host.sock")
-        other = await Guest.plug_in(tmp_path / "host.sock")
+        other = await RunningNode.plug_in(tmp_path / "host.sock")
         await eventually(lambda: HOST in switch.connected())
         await guests[1].send(frame(BROADCAST, mac(1)))
         assert await other.receive() == frame(BROADCAST, mac(1))
@@ -402,7 +402,7 @@ def test_port_0_may_have_a_socket_beside_its_endpoint(tmp_path: Path) -> None:
 
 
 def test_this_computer_cannot_fill_a_ports_queue_without_bound(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         switch.attach(HOST, Ear())
         for _ in range(10_000):
             switch.inject(HOST, frame(mac(2), mac(99), bytes(1500)))
@@ -413,9 +413,9 @@ def test_this_computer_cannot_fill_a_ports_queue_without_bound(tmp_path: Path) -
 
 
 def test_ports_come_and_go_while_others_talk(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await switch.add(4, tmp_path / "net-4.sock")
-        fourth = await Guest.plug_in(tmp_path / "net-4.sock")
+        fourth = await RunningNode.plug_in(tmp_path / "net-4.sock")
         await eventually(lambda: 4 in switch.connected())
         await guests[1].send(frame(BROADCAST, mac(1)))
         assert await fourth.receive() == await guests[3].receive() == frame(BROADCAST, mac(1))
@@ -439,7 +439,7 @@ def test_ports_come_and_go_while_others_talk(tmp_path: Path) -> None:
 
 
 def test_a_tap_sees_what_the_card_sends_and_is_given_and_what_it_is_not(tmp_path: Path) -> None:
-    async def story(switch: Switch, guests: dict[int, Guest]) -> None:
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         one, two = Ear(), Ear()
         switch.tap(1, one)
         switch.tap(2, two)
