@@ -32,6 +32,7 @@ from builder.definition import definition
 from builder.formats import cpio, filesystem
 from builder.pipeline import assemble
 from builder.pipeline.initrd import initrd
+from builder.pipeline.workshop import Workshop
 
 CANDIDATES: tuple[tuple[str, ...], ...] = (
     ("squashfs", "-comp", "lz4"),
@@ -117,8 +118,8 @@ def node(store: Store, work: Path) -> tuple[Tree, int, Tools]:
     what, lock, tools = definition.load(path), Lock.load(path.with_suffix(".lock")), Tools.ours(store)
     assert what.kernel is not None
     packages = obtain(lock, store, mirror.find)
-    base = assemble.base(what, packages, lock, tools, store)
-    tree = assemble.finish(what, base.copy(), packages, lock, tools, store)
+    base = assemble.base(Workshop(what, lock, store, tools), packages)
+    tree = assemble.finish(Workshop(what, lock, store, tools), base.copy(), packages)
     (work / "vmlinuz").write_bytes(assemble.kernel_image(packages))
     entries = initrd(base, what.kernel.initrd, data.image() / "initrd/init")
     (work / "initrd.img").write_bytes(b"".join(cpio.archive(entries)))

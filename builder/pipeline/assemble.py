@@ -17,7 +17,6 @@ from builder.core.store import Store, identify
 from builder.core.tree import Entry, Kind, Patch, Tree, directory, symlink
 from builder.debian.deb import Package
 from builder.debian.lockfile import Lock
-from builder.debian.tools import Tools
 from builder.definition.definition import Definition
 from builder.finish.accounts import FIXED_IDS, Account, accounts
 from builder.finish.alternatives import alternatives
@@ -34,33 +33,28 @@ from builder.finish.presets import presets
 from builder.finish.slim import slim
 from builder.finish.statoverride import statoverride
 from builder.finish.writable import writable
-from terminal import Failure, Step, untimed
+from builder.pipeline.workshop import Workshop
+from terminal import Failure
 
 VERSION: Final = 2
 KERNEL: Final = "boot/vmlinuz-"
 
 
-def base(
-    what: Definition,
-    packages: Sequence[Package],
-    lock: Lock,
-    tools: Tools,
-    store: Store,
-    step: Step = untimed,
-) -> Tree:
-    """The tree of the packages with all steps done that depend on nothing else.
+def base(shop: Workshop, packages: Sequence[Package]) -> Tree:
+    """The tree of ``packages`` with all steps done that depend on nothing else.
 
     Raises :class:`builder.core.tree.PathConflict` when two packages claim one path, and what the steps raise.
     """
-    key = base_id(what, lock, tools.root.name)
+    store, step = shop.store, shop.step
+    key = base_id(shop.what, shop.lock, shop.tools.root.name)
     if not store.has("steps", key):
         with step("merging packages"):
-            tree = Tree(symlink(folder, f"usr/{folder}") for folder in ARCHITECTURES[what.architecture].folders)
+            tree = Tree(symlink(folder, f"usr/{folder}") for folder in ARCHITECTURES[shop.what.architecture].folders)
             for package in packages:
                 for entry in package.entries:
                     tree.add(entry)
         with step("slow steps"), store.making("steps", key) as work, store.scratch() as scratch:
-            _slow_steps(what, tree, tools, scratch, step)
+            _slow_steps(shop, tree, scratch)
             with step("storing them"):
                 bundle.save_tree(tree, work, store)
     with step("stored steps"):
@@ -78,8 +72,9 @@ def base_id(what: Definition, lock: Lock, closure: str) -> str:
     return identify("base", VERSION, [inputs.code(), lock.id, closure, kept, bool(what.node_code)])
 
 
-def _slow_steps(what: Definition, tree: Tree, tools: Tools, scratch: Path, step: Step) -> None:
+def _slow_steps(shop: Workshop, tree: Tree, scratch: Path) -> None:
     """Do to ``tree`` what depends on packages and definition only."""
+    what, tools, step = shop.what, shop.tools, shop.step
     with step("slim"):
         tree.apply(slim(tree))
     with step("remove"):
@@ -103,16 +98,9 @@ def _slow_steps(what: Definition, tree: Tree, tools: Tools, scratch: Path, step:
             tree.apply(each)
 
 
-def finish(
-    what: Definition,
-    tree: Tree,
-    packages: Sequence[Package],
-    lock: Lock,
-    tools: Tools,
-    store: Store,
-    step: Step = untimed,
-) -> Tree:
+def finish(shop: Workshop, tree: Tree, packages: Sequence[Package]) -> Tree:
     """``tree`` with everything of ours in it and every quick step done; the argument itself is changed and returned."""
+    what, step = shop.what, shop.step
 
     def finishing(name: str, patch: Callable[[], Patch]) -> None:
         with step(name):
@@ -127,7 +115,7 @@ def finish(
             _put_all(ours, inputs.node_code(what.node_code))
     if what.node_code:
         with step("our bytecode"):
-            _put_all(ours, _compiled(what, ours, tools, store))
+            _put_all(ours, _compiled(shop, ours))
     _put_all(tree, iter(ours))
     people = [
         Account(person.name, person.uid, person.uid, person.groups, person.home, person.shell, person.gecos)
@@ -142,7 +130,7 @@ def finish(
         finishing("pam", lambda: pam(tree))
         units = what.presets
         finishing("presets", lambda: presets(tree, units.enable, units.mask, what.aliases, units.default_target))
-        finishing("databases", lambda: databases(tree, lock.epoch))
+        finishing("databases", lambda: databases(tree, shop.lock.epoch))
     finishing("alternatives", lambda: alternatives(tree))
     finishing("statoverride", lambda: statoverride(tree))
     finishing("dpkg_status", lambda: dpkg_status(tree, [package.control for package in packages]))
@@ -184,13 +172,14 @@ def bytecode_id(what: Definition, closure: str) -> str:
     return identify("node-bytecode", VERSION, [inputs.code(), closure, ours])
 
 
-def _compiled(what: Definition, ours: Tree, tools: Tools, store: Store) -> Sequence[Entry]:
+def _compiled(shop: Workshop, ours: Tree) -> Sequence[Entry]:
     """The bytecode of our own code, kept in the store by the code's id."""
-    key = bytecode_id(what, tools.root.name)
+    store = shop.store
+    key = bytecode_id(shop.what, shop.tools.root.name)
     if not store.has("steps", key):
         code = Tree(entry for entry in ours if entry.kind is Kind.FILE and entry.path.startswith("usr/lib/flotilla/"))
         with store.making("steps", key) as work:
-            bundle.save_patch(bytecode(code, tools), work)
+            bundle.save_patch(bytecode(code, shop.tools), work)
     return bundle.load_patch(store.path("steps", key)).put
 
 

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from builder.core import data, inputs
-from builder.core.store import Store, identify
+from builder.core.store import identify
 from builder.core.tree import Tree
 from builder.debian.deb import Package
-from builder.debian.tools import Tools
-from builder.definition.definition import Kernel
 from builder.formats import boot
 from builder.formats.boot import BootFiles
 from builder.pipeline import assemble, initrd
-from terminal import Step, untimed
+from builder.pipeline.workshop import Workshop
 
 VERSION: Final = 1
 
@@ -43,24 +41,17 @@ class Early:
 
 
 def early(
-    wanted: Kernel,
-    packages: Sequence[Package],
-    base: Tree,
-    base_id: str,
-    files: BootFiles,
-    os_release: bytes,
-    epoch: int,
-    tools: Tools,
-    store: Store,
-    step: Step = untimed,
-    *,
-    release: bool,
+    shop: Workshop, packages: Sequence[Package], base: Tree, files: BootFiles, os_release: bytes, *, release: bool
 ) -> Early:
-    """Those of ``packages`` and of the tree ``base`` that was made of them, whose id is ``base_id``; initrds are compressed with ``release``.
+    """Those of ``packages`` and of the tree ``base`` that :func:`builder.pipeline.assemble.base` made of them; initrds are compressed with ``release``.
 
     Raises :class:`terminal.Failure` for what a package does not bring, and for a tool that fails.
     """
+    store, tools, step = shop.store, shop.tools, shop.step
+    wanted = shop.what.kernel
+    assert wanted is not None  # as target_of made sure
     folder = data.image() / "initrd"
+    base_id = assemble.base_id(shop.what, shop.lock, tools.root.name)
     made_from = [inputs.code(), base_id, inputs.digest(folder), hashlib.sha256(os_release).hexdigest(), release]
     key = identify("early", VERSION, made_from)
     if not store.has("steps", key):
@@ -80,5 +71,5 @@ def early(
             (work / "owners.json").write_text(json.dumps(owners))
             with step("unified kernel"):
                 initrds = [work / name for name in ARCHIVES]
-                boot.unified_kernel(files, work / "kernel", initrds, os_release, work / "uki", epoch, tools)
+                boot.unified_kernel(files, work / "kernel", initrds, os_release, work / "uki", shop.lock.epoch, tools)
     return Early(store.path("steps", key))

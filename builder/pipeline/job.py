@@ -1,18 +1,18 @@
-"""Making what was ordered: the order of everything that a build does once :mod:`builder.pipeline.build` has found that there is something to do.
+"""Making what was ordered, once :mod:`builder.pipeline.build` has found that there is something to do.
 
     definition + lock -> packages -> tree -> filesystem + kernel + initrd -> target
 
-Each arrow is a module of its own; this one only calls them in turn and says to the store what is worth keeping.
+:func:`make` is that walk, step by step; each step is a module of its own. This one calls them in turn and says to the store what is worth keeping.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -23,16 +23,15 @@ from builder.core.store import Store
 from builder.core.tree import Tree
 from builder.debian import mirror, offline
 from builder.debian.deb import Package
-from builder.debian.lockfile import Lock
 from builder.debian.mirror import Mirror
 from builder.debian.packages import obtain
 from builder.debian.tools import Tools, our_lock
-from builder.definition.definition import Definition
 from builder.formats import filesystem, pool
 from builder.formats.boot import BootFiles
 from builder.pipeline import assemble, cache, output
-from builder.pipeline.boot_files import ARCHIVES, early
+from builder.pipeline.boot_files import ARCHIVES, Early, early
 from builder.pipeline.order import MIXED, BuildResult, Order, build_id
+from builder.pipeline.workshop import Workshop
 from builder.targets import ContainerTarget, Contents, Parts, Target
 from terminal import Failure, Phases
 
@@ -44,65 +43,175 @@ ROOM_BYTES: Final = 64 << 20
 """The same, for whatever else is written."""
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What a build has put into its folder, and what tells of it: the packages, the tree that was made of them, the sizes of what can have a limit, and
+    the bytes of the kernel and of the initrd's files."""
+
+    packages: list[Package]
+    tree: Tree
+    sizes: dict[str, int]
+    boot: dict[str, int] = field(default_factory=dict)
+
+
 def make(order: Order, made_from: dict[str, object], begin: float) -> BuildResult:
     """Build what ``order`` says, out of what :meth:`Order.inputs` was ``made_from`` when the build began (seconds of the monotonic clock).
 
     The artifacts are published with what tells of them: the lists of files and (for scanners) of packages, the page of sizes, and the manifest; and
     the page of timings, which is no artifact. Nothing of the output is touched before all is there.
     """
-    settings, what, lock, directory = order.settings, order.what, order.lock, order.directory
-    phases, build = settings.phases, build_id(made_from)
-    store = Store(settings.store)
-
-    def waiting() -> None:
-        phases.line(f"... another build into {directory} is running: waiting for it")
-
-    with (
-        _caching(store, settings.cache, phases) as view,
-        output.held(directory, waiting) as work,
-        cache.in_use(store),
-    ):
-        if order.is_done(build):  # it was made while we waited
+    phases, lock = order.settings.phases, order.lock
+    with _place(order) as (store, work):
+        if order.is_done(build_id(made_from)):  # it was made while we waited
             return BuildResult.unchanged(order, begin)
-        for place in (store.root, directory):
-            _check_room(place, lock)
-        if settings.offline:
-            offline.check(lock, our_lock(), view)
-        source = offline.no_mirror if settings.offline else lambda: mirror.find(settings.mirror, settings.snapshot)
+        _check_room(order)
+        source = _source(order, store)
+        with phases.phase("tools"):
+            tools = Tools.ours(store, source, detail=phases.detail, step=phases.step)
+        with phases.phase(f"packages ({len(lock.packages)})"):
+            packages = obtain(lock, store, source, phases.detail, phases.step, tools)
+        shop = Workshop(order.what, lock, store, tools, phases.step)
+        with phases.phase("tree"):
+            base = assemble.base(shop, packages)
+            tree = assemble.finish(shop, base.copy(), packages)
         folder = work / "out"
         folder.mkdir()
-        made = _deliver(order)(_Job(what, lock, view, source, phases), work, folder)
-        level: budget.Level = "release" if settings.release or what.container is not None else "fast"
-        budget.check(what, order.path, level, made.measured())
-        if order.inputs() != made_from:
-            # What came out is of mixed inputs: it is delivered, but never taken for up to date.
-            build = MIXED
-            phases.line("... files changed while they were built: build again to have all of them")
-        title = f"{what.name} ({order.label})"
-        with phases.phase("telling what is in it"):
-            with phases.step("list of files"):
-                filelist.write(folder, made.tree, lock.epoch)
-            with phases.step("list of packages"):
-                sbom.write(folder, build, what.name, order.label, lock, made.packages, has_ours=bool(what.node_code))
-            with phases.step("page of sizes"):
-                sizes.write(folder, title, made.packages, made.tree)
-            with phases.step("manifest"):
-                contents = manifest.compose(
-                    build,
-                    what.name,
-                    order.label,
-                    lock,
-                    made.tree,
-                    folder.iterdir(),
-                    release=settings.release,
-                    inputs=made_from,
-                    sizes=made.sizes,
-                    boot=made.boot,
-                )
-        # Not in the manifest: it is another each time.
-        timings.write(folder, title, time.monotonic() - begin, phases.spans())
-        manifest.publish(folder, directory, contents)
-    return BuildResult(directory, True, dict(phases.seconds), tuple(phases.spans()), time.monotonic() - begin)
+        if isinstance(order.target, ContainerTarget):
+            made = _container(order, order.target, packages, tree, folder)
+        else:
+            made = _image(order, order.target, shop, packages, base, tree, folder)
+        contents = _describe(order, made_from, made, folder, begin)
+        manifest.publish(folder, order.directory, contents)
+    return BuildResult(order.directory, True, dict(phases.seconds), tuple(phases.spans()), time.monotonic() - begin)
+
+
+def _container(order: Order, target: ContainerTarget, packages: list[Package], tree: Tree, folder: Path) -> _Made:
+    """Put the archives of the container into ``folder``."""
+    what = order.what
+    assert what.container is not None  # as target_of made sure
+    with order.settings.phases.phase("packing the container"):
+        target.write(Contents(what.name, what.architecture, tree, what.container, order.lock.epoch), folder)
+    # All archives hold the same layer; the largest is what a budget is for.
+    return _Made(packages, tree, {"archive": max(path.stat().st_size for path in folder.iterdir())})
+
+
+def _image(
+    order: Order, target: Target, shop: Workshop, packages: list[Package], base: Tree, tree: Tree, folder: Path
+) -> _Made:
+    """Put the artifacts of a node into ``folder``; what only leads there goes beside it."""
+    phases, what, work, release = order.settings.phases, order.what, folder.parent, order.settings.release
+    assert what.root is not None  # as target_of made sure
+    files = BootFiles.of(packages, what.architecture)
+    with phases.phase(f"packing the root ({what.root.type})"):
+        # Beside the packing, which leaves a processor idle now and then; it waits for programs most of its time.
+        with ThreadPoolExecutor(1) as aside:
+            beside = replace(shop, step=partial(phases.step, below=phases.here()))
+            begun = aside.submit(early, beside, packages, base, files, tree.read("usr/lib/os-release"), release=release)
+            if release:
+                begun.result()  # it compresses for a while, which Ctrl-C could not end from here
+            protected = _root(order, shop, base, tree, work / "root")
+            before = begun.result()
+        for name in ("kernel", "initrd"):
+            shutil.copyfile(before.folder / name, work / name)
+        boot_size = sum((before.folder / name).stat().st_size for name in ("kernel", *ARCHIVES))
+        parts = {"root": (work / "root").stat().st_size, "boot": boot_size}  # now: a target may move its parts
+        with phases.step("target"):
+            target.write(_parts(shop, files, before, protected, work), folder)
+    return _Made(packages, tree, parts, before.owners)
+
+
+def _root(order: Order, shop: Workshop, base: Tree, tree: Tree, root: Path) -> verity.Verity:
+    """Write ``tree`` as the file system ``root``, with hashes: out of contents that are compressed already (those of ``base``, of which ``tree`` has most),
+    or by the file system's writer."""
+    what, epoch = shop.what.root, shop.lock.epoch
+    assert what is not None  # as target_of made sure
+    if (options := order.pooled) is not None:
+        with shop.step("compressing contents"):
+            kept = pool.pool(base, options, shop.tools, shop.store)
+        with shop.step("root"):
+            kept.assemble(tree, root, epoch)
+        with shop.step("hashes"):
+            return kept.protect(root)
+    with shop.step("root"):
+        filesystem.pack(tree, what.type, what.release if order.settings.release else what.fast, root, epoch, shop.tools)
+    with shop.step("hashes"):
+        return verity.protect(root)
+
+
+def _parts(shop: Workshop, files: BootFiles, before: Early, protected: verity.Verity, work: Path) -> Parts:
+    """The finished pieces, for the target."""
+    what = shop.what
+    assert what.kernel is not None  # as target_of made sure
+    return Parts(
+        name=what.name,
+        version=what.identity.version if what.identity else "0",
+        architecture=what.architecture,
+        kernel=work / "kernel",
+        initrd=work / "initrd",
+        drivers=before.folder / "drivers",
+        uki=before.folder / "uki",
+        root=work / "root",
+        verity=protected,
+        consoles=what.kernel.consoles,
+        command_line=f"{what.kernel.parameters()} {protected.parameter}",
+        boot=files,
+        disk=what.disk,
+        work=work,
+        epoch=shop.lock.epoch,
+        tools=shop.tools,
+    )
+
+
+def _describe(order: Order, made_from: dict[str, object], made: _Made, folder: Path, begin: float) -> dict[str, object]:
+    """Hold what was made against its budget, put what tells of it into ``folder``, and return the manifest."""
+    settings, what, lock, phases = order.settings, order.what, order.lock, order.settings.phases
+    level: budget.Level = "release" if settings.release or what.container is not None else "fast"
+    budget.check(what, order.path, level, budget.measured(made.sizes, manifest.owners(made.tree), made.boot))
+    build = build_id(made_from)
+    if order.inputs() != made_from:
+        # What came out is of mixed inputs: it is delivered, but never taken for up to date.
+        build = MIXED
+        phases.line("... files changed while they were built: build again to have all of them")
+    title = f"{what.name} ({order.label})"
+    with phases.phase("telling what is in it"):
+        with phases.step("list of files"):
+            filelist.write(folder, made.tree, lock.epoch)
+        with phases.step("list of packages"):
+            sbom.write(folder, build, what.name, order.label, lock, made.packages, has_ours=bool(what.node_code))
+        with phases.step("page of sizes"):
+            sizes.write(folder, title, made.packages, made.tree)
+        with phases.step("manifest"):
+            contents = manifest.compose(
+                build,
+                what.name,
+                order.label,
+                lock,
+                made.tree,
+                folder.iterdir(),
+                release=settings.release,
+                inputs=made_from,
+                sizes=made.sizes,
+                boot=made.boot,
+            )
+    # Not in the manifest: it is another each time.
+    timings.write(folder, title, time.monotonic() - begin, phases.spans())
+    return contents
+
+
+@contextmanager
+def _place(order: Order) -> Iterator[tuple[Store, Path]]:
+    """The store as this build sees it, and a folder to work in, while the output is held for it; waits for another build of the same output."""
+    store, phases = Store(order.settings.store), order.settings.phases
+
+    def waiting() -> None:
+        phases.line(f"... another build into {order.directory} is running: waiting for it")
+
+    with (
+        _caching(store, order.settings.cache, phases) as view,
+        output.held(order.directory, waiting) as work,
+        cache.in_use(store),
+    ):
+        yield view, work
 
 
 @contextmanager
@@ -123,155 +232,22 @@ def _caching(store: Store, how: Literal["use", "replace", "ignore"], phases: Pha
             )
 
 
-def _deliver(order: Order) -> _Deliver:
-    """The function that makes the artifacts of ``order``."""
-    if isinstance(order.target, ContainerTarget):
-        return _deliver_container(order.what, order.target)
-    return _deliver_image(order.what, order.target, order.pooled, release=order.settings.release)
+def _source(order: Order, store: Store) -> Callable[[], Mirror]:
+    """Where packages come from that the store lacks. Raises :class:`Failure` for what an offline build would have to fetch."""
+    settings = order.settings
+    if settings.offline:
+        offline.check(order.lock, our_lock(), store)
+        return offline.no_mirror
+    return lambda: mirror.find(settings.mirror, settings.snapshot)
 
 
-_Deliver = Callable[["_Job", Path, Path], "_Delivered"]
-
-
-def _deliver_image(what: Definition, target: Target, pooled: Sequence[str] | None, *, release: bool) -> _Deliver:
-    kernel, root = what.kernel, what.root
-    assert kernel is not None  # as target_of made sure
-    assert root is not None
-    options = root.release if release else root.fast
-
-    def deliver(job: _Job, work: Path, folder: Path) -> _Delivered:
-        tools = job.tools()
-        packages = job.packages(tools)
-        base, tree = job.trees(packages, tools)
-        files = BootFiles.of(packages, what.architecture)
-
-        with job.phases.phase(f"packing the root ({root.type})"):
-            base_id = assemble.base_id(what, job.lock, tools.root.name)
-            os_release = tree.read("usr/lib/os-release")
-            wanted = (kernel, packages, base, base_id, files, os_release, job.lock.epoch)
-            # Beside the packing, which leaves a processor idle now and then; it waits for programs most of its time.
-            with ThreadPoolExecutor(1) as aside:
-                step = partial(job.phases.step, below=job.phases.here())
-                begun = aside.submit(early, *wanted, tools, job.store, step, release=release)
-                if release:
-                    begun.result()  # it compresses for a while, which Ctrl-C could not end from here
-                protected = (
-                    job.packed(tree, root.type, options, work / "root", tools)
-                    if pooled is None
-                    else job.assembled(base, tree, pooled, work / "root", tools)
-                )
-                before = begun.result()
-            for name in ("kernel", "initrd"):
-                shutil.copyfile(before.folder / name, work / name)
-            boot_size = sum((before.folder / name).stat().st_size for name in ("kernel", *ARCHIVES))
-            sizes = {"root": (work / "root").stat().st_size, "boot": boot_size}
-            with job.phases.step("target"):
-                parts = Parts(
-                    name=what.name,
-                    version=what.identity.version if what.identity else "0",
-                    architecture=what.architecture,
-                    kernel=work / "kernel",
-                    initrd=work / "initrd",
-                    drivers=before.folder / "drivers",
-                    uki=before.folder / "uki",
-                    root=work / "root",
-                    verity=protected,
-                    consoles=kernel.consoles,
-                    command_line=f"{kernel.parameters()} {protected.parameter}",
-                    boot=files,
-                    disk=what.disk,
-                    work=work,
-                    epoch=job.lock.epoch,
-                    tools=tools,
-                )
-                target.write(parts, folder)
-        return _Delivered(packages, tree, sizes, before.owners)
-
-    return deliver
-
-
-def _deliver_container(what: Definition, target: ContainerTarget) -> _Deliver:
-    configuration = what.container
-    assert configuration is not None  # as target_of made sure
-
-    def deliver(job: _Job, _: Path, folder: Path) -> _Delivered:
-        tools = job.tools()
-        packages = job.packages(tools)
-        tree = job.trees(packages, tools)[1]
-        with job.phases.phase("packing the container"):
-            target.write(Contents(what.name, what.architecture, tree, configuration, job.lock.epoch), folder)
-        # All archives hold the same layer; the largest is what a budget is for.
-        return _Delivered(packages, tree, {"archive": max(path.stat().st_size for path in folder.iterdir())})
-
-    return deliver
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One build: what it is made from, and the steps that every kind of build has."""
-
-    what: Definition
-    lock: Lock
-    store: Store
-    mirror: Callable[[], Mirror]
-    phases: Phases
-
-    def packages(self, tools: Tools) -> list[Package]:
-        """The unpacked packages of the lock."""
-        with self.phases.phase(f"packages ({len(self.lock.packages)})"):
-            return obtain(self.lock, self.store, self.mirror, self.phases.detail, self.phases.step, tools)
-
-    def tools(self) -> Tools:
-        """The programs that the build runs."""
-        with self.phases.phase("tools"):
-            return Tools.ours(self.store, self.mirror, detail=self.phases.detail, step=self.phases.step)
-
-    def trees(self, packages: list[Package], tools: Tools) -> tuple[Tree, Tree]:
-        """The tree as the packages made it (the initrd takes its program and modules there), and the finished tree."""
-        with self.phases.phase("tree"):
-            step = self.phases.step
-            base = assemble.base(self.what, packages, self.lock, tools, self.store, step)
-            tree = assemble.finish(self.what, base.copy(), packages, self.lock, tools, self.store, step)
-        return base, tree
-
-    def packed(self, tree: Tree, kind: str, options: Sequence[str], root: Path, tools: Tools) -> verity.Verity:
-        """Write ``tree`` as the file system ``root`` by its writer, with hashes."""
-        with self.phases.step("root"):
-            filesystem.pack(tree, kind, options, root, self.lock.epoch, tools)
-        with self.phases.step("hashes"):
-            return verity.protect(root)
-
-    def assembled(self, base: Tree, tree: Tree, options: Sequence[str], root: Path, tools: Tools) -> verity.Verity:
-        """The same out of what is compressed already: the contents of ``base``, of which ``tree`` has most."""
-        with self.phases.step("compressing contents"):
-            kept = pool.pool(base, options, tools, self.store)
-        with self.phases.step("root"):
-            kept.assemble(tree, root, self.lock.epoch)
-        with self.phases.step("hashes"):
-            return kept.protect(root)
-
-
-@dataclass(frozen=True)
-class _Delivered:
-    """What a kind of build has made: the packages that it took, the tree that it made of them, the sizes of what can have a limit, and the bytes of
-    the kernel and of the initrd's files."""
-
-    packages: list[Package]
-    tree: Tree
-    sizes: dict[str, int]
-    boot: dict[str, int] = field(default_factory=dict)
-
-    def measured(self) -> dict[str, budget.Measured]:
-        """The parts with their owners."""
-        return budget.measured(self.sizes, manifest.owners(self.tree), self.boot)
-
-
-def _check_room(place: Path, lock: Lock) -> None:
-    needed = ROOM_FACTOR * sum(package.size for package in lock.packages) + ROOM_BYTES
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise Failure(
-            f"not enough space for this build: {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB needed",
-            where=str(place),
-            hint="'osbuild cache --prune' frees what is no longer used; --store DIR (cache) and --output DIR (result) choose other disks",
-        )
+def _check_room(order: Order) -> None:
+    needed = ROOM_FACTOR * sum(package.size for package in order.lock.packages) + ROOM_BYTES
+    for place in (Store(order.settings.store).root, order.directory):
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            raise Failure(
+                f"not enough space for this build: {free / 1e6:.0f} MB free, {needed / 1e6:.0f} MB needed",
+                where=str(place),
+                hint="'osbuild cache --prune' frees what is no longer used; --store DIR (cache) and --output DIR (result) choose other disks",
+            )

@@ -23,6 +23,7 @@ from builder.debian.packages import obtain
 from builder.debian.tools import Tools
 from builder.definition import definition
 from builder.pipeline import assemble
+from builder.pipeline.workshop import Workshop
 from terminal import Failure
 from tests.builder.debmaker import deb, member, tar
 
@@ -44,8 +45,8 @@ def test_every_difference_is_explained_and_every_explanation_needed(closure: Too
     theirs = mmdebstrap.tree(whole, store, mirror.find)
     packages = {package.name: package for package in obtain(whole, store, mirror.find)}
     node = [packages.pop(package.name) for package in lock.packages]
-    base = assemble.base(what, node, lock, closure, store)
-    tree = assemble.finish(what, base.copy(), node, lock, closure, store)
+    base = assemble.base(Workshop(what, lock, store, closure), node)
+    tree = assemble.finish(Workshop(what, lock, store, closure), base.copy(), node)
     sides = debian_tree.sides(what, tree, theirs, node, packages.values())
     assert set(sides.left_out) == set(debian_tree.RULES), "a rule that leaves nothing out is not needed"
     judged = tree_difference.judge(

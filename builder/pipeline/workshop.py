@@ -1,0 +1,22 @@
+"""What the steps of one build share, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from builder.core.store import Store
+from builder.debian.lockfile import Lock
+from builder.debian.tools import Tools
+from builder.definition.definition import Definition
+from terminal import Step, untimed
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What is built (``what``, of the packages of ``lock``), where work is kept, the programs to do it with, and ``step``, which times a step."""
+
+    what: Definition
+    lock: Lock
+    store: Store
+    tools: Tools
+    step: Step = untimed
