@@ -23,10 +23,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import rivals
-from filesystem import cpu_seconds, ended
-from report import machine, spread, tell
-
+from bench import rivals
+from bench.filesystem import cpu_seconds, ended
+from bench.report import machine, spread, tell
 from builder.check import mmdebstrap
 from builder.core import data
 from builder.core.store import Store

@@ -22,10 +22,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from report import machine, spread, tell
-from rivals import install, prepare
-from timed import Taken, said, timed
-
+from bench.report import machine, spread, tell
+from bench.rivals import install, prepare
+from bench.timed import Taken, said, timed
 from builder.core import data
 from builder.core.store import Store
 from builder.debian import mirror

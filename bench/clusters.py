@@ -26,9 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from filesystem import cpu_seconds, ended
-from report import machine, spread, tell
-
+from bench.filesystem import cpu_seconds, ended
+from bench.report import machine, spread, tell
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.lifecycle import readiness

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from report import machine, spread, tell
-
+from bench.report import machine, spread, tell
 from builder.core import data
 from builder.core.store import Store
 from builder.core.tree import Tree

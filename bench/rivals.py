@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from timed import Taken, said, timed
-
+from bench.timed import Taken, said, timed
 from builder.check import mmdebstrap
 from builder.core import data, inputs
 from builder.core.store import Store

@@ -30,10 +30,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from report import machine, spread, tell
-
+from bench.report import machine, spread, tell
 from builder.core.tree import Tree, file
 from builder.formats.cpio import archive
+from cluster.faults.book import FaultBook
 from cluster.machines import qemu
 from cluster.model.machine import MACHINES, cluster_mac
 from cluster.network.impairment import Faults, Impairment, both_ways
@@ -214,7 +214,7 @@ Network = tuple[int | None, tuple[str, str]]
 
 
 def _ours(folder: Path, how: str) -> Iterator[Network]:
-    command = [sys.executable, __file__, "--serve", str(folder), how]
+    command = [sys.executable, "-m", "bench.switch", "--serve", str(folder), how]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -278,7 +278,7 @@ NETWORKS = {
 
 async def serve(folder: Path, how: str) -> int:
     """Be our switch until killed."""
-    segment = Segment({number: folder / f"net-{number}" for number in (1, 2)}, lambda *_: None)
+    segment = Segment({number: folder / f"net-{number}" for number in (1, 2)}, FaultBook(lambda *_: None))
     await segment.switch.start()
     if how == "recorded":
         for number in (1, 2):
