@@ -90,13 +90,19 @@ class Archive:
         return f"file://{self.root}"
 
     def add(
-        self, suite: str, name: str, version: str = "1.0-1", *, scripts: dict[str, str] | None = None, **fields: str
+        self,
+        suite: str,
+        name: str,
+        version: str = "1.0-1",
+        *,
+        scripts: dict[str, str] | None = None,
+        **fields: str | None,
     ) -> bytes:
         """Put the package ``name`` into ``suite`` with control ``fields`` (Pre_Depends for Pre-Depends); returns its file, in which is
-        nothing but the control part and ``scripts``.
+        nothing but the control part and ``scripts``. A field that is None is left out.
         """
         control = {"Package": name, "Version": version, "Architecture": self.architecture, "Maintainer": "nobody"}
-        control |= {key.replace("_", "-"): value for key, value in fields.items()}
+        control |= {key.replace("_", "-"): value for key, value in fields.items() if value is not None}
         path = f"pool/main/{suite}/{name}_{version.replace(':', '%3a')}_{self.architecture}.deb"
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         deb(self.root / path, [], name, scripts, "".join(f"{key}: {value}\n" for key, value in control.items()))

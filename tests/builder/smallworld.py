@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from builder.cli import run
 from builder.core.architecture import ARCHITECTURES, Architecture, lock_path
@@ -155,6 +156,14 @@ def systemd_boot(architecture: str) -> Members:
     return [*folders("usr/lib/systemd/boot/efi"), *(member(f"./{each.path}", each.content.read()) for each in files)]
 
 
+class Fields(TypedDict, total=False):
+    """What may be wrong of a package in a lock."""
+
+    version: str
+    sha256: str
+    size: int
+
+
 class Running:
     """A command that was started, with what it says so far."""
 
@@ -230,13 +239,10 @@ class World:
         package = self._package(name, members)
         self.relock(self.small, name, sha256=package.sha256, size=package.size)
 
-    def relock(self, path: Path, name: str, **fields: object) -> None:
+    def relock(self, path: Path, name: str, **fields: Unpack[Fields]) -> None:
         """Change ``fields`` of the package ``name`` in the lock of the definition at ``path``."""
         lock = Lock.load(path.with_suffix(".lock"))
-        packages = [
-            replace(package, **fields) if package.name == name else package  # type: ignore[arg-type]
-            for package in lock.packages
-        ]
+        packages = [replace(package, **fields) if package.name == name else package for package in lock.packages]
         path.with_suffix(".lock").write_text(replace(lock, packages=tuple(packages)).dump())
 
     def open_store(self) -> Store:

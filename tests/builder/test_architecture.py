@@ -196,13 +196,23 @@ def test_each_architecture_is_locked_and_reviewed_for_itself(
     base = "version: 1\nname: base\nsuites: [{suite: one}]\npackages: [tool]\ncontainer: {repository: test/base}\n"
     write(world.root / "locked/base.yaml", base + "architectures: {arm64: {packages: [board]}}\n")
     mine = write(world.root / "locked/mine.yaml", "include: ./base.yaml\nname: mine\n")
-    options = ["--store", world.store, "--mirror", f"file://{archive.root.parent}", "--quiet"]
+    options: list[str | Path] = ["--store", world.store, "--mirror", f"file://{archive.root.parent}", "--quiet"]
     archive.add("one", "tool", scripts={"postinst": "#!/bin/sh\nldconfig\n"})
     archive.write(signer)
     foreign = Archive(archive.root, architecture="arm64")
     foreign.add("one", "tool", scripts={"postinst": "#!/bin/sh\nldconfig /lib/aarch64-linux-gnu\n"})
     foreign.add("one", "board")
-    accept = ["scripts", "--definition", mine, "--accept", "tool", "--covered", "ldconfig", "--store", world.store]
+    accept: list[str | Path] = [
+        "scripts",
+        "--definition",
+        mine,
+        "--accept",
+        "tool",
+        "--covered",
+        "ldconfig",
+        "--store",
+        world.store,
+    ]
 
     assert osbuild("lock", mine, *options) == 1
     assert osbuild(*accept, *options) == 0
@@ -266,7 +276,7 @@ def test_the_same_bytes_for_another_architecture_too(tmp_path: Path, closure: To
 def test_verify_knows_what_it_was_built_for(world: World, capsys: Out) -> None:
     assert world.image("--arch", "arm64") == 0
     capsys.readouterr()
-    options = ["--store", world.store, "--mirror", f"file://{world.mirror}", "--quiet"]
+    options: list[str | Path] = ["--store", world.store, "--mirror", f"file://{world.mirror}", "--quiet"]
     assert osbuild("verify", world.output, "--definition", world.node, *options) == 0
     assert "is what its lock gives" in capsys.readouterr().out
     assert osbuild("inspect", world.output) == 0
@@ -277,13 +287,13 @@ def test_builds_for_both_do_not_share_a_folder(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ["--store", world.store, "--mirror", f"file://{world.mirror}", "--quiet"]
+    options: list[str | Path] = ["--store", world.store, "--mirror", f"file://{world.mirror}", "--quiet"]
     for name in NAMES:
         assert osbuild("image", "--definition", world.node, "--arch", name, *options) == 0
         assert osbuild("container", world.small, "--arch", name, *options) == 0
     folders = ["build/qemu", "build/container/small", "build/qemu-arm64", "build/container/small-arm64"]
     assert capsys.readouterr().out.splitlines() == [f"built {tmp_path / folder}" for folder in folders]
-    plan = ["plan", "--definition", world.node, "--arch", "arm64", "--store", world.store]
+    plan: list[str | Path] = ["plan", "--definition", world.node, "--arch", "arm64", "--store", world.store]
     assert osbuild(*plan) == 0
     assert capsys.readouterr().out == f"{tmp_path}/build/qemu-arm64 is up to date: nothing to do\n"
 

@@ -149,7 +149,7 @@ def test_a_system_partition_is_sound(size: int, kind: str, tmp_path: Path, closu
 def test_the_same_contents_make_the_same_partition(tmp_path: Path, closure: Tools) -> None:
     paths = [tmp_path / name for name in ("one", "other", "changed")]
     for path in paths:
-        contents = dict(reversed(CONTENTS.items())) if path.name == "other" else dict(CONTENTS)
+        contents = dict(reversed(list(CONTENTS.items()))) if path.name == "other" else dict(CONTENTS)
         if path.name == "changed":
             contents["loader/loader.conf"] = b"timeout 1\n"
         system_partition(contents, 16 * MIB, path, EPOCH, closure)

@@ -98,7 +98,7 @@ def test_cache_shows_and_prunes(world: World, capsys: Out) -> None:
     assert lines[0].split() == [str(world.store), "artifacts", "size"]
     assert [line.split()[:2] for line in lines[1:3]] == [["downloads", "2"], ["packages", "2"]]
 
-    kept = [*("--keep", world.small.with_suffix(".lock")), "--quiet"]
+    kept: list[str | Path] = [*("--keep", world.small.with_suffix(".lock")), "--quiet"]
     assert osbuild("cache", "--prune", *kept, "--store", world.store) == 0
     assert capsys.readouterr().out.startswith("pruned 1 artifacts")  # the step's; packages are in the lock that is kept
     assert osbuild("cache", "--prune", "--json", "--quiet", "--store", world.store) == 0

@@ -17,6 +17,7 @@ from builder.core.tree import Tree, directory, file, symlink
 from builder.definition.definition import Container
 from builder.targets import Contents
 from builder.targets.container import write
+from tests.builder import tarball
 
 EPOCH = 1_700_000_000
 TREE = Tree([file("usr/bin/tool", "tool", 0o755), symlink("bin", "usr/bin"), directory("data", 0o700, uid=7, gid=7)])
@@ -39,7 +40,7 @@ def contents(name: str = "redis") -> Contents:
 def loaded(path: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
     """The manifest's one image, its configuration and its one layer, each found by the name that the one before gives."""
     with tarfile.open(path) as archive:
-        files = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        files = tarball.contents(archive)
     (image,) = json.loads(files["manifest.json"])
     (layer,) = image["Layers"]
     return image, json.loads(files[image["Config"]]), files[layer]
@@ -106,7 +107,7 @@ def test_the_layout_leads_from_digest_to_digest(tmp_path: Path) -> None:
     """Each blob is called by its SHA-256 and as long as the one that refers to it says; both archives have the same configuration and layer."""
     write(contents(), tmp_path)
     with tarfile.open(tmp_path / "redis.oci.tar") as archive:
-        files = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        files = tarball.contents(archive)
     assert json.loads(files.pop("oci-layout")) == {"imageLayoutVersion": "1.0.0"}
     (described,) = json.loads(files.pop("index.json"))["manifests"]
     assert described["annotations"] == {"org.opencontainers.image.ref.name": "latest"}

@@ -15,7 +15,7 @@ FIELDS = ["ino", "mode", "uid", "gid", "nlink", "mtime", "filesize"]
 
 def read_back(data: bytes) -> list[tuple[str, dict[str, int], bytes]]:
     """(name, fields, content) of each record; insists on magic, alignment and the trailer."""
-    found = []
+    found: list[tuple[str, dict[str, int], bytes]] = []
     at = 0
     while True:
         assert data[at : at + 6] == b"070701"

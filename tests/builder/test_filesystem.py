@@ -6,13 +6,14 @@ import io
 import os
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.core.tree import Entry, Inline, Kind, Slice, Tree, directory, file, symlink
+from builder.core.tree import Content, Entry, Inline, Kind, Slice, Tree, directory, file, symlink
 from builder.debian.tools import Tools
 from builder.formats.filesystem import feed, pack, tar_stream
 from terminal import Failure
@@ -175,13 +176,13 @@ def test_a_writer_that_dies_early_is_told_by_its_signal(tmp_path: Path) -> None:
 def test_a_failing_source_ends_the_writer(tmp_path: Path) -> None:
     """A content that cannot be read, or Ctrl-C: the writer does not go on with half a tree."""
 
-    def broken() -> object:
+    def broken() -> Iterator[bytes]:
         yield b"x"
         raise KeyboardInterrupt
 
     mark = tmp_path / "pid"
     with pytest.raises(KeyboardInterrupt):
-        feed(shell(f"echo $$ > {mark}; exec sleep 60"), os.environ, iter(broken()), tmp_path / "image")  # type: ignore[call-overload]
+        feed(shell(f"echo $$ > {mark}; exec sleep 60"), os.environ, broken(), tmp_path / "image")
     if mark.exists() and mark.read_text():  # it may have been ended before it wrote
         assert subprocess.run(["kill", "-0", mark.read_text().strip()], capture_output=True).returncode != 0
 
@@ -189,7 +190,7 @@ def test_a_failing_source_ends_the_writer(tmp_path: Path) -> None:
 def test_what_lies_in_the_store_arrives_in_its_place(tmp_path: Path) -> None:
     stored = os.urandom(300_000)
     (tmp_path / "data").write_bytes(stored)
-    parts = [
+    parts: list[bytes | Content] = [
         b"one",
         Slice(tmp_path / "data", 7, 200_001, ""),
         Inline(b"two"),
@@ -202,6 +203,6 @@ def test_what_lies_in_the_store_arrives_in_its_place(tmp_path: Path) -> None:
 
 def test_a_stored_file_that_is_cut_short_ends_the_writer(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"short")
-    parts = [b"one", Slice(tmp_path / "data", 2, 100, "")]
+    parts: list[bytes | Content] = [b"one", Slice(tmp_path / "data", 2, 100, "")]
     with pytest.raises(Failure, match=r"cut short \(3 of 100 bytes\)"):
         feed(shell("exec cat"), os.environ, iter(parts), tmp_path / "image")

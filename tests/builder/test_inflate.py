@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from builder.core.inflate import PIECE, inflated
 
-PACK = {"xz": lzma.compress, "gz": gzip.compress, "bz2": bz2.compress}
+PACK: dict[str, Callable[[bytes], bytes]] = {"xz": lzma.compress, "gz": gzip.compress, "bz2": bz2.compress}
 kinds = pytest.mark.parametrize("kind", sorted(PACK))
 
 

@@ -16,6 +16,7 @@ import pycdlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pycdlib.dr import DirectoryRecord
 
 from builder.debian.tools import Tools
 from builder.formats import iso
@@ -69,6 +70,14 @@ def content(image: pycdlib.PyCdlib, path: str) -> bytes:
     return out.getvalue()
 
 
+def mode(image: pycdlib.PyCdlib, path: str) -> int:
+    """Of a file by its Rock Ridge name."""
+    record = image.get_record(rr_path=path)
+    assert isinstance(record, DirectoryRecord)
+    assert record.rock_ridge is not None
+    return record.rock_ridge.get_file_mode()
+
+
 def test_files_are_found_by_both_names(made: Path, tmp_path: Path) -> None:
     root = (tmp_path / "root").read_bytes()
     with opened(made) as image:
@@ -78,8 +87,10 @@ def test_files_are_found_by_both_names(made: Path, tmp_path: Path) -> None:
         image.get_file_from_iso_fp(plain, iso_path="/FLOTILLA/ROOT_0123456789ABCDEF.IMG;1")
         assert plain.getvalue() == root[:8000]
         assert image.pvd.volume_identifier.rstrip() == b"FLOTILLA"
-        modes = {path: image.get_record(rr_path=path).rock_ridge.get_file_mode() for path in ("/vmlinuz", "/flotilla")}
-        assert modes == {"/vmlinuz": 0o100444, "/flotilla": 0o040555}
+        assert {path: mode(image, path) for path in ("/vmlinuz", "/flotilla")} == {
+            "/vmlinuz": 0o100444,
+            "/flotilla": 0o040555,
+        }
 
 
 def entries(made: Path) -> list[tuple[int, int, int, int]]:

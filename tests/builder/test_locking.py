@@ -196,8 +196,8 @@ def test_only_the_named_package_moves(mine: Locking, capsys: Out) -> None:
     mine.archive.add("one", "lib")
     mine.archive.add("one", "data")
     assert mine.lock() == 0
-    for name, needs in (("tool", "lib, data"), ("lib", ""), ("data", "")):
-        mine.archive.add("one", name, "1.1-1", **({"Depends": needs} if needs else {}))
+    for name, needs in (("tool", "lib, data"), ("lib", None), ("data", None)):
+        mine.archive.add("one", name, "1.1-1", Depends=needs)
     capsys.readouterr()
     assert mine.lock("--upgrade", "lib") == 0
     assert [line.split()[:5] for line in capsys.readouterr().out.splitlines()] == [
@@ -245,7 +245,7 @@ def test_several_are_named_one_by_one_and_a_new_wish_comes_along(mine: Locking) 
     mine.archive.add("one", "data")
     assert mine.lock() == 0
     for name in ("tool", "lib", "data", "more"):
-        mine.archive.add("one", name, "1.1-1", **({"Depends": "lib, data"} if name == "tool" else {}))
+        mine.archive.add("one", name, "1.1-1", Depends="lib, data" if name == "tool" else None)
     mine.path.write_text(DEFINITION.replace("[tool]", "[tool, more]"))
     assert mine.lock("--upgrade", "lib", "--upgrade", "data") == 0
     assert mine.versions() == {"tool": "1.0-1", "lib": "1.1-1", "data": "1.1-1", "more": "1.1-1"}

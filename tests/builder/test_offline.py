@@ -34,7 +34,8 @@ def no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("lost", ["packages", "downloads", "steps"])
 def test_a_store_that_has_enough_needs_no_mirror(lost: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package is there as it was downloaded or as it was unpacked: either will do."""
-    for words in (["container", world.small], ["image", "--definition", world.node]):
+    builds: tuple[list[str | Path], ...] = (["container", world.small], ["image", "--definition", world.node])
+    for words in builds:
         assert osbuild(world, *words) == 0
         before = snapshot(world.output)
         shutil.rmtree(world.store / lost)

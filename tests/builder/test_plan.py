@@ -27,7 +27,7 @@ def osbuild(world: World, *words: str, definition: Path | None = None) -> int:
     return command("osbuild", run, [str(word) for word in ["plan", *words, *options]])
 
 
-def steps(world: World, capsys: Out, definition: Path | None = None) -> dict[str, tuple[str, int]]:
+def steps(world: World, capsys: Out, definition: Path | None = None) -> dict[str, tuple[int, int]]:
     """The steps of the plan: action and what, with count and bytes."""
     capsys.readouterr()
     assert osbuild(world, "--json", definition=definition) == 0

@@ -100,7 +100,9 @@ def test_a_package_from_another_suite_takes_its_dependencies_from_the_main_one(r
         ("lib", "1.0-1", "stable"),
         ("store", "3.5.30-2", "next"),
     ]
-    assert resolver(ask("store")).package("store").version == "3.5.16-4"  # type: ignore[union-attr]
+    store = resolver(ask("store")).package("store")
+    assert store is not None
+    assert store.version == "3.5.16-4"
 
 
 def test_the_newest_version_of_the_main_suites_wins(resolver: Resolver) -> None:

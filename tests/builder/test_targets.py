@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from builder.debian.tools import Tools
-from builder.formats.disk import MIB
-from builder.formats.virtualdisk import SECTOR
+from builder.formats.disk import MIB, SECTOR
 from builder.targets import TARGETS, found, vagrant
 from terminal import Failure
 from tests.builder.smallworld import ROOT, World
+from tests.builder.tarball import contents
 from tests.builder.test_cpio import read_back
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def deliver(tmp_path_factory: pytest.TempPathFactory, closure: Tools) -> Deliver
 
 def members(path: Path) -> dict[str, bytes]:
     with tarfile.open(path) as archive:
-        return {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        return contents(archive)
 
 
 def is_a_disk(path: Path, tools: Tools) -> bool:

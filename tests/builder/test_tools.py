@@ -150,7 +150,7 @@ def test_every_program_finds_its_libraries_in_the_closure(closure: Tools) -> Non
         if (path := closure.root / folder / name).exists() and is_dynamic(path)
     }
     for program in sorted(real):
-        command = [loader, "--inhibit-cache", "--library-path", libraries, "--list", program]
+        command: list[str | Path] = [loader, "--inhibit-cache", "--library-path", libraries, "--list", program]
         listed = subprocess.run(command, capture_output=True, text=True, check=False)
         if "statically linked" in listed.stdout:
             continue

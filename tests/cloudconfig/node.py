@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import pytest
 
@@ -21,6 +22,18 @@ from terminal import Failure
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl joe"
 PASSWD = "root:x:0:0::/root:/bin/sh\ncore:x:1000:1000::/home/core:/bin/bash\n"
 GROUP = "root:x:0:\nsudo:x:27:core\noperator:x:37:\ncore:x:1000:\n"
+
+
+class SeedFields(TypedDict, total=False):
+    """What a :class:`Seed` has beside its source and user-data."""
+
+    instance_id: str
+    hostname: str
+    keys: tuple[str, ...]
+    notes: tuple[str, ...]
+    damage: tuple[Failure, ...]
+    addresses: tuple[tuple[str, str], ...]
+    network: bytes
 
 
 class Shadow:
@@ -82,8 +95,8 @@ class ShadowNode:
         for shell in ("sh", "bash"):
             (path / "bin" / shell).symlink_to("/usr/bin/dash")
 
-    def apply(self, text: str, **seed: object) -> Status:
-        found = Seed("test", text.encode(), **seed)  # type: ignore[arg-type]
+    def apply(self, text: str, **seed: Unpack[SeedFields]) -> Status:
+        found = Seed("test", text.encode(), **seed)
         self.machine.ran.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(datasource, "fetch", lambda _name, *, online: found)

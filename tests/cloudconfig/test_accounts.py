@@ -68,7 +68,7 @@ def test_a_group_that_another_is_in_first(node: ShadowNode) -> None:
     text = config("users: [{name: a, groups: [ops], no_create_home: true}, {name: ops, no_create_home: true}]\n")
     assert node.apply(text).errors == ()
     found = node.accounts()
-    assert found.groups["ops"] == (found.users["ops"].gid, {"a"})
+    assert found.groups["ops"] == (found.users["ops"].gid, frozenset({"a"}))
 
 
 def test_top_level_groups(node: ShadowNode) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from cloudconfig.node.datasource import Seed
 from cloudconfig.node.status import Status
 from cloudconfig.text import addresses
 from terminal import Failure
-from tests.cloudconfig.node import ShadowNode
+from tests.cloudconfig.node import SeedFields, ShadowNode
 
 VALUES = {"private_ipv4": "10.0.0.5", "public_ipv4": "8.8.4.4", "private_ipv6": "fd00::5", "public_ipv6": "2a00::5"}
 ETCD = """\
@@ -121,9 +122,9 @@ def node(tmp_path: Path) -> ShadowNode:
     return ShadowNode(tmp_path)
 
 
-def early(node: ShadowNode, text: str, **seed: object) -> Status:
+def early(node: ShadowNode, text: str, **seed: Unpack[SeedFields]) -> Status:
     """The apply before there is a network."""
-    found = Seed("test", text.encode(), **seed)  # type: ignore[arg-type]
+    found = Seed("test", text.encode(), **seed)
     node.machine.ran.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasource, "fetch", lambda _name, *, online: found)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
@@ -17,6 +18,7 @@ from cloudconfig.node.request import WARNINGS_MAX
 from cloudconfig.node.status import Status
 from cloudconfig.text import addresses
 from terminal import Failure
+from tests.cloudconfig.node import SeedFields
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl joe"
 OWN = (os.geteuid(), os.getegid())
@@ -79,9 +81,9 @@ class Node:
                 (Path(folder) / name).rmdir()
         self.machine = Recorder()
 
-    def apply(self, text: str | bytes, **seed: object) -> Status:
+    def apply(self, text: str | bytes, **seed: Unpack[SeedFields]) -> Status:
         data = text if isinstance(text, bytes) else text.encode()
-        found = Seed("test", data, **seed)  # type: ignore[arg-type]
+        found = Seed("test", data, **seed)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(datasource, "fetch", lambda _name, *, online: found)
             outcome = apply_module.apply("test", str(self.path), self.machine)
@@ -320,11 +322,18 @@ coreos:
     for count in range(40):
         left = [count]
 
-        def rename(*arguments: object, left: list[int] = left, **options: object) -> None:
+        def rename(
+            source: str | Path,
+            target: str | Path,
+            *,
+            src_dir_fd: int | None = None,
+            dst_dir_fd: int | None = None,
+            left: list[int] = left,
+        ) -> None:
             left[0] -= 1
             if left[0] < 0:
                 raise KeyboardInterrupt
-            real(*arguments, **options)  # type: ignore[arg-type]
+            real(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
         node_k = Node(node.path / f"k{count}")
         for name in ("etc/issue", "etc/motd"):

@@ -63,8 +63,8 @@ def ours() -> Answer:
     return answer
 
 
-def at(port: int, **more: float) -> Service:
-    return Service("127.0.0.1", port, **{"deadline_s": 5.0, **more})  # type: ignore[arg-type]
+def at(port: int, deadline_s: float = 5.0) -> Service:
+    return Service("127.0.0.1", port, deadline_s=deadline_s)
 
 
 @pytest.mark.parametrize("kind", ["ec2", "openstack"])

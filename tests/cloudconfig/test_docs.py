@@ -13,6 +13,7 @@ from cloudconfig.check import validate
 from cloudconfig.host import jsonschema, render
 from cloudconfig.host.render import choose_node
 from cloudconfig.text import everyday, parse, refused, schema, yamltree
+from cloudconfig.text.reader import Reader
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -142,5 +143,5 @@ def test_what_is_refused_has_a_next_step() -> None:
         assert ": " in instead, key
         root = yamltree.read(f"{key}: [x]\n").root
         assert root is not None
-        reader = parse.Reader()
+        reader = Reader()
         assert everyday.needs_of(reader, root)

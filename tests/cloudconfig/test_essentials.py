@@ -86,8 +86,8 @@ def test_a_datasource_that_fails_in_a_way_that_nobody_foresaw(node: Node, monkey
     assert status.read(node.path / "run/cloudconfig/status.json") == outcome
 
 
-def test_one_essential_does_not_keep_another_back(node: Node) -> None:
-    node.machine.set_hostname = raising(OSError(1, "no"))
+def test_one_essential_does_not_keep_another_back(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node.machine, "set_hostname", raising(OSError(1, "no")))
     outcome = node.apply(KEYS)
     assert KEY in node.read(CORE_KEYS)
     assert outcome.result == "degraded"

@@ -89,12 +89,15 @@ def build(tmp_path: Path) -> Path:
 
 def test_a_build(build: Path) -> None:
     found = image.load(build)
-    assert (found.users, found.groups, found.packages) == ({"ann": ("/home/ann", "/bin/vi")}, {"wheel"}, {"vim"})
+    assert found.users == {"ann": ("/home/ann", "/bin/vi")}
+    assert found.groups == {"wheel"}
+    assert found.packages == {"vim"}
     assert found.programs == {"/usr/bin/busybox", "/usr/bin/vi"}
     assert found.has_program("/bin/vi")
     assert not found.has_program("/bin/text")
     assert found.finds_program("vi")
-    assert (found.has_unit("a@1.service"), found.has_unit("a.service"), found.masked) == (True, False, {"off.service"})
+    assert (found.has_unit("a@1.service"), found.has_unit("a.service")) == (True, False)
+    assert found.masked == {"off.service"}
     assert {"xfs", "tmpfs"} <= found.filesystems
     assert found.zones == {"Europe/Berlin"}
     assert found.links == {"/bin": "/usr/bin", "/home": "/var/home", "/var/run": "/run"}
@@ -143,8 +146,11 @@ def test_a_node_is_looked_at_itself(tmp_path: Path) -> None:
     (tmp_path / "usr/bin/bash").chmod(0o755)
     (tmp_path / "usr/lib/systemd/system/a.service").write_text("")
     found = image.of_root(tmp_path)
-    assert (found.users, found.groups, found.packages) == ({"core": ("/home/core", "/bin/bash")}, {"core"}, {"bash"})
-    assert (found.programs, found.units) == ({"/usr/bin/bash"}, {"a.service"})
+    assert found.users == {"core": ("/home/core", "/bin/bash")}
+    assert found.groups == {"core"}
+    assert found.packages == {"bash"}
+    assert found.programs == {"/usr/bin/bash"}
+    assert found.units == {"a.service"}
     assert found.links == {"/bin": "/usr/bin", "/home": "/var/home", "/var/run": "/run"}
     assert found.write_problem("/home/core") == "is a folder of the image"
     assert (found.write_problem("/home/core/x"), found.write_problem("/var/lib/docker/a/b/c/d")) == ("", "")
@@ -165,7 +171,7 @@ def test_no_build(tmp_path: Path) -> None:
 
 
 def test_links_in_a_circle_end() -> None:
-    empty = Image(
-        {}, *(frozenset[str]() for _ in range(7)), {"/a": "/b", "/b": "/a"}, frozenset(), frozenset(), frozenset(), {}
-    )
+    none = frozenset[str]()
+    links = {"/a": "/b", "/b": "/a"}
+    empty = Image({}, none, none, none, none, none, none, none, links, none, none, none, {})
     assert empty.real("/a/x").endswith("/x")

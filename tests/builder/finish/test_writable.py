@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from builder.core.tree import Kind, Tree, directory, file, symlink
+from builder.core.tree import Entry, Kind, Tree, directory, file, symlink
 from builder.finish.writable import SKELETON, writable
 from terminal import Failure
 
 
-def finished(*entries: object) -> Tree:
+def finished(*entries: Entry) -> Tree:
     """A tree of ``entries`` after the step."""
-    tree = Tree(entries)  # type: ignore[arg-type]
+    tree = Tree(entries)
     tree.apply(writable(tree))
     return tree
 
