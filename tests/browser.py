@@ -125,7 +125,7 @@ class Browser:
 
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script in the page."""
-        return self.driver.execute_script(script, *arguments)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(script, *arguments)
 
     def until(self, happened: Callable[[], bool]) -> None:
         """Wait until ``happened`` says so: for what the browser does in its own time, as telling a page of an address that a link changed.
@@ -155,7 +155,7 @@ def browser() -> Iterator[Browser]:
     )
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})  # type: ignore[no-untyped-call]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         for argument in (*_QUIET, f"--user-data-dir={profile}"):
             options.add_argument(argument)

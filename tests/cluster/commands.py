@@ -3,17 +3,18 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from terminal.interrupt import SIGNALS
 
 
-def call(entry: object, *argv: str) -> int:
+def call(entry: Callable[[], int], *argv: str) -> int:
     """Call a console script's entry point with arguments; returns its exit code."""
     before, sys.argv = sys.argv, ["test", *argv]
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        return entry()  # type: ignore[operator,no-any-return]
+        return entry()
     except SystemExit as end:
         return int(end.code or 0)
     finally:

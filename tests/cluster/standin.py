@@ -144,17 +144,19 @@ class Node(paramiko.ServerInterface):
         self.forwards: set[int] = set()
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        return paramiko.AUTH_SUCCESSFUL if username == "core" else paramiko.AUTH_FAILED
+        return paramiko.common.AUTH_SUCCESSFUL if username == "core" else paramiko.common.AUTH_FAILED
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED
+        return paramiko.common.OPEN_SUCCEEDED
 
-    def check_channel_direct_tcpip_request(self, chanid, origin, destination) -> int:  # type: ignore[no-untyped-def]
+    def check_channel_direct_tcpip_request(
+        self, chanid: int, origin: tuple[str, int], destination: tuple[str, int]
+    ) -> int:
         self.forwards.add(chanid)
-        return paramiko.OPEN_SUCCEEDED if destination[1] == 2379 else paramiko.OPEN_FAILED_CONNECT_FAILED
+        return paramiko.common.OPEN_SUCCEEDED if destination[1] == 2379 else paramiko.common.OPEN_FAILED_CONNECT_FAILED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         threading.Timer(0.05, execute, (channel, command.decode())).start()  # after the reply to this request

@@ -47,7 +47,7 @@ class Desk:
 
     async def _work(self) -> None:
         self._end = asyncio.Event()
-        self._served: set[asyncio.Task[None] | None] = set()
+        self._served: list[asyncio.Task[object]] = []
         async with hypervisor(self._folder) as self.guest:
             self.shell = Shell(self.guest.socket, "node-1", lambda _: None)
             await self.shell.open()
@@ -59,7 +59,9 @@ class Desk:
             await asyncio.gather(*self._served)  # they notice
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._served.add(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        self._served.append(task)
         try:
             try:
                 await shell_session.attend(self.shell, json.loads(await reader.readline()), reader, writer)

@@ -1,7 +1,7 @@
 """Faults of a disk, with real QEMU processes whose guest reads and writes without end."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -148,8 +148,8 @@ def test_bytes_of_a_disk_are_inverted_and_back_while_the_node_is_off(cluster: Cl
 
 
 def test_what_cannot_be_meant_is_told(cluster: Cluster) -> None:
-    disk = cluster.nodes[0].disk
-    for wrong, says in (
+    disk, clock = cluster.nodes[0].disk, cluster.nodes[0].clock
+    wrongs: list[tuple[Callable[[], object], str]] = [
         (lambda: disk.slow(), "a slow disk has a limit"),
         (lambda: disk.slow(iops=0), "a slow disk has a limit"),
         (lambda: disk.errors(kind="e2big"), "there is no disk error 'e2big'"),
@@ -159,21 +159,18 @@ def test_what_cannot_be_meant_is_told(cluster: Cluster) -> None:
         (lambda: disk.corrupt(offset=-1), "1 bytes from -1"),
         (lambda: disk.corrupt(bytes=0), "0 bytes from 0"),
         (lambda: disk.corrupt("/usr/bin/etcd"), "/usr/bin/etcd is not on the node's state disk"),
-    ):
-        with pytest.raises(UsageFailure, match=says):
-            wrong()
-    clock = cluster.nodes[0].clock
-    for off in (disk.full, lambda: clock.step(60), lambda: clock.strobe(60)):
-        with pytest.raises(Failure, match="node-1 is off"):
-            off()
-    for wrong, says in (
         (lambda: clock.step(0), "a step of 0 s"),
         (lambda: clock.step(1e10), r"a step of 1e\+10 s"),
         (lambda: clock.strobe(60, period_s=0), "a strobe with a period of 0 s"),
         (lambda: clock.strobe(60, period_s=9, duration_s=3), "a strobe with a period of 9 s for 3 s"),
-    ):
+    ]
+    for wrong, says in wrongs:
         with pytest.raises(UsageFailure, match=says):
             wrong()
+    offs: list[Callable[[], object]] = [disk.full, lambda: clock.step(60), lambda: clock.strobe(60)]
+    for off in offs:
+        with pytest.raises(Failure, match="node-1 is off"):
+            off()
     with pytest.raises(Failure, match="a node knows no such fault"):
         cluster.ask("disk", node=1, verb="melt")
     with pytest.raises(Failure, match=r"there is no fault 7 \(there are: none\)"):

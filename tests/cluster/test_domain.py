@@ -1,6 +1,7 @@
 """The domain of a node, whole: whoever changes it must see what changes."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.machines.domain import domain_xml
+from cluster.model.machine import Machine
 from tests.cluster.test_machine import MACHINE
 
 IDENTITY = "0a0b0c0d-0000-4000-8000-000000000002"
@@ -98,11 +100,20 @@ def test_hardware_needs_no_translated_code_and_another_architecture_another_boar
     assert arm.find("os/type[@arch='aarch64'][@machine='virt']") is not None
 
 
-@pytest.mark.parametrize("name", ["state_disk", "cidata", "console", "shell_socket"])
+@pytest.mark.parametrize(
+    "with_path",
+    [
+        lambda path: dataclasses.replace(MACHINE, state_disk=path),
+        lambda path: dataclasses.replace(MACHINE, cidata=path),
+        lambda path: dataclasses.replace(MACHINE, console=path),
+        lambda path: dataclasses.replace(MACHINE, shell_socket=path),
+    ],
+    ids=["state_disk", "cidata", "console", "shell_socket"],
+)
 @given(
     text=st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=20).filter(lambda text: "/" not in text)
 )
-def test_no_path_needs_quoting(name: str, text: str) -> None:
+def test_no_path_needs_quoting(with_path: Callable[[Path], Machine], text: str) -> None:
     path = Path("/") / text
-    tree = ElementTree.fromstring(domain_xml(dataclasses.replace(MACHINE, **{name: path}), "n", IDENTITY, Path("/q")))
+    tree = ElementTree.fromstring(domain_xml(with_path(path), "n", IDENTITY, Path("/q")))
     assert str(path) in [value for element in tree.iter() for value in element.attrib.values()]

@@ -30,7 +30,7 @@ SYN, ACK, FIN, RST, PSH = 2, 16, 1, 4, 8
 
 def checksum(data: bytes) -> int:
     """The Internet checksum, RFC 1071."""
-    total = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

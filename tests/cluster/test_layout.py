@@ -67,7 +67,8 @@ def test_the_forwarder_carries_both_directions_and_half_closes() -> None:
         server = threading.Thread(target=serve)
         server.start()
         command = [sys.executable, "-I", "-S", str(description.FORWARD), "127.0.0.1", str(service.getsockname()[1])]
-        with subprocess.Popen(command, stdin=other, stdout=other, stderr=other) as process:
+        end = other.fileno()
+        with subprocess.Popen(command, stdin=end, stdout=end, stderr=end) as process:
             other.close()
             with guest:
                 guest.sendall(b"x" * 300_000)
@@ -85,7 +86,8 @@ def test_the_forwarder_says_nothing_to_the_guest_when_the_service_is_away() -> N
         port = gone.getsockname()[1]
     guest, other = socket.socketpair()
     command = [sys.executable, "-I", "-S", str(description.FORWARD), "127.0.0.1", str(port)]
-    with guest, subprocess.Popen(command, stdin=other, stdout=other, stderr=other) as process:
+    end = other.fileno()
+    with guest, subprocess.Popen(command, stdin=end, stdout=end, stderr=end) as process:
         other.close()
         assert guest.recv(100) == b""
         assert process.wait(60) == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -23,8 +24,14 @@ SAY_PANIC = f"""
 """
 
 
+class Run(Protocol):
+    """What the fixture ``run`` gives."""
+
+    def __call__(self, code: str, *options: str) -> pytest.RunResult: ...
+
+
 @pytest.fixture
-def run(pytester: pytest.Pytester, standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+def run(pytester: pytest.Pytester, standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """``run(code, *options)`` is pytest's result for a test file with ``code``."""
     monkeypatch.delenv("FLOTILLA_SEED", raising=False)
 
@@ -42,7 +49,7 @@ def text(result: pytest.RunResult) -> str:
     return result.stdout.str()
 
 
-def test_a_cluster_for_each_test_and_none_afterwards(run) -> None:
+def test_a_cluster_for_each_test_and_none_afterwards(run: Run) -> None:
     result = run(
         """
 names = set()
@@ -76,7 +83,7 @@ def test_three(cold_cluster):
     assert Cluster.names() == []
 
 
-def test_a_storm_leaves_all_whole(run) -> None:
+def test_a_storm_leaves_all_whole(run: Run) -> None:
     """Real processes, switch and supervisor; what a plan breaks is broken, and is healed though the test fails in the middle."""
     result = run(
         """
@@ -101,7 +108,7 @@ def test_it(cluster, chaos):
     result.assert_outcomes(passed=1)
 
 
-def test_a_failure_tells_all_it_knows(run, pytester: pytest.Pytester, image: Path) -> None:
+def test_a_failure_tells_all_it_knows(run: Run, pytester: pytest.Pytester, image: Path) -> None:
     result = run(
         """
 @pytest.mark.cluster(size=1)
@@ -146,7 +153,7 @@ def test_it(cluster, net, tmp_path):
     assert Cluster.names() == []
 
 
-def test_a_kept_cluster_can_be_attached_to(run) -> None:
+def test_a_kept_cluster_can_be_attached_to(run: Run) -> None:
     result = run("@pytest.mark.cluster(size=1)\ndef test_it(cluster):\n    assert False\n", "--cluster-keep")
     result.assert_outcomes(failed=1)
     (name,) = Cluster.names()
@@ -159,7 +166,7 @@ def test_a_kept_cluster_can_be_attached_to(run) -> None:
     kept.remove()
 
 
-def test_what_a_killed_session_left_is_removed_by_the_next(run) -> None:
+def test_what_a_killed_session_left_is_removed_by_the_next(run: Run) -> None:
     result = run(
         """
 import os, signal
@@ -174,7 +181,7 @@ def test_it(cluster):
     assert Cluster.names() == []
 
 
-def test_trouble_that_nobody_asked_about_fails_a_test_unless_waived(run, pytester: pytest.Pytester) -> None:
+def test_trouble_that_nobody_asked_about_fails_a_test_unless_waived(run: Run, pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("known.yaml").write_text(
         "- {pattern: no root, reason: issue 41, until: 2999-01-31, test: test_waived_by_the_file}\n"
     )
@@ -199,7 +206,7 @@ def test_waived_by_the_file(cluster):{SAY_PANIC}
     assert "assert 1 == 2" in said
 
 
-def test_a_cluster_of_the_users_own_fixture_is_watched_from_test_to_test(run) -> None:
+def test_a_cluster_of_the_users_own_fixture_is_watched_from_test_to_test(run: Run) -> None:
     result = run(
         f"""
 from pathlib import Path
@@ -222,7 +229,7 @@ def test_two(cluster, chaos):
     assert Cluster.names() == []
 
 
-def test_mistakes_are_told(run) -> None:
+def test_mistakes_are_told(run: Run) -> None:
     mistakes = {
         'waive("x", reason="issue 41: mend it", until="2026-01-31")': "ended on 2026-01-31",
         'waive("x", until="2999-01-31")': "needs a reason",
@@ -239,7 +246,7 @@ def test_mistakes_are_told(run) -> None:
     assert Cluster.names() == []
 
 
-def test_no_cluster_is_said_plainly(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_cluster_is_said_plainly(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOTILLA_QEMU", "/nonexistent/qemu")
     result = run("def test_it(cluster):\n    pass\n")
     result.assert_outcomes(errors=1)
@@ -247,7 +254,7 @@ def test_no_cluster_is_said_plainly(run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "Traceback" not in text(result)
 
 
-def test_a_seed_that_is_none(run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_that_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOTILLA_SEED", "often")
     assert "FLOTILLA_SEED=often is no number" in text(run("def test_it(cluster):\n    pass\n"))
 
@@ -277,7 +284,7 @@ def test_help_and_fixtures_are_told(pytester: pytest.Pytester) -> None:
     ],
 )
 def test_needs_and_drivers_that_do_not_fit_are_told_before_anything_boots(
-    run, mark: str, options: tuple[str, ...], told: str
+    run: Run, mark: str, options: tuple[str, ...], told: str
 ) -> None:
     result = run(f"@pytest.mark.{mark}\ndef test_one(cluster): pass\n", *options)
     result.assert_outcomes(errors=1)
@@ -285,7 +292,7 @@ def test_needs_and_drivers_that_do_not_fit_are_told_before_anything_boots(
     assert Cluster.names() == []
 
 
-def test_a_test_that_needs_a_machine_gets_one_where_the_driver_is_left_open(run) -> None:
+def test_a_test_that_needs_a_machine_gets_one_where_the_driver_is_left_open(run: Run) -> None:
     code = """
 @pytest.mark.needs("clock")
 def test_one(cluster):

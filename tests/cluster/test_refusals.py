@@ -93,7 +93,7 @@ def test_no_disk_space(
     home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage._replace(free=100 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100 << 20))
     assert call(main_up, "3", "--image", str(image)) == 1
     err = capsys.readouterr().err
     assert "the cluster needs 1536 MiB of disk space, 100 MiB are free" in err
@@ -238,28 +238,29 @@ WHOLE = {
 }
 
 
+BROKEN: tuple[dict[str, object], ...] = (
+    {"runtime": 5},
+    {"ssh_ports": 7},
+    {"ssh_ports": ["x"]},
+    {"ssh_ports": []},
+    {"node_numbers": [1]},
+    {"node_numbers": [1, 1]},
+    {"member_numbers": [9]},
+    {"accelerator": []},
+    {"accelerator": {"name": "tcg", "factor": float("inf"), "reason": ""}},
+    {"discovery_port": float("inf")},
+    {"driver": None},
+    {"connect": [7]},
+    {"memory_mib": "512"},
+)
+"""What a description may not say."""
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *["", "[]", "7", "null", "[" * 100_000, '{"v": 99}'],
-        *(
-            json.dumps({**WHOLE, **change})
-            for change in (
-                {"runtime": 5},
-                {"ssh_ports": 7},
-                {"ssh_ports": ["x"]},
-                {"ssh_ports": []},
-                {"node_numbers": [1]},
-                {"node_numbers": [1, 1]},
-                {"member_numbers": [9]},
-                {"accelerator": []},
-                {"accelerator": {"name": "tcg", "factor": float("inf"), "reason": ""}},
-                {"discovery_port": float("inf")},
-                {"driver": None},
-                {"connect": [7]},
-                {"memory_mib": "512"},
-            )
-        ),
+        *(json.dumps({**WHOLE, **change}) for change in BROKEN),
     ],
 )
 def test_one_broken_description_spoils_no_other_cluster(

@@ -35,6 +35,11 @@ EVENTS = [
 ]
 
 
+def is_before(one: Bar, other: Bar) -> bool:
+    """Whether ``one`` has ended when ``other`` begins."""
+    return one.end is not None and one.end <= other.begin
+
+
 class TestLanes:
     """:mod:`cluster.report.bars`."""
 
@@ -78,8 +83,9 @@ class TestLanes:
         chosen = rows(some, 100)
         for one, row in zip(some, chosen, strict=True):
             for other, second in zip(some, chosen, strict=True):
-                assert one is other or row != second or one.end <= other.begin or other.end <= one.begin  # type: ignore[operator]
-        most = max((sum(each.begin <= at < each.end for each in some) for at in range(80)), default=0)  # type: ignore[operator]
+                assert one is other or row != second or is_before(one, other) or is_before(other, one)
+        spans = [(begin, begin + length) for begin, length in times]
+        most = max((sum(begin <= at < end for begin, end in spans) for at in range(80)), default=0)
         assert len(set(chosen)) == most
 
     @given(st.floats(0.001, 1e6))

@@ -28,6 +28,12 @@ class RunningNode:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
+    def stop_reading(self) -> None:
+        """As a machine that is paused."""
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+
     @classmethod
     async def plug_in(cls, path: Path) -> "RunningNode":
         return cls(*await asyncio.open_unix_connection(str(path), limit=1 << 16))
@@ -199,7 +205,7 @@ def test_a_paused_node_does_not_stall_the_others(tmp_path: Path) -> None:
         await guests[2].send(frame(BROADCAST, mac(2)))
         await guests[3].send(frame(BROADCAST, mac(3)))
         await eventually(lambda: len(switch.table.addresses()) == 2)
-        guests[2].writer.transport.pause_reading()  # type: ignore[attr-defined]
+        guests[2].stop_reading()
         for _ in range(6000):
             await guests[1].send(frame(mac(2), mac(1), b"x" * 1480))
         await guests[1].send(frame(mac(3), mac(1)))

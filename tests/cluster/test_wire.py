@@ -1,6 +1,7 @@
 """What becomes of frames on an impaired wire: the clock is a number, the dice have a seed."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -63,11 +64,19 @@ def test_jitter_stays_within_its_bounds_and_keeps_the_order(seed: int) -> None:
     assert [frame for _, frame in close] == sent
 
 
-@pytest.mark.parametrize("name", ["loss", "duplicate", "reorder", "corrupt"])
+IMPAIRED: dict[str, Callable[[float], Impairment]] = {
+    "loss": lambda share: Impairment(loss=share),
+    "duplicate": lambda share: Impairment(duplicate=share),
+    "reorder": lambda share: Impairment(reorder=share),
+    "corrupt": lambda share: Impairment(corrupt=share),
+}
+
+
+@pytest.mark.parametrize("name", IMPAIRED)
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.9])
 def test_shares_are_what_was_asked_for(name: str, share: float) -> None:
     count = 20_000
-    one = wire(Impairment(**{name: share}), seed=7)
+    one = wire(IMPAIRED[name](share), seed=7)
     schedule = Schedule()
     for number in range(count):
         for due, copy in one.carry(number, FRAME):

@@ -133,7 +133,7 @@ class Node:
 
     def healthy(self) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.etcd.endpoint}/health", timeout=1) as answer:
-            return json.load(answer)["health"] == "true"
+            return bool(json.load(answer)["health"] == "true")
         return False
 
 

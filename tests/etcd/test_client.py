@@ -24,7 +24,7 @@ from etcd.wire import prefix_end
 from tests.eventually import eventually
 from tests.ports import free_ports
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Answer = Callable[[BaseHTTPRequestHandler], object]
 
 
 class Impostor(ThreadingHTTPServer):
@@ -107,8 +107,8 @@ def impostor() -> Iterator[Callable[[Answer], Impostor]]:
 def connect() -> Iterator[Callable[..., Client]]:
     with contextlib.ExitStack() as stack:
 
-        def make(*endpoints: str, **options: float) -> Client:
-            client = Client(endpoints, timeout=options.pop("timeout", 2.0), **options)  # type: ignore[arg-type]
+        def make(*endpoints: str, timeout: float = 2.0, watch_silence: float | None = None) -> Client:
+            client = Client(endpoints, timeout=timeout, watch_silence=watch_silence)
             stack.callback(client.close)
             return client
 
@@ -150,12 +150,13 @@ def test_a_read_goes_on_to_the_next_endpoint_a_sent_write_does_not(
 ) -> None:
     bad, good = impostor(trouble), impostor(says(PUT))
     assert connect(bad.endpoint, good.endpoint).get("a") is None
-    for write in (
+    writes: tuple[Callable[[Client], object], ...] = (
         lambda client: client.put("a", b""),
         lambda client: client.delete("a"),
         lambda client: client.txn([Compare.created("a", "==", 0)], [Op.put("a", b"")]),
         lambda client: client.compact(3),
-    ):
+    )
+    for write in writes:
         bad.paths.clear()
         good.paths.clear()
         with pytest.raises(Unavailable) as lost:
@@ -167,7 +168,7 @@ def test_a_read_goes_on_to_the_next_endpoint_a_sent_write_does_not(
 
 def test_a_mute_endpoint_costs_one_timeout(impostor: Make, connect: Connect) -> None:
     free = threading.Event()
-    mute, good = impostor(lambda handler: free.wait(60) and None), impostor(says(PUT))
+    mute, good = impostor(lambda handler: free.wait(60)), impostor(says(PUT))
     before = time.monotonic()
     assert connect(mute.endpoint, good.endpoint, timeout=0.5).get("a") is None
     assert time.monotonic() - before < 10

@@ -9,13 +9,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etcd import Client, Compacted, Compare, Etcd, EtcdError, Event, LeaseNotFound, Op, Watch
+from etcd import Client, Compacted, Compare, Etcd, EtcdError, Event, KeyValue, LeaseNotFound, Op, Watch
 from etcd.fake import FakeEtcd
+from etcd.protocol import Relation
 from tests.eventually import WITHIN_S, eventually, is_blocked
 
 
@@ -198,8 +200,8 @@ def test_all_compares(etcd: Etcd, p: str) -> None:
     assert holds(Compare.value(key, "!=", b""))
     assert holds(Compare.lease(key, "==", 0))
     missing = p + "missing"
-    for make in (Compare.created, Compare.modified, Compare.version, Compare.lease):
-        assert holds(make(missing, "==", 0))
+    for absent in (Compare.created, Compare.modified, Compare.version, Compare.lease):
+        assert holds(absent(missing, "==", 0))
     assert not holds(Compare.value(missing, "==", b""))
     assert not holds(Compare.value(missing, "!=", b"x")), "no comparison of no value is true"
 
@@ -450,15 +452,17 @@ def test_members_status_health(etcd: Etcd) -> None:
 
 _NAMES = st.sampled_from(["a", "b", "a/x", "a/y"])
 _VALUES = st.sampled_from([b"", b"1", b"2"])
-_RELATIONS = st.sampled_from(["==", "!=", "<", ">"])
+_RELATIONS: st.SearchStrategy[Relation] = st.sampled_from(("==", "!=", "<", ">"))
+_NAMED: st.SearchStrategy[Callable[[str], Op]] = st.sampled_from((Op.delete, Op.delete_prefix, Op.get, Op.get_prefix))
 _OPS = st.one_of(
-    st.tuples(st.just("put"), _NAMES, _VALUES),
-    st.tuples(st.sampled_from(["delete", "delete_prefix", "get", "get_prefix"]), _NAMES),
+    st.builds(Op.put, _NAMES, _VALUES),
+    st.builds(lambda make, name: make(name), _NAMED, _NAMES),
 )
 _COMPARES = st.one_of(
-    st.tuples(st.just("value"), _NAMES, _RELATIONS, _VALUES),
-    st.tuples(st.sampled_from(["created", "modified"]), _NAMES, _RELATIONS, st.integers(0, 8)),
-    st.tuples(st.just("version"), _NAMES, _RELATIONS, st.integers(0, 3)),
+    st.builds(Compare.value, _NAMES, _RELATIONS, _VALUES),
+    st.builds(Compare.created, _NAMES, _RELATIONS, st.integers(0, 8)),
+    st.builds(Compare.modified, _NAMES, _RELATIONS, st.integers(0, 8)),
+    st.builds(Compare.version, _NAMES, _RELATIONS, st.integers(0, 3)),
 )
 _TXNS = st.tuples(
     st.lists(_COMPARES, max_size=2),
@@ -466,30 +470,37 @@ _TXNS = st.tuples(
     st.lists(_OPS, max_size=2),
 )
 
+Txn = tuple[list[Compare], list[Op], list[Op]]
+"""Conditions, and what is done if they hold and if not: of keys without their prefix, and revisions counted from the first one."""
 
-def _run(etcd: Etcd, prefix: str, txns: list[tuple[list, list, list]]) -> list[object]:  # type: ignore[type-arg]
+
+def _run(etcd: Etcd, prefix: str, txns: list[Txn]) -> list[object]:
     """All that ``etcd`` says to ``txns``, with revisions counted from the first one and without the prefix."""
     base = etcd.range(prefix).revision
 
     def relative(revision: int) -> int:
         return revision - base if revision else 0
 
-    def kv_facts(kv: object) -> tuple[object, ...]:
-        key, value = kv.key.removeprefix(prefix), kv.value  # type: ignore[attr-defined]
-        return (key, value, relative(kv.create_revision), relative(kv.mod_revision), kv.version)  # type: ignore[attr-defined]
+    def kv_facts(kv: KeyValue) -> tuple[object, ...]:
+        key, value = kv.key.removeprefix(prefix), kv.value
+        return (key, value, relative(kv.create_revision), relative(kv.mod_revision), kv.version)
 
-    def compare(kind: str, name: str, relation: str, operand: int | bytes) -> Compare:
-        if kind in ("created", "modified") and operand:
-            operand = base + int(operand)
-        return getattr(Compare, kind)(prefix + name, relation, operand)  # type: ignore[no-any-return]
+    def compare(one: Compare) -> Compare:
+        operand = one.operand
+        if one.target in ("CREATE", "MOD") and isinstance(operand, int) and operand:
+            operand += base
+        return replace(one, key=prefix + one.key, operand=operand)
+
+    def prefixed(ops: list[Op]) -> list[Op]:
+        return [replace(op, key=prefix + op.key) for op in ops]
 
     said: list[object] = []
     for compares, success, failure in txns:
         try:
             result = etcd.txn(
-                [compare(*one) for one in compares],
-                [getattr(Op, kind)(prefix + name, *rest) for kind, name, *rest in success],
-                [getattr(Op, kind)(prefix + name, *rest) for kind, name, *rest in failure],
+                [compare(one) for one in compares],
+                prefixed(success),
+                prefixed(failure),
             )
         except EtcdError as error:
             said.append((error.message, error.code))
@@ -514,7 +525,7 @@ def test_any_transactions_history_and_watch_are_the_same(real_etcd: str) -> None
 
     @settings(max_examples=40)
     @given(st.lists(_TXNS, max_size=6))
-    def agree(txns: list[tuple[list, list, list]]) -> None:  # type: ignore[type-arg]
+    def agree(txns: list[Txn]) -> None:
         prefix = f"{uuid.uuid4().hex}/"
         assert _run(FakeEtcd(), prefix, txns) == _run(client, prefix, txns)
 

@@ -274,7 +274,9 @@ class TestLeaders:
         assert old.engine._reign is not None
         old.engine._reign.until = world.now + 10
         old.engine._reign.renew_at = world.now + 10
-        world.etcd.put(world.registry.key_unit("2.service"), world.etcd.get(world.registry.key_unit("1.service")).value)  # type: ignore[union-attr]
+        stored = world.etcd.get(world.registry.key_unit("1.service"))
+        assert stored is not None
+        world.etcd.put(world.registry.key_unit("2.service"), stored.value)
         old.engine.step(world.now)
         assert world.etcd.store.revision == before + 1
         assert not old.engine.is_leading
@@ -511,18 +513,17 @@ class TestUnitsAreIndependent:
         assert [machine.id for machine in world.registry.machines()] == ["a", "b", "c"]
         assert world.running("1.service") == ["a"]
 
-    def test_a_systemd_that_refuses_is_asked_again(self, world: World) -> None:
+    def test_a_systemd_that_refuses_is_asked_again(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         node = world.nodes["a"]
-        states = node.systemd.states
 
         def refuse(units: object) -> dict[str, SystemdState]:
             raise SystemdError("busy")
 
-        node.systemd.states = refuse  # type: ignore[method-assign]
-        world.submit("1.service")
-        world.run(5)
-        assert [state.active for state in world.registry.states()] == [""]
-        node.systemd.states = states  # type: ignore[method-assign]
+        with monkeypatch.context() as patch:
+            patch.setattr(node.systemd, "states", refuse)
+            world.submit("1.service")
+            world.run(5)
+            assert [state.active for state in world.registry.states()] == [""]
         world.run(5)
         assert [state.active for state in world.registry.states()] == ["active"]
 

@@ -128,7 +128,7 @@ def test_failover_on_a_real_etcd(
     victim = registry.placements()["x.service"]
     (survivor,) = nodes.keys() - {victim}
     nodes[victim].stop()
-    eventually(lambda: nodes[survivor].systemd.active.get("x.service"), 30)
+    eventually(lambda: nodes[survivor].systemd.active.get("x.service"))
     assert registry.placements() == {"x.service": survivor}
     assert nodes[survivor].systemd.starts == {"x.service": 1, "g.service": 1}
     assert registry.problems() == []

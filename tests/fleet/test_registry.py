@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etcd import Compare, Op, TxnResult
 from etcd.fake import FakeEtcd
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState, current_state
@@ -50,14 +52,14 @@ class TestUnits:
         registry.create_unit(unit("x.service"))
 
         class Busy(FakeEtcd):
-            def txn(self, *arguments, **more):  # type: ignore[no-untyped-def]
-                super().put(registry.key_unit("x.service"), codec.unit_bytes(unit("x.service"))) if arguments[
-                    0
-                ] else None
-                return super().txn(*arguments, **more)
+            def txn(self, compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op] = ()) -> TxnResult:
+                if compare:
+                    super().put(registry.key_unit("x.service"), codec.unit_bytes(unit("x.service")))
+                return super().txn(compare, success, failure)
 
+        assert isinstance(registry.client, FakeEtcd)
         with pytest.raises(Contended):
-            Registry(Busy(registry.client.store)).set_desired("x.service", Desired.LOADED)  # type: ignore[attr-defined]
+            Registry(Busy(registry.client.store)).set_desired("x.service", Desired.LOADED)
 
     def test_delete(self, registry: Registry) -> None:
         registry.create_unit(unit("x.service"))

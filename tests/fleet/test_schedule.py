@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from random import Random
+from typing import TypedDict, TypeVar, Unpack
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.model.entities import Desired, Machine
+from fleet.model.entities import Desired, Machine, Placement, Unit
 from fleet.scheduler.reasons import Reject, Why
 from fleet.scheduler.schedule import ClusterView, Plan, Scheduler, decide
 from tests.fleet.clusters import (
@@ -24,6 +27,22 @@ from tests.fleet.clusters import (
     units,
     untouchable,
 )
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+Change = Machine | Unit | str
+"""What is new of a cluster; a name is that of a machine or of a unit that is gone."""
+
+
+class Past(TypedDict, total=False):
+    """What a :class:`ClusterView` has beside machines and units."""
+
+    evicted: frozenset[str]
+    unreadable: frozenset[str]
+    placements: Mapping[tuple[str, str], Placement]
+    present: frozenset[tuple[str, str]]
+    explanations: Mapping[str, str]
 
 
 class TestProperties:
@@ -47,18 +66,18 @@ class TestProperties:
 
     @given(clusters(), st.randoms(use_true_random=False))
     def test_the_answer_does_not_depend_on_the_order_of_what_is_told(
-        self, cluster: ClusterView, random: object
+        self, cluster: ClusterView, random: Random
     ) -> None:
-        def shuffled(mapping: dict) -> dict:  # type: ignore[type-arg]
+        def shuffled(mapping: Mapping[K, V]) -> dict[K, V]:
             items = list(mapping.items())
-            random.shuffle(items)  # type: ignore[attr-defined]
+            random.shuffle(items)
             return dict(items)
 
         other = replace(
             cluster,
-            machines=shuffled(dict(cluster.machines)),
-            units=shuffled(dict(cluster.units)),
-            placements=shuffled(dict(cluster.placements)),
+            machines=shuffled(cluster.machines),
+            units=shuffled(cluster.units),
+            placements=shuffled(cluster.placements),
         )
         assert decide(other) == decide(cluster)
 
@@ -70,7 +89,7 @@ class TestProperties:
         ),
     )
     @settings(max_examples=150)
-    def test_incremental_equals_from_scratch(self, cluster: ClusterView, changes: list[object]) -> None:
+    def test_incremental_equals_from_scratch(self, cluster: ClusterView, changes: list[Change]) -> None:
         """A scheduler that follows changes decides after each what a new one would."""
         scheduler = Scheduler.of(cluster)
         for change in [None, *changes]:
@@ -154,7 +173,7 @@ def _untouchable_neighbours(cluster: ClusterView, machine: str) -> tuple[str, ..
     return ("conflict",) if any(untouchable(cluster, name) for name in on(cluster, machine)) else ()
 
 
-def _changed(cluster: ClusterView, scheduler: Scheduler, change: object) -> ClusterView:
+def _changed(cluster: ClusterView, scheduler: Scheduler, change: Change | None) -> ClusterView:
     """Tell a change to the scheduler, and make the same change in the view."""
     if change is None:
         return cluster
@@ -171,20 +190,20 @@ def _changed(cluster: ClusterView, scheduler: Scheduler, change: object) -> Clus
             return replace(cluster, machines={key: each for key, each in cluster.machines.items() if key != change})
         scheduler.evict_machine(change)
         return replace(cluster, evicted=cluster.evicted | {change})
-    scheduler.set_unit(change)  # type: ignore[arg-type]
+    scheduler.set_unit(change)
     return replace(
         cluster,
-        units={**cluster.units, change.name: change},  # type: ignore[attr-defined]
-        unreadable=cluster.unreadable - {change.name},  # type: ignore[attr-defined]
+        units={**cluster.units, change.name: change},
+        unreadable=cluster.unreadable - {change.name},
     )
 
 
-def world(*known: object, alive: str = "abc", **more: object) -> ClusterView:
+def world(*known: Unit, alive: str = "abc", **more: Unpack[Past]) -> ClusterView:
     """A small cluster of machines named by letters."""
     return ClusterView(
         machines={each: Machine(each, metadata={"disk": "ssd"} if each == "a" else {}) for each in alive},
-        units={each.name: each for each in known},  # type: ignore[attr-defined]
-        **more,  # type: ignore[arg-type]
+        units={each.name: each for each in known},
+        **more,
     )
 
 

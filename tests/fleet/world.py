@@ -11,7 +11,7 @@ world.run(60)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from etcd.errors import EtcdError
@@ -220,7 +220,7 @@ class World:
         return self.nodes[only]
 
     @contextlib.contextmanager
-    def nobody_disturbed(self, *names: str):  # type: ignore[no-untyped-def]
+    def nobody_disturbed(self, *names: str) -> Iterator[None]:
         """These units are neither stopped nor started while the block runs."""
         before = {
             each: [line for line in node.systemd.log if line.split()[-1] in names] for each, node in self.nodes.items()

@@ -92,10 +92,18 @@ def test_megabytes_go_both_ways_and_others_get_their_turn(world: World) -> None:
     world(scene)
 
 
+async def said(session: Session) -> list[dict[str, Any]]:
+    """All that the guest says about a command that was started before."""
+    return [message async for message in session.messages()]
+
+
 def used(session: Session) -> int:
     """How much of the guest's window is full of output that waits to be taken."""
-    waiting = list(session._messages._queue)  # type: ignore[attr-defined]
-    return sum(len(b64decode(message["out"])) + COST_BYTES for message in waiting)
+    queue = session._messages
+    waiting = [queue.get_nowait() for _ in range(queue.qsize())]
+    for message in waiting:
+        queue.put_nowait(message)
+    return sum(len(b64decode(message["out"])) + COST_BYTES for message in waiting if message is not None)
 
 
 def test_a_host_that_does_not_read_on_holds_the_command_not_the_memory(world: World) -> None:
@@ -236,7 +244,7 @@ def test_before_a_reset_nobody_is_listened_to(short: Path) -> None:
 
 
 def test_requests_that_make_no_sense_are_refused_and_the_agent_lives(world: World) -> None:
-    async def scene(shell: Shell, _: Hypervisor) -> None:
+    async def scene(shell: Shell, guest: Hypervisor) -> None:
         for request, words in (
             ({"do": "run"}, "lacks 'argv'"),
             ({"do": "run", "argv": []}, "no sense"),
@@ -255,12 +263,12 @@ def test_requests_that_make_no_sense_are_refused_and_the_agent_lives(world: Worl
         async with shell.session(run_request("cat", has_input=True)) as session:
             session.tell("input", data="!")
             with pytest.raises(Failure, match="no sense"):
-                _ = [message async for message in session.messages()]
+                await said(session)
         async with shell.session(run_request("sleep 60", has_input=True)) as session:
             for _ in range(20):
                 session.tell("input", data="eHh4" * 4000)
             with pytest.raises(Failure, match="more input than there is room for"):
-                _ = [message async for message in session.messages()]
+                await said(session)
         assert (await shell.run("echo alive", timeout=SOON_S)).out == "alive\n"
 
     world(scene)

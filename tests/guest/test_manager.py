@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from jeepney import DBusAddress, Message, MessageType, Parser, new_error, new_method_call, new_method_return, new_signal
 
 from guest import manager
+from guest.conversation import Question
 
 QUESTION = new_method_call(DBusAddress("/x", "a.b", "a.b"), "c")
 QUESTION.header.serial = 1
@@ -15,10 +16,11 @@ GREETING = b"OK 0123456789abcdef0123456789abcdef\r\n"
 
 
 def reply(signature: str, value: object) -> bytes:
-    return new_method_return(QUESTION, "v", ((signature, value),)).serialise(serial=7)
+    packed: bytes = new_method_return(QUESTION, "v", ((signature, value),)).serialise(serial=7)
+    return packed
 
 
-def parsed(question: manager.Question) -> Message:
+def parsed(question: Question) -> Message:
     assert question.greeting.startswith(b"\0AUTH EXTERNAL ")
     assert question.greeting.endswith(b"\r\nBEGIN\r\n")
     (found,) = Parser().feed(question.words)

@@ -7,6 +7,7 @@ verdict. ``--began`` is when it all began, in seconds since the epoch.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shlex
 import sys
@@ -36,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
     own, words = split(argv)
     began = own.began if own.began is not None else time.time()
     open_closed()
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     with tempfile.TemporaryDirectory(prefix="flotilla-test-") as folder, Foreman() as foreman:
         first = run_all(foreman, words, Path(folder), own.session or [""])
         if first is None:

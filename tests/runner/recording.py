@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 LINES_MAX: Final = 120
 """Of one text: a longer one keeps a third from its beginning and two from its end."""
@@ -114,10 +114,9 @@ class Recording:
         )
 
 
-def _report(fields: dict[str, object]) -> Report:
-    sections = fields.pop("sections")
-    assert isinstance(sections, list)
-    return Report(**fields, sections=tuple((heading, text) for heading, text in sections))  # type: ignore[arg-type]
+def _report(fields: dict[str, Any]) -> Report:
+    sections = tuple((heading, text) for heading, text in fields["sections"])
+    return Report(**{**fields, "sections": sections})
 
 
 def line(*event: object) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypedDict, Unpack
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +13,17 @@ from tests.runner.recording import Recording, Report
 from tests.runner.verdict import REPEATED_MAX, Outcome, Run, Verdict, Why, to_repeat, together
 
 
-def recording(passed: int = 0, failed: int = 0, left: int = 0, skipped: int = 0, **more: object) -> Recording:
+class Rest(TypedDict, total=False):
+    """What a :class:`Recording` has beside reports and the tests that finished."""
+
+    collected: frozenset[str]
+    started: frozenset[str]
+    broken: Mapping[str, str]
+    began: bool
+    ended: bool
+
+
+def recording(passed: int = 0, failed: int = 0, left: int = 0, skipped: int = 0, **more: Unpack[Rest]) -> Recording:
     outcomes = {
         f"{name}{n}": name
         for name, count in (("passed", passed), ("failed", failed), ("skipped", skipped))
@@ -21,14 +34,14 @@ def recording(passed: int = 0, failed: int = 0, left: int = 0, skipped: int = 0,
         for name, outcome in outcomes.items()
     )
     over = frozenset(outcomes)
-    whole = {
+    whole: Rest = {
         "collected": over | {f"left{n}" for n in range(left)},
         "started": over,
         "began": True,
         "ended": True,
         **more,
     }
-    return Recording(reports, finished=over, **whole)  # type: ignore[arg-type]
+    return Recording(reports, finished=over, **whole)
 
 
 def verdict(first: Run, second: dict[str, Run] | None = None, strict: bool = False) -> Verdict:

@@ -76,11 +76,11 @@ def rows(first: Run, second: Iterable[Run], began: float, now: float) -> list[Ro
 
 def lines(table: Sequence[Row]) -> list[str]:
     """The table as text: numbers to the right, a dash for nothing, no line for a phase that took none."""
-    cells = [("where the time went", "tests", "set-up s", "bodies s", "wall s")]
+    cells: list[tuple[str, ...]] = [("where the time went", "tests", "set-up s", "bodies s", "wall s")]
     for row in table:
         if row.tests or row.wall_s >= 0.05 or row.phase == TOTAL:
             numbers = (row.fixtures_s, row.bodies_s, row.wall_s)
-            cells.append((row.phase, str(row.tests or "-"), *(f"{each:.1f}" if each else "-" for each in numbers)))  # type: ignore[arg-type]
+            cells.append((row.phase, str(row.tests or "-"), *(f"{each:.1f}" if each else "-" for each in numbers)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     text = [
         "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])

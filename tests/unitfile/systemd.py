@@ -45,7 +45,12 @@ class Systemd:
         """Run ``program`` (a path in the tree) with nothing of the host's environment."""
         about = ARCHITECTURES[HOST]
         libraries = self.root / "usr/lib" / about.triplet
-        loader = [libraries / about.loader, "--inhibit-cache", "--library-path", f"{libraries}:{libraries}/systemd"]
+        loader: list[str | Path] = [
+            libraries / about.loader,
+            "--inhibit-cache",
+            "--library-path",
+            f"{libraries}:{libraries}/systemd",
+        ]
         return subprocess.run(
             [*loader, "--argv0", program.rpartition("/")[2], self.root / program, *arguments],
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TZ": "UTC", **variables},

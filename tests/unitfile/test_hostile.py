@@ -10,6 +10,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -100,5 +101,10 @@ def test_what_chance_makes_of_continuations_is_read_in_linear_time(seed: int) ->
 def test_chance_finds_no_text_that_is_read_slowly(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(4):
-        pieces = chance.choices(["a=b\n", "[S]\n", "\\\n", " ", "\t" * 500, "a=", "\r", "#", "\n"], k=4)
-        assert is_linear(lambda size, p=pieces: "[S]\n" + "".join(p) * (size // len("".join(p)))), pieces
+        piece = "".join(chance.choices(["a=b\n", "[S]\n", "\\\n", " ", "\t" * 500, "a=", "\r", "#", "\n"], k=4))
+        assert is_linear(partial(repeated, piece)), piece
+
+
+def repeated(piece: str, size: int) -> str:
+    """A section of about ``size`` characters."""
+    return "[S]\n" + piece * (size // len(piece))

@@ -11,7 +11,8 @@ import pytest
 from unitfile.text import UnitFile
 
 UNIT = UnitFile.parse((Path(__file__).parents[2] / "units/system/sshd-hostkeys.service").read_text())
-SHELL, OPTION, SCRIPT = shlex.split(*UNIT.get("Service", "ExecStart"))
+(COMMAND,) = UNIT.get("Service", "ExecStart")
+SHELL, OPTION, SCRIPT = shlex.split(COMMAND)
 STEPS = SCRIPT.split(";")
 KEY = "ssh_host_ed25519_key"
 

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -105,6 +106,11 @@ def test_under_faults_it_keeps_its_word(members: Members, seed: int) -> None:
     assert any(each.outcome != "ok" for history in histories.values() for each in history), "no fault was felt"
 
 
+def put(client: Client, key: str, value: int) -> None:
+    """Write it; the revision is no result to a register."""
+    client.put(key, str(value).encode())
+
+
 def test_a_lost_write_is_caught(make_etcd: Callable[..., EtcdProcess]) -> None:
     """An etcd whose disk is put back to an older state has forgotten what it had acknowledged: the checker objects."""
     journal, process = Journal(), make_etcd()
@@ -114,9 +120,7 @@ def test_a_lost_write_is_caught(make_etcd: Callable[..., EtcdProcess]) -> None:
     process.wait_healthy()
     with contextlib.closing(Client([process.endpoint], timeout=CLIENT_S)) as client:
         for value in (1, 2):
-            journal.write_down(
-                1, "write", "/x", value, lambda value=value: client.put("/x", str(value).encode()) and None
-            )
+            journal.write_down(1, "write", "/x", value, partial(put, client, "/x", value))
             process.kill()
             if value == 1:
                 shutil.copytree(process.directory, backup)

@@ -119,7 +119,7 @@ def test_a_qemu_carries_so_many_connections_and_no_more(others: int) -> None:
         with ours, guest:
             words = [sys.executable, "-I", "-S", str(FORWARD), "127.0.0.1", port]
             command = ["bash", "-c", script.replace("</dev/null", "<&0"), "bash", *words]
-            with subprocess.Popen(command, stdin=guest, start_new_session=True) as shell:
+            with subprocess.Popen(command, stdin=guest.fileno(), start_new_session=True) as shell:
                 guest.close()
                 if others < forward.CONNECTIONS_MAX:
                     service, _ = listener.accept()

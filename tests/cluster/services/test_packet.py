@@ -15,7 +15,7 @@ WORDS = bytes.fromhex("0001f203f4f5f6f7")
 
 def plain_checksum(data: bytes) -> int:
     """As RFC 1071 spells it in C."""
-    total = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

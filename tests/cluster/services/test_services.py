@@ -139,7 +139,7 @@ def node(
     wire = {"type": "stream", "id": "wire", "server": False, "addr": {"type": "unix", "path": path}}
     hubs = [{"type": "hubport", "id": f"hub-{end}", "hubid": 0, "netdev": end} for end in ("user", "wire")]
     networks = [word for net in (user, wire, *hubs) for word in ("-netdev", json.dumps(net))]
-    command = [program, "-M", "none", "-nodefaults", "-display", "none", *networks]
+    command: list[str | Path] = [program, "-M", "none", "-nodefaults", "-display", "none", *networks]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             # What it sends before its wire is connected is lost, and sent again after six seconds.
@@ -245,7 +245,8 @@ def test_a_connection_survives_a_cut_of_its_link(segment: Segment, program: Path
     with node(segment, program, 1, "10.77.0.1", 8080) as place:
         get(f"http://{place}/")
         segment.loop.call_soon_threadsafe(segment.switch.impose, Faults().cutting(1, HOST))
-        segment.loop.call_soon_threadsafe(segment.loop.call_later, 0.5, segment.switch.impose, Faults())
+        heal = partial(segment.switch.impose, Faults())
+        segment.loop.call_soon_threadsafe(lambda: segment.loop.call_later(0.5, heal))
         assert get(f"http://{place}/large") == LARGE
 
 

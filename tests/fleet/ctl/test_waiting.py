@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from fleet.ctl.client import UnitRecord
-from fleet.ctl.waiting import Outcome, Running, Verdict, judge_state, wait
+from fleet.ctl.waiting import Look, Outcome, Running, Verdict, judge_state, wait
 from fleet.model.entities import UnitState
 from terminal import Failure
 from unitfile.text import UnitFile
@@ -29,11 +29,11 @@ class Clock:
     def wait(self, *scripts: Sequence[tuple[float, Verdict]], attempts: int = 0) -> None:
         """Each script says from which second on a unit looks how."""
 
-        def look_of(script: Sequence[tuple[float, Verdict]]) -> object:
+        def look_of(script: Sequence[tuple[float, Verdict]]) -> Look:
             return lambda seconds: [verdict for since, verdict in script if since <= seconds][-1]
 
         wait(
-            {f"u{number}": look_of(script) for number, script in enumerate(scripts)},  # type: ignore[misc]
+            {f"u{number}": look_of(script) for number, script in enumerate(scripts)},
             attempts=attempts,
             tell=lambda text: self.told.append((self.now - 100, text)),
             done=lambda name, text: self.done.append(f"{name} {text}"),
