@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -30,6 +31,10 @@ from cluster.model.layout import Layout
 from cluster.testing.plugin import clusters_of
 from terminal import Phases
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
 NAME: Final = "vm-tests"
 TTL_S: Final = 20
 """Of a machine's lease: how long fleet waits before it believes that a machine is gone."""
@@ -40,7 +45,7 @@ ALONE: Final = frozenset({"test_arm64", "test_disk", "test_iso", "test_shell", "
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
     """Two workers: one machine alone keeps one processor busy for minutes, and clusters wait a lot."""
     from xdist.scheduler import LoadScopeScheduling
 
@@ -185,11 +190,11 @@ def prepared(options: Options) -> Cluster:
 def settle(*nodes: Node) -> None:
     """Wait until the boot of each is over, well or not. Not by Readiness, which gives up when it hears of user-data that is broken."""
     for node in nodes:
-        until(f"{node.name} has settled", lambda node=node: node.has_shell and _is_settled(node), SETTLED_S, 0.2)
+        until(f"{node.name} has settled", partial(_is_settled, node), SETTLED_S, 0.2)
 
 
 def _is_settled(node: Node) -> bool:
-    return node.root("systemctl is-system-running").out.strip() in ("running", "degraded")
+    return node.has_shell and node.root("systemctl is-system-running").out.strip() in ("running", "degraded")
 
 
 def remove(name: str = NAME) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import pytest
@@ -155,12 +156,11 @@ def test_ignition_once(nodes: list[Node]) -> None:
     for node in (basic, script):
         node.root("systemctl reboot --no-block")
     for node in (basic, script):
-        boot = before[node.name]["boot"]
         until(
             f"{node.name} is another boot",
-            lambda node=node, boot=boot: facts(node).get("boot", boot) != boot,
+            partial(is_another_boot, node, before[node.name]["boot"]),
             SETTLED_S,
-        )  # type: ignore[misc]
+        )
         settle(node)
         assert node.root("cat /etc/machine-id").out == machines[node.name]
     assert basic.root("cat /etc/flotilla/written").out == f"at {basic.address}\n"
@@ -178,3 +178,8 @@ def facts(node: Node) -> dict[str, str]:
         return {}
     boot, _, ssh_keys = answer.out.partition("\n")
     return {"boot": boot, "keys": ssh_keys}
+
+
+def is_another_boot(node: Node, boot: str) -> bool:
+    """Whether the node is up, and not in the boot of this id."""
+    return facts(node).get("boot", boot) != boot

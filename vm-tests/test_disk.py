@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -177,12 +177,12 @@ def first_byte_of(path: str, image: Path, work: Path) -> int:
     return low * BLOCK
 
 
-PLACES: Final = {
+PLACES: Final[Mapping[str, Callable[[Path, Path], int]]] = {
     "the file system's superblock": lambda image, _: 5,
     "the first block of systemd": lambda image, work: first_byte_of("usr/lib/systemd/systemd", image, work) + 77,
     "the top of the tree of hashes": lambda image, _: data_bytes(image) + BLOCK + 5,
 }
-"""Where a byte is flipped."""
+"""Where a byte is flipped, in an image and with a folder to work in."""
 
 
 def boot(image: Path, root: Path, command_line: str, work: Path, key: Path) -> str:
@@ -229,7 +229,7 @@ def no_hash(line: str) -> str:
     ids=["another root hash", "no root hash"],
 )
 def test_a_command_line_that_does_not_fit_the_root(
-    change: Any, messages: list[str], image: Path, tmp_path: Path, key: Path
+    change: Callable[[str], str], messages: list[str], image: Path, tmp_path: Path, key: Path
 ) -> None:
     said = boot(image, image / "root.img", change((image / "cmdline").read_text()), tmp_path, key)
     for message in messages:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
@@ -48,9 +50,7 @@ def elected(cluster: Cluster, among: list[Node], seconds: float = ELECTION_S) ->
     found: list[Node] = []
 
     def one() -> bool:
-        found[:] = [
-            node for node in among if not refuses(lambda node=node: keys.member(node)) and keys.member(node).leads
-        ]
+        found[:] = [node for node in among if not refuses(partial(keys.member, node)) and keys.member(node).leads]
         return len(found) == 1
 
     until("a leader", one, seconds)
@@ -156,6 +156,17 @@ def test_blackhole_one_way(fresh: Cluster) -> None:
     converged(fresh, kept | {"/after": "1"})
 
 
+class Degraded(TypedDict, total=False):
+    """What a link suffers, as :meth:`cluster.net.Net.degrade` takes it."""
+
+    delay: str
+    jitter: str
+    loss: str
+    reorder: str
+    duplicate: str
+    rate: str
+
+
 @pytest.mark.parametrize(
     ("ancestor", "degraded"),
     [
@@ -166,7 +177,7 @@ def test_blackhole_one_way(fresh: Cluster) -> None:
     ],
 )
 @pytest.mark.full
-def test_degraded(fresh: Cluster, ancestor: str, degraded: dict[str, str]) -> None:
+def test_degraded(fresh: Cluster, ancestor: str, degraded: Degraded) -> None:
     """Bad links between all nodes: acknowledged writes are kept, and all agree in the end. Half of the frames lost may cost the leader."""
     numbers = [node.number for node in fresh.nodes]
     for one in numbers:
@@ -175,7 +186,7 @@ def test_degraded(fresh: Cluster, ancestor: str, degraded: dict[str, str]) -> No
     kept: dict[str, str] = {}
     for number in range(10):
         node = fresh.nodes[number % 3]
-        if not refuses(lambda number=number, node=node: keys.put(node, f"/{ancestor}/{number}", "yes")):
+        if not refuses(partial(keys.put, node, f"/{ancestor}/{number}", "yes")):
             kept[f"/{ancestor}/{number}"] = "yes"
     assert kept or degraded.get("loss"), "no write at all"
     fresh.net.heal()

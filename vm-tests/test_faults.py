@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 
@@ -126,7 +127,7 @@ def test_power_cut_of_all_and_reboot(fresh: Cluster) -> None:
     keys.put(leader(fresh), "/before", "1")
     fresh.power_cut()
     for node in fresh.nodes:
-        until(f"{node.name} takes writes", lambda node=node: is_writable(node), RECOVERY_S, 5)
+        until(f"{node.name} takes writes", partial(is_writable, node), RECOVERY_S, 5)
         assert keys.get(node, "/before") == "1"
     node = fresh.nodes[0]
     before = node.root("cat /proc/sys/kernel/random/boot_id").out

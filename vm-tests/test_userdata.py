@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec
 
 import pytest
 
@@ -25,6 +25,8 @@ from cluster.testing.plugin import clusters_of
 
 from .conftest import SETTLED_S, prepared, remove, settle, until
 from .firmware import MAC, Machine, direct, drive
+
+Fixtures = ParamSpec("Fixtures")
 
 NAME: Final = "vm-tests-userdata"
 HASH: Final = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7"
@@ -281,7 +283,7 @@ def rebooted(image: Path, folder: Path, key: Path) -> Iterator[Rebooted]:
         yield Rebooted(running, first)
 
 
-def on_a_machine(test: Callable[..., None]) -> Callable[..., None]:
+def on_a_machine(test: Callable[Fixtures, None]) -> Callable[Fixtures, None]:
     """A test that only ``--full`` has time for."""
     return pytest.mark.full(pytest.mark.needs("disk", "machine")(test))
 

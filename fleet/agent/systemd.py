@@ -12,17 +12,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from jeepney import (  # type: ignore[import-untyped]
+from jeepney import (
     DBusAddress,
     HeaderFields,
     Message,
     MessageType,
     new_method_call,
 )
-from jeepney.auth import AuthenticationError  # type: ignore[import-untyped]
-from jeepney.bus_messages import DBus  # type: ignore[import-untyped]
-from jeepney.io.common import RouterClosed  # type: ignore[import-untyped]
-from jeepney.io.threading import DBusConnection, ReceiveStopped, open_dbus_connection  # type: ignore[import-untyped]
+from jeepney.auth import AuthenticationError
+from jeepney.bus_messages import DBus
+from jeepney.io.common import RouterClosed
+from jeepney.io.threading import DBusConnection, ReceiveStopped, open_dbus_connection
 
 from fleet.agent.steps import Known, SystemdError, SystemdState
 
