@@ -9,8 +9,9 @@ import socket
 import threading
 import time
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from cluster.model.run import RunResult
 from terminal import Failure
@@ -76,7 +77,7 @@ class Connection:
             rc = channel.recv_exit_status()
             return RunResult(rc if rc >= 0 else 255, out.decode(errors="replace"), err.decode(errors="replace"))
 
-    def http(self, port: int, method: str, path: str, body: Any = None, *, timeout: float) -> tuple[int, bytes]:
+    def http(self, port: int, method: str, path: str, body: object = None, *, timeout: float) -> tuple[int, bytes]:
         """Ask an HTTP server on the node's own loopback, ``body`` as JSON; no program runs on the node for it.
 
         Returns status and body. Raises :class:`Failure` if there is no such server or no answer.
@@ -167,7 +168,7 @@ class Connection:
             return opened
 
 
-def _collect(receive: Any, into: bytearray) -> None:
+def _collect(receive: Callable[[int], bytes], into: bytearray) -> None:
     try:
         while chunk := receive(CHUNK_BYTES):
             into += chunk

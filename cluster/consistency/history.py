@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, Literal
@@ -65,7 +65,7 @@ def load(text: str) -> list[Operation]:
     return found
 
 
-def table(history: Sequence[Operation], describe: Any) -> str:
+def table(history: Sequence[Operation], describe: Callable[[Operation], str]) -> str:
     """The history for people, in order of calls: a line for each operation, with its time drawn as a bar.
 
     ``describe`` puts an operation into words.
@@ -87,6 +87,6 @@ def table(history: Sequence[Operation], describe: Any) -> str:
     return "\n".join("  ".join([*(cell.ljust(widths[at]) for at, cell in enumerate(row[:3])), row[3]]) for row in rows)
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> object:
     """JSON has lists where we have tuples."""
     return tuple(map(_hashable, value)) if isinstance(value, list) else value

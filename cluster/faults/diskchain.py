@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.faults.disk import KINDS, DiskFault, Errors, Slow
 from cluster.machines.driver import Vm
@@ -26,8 +25,8 @@ class Filter:
     """One block node: what to give to ``object-add`` before it, if anything, and to ``blockdev-add``."""
 
     name: str
-    throttle: Mapping[str, Any] | None
-    node: Mapping[str, Any]
+    throttle: Mapping[str, object] | None
+    node: Mapping[str, object]
 
 
 def chain(faults: Sequence[DiskFault], base: str, prefix: str) -> list[Filter]:
@@ -39,7 +38,7 @@ def chain(faults: Sequence[DiskFault], base: str, prefix: str) -> list[Filter]:
             case Slow(iops, bytes_per_second):
                 limits = {"iops-total": iops or 0, "bps-total": bytes_per_second or 0}  # 0 is QEMU's "without limit"
                 throttle = {"qom-type": "throttle-group", "id": f"{name}-limits", "limits": limits}
-                node: dict[str, Any] = {"driver": "throttle", "throttle-group": throttle["id"], "file": below}
+                node: dict[str, object] = {"driver": "throttle", "throttle-group": throttle["id"], "file": below}
                 filters.append(Filter(name, throttle, {"node-name": name, **node}))
             case Errors(write, read, kind):
                 wanted = (*(WRITES[kind] if write else ()), *(("read",) if read else ()))

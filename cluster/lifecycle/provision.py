@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
 
 from cluster.lifecycle.preflight import IMAGE_FILES
 from cluster.model.description import Description
@@ -66,7 +65,7 @@ def template_text(path: Path | None) -> str:
 
 def variables(
     description: Description, number: int, *, token: str, public_key: str, initial_cluster: str = ""
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What a user-data template may use; documented in ``docs/cluster.md``."""
     heartbeat, election = ETCD_TIMES_MS[description.accelerator.name]
     nodes = [_node(description, each) for each in description.numbers]
@@ -92,7 +91,7 @@ def variables(
     }
 
 
-def _node(description: Description, number: int) -> dict[str, Any]:
+def _node(description: Description, number: int) -> dict[str, object]:
     return {
         "name": f"node-{number}",
         "index": number,
@@ -119,7 +118,7 @@ def provision_node(
     layout: Layout,
     number: int,
     template: str,
-    variables: dict[str, Any],
+    variables: dict[str, object],
     where: str = PACKAGED,
 ) -> None:
     """Make the folder of one node from the text of a ``template``, which came from ``where``. Raises :class:`Failure` as above."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
@@ -20,7 +19,7 @@ UNITS = ("cloudconfig.service", "etcd.service", "fleet.service")
 """If one of these fails for good, the cluster will not come up."""
 
 
-def conditions(size: int) -> list[tuple[str | None, dict[str, Any]]]:
+def conditions(size: int) -> list[tuple[str | None, dict[str, object]]]:
     """What is waited for on a node of a cluster of ``size``, in order (docs/guest.md), and what it means when that holds."""
     return [
         (None, {"exists": "/run/cloudconfig/status.json"}),
@@ -104,7 +103,7 @@ class StartupReports:
         except (Failure, ValueError, OSError):
             return  # we hung up, or the supervisor is gone, which whoever waits will meet, too
 
-    def _hear(self, told: StartupReport, message: dict[str, Any]) -> None:
+    def _hear(self, told: StartupReport, message: dict[str, object]) -> None:
         match message:
             case {"uptime": float() | int() as uptime}:
                 told.uptime = uptime

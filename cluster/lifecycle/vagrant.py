@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cluster.lifecycle.provision import ETCD_TIMES_MS, template_text
 from cluster.model.description import members_of
@@ -156,7 +156,7 @@ def peer_url(machine: Machine) -> str:
     return f"http://{machine.address}:2380"
 
 
-def variables(request: Request, founding: Founding, *, registered: bool) -> dict[str, Any]:
+def variables(request: Request, founding: Founding, *, registered: bool) -> dict[str, object]:
     """What a user-data template may use: the variables of ``cluster up``, and what the Vagrantfile adds.
 
     ``registered``: the first node was up before, so that the members have registered.
@@ -175,8 +175,8 @@ def variables(request: Request, founding: Founding, *, registered: bool) -> dict
     ]
     node = nodes[request.number - 1]
     heartbeat, election = ETCD_TIMES_MS["tcg" if request.emulated else "kvm"]
-    files: list[dict[str, Any]] = []
-    units: list[dict[str, Any]] = []
+    files: list[dict[str, object]] = []
+    units: list[dict[str, object]] = []
     if request.number == 1:
         known = founding.registry(request.machines, registered=registered)
         files.append({"path": REGISTRY, "permissions": "0600", "content": known.dump() + "\n"})

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cluster.model import connection_uri, machine
 from cluster.model.accelerator import Accelerator
@@ -117,7 +116,7 @@ class Description:
         part.write_text(json.dumps(self.data(), indent=1) + "\n")
         part.replace(path)
 
-    def data(self) -> dict[str, Any]:
+    def data(self) -> dict[str, object]:
         """For JSON."""
         return {"v": VERSION, **asdict(self)}
 

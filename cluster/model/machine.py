@@ -6,7 +6,6 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 NODES_MAX = 99
 """Node numbers are two digits in host names' sort order and one byte in addresses (10.77.0.10 + number)."""
@@ -116,7 +115,7 @@ def kernel_arguments(machine: Machine) -> str:
     return " ".join(word for word in words if word)
 
 
-def management_network(machine: Machine) -> dict[str, Any]:
+def management_network(machine: Machine) -> dict[str, object]:
     """QEMU's own little network (``-netdev``, as JSON has it): ssh comes in, the discovery service can be reached."""
     return {
         "type": "user",
@@ -127,7 +126,7 @@ def management_network(machine: Machine) -> dict[str, Any]:
     }
 
 
-def cluster_network(machine: Machine) -> dict[str, Any]:
+def cluster_network(machine: Machine) -> dict[str, object]:
     """The cable to our switch, likewise."""
     return {
         "type": "stream",

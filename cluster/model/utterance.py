@@ -6,7 +6,6 @@ Whoever reads the messages of :class:`cluster.machines.shell.Session` finds thes
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import terminal
 from guest.lines import Message
@@ -59,7 +58,7 @@ def _units(value: object) -> list[str] | None:
     return [printable(each) for each in value[:UNITS_MAX] if isinstance(each, str)]
 
 
-_FIELDS: dict[str, Callable[[object], Any]] = {
+_FIELDS: dict[str, Callable[[object], object]] = {
     "out": _base64,
     "err": _base64,
     "exit": _code,

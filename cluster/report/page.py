@@ -6,14 +6,15 @@ It is one file that fetches nothing (:mod:`builder.core.page`), and says all it 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from builder.core import page
 from cluster.model.timeline import Event
 from cluster.report.bars import Bar, Point, bars, points, rows
+from cluster.report.story import ClusterStory, Story
 
 PARTS: Final = Path(__file__).parent / "pages"
 ROW, NAME_HEIGHT, GAP, AXIS = 20, 18, 8, 22
@@ -26,8 +27,8 @@ LEGEND: Final = (
 COMMANDS: Final = ("reproduce",)
 
 
-def render(stories: Sequence[dict[str, Any]]) -> str:
-    """The page about ``stories`` (see :mod:`cluster.report`), failed tests first."""
+def render(stories: Sequence[Story]) -> str:
+    """The page about ``stories``, failed tests first."""
     ordered = sorted(stories, key=lambda story: story["outcome"] != "failed")
     failed = sum(story["outcome"] == "failed" for story in stories)
     count = f"{len(stories)} {'test' if len(stories) == 1 else 'tests'} on clusters"
@@ -41,7 +42,7 @@ def render(stories: Sequence[dict[str, Any]]) -> str:
     return page.page("stories", count, body, {}, PARTS)
 
 
-def _article(story: dict[str, Any]) -> str:
+def _article(story: Story) -> str:
     failed = story["outcome"] == "failed"
     facts = "".join(
         f"<dt>{escape(name)}</dt><dd class={'command' if name in COMMANDS else 'fact'}>{escape(value)}</dd>"
@@ -56,8 +57,11 @@ def _article(story: dict[str, Any]) -> str:
     )
 
 
-def _cluster(story: dict[str, Any], cluster: dict[str, Any], failed: bool) -> str:
-    events = [Event(**{**event, "nodes": tuple(event["nodes"])}) for event in cluster["events"]]
+def _cluster(story: Story, cluster: ClusterStory, failed: bool) -> str:
+    events = [
+        Event(event["t"], event["kind"], event["what"], tuple(event["nodes"]), event["id"])
+        for event in cluster["events"]
+    ]
     begin, end = _span(story)
     parts = [
         f"<figure>\n<figcaption>cluster {escape(cluster['name'])}, from {_clock(begin)} (UTC), in seconds; {LEGEND}</figcaption>\n",
@@ -88,14 +92,14 @@ def _table(events: Sequence[Event], begin: float, end: float) -> str:
     return page.table(["seconds", "", "what", "nodes"], told, (0,))
 
 
-def _span(story: dict[str, Any]) -> tuple[float, float]:
+def _span(story: Story) -> tuple[float, float]:
     """From the first phase's begin to the last one's end."""
     phases = story["phases"]
     begin, end = min(phase["begin"] for phase in phases), max(phase["end"] for phase in phases)
     return begin, max(end, begin + 0.001)
 
 
-def _drawing(story: dict[str, Any], cluster: dict[str, Any], events: Sequence[Event]) -> str:
+def _drawing(story: Story, cluster: ClusterStory, events: Sequence[Event]) -> str:
     """One lane for the test and the whole cluster, one for each node; x in percent, so that it fits any width."""
     begin, end = _span(story)
 
@@ -147,7 +151,7 @@ def ticks(seconds: float) -> list[float]:
     return [round(number * unit, 6) for number in range(int(seconds / unit) + 1) if number * unit < seconds]
 
 
-def _bar(bar: Bar, at: Any, y: int, begin: float, kind: str) -> str:
+def _bar(bar: Bar, at: Callable[[float], float], y: int, begin: float, kind: str) -> str:
     left, right = at(bar.begin), at(bar.end) if bar.end is not None else 100.0
     until = f"to {bar.end - begin:.1f} s" if bar.end is not None else "to the end"
     tip = escape(f"{bar.what}\nfrom {bar.begin - begin:.1f} s {until}", quote=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cluster.report.page import render
+from cluster.report.story import Story
 
 
 class Collector:
@@ -16,19 +16,20 @@ class Collector:
     def __init__(self, path: Path) -> None:
         """The page will be the file ``path``."""
         self.path = path
-        self._stories: dict[str, dict[str, Any]] = {}
+        self._stories: dict[str, Story] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a phase of a test tells; with pytest-xdist this comes from other processes."""
         story = self._stories.setdefault(report.nodeid, {"test": report.nodeid, "outcome": "passed", "phases": []})
-        story["phases"].append({"name": report.when, "begin": report.start, "end": report.stop})
+        story["phases"].append({"name": report.when or "", "begin": report.start, "end": report.stop})
         if report.failed:
             story["outcome"] = "failed"
             story.setdefault("message", report.longreprtext)
-        story.update(getattr(report, "cluster_story", {}))
+        if (told := getattr(report, "cluster_story", None)) is not None:
+            story["facts"], story["clusters"] = told["facts"], told["clusters"]
 
     @property
-    def stories(self) -> list[dict[str, Any]]:
+    def stories(self) -> list[Story]:
         """Those of tests that used a cluster, in the order of the run."""
         return [story for story in self._stories.values() if "clusters" in story]
 
@@ -37,7 +38,7 @@ class Collector:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(render(self.stories), "utf-8")
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say where it is."""
         count = len(self.stories)
         terminalreporter.write_line(f"clusters of {count} {'test' if count == 1 else 'tests'}: {self.path}")

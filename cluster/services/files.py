@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.server
 import os
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from cluster.services.webserver import Handler
 
@@ -29,6 +30,6 @@ class FileHandler(Handler, http.server.SimpleHTTPRequestHandler):
         return super().send_head()
 
 
-def handler(folder: Path) -> Any:
+def handler(folder: Path) -> Callable[..., FileHandler]:
     """What serves ``folder``."""
     return partial(FileHandler, directory=str(folder))

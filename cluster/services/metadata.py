@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cluster.model.machine import PREFIX_BITS, cluster_mac
 from cluster.services.addresses import DOMAIN, METADATA, SERVICES, Neighbour
@@ -171,7 +171,7 @@ def _openstack(instance: Instance, parts: list[str]) -> Response:
     return _walk(files, parts[1:])
 
 
-def _network(node: Neighbour) -> dict[str, Any]:
+def _network(node: Neighbour) -> dict[str, object]:
     mask = ".".join(str(255 if byte < PREFIX_BITS // 8 else 0) for byte in range(4))
     route = {"network": METADATA, "netmask": "255.255.255.255", "gateway": SERVICES}
     segment = {"id": "segment", "link": "cluster", "type": "ipv4", "network_id": "segment"}
@@ -182,7 +182,7 @@ def _network(node: Neighbour) -> dict[str, Any]:
     }
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, indent=1, sort_keys=True)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.client
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from cluster.services.addresses import REGISTRY_PORT
 from cluster.services.imagefile import CHUNK_BYTES, ImageFile, Manifest, opened
@@ -114,7 +114,12 @@ class _Push:
             connection.close()
 
     def _ask(
-        self, method: str, target: str, wanted: HTTPStatus, body: bytes | IO[bytes] = b"", headers: Any = None
+        self,
+        method: str,
+        target: str,
+        wanted: HTTPStatus,
+        body: bytes | IO[bytes] = b"",
+        headers: Mapping[str, str] | None = None,
     ) -> str:
         """Make a request; returns the answer's Location, if any. Raises :class:`Failure` with the registry's words."""
         connection = _Connection(self._registry)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.server
 import re
+import socket
 import socketserver
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 REQUEST_DEADLINE_S = 30
 """For a client to say something; threads of silent ones end."""
@@ -39,11 +40,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Who asks, for the log: there is no peer address on a unix socket."""
         return self.caller or "a node"
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class named it
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class named it
         """One line for the supervisor's log."""
         server = self.server
         assert isinstance(server, WebServer)
         server.say(f"{self.address_string()}: {format % args}")
+
+
+Request: TypeAlias = socket.socket | tuple[bytes, socket.socket]
+"""A connection, as socketserver hands it on (a pair is what UDP has)."""
 
 
 class WebServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -70,21 +75,21 @@ class WebServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.server_close()
         self._path.unlink(missing_ok=True)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: Request, client_address: object) -> None:
         """Serve a connection in a thread of its own, if there is room for one."""
         if self._room.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def process_request_thread(self, request: Request, client_address: object) -> None:
         """That thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Request, client_address: object) -> None:
         """A client that went away in the middle is not worth a traceback; anything else is."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)

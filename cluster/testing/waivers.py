@@ -15,10 +15,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster.testing.scan import Finding
 from terminal import UsageFailure
+
+if TYPE_CHECKING:
+    import yaml
 
 KEYS = ("pattern", "reason", "until", "test")
 
@@ -77,7 +80,7 @@ def unwaived(findings: Iterable[Finding], waivers: Sequence[Waiver], test: str) 
     return [finding for finding in findings if not any(each.covers(finding, test) for each in waivers)]
 
 
-def _entry(node: Any, where: str) -> Waiver:
+def _entry(node: yaml.Node, where: str) -> Waiver:
     from yaml import SafeLoader
 
     loader = SafeLoader("")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.model.timeline import Event
 from cluster.report.bars import Bar, bars, points, rows, text
 from cluster.report.page import TICKS_MAX, render, ticks
+from cluster.report.story import FindingData, Story
 from tests.browser import Browser, Seen
 from tests.builder.test_pages import assert_apart, contrast
 
@@ -96,10 +96,10 @@ class TestLanes:
         assert all(tick < seconds for tick in found)
 
 
-def story(**changes: Any) -> dict[str, Any]:
+def story(test: str = "test_web.py::test_it", outcome: str = "failed") -> Story:
     """What a failed test tells."""
     phases = [("setup", T, T + 5), ("call", T + 5, T + 30), ("teardown", T + 30, T + 32)]
-    finding = {
+    finding: FindingData = {
         "kind": "panic",
         "node": "node-1",
         "source": "console",
@@ -108,9 +108,9 @@ def story(**changes: Any) -> dict[str, Any]:
         "context": [HOSTILE],
         "t": None,
     }
-    found: dict[str, Any] = {
-        "test": "test_web.py::test_it",
-        "outcome": "failed",
+    return {
+        "test": test,
+        "outcome": outcome,
         "message": f"assert 1 == 2\n{HOSTILE}",
         "phases": [{"name": name, "begin": begin, "end": end} for name, begin, end in phases],
         "facts": {"seed": "41", "image": "ab" * 32, "reproduce": "pytest --cluster-seed=41 test_web.py::test_it"},
@@ -130,7 +130,6 @@ def story(**changes: Any) -> dict[str, Any]:
             }
         ],
     }  # fmt: skip
-    return found | changes
 
 
 @pytest.fixture
