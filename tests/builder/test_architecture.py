@@ -19,7 +19,7 @@ from builder.debian.lockfile import Lock
 from builder.debian.tools import Tools
 from builder.definition import definition
 from builder.lock import scripts
-from builder.pipeline import build
+from builder.pipeline import order
 from builder.pipeline.order import Settings
 from terminal import Failure, command
 from tests.builder.conftest import Archive, Signer
@@ -165,7 +165,7 @@ def test_our_node_is_for_both() -> None:
     assert "linux-image-arm64" in kernels[1]
     for name in NAMES:
         for each in (path, data.image() / "containers/redis.yaml"):
-            assert build.locked(each, definition.load(each, name), is_ours=True).architecture == name
+            assert order.locked(each, definition.load(each, name), is_ours=True).architecture == name
 
 
 # --- locks -------------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_a_lock_that_is_missing_is_told_with_the_command_that_makes_it(world: Wo
     assert f"{world.root}/image/node.arm64.lock: there is no lock" in said
     assert f"hint: run 'osbuild lock {world.node} --arch arm64'" in said
     with pytest.raises(Failure) as caught:
-        build.locked(world.node, definition.load(world.node, "arm64"), is_ours=True)
+        order.locked(world.node, definition.load(world.node, "arm64"), is_ours=True)
     assert caught.value.hint == "run 'osbuild lock --arch arm64'"
 
 
@@ -300,10 +300,10 @@ def test_builds_for_both_do_not_share_a_folder(
 
 def test_a_build_without_a_say_is_for_what_the_definition_says(world: World) -> None:
     what = definition.load(world.node)
-    assert build.output_folder(Settings(), "qemu", what).name == "qemu"
+    assert order.output_folder(Settings(), "qemu", what).name == "qemu"
     foreign = definition.load(world.node, "arm64")
-    assert build.output_folder(Settings(), "qemu", foreign).name == "qemu-arm64"
-    assert build.output_folder(Settings(output=Path("/srv/x")), "qemu", foreign) == Path("/srv/x")
+    assert order.output_folder(Settings(), "qemu", foreign).name == "qemu-arm64"
+    assert order.output_folder(Settings(output=Path("/srv/x")), "qemu", foreign) == Path("/srv/x")
 
 
 def test_a_computer_that_cannot_run_the_tools_is_told_so() -> None:
