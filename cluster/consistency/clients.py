@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from cluster.client.node import Node
 from cluster.client.ssh import Unreachable
-from cluster.consistency.history import Operation, by_key
+from cluster.consistency.history import Operation, Outcome, by_key
 from cluster.consistency.models import GrowSet, Lock, Model, Register
 from cluster.consistency.search import Violation, check
 from etcd.client import Client as EtcdClient
@@ -43,12 +43,13 @@ class Journal:
         return time.monotonic() - self._begin
 
     def write_down(
-        self, process: int, kind: str, key: str, argument: Any, act: Callable[[], Any], *, reads: bool = False
+        self, process: int, kind: str, key: str, argument: Hashable, act: Callable[[], Hashable], *, reads: bool = False
     ) -> Operation:
         """Do ``act`` and record it with its result. What etcd refused for sure has failed, and so has a read (``reads``) that brought nothing;
         any other trouble leaves it unknown whether it was, or will be, done."""
         invoked = self.now()
-        outcome, result = "ok", None
+        outcome: Outcome = "ok"
+        result: Hashable = None
         try:
             result = act()
         except LeaseNotFound:
@@ -65,7 +66,7 @@ class Journal:
             result=result,
             invoked=invoked,
             returned=self.now(),
-            outcome=outcome,  # type: ignore[arg-type]
+            outcome=outcome,
         )
         self._operations.append(done)
         return done
@@ -74,7 +75,7 @@ class Journal:
 class Workload(Protocol):
     """One kind of object under load."""
 
-    def model(self) -> Model:
+    def model(self) -> Model[Any]:
         """What clients may expect."""
 
     def act(self, client: Client) -> None:
@@ -89,7 +90,7 @@ class Client:
         self.etcd = etcd
         self.journal = journal
         self.random = random.Random(f"{seed} client {process}")  # noqa: S311 - dice, not secrets
-        self.memory: dict[str, Any] = {}
+        self.memory: dict[str, Hashable] = {}
         """What its workload remembers between two acts."""
         self.count = 0
 
@@ -98,7 +99,9 @@ class Client:
         self.count += 1
         return 1_000_000 * self.process + self.count
 
-    def do(self, kind: str, key: str, argument: Any, act: Callable[[], Any], *, reads: bool = False) -> Operation:
+    def do(
+        self, kind: str, key: str, argument: Hashable, act: Callable[[], Hashable], *, reads: bool = False
+    ) -> Operation:
         """See :meth:`Journal.write_down`."""
         return self.journal.write_down(self.process, kind, key, argument, act, reads=reads)
 
@@ -132,7 +135,7 @@ class Registers:
     def __init__(self, prefix: str, count: int = 3) -> None:
         self.keys = [f"{prefix}register/{number}" for number in range(1, count + 1)]
 
-    def model(self) -> Model:
+    def model(self) -> Register:
         """See :class:`Workload`."""
         return Register()
 
@@ -147,7 +150,7 @@ class Registers:
             return
         new = client.value()
         expected = client.memory.get(key)
-        if kind == "write" or expected is None:
+        if kind == "write" or not isinstance(expected, int):
             client.do("write", key, new, lambda: self._write(client.etcd, key, new))
             client.memory[key] = new
             return
@@ -182,7 +185,7 @@ class Sets:
     def __init__(self, prefix: str, count: int = 2) -> None:
         self.keys = [f"{prefix}set/{number}/" for number in range(1, count + 1)]
 
-    def model(self) -> Model:
+    def model(self) -> GrowSet:
         """See :class:`Workload`."""
         return GrowSet()
 
@@ -215,14 +218,14 @@ class Locks:
         self.keys = [f"{prefix}lock/{number}" for number in range(1, count + 1)]
         self.ttl_s = ttl_s
 
-    def model(self) -> Model:
+    def model(self) -> Lock:
         """See :class:`Workload`."""
         return Lock()
 
     def act(self, client: Client) -> None:
         """Try for a lock; who has one writes under it a few times, more or less fast, and gives it back or forgets to."""
         held = client.memory.get("held")
-        if held is None:
+        if not isinstance(held, tuple):
             self._try(client, client.random.choice(self.keys))
             return
         key, token, lease = held

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 Outcome = Literal["ok", "fail", "unknown"]
 
@@ -23,8 +23,8 @@ class Operation:
     process: int
     kind: str
     key: str
-    argument: Any = None
-    result: Any = None
+    argument: Hashable = None
+    result: Hashable = None
     invoked: float
     returned: float
     outcome: Outcome

@@ -6,26 +6,32 @@ The shapes of workloads are those known from Jepsen's tests of etcd: registers w
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any, Final, Protocol
+from enum import Enum
+from typing import Final, Protocol, TypeVar
 
 from cluster.consistency.history import Operation
 
 
-class _Impossible:
-    def __repr__(self) -> str:
-        return "IMPOSSIBLE"
+class Impossible(Enum):
+    """The type of :data:`IMPOSSIBLE`."""
+
+    IMPOSSIBLE = "impossible"
 
 
-IMPOSSIBLE: Final = _Impossible()
+IMPOSSIBLE: Final = Impossible.IMPOSSIBLE
 """In place of a state: the operation cannot have happened here."""
 
 
-class Model(Protocol):
+S = TypeVar("S", bound=Hashable)
+"""The states of an object."""
+
+
+class Model(Protocol[S]):
     """What an object may do. States are hashable; None is a state like any other."""
 
-    initial: Hashable
+    initial: S
 
-    def step(self, state: Any, operation: Operation) -> Any:
+    def step(self, state: S, operation: Operation) -> S | Impossible:
         """The state after ``operation`` took effect in ``state``, or :data:`IMPOSSIBLE` if that would not have had this result.
 
         For an outcome "unknown" the result is not looked at.
@@ -40,7 +46,7 @@ class Model(Protocol):
     def describe(self, operation: Operation) -> str:
         """``operation`` in words."""
 
-    def describe_state(self, state: Any) -> str:
+    def describe_state(self, state: S) -> str:
         """``state`` in words, to follow on "then"."""
 
 
@@ -54,7 +60,7 @@ class Register:
 
     initial: Hashable = None
 
-    def step(self, state: Any, operation: Operation) -> Any:
+    def step(self, state: Hashable, operation: Operation) -> Hashable:
         """See :class:`Model`."""
         is_known = operation.outcome == "ok"
         if operation.kind == "write":
@@ -63,7 +69,7 @@ class Register:
             return IMPOSSIBLE
         if operation.kind == "read":
             return state
-        expected, new = operation.argument
+        expected, new = _pair(operation.argument)
         if state == expected:
             return new
         return state if is_known else IMPOSSIBLE  # without effect it need not be looked at
@@ -74,19 +80,19 @@ class Register:
         return not left or all(left[0] not in self._sees(other) for other in others)
 
     @staticmethod
-    def _leaves(operation: Operation) -> tuple[Any, ...]:
+    def _leaves(operation: Operation) -> tuple[Hashable, ...]:
         """The value that it brought, if it brought one."""
         if operation.kind == "write":
             return (operation.argument,)
-        if operation.kind == "cas" and (operation.outcome != "ok" or operation.result == operation.argument[0]):
-            return (operation.argument[1],)
+        if operation.kind == "cas" and (operation.outcome != "ok" or operation.result == _pair(operation.argument)[0]):
+            return (_pair(operation.argument)[1],)
         return ()
 
     @staticmethod
-    def _sees(operation: Operation) -> tuple[Any, ...]:
+    def _sees(operation: Operation) -> tuple[Hashable, ...]:
         """The value that it found, or must find to have an effect."""
         if operation.kind == "cas" and operation.outcome != "ok":
-            return (operation.argument[0],)
+            return (_pair(operation.argument)[0],)
         return (operation.result,) if operation.kind in ("read", "cas") and operation.outcome == "ok" else ()
 
     def describe(self, operation: Operation) -> str:
@@ -98,13 +104,13 @@ class Register:
             case "read":
                 return f"read -> {operation.result!r}" if known else "read"
             case _:
-                expected, new = operation.argument
+                expected, new = _pair(operation.argument)
                 found = ""
                 if known:
                     found = " -> done" if operation.result == expected else f" -> refused, found {operation.result!r}"
                 return f"cas {expected!r} to {new!r}{found}"
 
-    def describe_state(self, state: Any) -> str:
+    def describe_state(self, state: Hashable) -> str:
         """See :class:`Model`."""
         return f"its value is {state!r}"
 
@@ -112,13 +118,13 @@ class Register:
 class GrowSet:
     """A set to which things are added. ``add``: argument the element; ``read``: result the sorted tuple of all elements."""
 
-    initial: Hashable = frozenset()
+    initial: frozenset[Hashable] = frozenset()
 
-    def step(self, state: Any, operation: Operation) -> Any:
+    def step(self, state: frozenset[Hashable], operation: Operation) -> frozenset[Hashable] | Impossible:
         """See :class:`Model`."""
         if operation.kind == "add":
             return state | {operation.argument}
-        if operation.outcome == "ok" and frozenset(operation.result) != state:
+        if operation.outcome == "ok" and frozenset(_members(operation)) != state:
             return IMPOSSIBLE
         return state
 
@@ -127,18 +133,19 @@ class GrowSet:
         if operation.kind == "read":
             return True
         return not any(
-            operation.argument in other.result for other in others if other.kind == "read" and other.outcome == "ok"
+            operation.argument in _members(other) for other in others if other.kind == "read" and other.outcome == "ok"
         )
 
     def describe(self, operation: Operation) -> str:
         """See :class:`Model`."""
         if operation.kind == "add":
             return f"add {operation.argument!r}"
-        return f"read -> {_elements(operation.result)}" if operation.outcome == "ok" else "read"
+        return f"read -> {_elements(_members(operation))}" if operation.outcome == "ok" else "read"
 
-    def describe_state(self, state: Any) -> str:
+    def describe_state(self, state: frozenset[Hashable]) -> str:
         """See :class:`Model`."""
-        return f"it holds {_elements(sorted(state))}"
+        texts = sorted(map(str, state), key=lambda text: (len(text), text))  # numbers by value
+        return f"it holds {_elements(texts)}"
 
 
 class Lock:
@@ -153,21 +160,24 @@ class Lock:
     The state is (token of the holder, or 0; last token).
     """
 
-    initial: Hashable = (0, 0)
+    initial: tuple[int, int] = (0, 0)
 
     def __init__(self, *, expires: bool = True) -> None:
         self.expires = expires
 
-    def step(self, state: Any, operation: Operation) -> Any:
+    def step(self, state: tuple[int, int], operation: Operation) -> tuple[int, int] | Impossible:
         """See :class:`Model`."""
         holder, last = state
         if operation.kind == "acquire":
             if operation.outcome == "ok" and operation.result == 0:
                 return state  # who it was may never have been told
-            if operation.outcome != "ok" or operation.result <= last or (holder and not self.expires):
+            if operation.outcome != "ok":
                 return IMPOSSIBLE  # nobody uses a token that was never told
-            return (operation.result, operation.result)
-        token = operation.argument
+            token = _token(operation.result)
+            if token <= last or (holder and not self.expires):
+                return IMPOSSIBLE
+            return (token, token)
+        token = _token(operation.argument)
         if operation.kind == "release" and operation.outcome != "ok":
             return (0, last) if holder == token else IMPOSSIBLE
         if operation.outcome != "ok":
@@ -203,7 +213,7 @@ class Lock:
                 result = (" -> done" if operation.result else " -> refused") if known else ""
                 return f"act with token {operation.argument}{result}"
 
-    def describe_state(self, state: Any) -> str:
+    def describe_state(self, state: tuple[int, int]) -> str:
         """See :class:`Model`."""
         holder, last = state
         return f"token {holder} holds it" if holder else f"nobody holds it (last token {last})"
@@ -211,3 +221,21 @@ class Lock:
 
 def _elements(elements: Iterable[object]) -> str:
     return "{" + ", ".join(map(str, elements)) + "}"
+
+
+def _pair(argument: Hashable) -> tuple[Hashable, Hashable]:
+    """The value that a compare-and-set expects, and the new one."""
+    assert isinstance(argument, tuple)
+    expected, new = argument
+    return expected, new
+
+
+def _members(operation: Operation) -> tuple[Hashable, ...]:
+    """The elements that a read found."""
+    assert isinstance(operation.result, tuple)
+    return operation.result
+
+
+def _token(value: Hashable) -> int:
+    assert isinstance(value, int)
+    return value

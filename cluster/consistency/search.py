@@ -8,18 +8,19 @@ which stays small as long as few clients are at work at once; the return at whic
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeAlias
 
 from cluster.consistency.history import Operation, table
-from cluster.consistency.models import IMPOSSIBLE, Model
+from cluster.consistency.models import IMPOSSIBLE, Model, S
 
 CONFIGURATIONS_MAX = 200_000
 """At one return: some hundred MB. More come of dozens of operations under way at once."""
 _DRAWN_MAX = 4
 """Of the states that the object may be in."""
 
-Configuration = tuple[Hashable, frozenset[int]]
+Configuration: TypeAlias = tuple[S, frozenset[int]]
 
 
 class TooManyOrders(Exception):  # noqa: N818 - neither right nor wrong: not decided
@@ -44,7 +45,7 @@ class Violation:
         return self.text
 
 
-def check(history: Iterable[Operation], model: Model) -> Violation | None:
+def check(history: Iterable[Operation], model: Model[S]) -> Violation | None:
     """None if there is an order of ``history`` (of one key), else what is wrong with it. Raises :class:`TooManyOrders`, ValueError for a
     history that is none."""
     happened = [operation for operation in history if operation.outcome != "fail"]
@@ -77,7 +78,7 @@ def _require_sane(history: Sequence[Operation]) -> None:
         busy[operation.process] = operation.returned
 
 
-def _needed(history: list[Operation], model: Model) -> list[Operation]:
+def _needed(history: list[Operation], model: Model[S]) -> list[Operation]:
     """``history`` without the unknown operations that cannot matter: each left doubles the work."""
     while True:
         kept = [
@@ -90,7 +91,7 @@ def _needed(history: list[Operation], model: Model) -> list[Operation]:
         history = kept
 
 
-def _stuck_at(history: Sequence[Operation], model: Model) -> Operation | None:
+def _stuck_at(history: Sequence[Operation], model: Model[S]) -> Operation | None:
     """The operation at whose return no order is left; None if there is one to the end."""
     for moment in _moments(history, model):
         if not moment.configurations:
@@ -98,7 +99,7 @@ def _stuck_at(history: Sequence[Operation], model: Model) -> Operation | None:
     return None
 
 
-def _states(rest: Sequence[Operation], culprit: Operation, model: Model) -> list[str]:
+def _states(rest: Sequence[Operation], culprit: Operation, model: Model[S]) -> list[str]:
     """What the object may be, in words, between the culprit's call and return if the culprit itself does nothing."""
     found = {model.initial}
     for moment in _moments(rest, model):
@@ -111,23 +112,23 @@ def _states(rest: Sequence[Operation], culprit: Operation, model: Model) -> list
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
+class _Moment(Generic[S]):
     """Just after a call or return."""
 
     time: float
     operation: Operation
-    configurations: set[Configuration]
+    configurations: set[Configuration[S]]
     under_way: frozenset[int]
 
 
-def _moments(history: Sequence[Operation], model: Model) -> Iterator[_Moment]:
+def _moments(history: Sequence[Operation], model: Model[S]) -> Iterator[_Moment[S]]:
     """Go through calls and returns; ends when no configuration is left."""
     # A call at the instant of a return counts as concurrent with it: clocks are not finer than that.
     events = sorted(
         [(each.invoked, 0, number) for number, each in enumerate(history)]
         + [(each.returned, 1, number) for number, each in enumerate(history) if each.outcome == "ok"]
     )
-    configurations: set[Configuration] = {(model.initial, frozenset())}
+    configurations: set[Configuration[S]] = {(model.initial, frozenset())}
     under_way: frozenset[int] = frozenset()
     for time, is_return, number in events:
         if is_return:
@@ -140,7 +141,7 @@ def _moments(history: Sequence[Operation], model: Model) -> Iterator[_Moment]:
             return
 
 
-def _reachable(moment: _Moment, history: Sequence[Operation], model: Model) -> set[Configuration]:
+def _reachable(moment: _Moment[S], history: Sequence[Operation], model: Model[S]) -> set[Configuration[S]]:
     """All configurations that what is under way can make of those of ``moment``."""
     seen = set(moment.configurations)
     ahead = list(seen)
@@ -152,8 +153,8 @@ def _reachable(moment: _Moment, history: Sequence[Operation], model: Model) -> s
 
 
 def _steps(
-    configuration: Configuration, under_way: frozenset[int], history: Sequence[Operation], model: Model
-) -> Iterator[Configuration]:
+    configuration: Configuration[S], under_way: frozenset[int], history: Sequence[Operation], model: Model[S]
+) -> Iterator[Configuration[S]]:
     """The configurations after one more operation under way took effect."""
     state, done = configuration
     for each in under_way - done:
@@ -164,13 +165,13 @@ def _steps(
 
 def _demand(
     number: int,
-    configurations: set[Configuration],
+    configurations: set[Configuration[S]],
     under_way: frozenset[int],
     history: Sequence[Operation],
-    model: Model,
-) -> set[Configuration]:
+    model: Model[S],
+) -> set[Configuration[S]]:
     """The configurations in which operation ``number`` has taken effect, with it taken out: it is over."""
-    satisfied: set[Configuration] = set()
+    satisfied: set[Configuration[S]] = set()
     seen = set(configurations)
     ahead = list(configurations)
     while ahead:
@@ -190,7 +191,7 @@ def _demand(
     return satisfied
 
 
-def _first_wrong(history: list[Operation], stuck: Operation, model: Model) -> list[Operation]:
+def _first_wrong(history: list[Operation], stuck: Operation, model: Model[S]) -> list[Operation]:
     """``history``, which has no order, as it was known when it first had none.
 
     Not before the return of ``stuck``, but perhaps later: there, results counted that were told only afterwards.
@@ -209,7 +210,7 @@ def _until(history: list[Operation], moment: float) -> list[Operation]:
     ]
 
 
-def _smallest(history: list[Operation], model: Model) -> list[Operation]:
+def _smallest(history: list[Operation], model: Model[S]) -> list[Operation]:
     """``history``, which has no order, without all that can be left out one by one so that it has none still, and for the same reason.
 
     Only what is unneeded may go: without a write, a read of its value would be wrong for a reason that the history never had.
@@ -231,7 +232,7 @@ def _smallest(history: list[Operation], model: Model) -> list[Operation]:
             return sorted(ordered, key=lambda each: each.invoked)
 
 
-def _without(history: list[Operation], chunk: Sequence[Operation], model: Model) -> list[Operation]:
+def _without(history: list[Operation], chunk: Sequence[Operation], model: Model[S]) -> list[Operation]:
     """``history`` without those of ``chunk`` that the rest does not need."""
     left = list(history)
     for each in chunk:
