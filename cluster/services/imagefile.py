@@ -124,7 +124,7 @@ class ImageFile:
         data = json.dumps(manifest).encode()
         return [Manifest(MANIFEST, data, str(name)) for name in entry.get("RepoTags") or [""]]
 
-    def _described(self, name: str, kind: str) -> dict[str, Any]:
+    def _described(self, name: str, kind: str) -> dict[str, object]:
         hasher, size, head = hashlib.sha256(), 0, b""
         with self._members.open(name) as file:
             while chunk := file.read(CHUNK_BYTES):

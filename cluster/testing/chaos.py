@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, Unpack
 
 from cluster.client.fault import Fault
 from cluster.network import partition
@@ -344,6 +344,18 @@ class Storm:
                 time.sleep(HEAL_PAUSE_S)
 
 
+class Options(TypedDict, total=False):
+    """What :func:`draw` takes besides the seconds."""
+
+    seed: int
+    nodes: Iterable[int]
+    menu: Iterable[str] | None
+    keep_majority: bool
+    gap_s: float
+    length_s: tuple[float, float]
+    boot_s: float
+
+
 class Chaos:
     """Storms on one cluster, from one seed: the first has the seed itself, so that its plan can be printed without a cluster."""
 
@@ -352,15 +364,16 @@ class Chaos:
         self.seed = seed
         self._drawn = 0
 
-    def plan(self, seconds: float, **options: Any) -> Plan:
+    def plan(self, seconds: float, **options: Unpack[Options]) -> Plan:
         """Draw the next plan for the cluster's nodes; ``options`` as for :func:`draw`. Raises :class:`UsageFailure`."""
         seed = self.seed + self._drawn
         self._drawn += 1
         boot_s = BOOT_S * self.cluster.description.accelerator.factor
         numbers = self.cluster.description.numbers
-        return draw(**{"seed": seed, "nodes": numbers, "seconds": seconds, "boot_s": boot_s, **options})
+        chosen: Options = {"seed": seed, "nodes": numbers, "boot_s": boot_s, **options}
+        return draw(seconds=seconds, **chosen)
 
-    def storm(self, seconds: float, **options: Any) -> Storm:
+    def storm(self, seconds: float, **options: Unpack[Options]) -> Storm:
         """The storm of the next plan, which is printed and put on the timeline."""
         plan = self.plan(seconds, **options)
         print(plan)  # to what pytest shows of a failure
