@@ -4,7 +4,8 @@ A plan leaves no choice to the one who applies it, except what only the node kno
 
 Where things go: units and their drop-ins to /etc/systemd/system (``runtime: true``: /run/systemd/system), network files to
 /etc/systemd/network, the sections etcd2 and fleet to ``/run/systemd/system/<unit>.service.d/20-cloudinit.conf``, where
-coreos-cloudinit put them.
+coreos-cloudinit put them; their secrets to ``/run/cloudconfig/<unit>.env``, which that names: any local user may ask systemd for what
+stands in a unit.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ IMAGE_UNITS = "/usr/lib/systemd/system"
 # What systemd.unit(5) lists as specifiers; "%%" is one percent sign.
 SPECIFIERS = "aAbBCdDEfgGhHiIjJlLmMnNopPqsStTuUvVwWyY"
 _PERCENT = re.compile(f"%([{SPECIFIERS}%])?")
+# A discovery URL ends in a token that lets its owner join the cluster; etcd's cluster token is often the same URL.
+_SECRETS = frozenset(("discovery", "discovery_proxy", "etcd_password", "initial_cluster_token"))
+_USERINFO = re.compile(r"://[^/?#,]*@")
 
 
 class PlanError(Failure):
@@ -160,12 +164,8 @@ def make(config: CloudConfig, facts: Facts | None = None) -> Plan:
     _steps(config, builder)
     for unit in config.units:
         builder.unit(unit)
-    for name, options, prefix in (("etcd.service", config.etcd, "ETCD_"), ("fleet.service", config.fleet, "FLEET_")):
-        if options:
-            # Not readable by all: etcd_password and the discovery token are secrets.
-            content = environment((prefix + key.upper(), value) for key, value in options)
-            key = "coreos.etcd2" if prefix == "ETCD_" else "coreos.fleet"
-            builder.file(f"/run/systemd/system/{name}.d/{DROP_IN}", content, key, mode=0o600)
+    builder.settings("etcd", config.etcd, "coreos.etcd2")
+    builder.settings("fleet", config.fleet, "coreos.fleet")
     builder.refuse_files_as_folders()
     keys = [(CORE, config.ssh_authorized_keys)] if config.ssh_authorized_keys else []
     keys += [(user.name, user.ssh_authorized_keys) for user in config.users if user.ssh_authorized_keys]
@@ -228,20 +228,39 @@ def _steps(config: CloudConfig, builder: _Builder) -> None:
         builder.file(stages.PHONE_FILE, config.phone_home.encode(), "phone_home", mode=0o600)
 
 
-def environment(variables: Iterable[tuple[str, str]]) -> bytes:
-    """A drop-in that sets environment variables, quoted as systemd.syntax(7) unquotes.
+def is_secret(option: str, value: str) -> bool:
+    """Whether a setting of etcd or fleet is for root's eyes: by its name, or as a URL with a name or password in it."""
+    return option in _SECRETS or _USERINFO.search(value) is not None
+
+
+def environment(variables: Iterable[tuple[str, str]]) -> str:
+    """Lines of a unit's [Service] that set environment variables, quoted as systemd.syntax(7) unquotes.
 
     Backslash and quote are escaped, ``$`` means nothing there. Specifiers (``%H``) pass, as coreos-cloudinit let them; a ``%`` that begins none
     is doubled, or systemd would leave out the line. Raises PlanError for control characters: a line break would be another directive.
     """
-    lines = ["[Service]"]
-    for name, value in variables:
-        if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):
-            raise PlanError(name, "has a control character in it")
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+
+    def line(name: str, value: str) -> str:
+        escaped = _on_one_line(name, value).replace("\\", "\\\\").replace('"', '\\"')
         escaped = _PERCENT.sub(lambda found: found[0] if found[1] else "%%", escaped)
-        lines.append(f'Environment="{name}={escaped}"')
-    return ("\n".join(lines) + "\n").encode()
+        return f'Environment="{name}={escaped}"\n'
+
+    return "".join(line(name, value) for name, value in variables)
+
+
+def environment_file(variables: Iterable[tuple[str, str]]) -> str:
+    """The same as a file for EnvironmentFile=, quoted as systemd.exec(5) unquotes: nothing in a value is a specifier there."""
+    escape = re.compile(r'["\\`$]')
+    return "".join(
+        f'{name}="{escape.sub(lambda found: chr(92) + found[0], _on_one_line(name, value))}"\n'
+        for name, value in variables
+    )
+
+
+def _on_one_line(name: str, value: str) -> str:
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):
+        raise PlanError(name, "has a control character in it")
+    return value
 
 
 def hosts(hostname: str, fqdn: str = "") -> bytes:
@@ -289,6 +308,20 @@ class _Builder:
         if known is None or known.target != target:
             self._claim(path, key)
             self.links[path] = Link(path, target, key)
+
+    def settings(self, service: str, options: Sequence[tuple[str, str]], key: str) -> None:
+        """Options of etcd or fleet, as environment of its service; root alone reads them, and systemd tells nobody the secret ones."""
+        if not options:
+            return
+        kept: tuple[list[tuple[str, str]], list[tuple[str, str]]] = [], []
+        for option, value in options:
+            kept[is_secret(option, value)].append((f"{service}_{option}".upper(), value))
+        text = "[Service]\n" + environment(kept[False])
+        if kept[True]:
+            path = f"/run/cloudconfig/{service}.env"
+            text += f"EnvironmentFile={path}\n"
+            self.file(path, environment_file(kept[True]).encode(), key, mode=0o600)
+        self.file(f"/run/systemd/system/{service}.service.d/{DROP_IN}", text.encode(), key, mode=0o600)
 
     def unit(self, unit: Unit) -> None:
         name = canonical(unit.name)

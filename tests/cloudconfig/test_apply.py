@@ -134,6 +134,7 @@ def test_the_whole(node: Node) -> None:
     assert (node.path / "var/home/core/.ssh/authorized_keys").stat().st_mode & 0o777 == 0o600
     assert (node.path / "etc/app/config").stat().st_mode & 0o777 == 0o600
     assert 'Environment="ETCD_NAME=n1"' in node.read("run/systemd/system/etcd.service.d/20-cloudinit.conf")
+    assert (node.path / "run/cloudconfig/etcd.env").stat().st_mode & 0o777 == 0o600
     assert (node.path / "etc/systemd/system/multi-user.target.wants/a.service").readlink() == Path(
         "/etc/systemd/system/a.service"
     )
@@ -145,7 +146,7 @@ def test_the_whole(node: Node) -> None:
     assert (node.path / "run/cloudconfig/status.json").stat().st_mode & 0o777 == 0o644
     assert (node.path / "var/lib/cloudconfig/plan.json").stat().st_mode & 0o777 == 0o600
     assert "discovery" not in json.dumps(outcome)
-    assert len(outcome.changed) == 10
+    assert len(outcome.changed) == 11
 
 
 def test_what_the_network_has_is_left_to_a_unit_that_is_queued(node: Node) -> None:
@@ -172,6 +173,7 @@ def test_after_a_reboot_only_what_run_forgot_is_written(node: Node) -> None:
     node.reboot()
     outcome = node.apply(WHOLE)
     assert outcome.changed == (
+        "/run/cloudconfig/etcd.env",
         "/run/systemd/system/etcd.service.d/20-cloudinit.conf",
         "/run/systemd/system/fleet.service.d/20-cloudinit.conf",
     )

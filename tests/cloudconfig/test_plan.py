@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudconfig.plan import plan
@@ -66,8 +67,42 @@ def test_both_names_of_etcd_are_one_unit() -> None:
     assert made.commands == (("start", "etcd.service"), ("start", "fleet.service"))
 
 
-def test_what_services_get_is_not_for_all_to_read() -> None:
-    (file,) = planned("coreos: {fleet: {etcd_password: secret}}\n").files
+SECRET = "cana%H-ry$A"
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("fleet: {etcd_password: VALUE}", "FLEET_ETCD_PASSWORD"),
+        ("fleet: {etcd-password: VALUE}", "FLEET_ETCD_PASSWORD"),
+        ("fleet: {etcd_servers: 'http://root:VALUE@10.0.0.1:2379'}", "FLEET_ETCD_SERVERS"),
+        ("fleet: {etcd_servers: 'http://10.0.0.1:2379,http://VALUE@10.0.0.2:2379'}", "FLEET_ETCD_SERVERS"),
+        ("etcd2: {discovery: 'http://10.0.0.1/VALUE'}", "ETCD_DISCOVERY"),
+        ("etcd: {discovery: 'http://10.0.0.1/VALUE'}", "ETCD_DISCOVERY"),
+        ("etcd2: {discovery_proxy: 'http://10.0.0.1/VALUE'}", "ETCD_DISCOVERY_PROXY"),
+        ("etcd2: {initial_cluster_token: VALUE}", "ETCD_INITIAL_CLUSTER_TOKEN"),
+    ],
+)
+def test_systemd_tells_no_secret(section: str, name: str) -> None:
+    """Whoever is on the node may ask it for a unit's Environment, so secrets stand in a file, and as they are: nothing in them is a specifier."""
+    secrets, drop_in = planned(f"coreos: {{{section.replace('VALUE', SECRET)}}}\n").files
+    service = name.partition("_")[0].lower()
+    assert (secrets.path, secrets.mode, secrets.owner) == (f"/run/cloudconfig/{service}.env", 0o600, "root:root")
+    assert "cana%H-ry\\$A" in secrets.content.decode()
+    assert secrets.content.decode().startswith(f'{name}="')
+    assert drop_in.mode == 0o600
+    assert drop_in.content.decode() == f"[Service]\nEnvironmentFile={secrets.path}\n"
+
+
+def test_settings_that_are_no_secret_stay_where_drop_ins_can_change_them() -> None:
+    (file,) = planned(
+        "coreos: {fleet: {etcd_servers: 'http://10.0.0.1:2379', metadata: 'mail=me@example.org'}}\n"
+    ).files
+    assert file.content.decode().splitlines() == [
+        "[Service]",
+        'Environment="FLEET_ETCD_SERVERS=http://10.0.0.1:2379"',
+        'Environment="FLEET_METADATA=mail=me@example.org"',
+    ]
     assert file.mode == 0o600
 
 
@@ -168,13 +203,13 @@ def unquote(line: str) -> str:
     ],
 )
 def test_specifiers_pass_and_other_percent_signs_are_doubled(value: str, written: str) -> None:
-    assert f'"A={written}"' in plan.environment([("A", value)]).decode()
+    assert f'"A={written}"' in plan.environment([("A", value)])
 
 
 @given(st.text() | st.text('%Hz\\"$'))
 def test_no_value_breaks_out_of_its_line(value: str) -> None:
     try:
-        text = plan.environment([("A", value)]).decode()
+        text = plan.environment([("A", value)]).encode().decode()
     except PlanError as error:
         assert any(ord(char) < 0x20 or ord(char) == 0x7F for char in value)
         assert value not in error.message or len(value) == 1
@@ -182,6 +217,24 @@ def test_no_value_breaks_out_of_its_line(value: str) -> None:
     except UnicodeEncodeError:
         assert any(0xD800 <= ord(char) < 0xE000 for char in value)
         return
-    section, line, end = text.split("\n")
-    assert (section, end) == ("[Service]", "")
+    line, end = text.split("\n")
+    assert end == ""
     assert unquote(line) == "A=" + value.replace("%%", "%")
+
+
+@settings(max_examples=10)
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])) | st.text("%H\\\"$`' ~*#"), max_size=20)
+)
+def test_a_shell_reads_the_file_as_systemd_does(values: list[str]) -> None:
+    """What systemd.exec(5) says of double quotes in such files is what shells do with them."""
+    text = plan.environment_file((f"V{number}", value) for number, value in enumerate(values))
+    assert text.count("\n") == len(values)
+    script = text + "".join(f'printf "%s\\0" "$V{number}"\n' for number in range(len(values)))
+    said = subprocess.run(["/bin/sh"], input=script.encode(), capture_output=True, check=True).stdout
+    assert said.decode().split("\0") == [*values, ""]
+
+
+def test_a_file_of_settings_has_one_line_for_each() -> None:
+    with pytest.raises(PlanError, match="control character"):
+        plan.environment_file([("A", "a\nB=c")])
