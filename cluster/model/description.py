@@ -111,8 +111,9 @@ class Description:
         )
 
     def save(self, path: Path) -> None:
-        """Write to ``path`` in one step."""
+        """Write to ``path`` in one step, for its owner alone: the template and the token of discovery are secrets."""
         part = path.with_suffix(".part")
+        part.touch(0o600)
         part.write_text(json.dumps(self.data(), indent=1) + "\n")
         part.replace(path)
 
