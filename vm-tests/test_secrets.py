@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-
 from cloudconfig.render import default_template
 from cluster.cluster import Cluster
 from cluster.node import Node
 from cluster.pytest import lab_of
 from cluster.up import Options, up
+
 from terminal import Phases
 
 from .conftest import remove, until

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
 from cloudconfig.check import validate
-from cloudconfig.node import accounts, datasource, guard, manifest, status
+from cloudconfig.node import accounts, datasource, guard, manifest, salvage, status
 from cloudconfig.node.machine import Machine
 from cloudconfig.node.manifest import Manifest
 from cloudconfig.node.request import Asked, instance_names, judge, network_files, placed, static_addresses, texts_of
 from cloudconfig.node.rooted import Root, RootedError, Staging
 from cloudconfig.node.status import Status, Trouble
-from cloudconfig.plan import plan, salvage
+from cloudconfig.plan import plan
 from cloudconfig.text import addresses, merging, refused, userdata
 from cloudconfig.text.finding import errors
 from cloudconfig.text.schema import CORE, CloudConfig, Need, User, WriteFile
@@ -62,14 +62,11 @@ def apply(
     begin = clock()
     root = Root(root_path)
     try:
-        root.remove(status.PATH)
         troubles: list[Trouble] = []
-        try:
-            outcome = guard.attempt(partial(_applied, source, root, machine, online), troubles.append)
-        except datasource.OfflineError:
-            machine.run(("systemctl", "--no-block", "start", ONLINE_UNIT))
-            return Status(status.DEFERRED, source)
-        outcome = outcome or Status(status.FAILED, source, errors=tuple(troubles))
+        guard.attempt(partial(root.remove, status.PATH), troubles.append)
+        outcome = guard.attempt(partial(_applied, source, root, machine, online), troubles.append)
+        if outcome is None:
+            outcome = Status(status.FAILED, source, errors=tuple(troubles))
         if outcome.result == status.DEFERRED:
             machine.run(("systemctl", "--no-block", "start", ONLINE_UNIT))
             return outcome
@@ -83,7 +80,10 @@ def apply(
 
 
 def _applied(source: str, root: Root, machine: Machine, online: bool) -> Status:
-    seed = datasource.fetch(source, online=online)
+    try:
+        seed = datasource.fetch(source, online=online)
+    except datasource.OfflineError:
+        return Status(status.DEFERRED, source)
     return Status(status.NONE, source) if seed is None else _Apply(seed, root, machine, online=online).run()
 
 
@@ -100,65 +100,86 @@ class _Apply:
         self._machine = machine
         self._changed: list[str] = []
         self._troubles: list[Trouble] = []
+        self._texts: tuple[str, ...] | None = None
+        self._is_named = False
+        self._keyed: set[str] = set()
 
     def run(self) -> Status:
-        seed = self._seed
-        asked = self._read()
-        files, findings = guard.attempt(partial(network_files, seed.network), self._troubles.append) or ((), ())
-        if not asked.troubles:
-            asked = asked._replace(config=asked.config._replace(write_files=(*asked.config.write_files, *files)))
+        """All of it or, when anything goes wrong, foreseen or not: host name, and keys of those who may repair the node."""
+        seed, digest = self._seed, None
+        asked = self._attempt(self._read)
         if self._is_deferred:
             # What leads to the network now, and all of it once that tells the addresses.
-            self._essentials(asked)
-            self._network(asked)
+            if asked is None or asked.troubles:
+                self._attempt(self._rescue)
+            else:
+                self._attempt(partial(self._essentials, asked.config))
+                self._attempt(partial(self._network, asked))
             return Status(status.DEFERRED, seed.source)
-        self._troubles.extend((*map(guard.trouble, seed.damage), *asked.troubles))
-        # A broken network-config leaves the rest alone: cards then ask DHCP.
-        self._troubles.extend(Trouble(f"{NETWORK} {one.path}".strip(), placed(one)) for one in errors(findings))
-        essentials = self._essentials(asked)
-        digest = None if asked.troubles or seed.damage else self._attempt(partial(self._rest, asked))
-        whole = digest is not None
-        if not whole:
-            self._attempt(partial(self._admins, asked))
+        self._troubles.extend(seed.damage)
+        if asked is not None:
+            self._troubles.extend(asked.troubles)
+            digest = self._attempt(partial(self._judged, asked))
+        if digest is None:
+            self._attempt(self._rescue)
+        elif asked is not None and self._troubles:
+            # What failed of the essentials once more: what the rest took of memory is free again.
+            self._attempt(partial(self._essentials, asked.config))
+        warnings = self._attempt(partial(self._warnings, asked)) if asked is not None else None
         result = status.DONE
         if self._troubles:
-            result = status.DEGRADED if essentials or whole else status.FAILED
+            result = status.DEGRADED if digest is not None or self._is_named or self._keyed else status.FAILED
         return Status(
             result,
             seed.source,
             seed.instance_id,
             digest or "",
             tuple(sorted(set(self._changed))),
-            tuple(self._troubles),
-            warnings=(*(Trouble("", note) for note in seed.notes), *asked.warnings, *self._unmet(asked.config.needs)),
+            tuple(dict.fromkeys(self._troubles)),
+            warnings=warnings or (),
         )
 
     def _read(self) -> Asked:
-        """What user-data asks for; the essentials of it even if reading it fails in a way that nobody foresaw."""
+        """What user-data asks for. Raises Failure."""
+        contents = userdata.read(self._seed.user_data, partial(instance_names, self._seed))
+        self._texts = texts_of(contents)
+        self._learn_addresses([part.text for part in contents.parts])
+        replaced = (part._replace(text=addresses.substitute(part.text, self._addresses)) for part in contents.parts)
+        contents = contents._replace(parts=tuple(replaced))
+        self._texts = texts_of(contents)
+        return judge(contents)
+
+    def _judged(self, asked: Asked) -> str | None:
+        """What is ``asked``; the plan's hash, None if something is wrong with the request. Raises Failure."""
         seed = self._seed
-        troubles: list[Trouble] = []
-        contents = guard.attempt(partial(userdata.read, seed.user_data, partial(instance_names, seed)), troubles.append)
-        if contents is None:
-            contents = userdata.Contents((), (), salvage.readable(seed.user_data))
-        else:
-            guard.attempt(partial(self._learn_addresses, [part.text for part in contents.parts]), troubles.append)
-            replaced = (part._replace(text=addresses.substitute(part.text, self._addresses)) for part in contents.parts)
-            contents = contents._replace(parts=tuple(replaced))
-            asked = None if troubles else guard.attempt(partial(judge, contents), troubles.append)
-            if asked is not None:
-                return asked
-        texts = texts_of(contents)
-        config = guard.attempt(partial(salvage.essentials, texts), troubles.append)
-        return Asked(config or CloudConfig(), (), tuple(troubles), texts=texts)
+        files, findings = guard.attempt(partial(network_files, seed.network), self._troubles.append) or ((), ())
+        # A broken network-config leaves the rest alone: cards then ask DHCP.
+        self._troubles.extend(Trouble(f"{NETWORK} {one.path}".strip(), placed(one)) for one in errors(findings))
+        # A broken cloud-config has been reported already; meta-data is judged by nobody else.
+        for where, problem in (
+            ("local-hostname", validate.hostname_problem(seed.hostname) if seed.hostname else ""),
+            ("public-keys", next(filter(None, map(validate.ssh_key_problem, seed.keys)), "")),
+        ):
+            if problem:
+                self._troubles.append(Trouble(f"meta-data {where}", problem))
+        if asked.troubles or seed.damage:
+            return None
+        self._essentials(asked.config)
+        return self._rest(asked._replace(config=asked.config._replace(write_files=(*asked.config.write_files, *files))))
 
-    def _admins(self, asked: Asked) -> None:
-        """When the rest is not applied: the accounts that may sudo, and their keys, each by itself."""
-        for user in salvage.essentials(asked.texts).users:
-            usable = tuple(key for key in user.ssh_authorized_keys if not validate.ssh_key_problem(key))
-            if usable and not validate.account_problem(user.name):
-                self._attempt(partial(self._admin, user, usable))
+    def _rescue(self) -> None:
+        """When the rest is not applied: host name, core's keys, and accounts that may sudo with theirs, each by itself, as far as they are not there."""
+        texts = salvage.readable(self._seed.user_data) if self._texts is None else self._texts
+        config = self._attempt(partial(salvage.essentials, texts)) or CloudConfig()
+        self._essentials(config)
+        for user in config.users:
+            if user.name not in self._keyed:
+                self._attempt(partial(self._admin, user))
 
-    def _admin(self, user: User, keys: tuple[str, ...]) -> None:
+    def _admin(self, user: User) -> None:
+        keys = self._usable(user.ssh_authorized_keys)
+        if not keys or validate.account_problem(user.name):
+            return
         known = accounts.read(self._root)
         if user.name not in known.users:
             groups = tuple(group for group in user.groups if group in known.groups)
@@ -168,6 +189,10 @@ class _Apply:
             plain = plain._replace(system=False, no_create_home=False, no_user_group=False, expiredate="", inactive="")
             accounts.add(self._machine, plain, has_group=user.name in known.groups)
         self._keys(user.name, keys)
+
+    def _warnings(self, asked: Asked) -> tuple[Trouble, ...]:
+        notes = (Trouble("", note) for note in self._seed.notes)
+        return (*notes, *asked.warnings, *self._unmet(asked.config.needs))
 
     def _unmet(self, needs: tuple[Need, ...]) -> list[Trouble]:
         """What of ``needs`` no node does, with what to do instead."""
@@ -207,42 +232,41 @@ class _Apply:
         except Failure:
             return  # the whole is tried soon, and tells
 
-    def _essentials(self, asked: Asked) -> bool:
-        """Host name and keys of core; a failure of one does not keep back the other. True if what is said of them is in place."""
-        config = asked.config
-        # A broken cloud-config has been reported already; meta-data is judged by nobody else.
-        for where, problem in (
-            ("local-hostname", validate.hostname_problem(self._seed.hostname) if self._seed.hostname else ""),
-            ("public-keys", next(filter(None, map(validate.ssh_key_problem, self._seed.keys)), "")),
-        ):
-            if problem:
-                self._troubles.append(Trouble(f"meta-data {where}", problem))
-        names = [
-            name for name in (config.hostname, self._seed.hostname) if name and not validate.hostname_problem(name)
-        ]
+    def _essentials(self, config: CloudConfig) -> None:
+        """Host name and keys of core, as far as they are not there; what goes wrong with one does not keep back the other."""
+        if not self._is_named:
+            self._attempt(partial(self._hostname, config.hostname))
+        if CORE not in self._keyed:
+            self._attempt(partial(self._core, config))
+
+    def _usable(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Those that are keys; also those that our own judgement fails for, since a key too few locks people out."""
+        judged = ((key, self._attempt(partial(validate.ssh_key_problem, key))) for key in dict.fromkeys(keys))
+        return tuple(key for key, problem in judged if not problem)
+
+    def _core(self, config: CloudConfig) -> None:
         own = (key for user in config.users if user.name == CORE for key in user.ssh_authorized_keys)
-        keys = tuple(dict.fromkeys((*config.ssh_authorized_keys, *own, *self._seed.keys)))
-        usable = tuple(key for key in keys if not validate.ssh_key_problem(key))
-        steps: list[Callable[[], None]] = []
-        if names:
-            steps.append(partial(self._hostname, names[0]))
+        usable = self._usable((*config.ssh_authorized_keys, *own, *self._seed.keys))
         # No keys in ruins is no wish to have none: those of the last boot stay, or nobody could log in and repair.
         if usable or not self._troubles:
-            steps.append(partial(self._keys, CORE, usable))
-        good = bool(steps)
-        for step in steps:
-            before = len(self._troubles)
-            self._attempt(step)
-            good = good and len(self._troubles) == before
-        return good
+            self._keys(CORE, usable)
 
-    def _hostname(self, name: str) -> None:
+    def _hostname(self, wanted: str) -> None:
+        names = (name for name in (wanted, self._seed.hostname) if name and not validate.hostname_problem(name))
+        name = next(names, "")
+        if not name:
+            return
         with Staging(self._root) as staging:
             staging.file("/etc/hostname", f"{name}\n".encode(), 0o644, *staging.own)
             self._commit(staging)
         self._machine.set_hostname(name)
+        self._is_named = True
 
     def _keys(self, user: str, keys: tuple[str, ...]) -> None:
+        self._write_keys(user, keys)
+        self._keyed.add(user)
+
+    def _write_keys(self, user: str, keys: tuple[str, ...]) -> None:
         """Our part of the user's authorized_keys; what the user wrote around it stays."""
         entry = accounts.read(self._root).users.get(user)
         if entry is None:

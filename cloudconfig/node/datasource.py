@@ -15,11 +15,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from cloudconfig.node import drives, iso
+from cloudconfig.node import drives, guard, iso
+from cloudconfig.node.status import Trouble
 from cloudconfig.text import yamltree
 from cloudconfig.text.userdata import INFLATED_MAX
 from terminal import Failure, UsageFailure
@@ -54,7 +56,7 @@ class Seed(NamedTuple):
     keys: tuple[str, ...] = ()
     meta: Mapping[str, object] = MappingProxyType({})
     notes: tuple[str, ...] = ()
-    damage: tuple[Failure, ...] = ()
+    damage: tuple[Trouble, ...] = ()
     addresses: tuple[tuple[str, str], ...] = ()
     network: bytes = b""
 
@@ -186,31 +188,35 @@ def find_device(system: Path) -> Path | None:
 
 
 def read_volume(device: Path) -> Seed:
-    """Read a seed volume from a device or image file. Raises Failure."""
+    """Read a seed volume from a device or image file; of its files those that can be read. Raises Failure if it is no such volume."""
+    files: dict[str, bytes] = {}
+    damage: list[Trouble] = []
     try:
         with device.open("rb") as volume:
             found = iso.label(volume)
             if found.lower() != LABEL:
                 raise Failure(f"the volume's label is {found!r}, not {LABEL}", where=str(device))
-            files = iso.read(volume, ("user-data", "meta-data", "network-config", "vendor-data"))
+            for name in ("user-data", "meta-data", "network-config", "vendor-data"):
+                files |= guard.attempt(partial(iso.read, volume, (name,)), damage.append) or {}
     except iso.IsoError as error:
         raise Failure("the seed volume cannot be read", where=str(device)) from error
     except OSError as error:
         raise Failure(f"the seed volume cannot be read: {error.strerror}", where=str(device)) from error
     if "user-data" not in files and "meta-data" not in files:
+        if damage:
+            raise Failure(f"the seed volume cannot be read: {damage[0].message}", where=str(device))
         raise Failure("the seed volume has neither user-data nor meta-data", where=str(device))
     notes = ("vendor-data is there and not read: only user-data is",) if files.get("vendor-data", b"").strip() else ()
     network = files.get("network-config", b"")
-    seed = Seed("nocloud", files.get("user-data", b""), notes=notes, network=network)
+    seed = Seed("nocloud", files.get("user-data", b""), notes=notes, network=network, damage=tuple(damage))
     return _with_meta_data(seed, files.get("meta-data", b""))
 
 
 def _with_meta_data(seed: Seed, data: bytes) -> Seed:
     """The same without raising: broken meta-data must not keep back the keys of user-data."""
-    try:
-        return with_meta_data(seed, data)
-    except Failure as failure:
-        return seed._replace(damage=(*seed.damage, failure))
+    damage: list[Trouble] = []
+    found = guard.attempt(partial(with_meta_data, seed, data), damage.append)
+    return found or seed._replace(damage=(*seed.damage, *damage))
 
 
 def with_meta_data(seed: Seed, data: bytes) -> Seed:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from cloudconfig.node.datasource import OfflineError
 from cloudconfig.node.status import Trouble
 from terminal import Failure
 
@@ -17,11 +16,9 @@ T = TypeVar("T")
 
 
 def attempt(step: Callable[[], T], note: Callable[[Trouble], None]) -> T | None:
-    """What ``step`` returns; None if it raised, and then ``note`` gets what. OfflineError, which is no trouble, passes."""
+    """What ``step`` returns; None if it raised, and then ``note`` gets what."""
     try:
         return step()
-    except OfflineError:
-        raise
     except Exception as error:
         note(trouble(error))
         return None

@@ -1,4 +1,4 @@
-"""What user-data and network-config ask for, read on the node: never raises for what is wrong with them, saves what can be saved."""
+"""What user-data and network-config ask for, read on the node: never raises for what is wrong with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cloudconfig.check import lockout, validate
 from cloudconfig.node import datasource
 from cloudconfig.node.status import Trouble
-from cloudconfig.plan import merge, plan, salvage
+from cloudconfig.plan import merge, plan
 from cloudconfig.text import addresses, jinja, parse, userdata
 from cloudconfig.text.finding import WARNING, Finding, errors
 from cloudconfig.text.schema import CloudConfig, WriteFile
@@ -18,14 +18,12 @@ WARNINGS_MAX = 20  # on a console
 
 
 class Asked(NamedTuple):
-    """What user-data asks for: ``config`` is usable as far as ``troubles`` is empty; then only the essentials are. ``texts`` are where
-    to look for those again when something goes wrong later."""
+    """What user-data asks for; ``config`` is empty if there are ``troubles``."""
 
     config: CloudConfig
     scripts: tuple[Part, ...]
     troubles: tuple[Trouble, ...]
     warnings: tuple[Trouble, ...] = ()
-    texts: tuple[str, ...] = ()
 
 
 def network_files(data: bytes) -> tuple[tuple[WriteFile, ...], tuple[Finding, ...]]:
@@ -51,10 +49,9 @@ def static_addresses(texts: list[str], network_config: bytes) -> dict[str, str]:
 
 
 def judge(contents: userdata.Contents) -> Asked:
-    """What user-data asks for. When anything is wrong, what can be saved of the essentials, and the troubles."""
+    """What user-data asks for."""
     parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
     scripts = tuple(part for part in contents.parts if part.kind == userdata.SCRIPT)
-    where = texts_of(contents)
     documents = parse.parse_all(part.text for part in parts)
     findings = list(contents.findings)
     for part, document in zip(parts, documents, strict=True):
@@ -65,10 +62,10 @@ def judge(contents: userdata.Contents) -> Asked:
     if not troubles:
         try:
             config = _combined(parts, documents)
-            return Asked(lockout.with_key_files(config), scripts, (), warnings, where)
+            return Asked(lockout.with_key_files(config), scripts, (), warnings)
         except plan.PlanError as error:
             troubles.append(Trouble(error.path, error.message))
-    return Asked(salvage.essentials(where), (), tuple(troubles), warnings, where)
+    return Asked(CloudConfig(), (), tuple(troubles), warnings)
 
 
 def _combined(parts: list[Part], documents: list[parse.Document]) -> CloudConfig:

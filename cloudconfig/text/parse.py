@@ -72,6 +72,11 @@ def of_tree(tree: yamltree.Tree, room: Room | None = None) -> Document:
     return Document(config, (*tree.findings, *reader.findings), reader.marks, tree.nodes)
 
 
+def essentials_of(root: Node) -> CloudConfig:
+    """Host name, SSH keys and accounts of a cloud-config, read without a look at its other keys."""
+    return _Reader(Room(0)).essentials(root)
+
+
 class _Reader(Reader):
     """Walks the tree; ``findings`` and ``marks`` grow on the way, and what entries of lists become besides."""
 
@@ -91,16 +96,11 @@ class _Reader(Reader):
             path, node = next(iter(update.values()))
             self.warn(node, path, "accepted, but updates do nothing on this image yet")
         others = everyday.read(self, top)
-        # cloud-init's word for core, who is there anyway, is no account of that name.
-        users = [
-            self._user(node, path)
-            for path, node in self.items(top, "users")
-            if not (isinstance(node, Scalar) and node.text == "default")
-        ]
+        mine = self._essentials(top, others.fqdn)
         return others._replace(
-            hostname=self._hostname(top, others.fqdn),
-            ssh_authorized_keys=self.words(top, "ssh_authorized_keys"),
-            users=tuple(users),
+            hostname=mine.hostname,
+            ssh_authorized_keys=mine.ssh_authorized_keys,
+            users=mine.users,
             passwords=(*self._passwords, *others.passwords),
             write_files=(*self._write_files(top), *self._files, *others.write_files),
             downloads=tuple(self._downloads),
@@ -110,6 +110,22 @@ class _Reader(Reader):
             units=(*(self._unit(node, path) for path, node in self.items(coreos, "units")), *others.units),
             reboot_strategy=self.choice(update, "reboot_strategy", schema.REBOOT_STRATEGIES),
             needs=(*everyday.needs_of(self, root), *self._needs, *others.needs),
+        )
+
+    def essentials(self, root: Node) -> CloudConfig:
+        top = self.struct(root, "", schema.TOP, schema.TOP_LATER)
+        return self._essentials(top, self.text(top, "fqdn"))
+
+    def _essentials(self, top: Fields, fqdn: str) -> CloudConfig:
+        # cloud-init's word for core, who is there anyway, is no account of that name.
+        users = [
+            self._user(node, path)
+            for path, node in self.items(top, "users")
+            if not (isinstance(node, Scalar) and node.text == "default")
+        ]
+        hostname = self._hostname(top, fqdn)
+        return CloudConfig(
+            hostname=hostname, ssh_authorized_keys=self.words(top, "ssh_authorized_keys"), users=tuple(users)
         )
 
     def _hostname(self, top: Fields, fqdn: str) -> str:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudconfig.check import validate
-from cloudconfig.plan import salvage
+from cloudconfig.node import salvage
 from cloudconfig.text import finding, mime, userdata
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,6 @@ import pytest
 
 from cloudconfig.node import apply as apply_module
 from cloudconfig.node import datasource, status
-from terminal import Failure
 from tests.cloudconfig.test_apply import KEY, KEYS, OWN, Node, Recorder
 
 OPS = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJm ops"
@@ -160,7 +159,7 @@ def test_a_useradd_that_fails_keeps_no_other_back(node: Node) -> None:
 
 def test_broken_meta_data_keeps_user_data_s_keys_not_back(node: Node) -> None:
     outcome = node.apply(
-        KEYS + "write_files: [{path: /etc/x}]\n", damage=(Failure("broken", where="meta-data line 1"),)
+        KEYS + "write_files: [{path: /etc/x}]\n", damage=(status.Trouble("meta-data line 1", "broken"),)
     )
     assert [trouble.path for trouble in outcome.errors] == ["meta-data line 1"]
     assert (node.machine.hostname, KEY in node.read(CORE_KEYS)) == ("n1", True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudconfig.plan import salvage
+from cloudconfig.node import salvage
 from cloudconfig.text import finding, parse, schema, yamltree
 from cloudconfig.text.parse import Document
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig.plan import salvage
+from cloudconfig.node import salvage
 from cloudconfig.text.schema import CloudConfig
 
 KEYS = [f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GK{n}l k{n}" for n in range(4)]

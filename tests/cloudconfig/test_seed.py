@@ -153,7 +153,7 @@ def test_broken_meta_data_does_not_keep_user_data_back(tmp_path: Path) -> None:
     for found in (datasource.read_volume(path), datasource.installed(tmp_path)):
         assert found.user_data == USER_DATA
         (failure,) = found.damage
-        assert failure.where == "meta-data line 1"
+        assert failure.path == "meta-data line 1"
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_what_is_there_and_broken_is_not_passed_over(tmp_path: Path) -> None:
     install(tmp_path, user_data=USER_DATA, meta_data=b"instance-id: a\ninstance-id: b\n")
     found = datasource.fetch("installed,nocloud", system=tmp_path)
     assert found is not None
-    assert (found.source, [failure.where for failure in found.damage]) == ("installed", ["meta-data line 2"])
+    assert (found.source, [failure.path for failure in found.damage]) == ("installed", ["meta-data line 2"])
     (tmp_path / "var/lib/flotilla/user-data").unlink()
     (tmp_path / "var/lib/flotilla/user-data").mkdir()
     with pytest.raises(Failure, match="user-data: cannot be read: Is a directory"):

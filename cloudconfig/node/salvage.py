@@ -8,13 +8,18 @@ nothing is raised for whatever text; the work is bounded: the first few places o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
+from typing import TypeVar
 
+from cloudconfig.node import guard
 from cloudconfig.text import formats, yamltree
-from cloudconfig.text.parse import of_tree
+from cloudconfig.text.parse import essentials_of
 from cloudconfig.text.schema import CloudConfig, User
 from cloudconfig.text.yamltree import Mapping, Node, Scalar
+
+T = TypeVar("T")
 
 CORE = "core"
 SUDO_GROUPS = frozenset(("sudo", "wheel", "admin", "root"))
@@ -44,7 +49,7 @@ def essentials(texts: Iterable[str]) -> CloudConfig:
     users: dict[str, User] = {}
     work = _Work()
     for text in texts:
-        saved = _saved(text[:TEXT_MAX], work)
+        saved = _either(partial(_saved, text[:TEXT_MAX], work), CloudConfig())
         hostname = hostname or saved.hostname
         keys += saved.ssh_authorized_keys
         for user in saved.users:
@@ -77,20 +82,13 @@ class _Work:
 def _saved(text: str, work: _Work) -> CloudConfig:
     if formats.JINJA_LINE.match(text):
         text = "#\n" + text.partition("\n")[2]
-    root = work.tree(text)
-    if root is not None:
-        return _of_tree(root)
+    if whole := _either(partial(_whole, text, work), None):
+        return whole
     hostname = of_fqdn = ""
     keys: tuple[str, ...] = ()
     users: list[User] = []
     for key, block in _blocks(text):
-        root = work.tree(block)
-        if root is None:
-            # What stands below at the margin and is no list is not of this key: the end of a message, a line that lost its colon.
-            end = _MARGIN.search(block, block.find("\n") + 1)
-            block = block[: end.start()] if end else block
-            root = work.tree(block) if end else None
-        found = _of_tree(root) if root is not None else CloudConfig()
+        found = _either(partial(_of_block, key, block, work), CloudConfig())
         if key == "hostname":
             hostname = hostname or found.hostname
         elif key == "fqdn":
@@ -98,8 +96,30 @@ def _saved(text: str, work: _Work) -> CloudConfig:
         elif key == "ssh_authorized_keys":
             keys = keys or found.ssh_authorized_keys or tuple(match.strip() for match in _KEY_LINE.findall(block))
         else:
-            users += found.users if root is not None else _entries(block, work)
+            users += found.users
     return CloudConfig(hostname=hostname or of_fqdn, ssh_authorized_keys=keys, users=tuple(users))
+
+
+def _whole(text: str, work: _Work) -> CloudConfig | None:
+    root = work.tree(text)
+    return None if root is None else _of_tree(root)
+
+
+def _of_block(key: str, block: str, work: _Work) -> CloudConfig:
+    root = work.tree(block)
+    if root is None:
+        # What stands below at the margin and is no list is not of this key: the end of a message, a line that lost its colon.
+        end = _MARGIN.search(block, block.find("\n") + 1)
+        block = block[: end.start()] if end else block
+        root = work.tree(block) if end else None
+    if root is not None:
+        return _of_tree(root)
+    return CloudConfig(users=tuple(_entries(block, work)) if key == "users" else ())
+
+
+def _either(read: Callable[[], T], nothing: T) -> T:
+    """What ``read`` returns, ``nothing`` if it raises: our own mistake in one place must not keep back what stands in another."""
+    return guard.attempt(read, lambda _: None) or nothing
 
 
 def _of_tree(root: Node) -> CloudConfig:
@@ -107,7 +127,7 @@ def _of_tree(root: Node) -> CloudConfig:
     if not isinstance(root, Mapping):
         return CloudConfig()
     root = root._replace(pairs=tuple(pair for pair in root.pairs if pair[0].text.replace("-", "_") in _WANTED))
-    config = of_tree(yamltree.Tree(root, ())).config
+    config = essentials_of(root)
     full = frozenset(_may_do_everything(root))
     users = []
     for user in config.users:
@@ -168,7 +188,5 @@ def _entries(block: str, work: _Work) -> list[User]:
     users: list[User] = []
     for start, end in list(zip(starts, [*starts[1:], len(block)], strict=True))[: 4 * BLOCKS_MAX]:
         text = "users:\n" + block[start:end]
-        root = work.tree(text)
-        if root is not None:
-            users += _of_tree(root).users
+        users += (_either(partial(_whole, text, work), None) or CloudConfig()).users
     return users
