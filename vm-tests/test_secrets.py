@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-from cloudconfig.render import default_template
-from cluster.cluster import Cluster
-from cluster.node import Node
-from cluster.pytest import lab_of
-from cluster.up import Options, up
 
+from cloudconfig.host.render import default_template
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.lifecycle.up import Options, up
+from cluster.testing.plugin import clusters_of
 from terminal import Phases
 
 from .conftest import remove, until
@@ -82,7 +82,7 @@ def world(image: Path, folder: Path, request: pytest.FixtureRequest) -> Iterator
     template.write_text(text.replace("CANARY", canary))
     remove(NAME)
     try:
-        driver = lab_of(request.config).driver(request.node)
+        driver = clusters_of(request.config).driver(request.node)
         options = Options(size=2, name=NAME, image=image, user_data=template, driver=driver, datasource="ec2")
         cluster = up(options, Phases(sys.__stderr__)).cluster
         until("its own commands ran", lambda: cluster.nodes[0].root("test -e /run/ran").rc == 0, 60, 0.2)
