@@ -6,13 +6,12 @@ the HTTP client, half of the time that all imports take, is loaded by the first 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
-from terminal import Failure
+from terminal import Failure, record
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -199,8 +198,8 @@ def _registered(node: Mapping[str, Any]) -> Registered:
 
 def _json(url: str, status: int, body: bytes) -> Any:
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        answer = record.parse(body)
+    except ValueError as error:
         raise _not_a_token(url) from error
     if status != 200:
         raise Failure(f"the discovery service refuses: {_cause(body) or f'HTTP status {status}'}", where=hidden(url))
@@ -210,9 +209,9 @@ def _json(url: str, status: int, body: bytes) -> Any:
 def _cause(body: bytes) -> str:
     """The message of an etcd error, empty if the body is none."""
     try:
-        answer = json.loads(body)
+        answer = record.parse(body)
         return f"{answer['message']}: {answer['cause']}"
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return ""
 
 

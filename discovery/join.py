@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from discovery.client import Roster, Unreachable, hidden, read, request
-from terminal import Failure
+from terminal import Failure, record
 
 ETCD = "/usr/bin/etcd"
 _NAME, _DATA, _WAL = "ETCD_NAME", "ETCD_DATA_DIR", "ETCD_WAL_DIR"
@@ -196,7 +196,7 @@ class Join:
         try:
             has_wal = _has_wal(wal)
             joining = self._joining.read_text().strip() if self._joining.exists() else ""
-            saved = json.loads(self._proxied.read_text()) if self._proxied.exists() else None
+            saved = record.parse(self._proxied.read_text()) if self._proxied.exists() else None
         except OSError as error:
             raise Failure("cannot read what this node's etcd was", where=str(wal)) from error
         except ValueError:
@@ -323,14 +323,14 @@ def endpoints_of(members: bytes) -> tuple[str, ...]:
     """
     found: list[str] = []
     try:
-        for member in json.loads(members):
+        for member in record.parse(members):
             peer_host = urlsplit(member["peerURLs"][0]).hostname or ""
             for url in member.get("clientURLs") or ():
                 parts = urlsplit(url)
                 host = parts.hostname or ""
                 here = host == "localhost" or host.startswith("127.") or host == "::1"
                 found.append(_endpoint(peer_host if here else host, parts.port or _CLIENT_PORT))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return ()
     if not all(map(str.isprintable, found)):
         return ()
@@ -341,9 +341,9 @@ def listed_in(members: bytes) -> tuple[Listed, ...]:
     """Everybody in what ``GET /members`` says on a peer's port; empty if it cannot be understood."""
     try:
         found = tuple(
-            Listed(str(member.get("name", "")), tuple(map(str, member["peerURLs"]))) for member in json.loads(members)
+            Listed(str(member.get("name", "")), tuple(map(str, member["peerURLs"]))) for member in record.parse(members)
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return ()
     return found if all(text.isprintable() for member in found for text in (member.name, *member.urls)) else ()
 

@@ -14,6 +14,7 @@ from etcd.errors import Compacted, EtcdError, Unavailable
 from etcd.protocol import WatchBatch
 from etcd.transport import KEEPALIVE, Endpoint, Transport, refusal
 from etcd.wire import Json
+from terminal import record
 
 
 class StreamWatch:
@@ -131,8 +132,8 @@ class StreamWatch:
         if not line.endswith(b"\n"):
             raise Unavailable("the watch was cut off", where=self._where)
         try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            answer = record.parse(line)
+        except ValueError as error:
             raise EtcdError("an event is not JSON", where=self._where) from error
         result = answer.get("result") if isinstance(answer, dict) else None
         if not isinstance(result, dict):

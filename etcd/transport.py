@@ -19,6 +19,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from etcd.errors import Compacted, EtcdError, LeaseNotFound, Unavailable
 from etcd.wire import Json
+from terminal import record
 
 _CANCELLED, _DEADLINE_EXCEEDED, _NOT_FOUND, _OUT_OF_RANGE, _UNAVAILABLE = 1, 4, 5, 11, 14
 
@@ -157,8 +158,8 @@ class Transport:
         """Whether the member behind ``endpoint`` has a leader and can read through it."""
         try:
             response = self._pool.request("GET", f"{endpoint}/health", redirect=False)
-            return response.status == 200 and json.loads(response.data).get("health") == "true"
-        except (HTTPError, ValueError, AttributeError, RecursionError):
+            return response.status == 200 and record.parse(response.data).get("health") == "true"
+        except (HTTPError, ValueError, AttributeError):
             return False
 
     def close(self) -> None:
@@ -169,8 +170,8 @@ class Transport:
 def understand(where: str, status: int, body: bytes, request: Json) -> Json:
     """The answer in ``body``, or the error that it tells. The gateway wraps what it streams in ``result``."""
     try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        answer = record.parse(body)
+    except ValueError as error:
         if status >= 500:
             raise Unavailable(f"etcd answered with HTTP status {status}", where=where, maybe_applied=True) from error
         raise EtcdError(

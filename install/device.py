@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -14,7 +13,7 @@ from typing import Final
 
 from install.gpt import SECTOR
 from install.layout import MIB
-from terminal import Failure, UsageFailure
+from terminal import Failure, UsageFailure, record
 
 WIPEFS: Final = "/usr/sbin/wipefs"
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -118,7 +117,7 @@ def signatures(said: bytes) -> list[str]:
     if not said.strip():
         return []
     found: dict[str, None] = {}
-    for one in json.loads(said)["signatures"]:
+    for one in record.parse(said)["signatures"]:
         label = f" '{one['label']}'" if one.get("label") else ""
         found[f"{one['type']}{label} on {one['device']}"] = None
     return list(found)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes | bytearray) -> Any:
     """The value of a JSON text. Raises ``ValueError`` for all else: nested too deeply, and numbers that JSON does not have
     (Infinity, NaN) or a float cannot hold, which Python takes and which break whoever counts with them."""
+    if not isinstance(text, str):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return _decoder().decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -27,7 +30,7 @@ def build(kind: type[T], data: object) -> T:
     """
     if not (isinstance(data, dict) and is_dataclass(kind)):
         raise ValueError(f"no {kind.__name__}")
-    types = get_type_hints(kind)
+    types = _types(kind)
     known = {field.name for field in fields(kind)}
     if unknown := data.keys() - known:
         raise ValueError(f"{kind.__name__} has no {min(map(str, unknown))}")
@@ -35,6 +38,11 @@ def build(kind: type[T], data: object) -> T:
         return kind(**{name: _fitting(types[name], value, name) for name, value in data.items()})
     except TypeError as error:  # a field is missing
         raise ValueError(str(error)) from None
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _fitting(kind: Any, value: Any, name: str) -> Any:
@@ -46,6 +54,12 @@ def _fitting(kind: Any, value: Any, name: str) -> Any:
     if type(value) not in kinds and not (type(value) is int and float in kinds):
         raise ValueError(f"{name} is of another type")
     return value
+
+
+@cache
+def _decoder() -> json.JSONDecoder:
+    """Made once: events of etcd come as many small texts."""
+    return json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _refuse(word: str) -> NoReturn:

@@ -177,6 +177,28 @@ def test_no_error_is_swallowed_and_no_shell_is_started() -> None:
     assert complaints == []
 
 
+READS_JSON = ("terminal/record.py", "guest/lines.py")
+"""The second knows nothing of ours, and does the same."""
+
+
+def test_json_is_read_without_trust() -> None:
+    """Python's reader lets Infinity, NaN and a RecursionError out, and whoever reads a file of the user's or an answer forgets one of them."""
+    rooms = (
+        "builder",
+        "cloudconfig",
+        "cluster",
+        "discovery",
+        "etcd",
+        "fleet",
+        "guest",
+        "install",
+        "terminal",
+        "unitfile",
+    )
+    places = found(re.compile(r"\bjson\.loads?\("), *(f"{room}/**.py" for room in rooms))
+    assert [place for place in places if place.partition(":")[0] not in READS_JSON] == [], "use terminal.record.parse"
+
+
 def test_the_wheel_can_carry_the_data() -> None:
     """A wheel knows no symbolic links; those of the image are written down in node.yaml."""
     links = [path for path in listed("image", "units", kinds=["--cached"]) if path.is_symlink()]

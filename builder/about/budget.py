@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from builder.definition.definition import Definition, Limits
-from terminal import Failure, table
+from terminal import Failure, record, table
 
 OWNERS_SHOWN: Final = 10
 SUFFIX: Final = ".sizes.json"
@@ -166,7 +166,7 @@ def accept(path: Path, architecture: str, measured: Mapping[str, Measured]) -> N
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text("utf-8"))
+        told = record.parse(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from builder.core.tree import Kind, Tree
 from builder.formats.filesystem import modified
-from terminal import Failure
+from terminal import Failure, record
 
 NAME: Final = "files.jsonl"
 
@@ -94,10 +94,7 @@ def write(folder: Path, tree: Tree, epoch: int) -> None:
 
 def parse(text: str) -> Listed:
     """The entry of a line. Raises ``ValueError`` for whatever :func:`line` does not write; the text says what."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("not JSON") from None
+    value = record.parse(text)
     if not isinstance(value, dict):
         raise ValueError("not an object")
     if unknown := sorted(value.keys() - set(_NAMES)):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from builder.core.tree import Tree
 from builder.debian.lockfile import Lock
+from terminal import record
 
 NAME: Final = "manifest.json"
 VERSION: Final = 1
@@ -108,7 +109,7 @@ def _largest_first(sizes: Mapping[str, int]) -> list[dict[str, object]]:
 def is_current(folder: Path, build: str) -> bool:
     """Does ``folder`` hold the whole result of the build with this id? Sizes are compared, contents are not read."""
     try:
-        manifest = json.loads((folder / NAME).read_text())
+        manifest = record.parse((folder / NAME).read_text())
         return bool(manifest["build"] == build) and all(
             (folder / artifact["name"]).stat().st_size == artifact["size"] for artifact in manifest["artifacts"]
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.about import filelist, manifest
 from builder.about.filelist import Listed
-from terminal import Failure
+from terminal import Failure, record
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +40,14 @@ def load(folder: Path) -> Build:
     """
     path = folder / manifest.NAME if folder.name != manifest.NAME else folder
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = record.parse(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(
             "no build is there", where=str(path), hint="name the folder that 'osbuild image' said it built"
         ) from None
     except OSError as error:
         raise Failure(f"cannot read the manifest: {error.strerror}", where=str(path)) from error
-    except (ValueError, RecursionError):
+    except ValueError:
         raise _broken(path, "not JSON") from None
     if isinstance(data, dict) and data.get("version") != manifest.VERSION:
         raise _broken(path, f"format version {data.get('version')!r}, this program knows {manifest.VERSION}")

@@ -24,7 +24,7 @@ from builder.debian.fetch import fetch
 from builder.debian.lockfile import Lock, LockedPackage
 from builder.debian.mirror import Mirror
 from builder.debian.packages import obtain
-from terminal import Failure
+from terminal import Failure, record
 from terminal.subprocesses import run_to_the_end
 
 VERSION: Final = 1
@@ -90,7 +90,7 @@ def tree(lock: Lock, store: Store, mirror: Callable[[], Mirror]) -> dict[str, Fa
         # Not in the store, which may lie in a folder closed to others: without root, mmdebstrap works as another user.
         with store.making("steps", key) as work, tempfile.TemporaryDirectory(prefix="conventional-") as scratch:
             (work / "facts.json").write_text(json.dumps(_made(lock, store, mirror, Path(scratch))))
-    return {path: Facts(**facts) for path, facts in json.loads(kept.read_text()).items()}
+    return {path: Facts(**facts) for path, facts in record.parse(kept.read_text()).items()}
 
 
 def _made(lock: Lock, store: Store, mirror: Callable[[], Mirror], scratch: Path) -> dict[str, object]:

@@ -19,7 +19,7 @@ from builder.definition import definition
 from builder.pipeline import cache, output
 from builder.pipeline.build import build_image
 from builder.pipeline.order import CONTAINER, MIXED, Settings
-from terminal import Failure
+from terminal import Failure, record
 
 _OF_THE_BUILD: Final = ("build", "inputs")
 """Keys of the manifest that tell what a build was made from; the others tell what came out."""
@@ -70,7 +70,7 @@ def verify(directory: Path, settings: Settings) -> Verdict:
         with store.scratch() as work:
             again = work / "again"
             build_image(replace(settings, output=again))
-            rebuilt = json.loads((again / manifest.NAME).read_text())
+            rebuilt = record.parse((again / manifest.NAME).read_text())
             with settings.phases.phase("comparing"), cache.in_use(store):
                 tools = Tools.ours(store, no_mirror)
                 recorded = {each["name"]: each["sha256"] for each in built["artifacts"]}
@@ -116,7 +116,7 @@ def describe(verdict: Verdict, limit: int = 20) -> str:
 def _manifest(directory: Path) -> dict[str, Any]:
     """The folder's manifest, as far as it is used here known to be sound."""
     try:
-        value = json.loads((directory / manifest.NAME).read_text())
+        value = record.parse((directory / manifest.NAME).read_text())
         if not isinstance(value["inputs"], dict) or not isinstance(value["release"], bool):
             raise TypeError
         for text in (value["name"], value["target"], value["build"], value["architecture"]):

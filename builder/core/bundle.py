@@ -13,6 +13,7 @@ from typing import Any
 
 from builder.core.store import Store
 from builder.core.tree import Entry, Inline, Kind, Patch, Slice, Tree
+from terminal import record
 
 Row = tuple[str, str, int, int, int, int, int, int, str, str, dict[str, str]]
 """path, kind, mode, uid, gid, mtime, offset, size, sha256 (of files, else empty), target, xattrs (base64)."""
@@ -66,7 +67,7 @@ def save_patch(patch: Patch, folder: Path) -> None:
 
 def load_patch(folder: Path) -> Patch:
     """Read back what :func:`save_patch` wrote; contents are slices of the stored file."""
-    stored = json.loads((folder / "patch.json").read_text())
+    stored = record.parse((folder / "patch.json").read_text())
     data = folder / "data"
     return Patch(
         put=tuple(entry(tuple(fields), data, owner) for owner, fields in stored["put"]),
@@ -91,6 +92,6 @@ def save_tree(tree: Tree, folder: Path, store: Store) -> None:
 
 def load_tree(folder: Path, store: Store) -> Tree:
     """Read back what :func:`save_tree` wrote, for a store that has the same packages."""
-    rows = json.loads((folder / "tree.json").read_text())
+    rows = record.parse((folder / "tree.json").read_text())
     files = {name: store.path("packages", name) if name else folder / "data" for name in {row[1] for row in rows}}
     return Tree.of(entry(fields, files[name], owner) for owner, name, fields in rows)

@@ -27,7 +27,7 @@ from builder.core.store import Store
 from builder.core.toolbox import Toolbox
 from builder.core.tree import Entry, Kind
 from builder.debian import xz
-from terminal import Failure
+from terminal import Failure, record
 
 VERSION: Final = 3
 """Of the unpacked form; part of its id."""
@@ -95,7 +95,7 @@ def is_unpacked(sha256: str, store: Store) -> bool:
 
 def load(folder: Path) -> Package:
     """Read an unpacked package back from the store."""
-    index = json.loads((folder / "index.json").read_text())
+    index = record.parse((folder / "index.json").read_text())
     conffiles, rows = tuple(index["conffiles"]), index["entries"]
     return Package(index["name"], index["control"], index["scripts"], conffiles, rows, folder / "data.tar")
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from terminal import Failure
+from terminal import Failure, record
 
 FORMAT_VERSION: Final = 1
 
@@ -92,7 +93,7 @@ class Lock:
     @classmethod
     def parse(cls, text: str) -> Lock:
         """The lock that ``text`` says. Raises ``ValueError`` with the place in words."""
-        data = json.loads(text)
+        data = record.parse(text)
         if not isinstance(data, dict):
             raise ValueError("not a JSON object")
         if data.get("version") != FORMAT_VERSION:
@@ -109,8 +110,7 @@ class Lock:
         )
         for package in lock.packages:
             _check_package(package)
-        names = [package.name for package in lock.packages]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, times in Counter(each.name for each in lock.packages).items() if times > 1)
         if twice:
             raise ValueError(f"{', '.join(twice)}: locked twice")
         return lock

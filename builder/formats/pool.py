@@ -19,6 +19,7 @@ from builder.core.tree import Content, Entry, Kind, Tree
 from builder.debian.tools import Tools
 from builder.formats import filesystem, squashfs
 from builder.formats.squashfs import Blocks
+from terminal import record
 
 VERSION: Final = 1
 """Of what is kept; part of its id."""
@@ -68,7 +69,7 @@ def pool(base: Tree, options: Sequence[str], tools: Tools, store: Store) -> Pool
         with store.making("steps", key) as work:
             _make(found, options, work, tools)
     folder = store.path("steps", key)
-    rows = json.loads((folder / _BLOCKS).read_text())
+    rows = record.parse((folder / _BLOCKS).read_text())
     return Pool(
         folder, {name: Blocks(start, fragment, offset, tuple(sizes)) for name, start, fragment, offset, *sizes in rows}
     )

@@ -12,6 +12,7 @@ import pycdlib
 
 from builder.debian.tools import Tools
 from builder.formats.disk import SECTOR
+from terminal import record
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _CONVERTED: Final = (b"QFI\xfb", b"KDMV")
@@ -61,7 +62,7 @@ def _plain(path: str) -> str:
 
 
 def _partitions(path: Path, tools: Tools, scratch: Path) -> Iterator[tuple[str, Path]]:
-    table = json.loads(tools.run("sfdisk", "--json", str(path)))["partitiontable"]
+    table = record.parse(tools.run("sfdisk", "--json", str(path)))["partitiontable"]
     listed = scratch / "table"
     # The path of the file stands in it, before each partition's number.
     listed.write_text(json.dumps(table, sort_keys=True).replace(str(path), ""))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from builder import finish
-from terminal import Failure
+from terminal import Failure, record
 
 FORMAT_VERSION: Final = 1
 
@@ -165,7 +165,7 @@ def load(path: Path) -> tuple[Review, ...]:
 
 def parse(text: str) -> tuple[Review, ...]:
     """The reviews that ``text`` says. Raises ``ValueError`` with the place in words."""
-    data = json.loads(text)
+    data = record.parse(text)
     if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION or not isinstance(data.get("scripts"), list):
         raise ValueError(f"not an object with 'version': {FORMAT_VERSION} and a list 'scripts'")
     return tuple(_review(f"scripts[{i}]", item) for i, item in enumerate(data["scripts"]))

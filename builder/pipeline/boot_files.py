@@ -20,6 +20,7 @@ from builder.formats import boot
 from builder.formats.boot import BootFiles
 from builder.pipeline import assemble, initrd
 from builder.pipeline.workshop import Workshop
+from terminal import record
 
 VERSION: Final = 1
 
@@ -36,7 +37,7 @@ class Early:
     @property
     def owners(self) -> dict[str, int]:
         """Bytes before compression, of the kernel and of each file of the initrds."""
-        found: dict[str, int] = json.loads((self.folder / "owners.json").read_text())
+        found: dict[str, int] = record.parse((self.folder / "owners.json").read_text())
         return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import filecmp
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from builder.debian import deb
 from builder.debian.downloads import downloaded
 from builder.debian.lockfile import Lock
 from builder.debian.tools import closure_id
-from terminal import Failure
+from terminal import Failure, record
 
 KINDS: Final = ("downloads", "packages", "tools", "steps")
 
@@ -126,7 +125,7 @@ def _needed(store: Store, locks: Iterable[Lock], tools: Lock) -> set[Path]:
 def _is_whole(unpacked: Path) -> bool:
     """Has the data of this unpacked package the length that its index counts on?"""
     try:
-        rows = json.loads((unpacked / "index.json").read_text())["entries"]
+        rows = record.parse((unpacked / "index.json").read_text())["entries"]
         return max((row[6] + row[7] for row in rows), default=0) <= (unpacked / "data.tar").stat().st_size
     except (OSError, ValueError, LookupError, TypeError):
         return False

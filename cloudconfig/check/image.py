@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cloudconfig.text.schema import WRITABLE
-from terminal import Failure
+from terminal import Failure, record
 
 VERSION = 1
 NODE_CODE = Path("/usr/lib/flotilla")
@@ -127,10 +127,10 @@ def load(path: Path) -> Image:
     """The facts in the build's folder or compact file ``path``. Raises Failure."""
     try:
         if path.is_dir():
-            manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+            manifest = record.parse((path / "manifest.json").read_text("utf-8"))
             with (path / "files.jsonl").open(encoding="utf-8") as lines:
-                return _of_build(manifest, [json.loads(line) for line in lines])
-        return _of_file(json.loads(path.read_text("utf-8")))
+                return _of_build(manifest, [record.parse(line) for line in lines])
+        return _of_file(record.parse(path.read_text("utf-8")))
     except OSError as error:
         hint = "--image takes the folder that 'osbuild image' made, or what 'cloudconfig facts' printed"
         raise Failure(f"cannot be read: {error.strerror}", where=error.filename or str(path), hint=hint) from error

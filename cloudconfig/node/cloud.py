@@ -9,7 +9,6 @@ obeyed as root.
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from cloudconfig.text.userdata import INFLATED_MAX
-from terminal import Failure
+from terminal import Failure, record
 
 ADDRESS = "169.254.169.254"
 DEADLINE_S = 120.0
@@ -149,8 +148,8 @@ def openstack(service: Service) -> Told:
     """What OpenStack's metadata service says of this machine. Raises Failure."""
     path = "/openstack/latest/meta_data.json"
     try:
-        meta: Any = json.loads(service.need(path, {}))
-    except (ValueError, RecursionError) as error:
+        meta: Any = record.parse(service.need(path, {}))
+    except ValueError as error:
         raise Failure("this is no JSON", where=path) from error
     if not isinstance(meta, dict) or not isinstance(meta.get("uuid"), str):
         raise Failure("it does not say which machine this is (uuid)", where=path)

@@ -7,7 +7,6 @@ Read on both halves; fetched on the node by the unit ``cloudconfig-fetch.service
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ from cloudconfig.node import accounts
 from cloudconfig.node.rooted import Root, Staging
 from cloudconfig.text.schema import Download
 from cloudconfig.text.source import LIST
-from terminal import Failure
+from terminal import Failure, record
 
 SIZE_MAX = 64 << 20
 DEADLINE_S = 600.0
@@ -34,7 +33,7 @@ def fetch(
     text = root.read(LIST, 1 << 22)
     if text is None:
         return []
-    wanted = [Download(**{**item, "headers": tuple(map(tuple, item["headers"]))}) for item in json.loads(text)]
+    wanted = [Download(**{**item, "headers": tuple(map(tuple, item["headers"]))}) for item in record.parse(text)]
     end = clock() + DEADLINE_S
     troubles: list[str] = []
     for download in wanted:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from cloudconfig.node.rooted import Root, RootedError, Staging
 from cloudconfig.plan.plan import File, Link
+from terminal import record
 
 VERSION = 1
 FOLDER = "/var/lib/cloudconfig"
@@ -57,7 +58,7 @@ class Manifest(NamedTuple):
 def read(root: Root) -> Manifest:
     """The record under ``root``; an empty one if there is none or it is damaged (then nothing is taken away)."""
     try:
-        value = json.loads(root.read(PATH, KEPT_MAX) or b"null")
+        value = record.parse(root.read(PATH, KEPT_MAX) or b"null")
         if not isinstance(value, dict) or value.get("v") != VERSION:
             return Manifest()
         return Manifest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 from cloudconfig.node import manifest
 from cloudconfig.node.rooted import Root
 from cloudconfig.text.stages import PHONE_FILE
-from terminal import Failure
+from terminal import Failure, record
 
 ANSWER_S = 20.0
 PAUSE_S = 3.0
@@ -43,7 +42,7 @@ def home(system: Path = Path("/"), sleep: Callable[[float], None] = time.sleep) 
     import urllib.parse
     import urllib.request
 
-    wanted = json.loads((system / PHONE_FILE.lstrip("/")).read_text("utf-8"))
+    wanted = record.parse((system / PHONE_FILE.lstrip("/")).read_text("utf-8"))
     data = urllib.parse.urlencode(form(wanted["post"], system)).encode()
     trouble = ""
     for attempt in range(wanted["tries"]):

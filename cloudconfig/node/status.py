@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from terminal import Failure
+from terminal import Failure, record
 
 VERSION = 1
 PATH = "/run/cloudconfig/status.json"
@@ -79,7 +79,7 @@ class Status(NamedTuple):
 def read(path: str | Path = PATH) -> Status | None:
     """The last outcome, None if there is none yet. Raises Failure when the file is broken."""
     try:
-        value = json.loads(Path(path).read_text())
+        value = record.parse(Path(path).read_text())
         if value["v"] != VERSION:
             raise Failure(f"written by another version ({value['v']})", where=str(path))
         return Status(

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from terminal import Failure
+from terminal import Failure, record
 
 JSON = "json"
 ENVIRONMENT = "environment"
@@ -20,12 +20,12 @@ def merge(kind: str, old: bytes, new: bytes) -> bytes:
     if not old.strip():
         return new
     try:
-        there = json.loads(old)
-    except (ValueError, RecursionError):
+        there = record.parse(old)
+    except ValueError:
         there = None
     if not isinstance(there, dict):
         raise Failure("what is there is no JSON object, and nothing can be put into it")
-    return (json.dumps(_deep(there, json.loads(new)), indent=2, sort_keys=True) + "\n").encode()
+    return (json.dumps(_deep(there, record.parse(new)), indent=2, sort_keys=True) + "\n").encode()
 
 
 def _deep(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.model.protocol import LINE_BYTES_MAX
-from terminal import Failure
+from terminal import Failure, record
 
 
 def ask(path: Path, do: str, /, *, deadline_s: float = 30, **arguments: Any) -> Any:
@@ -22,7 +22,9 @@ def ask(path: Path, do: str, /, *, deadline_s: float = 30, **arguments: Any) -> 
             line.connect(str(path))
             line.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
             with line.makefile("rb") as answers:
-                answer = json.loads(answers.readline(LINE_BYTES_MAX))
+                answer = record.parse(answers.readline(LINE_BYTES_MAX))
+                if not isinstance(answer, dict):
+                    raise ValueError("no object")
     except (OSError, ValueError) as error:
         raise Failure(f"the cluster's supervisor does not answer to {do!r}", where=str(path)) from error
     if "failure" in answer:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Literal
 
+from terminal import record
+
 Outcome = Literal["ok", "fail", "unknown"]
 
 
@@ -53,7 +55,7 @@ def load(text: str) -> list[Operation]:
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            fields = json.loads(line)
+            fields = record.parse(line)
             operation = Operation(
                 **{**fields, "argument": _hashable(fields.get("argument")), "result": _hashable(fields.get("result"))}
             )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from cluster.machines.shell import Lost, Session, Shell, overdue, run_request
-from terminal import Failure
+from terminal import Failure, record
 
 VERBS = ("root", "watch")
 READY_S = 600.0
@@ -65,7 +65,7 @@ async def _relay(reader: asyncio.StreamReader, session: Session) -> None:
     """Pass on what the asker types; an asker who hangs up wants the command to end."""
     try:
         while line := await reader.readline():
-            match json.loads(line):
+            match record.parse(line):
                 case {"do": "input", "data": str(data)}:
                     await session.type(b64decode(data))
                 case {"do": "end"}:

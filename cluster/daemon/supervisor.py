@@ -40,7 +40,7 @@ from cluster.network.impairment import HOST
 from cluster.network.segment import Segment
 from cluster.services.provider import Services
 from discovery.server import DiscoveryServer
-from terminal import Failure
+from terminal import Failure, record
 
 REBOOT_DEADLINE_S = 60.0
 """For a node to end and to boot to its root shell, likewise."""
@@ -118,7 +118,7 @@ class Supervisor:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = json.loads(await reader.readline())
+            request = record.parse(await reader.readline())
             try:
                 if request["do"] in shell_session.VERBS and request.get("node") in self.guests:
                     return await shell_session.attend(self.guests[request["node"]].shell, request, reader, writer)

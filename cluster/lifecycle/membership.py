@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.client.node import Node
-from terminal import Failure
+from terminal import Failure, record
 
 PEER_PORT = 2380
 ETCDCTL = "etcdctl --dial-timeout=5s --command-timeout={seconds}s {words}"
@@ -29,8 +28,8 @@ class Member:
 def parse(text: str) -> list[Member]:
     """What ``etcdctl member list -w json`` prints. Raises :class:`Failure` if it is not that."""
     try:
-        return [_member(entry) for entry in json.loads(text)["members"]]
-    except (ValueError, KeyError, TypeError) as error:
+        return [_member(entry) for entry in record.parse(text)["members"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Failure("etcd's list of members makes no sense", where=text[:100]) from error
 
 
@@ -92,7 +91,7 @@ def _etcdctl(node: Node, words: str) -> str:
 def _reason(line: str) -> str:
     """Out of the JSON that etcdctl writes about a failed call, if it does, the part for people."""
     try:
-        entry = json.loads(line)
+        entry = record.parse(line)
     except ValueError:
         return line.removeprefix("Error: ")
     return str(entry.get("error", line)) if isinstance(entry, dict) else line

@@ -5,7 +5,6 @@ Nodes say themselves how far they are (:mod:`cluster.lifecycle.startup`). One wi
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from cluster.client.node import Node
 from cluster.faults import stall
 from cluster.lifecycle import startup
 from cluster.lifecycle.startup import ETCD_PORT, StartupReports, names
-from terminal import Failure, Phases
+from terminal import Failure, Phases, record
 
 SHELL_S, SSH_S, ETCD_S, FLEET_S = 40.0, 40.0, 30.0, 30.0
 """How long each stage may take with hardware; times the accelerator's factor."""
@@ -176,7 +175,7 @@ def is_etcd_healthy(node: Node) -> bool:
     """Whether the node's etcd takes writes, by its own word (``GET /health``). Raises :class:`Failure` if it does not listen."""
     status, body = node.http(ETCD_PORT, "GET", "/health")
     try:
-        return status == 200 and json.loads(body).get("health") == "true"
+        return status == 200 and record.parse(body).get("health") == "true"
     except (ValueError, AttributeError):
         return False
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from terminal import Failure, record
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,13 @@ class Timeline:
 
 
 def read(path: Path) -> list[Event]:
-    """The events in ``path``, oldest first; none if there is no such file. A half-written last line is left out."""
+    """The events in ``path``, oldest first; none if there is no such file. A half-written last line is left out. Raises Failure for what is none."""
+    found: list[Event] = []
     try:
-        lines = path.read_text().split("\n")[:-1]
+        found.extend(record.build(Event, record.parse(line)) for line in path.read_text().split("\n")[:-1])
     except FileNotFoundError:
         return []
-    return [_event(json.loads(line)) for line in lines]
-
-
-def _event(entry: dict[str, Any]) -> Event:
-    return Event(**{**entry, "nodes": tuple(entry["nodes"])})
+    except ValueError as error:
+        hint = "remove the file to begin a new one; the nodes do not need it"
+        raise Failure(f"this is no timeline: {error}", where=f"{path} line {len(found) + 1}", hint=hint) from error
+    return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fleet.model.entities import Desired, Machine, Unit, UnitState
-from terminal import Failure
+from terminal import Failure, record
 from unitfile.text import Option, UnitFile
 
 BODY_SIZE_MAX = 4 << 20
@@ -180,8 +179,8 @@ def _page_number(token: str) -> int:
 
 def _parsed(body: bytes, shape: type[Shape], name: str) -> Shape:
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        found = record.parse(body)
+    except ValueError:
         raise BadRequest("the body is not JSON") from None
     if not isinstance(found, shape):
         raise BadRequest(f"the body is no JSON {name}")

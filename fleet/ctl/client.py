@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urlsplit
 
 from fleet.model.entities import Machine, UnitState
-from terminal import Failure, UsageFailure
+from terminal import Failure, UsageFailure, record
 from unitfile.text import Option, UnitFile
 
 BASE = "/fleet/v1"
@@ -222,8 +222,8 @@ class Client:
 
     def _json(self, method: str, path: str) -> Mapping[str, object]:
         try:
-            answer = json.loads(self._request(method, path))
-        except (ValueError, RecursionError):
+            answer = record.parse(self._request(method, path))
+        except ValueError:
             raise self._nonsense("its answer is not JSON") from None
         if not isinstance(answer, dict):
             raise self._nonsense("its answer is no JSON object")
@@ -284,9 +284,9 @@ class Client:
 def _told(status: int, body: bytes) -> tuple[str, str | None]:
     """Message and hint of an error body ``{"error":{"code":N,"message":"...","hint":"..."}}``, or the plain status."""
     try:
-        error = json.loads(body)["error"]
+        error = record.parse(body)["error"]
         message, hint = error.get("message"), error.get("hint")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         message = hint = None
     plain = f"the fleet API answered {status} {http.client.responses.get(status, '')}".rstrip()
     return (

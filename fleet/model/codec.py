@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
-from terminal import Failure
+from terminal import Failure, record
 from unitfile.name import UnitName, UnitNameError
 from unitfile.text import UnitFile, UnitFileError
 
@@ -189,11 +189,11 @@ def _load(value: bytes) -> dict[str, object]:
         raise BrokenValue(f"{len(value)} bytes, {SIZE_MAX} is the most")
     try:
         text = value.decode()
-        fields = json.loads(text)
+        fields = record.parse(text)
         if "\\u" in text:
             # Raises for half a surrogate pair, which would blow up whoever writes it on.
             json.dumps(fields, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BrokenValue("not JSON") from error
     if not isinstance(fields, dict):
         raise BrokenValue("JSON, but no object")

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.client.fault import Fault
 from cluster.model.timeline import Event, Timeline, read
+from terminal import Failure
 
 
 def test_what_was_written_is_read_in_order(tmp_path: Path) -> None:
@@ -28,6 +29,19 @@ def test_there_may_be_no_file_or_a_line_that_is_being_written(tmp_path: Path) ->
     with path.open("a") as file:
         file.write('{"t": 1')
     assert [event.what for event in read(path)] == ["one"]
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 5000, "{}", "1", '{"t": Infinity, "kind": "mark", "what": "x"}', '{"t": 1, "kind": 2, "what": "x"}']
+)
+def test_a_line_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "timeline.jsonl"
+    Timeline(path).record("mark", "one")
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(Failure, match="this is no timeline") as failure:
+        read(path)
+    assert failure.value.where == f"{path} line 2"
 
 
 def test_what_there_is_no_room_for_is_written_later(tmp_path: Path) -> None:

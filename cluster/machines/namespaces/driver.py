@@ -28,7 +28,7 @@ from cluster.model import logs
 from cluster.model.description import Description
 from cluster.model.layout import Layout
 from cluster.model.machine import DISCOVERY_PORT, HOST_ADDRESS, SHELL_PORT, Machine, cluster_mac, kernel_arguments
-from terminal import Failure
+from terminal import Failure, record
 
 SCRIPT = Path(boot.__file__)
 POWER_BUTTON = signal.SIGRTMIN + 4
@@ -196,7 +196,7 @@ class NamespaceVm:
             data, descriptors, _, _ = socket.recv_fds(keeper, PACKET_BYTES, 2)
             if not data:
                 break
-            match json.loads(data):
+            match record.parse(data):
                 case {"pid": int(pid)}:
                     with suppress(ProcessLookupError):  # it has ended already, and says why
                         self._init = os.pidfd_open(pid)
