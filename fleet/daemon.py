@@ -1,7 +1,8 @@
 """fleetd: agent, engine and HTTP API of one machine, in one process.
 
-Threads (watches, tasks, D-Bus) only ever put messages into one queue; one loop takes them out and is the only one to touch agent
-and engine. The API server has threads of its own and shares nothing with them but the client of etcd.
+The agent has its loop here, the engine in :mod:`fleet.engine.leadership`, so that an engine that reads a large cluster holds up no unit of
+this machine. Other threads (watches, tasks, D-Bus) only ever put messages into a loop's inbox; the loop is the only one to touch its
+agent or engine. The API server has threads of its own. They share nothing but the client of etcd.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
@@ -24,10 +24,10 @@ from fleet.agent.agent import Agent, Task
 from fleet.agent.steps import Outcome, Seen, Systemd
 from fleet.agent.unitstore import UnitStore
 from fleet.config import Config, ConfigError, load
-from fleet.engine.engine import Engine
+from fleet.engine.leadership import Leadership
 from fleet.model.entities import Machine
 from fleet.model.registry import Registry
-from fleet.model.watch import Delivered, Feed, Lost
+from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
 from terminal import Failure, Parser, command
 
 SYSTEMD_FOLDER = Path("/run/systemd/system")
@@ -52,79 +52,59 @@ class _Observed:
 
 
 class Daemon:
-    """Agent and engine around one queue. ``client`` may be any etcd; ``systemd_of`` gets the callback for changed units."""
+    """Agent and engine of one machine, each with its loop."""
 
     def __init__(self, registry: Registry, machine: Machine, store: UnitStore, config: Config) -> None:
         self._registry = registry
         self._machine = machine
         self._store = store
         self._config = config
-        self._queue: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
-        self._stopping = False
+        self._inbox: Inbox[Delivered | Lost | Outcome | Seen | _Observed | BaseException | None] = Inbox()
 
     def changed(self, units: Sequence[str]) -> None:
         """systemd says that these units have changed; from any thread."""
-        self._queue.put(("agent", _Observed(units)))
+        self._inbox.post(_Observed(units))
 
     def stop(self) -> None:
         """End :meth:`run`; from any thread."""
-        self._queue.put(("stop", None))
+        self._inbox.post(None)
 
     def run(self, systemd: Systemd) -> None:
         """Work until :meth:`stop`. Leaves units, files and this machine's lease as they are; gives up leadership."""
         agent = Agent(self._registry, self._machine, systemd, self._store, self._start, ttl_s=self._config.agent_ttl)
         agent.adopt()
-        engine = None
+        leadership = None
         if not self._config.disable_engine:
-            engine = Engine(
+            leadership = Leadership(
                 self._registry, self._machine.id, ttl_s=self._config.leader_ttl_s, agent_ttl_s=self._config.agent_ttl
             )
-        agent_feed = Feed(self._registry.client, lambda message: self._queue.put(("agent", message)))
-        engine_feed = Feed(self._registry.client, lambda message: self._queue.put(("engine", message)))
+        feed = Feed(self._registry.client, self._inbox.post)
         try:
-            while not self._stopping:
-                due = agent.step(time.monotonic())
-                agent_feed.follow(agent.subscription)
-                if engine is not None:
-                    due = min(due, engine.step(time.monotonic()))
-                    engine_feed.follow(engine.subscription)
-                self._take(agent, engine, due)
-        finally:
-            agent_feed.follow(None)
-            engine_feed.follow(None)
-            if engine is not None:
-                engine.resign()
-
-    def _take(self, agent: Agent, engine: Engine | None, due: float) -> None:
-        """Wait for a message until ``due``, and hand on all there are."""
-        try:
-            message = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+            if leadership is not None:
+                leadership.start(self._inbox.post)
             while True:
-                self._hand(agent, engine, *message)
-                message = self._queue.get_nowait()
-        except queue.Empty:
-            return
-
-    def _hand(self, agent: Agent, engine: Engine | None, whose: str, message: object) -> None:
-        loop = engine if whose == "engine" else agent
-        match message:
-            case Delivered(subscription, batch):
-                if loop is not None and loop.subscription == subscription:
-                    loop.deliver(batch)
-            case Lost(subscription, error):
-                if loop is not None and loop.subscription == subscription:
-                    _LOG.info("the watch of %s ended: %s", subscription.prefix, error)
-                    loop.lost()
-            case _Observed(units):
-                agent.observed(units)
-            case Outcome() | Seen():
-                agent.finished(message, time.monotonic())
-            case None:
-                self._stopping = True
+                due = agent.step(time.monotonic())
+                feed.follow(agent.subscription)
+                for message in self._inbox.take(due):
+                    match message:
+                        case Delivered() | Lost():
+                            hand(agent, message)
+                        case _Observed(units):
+                            agent.observed(units)
+                        case Outcome() | Seen():
+                            agent.finished(message, time.monotonic())
+                        case BaseException():
+                            raise message
+                        case None:
+                            return
+        finally:
+            feed.follow(None)
+            if leadership is not None:
+                leadership.stop()
 
     def _start(self, task: Task) -> None:
         # A thread a task, not a pool: a stop may take as long as its unit likes, and must not hold up others.
-        threading.Thread(target=lambda: self._queue.put(("agent", task())), name="unit", daemon=True).start()
+        threading.Thread(target=lambda: self._inbox.post(task()), name="unit", daemon=True).start()
 
 
 def main() -> int:

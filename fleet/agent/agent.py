@@ -110,8 +110,8 @@ class Agent:
         """Take a batch of the subscription; :meth:`step` looks at it."""
         self._batches.append(batch)
 
-    def lost(self) -> None:
-        """The subscription has ended; orders are read anew soon."""
+    def lost(self, _: EtcdError) -> None:
+        """The subscription has ended; orders are read anew soon, which costs no more than to see from where to resume."""
         self._is_lost = True
 
     def observed(self, units: Iterable[str]) -> None:

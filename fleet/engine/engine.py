@@ -7,10 +7,14 @@ only when its own writes have come back through the watch; so a plan is always m
 *Fencing*: each transaction compares the create revision of the leader's key with the one that this engine made. A leader that
 was asleep while its lease ran out may write what it likes: the comparison fails, nothing is changed, and it becomes a follower.
 
-*Any trouble* (a call that failed, a watch that broke, writes that do not come back) makes the leader throw its view away and read
-anew, which also starts the clock of :class:`fleet.engine.eviction.Departures` anew.
+*The lease* is renewed by :meth:`Engine.keep`, beside :meth:`Engine.step`: to read and plan a large cluster takes longer than a lease
+lasts. No clock of ours ends a reign. Etcd does: by a fence that fails, or by saying that the lease or the key is gone.
 
-Time comes in as ``now`` (seconds of any steady clock); the loop around it is :mod:`fleet.daemon`.
+*Trouble* costs no second reading. A write that failed is sent again, which is safe, since it is fenced and nobody else writes these
+keys; a watch that broke is resumed at the revision it had come to. The leader reads anew when etcd has compacted that revision,
+refuses a write, or has gone back in time (it was restored). Each gap starts the clock of :class:`fleet.engine.eviction.Departures` anew.
+
+Time comes in as ``now`` (seconds of any steady clock); the loop around it is :mod:`fleet.engine.leadership`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from etcd.errors import EtcdError
+from etcd.errors import Compacted, EtcdError, Unavailable
 from etcd.protocol import Compare, Event, Op, WatchBatch
 from fleet.engine.eviction import Departures
 from fleet.model import codec
@@ -41,17 +45,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class _Reign:
-    """A leadership: its lease, the revision that fences its writes, and until when the lease surely lives."""
+    """A leadership: its lease, the revision that fences its writes, and whether etcd has said that the lease is gone."""
 
     lease: int
     fence: int
-    ttl_s: float
-    until: float
-    renew_at: float
+    is_over: bool = False
 
 
 class Engine:
-    """One machine's engine. Call :meth:`step` from one thread; hand it what its :attr:`subscription` brings.
+    """One machine's engine. Call :meth:`step` from one thread and :meth:`keep` from another; hand it what its
+    :attr:`subscription` brings.
 
     ``ttl_s`` is the leader's lease, ``agent_ttl_s`` that of machines.
     """
@@ -66,15 +69,16 @@ class Engine:
         self._reign: _Reign | None = None
         self._view: Overview | None = None
         self._scheduler = Scheduler()
-        self._departures = Departures(0.0, ttl_s=agent_ttl_s, grace_s=GRACE_S)
+        self._departures: Departures | None = None
         self._batches: deque[WatchBatch] = deque()
         self._writes: deque[list[Op]] = deque()
         self._written = 0
-        self._written_at = 0.0
+        self._heard_at = 0.0
         self._serial = 0
         self._retry_at = 0.0
         self._backoff_s = BACKOFF_S[0]
-        self._is_lost = False
+        self._lost: EtcdError | None = None
+        self._keep_trouble = ""
 
     @property
     def is_leading(self) -> bool:
@@ -85,15 +89,36 @@ class Engine:
         """Take a batch of the subscription; :meth:`step` looks at it."""
         self._batches.append(batch)
 
-    def lost(self) -> None:
-        """The subscription has ended."""
-        self._is_lost = True
+    def lost(self, error: EtcdError) -> None:
+        """The subscription has ended, and why."""
+        self._lost = error
+
+    def keep(self, now: float) -> float:
+        """Renew the lease of the reign, if there is one; returns when to call again at the latest. From a thread of its own.
+
+        Trouble is retried, never raised. A lease that cannot be renewed may live on all the same (a new leader of etcd prolongs
+        all leases), so that only etcd's word that it is gone ends the reign, at the next step.
+        """
+        reign = self._reign
+        if reign is None:
+            return now + self._ttl_s / 3
+        try:
+            if self._client.lease_keepalive(reign.lease) <= 0:
+                reign.is_over = True
+            self._keep_trouble = ""
+        except EtcdError as error:
+            if str(error) != self._keep_trouble:
+                _LOG.warning("the leader's lease was not renewed: %s", error)
+            self._keep_trouble = str(error)
+            return now + self._ttl_s / 10
+        return now + self._ttl_s / 3
 
     def step(self, now: float) -> float:
         """Do what is due at ``now``; returns when to call again at the latest. Trouble with etcd is retried, never raised."""
-        if self._is_lost:
-            self._is_lost = False
-            self._forget_view()
+        if self._lost is not None:
+            if self._view is None or isinstance(self._lost, Compacted):
+                self._forget_view()
+            self.subscription = self._lost = None
             self._retry_at = now + BACKOFF_S[0]  # a watch that breaks at once must not make a busy loop
         if now < self._retry_at:
             return self._retry_at
@@ -101,7 +126,8 @@ class Engine:
             due = self._lead(now, self._reign) if self._reign is not None else self._follow(now)
         except EtcdError as error:
             _LOG.warning("the engine waits for etcd: %s", error)
-            self._forget_view()
+            if self._view is None or not isinstance(error, Unavailable):
+                self._forget_view()
             self._retry_at = now + self._backoff_s
             self._backoff_s = min(2 * self._backoff_s, BACKOFF_S[1])
             return self._retry_at
@@ -130,14 +156,14 @@ class Engine:
             found = self._client.range(key)
             if any(each.key == key for each in found.kvs):
                 self._subscribe(key, found.revision + 1)
-            elif self._campaign(now):
+            elif self._campaign():
                 return now
             else:
                 self.subscription = None
                 return now + 1.0
         return now + IDLE_S
 
-    def _campaign(self, now: float) -> bool:
+    def _campaign(self) -> bool:
         key = self._registry.key_leader
         lease = self._client.lease_grant(self._ttl_s)
         done = self._client.txn(
@@ -146,47 +172,41 @@ class Engine:
         if not done.succeeded:
             self._client.lease_revoke(lease.id)
             return False
-        self._reign = _Reign(lease.id, done.revision, lease.ttl, now + lease.ttl, now + lease.ttl / 3)
         self._forget_view()
+        self._reign = _Reign(lease.id, done.revision)
         _LOG.info("this engine leads from revision %d on", done.revision)
         return True
 
     # Leading
 
     def _lead(self, now: float, reign: _Reign) -> float:
-        if now >= reign.until:
-            self._step_down("its lease has run out")
+        if reign.is_over:
+            self._step_down("its lease is gone")
             return now
-        if now >= reign.renew_at:
-            ttl = self._client.lease_keepalive(reign.lease)
-            if ttl <= 0:
-                self._step_down("its lease is gone")
-                return now
-            reign.until = now + ttl
-            reign.renew_at = now + ttl / 3
         if self._view is None:
-            self._view = self._read(now)
+            self._view = self._read()
+            return now  # time has passed, and the watch begins before the first plan
+        if self.subscription is None:
+            self._resume(now, self._view)
+        if self._departures is None:
+            self._departures = self._expected(now, self._view)
         while self._batches:
             batch = self._batches.popleft()
             for event in batch.events:
                 if event.kv.key == self._registry.key_leader and event.kv.create_revision != reign.fence:
                     self._step_down("its key is not its own any more")
                     return now
-                self._apply(event, now, self._view)
+                self._apply(event, now, self._view, self._departures)
             self._view.revision = max(self._view.revision, batch.revision)
+            self._heard_at = now
         for machine in self._departures.take_due(now):
             _LOG.warning("machine %s is gone; its units move", machine)
             self._scheduler.evict_machine(machine)
-        return self._write(now, reign, self._view)
+        return self._write(now, reign, self._view, self._departures)
 
-    def _read(self, now: float) -> Overview:
+    def _read(self) -> Overview:
         view = self._registry.overview()
         self._subscribe(self._registry.prefix, view.revision + 1)
-        self._departures = Departures(now, ttl_s=self._agent_ttl_s, grace_s=GRACE_S)
-        for machine in view.alive:
-            self._departures.came(machine)
-        for machine in sorted({machine for machine, _ in view.placements} - view.alive):
-            self._departures.left(machine, now)
         self._scheduler = Scheduler.of(
             ClusterView(
                 machines=view.machines,
@@ -200,7 +220,25 @@ class Engine:
         self._written = 0
         return view
 
-    def _apply(self, event: Event, now: float, view: Overview) -> None:
+    def _resume(self, now: float, view: Overview) -> None:
+        """Watch on from what the view has."""
+        if self._client.range(self._registry.key_leader).revision < view.revision:
+            raise EtcdError("etcd has gone back to an earlier revision")
+        self._subscribe(self._registry.prefix, view.revision + 1)
+        self._heard_at = now
+        if self._departures is not None:
+            self._departures.interrupted(now)
+
+    def _expected(self, now: float, view: Overview) -> Departures:
+        """Who should be there, by a view that is whole from now on."""
+        departures = Departures(now, ttl_s=self._agent_ttl_s, grace_s=GRACE_S)
+        for machine in view.alive:
+            departures.came(machine)
+        for machine in sorted({machine for machine, _ in view.placements} - view.alive):
+            departures.left(machine, now)
+        return departures
+
+    def _apply(self, event: Event, now: float, view: Overview, departures: Departures) -> None:
         """Bring view and scheduler up to date with one event."""
         if event.kind == "put":
             view.put(event.kv)
@@ -210,9 +248,9 @@ class Engine:
         machine, _, unit = rest.partition("/")
         match kind:
             case "machines":
-                self._apply_machine(rest, now, view)
+                self._apply_machine(rest, now, view, departures)
             case "metadata" if machine in view.alive:
-                self._apply_machine(machine, now, view)
+                self._apply_machine(machine, now, view, departures)
             case "units":
                 self._apply_unit(rest, view)
             case "schedule":
@@ -222,7 +260,7 @@ class Engine:
                 else:
                     self._scheduler.set_placement(order)
                     if machine not in view.alive:
-                        self._departures.left(machine, now)
+                        departures.left(machine, now)
             case "states":
                 if (machine, unit) in view.states:
                     self._scheduler.set_present(machine, unit)
@@ -231,14 +269,14 @@ class Engine:
             case "status":
                 self._scheduler.set_explanation(rest, view.reasons.get(rest))
 
-    def _apply_machine(self, machine: str, now: float, view: Overview) -> None:
+    def _apply_machine(self, machine: str, now: float, view: Overview, departures: Departures) -> None:
         if machine not in view.alive:
             self._scheduler.drop_machine(machine)
-            self._departures.left(machine, now)
-            if self._departures.is_mass:
-                _LOG.error("many machines are away at once: %s; moving units slowly", ", ".join(self._departures.away))
+            departures.left(machine, now)
+            if departures.is_mass:
+                _LOG.error("many machines are away at once: %s; moving units slowly", ", ".join(departures.away))
             return
-        self._departures.came(machine)
+        departures.came(machine)
         known = view.machines.get(machine)
         if known is None:
             self._scheduler.drop_machine(machine)
@@ -253,30 +291,32 @@ class Engine:
         else:
             self._scheduler.drop_unit(name)
 
-    def _write(self, now: float, reign: _Reign, view: Overview) -> float:
+    def _write(self, now: float, reign: _Reign, view: Overview, departures: Departures) -> float:
         """Write one transaction, or plan when all is written and has come back; returns when to go on."""
-        due = [reign.renew_at, now + IDLE_S]
         if not self._writes:
             if view.revision < self._written:
-                if now >= self._written_at + CATCH_UP_S:
-                    raise EtcdError("the engine's own writes do not come back through its watch")
-                return min(*due, self._written_at + CATCH_UP_S)
+                if now >= self._heard_at + CATCH_UP_S:
+                    _LOG.warning("the engine's own writes do not come back through its watch")
+                    self.subscription = None
+                    return now
+                return self._heard_at + CATCH_UP_S
             plan = self._scheduler.plan()
             for decision in plan.decisions:
                 _LOG.info("%s", told(decision))
             self._writes.extend(batches(self._registry, plan))
         if self._writes:
-            ops = self._writes.popleft()
+            ops = self._writes[0]
             fence = Compare.created(self._registry.key_leader, "==", reign.fence)
             done = self._client.txn([fence], ops)
             if not done.succeeded:
                 self._step_down("another one leads")
                 return now
+            self._writes.popleft()  # not before: what failed is sent again, for the scheduler counts it as done
             if any(op.kind == "put" for op in ops) or any(each.deleted for each in done.responses):
-                self._written, self._written_at = done.revision, now
+                self._written, self._heard_at = done.revision, now
             return now
-        departure = self._departures.next_due()
-        return min(due if departure is None else [*due, departure])
+        departure = departures.next_due()
+        return now + IDLE_S if departure is None else min(now + IDLE_S, departure)
 
     # Ending
 
@@ -288,6 +328,7 @@ class Engine:
     def _forget_view(self) -> None:
         self.subscription = None
         self._view = None
+        self._departures = None
         self._batches.clear()
         self._writes.clear()
 

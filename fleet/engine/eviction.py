@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 
 class Departures:
-    """Which machines are away, since when, in one uninterrupted view that began at ``since``.
+    """Which machines are away, since when, in a view that is whole from ``since`` on.
 
     ``ttl_s`` is the machines' lease, ``grace_s`` what one that vanished before our eyes has to come back.
     """
@@ -40,6 +40,10 @@ class Departures:
     def is_mass(self) -> bool:
         """Whether so many are away that evictions are spread over time."""
         return self._paced_from is not None
+
+    def interrupted(self, now: float) -> None:
+        """The view had a gap that ended at ``now``: it is whole from here on."""
+        self._since = now
 
     def came(self, machine: str) -> None:
         """A machine is alive."""

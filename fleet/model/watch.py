@@ -1,13 +1,20 @@
-"""Watches as data: a loop says which keys it wants to follow, and batches come to it through one queue."""
+"""Watches as data: a loop says which keys it wants to follow, and batches come to it through its inbox."""
 
 from __future__ import annotations
 
+import logging
+import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from etcd.errors import EtcdError
 from etcd.protocol import Etcd, Watch, WatchBatch
+
+Message = TypeVar("Message")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +78,48 @@ class Feed:
                 self._post(Delivered(subscription, batch))
         except EtcdError as error:
             self._post(Lost(subscription, error))
+
+
+class Inbox(Generic[Message]):
+    """A loop's queue: any thread posts, the loop takes."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def post(self, message: Message) -> None:
+        """Leave a message; never blocks."""
+        self._queue.put(message)
+
+    def take(self, due: float) -> Iterator[Message]:
+        """Wait for a message until ``due`` (of ``time.monotonic``), and give all there are."""
+        try:
+            yield self._queue.get(timeout=max(0.0, due - time.monotonic()))
+            while True:
+                yield self._queue.get_nowait()
+        except queue.Empty:
+            return
+
+
+class Loop(Protocol):
+    """What follows a subscription."""
+
+    @property
+    def subscription(self) -> Subscription | None:
+        """What it wants to follow now."""
+
+    def deliver(self, batch: WatchBatch) -> None:
+        """Take a batch of it."""
+
+    def lost(self, error: EtcdError, /) -> None:
+        """It has ended."""
+
+
+def hand(loop: Loop, message: Delivered | Lost) -> None:
+    """Hand on what a watch brought, unless the loop no longer wants it."""
+    if loop.subscription != message.subscription:
+        return
+    if isinstance(message, Delivered):
+        loop.deliver(message.batch)
+    else:
+        _LOG.info("the watch of %s ended: %s", message.subscription.prefix, message.error)
+        loop.lost(message.error)

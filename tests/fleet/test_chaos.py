@@ -66,6 +66,7 @@ class Chaos:
             (f"order for {name} broken", lambda: self.break_order(name)),
             ("history compacted", self.compact),
             (f"disk of {node.id} set", lambda: self.set_disk(node, self.random.choice(["ssd", "hdd", ""]))),
+            (f"{node.id} reads slowly or not", lambda: setattr(node.client, "reading_s", 15 - node.client.reading_s)),
             (f"jobs of {node.id} hang or go on", lambda: setattr(node, "holds_tasks", not node.holds_tasks)),
         ]
         told, event = self.random.choice(events)

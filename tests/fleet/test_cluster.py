@@ -271,9 +271,7 @@ class TestLeaders:
         before = world.etcd.store.revision
         placed = world.placed("1.service")
         # It believes its lease to live: only the fence is between its write and the cluster.
-        assert old.engine._reign is not None
-        old.engine._reign.until = world.now + 10
-        old.engine._reign.renew_at = world.now + 10
+        assert old.engine.is_leading
         stored = world.etcd.get(world.registry.key_unit("1.service"))
         assert stored is not None
         world.etcd.put(world.registry.key_unit("2.service"), stored.value)

@@ -11,11 +11,12 @@ world.run(60)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from etcd.errors import EtcdError
 from etcd.fake import FakeEtcd, FakeWatch
+from etcd.protocol import RangeResult
 from fleet.agent.agent import Agent, Task
 from fleet.agent.steps import Known, SystemdError, SystemdState
 from fleet.agent.unitstore import UnitStore
@@ -112,15 +113,38 @@ class Follower:
                     self._watch = self._client.watch(wanted.prefix, wanted.start_revision)
             while self._watch is not None and (batch := self._watch.poll()) is not None:
                 self._loop.deliver(batch)
-        except EtcdError:
+        except EtcdError as error:
             self.close()
-            self._loop.lost()
+            self._loop.lost(error)
 
     def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
         self._watch = None
         self._wanted = None
+
+
+class Link(FakeEtcd):
+    """A node's connection. Its engine's reading of everything takes ``reading_s``, in which all others go on, and begins
+    with ``meanwhile``, if there is such a thing: it happens once."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.world.etcd.store)
+        self.reading_s = 0.0
+        self.readings = 0
+        self.meanwhile: Callable[[], object] | None = None
+        self._node = node
+
+    def range(self, prefix: str, *, revision: int = 0) -> RangeResult:
+        found = super().range(prefix, revision=revision)
+        if prefix == self._node.registry.prefix:
+            self.readings += 1
+            if self.meanwhile is not None:
+                self.meanwhile()
+                self.meanwhile = None
+            self._node.world.run_beside(self._node, self.reading_s)
+            self._reach()
+        return found
 
 
 class Node:
@@ -130,12 +154,14 @@ class Node:
         self.world = world
         self.id = identity
         self.metadata = metadata
-        self.client = world.etcd.connect()
+        self.client = Link(self)
         self.registry = Registry(self.client)
         self.boots = boots
         self.agent: Agent | None = None
         self.engine: Engine | None = None
         self.frozen = False
+        self.is_reading = False
+        self.keep_at = 0.0
         self.tasks: list[Task] = []
         self.holds_tasks = False
         self.systemd = self._boot()
@@ -175,13 +201,17 @@ class Node:
     def step(self) -> None:
         if self.frozen or self.agent is None or self.engine is None:
             return
-        for follower in self._followers:
-            follower.pump()
+        orders, everything = self._followers
+        orders.pump()
         self.agent.step(self.world.now)
         while self.tasks and not self.holds_tasks:
             self.agent.finished(self.tasks.pop(0)(), self.world.now)
             self.agent.step(self.world.now)
-        self.engine.step(self.world.now)
+        if self.world.now >= self.keep_at:
+            self.keep_at = self.engine.keep(self.world.now)
+        if not self.is_reading:
+            everything.pump()
+            self.engine.step(self.world.now)
 
 
 class World:
@@ -202,6 +232,12 @@ class World:
             self.etcd.advance(TICK_S)
             for each in sorted(self.nodes):
                 self.nodes[each].step()
+
+    def run_beside(self, node: Node, seconds: float) -> None:
+        """Let virtual time pass while this node's engine waits for an answer of etcd; its agent and its lease do not."""
+        node.is_reading = True
+        self.run(seconds)
+        node.is_reading = False
 
     def submit(self, name: str, fleet: str = "", desired: Desired = Desired.LAUNCHED, run: str = "/bin/true") -> None:
         self.registry.create_unit(unit(name, fleet, desired, run), replace=True)

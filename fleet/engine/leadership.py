@@ -1,0 +1,57 @@
+"""The engine's threads: one that steps, and one that keeps the leader's lease while the other reads and plans."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from fleet.engine.engine import Engine
+from fleet.model.registry import Registry
+from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
+
+
+class Leadership:
+    """One machine's engine at work. Arguments are those of :class:`fleet.engine.engine.Engine`."""
+
+    def __init__(self, registry: Registry, machine: str, *, ttl_s: int, agent_ttl_s: float) -> None:
+        self._engine = Engine(registry, machine, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s)
+        self._inbox: Inbox[Delivered | Lost | None] = Inbox()
+        self._feed = Feed(registry.client, self._inbox.post)
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """Begin; ``failed`` is told of a bug, which must end the daemon and not just a thread of it."""
+
+        def run(work: Callable[[], None]) -> None:
+            try:
+                work()
+            except BaseException as error:
+                failed(error)
+
+        for name, work in (("engine", self._lead), ("lease", self._keep)):
+            self._threads.append(threading.Thread(target=run, args=(work,), name=name, daemon=True))
+            self._threads[-1].start()
+
+    def stop(self) -> None:
+        """End both threads, after what they are doing, and let another lead at once."""
+        self._stopping.set()
+        self._inbox.post(None)
+        for thread in self._threads:
+            thread.join()
+        self._feed.follow(None)
+        self._engine.resign()
+
+    def _lead(self) -> None:
+        while not self._stopping.is_set():
+            due = self._engine.step(time.monotonic())
+            self._feed.follow(self._engine.subscription)
+            for message in self._inbox.take(due):
+                if message is not None:
+                    hand(self._engine, message)
+
+    def _keep(self) -> None:
+        due = 0.0
+        while not self._stopping.wait(max(0.0, due - time.monotonic())):
+            due = self._engine.keep(time.monotonic())
