@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from etcd import wire
 from etcd.errors import Compacted, EtcdError, LeaseNotFound
+from etcd.paging import PageSize
 from etcd.protocol import Compare, KeyValue, Lease, Member, Op, RangeResult, Status, TxnResult
 from etcd.stream import StreamWatch
 from etcd.transport import Endpoint, Tls, Transport
@@ -14,7 +17,6 @@ from etcd.wire import Json
 
 __all__ = ["Client", "Tls"]
 
-_PAGE = 500  # keys in one answer of a range
 _T = TypeVar("_T")
 
 
@@ -60,16 +62,28 @@ class Client:
                 # The revision of our first page was compacted before the last one was read: begin again with now.
 
     def _pages(self, fields: Json, revision: int) -> RangeResult:
+        """All pages. While one is decoded, etcd works on the next."""
         kvs: list[KeyValue] = []
-        request = fields | {"limit": str(_PAGE), "revision": str(revision)}
-        while True:
-            page = self._call("/v3/kv/range", request, wire.decode_range, resend=True)
-            revision = revision or page.revision
-            kvs.extend(page.kvs)
-            if len(page.kvs) < _PAGE:
-                return RangeResult(tuple(kvs), revision)
-            after = wire.encode_key(page.kvs[-1].key) + b"\0"
-            request |= {"key": wire.base64(after), "revision": str(revision)}
+        size = PageSize()
+        request = fields | {"limit": str(size.keys), "revision": str(revision)}
+        answer, seconds = self._page(request)
+        with ThreadPoolExecutor(1) as beside:  # starts its thread when there is a second page
+            while True:
+                following: Future[tuple[Json, float]] | None = None
+                if answer.get("more") is True:
+                    after, revision = self._decoded(answer, wire.decode_end)
+                    request |= {"key": after, "limit": str(size.keys), "revision": str(revision)}
+                    following = beside.submit(self._page, dict(request))
+                page = self._decoded(answer, wire.decode_range)
+                kvs.extend(page.kvs)
+                if following is None:
+                    return RangeResult(tuple(kvs), revision or page.revision)
+                size.learn(len(page.kvs), sum(len(kv.value) for kv in page.kvs), seconds)
+                answer, seconds = following.result()
+
+    def _page(self, request: Json) -> tuple[Json, float]:
+        begin = time.monotonic()
+        return self._transport.call("/v3/kv/range", request, resend=True), time.monotonic() - begin
 
     def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """See :meth:`etcd.protocol.Etcd.put`."""
@@ -162,12 +176,11 @@ class Client:
         self._transport.close()
 
     def _call(self, path: str, request: Json, decode: Callable[[Json], _T], *, resend: bool) -> _T:
-        answer = self._transport.call(path, request, resend=resend)
-        return self._decoded(answer, decode, where=str(self._transport.order()[0][1]))
+        return self._decoded(self._transport.call(path, request, resend=resend), decode)
 
-    @staticmethod
-    def _decoded(answer: Json, decode: Callable[[Json], _T], *, where: str) -> _T:
+    def _decoded(self, answer: Json, decode: Callable[[Json], _T], *, where: str = "") -> _T:
         try:
             return decode(answer)
         except ValueError as error:
+            where = where or str(self._transport.order()[0][1])
             raise EtcdError("cannot understand the answer", where=where) from error

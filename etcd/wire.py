@@ -6,8 +6,8 @@ Pure: dictionaries in, values out. Any other shape raises :class:`ValueError`, w
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode, b64encode
+from base64 import b64encode
+from binascii import a2b_base64
 from typing import Any
 
 from etcd.protocol import Compare, Event, KeyValue, Member, Op, OpResult, RangeResult, Status, TxnResult, WatchBatch
@@ -75,9 +75,11 @@ def encode_op(op: Op) -> Json:
 def integer(fields: Json, name: str) -> int:
     """A number that the gateway writes as a string, or leaves out if it is zero."""
     value = fields.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{name} is not a number")
-    return int(value)
+    if (
+        type(value) is str or type(value) is int
+    ):  # not a bool; and quicker than isinstance, of which a range has millions
+        return int(value)
+    raise ValueError(f"{name} is not a number")
 
 
 def text(fields: Json, name: str) -> str:
@@ -90,9 +92,10 @@ def text(fields: Json, name: str) -> str:
 
 def binary(fields: Json, name: str) -> bytes:
     """Bytes, empty if they are left out."""
+    value = fields.get(name, "")
     try:
-        return b64decode(text(fields, name), validate=True)
-    except binascii.Error as error:
+        return a2b_base64(value, strict_mode=True)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is not base64") from error
 
 
@@ -140,6 +143,14 @@ def decode_kv(fields: Json) -> KeyValue:
 def decode_range(answer: Json) -> RangeResult:
     """A RangeResponse: one page of it."""
     return RangeResult(tuple(decode_kv(kv) for kv in object_list(answer, "kvs")), revision(answer))
+
+
+def decode_end(answer: Json) -> tuple[str, int]:
+    """Where the page after a RangeResponse begins (the key, encoded), and its revision."""
+    kvs = object_list(answer, "kvs")
+    if not kvs:
+        raise ValueError("a page without keys that is not the last")
+    return base64(binary(kvs[-1], "key") + b"\0"), revision(answer)
 
 
 def _decode_op(fields: Json) -> OpResult:

@@ -152,6 +152,12 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
     Both CR and LF end one: otherwise an option could hide from us behind a CR.
     """
+    if "\\" not in text and "\r" not in text:  # nothing can be continued: most texts, and a cluster has many
+        for number, physical in enumerate(text.split("\n"), 1):
+            line = physical.strip(_BLANK)
+            if line and not line.startswith(_COMMENT):
+                yield number, line
+        return
     pending: list[str] = []
     begin = 0
     for number, physical in enumerate(physical_lines(text), 1):

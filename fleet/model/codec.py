@@ -21,6 +21,7 @@ VERSION = 1
 SIZE_MAX = 4 << 20
 """Bytes of a value that are looked at: a unit file's cap with room for JSON's escapes."""
 
+_DESIRED = {each.value: each for each in Desired}
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -218,10 +219,10 @@ def _flag(fields: Mapping[str, object], name: str) -> bool:
 
 
 def _desired(fields: Mapping[str, object], name: str) -> Desired:
-    try:
-        return Desired(_text(fields, name))
-    except ValueError as error:
-        raise BrokenValue(f"{name} is none of {', '.join(Desired)}") from error
+    found = _DESIRED.get(_text(fields, name))
+    if found is None:
+        raise BrokenValue(f"{name} is none of {', '.join(Desired)}")
+    return found
 
 
 def _metadata(fields: Mapping[str, object]) -> dict[str, str]:

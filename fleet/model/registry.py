@@ -330,6 +330,8 @@ class Registry:
 
     def forget(self, key: str) -> None:
         """Drop the problem that was noted about a key, if any: it was read whole, or is gone."""
+        if not self._problems:
+            return
         with self._lock:
             self._problems.pop(key, None)
 

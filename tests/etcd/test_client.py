@@ -18,8 +18,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from etcd import Client, Compacted, Compare, EtcdError, LeaseNotFound, Op, Tls, Unavailable
+from etcd.paging import PageSize
 from etcd.wire import prefix_end
 from tests.eventually import eventually
 from tests.ports import free_ports
@@ -426,3 +429,62 @@ def test_tls_files_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(EtcdError, match="client certificate") as refused:
         tls.context()
     assert refused.value.hint
+
+
+class TestPages:
+    """A long range comes in pages that suit what is in it."""
+
+    def test_pages_grow_while_they_are_light_and_quick(self) -> None:
+        size = PageSize()
+        seen = [size.keys]
+        for _ in range(3):
+            size.learn(size.keys, 300 * size.keys, 0.01)
+            seen.append(size.keys)
+        assert seen == [500, 4000, 10_000, 10_000]
+
+    def test_heavy_values_make_small_pages_and_light_ones_large_again(self) -> None:
+        size = PageSize()
+        size.learn(500, 500 << 20, 0.1)
+        assert size.keys == 20
+        size.learn(20, 20 << 20, 0.1)
+        assert size.keys == 20
+        size.learn(20, 2000, 0.001)
+        assert size.keys == 160
+
+    def test_a_slow_etcd_gets_small_pages(self) -> None:
+        size = PageSize()
+        size.learn(500, 50_000, 4.0)
+        assert size.keys == 125
+
+    @given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 1 << 31), st.floats(0, 100)), max_size=9))
+    def test_a_page_is_never_empty_and_never_huge(self, pages: list[tuple[int, int, float]]) -> None:
+        size = PageSize()
+        for keys, weight, seconds in pages:
+            size.learn(keys, weight, seconds)
+            assert 20 <= size.keys <= 10_000
+
+    def test_a_page_without_keys_that_is_not_the_last_is_an_error(self, impostor: Make, connect: Connect) -> None:
+        client = connect(impostor(says({"header": {"revision": "5"}, "more": True})).endpoint)
+        with pytest.raises(EtcdError, match="cannot understand the answer"):
+            client.range("a")
+
+    @pytest.mark.etcd
+    def test_all_pages_are_of_one_revision(
+        self, real_etcd: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = connect(real_etcd)
+        prefix = f"pages-{time.time_ns()}/"
+        for first in range(0, 600, 100):
+            done = client.txn([], [Op.put(f"{prefix}{number:03}", b"old") for number in range(first, first + 100)])
+        ask = client._page
+
+        def ask_while_others_write(request: dict[str, Any]) -> tuple[dict[str, Any], float]:
+            answer = ask(request)
+            client.txn([], [Op.put(f"{prefix}599", b"new"), Op.put(f"{prefix}999", b"new"), Op.delete(f"{prefix}550")])
+            return answer
+
+        monkeypatch.setattr(client, "_page", ask_while_others_write)
+        found = client.range(prefix)
+        assert found.revision == done.revision
+        assert [kv.key.removeprefix(prefix) for kv in found.kvs] == [f"{number:03}" for number in range(600)]
+        assert {kv.value for kv in found.kvs} == {b"old"}

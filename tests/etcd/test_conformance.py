@@ -107,9 +107,9 @@ def test_the_empty_prefix_is_everything(etcd: Etcd, p: str) -> None:
 
 
 def test_more_keys_than_a_page_holds(etcd: Etcd, p: str) -> None:
-    for first in range(0, 1100, 100):
+    for first in range(0, 6000, 100):
         etcd.txn([], [Op.put(f"{p}{number:05}", b"") for number in range(first, first + 100)])
-    assert [kv.key for kv in etcd.range(p).kvs] == [f"{p}{number:05}" for number in range(1100)]
+    assert [kv.key for kv in etcd.range(p).kvs] == [f"{p}{number:05}" for number in range(6000)]
 
 
 def test_range_in_the_past(etcd: Etcd, p: str) -> None:
