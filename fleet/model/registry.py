@@ -8,7 +8,7 @@ Keys under one prefix (``/flotilla/fleet/`` by default), with who writes each:
 ``units/<name>``                       whoever serves the HTTP API
 ``schedule/<machine>/<unit>``          the leading engine, fenced
 ``states/<machine>/<unit>``            the machine's agent, under its lease
-``status/<unit>``                      the leading engine, fenced: why a unit is where it is, or nowhere
+``status/<unit>``                      the leading engine, fenced: why a unit is nowhere, or where a global one is
 ``engine/leader``                      whoever leads, under a lease of its own
 =====================================  ===============================================================
 
@@ -201,7 +201,10 @@ class Registry:
         return {each.unit: each.machine for _, each in self._range("schedule/", codec.placement) if not each.everywhere}
 
     def unit_status(self, name: str) -> str | None:
-        """The engine's sentence about a unit: why it is there, or why it is nowhere; ``None`` when it has said nothing yet."""
+        """The engine's sentence about a unit that has no order, or is global; ``None`` when it has said nothing.
+
+        Why any other is where it is, its order says.
+        """
         return self._get(self.key_status(name), codec.status)
 
     def overview(self) -> Overview:

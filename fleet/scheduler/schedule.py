@@ -173,7 +173,7 @@ class Scheduler:
             self._changed = self._changed or unit in self._index.pending
 
     def set_explanation(self, unit: str, text: str | None) -> None:
-        """What users are told about a unit now."""
+        """What users are told about a unit now, beside the reason in its order."""
         if self._explanations.get(unit) != text:
             self._explain(unit, text)
             self._touch_unit(unit)
@@ -337,9 +337,8 @@ class Scheduler:
             return reasons.global_summary(
                 len(where), len(self._index.machines), self._index.rejections(spec, without=set(where))
             )
-        where = sorted(self._index.where.get(unit, ()))
-        if where:
-            return self._index.placements[where[0], unit].reason
+        if self._index.where.get(unit):
+            return None  # its order says why
         waited = self._index.waits_for(unit)
         return reasons.no_machine(self._index.rejections(spec)) if waited is None else reasons.waits_for(waited)
 

@@ -286,19 +286,24 @@ class TestRules:
     def test_a_machine_that_is_away_keeps_its_units_until_it_is_evicted(self) -> None:
         one = unit("u.service")
         orders = {("gone", "u.service"): placement(one, "gone")}
-        words = {"u.service": "test"}
-        assert decide(world(one, placements=orders, explanations=words)) == Plan()
-        plan = decide(world(one, placements=orders, explanations=words, evicted=frozenset(["gone"])))
+        assert decide(world(one, placements=orders)) == Plan()
+        plan = decide(world(one, placements=orders, evicted=frozenset(["gone"])))
         assert [(each.machine, each.why) for each in plan.decisions] == [
             ("a", Why.LEAST_LOADED),
             ("gone", Why.MACHINE_GONE),
         ]
-        assert plan.explanations == (
-            (
-                "u.service",
-                "moved from machine gone (machine gone); placed where the fewest units were (0) of the machines that fit",
-            ),
+        order = plan.decisions[0].placement
+        assert order is not None
+        assert order.reason == (
+            "moved from machine gone (machine gone); placed where the fewest units were (0) of the machines that fit"
         )
+        assert plan.explanations == (), "the order says it"
+
+    def test_words_about_a_unit_that_has_an_order_are_taken_back(self) -> None:
+        """Also those that an earlier version wrote for each unit."""
+        plan = decide(world(unit("u.service"), explanations={"u.service": "no machine: none is alive"}))
+        assert [each.machine for each in plan.decisions] == ["a"]
+        assert plan.explanations == (("u.service", None),)
 
     def test_a_unit_that_leaves_a_live_machine_waits_until_it_is_stopped_there(self) -> None:
         one = unit("u.service", "MachineMetadata=disk=ssd")
