@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from etcd.errors import EtcdError, Unavailable
-from etcd.protocol import Op
 from fleet.api import shapes
-from fleet.model import codec
-from fleet.model.entities import Desired, Unit, UnitState, current_state
+from fleet.api.pages import Pages
+from fleet.model.entities import Desired, Placement, Unit, UnitState, current_state
 from fleet.model.registry import Contended, NoSuchUnit, Overview, Registry, UnitExists
 from fleet.model.requirements import Requirements, RequirementsError
 from terminal import Failure
@@ -26,7 +25,6 @@ from unitfile.name import UnitName, UnitNameError
 from unitfile.text import UnitFileError
 
 _BASES = (["fleet", "v1"], ["v1-alpha"])
-_TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
 
 ELECTION_S = 15.0
 """Seconds that a request waits for etcd to elect a leader.
@@ -92,6 +90,7 @@ class Api:
 
     def __init__(self, registry: Registry, *, patience_s: float = ELECTION_S) -> None:
         self._registry = registry
+        self._pages = Pages()
         self._patience_s = patience_s
 
     def handle(self, request: Request) -> Response:
@@ -174,8 +173,7 @@ class Api:
         return None
 
     def _machines(self, query: Query) -> Response:
-        rows, token = shapes.page(self._registry.machines(), _one(query, "nextPageToken"))
-        return _page("machines", [shapes.machine(each) for each in rows], token)
+        return self._page("machines", query, lambda: map(shapes.machine, self._registry.machines()))
 
     def _patch_machines(self, request: Request) -> Response:
         _require_json(request)
@@ -183,9 +181,7 @@ class Api:
         return Response(HTTPStatus.NO_CONTENT)
 
     def _units(self, query: Query) -> Response:
-        view = self._registry.overview()
-        names, token = shapes.page(sorted(view.units), _one(query, "nextPageToken"))
-        return _page("units", [_listed(_seen_in(view, name)) for name in names], token)
+        return self._page("units", query, lambda: map(_listed, _all_seen(self._registry.overview())))
 
     def _unit(self, name: str) -> Response:
         seen = self._look(name)
@@ -224,9 +220,15 @@ class Api:
 
     def _states(self, query: Query) -> Response:
         machine, unit = _one(query, "machineID"), _one(query, "unitName")
-        found = self._registry.states(machine or None, unit or None)
-        rows, token = shapes.page(sorted(found, key=_by_unit), _one(query, "nextPageToken"))
-        return _page("states", [shapes.state(each) for each in rows], token)
+
+        def read() -> Iterator[shapes.Json]:
+            if unit:
+                found = [each for each in self._registry.states_of(unit) if machine in ("", each.machine)]
+            else:
+                found = self._registry.states(machine or None)
+            return map(shapes.state, sorted(found, key=_by_unit))
+
+        return self._page("states", query, read)
 
     def _state(self, name: str) -> Response:
         seen = self._look(name)
@@ -242,20 +244,25 @@ class Api:
         unit = registry.unit(name)
         if unit is None:
             raise NoSuchUnit(name)
-        machines = [each.id for each in registry.machines()]
         placed, reason = "", registry.unit_status(name) or ""
-        states: list[UnitState] = []
-        for begin in range(0, len(machines), _TXN_OPS // 2):
-            some = machines[begin : begin + _TXN_OPS // 2]
-            keys = [key for each in some for key in (registry.key_schedule(each, name), registry.key_state(each, name))]
-            answers = registry.client.txn([], [Op.get(key) for key in keys]).responses
-            for orders, told in zip(answers[::2], answers[1::2], strict=True):
-                for order in (registry.decoded(each, codec.placement) for each in orders.kvs):
-                    if order is not None and not order.everywhere:
-                        placed, reason = order.machine, order.reason or reason
-                found = (registry.decoded(each, codec.state) for each in told.kvs)
-                states.extend(each for each in found if each is not None)
+        orders, states = registry.on_machines(name)
+        for order in orders:
+            if not order.everywhere:
+                placed, reason = order.machine, order.reason or reason
         return _Seen(unit, placed, states, reason)
+
+    def _page(self, key: str, query: Query, read: Callable[[], Iterable[shapes.Json]]) -> Response:
+        """A page of the list that ``read`` reads, as the query wants it."""
+        filters = {name: values for name, values in query.items() if name != "nextPageToken"}
+        rows, token = self._pages.page(
+            json.dumps([key, filters], sort_keys=True),
+            _one(query, "nextPageToken"),
+            lambda: [json.dumps(each, ensure_ascii=False).encode() for each in read()],
+        )
+        fields = [f'"{key}": ['.encode() + b", ".join(rows) + b"]"] if rows else []
+        if token:
+            fields.append(f'"nextPageToken": "{token}"'.encode())
+        return Response(HTTPStatus.OK, b"{" + b", ".join(fields) + b"}")
 
     def _metrics(self) -> Response:
         view = self._registry.overview()
@@ -294,17 +301,22 @@ def _require_json(request: Request) -> None:
         raise _NotJson("the body must be application/json")
 
 
-def _seen_in(view: Overview, name: str) -> _Seen:
-    machine, reason = "", view.reasons.get(name, "")
-    states: list[UnitState] = []
-    for each in view.machines:
-        order = view.placements.get((each, name))
-        if order is not None and not order.everywhere:
-            machine, reason = each, order.reason or reason
-        state = view.states.get((each, name))
-        if state is not None:
-            states.append(state)
-    return _Seen(view.units[name], machine, states, reason)
+def _all_seen(view: Overview) -> Iterator[_Seen]:
+    """All units by name, with what is known of each."""
+    orders: dict[str, Placement] = {}
+    for (machine, name), order in sorted(view.placements.items()):
+        if machine in view.machines and not order.everywhere:
+            orders[name] = order
+    states: dict[str, list[UnitState]] = {}
+    for (machine, name), state in view.states.items():
+        if machine in view.machines:
+            states.setdefault(name, []).append(state)
+    for name in sorted(view.units):
+        placed = orders.get(name)
+        reason = view.reasons.get(name, "")
+        if placed is not None:
+            reason = placed.reason or reason
+        yield _Seen(view.units[name], "" if placed is None else placed.machine, states.get(name, ()), reason)
 
 
 def _listed(seen: _Seen) -> shapes.Json:
@@ -338,15 +350,6 @@ def _one(query: Query, name: str) -> str:
     if len(values) > 1:
         raise shapes.BadRequest(f"{name} is given {len(values)} times")
     return values[0]
-
-
-def _page(key: str, rows: Sequence[shapes.Json], token: str) -> Response:
-    fields: shapes.Json = {}
-    if rows:
-        fields[key] = rows
-    if token:
-        fields["nextPageToken"] = token
-    return _json(fields)
 
 
 def _json(fields: shapes.Json) -> Response:

@@ -1,4 +1,4 @@
-"""What goes over the wire: JSON shapes of API v1, page tokens, and the body of a PUT.
+"""What goes over the wire: JSON shapes of API v1, and the body of a PUT.
 
 Empty fields and empty lists are left out, as the original does. Ours, all additive: ``statusReason`` of a unit, ``error`` of a
 unit state, ``hint`` of an error, and the answer of ``/why``.
@@ -6,11 +6,8 @@ unit state, ``hint`` of an error, and the answer of ``/why``.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,7 +30,6 @@ METADATA_VALUE_MAX = 1024
 _METADATA_PATH = re.compile(r"/([A-Za-z0-9_.-]{1,64})/metadata/([A-Za-z0-9_.-]{1,255})")
 
 Json = dict[str, object]
-Row = TypeVar("Row")
 Shape = TypeVar("Shape")
 
 
@@ -149,32 +145,6 @@ def state(value: UnitState) -> Json:
 def error(code: int, message: str, hint: str | None = None) -> Json:
     """An error body."""
     return {"error": _compact({"code": code, "message": message, "hint": hint or ""})}
-
-
-def page(rows: Sequence[Row], token: str) -> tuple[Sequence[Row], str]:
-    """The rows of the page that ``token`` names ("" for the first), and the token of the next page ("" for none).
-
-    Raises :class:`BadRequest` for a token that is not ours.
-    """
-    number = _page_number(token) if token else 0
-    begin = number * PAGE_ROWS
-    more = begin + PAGE_ROWS < len(rows)
-    return rows[begin : begin + PAGE_ROWS], page_token(number + 1) if more else ""
-
-
-def page_token(number: int) -> str:
-    """The token of page ``number`` (from 0): URL-safe base64 of two little-endian 16-bit numbers, rows and page."""
-    return base64.urlsafe_b64encode(struct.pack("<HH", PAGE_ROWS, number)).decode()
-
-
-def _page_number(token: str) -> int:
-    try:
-        rows, number = struct.unpack("<HH", base64.b64decode(token, altchars=b"-_", validate=True))
-    except (binascii.Error, struct.error, ValueError):
-        raise BadRequest("invalid value for nextPageToken") from None
-    if rows != PAGE_ROWS:
-        raise BadRequest(f"nextPageToken is for pages of {rows} rows, ours have {PAGE_ROWS}")
-    return int(number)
 
 
 def _parsed(body: bytes, shape: type[Shape], name: str) -> Shape:

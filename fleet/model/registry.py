@@ -36,6 +36,7 @@ VALUE_MAX = 1 << 20
 """Bytes of a unit's value. etcd takes 1.5 MiB a request; the order for the unit, which says a little more, must fit too."""
 
 _ATTEMPTS = 8
+_TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
 _LOG = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
@@ -190,11 +191,30 @@ class Registry:
         """One unit; ``None`` when there is none of that name, or only a broken value."""
         return self._get(self.key_unit(name), codec.unit)
 
-    def states(self, machine: str | None = None, unit: str | None = None) -> list[UnitState]:
-        """What machines say about units, by (machine, unit); only those of one machine or one unit when given."""
+    def states(self, machine: str | None = None) -> list[UnitState]:
+        """What machines say about units, by (machine, unit); only what one machine says when given."""
         part = "states/" if machine is None else f"states/{machine}/"
-        found = [state for _, state in self._range(part, codec.state)]
-        return [state for state in found if unit is None or state.name == unit]
+        return [state for _, state in self._range(part, codec.state)]
+
+    def states_of(self, unit: str) -> list[UnitState]:
+        """What is said about one unit, by machine."""
+        return self.on_machines(unit)[1]
+
+    def on_machines(self, unit: str) -> tuple[list[Placement], list[UnitState]]:
+        """The orders for one unit and what is said about it, by machine, of machines that are alive.
+
+        Costs two keys a machine, however many units there are.
+        """
+        machines = [each.key.rpartition("/")[2] for each in self.client.range(self.prefix + "machines/").kvs]
+        orders: list[Placement | None] = []
+        states: list[UnitState | None] = []
+        for begin in range(0, len(machines), _TXN_OPS // 2):
+            some = machines[begin : begin + _TXN_OPS // 2]
+            keys = [key for each in some for key in (self.key_schedule(each, unit), self.key_state(each, unit))]
+            answers = self.client.txn([], [Op.get(key) for key in keys]).responses
+            orders += [self.decoded(each, codec.placement) for answer in answers[::2] for each in answer.kvs]
+            states += [self.decoded(each, codec.state) for answer in answers[1::2] for each in answer.kvs]
+        return [each for each in orders if each is not None], [each for each in states if each is not None]
 
     def placements(self) -> dict[str, str]:
         """The machine of each placed unit. Global units are on many machines and are left out."""

@@ -143,7 +143,7 @@ def check(world: World) -> None:
         wanted = requirements(each)
         assert wanted is not None
         running = world.running(name)
-        states = registry.states(unit=name)
+        states = registry.states_of(name)
         if each.desired is not Desired.LAUNCHED:
             assert running == []
         if each.desired is Desired.INACTIVE:

@@ -21,7 +21,7 @@ def world(tmp_path: Path) -> World:
 def current(world: World, name: str) -> Desired:
     found = world.registry.unit(name)
     assert found is not None
-    return current_state(found, world.placed(name), world.registry.states(unit=name))
+    return current_state(found, world.placed(name), world.registry.states_of(name))
 
 
 class TestOrdinaryLife:
@@ -474,13 +474,13 @@ class TestUnitsAreIndependent:
         world.submit("good.service", "MachineOf=bad.service")
         world.run(10)
         assert world.running("good.service") == ["a"]
-        (bad,) = world.registry.states(unit="bad.service")
+        (bad,) = world.registry.states_of("bad.service")
         assert bad.error == "cannot start it: bad.service: will not start"
         assert current(world, "bad.service") is Desired.LOADED
         world.nodes["a"].systemd.refuses.clear()
         world.run(60)
         assert world.running("bad.service") == ["a"]
-        assert world.registry.states(unit="bad.service")[0].error == ""
+        assert world.registry.states_of("bad.service")[0].error == ""
 
     def test_one_that_hangs_in_its_stop_holds_up_no_other(self, world: World) -> None:
         for name in ("1.service", "2.service"):

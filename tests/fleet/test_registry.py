@@ -77,11 +77,12 @@ class TestUnits:
 
     def test_states_can_be_narrowed(self, registry: Registry) -> None:
         for machine in ("a", "b"):
+            registry.client.put(registry.key_machine(machine), codec.machine_bytes(Machine(machine)))
             for name in ("x.service", "y.service"):
                 registry.client.put(registry.key_state(machine, name), codec.state_bytes(UnitState(name, machine)))
         assert len(registry.states()) == 4
         assert [each.name for each in registry.states("a")] == ["x.service", "y.service"]
-        assert [each.machine for each in registry.states(unit="y.service")] == ["a", "b"]
+        assert [each.machine for each in registry.states_of("y.service")] == ["a", "b"]
 
     @pytest.mark.parametrize("prefix", ["", "fleet/", "/fleet"])
     def test_a_prefix_begins_and_ends_with_a_slash(self, prefix: str) -> None:

@@ -17,6 +17,7 @@ from etcd.errors import Unavailable
 from etcd.fake import FakeEtcd
 from fleet.api import shapes
 from fleet.api.handlers import ELECTION_S, Api, Request
+from fleet.api.pages import KEPT_S, Pages
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, UnitState
 from fleet.model.registry import Registry
@@ -464,14 +465,58 @@ class TestPages:
     @given(rows=st.integers(0, 1000))
     def test_pages_hold_all_rows_once_and_the_last_is_not_empty(self, rows: int) -> None:
         """The original offers one more, empty page when the rows fill the last one exactly."""
-        found: list[int] = []
+        found: list[bytes] = []
         token, pages = "", 0
+        kept, readings = Pages(), iter([[str(number).encode() for number in range(rows)]])
         while pages == 0 or token:
-            some, token = shapes.page(range(rows), token)
+            some, token = kept.page("list", token, lambda: next(readings))
             found.extend(some)
             pages += 1
-        assert found == list(range(rows))
+        assert found == [str(number).encode() for number in range(rows)], "it was read once"
         assert pages == max(1, -(-rows // shapes.PAGE_ROWS))
+        assert not kept._kept
+
+    def test_a_list_that_changes_is_told_as_it_was(self, world: World) -> None:
+        for number in range(150):
+            world("PUT", f"/fleet/v1/units/u{number:03}.service", {"options": OPTIONS})
+        first = world.get("/fleet/v1/units")
+        world("DELETE", "/fleet/v1/units/u000.service")
+        other = world.get("/fleet/v1/units")
+        second = world.get(f"/fleet/v1/units?nextPageToken={first['nextPageToken']}")
+        assert second["units"][0]["name"] == "u100.service"
+        last = world.get(f"/fleet/v1/units?nextPageToken={other['nextPageToken']}")
+        assert last["units"][0]["name"] == "u101.service"
+
+    def test_a_token_is_of_one_list(self, world: World) -> None:
+        for number in range(150):
+            world("PUT", f"/fleet/v1/units/u{number:03}.service", {"options": OPTIONS})
+            world.say(UnitState(f"u{number:03}.service", A))
+        token = world.get("/fleet/v1/units")["nextPageToken"]
+        states = world.get(f"/fleet/v1/state?nextPageToken={token}")["states"]
+        assert [each["name"] for each in states] == [f"u{number:03}.service" for number in range(100, 150)]
+
+    def test_few_readings_are_kept_and_not_for_long(self) -> None:
+        now = 0.0
+        kept = Pages(clock=lambda: now)
+        readings: list[str] = []
+
+        def page(name: str, token: str = "") -> str:
+            def read() -> list[bytes]:
+                readings.append(name)
+                return [b"{}"] * 250
+
+            return kept.page(name, token, read)[1]
+
+        tokens = {name: page(name) for name in "abcde"}
+        assert page("e", tokens["e"])
+        assert page("b", tokens["b"])
+        assert readings == list("abcde")
+        assert page("a", tokens["a"]), "read anew: four others were asked for since"
+        assert readings == list("abcdea")
+        now = KEPT_S + 1
+        assert page("d", tokens["d"])
+        assert readings == list("abcdead")
+        assert len(kept._kept) == 1
 
     @pytest.mark.parametrize("token", ["x", "AAAA", "AAAAAA==", "ZAAB", "%20", "ZAABAAAA", "é"])
     def test_a_bad_token(self, world: World, token: str) -> None:

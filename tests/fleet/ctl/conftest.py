@@ -68,14 +68,14 @@ class World(Registry):
         super().delete_unit(name)
         self.step()
 
-    def states(self, machine: str | None = None, unit: str | None = None) -> list[UnitState]:
+    def states_of(self, unit: str) -> list[UnitState]:
         """Each question about one unit is a look, after which the next thing on its script happens."""
-        if unit and self.away_after:
+        if self.away_after:
             self.away_after -= 1
             if not self.away_after:
                 raise Unavailable("played")
-        found = super().states(machine, unit)
-        script = self.scripts.get(unit or "")
+        found = super().states_of(unit)
+        script = self.scripts.get(unit)
         if script is not None and len(script.says) > 1:
             script.says.pop(0)
             self.step()
@@ -84,7 +84,7 @@ class World(Registry):
     def step(self) -> None:
         units = {unit.name: unit for unit in self.units()}
         machines = self.machines()
-        for name in {*units, *(state.name for state in super().states())}:
+        for name in {*units, *(state.name for state in self.states())}:
             unit = units.get(name)
             script = self.scripts.setdefault(name, Script())
             if script.stays:
