@@ -15,7 +15,7 @@ from cloudconfig.node import accounts, datasource
 from cloudconfig.node import apply as apply_module
 from cloudconfig.node.datasource import Seed
 from cloudconfig.node.rooted import Root
-from cloudconfig.node.status import Status
+from cloudconfig.node.status import Status, Trouble
 from cloudconfig.text import addresses
 from terminal import Failure
 
@@ -31,7 +31,7 @@ class SeedFields(TypedDict, total=False):
     hostname: str
     keys: tuple[str, ...]
     notes: tuple[str, ...]
-    damage: tuple[Failure, ...]
+    damage: tuple[Trouble, ...]
     addresses: tuple[tuple[str, str], ...]
     network: bytes
 
