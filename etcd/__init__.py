@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etcd.errors import Compacted, EtcdError, LeaseNotFound, Unavailable
+from etcd.errors import Compacted, Corrupt, Denied, EtcdError, LeaseNotFound, NoSpace, TooLarge, Unavailable
 from etcd.protocol import (
     Compare,
     Etcd,
@@ -37,6 +37,8 @@ __all__ = [
     "Client",
     "Compacted",
     "Compare",
+    "Corrupt",
+    "Denied",
     "Etcd",
     "EtcdError",
     "Event",
@@ -44,11 +46,13 @@ __all__ = [
     "Lease",
     "LeaseNotFound",
     "Member",
+    "NoSpace",
     "Op",
     "OpResult",
     "RangeResult",
     "Status",
     "Tls",
+    "TooLarge",
     "TxnResult",
     "Unavailable",
     "Watch",

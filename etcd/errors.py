@@ -55,3 +55,19 @@ class LeaseNotFound(EtcdError):  # noqa: N818 - named for what a caller does abo
     def __init__(self, lease: int, *, where: str | None = None) -> None:
         super().__init__("requested lease not found", where=where, code=5)
         self.lease = lease
+
+
+class NoSpace(EtcdError):  # noqa: N818 - named for what a caller does about it
+    """etcd's database is as large as it may be (alarm NOSPACE): it reads and deletes, until a person has made room."""
+
+
+class Corrupt(EtcdError):  # noqa: N818 - named for what a caller does about it
+    """etcd's members have different data (alarm CORRUPT): a person has to look."""
+
+
+class TooLarge(EtcdError):  # noqa: N818 - named for what a caller does about it
+    """The request is larger than etcd takes: send less at once."""
+
+
+class Denied(EtcdError):  # noqa: N818 - named for what a caller does about it
+    """This client may not do that, or etcd does not know it."""

@@ -38,6 +38,7 @@ from etcd.protocol import (
     TxnResult,
     WatchBatch,
 )
+from etcd.refusals import refusal
 from etcd.wire import encode_key
 
 _WHERE = "fake etcd"
@@ -358,9 +359,9 @@ class FakeEtcd:
             _check_ops(success)
             _check_ops(failure)
             if max(len(compare), len(success), len(failure)) > TXN_OPS_MAX:
-                raise EtcdError("too many operations in txn request", where=_WHERE, code=_INVALID_ARGUMENT)
+                raise refusal("too many operations in txn request", where=_WHERE, code=_INVALID_ARGUMENT)
             if sum(len(op.key) + len(op.value_bytes) for op in (*success, *failure)) > REQUEST_BYTES_MAX:
-                raise EtcdError("request is too large", where=_WHERE, code=_INVALID_ARGUMENT)
+                raise refusal("request is too large", where=_WHERE, code=_INVALID_ARGUMENT)
             succeeded = all(self.store.holds(one) for one in compare)
             responses = self.store.apply(success if succeeded else failure)
             self._reply()

@@ -12,7 +12,8 @@ from contextlib import suppress
 from etcd import wire
 from etcd.errors import Compacted, EtcdError, Unavailable
 from etcd.protocol import WatchBatch
-from etcd.transport import KEEPALIVE, Endpoint, Transport, refusal
+from etcd.refusals import refusal
+from etcd.transport import KEEPALIVE, Endpoint, Transport, told
 from etcd.wire import Json
 from terminal import record
 
@@ -115,6 +116,9 @@ class StreamWatch:
         if compacted:
             raise Compacted(compacted, where=self._where)
         if answer.get("canceled") is True:
+            refused = refusal(reason, where=self._where)
+            if type(refused) is not EtcdError:
+                raise refused
             raise Unavailable(f"etcd ended the watch: {reason or 'no reason given'}", where=self._where)
         return batch
 
@@ -137,7 +141,7 @@ class StreamWatch:
             raise EtcdError("an event is not JSON", where=self._where) from error
         result = answer.get("result") if isinstance(answer, dict) else None
         if not isinstance(result, dict):
-            raise refusal(self._where, answer if isinstance(answer, dict) else {}, {})
+            raise told(self._where, answer if isinstance(answer, dict) else {}, {})
         return result
 
     def close(self) -> None:

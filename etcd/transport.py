@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-from etcd.errors import Compacted, EtcdError, LeaseNotFound, Unavailable
+from etcd.errors import EtcdError, Unavailable
+from etcd.refusals import refusal
 from etcd.wire import Json
 from terminal import record
-
-_CANCELLED, _DEADLINE_EXCEEDED, _NOT_FOUND, _OUT_OF_RANGE, _UNAVAILABLE = 1, 4, 5, 11, 14
 
 # A peer that vanished (power, cable) is noticed after 10 + 3 * 5 seconds, on connections where we only listen, too.
 KEEPALIVE = [
@@ -180,24 +179,18 @@ def understand(where: str, status: int, body: bytes, request: Json) -> Json:
     if not isinstance(answer, dict):
         raise EtcdError("the answer is not a JSON object", where=where, hint="is this the client port of an etcd?")
     if "error" in answer or status != 200:
-        raise refusal(where, answer, request)
+        raise told(where, answer, request)
     result = answer.get("result", answer)
     if not isinstance(result, dict):
         raise EtcdError("the result in the answer is not a JSON object", where=where)
     return result
 
 
-def refusal(where: str, answer: Json, request: Json) -> EtcdError:
+def told(where: str, answer: Json, request: Json) -> EtcdError:
     """The error that an answer of the gateway tells: flat, or nested when it was streamed."""
     nested = answer.get("error")
     fields = nested if isinstance(nested, dict) else answer
     code = fields.get("code", fields.get("grpc_code", 0))
-    code = code if isinstance(code, int) else 0
-    message = str(fields.get("message") or fields.get("error") or "no reason given").removeprefix("etcdserver: ")
-    if code in (_CANCELLED, _DEADLINE_EXCEEDED, _UNAVAILABLE):
-        return Unavailable(message, where=where, code=code, maybe_applied=True)
-    if code == _OUT_OF_RANGE and "compacted" in message:
-        return Compacted(0, where=where)
-    if code == _NOT_FOUND and "lease" in message:
-        return LeaseNotFound(int(request.get("lease") or request.get("ID") or 0), where=where)
-    return EtcdError(message, where=where, code=code)
+    message = str(fields.get("message") or fields.get("error") or "no reason given")
+    lease = int(request.get("lease") or request.get("ID") or 0)
+    return refusal(message, where=where, code=code if isinstance(code, int) else 0, lease=lease)

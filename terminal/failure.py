@@ -23,6 +23,11 @@ class Failure(Exception):  # noqa: N818 - a failure is told to a person; an erro
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
 
+    @property
+    def on_one_line(self) -> str:
+        """All of it on one line, with the next step: for a log."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
+
 
 class UsageFailure(Failure):
     """The command was called wrongly: exit code 2."""

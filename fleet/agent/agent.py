@@ -163,7 +163,7 @@ class Agent:
             self._registration.drop()
         if str(error) != self._trouble:
             level = logging.ERROR if isinstance(error, DuplicateMachine) else logging.WARNING
-            _LOG.log(level, "units run on as they are: %s%s", error, f" ({error.hint})" if error.hint else "")
+            _LOG.log(level, "units run on as they are: %s", error.on_one_line)
         self._trouble = str(error)
         self._retry_at = now + self._backoff_s
         self._backoff_s = min(2 * self._backoff_s, BACKOFF_S[1])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from etcd.errors import EtcdError, Unavailable
+from etcd.errors import EtcdError, NoSpace, TooLarge, Unavailable
 from fleet.api import shapes
 from fleet.api.pages import Pages
 from fleet.model.entities import Desired, Placement, Unit, UnitState, current_state
@@ -111,8 +111,13 @@ class Api:
                 "fleet server unable to communicate with etcd",
                 "etcd is starting, or has no majority: see systemctl status etcd on the nodes",
             )
+        except NoSpace as failure:
+            return failed(HTTPStatus.INSUFFICIENT_STORAGE, failure.message, failure.hint)
+        except TooLarge as failure:
+            return failed(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, failure.message, failure.hint)
         except EtcdError as failure:
-            return failed(HTTPStatus.INTERNAL_SERVER_ERROR, f"etcd refused: {failure.message}", failure.hint)
+            hint = failure.hint or "see: systemctl status etcd, journalctl -u etcd on the nodes"
+            return failed(HTTPStatus.INTERNAL_SERVER_ERROR, f"etcd refused: {failure.message}", hint)
 
     def _patiently(self, request: Request) -> Response:
         """As :meth:`_route`, again and again while etcd elects a leader.

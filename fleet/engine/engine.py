@@ -125,7 +125,7 @@ class Engine:
         try:
             due = self._lead(now, self._reign) if self._reign is not None else self._follow(now)
         except EtcdError as error:
-            _LOG.warning("the engine waits for etcd: %s", error)
+            _LOG.warning("the engine waits for etcd: %s", error.on_one_line)
             if self._view is None or not isinstance(error, Unavailable):
                 self._forget_view()
             self._retry_at = now + self._backoff_s
@@ -142,7 +142,7 @@ class Engine:
             try:
                 self._client.lease_revoke(lease)
             except EtcdError as error:
-                _LOG.warning("the leader's lease runs out by itself: %s", error)
+                _LOG.warning("the leader's lease runs out by itself: %s", error.on_one_line)
 
     # Following
 

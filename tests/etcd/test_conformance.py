@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etcd import Client, Compacted, Compare, Etcd, EtcdError, Event, KeyValue, LeaseNotFound, Op, Watch
+from etcd import Client, Compacted, Compare, Etcd, EtcdError, Event, KeyValue, LeaseNotFound, Op, TooLarge, Watch
 from etcd.fake import FakeEtcd
 from etcd.protocol import Relation
 from tests.eventually import WITHIN_S, eventually, is_blocked
@@ -160,7 +160,7 @@ def test_no_key_at_all(etcd: Etcd, call: Callable[[Etcd], object]) -> None:
 
 
 def test_a_value_too_large(etcd: Etcd, p: str) -> None:
-    with pytest.raises(EtcdError, match="too large"):
+    with pytest.raises(TooLarge, match="too large"):
         etcd.put(p + "a", b"x" * 1_800_000)
 
 
@@ -231,7 +231,7 @@ def test_one_key_is_changed_once_in_a_transaction(etcd: Etcd, p: str, steps: Cal
 
 def test_too_many_steps(etcd: Etcd, p: str) -> None:
     assert len(etcd.txn([], [Op.put(f"{p}{n}", b"") for n in range(128)]).responses) == 128
-    with pytest.raises(EtcdError, match="too many operations"):
+    with pytest.raises(TooLarge, match="too many operations"):
         etcd.txn([], [Op.put(f"{p}{n}", b"") for n in range(129)])
 
 
