@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from cluster.client.cluster import Cluster
+from upkeep.journal import Event
 
 from .conftest import until
 from .redis import IMAGE, START_S, answers, running
@@ -37,3 +40,32 @@ def test_docker_containerd_restart(cluster: Cluster) -> None:
         assert node.root(f"systemctl restart {daemon}", 300).rc == 0
     until("docker knows it", lambda: answers(node, "survivor"), START_S)
     assert node.root("docker inspect --format '{{.State.Pid}} {{.State.StartedAt}}' survivor").out == before
+
+
+@pytest.mark.fast
+def test_what_nobody_uses_goes_and_what_runs_stays(cluster: Cluster) -> None:
+    """flotilla-room with real docker; on a disk that is really full: test_room.py."""
+    node = cluster.nodes[1]
+    running(node, "busy")
+    made = (
+        f"docker run --name ended {IMAGE} sh -c : && docker commit ended unused:1 && docker tag unused:1 unused:2"
+        f" && docker run --name kept --label flotilla.keep {IMAGE} sh -c : && docker create --name fresh {IMAGE}"
+    )
+    assert node.root(made, 300).rc == 0
+    looked = node.root("flotilla-room --above 0 --below 0 --idle 600", 300)
+    assert looked.rc == 0, looked.err
+    assert "ended" in node.root("docker ps -a", 300).out, "it has not been unused for long"
+    cleaned = node.root("flotilla-room --above 0 --below 0 --idle 0", 300)
+    assert cleaned.rc == 0, cleaned.err
+    names = node.root("docker ps -a --format '{{.Names}}'", 300).out.split()
+    assert {"busy", "kept", "fresh"} <= set(names)
+    assert "ended" not in names
+    assert "unused" not in node.root("docker images", 300).out
+    assert answers(node, "busy")
+    status = json.loads(node.root("cat /run/flotilla-room/status.json").out)
+    assert (status["removed"]["container"] >= 1, status["removed"]["image"], status["stuck"]) == (True, 1, True)
+    told = node.root(f"journalctl -q -o cat MESSAGE_ID={Event.REMOVED.value}").out
+    assert "removed the container ended: unused for at least 0 min" in told
+    assert "removed the image unused:1, unused:2" in told
+    started = node.root("systemctl start flotilla-room.service", 300)
+    assert started.rc == 0, started.err

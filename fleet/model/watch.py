@@ -121,5 +121,5 @@ def hand(loop: Loop, message: Delivered | Lost) -> None:
     if isinstance(message, Delivered):
         loop.deliver(message.batch)
     else:
-        _LOG.info("the watch of %s ended: %s", message.subscription.prefix, message.error)
+        _LOG.info("the watch of %s ended: %s", message.subscription.prefix, message.error.on_one_line)
         loop.lost(message.error)
