@@ -40,7 +40,9 @@ TTL_S: Final = 20
 """Of a machine's lease: how long fleet waits before it believes that a machine is gone."""
 SETTLED_S: Final = 300
 """For a node to boot, emulated, and to be what its user-data says."""
-ALONE: Final = frozenset({"test_arm64", "test_disk", "test_iso", "test_shell", "test_targets", "test_userdata"})
+ALONE: Final = frozenset(
+    {"test_arm64", "test_disk", "test_iso", "test_room", "test_shell", "test_targets", "test_userdata"}
+)
 """Modules whose machines boot one at a time, and make no cluster of the name above."""
 
 

@@ -125,6 +125,22 @@ def test_the_root_is_verified_and_read_only(installed: Installed) -> None:
     assert node.run("sudo touch /usr/x").rc != 0
 
 
+def test_the_last_tenth_of_the_state_is_for_etcd_and_the_system(installed: Installed) -> None:
+    """What a container, an account, or root without the right to exceed limits cannot take: docs/room.md. The disk was formatted by an earlier boot."""
+    node = installed.machine
+    size, free, available = (int(word) * 4096 for word in node.check("stat -f -c '%b %f %a' /var").split())
+    assert size // 10 - (1 << 20) < free - available < size // 10 + (20 << 20)
+    node.check(f"fallocate -l {available - (8 << 20)} /var/home/core/most")
+    taking, unable = "fallocate -l 50M", "setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource"
+    for who in ("", f"sudo {unable}"):
+        assert "No space left" in node.run(f"{who} {taking} /var/home/core/more").err
+    node.check(f"sudo install -d -o etcd /var/etcd && sudo setpriv --reuid etcd --clear-groups {taking} /var/etcd/more")
+    node.check(f"sudo {taking} /var/root/more")
+    node.check("sudo rm -r /var/home/core/mo?? /var/root/more /var/etcd")
+    journal = node.check("grep CapEff /proc/$(pidof systemd-journald)/status").split()[1]
+    assert int(journal, 16) >> 24 & 1, "the journal has CAP_SYS_RESOURCE"
+
+
 def test_user_data_came_from_the_seed_and_nothing_failed(installed: Installed) -> None:
     node = installed.machine
     status = json.loads(node.check("cloudconfig status --wait --json"))

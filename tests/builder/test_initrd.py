@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from builder.core import data
 from builder.core.tree import Kind, Tree, file, symlink
 from builder.debian.tools import Tools
+from builder.finish.accounts import FIXED_IDS
 from builder.formats import cpio
 from builder.pipeline.initrd import drivers, initrd, pack
 from terminal import Failure
@@ -120,3 +122,9 @@ def test_a_release_compresses_it_to_the_same_bytes_each_time(tmp_path: Path, clo
     command = [*closure.command("zstd"), "-q", "-d", "-c", str(one)]
     unpacked = subprocess.run(command, env=closure.environment("zstd"), capture_output=True, check=True)
     assert unpacked.stdout == plain.read_bytes()
+
+
+def test_what_the_state_disk_keeps_is_etcd_s() -> None:
+    """Our init names the account by its number: the initrd has no list of accounts."""
+    init = (data.image() / "initrd" / "init").read_text()
+    assert f",resuid={FIXED_IDS['etcd']} " in init

@@ -1,0 +1,117 @@
+"""Room of its own: a container fills the disk, on a machine with its own kernel; etcd, the journal and a reboot do not mind. Two boots."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
+from cluster.lifecycle.up import Options, up
+from terminal import Phases
+from upkeep.journal import Event
+
+from . import keys
+from .conftest import SETTLED_S, remove, settle, until
+from .redis import IMAGE
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.needs("machine"),
+    pytest.mark.waive(r"No space left on device|space left", reason="the test fills the disk", until="2099-12-31"),
+]
+
+NAME: Final = "vm-room"
+FILL_S: Final = 600
+"""For a container to write 150 MB, or the journal 30, emulated."""
+MIB: Final = 1 << 20
+
+FILL: Final = (
+    "s=0123456789abcdef; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do s=$s$s; done;"
+    " while echo $s; do :; done >/to/big; while echo x; do :; done >>/to/big; exec redis-server --save ''"
+)
+"""In a container: write until there is no room for a byte, and go on running."""
+
+
+@pytest.fixture(scope="module")
+def node(redis_archive: Path) -> Iterator[Node]:
+    """A machine with etcd, and redis' image."""
+    remove(NAME)
+    try:
+        options = Options(size=1, name=NAME, load_images=(redis_archive,), driver="qemu")
+        yield cluster_of(options).nodes[0]
+    finally:
+        remove(NAME)
+
+
+def cluster_of(options: Options) -> Cluster:
+    return up(options, Phases(sys.__stderr__)).cluster
+
+
+def root(node: Node, command: str, timeout: float = 300) -> str:
+    """Run a command as root; it must succeed."""
+    result = node.root(command, timeout)
+    assert result.rc == 0, f"{command}: {result}"
+    return result.out
+
+
+def room(node: Node) -> tuple[int, int]:
+    """MiB of /var that are free, and those of them that all may use."""
+    block, free, available = map(int, root(node, "stat -f -c '%S %f %a' /var").split())
+    return free * block // MIB, available * block // MIB
+
+
+def test_a_container_that_fills_the_disk_stops_nothing_but_itself(node: Node) -> None:
+    assert "resuid=993" in root(node, "findmnt -no OPTIONS /var")
+    free, available = room(node)
+    assert 780 < free - available < 840, "a tenth of 8 GiB"
+    root(node, f"docker run --name ended {IMAGE} sh -c : && docker commit ended unused:1 && docker rm ended")
+    root(node, f"docker run --name ended {IMAGE} sh -c :")
+    # All but 300 MiB, by somebody who is not the system: it would take an emulated node minutes to write so much.
+    as_anybody = "setpriv --reuid core --clear-groups"
+    root(node, f"install -d -o core /var/tmp/core && {as_anybody} fallocate -l {available - 300}M /var/tmp/core/most")
+    assert "No space left" in node.root(f"{as_anybody} fallocate -l 400M /var/tmp/core/more").err
+    root(node, "rm /var/tmp/core/more")  # what it got
+
+    # One into its own file system, with all privileges; one into a volume, where no overlay is between it and the disk.
+    for name, options in (("layer", "--privileged"), ("volume", "--mount type=volume,dst=/to")):
+        fill = FILL if name == "volume" else FILL.replace("/to/", "/")
+        root(node, f'docker run -d --user 0 --name {name} {options} {IMAGE} sh -c "{fill}"'.replace("$", r"\$"))
+    until("the disk is full", lambda: room(node)[1] == 0, FILL_S)
+    assert room(node)[0] > 700, "what is kept is there"
+
+    for number in range(10):
+        keys.put(node, f"/full/{number}", "x" * 1_000_000)
+    before = int(root(node, "du -sm /var/log/journal").split()[0])
+    root(
+        node,
+        "head -c 24M /dev/urandom | base64 -w 40000 | systemd-cat -t flood && echo the end | systemd-cat -t flood",
+        FILL_S,
+    )
+    until("the journal has it all", lambda: "the end" in root(node, "journalctl -qt flood -n 1 -o cat"), FILL_S)
+    assert int(root(node, "du -sm /var/log/journal").split()[0]) >= before + 20
+
+    # The keeper: docker can remove things, too, and those that run go on.
+    root(node, "flotilla-room --idle 0", 600)
+    assert set(root(node, "docker ps -a --format '{{.Names}} {{.State}}'").splitlines()) == {
+        "layer running",
+        "volume running",
+    }
+    assert "unused" not in root(node, "docker images")
+    told = root(node, f"journalctl -q -o cat MESSAGE_ID={Event.REMOVED.value}")
+    assert "removed the container ended" in told
+    assert "removed the image unused:1" in told
+
+    # Whatever the superblock says (a disk formatted by an older image) the next boot keeps the room again, on a full disk, too.
+    root(node, "tune2fs -r 1000 $(findmnt -no SOURCE /var)")
+    node.reboot()
+    settle(node)
+    assert root(node, "systemctl is-system-running").strip() == "running", root(node, "systemctl --failed")
+    until("etcd has it all", lambda: keys.get(node, "/full/9") == "x" * 1_000_000, SETTLED_S)
+    keys.put(node, "/full/after", "the reboot")
+    assert room(node)[0] - room(node)[1] > 600
+    assert "flotilla-initrd" not in root(node, "journalctl -qb -k -o cat")
