@@ -122,6 +122,9 @@ def _others() -> dict[str, dict[str, Any]]:
         "extra_opts": {"anyOf": [_TEXT, _WORDS]},
         "overwrite": _BOOL,
     }
+    firewall = _struct(
+        {"mode": {"enum": ["open", "strict"]}, **dict.fromkeys(("cluster", "allow", "nodes_only"), _WORDS)}
+    )
     keys = [f"{type_}_{part}" for type_ in ("rsa", "ecdsa", "ed25519") for part in ("private", "public", "certificate")]
     return {
         "bootcmd": _COMMANDS | {"description": "at each boot, before the services"},
@@ -138,6 +141,10 @@ def _others() -> dict[str, dict[str, Any]]:
             "docker's registries",
         ),
         "final_message": _text("said on the console at the end; $uptime, $timestamp"),
+        "firewall": {
+            "anyOf": [{"enum": ["open", "strict"]}, firewall],
+            "description": "strict: what units publish or bind is closed but for allow (80, 53/udp, 8000-8100); cluster: who is of the cluster",
+        },
         "fqdn": _text("the host name with its domain"),
         "fs_setup": _list(_struct(filesystem, ("device", "filesystem")), "file systems on disks that have none"),
         "groups": {"type": ["array", "object", "string", "null"], "description": "names, or name: [members]"},

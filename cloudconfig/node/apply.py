@@ -41,6 +41,8 @@ NETWORK = "network-config"
 DPKG_STATUS = "/usr/share/flotilla/dpkg-status"
 _UNIT_FOLDERS = ("/etc/systemd/system/", "/run/systemd/system/")
 _NETWORK_FOLDERS = ("/etc/systemd/network/", "/run/systemd/network/")
+FIREWALL_UNIT = "firewall.service"
+_FIREWALL_LOADED = "/run/firewall"  # its RuntimeDirectory: at boot it comes after us
 _BEGIN = "# cloudconfig: begin (this part is rewritten at every boot)"
 _END = "# cloudconfig: end"
 
@@ -304,6 +306,8 @@ class _Apply:
             self._attempt(partial(self._machine.run, ("systemctl", "daemon-reload")))
         if any(path.startswith(_NETWORK_FOLDERS) for path in self._changed) and self._networkd_runs():
             self._attempt(partial(self._machine.run, ("networkctl", "reload")))
+        if plan.FIREWALL in self._changed and self._root.status(_FIREWALL_LOADED):
+            self._attempt(partial(self._machine.run, ("systemctl", "--no-block", "restart", FIREWALL_UNIT)))
         self._scripts(asked.scripts, hooks=True)
         for verb, unit in made.commands:
             self._attempt(partial(self._machine.run, ("systemctl", "--no-block", verb, unit)))

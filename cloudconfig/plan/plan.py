@@ -22,6 +22,7 @@ from unitfile.name import UnitName, UnitNameError, canonical, is_network
 from unitfile.text import UnitFile, UnitFileError
 
 VERSION = 1
+FIREWALL = "/etc/flotilla/firewall.nft"
 DROP_IN = "20-cloudinit.conf"
 IMAGE_UNITS = "/usr/lib/systemd/system"
 # What systemd.unit(5) lists as specifiers; "%%" is one percent sign.
@@ -166,6 +167,7 @@ def make(config: CloudConfig, facts: Facts | None = None) -> Plan:
         builder.unit(unit)
     builder.settings("etcd", config.etcd, "coreos.etcd2")
     builder.settings("fleet", config.fleet, "coreos.fleet")
+    _firewall(config, builder)
     builder.refuse_files_as_folders()
     keys = [(CORE, config.ssh_authorized_keys)] if config.ssh_authorized_keys else []
     keys += [(user.name, user.ssh_authorized_keys) for user in config.users if user.ssh_authorized_keys]
@@ -191,6 +193,18 @@ def _final(config: CloudConfig) -> str:
     from cloudconfig.text import stages
 
     return stages.final_script(config)
+
+
+def _firewall(config: CloudConfig, builder: _Builder) -> None:
+    """The node's table of nftables, unless it is the image's, or the text has a whole one of its own."""
+    if len(set(config.firewall)) > 1:
+        raise PlanError("firewall", "two parts say different things")
+    if config.firewall or FIREWALL not in builder.files:
+        from cloudconfig import doors
+
+        text = doors.file(config)
+        if text:
+            builder.file(FIREWALL, text.encode(), "firewall" if config.firewall else "coreos.etcd2")
 
 
 def _steps(config: CloudConfig, builder: _Builder) -> None:

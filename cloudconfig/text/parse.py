@@ -20,6 +20,7 @@ from cloudconfig.text.schema import (
     CloudConfig,
     Download,
     DropIn,
+    Firewall,
     Need,
     Password,
     Unit,
@@ -109,6 +110,7 @@ class _Reader(Reader):
             fleet=self._options(self.section(coreos, "fleet", tuple(schema.FLEET)), schema.FLEET),
             units=(*(self._unit(node, path) for path, node in self.items(coreos, "units")), *others.units),
             reboot_strategy=self.choice(update, "reboot_strategy", schema.REBOOT_STRATEGIES),
+            firewall=self._firewall(top),
             needs=(*everyday.needs_of(self, root), *self._needs, *others.needs),
         )
 
@@ -137,6 +139,13 @@ class _Reader(Reader):
         if fqdn and self.bool(top, "prefer_fqdn_over_hostname"):
             return fqdn
         return self.text(top, "hostname") or fqdn.partition(".")[0]
+
+    def _firewall(self, top: Fields) -> tuple[Firewall, ...]:
+        if "firewall" not in top:
+            return ()
+        from cloudconfig import doors
+
+        return doors.read(self, top)
 
     def _etc_hosts(self, top: Fields) -> str:
         """CoreOS's word is localhost; cloud-init's true and template mean a file of the distribution's, which we do not have."""

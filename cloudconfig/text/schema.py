@@ -30,6 +30,7 @@ TOP = (
     "disk_setup",
     "docker",
     "final_message",
+    "firewall",
     "fqdn",
     "fs_setup",
     "groups",
@@ -343,6 +344,15 @@ class Need(NamedTuple):
     at: str
 
 
+class Firewall(NamedTuple):
+    """The key firewall. ``cluster`` and ``nodes_only`` are addresses and networks, ``allow`` ports (``80``, ``53/udp``, ``8000-8100``)."""
+
+    strict: bool = False
+    cluster: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    nodes_only: tuple[str, ...] = ()
+
+
 class CloudConfig(NamedTuple):
     """A whole cloud-config. ``etcd`` and ``fleet`` hold (option, value as text) in the order of the text; ``phone_home`` is JSON, ``power_state`` shell
     text."""
@@ -367,4 +377,5 @@ class CloudConfig(NamedTuple):
     phone_home: str = ""
     final_message: str = ""
     power_state: str = ""
+    firewall: tuple[Firewall, ...] = ()
     needs: tuple[Need, ...] = ()
