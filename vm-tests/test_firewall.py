@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.cluster import Cluster
-from cluster.node import Node
+from cluster.client.cluster import Cluster
+from cluster.client.node import Node
 
 from .conftest import until
 from .redis import IMAGE, START_S, running

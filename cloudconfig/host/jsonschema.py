@@ -122,8 +122,9 @@ def _others() -> dict[str, dict[str, Any]]:
         "extra_opts": {"anyOf": [_TEXT, _WORDS]},
         "overwrite": _BOOL,
     }
+    words: dict[str, Any] = {"anyOf": [_TEXT, _WORDS]}
     firewall = _struct(
-        {"mode": {"enum": ["open", "strict"]}, **dict.fromkeys(("cluster", "allow", "nodes_only"), _WORDS)}
+        {"mode": {"enum": ["open", "strict"]}, **dict.fromkeys(("cluster", "allow", "nodes_only"), words)}
     )
     keys = [f"{type_}_{part}" for type_ in ("rsa", "ecdsa", "ed25519") for part in ("private", "public", "certificate")]
     return {

@@ -200,7 +200,7 @@ def _firewall(config: CloudConfig, builder: _Builder) -> None:
     if len(set(config.firewall)) > 1:
         raise PlanError("firewall", "two parts say different things")
     if config.firewall or FIREWALL not in builder.files:
-        from cloudconfig import doors
+        from cloudconfig.text import doors
 
         text = doors.file(config)
         if text:

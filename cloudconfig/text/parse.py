@@ -143,7 +143,7 @@ class _Reader(Reader):
     def _firewall(self, top: Fields) -> tuple[Firewall, ...]:
         if "firewall" not in top:
             return ()
-        from cloudconfig import doors
+        from cloudconfig.text import doors
 
         return doors.read(self, top)
 

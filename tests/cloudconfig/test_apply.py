@@ -421,6 +421,23 @@ def test_networkd_is_told_if_it_runs(node: Node) -> None:
     assert node.machine.ran == ["networkctl reload"]
 
 
+def test_the_firewall_is_loaded_anew_when_it_changed_and_runs(node: Node) -> None:
+    """At boot it comes later, and reads what is there; and what user-data no longer says is taken back."""
+    restart = "systemctl --no-block restart firewall.service"
+    node.write("etc/flotilla/firewall.nft", "the image's")
+    node.apply("#cloud-config\nfirewall: strict\n")
+    assert node.machine.ran == []
+    assert "allowed_tcp" in (node.path / "etc/flotilla/firewall.nft").read_text()
+    (node.path / "run/firewall").mkdir()
+    node.apply("#cloud-config\nfirewall: strict\n")
+    assert node.machine.ran == []
+    node.apply("#cloud-config\nfirewall: {mode: strict, allow: 80}\n")
+    assert node.machine.ran == [restart]
+    node.apply("#cloud-config\nhostname: a\n")
+    assert node.machine.ran == [restart, restart]
+    assert (node.path / "etc/flotilla/firewall.nft").read_text() == "the image's"
+
+
 def test_a_user_cannot_have_another_file_written(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """~/.ssh is a user's: a link there is not followed, whoever made it, if it is not root's."""
     monkeypatch.setattr(os, "geteuid", lambda: 4711)

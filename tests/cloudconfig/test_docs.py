@@ -129,7 +129,7 @@ def test_every_key_stands_in_the_reference() -> None:
 
 def test_every_key_is_read() -> None:
     """Each key is known to one of the two readers, and to the editors' schema."""
-    theirs = {"coreos", "hostname", "manage_etc_hosts", "ssh_authorized_keys", "users", "write_files"}
+    theirs = {"coreos", "firewall", "hostname", "manage_etc_hosts", "ssh_authorized_keys", "users", "write_files"}
     assert set(schema.TOP) == everyday.KEYS | theirs | {
         "merge_how",
         "merge_type",

@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudconfig import doors, parse, plan, render, validate
-from cloudconfig.finding import ERROR
-from cloudconfig.plan import FIREWALL, PlanError
-from cloudconfig.schema import CloudConfig
+from cloudconfig.check import validate
+from cloudconfig.host import render
+from cloudconfig.plan import plan
+from cloudconfig.plan.plan import FIREWALL, PlanError
+from cloudconfig.text import doors, parse
+from cloudconfig.text.finding import ERROR
+from cloudconfig.text.schema import CloudConfig
 from firewall import ruleset
 from firewall.ruleset import Endpoint, Range, Rules
 

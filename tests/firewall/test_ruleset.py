@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import data
+from builder.core import data
 from firewall.ruleset import METADATA, Endpoint, Range, Rules, text
 
 GOLDEN = Path(__file__).parent / "golden"

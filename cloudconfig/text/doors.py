@@ -12,10 +12,10 @@ from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from cloudconfig import addresses
-from cloudconfig.reader import Fields, Reader
-from cloudconfig.schema import CloudConfig, Firewall
-from cloudconfig.yamltree import Node, Scalar
+from cloudconfig.text import addresses
+from cloudconfig.text.reader import Fields, Reader
+from cloudconfig.text.schema import CloudConfig, Firewall
+from cloudconfig.text.yamltree import Node, Scalar
 from firewall import ruleset
 from firewall.ruleset import Endpoint, Range, Rules
 from unitfile.name import canonical
