@@ -15,14 +15,14 @@ from functools import partial
 from typing import TypeVar
 
 from cloudconfig.check import validate
-from cloudconfig.node import accounts, datasource, guard, manifest, salvage, status
+from cloudconfig.node import accounts, datasource, guard, manifest, merging, salvage, status
 from cloudconfig.node.machine import Machine
 from cloudconfig.node.manifest import Manifest
 from cloudconfig.node.request import Asked, instance_names, judge, network_files, placed, static_addresses, texts_of
 from cloudconfig.node.rooted import Root, RootedError, Staging
 from cloudconfig.node.status import Status, Trouble
 from cloudconfig.plan import plan
-from cloudconfig.text import addresses, merging, refused, userdata
+from cloudconfig.text import addresses, refused, userdata
 from cloudconfig.text.finding import errors
 from cloudconfig.text.schema import CORE, CloudConfig, Need, User, WriteFile
 from cloudconfig.text.userdata import Part

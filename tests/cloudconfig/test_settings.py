@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudconfig.check import validate
-from cloudconfig.text import logins, merging, parse
+from cloudconfig.node import merging
+from cloudconfig.text import logins, parse
 from terminal import Failure
 from tests.cloudconfig.node import ShadowNode
 
