@@ -54,7 +54,7 @@ class File(NamedTuple):
     """A regular file; ``owner`` is ``user`` or ``user:group`` by name or number; ``key`` is the key path it comes from.
 
     With ``append``, ``content`` follows what stood there before us; mode None and owner "" are then that file's, or the default. ``merge``: see
-    :mod:`cloudconfig.text.merging`.
+    :mod:`cloudconfig.node.merging`.
     """
 
     path: str
