@@ -1,4 +1,4 @@
-"""The command ``osbuild``; each module here, and each that has a verb of its own, is imported when that verb is asked for.
+"""The command ``osbuild``; each module here has verbs, and is imported when one of them is called.
 
 To look whether anything changed takes less time than to import what all the verbs need.
 """

@@ -1,6 +1,6 @@
 """Pages that a browser shows from a file: each is one file, which fetches nothing and may fetch nothing.
 
-The parts lie in ``builder/pages``: styles and scripts, each page's own after the one that all share. A policy in the page's head allows exactly
+The parts lie in ``builder/core/pages``: styles and scripts, each page's own after the one that all share. A policy in the page's head allows exactly
 these, by their hashes, so that no name of a file, whatever is in it, is ever run.
 """
 

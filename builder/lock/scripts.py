@@ -25,7 +25,7 @@ FORMAT_VERSION: Final = 1
 SHOWN_LINES_MAX: Final = 60
 """Of a script that has nothing to be compared with: enough to see what it is about; ``osbuild scripts --show`` prints all."""
 
-_HELPERS: Final = frozenset({"elf", "toolbox", "unit"})
+_HELPERS: Final = frozenset({"elf", "pyc"})
 STEPS: Final = frozenset(module.name for module in pkgutil.iter_modules(finish.__path__)) - _HELPERS
 """The finishing steps that an entry may name."""
 
