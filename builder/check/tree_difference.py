@@ -119,7 +119,7 @@ def load(path: Path) -> tuple[Accepted, ...]:
         raise Failure(
             f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}",
             where=node.find([part for part in first["loc"] if isinstance(part, int | str)]),
-            hint="an entry has paths, differs and reason; docs/builder.md tells of it under 'Against mmdebstrap'",
+            hint="an entry has paths, differs and reason; see docs/builder-internals.md, 'Against mmdebstrap'",
         ) from None
 
 

@@ -14,7 +14,7 @@ class Phase(TypedDict):
 
 
 class EventData(TypedDict):
-    """A :class:`cluster.timeline.Event`."""
+    """A :class:`cluster.model.timeline.Event`."""
 
     t: float
     kind: str
@@ -24,7 +24,7 @@ class EventData(TypedDict):
 
 
 class FindingData(TypedDict):
-    """A :class:`cluster.scan.Finding`."""
+    """A :class:`cluster.testing.scan.Finding`."""
 
     kind: str
     node: str
