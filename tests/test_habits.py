@@ -177,8 +177,8 @@ def test_no_error_is_swallowed_and_no_shell_is_started() -> None:
     assert complaints == []
 
 
-READS_JSON = ("terminal/record.py", "guest/lines.py")
-"""The second knows nothing of ours, and does the same."""
+READS_JSON = ("terminal/record.py", "guest/lines.py", "cluster/machines/namespaces/boot.py")
+"""The second knows nothing of ours, and does the same; the third neither, and reads what its own driver wrote."""
 
 
 def test_json_is_read_without_trust() -> None:
@@ -197,6 +197,19 @@ def test_json_is_read_without_trust() -> None:
     )
     places = found(re.compile(r"\bjson\.loads?\("), *(f"{room}/**.py" for room in rooms))
     assert [place for place in places if place.partition(":")[0] not in READS_JSON] == [], "use terminal.record.parse"
+
+
+def test_programs_that_python_runs_in_isolation_import_nothing_of_ours() -> None:
+    """Under ``python -I -S`` no folder of ours is on the path: an import of ours would show only when a node boots."""
+    programs = [path for path in tracked("cluster/*.py", "cluster/**/*.py") if "python -I -S" in text_of(path)]
+    assert len(programs) >= 4
+    for path in programs:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", f"import runpy; runpy.run_path({str(path)!r})"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{path}: {done.stderr}"
 
 
 def test_the_wheel_can_carry_the_data() -> None:

@@ -30,8 +30,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from terminal import record
-
 REBOOT = 75
 """Our exit code when the node called reboot(2); in a PID namespace that ends PID 1 by SIGHUP (reboot(2))."""
 
@@ -107,7 +105,7 @@ class Boot:
 
 def main(file: str, descriptor: int) -> int:
     """Boot, and stay until that boot is over; returns the exit code."""
-    boot = Boot(**record.parse(Path(file).read_text()))
+    boot = Boot(**json.loads(Path(file).read_text()))
     driver = socket.socket(fileno=descriptor)
     driver.set_inheritable(False)
     try:
