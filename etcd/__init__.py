@@ -5,7 +5,7 @@ Nouns: a :class:`KeyValue` is a key at a revision; a transaction is :class:`Comp
 :class:`Client` talks to a real etcd through its JSON gateway; :class:`etcd.fake.FakeEtcd` is the same in memory, under a
 virtual clock. Both satisfy :class:`etcd.protocol.Etcd`, and one conformance suite (tests/etcd) runs against both.
 
-``etcd.Client`` and ``etcd.Tls`` load urllib3 when they are first asked for, so that pure code may import the values cheaply.
+``etcd.Client`` and ``etcd.Tls`` load what speaks HTTP and TLS when they are first asked for, so that pure code may import the values cheaply.
 """
 
 from __future__ import annotations

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
-
+from etcd.connection import BrokenError, NotConnectedError, Pool
 from etcd.errors import EtcdError, Unavailable
 from etcd.refusals import refusal
 from etcd.wire import Json
@@ -100,14 +98,7 @@ class Transport:
         self.timeout = timeout
         self.context = tls.context() if tls is not None else None
         self._current = 0
-        self._pool = urllib3.PoolManager(
-            num_pools=len(self.endpoints) + 1,
-            maxsize=_CONNECTIONS_MAX,
-            retries=False,
-            timeout=urllib3.Timeout(connect=timeout, read=timeout),
-            socket_options=KEEPALIVE,
-            ssl_context=self.context,
-        )
+        self._pools: dict[Endpoint, Pool] = {}
 
     def order(self) -> list[tuple[int, Endpoint]]:
         """All endpoints with their index, the one that answered last first."""
@@ -146,24 +137,41 @@ class Transport:
         """POST ``request`` to this endpoint only. Raises Unavailable (``maybe_applied`` unless it cannot be), EtcdError."""
         where = str(endpoint)
         try:
-            response = self._pool.request("POST", where + path, body=json.dumps(request), redirect=False)
-        except (NewConnectionError, ConnectTimeoutError) as error:
+            status, body = self._pool(endpoint).request("POST", path, json.dumps(request).encode())
+        except NotConnectedError as error:
             raise Unavailable("cannot connect to etcd", where=where) from error
-        except HTTPError as error:
+        except BrokenError as error:
             raise Unavailable("etcd did not answer", where=where, maybe_applied=True) from error
-        return understand(where, response.status, response.data, request)
+        return understand(where, status, body, request)
 
     def healthy_at(self, endpoint: Endpoint) -> bool:
         """Whether the member behind ``endpoint`` has a leader and can read through it."""
         try:
-            response = self._pool.request("GET", f"{endpoint}/health", redirect=False)
-            return response.status == 200 and record.parse(response.data).get("health") == "true"
-        except (HTTPError, ValueError, AttributeError):
+            status, body = self._pool(endpoint).request("GET", "/health")
+            return status == 200 and record.parse(body).get("health") == "true"
+        except (OSError, ValueError, AttributeError):
             return False
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._pool.clear()
+        for pool in self._pools.values():
+            pool.close()
+
+    def _pool(self, endpoint: Endpoint) -> Pool:
+        pool = self._pools.get(endpoint)
+        if pool is None:
+            context = None
+            if endpoint.scheme == "https":
+                context = self.context or ssl.create_default_context()
+            made = Pool(
+                *(endpoint.host, endpoint.port),
+                timeout=self.timeout,
+                kept_max=_CONNECTIONS_MAX,
+                options=KEEPALIVE,
+                context=context,
+            )
+            pool = self._pools.setdefault(endpoint, made)
+        return pool
 
 
 def understand(where: str, status: int, body: bytes, request: Json) -> Json:

@@ -122,7 +122,6 @@ def run(argv: Sequence[str]) -> int:
     calm_collector()
     level = logging.DEBUG if config.verbosity > 0 else logging.INFO
     logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
-    logging.getLogger("urllib3").setLevel(logging.WARNING)
     for name in config.ignored:
         _LOG.warning("the setting %s has no effect", name)
     machine = this_machine(config)
