@@ -51,8 +51,11 @@ class _Slot:
     is_busy: bool = False
     retry_at: float = 0.0
     backoff_s: float = UNIT_BACKOFF_S[0]
+    said: tuple[object, ...] = ()
+    saying: bytes | None = None  # what there is to say, made of ``said``
     told: bytes | None = None  # what etcd has; b"" for what must be written anew in any case
-    tell_at: float = 0.0
+    tell_at: float = 0.0  # not before
+    hold_until: float = 0.0  # nor before this while it is on its way; 0 when there is nothing to tell
 
 
 class Agent:
@@ -88,7 +91,7 @@ class Agent:
         self._backoff_s = BACKOFF_S[0]
         self._poll_at = 0.0
         self._look_at = 0.0
-        self._is_looking = False
+        self._looking: set[str] = set()
         self._check_at = 0.0
         self._is_lost = False
         self._trouble = ""
@@ -268,7 +271,7 @@ class Agent:
         if now >= self._poll_at:
             self._changed.update(self._slots)
             self._poll_at = now + POLL_S
-        if self._is_looking:
+        if self._looking:
             return self._poll_at
         if now < self._look_at:
             return self._look_at
@@ -277,12 +280,12 @@ class Agent:
         )
         self._changed.clear()
         if names:
-            self._is_looking = True
+            self._looking.update(names)
             self._run(lambda: look(names, self._systemd))
         return self._poll_at
 
     def _take_seen(self, seen: Seen, now: float) -> None:
-        self._is_looking = False
+        self._looking.clear()
         if seen.error:
             _LOG.warning("systemd does not say how units are: %s", seen.error)
             self._changed.update(seen.units)
@@ -292,15 +295,24 @@ class Agent:
                 self._slots[name].seen = state
 
     def _tell(self, now: float) -> float:
-        """Write what has changed; returns when something that was held back is due."""
+        """Write what has changed; returns when something that was held back is due.
+
+        A unit that is on its way (a step of it runs, or systemd is being asked about it) is held back for a moment, so that one that
+        is loaded, started and runs is told once, and at once.
+        """
         due = now + POLL_S
         ops: list[tuple[str, bytes | None]] = []
         for name, slot in self._slots.items():
             value = self._state(name, slot)
             if value == slot.told:
+                slot.hold_until = 0.0
                 continue
-            if value is not None and now < slot.tell_at:
-                due = min(due, slot.tell_at)
+            ready_at = slot.tell_at
+            if slot.is_busy or name in self._changed or name in self._looking:
+                slot.hold_until = slot.hold_until or now + QUIET_S
+                ready_at = max(ready_at, slot.hold_until)
+            if value is not None and now < ready_at:
+                due = min(due, ready_at)
             else:
                 ops.append((name, value))
         for begin in range(0, len(ops), OPS_MAX):
@@ -311,6 +323,12 @@ class Agent:
 
     def _state(self, name: str, slot: _Slot) -> bytes | None:
         """What to say about a unit; ``None`` for nothing: it is not here, and nothing went wrong in getting it here."""
+        facts = (slot.here, slot.seen, slot.error, slot.order is not None)
+        if facts != slot.said:
+            slot.said, slot.saying = facts, self._state_bytes(name, slot)
+        return slot.saying
+
+    def _state_bytes(self, name: str, slot: _Slot) -> bytes | None:
         if slot.here.reached is None and not (slot.order is not None and slot.error):
             return None
         return codec.state_bytes(
@@ -343,6 +361,7 @@ class Agent:
         for name, value in states:
             self._slots[name].told = value
             self._slots[name].tell_at = now + QUIET_S
+            self._slots[name].hold_until = 0.0
 
 
 def _is_over(slot: _Slot) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from etcd.protocol import Op
 from fleet.agent.steps import SystemdError, SystemdState
+from fleet.model import codec
 from fleet.model.entities import Desired, current_state
 from tests.fleet.world import TTL_S, Node, World
 
@@ -56,6 +57,25 @@ class TestOrdinaryLife:
         world.registry.delete_unit("u.service")
         world.run(3)
         assert world.registry.overview().reasons == {}
+
+    def test_a_unit_that_starts_is_told_once_and_one_that_hangs_all_the_same(self, world: World) -> None:
+        world.submit("1.service")
+        world.run(5)
+        key = world.registry.key_state("a", "1.service")
+        told = world.etcd.get(key)
+        assert told is not None
+        assert (told.version, codec.state("states/a/1.service", told.value).active) == (1, "active")
+        world.nodes["b"].holds_tasks = True
+        world.submit("2.service")
+        world.run(2)
+        (load,) = world.nodes["b"].tasks
+        world.nodes["b"].tasks.clear()
+        agent = world.nodes["b"].agent
+        assert agent is not None
+        agent.finished(load(), world.now)  # and its start hangs
+        world.run(2)
+        (state,) = world.registry.states_of("2.service")
+        assert (state.reached, state.active) == (Desired.LOADED, "")
 
     def test_three_units_on_three_machines(self, world: World) -> None:
         for name in ("1.service", "2.service", "3.service"):
