@@ -19,7 +19,7 @@ from fleet.api import shapes
 from fleet.api.pages import Pages
 from fleet.model.entities import Desired, Placement, Unit, UnitState, current_state
 from fleet.model.registry import Contended, NoSuchUnit, Overview, Registry, UnitExists
-from fleet.model.requirements import Requirements, RequirementsError
+from fleet.model.requirements import SECTION, Requirements, RequirementsError
 from terminal import Failure
 from unitfile.name import UnitName, UnitNameError
 from unitfile.text import UnitFileError
@@ -340,6 +340,8 @@ def _no_reason(seen: _Seen) -> str:
 
 
 def _is_global(unit: Unit) -> bool:
+    if not unit.unitfile.get(SECTION, "Global"):
+        return False  # as almost all are: a list has no time to read the other options of each
     try:
         return Requirements.parse(UnitName.parse(unit.name), unit.unitfile).global_
     except (UnitNameError, RequirementsError):

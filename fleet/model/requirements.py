@@ -53,9 +53,11 @@ class Requirements:
     @classmethod
     def parse(cls, name: UnitName, unitfile: UnitFile) -> Requirements:
         """Read ``[X-Fleet]`` of a unit, %n %N %p %i expanded; raises :class:`RequirementsError`."""
+        options = unitfile.section(SECTION)
+        if not options:
+            return cls()
         values: dict[str, list[str]] = {known: [] for known in OPTIONS}
         legacy: dict[str, list[str]] = {known: [] for known in OPTIONS}
-        options = unitfile.section(SECTION)
         if sum(len(option.value) for option in options) > _LENGTH_MAX:
             raise RequirementsError(f"[{SECTION}] has more than {_LENGTH_MAX} characters", where=str(name))
         for option in options:
