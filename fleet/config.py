@@ -18,6 +18,7 @@ from terminal import Failure
 
 CONFIG_FILE = Path("/etc/fleet/fleet.conf")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_CHARS_MAX = 100
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
@@ -134,8 +135,8 @@ def duration(text: str) -> float:
     """Seconds of a duration such as ``1m30s`` or ``2.5``; raises ValueError."""
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
-    if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text!r} is no duration such as 30s or 1m30s")
+    if len(text) > _DURATION_CHARS_MAX or not _DURATION.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no duration such as 30s or 1m30s")
     return sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text))
 
 

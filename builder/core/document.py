@@ -11,7 +11,10 @@ import yaml
 
 from terminal import Failure
 
-BYTES_MAX: Final = 1 << 20
+BYTES_MAX: Final = 1 << 16
+NODES_MAX: Final = 100_000
+"""Values of a file, each counted as often as an alias names it."""
+DEPTH_MAX: Final = 32
 _HINT: Final = "give its path; image/node.yaml is one"
 
 
@@ -65,8 +68,10 @@ def read(path: Path) -> Node:
     """
     text = _text(path)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         marks = loader.get_single_node()
+        if _size(marks, {}) > NODES_MAX:
+            raise Failure(f"this is no definition: more than {NODES_MAX} values, by its aliases", where=str(path))
         _refuse_twice(marks, path)
         data = _constructed(loader, marks, path) if marks is not None else None
         if not isinstance(data, dict) or marks is None:
@@ -78,6 +83,24 @@ def read(path: Path) -> Node:
         raise Failure(f"this is not YAML: {error.problem}", where=f"{path}:{line}:{column}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise Failure(f"this is not YAML: {error}", where=str(path)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """With a limit of depth: PyYAML looks at every open bracket again for each word, so that those of one line would take minutes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A value and what is in it."""
+        self._depth += 1
+        if self._depth > DEPTH_MAX:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # of PyYAML
+            raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEPTH_MAX} levels", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def _constructed(loader: yaml.SafeLoader, marks: yaml.Node, path: Path) -> object:
@@ -103,6 +126,13 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise Failure("this is not text in UTF-8", where=f"{path}:{line}", hint=_HINT) from None
+
+
+def _size(marks: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values there are when aliases are written out: nine lists of ten aliases are a thousand million."""
+    if id(marks) not in known:
+        known[id(marks)] = 1 + sum(_size(child, known) for child in _children(marks))
+    return known[id(marks)]
 
 
 def _refuse_twice(marks: yaml.Node | None, path: Path) -> None:

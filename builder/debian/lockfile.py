@@ -22,7 +22,7 @@ FORMAT_VERSION: Final = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Debian policy 5.6.1: a package's name; 5.6.12: a version. Both become part of file names and command lines.
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
-_VERSION = re.compile(r"[0-9][A-Za-z0-9.+:~-]*")
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.+:~-]{0,254}")
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 

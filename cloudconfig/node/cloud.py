@@ -26,6 +26,7 @@ PAUSE_S = (0.1, 5.0)
 """Between two tries: the first, doubled each time up to the last."""
 BODY_MAX = 2 * INFLATED_MAX
 KEYS_MAX = 64
+KEY_BYTES_MAX = 1 << 13
 TOKEN_TTL_S = 300
 TOKEN_BYTES_MAX = 1024
 _NO_TOKENS = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
@@ -131,7 +132,7 @@ def ec2(service: Service) -> Told:
     # A line for each: "0=name". What is no number is no key.
     numbers = [line.partition("=")[0] for line in _text(listed).splitlines()[:KEYS_MAX]]
     keys = [
-        _text(service.get(f"{base}/public-keys/{number}/openssh-key", headers) or b"")
+        _key(service, f"{base}/public-keys/{number}/openssh-key", headers)
         for number in numbers
         if number.isascii() and number.isdigit()
     ]
@@ -142,6 +143,13 @@ def ec2(service: Service) -> Told:
         keys=tuple(line for key in keys for line in key.splitlines() if line.strip()),
         addresses=_addresses(service, headers),
     )
+
+
+def _key(service: Service, path: str, headers: Mapping[str, str]) -> str:
+    body = service.get(path, headers) or b""
+    if len(body) > KEY_BYTES_MAX:
+        raise Failure(f"a key of more than {KEY_BYTES_MAX >> 10} KiB", where=path)
+    return _text(body)
 
 
 def openstack(service: Service) -> Told:

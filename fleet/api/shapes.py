@@ -56,7 +56,7 @@ class UnitRequest:
         try:
             desired = Desired(wanted) if wanted else None
         except ValueError:
-            raise BadRequest(f"desiredState {wanted!r} is none of {', '.join(Desired)}") from None
+            raise BadRequest(f"desiredState {wanted[:80]!r} is none of {', '.join(Desired)}") from None
         options = [_option(each) for each in raw]
         return cls(_text(fields, "name"), UnitFile.of(options) if options else None, desired)
 
