@@ -25,6 +25,7 @@ from builder.about import filelist, result
 from builder.core import document
 from builder.debian import apt, deb
 from builder.debian.lockfile import Lock
+from builder.debian.mirror import stanzas
 from builder.lock import scripts
 from cloudconfig.check import image
 from cloudconfig.node import accounts, cloud, datasource, manifest, merging, status
@@ -34,6 +35,7 @@ from cloudconfig.plan import network
 from cloudconfig.text import addresses
 from cluster.consistency import history
 from cluster.lifecycle import membership
+from cluster.lifecycle.snapshot import Snapshot
 from cluster.model import connection_uri, timeline
 from cluster.model.description import Description
 from cluster.model.utterance import kept
@@ -179,6 +181,7 @@ JSON: dict[str, tuple[Reader, Sequence[Hostile]]] = {
     "install: layout": (lambda data, _: install.layout.parse(data, "layout"), [Hostile('{"name":"a"},', '{"v":1,"name":"a","version":"1","partitions":[', "{}]}"), Hostile("0", '{"v":1,"name":"a","version":"1","root_hash":"', '"}')]),
     "cluster: cluster.json": (lambda data, _: Description.of(record.parse(data)), [Hostile("1,", '{"v":1,"ssh_ports":[', "1]}"), Hostile('"f#N":1,', "{", '"v":1}')]),
     "cluster: timeline": (lambda _, path: timeline.read(path), [Hostile('{"t":1,"kind":"","what":""}\n'), Hostile("1,", '{"t":1,"kind":"","what":"","nodes":[', "1]}\n")]),
+    "cluster: snapshot.json": (lambda data, _: record.build(Snapshot, record.parse(data)), [Hostile('"f#N":1,', "{", '"tag":1}'), Hostile("a", '{"tag":"', '"}')]),
     "cluster: history": (lambda data, _: history.load(text(data)), [Hostile('{"process":1,"kind":"read","key":"a","argument":null,"result":null,"outcome":"ok","begin":1,"end":2}\n')]),
     "cluster: etcdctl of a node": (lambda data, _: membership.parse(text(data)), [Hostile('{"ID":1,"peerURLs":["a"]},', '{"members":[', '{"ID":1,"peerURLs":[]}]}')]),
     "cluster: lines of a guest": (lambda data, _: [kept(message) for message in Lines().feed(data)], [Hostile('{"out":"YQ=="}\n'), Hostile("{}\n"), Hostile('{"failed":["a"]}\n'), Hostile('"a",', '{"failed":[', '"a"]}\n')]),
@@ -223,6 +226,7 @@ TEXTS: dict[str, tuple[Reader, Sequence[Hostile]]] = {
     "/proc/swaps": (lambda data, _: install.device.swapped(text(data), ["/dev/a"]), [Hostile("/dev/a#N partition 1 1 1\n")]),
     "$private_ipv4": (lambda data, _: addresses.substitute(text(data), {"private_ipv4": "10.0.0.1"}), [Hostile("$private_ipv4 "), Hostile("\\$private_ipv4"), Hostile("${private_ipv4"), Hostile("$")]),
     "control of a package": (lambda data, _: deb.fields(text(data)), [Hostile("A: b\n"), Hostile(" a\n", "A:")]),
+    "index of an archive": (lambda data, _: list(stanzas(text(data))), [Hostile("A: b\n"), Hostile(" a\n", "A: b\n"), Hostile("A#N: b\n"), Hostile("A: b\n\n")]),
     "apt-get -s": (lambda data, _: (list(apt.parse_simulation(text(data))), list(apt.parse_removals(text(data)))), [Hostile("Inst a (1 b [c])\n"), Hostile("[", "Inst a (1 "), Hostile("Remv a [1]\n"), Hostile("[a", "Inst a [1] (1 ")]),
     "libvirt's URI": (lambda data, _: connection_uri.parse(text(data)), [Hostile("a=b&", "qemu+ssh://a/session?"), Hostile("%41", "qemu+ssh://"), Hostile("1", "qemu+ssh://a:")]),
 }  # fmt: skip

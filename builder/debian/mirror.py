@@ -195,24 +195,21 @@ def read_options(apt: Path) -> dict[str, str]:
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
     """The stanzas of a deb822 text (deb822(5)): lower-case field names to values, continuation lines joined by newlines."""
-    stanza: dict[str, str] = {}
-    name = ""
-    for line in text.splitlines():
+    stanza: dict[str, list[str]] = {}
+    value: list[str] = []
+    for line in [*text.splitlines(), ""]:
         if line.startswith("#"):
             continue
         if not line.strip():
             if stanza:
-                yield stanza
-            stanza, name = {}, ""
+                yield {name: "\n".join(lines) for name, lines in stanza.items()}
+            stanza, value = {}, []
         elif line[0] in " \t":
-            if name:
-                stanza[name] += "\n" + line.strip()
+            value.append(line.strip())
         else:
-            key, _, value = line.partition(":")
-            name = key.strip().lower()
-            stanza[name] = value.strip()
-    if stanza:
-        yield stanza
+            key, _, first = line.partition(":")
+            value = [first.strip()]
+            stanza[key.strip().lower()] = value
 
 
 def _is_security(suite: str) -> bool:
