@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from cloudconfig.node import guard
+from cloudconfig.node.status import Trouble
 from cloudconfig.text.userdata import INFLATED_MAX
 from terminal import Failure, record
 
@@ -34,13 +36,14 @@ _HINT = "flotilla.datasource on the kernel command line names the datasource; is
 
 
 class Told(NamedTuple):
-    """What a metadata service said; ``addresses`` by names of :mod:`cloudconfig.text.addresses`."""
+    """What a metadata service said; ``addresses`` by names of :mod:`cloudconfig.text.addresses`; ``damage`` is what it should have said besides."""
 
     user_data: bytes
     instance_id: str
     hostname: str
     keys: tuple[str, ...]
     addresses: tuple[tuple[str, str], ...] = ()
+    damage: tuple[Trouble, ...] = ()
 
 
 class Service:
@@ -128,21 +131,26 @@ def ec2(service: Service) -> Told:
     elif status not in _NO_TOKENS:
         raise Failure(f"no token: HTTP status {status}", where="/latest/api/token")
     base = "/latest/meta-data"
-    listed = service.get(f"{base}/public-keys/", headers) or b""
-    # A line for each: "0=name". What is no number is no key.
-    numbers = [line.partition("=")[0] for line in _text(listed).splitlines()[:KEYS_MAX]]
-    keys = [
-        _key(service, f"{base}/public-keys/{number}/openssh-key", headers)
-        for number in numbers
-        if number.isascii() and number.isdigit()
-    ]
-    return Told(
-        user_data=service.get("/latest/user-data", headers) or b"",
-        instance_id=_text(service.need(f"{base}/instance-id", headers)),
-        hostname=_short(_text(service.get(f"{base}/local-hostname", headers) or b"")),
-        keys=tuple(line for key in keys for line in key.splitlines() if line.strip()),
-        addresses=_addresses(service, headers),
+    user_data = service.get("/latest/user-data", headers) or b""
+    damage: list[Trouble] = []
+    instance = guard.attempt(lambda: _text(service.need(f"{base}/instance-id", headers)), damage.append)
+    hostname = guard.attempt(
+        lambda: _short(_text(service.get(f"{base}/local-hostname", headers) or b"")), damage.append
     )
+    keys = guard.attempt(lambda: _keys(service, f"{base}/public-keys/", headers), damage.append)
+    return Told(user_data, instance or "", hostname or "", keys or (), _addresses(service, headers), tuple(damage))
+
+
+def _keys(service: Service, path: str, headers: Mapping[str, str]) -> tuple[str, ...]:
+    # A line for each: "0=name". What is no number is no key.
+    lines = _text(service.get(path, headers) or b"").splitlines()[:KEYS_MAX]
+    numbers = [line.partition("=")[0] for line in lines]
+    texts = [_key(service, f"{path}{number}/openssh-key", headers) for number in numbers if _is_number(number)]
+    return tuple(line for text in texts for line in text.splitlines() if line.strip())
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _key(service: Service, path: str, headers: Mapping[str, str]) -> str:
@@ -154,6 +162,13 @@ def _key(service: Service, path: str, headers: Mapping[str, str]) -> str:
 
 def openstack(service: Service) -> Told:
     """What OpenStack's metadata service says of this machine. Raises Failure."""
+    user_data = service.get("/openstack/latest/user_data", {}) or b""
+    damage: list[Trouble] = []
+    told = guard.attempt(lambda: _described(service), damage.append) or Told(b"", "", "", ())
+    return told._replace(user_data=user_data, addresses=_addresses(service, {}), damage=tuple(damage))
+
+
+def _described(service: Service) -> Told:
     path = "/openstack/latest/meta_data.json"
     try:
         meta: Any = record.parse(service.need(path, {}))
@@ -164,7 +179,7 @@ def openstack(service: Service) -> Told:
     keys = meta.get("public_keys")
     hostname = meta.get("hostname")
     return Told(
-        user_data=service.get("/openstack/latest/user_data", {}) or b"",
+        user_data=b"",
         instance_id=meta["uuid"],
         hostname=_short(hostname) if isinstance(hostname, str) else "",
         keys=tuple(
@@ -174,7 +189,6 @@ def openstack(service: Service) -> Told:
             for line in key.splitlines()
             if line.strip()
         ),
-        addresses=_addresses(service, {}),
     )
 
 

@@ -126,7 +126,9 @@ def _networked(name: str) -> Seed:
     from cloudconfig.node import cloud  # half a second of boot time that no other datasource needs
 
     told = cloud.KINDS[name](cloud.Service())
-    return Seed(name, told.user_data, told.instance_id, told.hostname, told.keys, addresses=told.addresses)
+    return Seed(
+        name, told.user_data, told.instance_id, told.hostname, told.keys, damage=told.damage, addresses=told.addresses
+    )
 
 
 def installed(system: Path = Path("/")) -> Seed:

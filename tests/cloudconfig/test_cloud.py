@@ -126,7 +126,7 @@ def test_no_service_is_told_after_the_deadline_with_the_last_trouble() -> None:
     service = Service("127.0.0.1", port, deadline_s=30, clock=lambda: now[0], sleep=sleep)
     with pytest.raises(Failure, match="no answer after 30 s: Connection refused") as caught:
         cloud.openstack(service)
-    assert caught.value.where == "http://127.0.0.1/openstack/latest/meta_data.json"
+    assert caught.value.where == "http://127.0.0.1/openstack/latest/user_data"
     assert slept[:3] == [0.1, 0.2, 0.4]
     assert max(slept) == 5.0
     assert 24 < now[0] <= 30
@@ -162,9 +162,30 @@ def test_a_refusal_is_no_empty_answer(ours: Answer, status: int) -> None:
 def test_another_kind_of_service_is_told() -> None:
     with serving(lambda *_: (404, b"", {})) as port:
         for kind in (cloud.ec2, cloud.openstack):
-            with pytest.raises(Failure, match="there is none") as caught:
-                kind(at(port))
-            assert caught.value.hint == "is it this kind of metadata service?"
+            (trouble,) = kind(at(port)).damage
+            assert trouble.message == "there is none"
+            assert trouble.path.endswith(("instance-id", "meta_data.json"))
+
+
+@pytest.mark.parametrize("broken", ["instance-id", "local-hostname", "public-keys/"])
+def test_what_ec2_tells_wrongly_keeps_back_nothing_else(ours: Answer, broken: str) -> None:
+    def answer(method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+        return (400, b"", {}) if path.endswith(broken) else ours(method, path, headers)
+
+    with serving(answer) as port:
+        told = cloud.ec2(at(port))
+    (trouble,) = told.damage
+    assert trouble.path.endswith(broken)
+    assert told.user_data
+    assert [told.instance_id != "", told.hostname != "", told.keys != ()].count(False) == 1
+
+
+def test_a_key_is_short(ours: Answer) -> None:
+    def answer(method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
+        return (200, b"x" * 9000, {}) if path.endswith("openssh-key") else ours(method, path, headers)
+
+    with serving(answer) as port:
+        assert [trouble.message for trouble in cloud.ec2(at(port)).damage] == ["a key of more than 8 KiB"]
 
 
 @pytest.mark.parametrize("extra", [{}, {"Content-Length": "99999999999"}])
@@ -189,8 +210,11 @@ def test_an_answer_without_end_is_cut_off(ours: Answer, extra: dict[str, str]) -
     ],
 )
 def test_openstacks_description_may_be_broken(body: bytes, message: str) -> None:
-    with serving(lambda *_: (200, body, {})) as port, pytest.raises(Failure, match=message):
-        cloud.openstack(at(port))
+    with serving(lambda *_: (200, body, {})) as port:
+        told = cloud.openstack(at(port))
+    assert told.user_data == body
+    (trouble,) = told.damage
+    assert message in trouble.message
 
 
 def test_openstacks_description_may_be_strange() -> None:
