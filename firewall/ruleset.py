@@ -161,8 +161,7 @@ _STRICT_PUBLISHED = (
 def _nodes_only(rules: Rules) -> Iterator[str]:
     for version, family, _ in _FAMILIES:
         networks = _networks((*METADATA, *rules.nodes_only), version)
-        if networks:
-            yield f"{_SYN} {family} daddr {{ {', '.join(networks)} }} {_REFUSE}"
+        yield f"{_SYN} {family} daddr {{ {', '.join(networks)} }} {_REFUSE}"
     for address, port in sorted(set(rules.endpoints)):
         family = "ip6" if ":" in address else "ip"
         yield f"{_SYN} {family} daddr {ip_network(address).network_address} tcp dport {port} {_REFUSE}"
