@@ -67,11 +67,15 @@ class Client:
         size = PageSize()
         request = fields | {"limit": str(size.keys), "revision": str(revision)}
         answer, seconds = self._page(request)
-        with ThreadPoolExecutor(1) as beside:  # starts its thread when there is a second page
+        if answer.get("more") is not True:  # most ranges are small: no thread for them
+            page = self._decoded(answer, wire.decode_range)
+            return RangeResult(page.kvs, revision or page.revision)
+        with ThreadPoolExecutor(1) as beside:
             while True:
                 following: Future[tuple[Json, float]] | None = None
                 if answer.get("more") is True:
-                    after, revision = self._decoded(answer, wire.decode_end)
+                    after, newest = self._decoded(answer, wire.decode_end)
+                    revision = revision or newest  # of the first page; later ones tell the store's at their time
                     request |= {"key": after, "limit": str(size.keys), "revision": str(revision)}
                     following = beside.submit(self._page, dict(request))
                 page = self._decoded(answer, wire.decode_range)

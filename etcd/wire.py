@@ -146,7 +146,7 @@ def decode_range(answer: Json) -> RangeResult:
 
 
 def decode_end(answer: Json) -> tuple[str, int]:
-    """Where the page after a RangeResponse begins (the key, encoded), and its revision."""
+    """Where the page after that of a RangeResponse begins (the key, encoded), and the store's revision."""
     kvs = object_list(answer, "kvs")
     if not kvs:
         raise ValueError("a page without keys that is not the last")

@@ -495,17 +495,23 @@ class TestPages:
     ) -> None:
         client = connect(real_etcd)
         prefix = f"pages-{time.time_ns()}/"
-        for first in range(0, 600, 100):
-            done = client.txn([], [Op.put(f"{prefix}{number:03}", b"old") for number in range(first, first + 100)])
+        for first in range(0, 2000, 100):
+            done = client.txn([], [Op.put(f"{prefix}{number:04}", b"old") for number in range(first, first + 100)])
         ask = client._page
+        pages: list[int] = []
 
         def ask_while_others_write(request: dict[str, Any]) -> tuple[dict[str, Any], float]:
             answer = ask(request)
-            client.txn([], [Op.put(f"{prefix}599", b"new"), Op.put(f"{prefix}999", b"new"), Op.delete(f"{prefix}550")])
+            pages.append(len(answer[0]["kvs"]))
+            new = [Op.put(f"{prefix}1999", b"new"), Op.put(f"{prefix}1999x", b"new"), Op.delete(f"{prefix}1550")]
+            client.txn([], new)
             return answer
 
         monkeypatch.setattr(client, "_page", ask_while_others_write)
-        found = client.range(prefix)
-        assert found.revision == done.revision
-        assert [kv.key.removeprefix(prefix) for kv in found.kvs] == [f"{number:03}" for number in range(600)]
-        assert {kv.value for kv in found.kvs} == {b"old"}
+        for revision in (0, done.revision):
+            pages.clear()
+            found = client.range(prefix, revision=revision)
+            assert len(pages) > 2
+            assert found.revision == done.revision
+            assert [kv.key.removeprefix(prefix) for kv in found.kvs] == [f"{number:04}" for number in range(2000)]
+            assert {kv.value for kv in found.kvs} == {b"old"}
