@@ -339,13 +339,15 @@ def failover(plane: ControlPlane, rows: Rows) -> None:
 
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
-    begin = time.monotonic()
+    begin, before = time.monotonic(), plane.cpu()
     plane.kill(leader)
     plane.registry.create_unit(fresh)
     took = time.monotonic() - begin if decided.wait(FAILOVER_MAX_S) else None
     watch.close()
     looking.join()
     rows.add("failover: seconds from SIGKILL to the first decision", took)
+    used = {name: value - before[name] for name, value in plane.cpu().items()}
+    rows.add("failover: CPU s of the engines", sum(value for name, value in used.items() if name.startswith("engine")))
 
 
 @contextlib.contextmanager

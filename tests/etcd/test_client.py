@@ -35,6 +35,7 @@ from etcd import (
     TooLarge,
     Unavailable,
 )
+from etcd.connection import Pool
 from etcd.paging import PageSize
 from etcd.wire import prefix_end
 from tests.eventually import eventually
@@ -415,7 +416,7 @@ def _certificates(directory: Path) -> Tls:
 
 
 @pytest.mark.etcd
-def test_mutual_tls(make_etcd: Callable[[str], Any], tmp_path: Path) -> None:
+def test_mutual_tls(make_etcd: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tls = _certificates(tmp_path)
     server = make_etcd("https")
     server.start(
@@ -428,6 +429,11 @@ def test_mutual_tls(make_etcd: Callable[[str], Any], tmp_path: Path) -> None:
     client = Client([server.endpoint], tls=tls)
     eventually(client.health, server.log)
     start = client.put("a", b"1")
+    connect = Pool._connected
+    monkeypatch.setattr(Pool, "_connected", lambda _: pytest.fail("a connection was not kept"))
+    for _ in range(10):
+        assert client.get("a") is not None
+    monkeypatch.setattr(Pool, "_connected", connect)
     watch = client.watch("a", start)
     assert next(watch).events[0].kv.value == b"1"
     freed = threading.Timer(0.2, watch.close)
