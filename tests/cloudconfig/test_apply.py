@@ -146,7 +146,7 @@ def test_the_whole(node: Node) -> None:
     assert (node.path / "run/cloudconfig/status.json").stat().st_mode & 0o777 == 0o644
     assert (node.path / "var/lib/cloudconfig/plan.json").stat().st_mode & 0o777 == 0o600
     assert "discovery" not in json.dumps(outcome)
-    assert len(outcome.changed) == 11
+    assert len(outcome.changed) == 12
 
 
 def test_what_the_network_has_is_left_to_a_unit_that_is_queued(node: Node) -> None:

@@ -85,9 +85,12 @@ SECRET = "cana%H-ry$A"
 )
 def test_systemd_tells_no_secret(section: str, name: str) -> None:
     """Whoever is on the node may ask it for a unit's Environment, so secrets stand in a file, and as they are: nothing in them is a specifier."""
-    secrets, drop_in = planned(f"coreos: {{{section.replace('VALUE', SECRET)}}}\n").files
+    files = {file.path: file for file in planned(f"coreos: {{{section.replace('VALUE', SECRET)}}}\n").files}
     service = name.partition("_")[0].lower()
-    assert (secrets.path, secrets.mode, secrets.owner) == (f"/run/cloudconfig/{service}.env", 0o600, "root:root")
+    secrets = files.pop(f"/run/cloudconfig/{service}.env")
+    drop_in = files[f"/run/systemd/system/{service}.service.d/20-cloudinit.conf"]
+    assert (secrets.mode, secrets.owner) == (0o600, "root:root")
+    assert not any(b"cana" in file.content for file in files.values())
     assert "cana%H-ry\\$A" in secrets.content.decode()
     assert secrets.content.decode().startswith(f'{name}="')
     assert drop_in.mode == 0o600
@@ -95,9 +98,8 @@ def test_systemd_tells_no_secret(section: str, name: str) -> None:
 
 
 def test_settings_that_are_no_secret_stay_where_drop_ins_can_change_them() -> None:
-    (file,) = planned(
-        "coreos: {fleet: {etcd_servers: 'http://10.0.0.1:2379', metadata: 'mail=me@example.org'}}\n"
-    ).files
+    made = planned("coreos: {fleet: {etcd_servers: 'http://10.0.0.1:2379', metadata: 'mail=me@example.org'}}\n")
+    (file,) = (file for file in made.files if "fleet" in file.path)
     assert file.content.decode().splitlines() == [
         "[Service]",
         'Environment="FLEET_ETCD_SERVERS=http://10.0.0.1:2379"',
