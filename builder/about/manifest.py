@@ -31,13 +31,15 @@ def compose(
     inputs: Mapping[str, object] = MappingProxyType({}),
     sizes: Mapping[str, int] = MappingProxyType({}),
     boot: Mapping[str, int] = MappingProxyType({}),
+    updates: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """The manifest's value.
 
     ``build`` is the id of the whole build; ``packages`` lists name, version, source and hash of each; ``artifacts`` name, size and hash of each file
     beside the manifest; ``accounts`` the users and groups of the tree; ``owners`` the bytes of the tree that each package (or ``flotilla``) brought, largest first;
     ``release`` the option of that name, and ``inputs`` the id of each thing that shaped the build: with them it can be verified; ``sizes`` the
-    bytes of each part that a budget can limit, and ``boot`` the bytes before compression of the kernel and of each file in the initrd.
+    bytes of each part that a budget can limit, and ``boot`` the bytes before compression of the kernel and of each file in the initrd; ``updates`` is what
+    the archive said of security updates when a release was built (:func:`builder.pipeline.outdated.ask`).
     """
     paths = sorted(artifacts)
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
@@ -48,6 +50,7 @@ def compose(
         "name": name,
         "target": target,
         "release": release,
+        "updates": None if updates is None else dict(updates),
         "inputs": dict(inputs),
         "architecture": lock.architecture,
         "epoch": lock.epoch,
@@ -106,11 +109,15 @@ def _largest_first(sizes: Mapping[str, int]) -> list[dict[str, object]]:
     ]
 
 
-def is_current(folder: Path, build: str) -> bool:
-    """Does ``folder`` hold the whole result of the build with this id? Sizes are compared, contents are not read."""
+def is_current(folder: Path, build: str, updates: Mapping[str, object] | None = None) -> bool:
+    """Does ``folder`` hold the whole result of the build with this id, and does its manifest tell the same ``updates`` (if not None)?
+
+    Sizes are compared, contents are not read.
+    """
     try:
         manifest = record.parse((folder / NAME).read_text())
-        return bool(manifest["build"] == build) and all(
+        is_it = manifest["build"] == build and (updates is None or manifest["updates"] == updates)
+        return is_it and all(
             (folder / artifact["name"]).stat().st_size == artifact["size"] for artifact in manifest["artifacts"]
         )
     except (OSError, ValueError, KeyError, TypeError):

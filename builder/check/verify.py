@@ -21,8 +21,8 @@ from builder.pipeline.build import build_image
 from builder.pipeline.order import CONTAINER, MIXED, Settings
 from terminal import Failure, record
 
-_OF_THE_BUILD: Final = ("build", "inputs")
-"""Keys of the manifest that tell what a build was made from; the others tell what came out."""
+_OF_THE_BUILD: Final = ("build", "inputs", "updates")
+"""Keys of the manifest that tell what a build was made from, and what waited on that day; the others tell what came out."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,7 @@ def _as_built(directory: Path, built: dict[str, Any], settings: Settings) -> Set
         target=kind,
         architecture=architecture,
         release=built["release"],
+        outdated="ignore",
         cache="ignore",
     )
 

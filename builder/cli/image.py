@@ -14,7 +14,7 @@ from builder.core.architecture import NAMES
 from builder.pipeline import build
 from builder.pipeline.order import CONTAINER, NODE, BuildResult, Settings
 from builder.targets import TARGETS
-from terminal import Phases
+from terminal import Phases, UsageFailure
 
 EXAMPLES: Final = {
     "image": """
@@ -38,7 +38,16 @@ def add_verbs(verb: Verb) -> None:
         help=f"what to deliver (default: {NODE}, {CONTAINER} of a container)",
     )
     image.add_argument("--definition", type=Path, metavar="FILE", help="default: image/node.yaml")
-    image.add_argument("--release", action="store_true", help="compress for size instead of for time")
+    image.add_argument(
+        "--release",
+        action="store_true",
+        help="compress for size instead of for time; refused while security updates wait",
+    )
+    image.add_argument(
+        "--allow-outdated",
+        action="store_true",
+        help="release also if security updates wait or cannot be asked for; the manifest says so",
+    )
     image.set_defaults(run=_image)
     container = verb("container", "build a container for 'docker load'")
     container.add_argument("definition", type=Path, metavar="DEFINITION")
@@ -72,6 +81,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         snapshot=arguments.snapshot,
         architecture=arguments.arch,
         release=getattr(arguments, "release", False),
+        outdated="allow" if getattr(arguments, "allow_outdated", False) else "refuse",
         force=arguments.force,
         offline=arguments.offline,
         cache="replace" if arguments.no_cache else "use",
@@ -80,6 +90,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 
 def _image(arguments: argparse.Namespace) -> int:
+    if arguments.allow_outdated and not arguments.release:
+        raise UsageFailure("--allow-outdated is for a release", hint="add --release, or leave both out")
     return _told(build.build_image(_settings(arguments)), arguments)
 
 

@@ -37,6 +37,11 @@ class Suite:
     components: tuple[str, ...] = ("main",)
     pinned: bool = False
 
+    @property
+    def is_security(self) -> bool:
+        """Is it one that security updates come from?"""
+        return self.name.endswith("-security") or self.archive.endswith("-security")
+
 
 @dataclass(frozen=True)
 class Programs:

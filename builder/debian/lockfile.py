@@ -154,21 +154,20 @@ def verb(old: str | None, new: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One package that differs between two locks; ``old`` or ``new`` is None when it was added or removed."""
+    """One package that differs between two locks; ``old`` or ``new`` is None when it was added or removed.
+
+    ``security`` tells that a security suite has a newer version than ``old``, whichever suite ``new`` is from: after a point release others list it, too.
+    """
 
     name: str
     old: LockedPackage | None
     new: LockedPackage | None
+    security: bool = False
 
     @property
     def verb(self) -> str:
         """See :func:`verb`."""
         return verb(self.old.version if self.old else None, self.new.version if self.new else None)
-
-    @property
-    def security(self) -> bool:
-        """Whether the new package comes from a security suite."""
-        return self.new is not None and (self.new.suite.endswith("-security") or self.new.archive.endswith("-security"))
 
 
 def changes(old: Lock | None, new: Lock) -> tuple[Change, ...]:

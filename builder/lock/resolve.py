@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from builder.core.store import write_atomically
@@ -95,6 +95,31 @@ def resolve(
     apt, catalogue = _prepare(
         request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
     )
+    return _resolve(request, apt, catalogue, detail)
+
+
+def waiting(
+    request: Request,
+    old: Lock,
+    *,
+    programs: Programs,
+    mirror: Mirror,
+    state: Path,
+    detail: Callable[[str], None] = lambda _: None,
+) -> tuple[Change, ...]:
+    """The security updates that ``osbuild lock`` would bring into the lock ``old``, which answers ``request``, by name.
+
+    Raises as :func:`resolve`.
+    """
+    apt, catalogue = _prepare(
+        request, programs=programs, mirror=mirror, state=state, allow_expired=False, detail=detail
+    )
+    new = _resolve(request, apt, catalogue, detail)
+    return tuple(change for change in catalogue.judged(changes(old, new)) if change.security)
+
+
+def _resolve(request: Request, apt: PrivateApt, catalogue: Catalogue, detail: Callable[[str], None]) -> Lock:
+    """The newest that answers ``request``."""
     detail("solving dependencies")
     chosen = apt.resolve(
         [want.name for want in request.packages], catalogue.assumed(request.assume, request.architecture)
@@ -103,22 +128,19 @@ def resolve(
     return Lock(request.architecture, catalogue.epoch, request.fingerprint, catalogue.stamps, packages)
 
 
-def upgrade(
+def _upgrade(
     request: Request,
     old: Lock,
     names: Iterable[str],
     control: Callable[[LockedPackage], str],
-    *,
-    programs: Programs,
-    mirror: Mirror,
-    state: Path,
-    allow_expired: bool = False,
-    detail: Callable[[str], None] = lambda _: None,
+    apt: PrivateApt,
+    catalogue: Catalogue,
+    detail: Callable[[str], None],
 ) -> Lock:
     """The lock ``old`` with the newest ``names`` and what these need; every other package stays at its version.
 
     What ``request`` asks for and ``old`` has not comes as well, and what nothing needs any more goes. ``control`` gives the control
-    paragraph of a locked package that the indexes no longer have. Raises as :func:`resolve`.
+    paragraph of a locked package that the indexes no longer have.
     """
     wanted = {want.name for want in request.packages}
     locked = {package.name: package for package in old.packages}
@@ -128,9 +150,6 @@ def upgrade(
             f"{', '.join(unknown)}: not in the lock",
             hint="name a package that is locked, or add it to the definition's packages",
         )
-    apt, catalogue = _prepare(
-        request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
-    )
     detail("solving dependencies")
     installed = [
         _installed(catalogue.stanza(each) or control(each)) for each in old.packages if each.name not in request.assume
@@ -275,6 +294,21 @@ class Catalogue:
             )
         raise ResolveFailure(f"apt chose {chosen.name} {chosen.version} ({chosen.architecture}), which no index has")
 
+    def judged(self, found: Iterable[Change]) -> tuple[Change, ...]:
+        """The changes ``found``, each with whether it is a security update."""
+        return tuple(replace(change, security=self._is_urgent(change)) for change in found)
+
+    def _is_urgent(self, change: Change) -> bool:
+        if change.new is None:
+            return False
+        versions = [
+            _fields(stanza)["version"] for index, stanza in self._found.get(change.name, ()) if index.suite.is_security
+        ]
+        if change.old is None:
+            # What is added may take the place of what goes: a kernel is called after its version.
+            return change.new.version in versions
+        return any(compare_versions(version, change.old.version) > 0 for version in versions)
+
     def _checked_virtual(self, name: str) -> str:
         provided = re.compile(rf"^Provides:.*[ ,]{re.escape(name)}(?=[ ,]|$)", re.MULTILINE)
         if not any(provided.search(index.text) for index in self._indexes):
@@ -322,30 +356,22 @@ def lock_command(
     """``osbuild lock`` for one lock file: resolve ``request``, write the new lock at ``path`` (not with ``check_only``).
 
     ``review`` sees the old and the new lock before anything is written, and raises to prevent it. With names in ``only`` it is
-    :func:`upgrade` of these, which needs a lock to start from and ``control``.
-    Returns what changed against the lock at ``path``; a missing or broken lock counts as empty, since it is about to be replaced.
+    an upgrade of these alone, which needs a lock to start from, and ``control``, which gives the control paragraph of a locked package that the indexes
+    no longer have. Returns what changed against the lock at ``path``; a missing or broken lock counts as empty, since it is about to be replaced.
+    Raises as :func:`resolve`.
     """
     old = Lock.load(path) if only else _loaded(path)
+    apt, catalogue = _prepare(
+        request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
+    )
     if old is not None and only:
-        new = upgrade(
-            request,
-            old,
-            only,
-            control,
-            programs=programs,
-            mirror=mirror,
-            state=state,
-            allow_expired=allow_expired,
-            detail=detail,
-        )
+        new = _upgrade(request, old, only, control, apt, catalogue, detail)
     else:
-        new = resolve(
-            request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
-        )
+        new = _resolve(request, apt, catalogue, detail)
     if not check_only:
         review(old, new)
         write_atomically(path, new.dump())
-    return changes(old, new)
+    return catalogue.judged(changes(old, new))
 
 
 def _loaded(path: Path) -> Lock | None:

@@ -16,12 +16,18 @@ def build_image(settings: Settings) -> BuildResult:
     """Build a node image, or a container if that is what the definition is of, for a target.
 
     Raises :class:`Failure` for a definition or lock that is broken or out of step, a target that is not for it, a package that cannot be fetched or
-    is not what the lock says, a tool that fails, a full disk. Whatever was in the output folder before is then still there.
+    is not what the lock says, a tool that fails, a full disk, a release for which security updates wait. Whatever was in the output folder before is
+    then still there.
     """
     begin = time.monotonic()
     with settings.phases.step("check"):
         order = Order.of(settings)
         made_from = order.inputs()
+    if settings.release and settings.outdated != "ignore":
+        from builder.pipeline import outdated  # for releases only: it takes long to import
+
+        order = replace(order, updates=outdated.ask(order))
+    with settings.phases.step("check"):
         is_done = order.is_done(build_id(made_from))
     if is_done:
         return BuildResult.unchanged(order, begin)

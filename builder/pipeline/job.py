@@ -192,6 +192,7 @@ def _describe(order: Order, made_from: dict[str, object], made: _Made, folder: P
                 inputs=made_from,
                 sizes=made.sizes,
                 boot=made.boot,
+                updates=order.updates,
             )
     # Not in the manifest: it is another each time.
     timings.write(folder, title, time.monotonic() - begin, phases.spans())

@@ -36,6 +36,7 @@ class Settings:
 
     ``offline`` builds from the store alone. ``cache`` says what becomes of packages unpacked and steps done by former builds: they are used; or all is made
     anew (and the output, too, if it is up to date) and replaces them, or replaces nothing. Downloads and tools are kept in any case.
+    ``outdated`` says what becomes of a release for which security updates wait: it is refused, or allowed; or nobody asks (:mod:`builder.pipeline.outdated`).
     """
 
     definition: Path | None = None
@@ -49,18 +50,23 @@ class Settings:
     force: bool = False
     offline: bool = False
     cache: Literal["use", "replace", "ignore"] = "use"
+    outdated: Literal["refuse", "allow", "ignore"] = "refuse"
     phases: Phases = field(default_factory=Phases)
 
 
 @dataclass(frozen=True)
 class Order:
-    """What ``settings`` ask for: the definition at ``path``, its lock, and the target."""
+    """What ``settings`` ask for: the definition at ``path``, its lock, and the target.
+
+    ``updates`` is what the archive said of security updates, if it was to be asked (:func:`builder.pipeline.outdated.ask`).
+    """
 
     settings: Settings
     path: Path
     what: Definition
     target: Target | ContainerTarget
     lock: Lock
+    updates: dict[str, object] | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Order:
@@ -115,7 +121,7 @@ class Order:
     def is_done(self, build: str) -> bool:
         """Is the build with this id there, and is that enough?"""
         anew = self.settings.force or self.settings.cache != "use"
-        return not anew and manifest.is_current(self.directory, build)
+        return not anew and manifest.is_current(self.directory, build, self.updates)
 
 
 @dataclass(frozen=True)
@@ -171,15 +177,20 @@ def locked(path: Path, what: Definition, *, is_ours: bool) -> Lock:
         lock = Lock.load(lock_path)
         resolve.check(lock, resolve.Request.of(what), where=str(lock_path))
     except Failure as failure:
-        words = [*([] if is_ours else [str(path)]), *_arch_option(what.architecture)]
-        if words:
+        if words := _lock_words(path, what, is_ours=is_ours):
             failure.hint = f"run 'osbuild lock {' '.join(words)}'"
         raise
     return lock
 
 
-def _arch_option(name: str) -> list[str]:
-    return [] if name == architecture.HOST else [f"--arch {name}"]
+def lock_command(order: Order) -> str:
+    """What makes the lock anew that ``order`` builds from."""
+    return " ".join(["osbuild lock", *_lock_words(order.path, order.what, is_ours=order.settings.definition is None)])
+
+
+def _lock_words(path: Path, what: Definition, *, is_ours: bool) -> list[str]:
+    arch = [] if what.architecture == architecture.HOST else [f"--arch {what.architecture}"]
+    return [*([] if is_ours else [str(path)]), *arch]
 
 
 def build_id(made_from: dict[str, object]) -> str:

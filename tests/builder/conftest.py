@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import tarfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -96,16 +98,17 @@ class Archive:
         version: str = "1.0-1",
         *,
         scripts: dict[str, str] | None = None,
+        members: Iterable[tuple[tarfile.TarInfo, bytes]] = (),
         **fields: str | None,
     ) -> bytes:
         """Put the package ``name`` into ``suite`` with control ``fields`` (Pre_Depends for Pre-Depends); returns its file, in which is
-        nothing but the control part and ``scripts``. A field that is None is left out.
+        nothing but the control part with ``scripts``, and ``members``. A field that is None is left out.
         """
         control = {"Package": name, "Version": version, "Architecture": self.architecture, "Maintainer": "nobody"}
         control |= {key.replace("_", "-"): value for key, value in fields.items() if value is not None}
         path = f"pool/main/{suite}/{name}_{version.replace(':', '%3a')}_{self.architecture}.deb"
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-        deb(self.root / path, [], name, scripts, "".join(f"{key}: {value}\n" for key, value in control.items()))
+        deb(self.root / path, members, name, scripts, "".join(f"{key}: {value}\n" for key, value in control.items()))
         data = (self.root / path).read_bytes()
         control |= {"Filename": path, "Size": str(len(data)), "SHA256": hashlib.sha256(data).hexdigest()}
         lines = [f"{key}: {value}" for key, value in control.items()]
