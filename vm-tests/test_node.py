@@ -14,7 +14,7 @@ from builder.core.tree import Kind
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 
-from .redis import running
+from .redis import IMAGE, running
 
 pytestmark = [pytest.mark.fast, pytest.mark.needs("kernel")]
 
@@ -120,6 +120,43 @@ def test_docker_waits_for_its_socket_and_redis_is_there(cluster: Cluster) -> Non
     assert cluster.nodes[0].check("systemctl is-active docker.socket").strip() == "active"
     for images in on_all(cluster, "docker image ls --format '{{.Repository}}'"):
         assert "dockerfile/redis" in images.split()
+
+
+def test_containers_are_confined(cluster: Cluster) -> None:
+    """By docker's own AppArmor profile, which docker loads when it starts: it does what is asked of it, and nothing that is not."""
+    node = cluster.nodes[0]
+    running(node, "confined")
+    assert node.root("cat /sys/kernel/security/apparmor/profiles").out.strip() == "docker-default (enforce)"
+    assert node.root("docker inspect --format '{{.AppArmorProfile}}' confined").out.strip() == "docker-default"
+    pid = node.root("docker inspect --format '{{.State.Pid}}' confined").out.strip()
+    assert node.root(f"cat /proc/{pid}/attr/current").out.strip() == "docker-default (enforce)"
+    # Where docker itself hides nothing of /proc, the profile alone says no. The image has a shell and no other program.
+    free = "docker run --rm --security-opt systempaths=unconfined --entrypoint /bin/sh"
+    asks = f"{IMAGE} -c 'read own </proc/self/attr/current; echo $own; echo h >/proc/sysrq-trigger'"
+    refused = node.root(f"{free} {asks}", 120)
+    assert (refused.out.strip(), refused.rc) == ("docker-default (enforce)", 2), refused.err
+    assert "Permission denied" in refused.err
+    allowed = node.root(f"{free} --security-opt apparmor=unconfined {asks}", 120)
+    assert (allowed.out.strip(), allowed.rc) == ("unconfined", 0), allowed.err
+
+
+def test_every_setting_of_the_kernel_is_in_force(cluster: Cluster) -> None:
+    told = on_all(
+        cluster,
+        "grep -h '^[a-z]' /usr/lib/sysctl.d/60-flotilla.conf; echo; grep -ho '^[a-z][^ ]*' /usr/lib/sysctl.d/60-flotilla.conf | sudo xargs sysctl",
+    )
+    for text in told:
+        wanted, found = ([" ".join(line.split()) for line in part.splitlines()] for part in text.split("\n\n"))
+        assert found == wanted
+        assert "kernel.kexec_load_disabled = 1" in wanted
+
+
+def test_fleet_has_next_to_no_capabilities(node: Node) -> None:
+    pid = node.check("systemctl show --property MainPID --value fleet.service").strip()
+    status = dict(line.split(":\t") for line in node.root(f"cat /proc/{pid}/status").out.splitlines() if ":\t" in line)
+    assert (int(status["CapEff"], 16), int(status["CapBnd"], 16)) == (1 << 2, 1 << 2)  # CAP_DAC_READ_SEARCH
+    assert status["Seccomp"].strip() == "2"
+    assert status["NoNewPrivs"].strip() == "1"
 
 
 def test_no_package_manager_and_no_perl(node: Node) -> None:
