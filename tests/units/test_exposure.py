@@ -29,7 +29,7 @@ BUDGET: Final = {
     "cloudconfig-online.service": 9.4,
     "cloudconfig.service": 9.4,
     "containerd.service": 9.4,
-    "firewall.service": 9.4,
+    "firewall.service": 6.7,
     "flotilla-shell.service": 9.4,
     "ssh.service": 9.4,
 }
