@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import math
 from dataclasses import fields, is_dataclass
@@ -24,9 +25,9 @@ def parse(text: str | bytes | bytearray) -> Any:
 
 
 def build(kind: type[T], data: object) -> T:
-    """The dataclass ``kind`` of the fields in the object ``data``, which must have the types that ``kind`` says.
+    """The dataclass ``kind`` of the fields in the object ``data``, which must have the types that ``kind`` says; see :func:`fit`.
 
-    Those may be str, int, float, bool, None, unions of these, tuples of any length, and dataclasses (also built already). Raises ``ValueError``.
+    Raises ``ValueError``.
     """
     if not (isinstance(data, dict) and is_dataclass(kind)):
         raise ValueError(f"no {kind.__name__}")
@@ -35,7 +36,7 @@ def build(kind: type[T], data: object) -> T:
     if unknown := data.keys() - known:
         raise ValueError(f"{kind.__name__} has no {min(map(str, unknown))}")
     try:
-        return kind(**{name: _fitting(types[name], value, name) for name, value in data.items()})
+        return kind(**{name: fit(types[name], value, name) for name, value in data.items()})
     except TypeError as error:  # a field is missing
         raise ValueError(str(error)) from None
 
@@ -45,14 +46,36 @@ def _types(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _fitting(kind: Any, value: Any, name: str) -> Any:
-    if is_dataclass(kind) and isinstance(kind, type):
-        return value if isinstance(value, kind) else build(kind, value)
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_fitting(get_args(kind)[0], each, name) for each in value)
+def fit(kind: Any, value: object, name: str) -> Any:
+    """``value``, called ``name`` in complaints, as one of type ``kind``.
+
+    That may be str, int, float, bool, None, a union of these and one other, a tuple of one type or of a given length, a dict with str for
+    keys, or a dataclass (also built already). Raises ``ValueError``.
+    """
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if type(value) not in kinds and not (type(value) is int and float in kinds):
-        raise ValueError(f"{name} is of another type")
+    if type(value) in kinds or (value is None and None in kinds):
+        return value
+    if type(value) is int and float in kinds:
+        return _as_float(value)
+    for each in kinds:
+        inner = get_args(each)
+        match get_origin(each), value:
+            case (None, dict()) if is_dataclass(each) and isinstance(each, type):
+                return build(each, value)
+            case (builtins.tuple, list() | tuple()) if inner[1:] == (...,):
+                return tuple(fit(inner[0], part, name) for part in value)
+            case (builtins.tuple, list() | tuple()) if len(inner) == len(value):
+                return tuple(fit(part, given, name) for part, given in zip(inner, value, strict=True))
+            case (builtins.dict, dict()) if all(type(key) is str for key in value):
+                return {key: fit(inner[1], part, f"{name}.{key}") for key, part in value.items()}
+    raise ValueError(f"{name} is of another type")
+
+
+def _as_float(value: int) -> int:
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError("a number is too large") from None
     return value
 
 

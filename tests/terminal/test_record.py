@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pytest
 from hypothesis import given
@@ -28,9 +28,12 @@ class Outer:
     inner: Inner
     ready: bool = False
     path: str | None = None
+    pairs: tuple[tuple[int, int], ...] = ()
+    other: Inner | None = None
+    counts: dict[str, int | None] = field(default_factory=dict)
 
 
-WHOLE = Outer("a", (1, 2), Inner(1.5), path="/x")
+WHOLE = Outer("a", (1, 2), Inner(1.5), path="/x", pairs=((1, 2), (2, 1)), other=Inner(2), counts={"a": 1, "b": None})
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,17 @@ def test_what_was_written_is_read() -> None:
         {"inner": {}},
         {"ready": 1},
         {"path": 1},
+        {"colour": 1},
+        {"inner": {"factor": 10**400}},
+        {"pairs": [[1]]},
+        {"pairs": [[1, 2, 3]]},
+        {"pairs": [[1, "2"]]},
+        {"pairs": ["12"]},
         {"other": 1},
+        {"other": {}},
+        {"counts": []},
+        {"counts": {"a": "1"}},
+        {"counts": {"a": True}},
     ],
 )
 def test_a_field_of_another_type_is_a_value_error(change: dict[str, object]) -> None:
