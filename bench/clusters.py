@@ -35,6 +35,7 @@ from cluster.lifecycle.restore import up_cached
 from cluster.lifecycle.up import Options, built, prepare, up
 from cluster.machines.namespaces import requirements
 from cluster.model.machine import management_mac
+from cluster.model.protocol import Status
 from terminal import Phases
 
 NAME = "bench"
@@ -161,16 +162,16 @@ def in_namespaces(size: int) -> float:
 def idle(cluster: Cluster) -> dict[str, float]:
     """Processor (per cent of one) and memory (MiB, as the kernel divides what is shared) of the cluster's processes."""
     time.sleep(SETTLE_S)
-    status = cluster.ask("status")
-    machines = [entry["pid"] for entry in status["nodes"]]
-    before = {pid: cpu_seconds(pid) for pid in (*machines, status["pid"])}
+    status = cluster.ask(Status())
+    machines = [node.pid for node in status.nodes if node.pid is not None]
+    before = {pid: cpu_seconds(pid) for pid in (*machines, status.pid)}
     time.sleep(IDLE_S)
     used = {pid: 100 * (cpu_seconds(pid) - before[pid]) / IDLE_S for pid in before}
     return {
         "% of a processor, a node": sum(used[pid] for pid in machines) / len(machines),
         "MiB, a node of 1024": sum(map(memory_mib, machines)) / len(machines),
-        "% of a processor, the supervisor": used[status["pid"]],
-        "MiB, the supervisor": memory_mib(status["pid"]),
+        "% of a processor, the supervisor": used[status.pid],
+        "MiB, the supervisor": memory_mib(status.pid),
     }
 
 

@@ -35,8 +35,9 @@ from builder.core.tree import Tree, file
 from builder.formats.cpio import archive
 from cluster.faults.book import FaultBook
 from cluster.machines import qemu
+from cluster.model.impairment import Impairment
 from cluster.model.machine import MACHINES, cluster_mac
-from cluster.network.impairment import Faults, Impairment, both_ways
+from cluster.network.impairment import Faults, both_ways
 from cluster.network.segment import Segment
 from terminal import Failure
 

@@ -10,6 +10,7 @@ import pytest
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.model import timeline
+from cluster.model.protocol import Faults
 from terminal import Failure
 
 from . import keys
@@ -63,7 +64,7 @@ def test_disk_slow_full_and_failing(fresh: Cluster) -> None:
     with node.disk.errors(kind="enospc"):
         with pytest.raises(Failure, match="did not end"):
             node.root("echo hello >/var/tmp/z; sync /var/tmp/z", timeout=10)
-        assert fresh.ask("faults")[0]["what"] == f"disk of {node.name}: writes fail with ENOSPC"
+        assert fresh.ask(Faults())[0].what == f"disk of {node.name}: writes fail with ENOSPC"
         states = {entry["name"]: entry["state"] for entry in fresh.status()["nodes"]}
         assert states == {**dict.fromkeys(states, "running"), node.name: "stalled"}
     assert node.root("cat /var/tmp/z").out == "hello\n"

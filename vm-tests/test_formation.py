@@ -17,6 +17,7 @@ from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.lifecycle.readiness import Readiness
 from cluster.lifecycle.up import Options, built, prepare
+from cluster.model.protocol import SwitchDiscovery
 from terminal import Phases
 
 from . import keys
@@ -49,13 +50,13 @@ def cluster() -> Iterator[Cluster]:
         for node in (one, two):
             node.start()
         time.sleep(LATE_S)
-        cluster.ask("discovery", running=False)
+        cluster.ask(SwitchDiscovery(running=False))
         for node in (three, four):
             node.start()
         with Readiness(cluster, phases) as readiness:
             readiness.wait_shell()
             time.sleep(LATE_S / 2)
-            cluster.ask("discovery", running=True)
+            cluster.ask(SwitchDiscovery(running=True))
             readiness.wait_ssh()
             readiness.wait_etcd()
             readiness.wait_fleet()

@@ -20,6 +20,7 @@ from cluster.client.node import Node
 from cluster.lifecycle.up import Options, up
 from cluster.machines.namespaces import cgroup
 from cluster.machines.process import Process
+from cluster.model.protocol import Save
 from cluster.testing.plugin import clusters_of
 from terminal import Failure, Phases
 
@@ -182,7 +183,7 @@ def test_what_takes_a_machine_is_refused_by_name(cluster: Cluster, node: Node) -
     with pytest.raises(Failure, match="have this computer's clock"):
         node.clock.step(60)
     with pytest.raises(Failure, match="is not written to files"):
-        cluster.ask("save", folder="/nowhere")
+        cluster.ask(Save("/nowhere"))
     assert cluster.status()["faults"] == []
 
 

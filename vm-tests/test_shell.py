@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -20,6 +21,7 @@ from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.client.root_shell import Line
 from cluster.lifecycle.up import Options, up
+from cluster.model.protocol import Status, Watch
 from cluster.model.run import RunResult
 from terminal import Phases
 
@@ -158,13 +160,11 @@ def test_a_person_has_a_terminal(node: Node) -> None:
 def test_what_the_node_says_of_units_is_true(cluster: Cluster, node: Node) -> None:
     """Our few lines of D-Bus, and systemd's own answers."""
     root(node, "systemctl reset-failed; systemd-run --unit=bad-one -p Type=oneshot --no-block sh -c 'sleep 3; exit 1'")
-    request = {
-        "do": "watch",
-        "node": node.number,
-        "conditions": [{"unit": "ssh.service", "is": "active"}, {"unit": "bad-one.service", "is": "failed"}],
-        "units": ["bad-one.service", "ssh.service"],
-        "interval": 0.5,
-    }
+    conditions: tuple[dict[str, str | int], ...] = (
+        {"unit": "ssh.service", "is": "active"},
+        {"unit": "bad-one.service", "is": "failed"},
+    )
+    request = Watch(node.number, conditions, ("bad-one.service", "ssh.service"), 0.5)
     try:
         with Line(cluster.layout.control, request, SOON_S) as line:
             told = list(line.messages())
@@ -204,8 +204,8 @@ def test_a_reboot_is_another_boot(cluster: Cluster, node: Node) -> None:
     """Out of rescue mode by a reset; the shell is there again, and says that it is another boot."""
 
     def status() -> dict[str, object]:
-        (entry,) = cluster.ask("status")["nodes"]
-        return dict(entry)
+        (state,) = cluster.ask(Status()).nodes
+        return dataclasses.asdict(state)
 
     first, pid = status()["boot"], status()["pid"]
     assert root(node, "cat /proc/sys/kernel/random/boot_id").strip() == first
@@ -216,13 +216,11 @@ def test_a_reboot_is_another_boot(cluster: Cluster, node: Node) -> None:
         time.sleep(0.5)
     assert status()["pid"] == pid, "the same QEMU"
     assert root(node, "cat /proc/sys/kernel/random/boot_id").strip() == status()["boot"]
-    request = {
-        "do": "watch",
-        "node": node.number,
-        "conditions": [{"file": "/run/cloudconfig/status.json", "has": '"result": "done"'}, {"listens": 22}],
-        "units": [],
-        "interval": 0.5,
-    }
+    conditions: tuple[dict[str, str | int], ...] = (
+        {"file": "/run/cloudconfig/status.json", "has": '"result": "done"'},
+        {"listens": 22},
+    )
+    request = Watch(node.number, conditions, (), 0.5)
     with Line(cluster.layout.control, request, 6 * SOON_S) as line:
         assert list(line.messages())[-1] == {"exit": 0}
     assert json.loads(root(node, "cat /run/cloudconfig/status.json"))["result"] == "done"

@@ -16,7 +16,7 @@ from cluster.client.cluster import Cluster
 from cluster.faults import stall
 from cluster.model import timeline
 from cluster.model.timeline import Event
-from terminal import table
+from terminal import Failure, table
 
 WATCH_S = 1.0
 """Between two looks of ``status --watch``."""
@@ -103,13 +103,22 @@ def _watch(cluster: Cluster, *, as_json: bool) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    states = [cluster.status() for cluster in Cluster.list()]
+    states = [_status_or_why(cluster) for cluster in Cluster.list()]
     if arguments.json:
         print(json.dumps(states))
     else:
         rows = [[s["name"], s["state"], str(len(s["nodes"])), s["folder"]] for s in states]
         print(table(rows, ["CLUSTER", "STATE", "NODES", "FOLDER"]))
     return 0
+
+
+def _status_or_why(cluster: Cluster) -> dict[str, Any]:
+    try:
+        return cluster.status()
+    except Failure as failure:  # one that hangs, or is of another version, hides no other
+        print(f"cluster {cluster.name!r}: {failure.message}", file=sys.stderr)
+        nodes = [{"name": node.name} for node in cluster.nodes]
+        return {"name": cluster.name, "state": "no answer", "nodes": nodes, "folder": str(cluster.layout.state)}
 
 
 def _timeline(arguments: argparse.Namespace) -> int:

@@ -7,10 +7,9 @@ node.clock.strobe(60, period_s=0.5, duration_s=20)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+from cluster.client.control import Ask
 from cluster.client.fault import Fault, recorded
+from cluster.model.protocol import Begun, NodeRequest, StepClock, StrobeClock
 from terminal import UsageFailure
 
 STEP_S_MAX = 50 * 365 * 86400
@@ -21,14 +20,14 @@ STEP_DEADLINE_S = 30.0
 class Clock:
     """Faults of one node's clock. They add up; a node that is switched off and on has the right time again."""
 
-    def __init__(self, ask: Callable[..., Any], factor: float) -> None:
-        """``ask`` asks the supervisor about the node; ``factor`` is how much longer than with hardware things take there."""
-        self._ask, self._deadline_s = ask, STEP_DEADLINE_S * factor
+    def __init__(self, node: int, ask: Ask, factor: float) -> None:
+        """``ask`` asks the supervisor; ``factor`` is how much longer than with hardware things take on ``node``."""
+        self._node, self._ask, self._deadline_s = node, ask, STEP_DEADLINE_S * factor
 
     def step(self, seconds: float) -> Fault:
         """Step the wall clock, and the hardware's, by so many seconds, back if negative; healed, it is right. Raises :class:`Failure`."""
         _require(seconds)
-        return self._fault("step", seconds=seconds)
+        return self._fault(StepClock(self._node, seconds))
 
     def strobe(self, seconds: float, *, period_s: float = 1.0, duration_s: float = 30.0) -> Fault:
         """Step the wall clock by ``seconds`` and back to right, again and again: each holds ``period_s``, all ends after ``duration_s`` or when healed.
@@ -38,11 +37,10 @@ class Clock:
         _require(seconds)
         if not 0.05 <= period_s <= duration_s:
             raise UsageFailure(f"a strobe with a period of {period_s:g} s for {duration_s:g} s", hint="0.05 s or more")
-        return self._fault("strobe", seconds=seconds, period_s=period_s, duration_s=duration_s)
+        return self._fault(StrobeClock(self._node, seconds, period_s, duration_s))
 
-    def _fault(self, verb: str, **arguments: Any) -> Fault:
-        begun = self._ask("skew", verb=verb, **arguments, deadline_s=self._deadline_s)
-        return recorded(self._ask, begun, self._deadline_s)
+    def _fault(self, request: NodeRequest[Begun]) -> Fault:
+        return recorded(self._ask, self._ask(request, deadline_s=self._deadline_s), self._deadline_s)
 
 
 def _require(seconds: float) -> None:

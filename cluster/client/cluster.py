@@ -25,6 +25,20 @@ from cluster.client.ssh import USER
 from cluster.machines.process import Process
 from cluster.model.description import Description
 from cluster.model.layout import NAME_PATTERN, Layout, clusters_root, make_private
+from cluster.model.protocol import (
+    Adopt,
+    ClusterState,
+    Faults,
+    Heal,
+    Mark,
+    NodeState,
+    PowerCut,
+    Request,
+    ShiftTime,
+    Shutdown,
+    StartRegistry,
+    Status,
+)
 from cluster.network.impairment import no_port
 from cluster.services.addresses import services
 from terminal import Failure, record
@@ -169,44 +183,41 @@ class Cluster:
                 )
             time.sleep(0.02)
 
-    def ask(self, do: str, **arguments: Any) -> Any:
+    def ask(self, request: Request[T], /, *, deadline_s: float = control.DEADLINE_S) -> T:
         """Ask the supervisor, see :func:`cluster.client.control.ask`. Raises :class:`Failure`."""
         self.require_running()
-        return control.ask(self.layout.control, do, **arguments)
+        return control.ask(self.layout.control, request, deadline_s=deadline_s)
 
     def power_cut(self, nodes: Sequence[Node] | None = None) -> None:
         """Pull the plugs of ``nodes`` (all) at one moment, and put them back: they boot. Raises :class:`Failure` if one is off."""
         chosen = self.nodes if nodes is None else nodes
         for node in chosen:
             node.close()
-        self.ask("power-cut", nodes=[node.number for node in chosen], deadline_s=POWER_CUT_DEADLINE_S)
+        self.ask(PowerCut(tuple(node.number for node in chosen)), deadline_s=POWER_CUT_DEADLINE_S)
 
     def faults(self) -> Sequence[dict[str, Any]]:
         """What is broken on purpose now, oldest first: ``id``, ``what``, ``nodes``. Raises :class:`Failure`."""
-        faults: Sequence[dict[str, Any]] = self.ask("faults")
-        return faults
+        return [fault.data() for fault in self.ask(Faults())]
 
     def heal(self, number: int | None = None) -> Sequence[int]:
         """Heal all faults, or that with this number; returns the numbers of those that were healed now. Raises :class:`Failure`."""
-        healed: list[int] = self.ask(
-            "heal", id=number, deadline_s=HEAL_DEADLINE_S * self.description.accelerator.factor
-        )
-        return healed
+        return self.ask(Heal(number), deadline_s=HEAL_DEADLINE_S * self.description.accelerator.factor)
 
     def status(self) -> dict[str, Any]:
         """The cluster's state for ``cluster status --json``."""
-        live = self.ask("status") if self.is_running else {"nodes": [], "network": {}, "faults": []}
-        by_number = {entry["node"]: entry for entry in live["nodes"]}
+        live = self.ask(Status()) if self.is_running else ClusterState(0, (), {}, ())
+        by_number = {state.node: state for state in live.nodes}
+        off = NodeState(0, "off", pid=None, started_at=None, ended=None, shell=False, boot=None)
         nodes = [
             {
                 "name": node.name,
-                "state": by_number.get(node.number, {}).get("state", "off"),
+                "state": (state := by_number.get(node.number, off)).state,
                 "address": node.address,
                 "role": self.description.role(node.number),
                 "ssh_port": node.ssh_port,
-                "pid": by_number.get(node.number, {}).get("pid"),
-                "ended": by_number.get(node.number, {}).get("ended"),
-                "network": live["network"].get(str(node.number)),
+                "pid": state.pid,
+                "ended": state.ended,
+                "network": live.network.get(str(node.number)),
             }
             for node in self.nodes
         ]
@@ -220,7 +231,7 @@ class Cluster:
             "folder": str(self.layout.state),
             "services": services(self.description),
             "nodes": nodes,
-            "faults": live["faults"],
+            "faults": [fault.data() for fault in live.faults],
         }
 
     def push(
@@ -233,14 +244,14 @@ class Cluster:
         from cluster.services.push import push
         from cluster.services.registry import find
 
-        self.ask("registry", program=str(find()))
+        self.ask(StartRegistry(str(find())))
         return push(image, self.layout.registry_socket, name, progress)
 
     def shift_time(self, seconds: float) -> Fault:
         """Have the segment's time server be wrong by ``seconds``; nodes follow when they ask next. Raises :class:`Failure`."""
         from cluster.client.fault import recorded
 
-        return recorded(self.ask, self.ask("time", seconds=seconds), TIME_DEADLINE_S)
+        return recorded(self.ask, self.ask(ShiftTime(seconds)), TIME_DEADLINE_S)
 
     def exports(self) -> dict[str, str]:
         """The environment variables with which a plain ``fleetctl`` on this computer talks to this cluster."""
@@ -271,7 +282,7 @@ class Cluster:
 
     def mark(self, text: str) -> None:
         """Put ``text`` on the timeline, now. Raises :class:`Failure`."""
-        self.ask("mark", text=text)
+        self.ask(Mark(text))
 
     def close(self) -> None:
         """Hang up all connections to nodes."""
@@ -287,7 +298,7 @@ class Cluster:
     def tidy(self) -> None:
         """End and remove what is at work in it for nodes that it does not have. Raises :class:`Failure`."""
         if self.is_running:
-            self.ask("adopt", description=self.description.data(), deadline_s=ADOPT_DEADLINE_S)
+            self.ask(Adopt(self.description), deadline_s=ADOPT_DEADLINE_S)
         for folder in self.strays:
             shutil.rmtree(folder)
 
@@ -317,7 +328,7 @@ def end_processes(layout: Layout) -> None:
     recorded = processes(layout)
     if recorded and recorded[0].alive:
         with suppress(Failure):  # it may hang; then it is killed
-            control.ask(layout.control, "shutdown", deadline_s=5)
+            control.ask(layout.control, Shutdown(), deadline_s=5)
             recorded[0].wait_gone(ENDING_GRACE_S)
         recorded[0].end()
     for process in recorded[1:]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from cluster.client.root_shell import Line, data, feed
+from cluster.model.protocol import Resize, RootShell, Terminal
 from cluster.model.run import require_short
 
 LEAVE = b"\x1d"
@@ -39,7 +40,7 @@ def run(control: Path, node: int, command: str | None, output: Output, errors: O
     Raises :class:`terminal.Failure` if there is no root shell; waits for one that is still to come.
     """
     require_short(command or "")
-    request = {"do": "root", "node": node, "command": command, "input": source is not None}
+    request = RootShell(node, command, input=source is not None)
     with Line(control, request) as line:
         if source is not None:
             _feed_aside(line, source)
@@ -57,8 +58,8 @@ def attach(control: Path, node: int, command: str | None) -> int:
     """Give this process' terminal to a shell (or ``command``) on the node, until that ends or :data:`LEAVE` is typed; returns its exit code."""
     fd = sys.stdin.fileno()
     require_short(command or "")
-    tty_request = {"size": size(fd), "term": os.environ.get("TERM") or "dumb"}
-    request = {"do": "root", "node": node, "command": command, "input": True, "tty": tty_request}
+    here = Terminal(size(fd), os.environ.get("TERM") or "dumb")
+    request = RootShell(node, command, input=True, tty=here)
     with Line(control, request) as line, _raw(fd), _resized() as resizes, selectors.DefaultSelector() as waiting:
         waiting.register(fd, selectors.EVENT_READ)
         waiting.register(line.socket, selectors.EVENT_READ)
@@ -67,7 +68,7 @@ def attach(control: Path, node: int, command: str | None) -> int:
             ready = [key.fileobj for key, _ in waiting.select()]
             if resizes in ready:
                 os.read(resizes, TYPED_BYTES)
-                line.send({"do": "size", "size": size(fd)})
+                line.send(Resize(size(fd)))
             if fd in ready:
                 typed = os.read(fd, TYPED_BYTES)
                 before, leaves, _ = typed.partition(LEAVE)
@@ -82,10 +83,10 @@ def attach(control: Path, node: int, command: str | None) -> int:
                         return int(message["exit"])
 
 
-def size(fd: int) -> list[int]:
+def size(fd: int) -> tuple[int, int]:
     """Rows and columns of a terminal; 24 and 80 of one that does not say."""
     rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8)))
-    return [rows or 24, columns or 80]
+    return rows or 24, columns or 80
 
 
 def _feed_aside(line: Line, source: IO[bytes]) -> None:

@@ -1,18 +1,28 @@
-"""Talking to a cluster's supervisor: one JSON line there, one JSON line back, over its unix socket."""
+"""Talking to a cluster's supervisor: one line there, one line back (:mod:`cluster.model.protocol`), over its unix socket."""
 
 from __future__ import annotations
 
-import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
-from cluster.model.protocol import LINE_BYTES_MAX
-from terminal import Failure, record
+from cluster.model import encoding
+from cluster.model.protocol import LINE_BYTES_MAX, Request
+from terminal import Failure
+
+T = TypeVar("T")
+DEADLINE_S = 30.0
 
 
-def ask(path: Path, do: str, /, *, deadline_s: float = 30, **arguments: Any) -> Any:
-    """Ask the supervisor at the socket ``path`` to ``do`` something and return its answer.
+class Ask(Protocol):
+    """Asks one cluster's supervisor, as :func:`ask` does."""
+
+    def __call__(self, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:
+        """The reply to ``request``. Raises :class:`Failure`."""
+
+
+def ask(path: Path, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:
+    """Send ``request`` to the supervisor at the socket ``path`` and return its reply.
 
     Raises :class:`Failure`, with the supervisor's own words if it refuses.
     """
@@ -20,13 +30,10 @@ def ask(path: Path, do: str, /, *, deadline_s: float = 30, **arguments: Any) -> 
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(deadline_s)
             line.connect(str(path))
-            line.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
-            with line.makefile("rb") as answers:
-                answer = record.parse(answers.readline(LINE_BYTES_MAX))
-                if not isinstance(answer, dict):
-                    raise ValueError("no object")
-    except (OSError, ValueError) as error:
-        raise Failure(f"the cluster's supervisor does not answer to {do!r}", where=str(path)) from error
-    if "failure" in answer:
-        raise Failure(answer["failure"], where=answer.get("where"), hint=answer.get("hint"))
-    return answer["result"]
+            line.sendall(encoding.encode(request))
+            with line.makefile("rb") as replies:
+                reply = replies.readline(LINE_BYTES_MAX)
+    except OSError as error:
+        name = type(request).__name__
+        raise Failure(f"the cluster's supervisor does not answer to {name}", where=str(path)) from error
+    return encoding.decode_reply(request, reply, str(path))

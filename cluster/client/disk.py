@@ -8,13 +8,11 @@ node.disk.corrupt("/var/lib/etcd/data/member/wal/0000000000000000-00000000000000
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
+from cluster.client.control import Ask
 from cluster.client.fault import Fault, recorded
 from cluster.faults import corruption
-from cluster.faults.disk import DiskFault, Errors, Slow
+from cluster.faults.disk import Errors, Slow
+from cluster.model.protocol import Begun, CorruptDisk, FailDisk, FillDisk, NodeRequest, SlowDisk
 from terminal import UsageFailure
 
 DISK_DEADLINE_S = 60.0
@@ -24,13 +22,14 @@ DISK_DEADLINE_S = 60.0
 class Disk:
     """Faults of one node's state disk. Each holds until it is healed, over a reboot and a power cut, too; they add up."""
 
-    def __init__(self, ask: Callable[..., Any], factor: float) -> None:
-        """``ask`` asks the supervisor about the node; ``factor`` is how much longer than with hardware things take there."""
-        self._ask, self._deadline_s = ask, DISK_DEADLINE_S * factor
+    def __init__(self, node: int, ask: Ask, factor: float) -> None:
+        """``ask`` asks the supervisor; ``factor`` is how much longer than with hardware things take on ``node``."""
+        self._node, self._ask, self._deadline_s = node, ask, DISK_DEADLINE_S * factor
 
     def slow(self, iops: int | None = None, bytes_per_second: int | None = None) -> Fault:
         """At most so many requests, and so many bytes, a second. Raises :class:`Failure`, as all here."""
-        return self._change("slow", Slow(iops, bytes_per_second))
+        fault = Slow(iops, bytes_per_second)
+        return self._fault(SlowDisk(self._node, fault.iops, fault.bytes_per_second))
 
     def errors(self, *, write: bool = True, read: bool = False, kind: str = "eio") -> Fault:
         """Writes (or reads) fail. With ``kind`` "eio" the node is told so: its file system goes read-only, which only a reboot mends.
@@ -38,13 +37,14 @@ class Disk:
         With "enospc" this computer's disk is full, and QEMU does what it does then: the node stands still at its next write, and goes on
         from there when it is healed.
         """
-        return self._change("errors", Errors(write, read, kind))
+        fault = Errors(write, read, kind)
+        return self._fault(FailDisk(self._node, fault.write, fault.read, fault.kind))
 
     def full(self, leave_bytes: int = 0) -> Fault:
         """The node's state file system is full, but for ``leave_bytes``: a file takes the rest, root's reserve too. The node must be on."""
         if leave_bytes < 0:
             raise UsageFailure(f"{leave_bytes} bytes cannot be left free", hint="0 or more")
-        return self._fault(verb="full", leave_bytes=leave_bytes)
+        return self._fault(FillDisk(self._node, leave_bytes))
 
     def corrupt(self, path: str | None = None, offset: int = 0, bytes: int = 1) -> Fault:  # noqa: A002 - as people say it
         """Invert bytes of a node that is off: those from ``offset`` of the file that it knows as ``path``, or of its whole disk.
@@ -55,10 +55,7 @@ class Disk:
             corruption.state_path(path)
         if not 1 <= bytes <= corruption.BYTES_MAX or offset < 0:
             raise UsageFailure(f"{bytes} bytes from {offset}: 1 to {corruption.BYTES_MAX} can be corrupted, from 0 on")
-        return self._fault(verb="corrupt", path=path, offset=offset, bytes=bytes)
+        return self._fault(CorruptDisk(self._node, path, offset, bytes))
 
-    def _change(self, verb: str, fault: DiskFault) -> Fault:
-        return self._fault(verb=verb, **dataclasses.asdict(fault))
-
-    def _fault(self, **arguments: Any) -> Fault:
-        return recorded(self._ask, self._ask("disk", **arguments, deadline_s=self._deadline_s), self._deadline_s)
+    def _fault(self, request: NodeRequest[Begun]) -> Fault:
+        return recorded(self._ask, self._ask(request, deadline_s=self._deadline_s), self._deadline_s)

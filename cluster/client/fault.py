@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+
+from cluster.client.control import Ask
+from cluster.model.protocol import Begun, Heal
 
 
 class Fault:
@@ -42,6 +44,6 @@ class Fault:
         return self.what
 
 
-def recorded(ask: Callable[..., Any], begun: dict[str, Any], heal_deadline_s: float) -> Fault:
-    """The fault that the supervisor says it has ``begun`` (``id``, ``what``); ``ask`` asks it to heal it."""
-    return Fault(begun["what"], lambda: ask("heal", id=begun["id"], deadline_s=heal_deadline_s))
+def recorded(ask: Ask, begun: Begun, heal_deadline_s: float) -> Fault:
+    """The fault that the supervisor says it has ``begun``; ``ask`` asks it to heal it."""
+    return Fault(begun.what, lambda: ask(Heal(begun.id), deadline_s=heal_deadline_s))

@@ -12,13 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from cluster.client.control import Ask
 from cluster.client.fault import Fault
 from cluster.client.node import Node
+from cluster.model.impairment import Impairment
+from cluster.model.protocol import Capture, EndCapture, HealNetwork, Impair, NetworkFaults
 from cluster.network import partition
-from cluster.network.impairment import HOST, Impairment, Pair, bits_per_s, both_ways, no_port, port_name, seconds, share
+from cluster.network.impairment import HOST, Pair, bits_per_s, both_ways, no_port, port_name, seconds, share
 from cluster.network.pcap import BYTES_MAX
 from terminal import UsageFailure
 
@@ -29,7 +33,7 @@ Where: TypeAlias = Node | int | str
 class Net:
     """Faults and captures of one cluster's network. The management cards are never touched."""
 
-    def __init__(self, ask: Callable[..., Any], numbers: Callable[[], Collection[int]]) -> None:
+    def __init__(self, ask: Ask, numbers: Callable[[], Collection[int]]) -> None:
         """``ask`` is :meth:`cluster.client.cluster.Cluster.ask`, ``numbers`` tells the nodes that there are."""
         self._ask, self._numbers = ask, numbers
 
@@ -110,13 +114,11 @@ class Net:
 
     def heal(self, number: int | None = None) -> list[int]:
         """Heal all faults of the network, or that with this number; returns the numbers of those that were healed now."""
-        healed: list[int] = self._ask("network", verb="heal", id=number)
-        return healed
+        return list(self._ask(HealNetwork(number)))
 
     def faults(self) -> list[dict[str, Any]]:
         """The faults that hold now, with their number, seed and what became of frames."""
-        faults: list[dict[str, Any]] = self._ask("network", verb="faults")
-        return faults
+        return [fault.data() for fault in self._ask(NetworkFaults())]
 
     @contextmanager
     def pcap(
@@ -127,19 +129,14 @@ class Net:
         As a capture on that card would: what the node sends, whether a fault takes it later or not, and what arrives, after all faults. What
         was dropped on the way to the node goes to ``missed``. Afterwards the dict yielded tells how many frames the files have.
         """
-        number = self._ask(
-            "network",
-            verb="capture",
-            port=self.port(node),
-            file=str(path.absolute()),
-            missed=None if missed is None else str(missed.absolute()),
-            bytes_max=bytes_max,
-        )
+        beside = None if missed is None else str(missed.absolute())
+        number = self._ask(Capture(self.port(node), str(path.absolute()), beside, bytes_max))
         told: dict[str, Any] = {}
         try:
             yield told
         finally:
-            told.update(self._ask("network", verb="release", id=number))
+            held = self._ask(EndCapture(number))
+            told.update({name: asdict(each) for name, each in (("seen", held.seen), ("missed", held.missed)) if each})
 
     def port(self, where: Where) -> int:
         """The port of a node, or of this computer. Raises :class:`UsageFailure` if there is none."""
@@ -161,9 +158,7 @@ class Net:
         return self._impair(pairs, what, Impairment(cut=True))
 
     def _impair(self, pairs: Collection[Pair], what: str, impairment: Impairment, seed: int | None = None) -> Fault:
-        number = self._ask(
-            "network", verb="impair", what=what, pairs=sorted(pairs), impairment=impairment.data(), seed=seed
-        )
+        number = self._ask(Impair(what, tuple(sorted(pairs)), impairment, seed))
         return Fault(what, lambda: self.heal(number))
 
 

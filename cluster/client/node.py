@@ -6,7 +6,7 @@ import base64
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from cluster.client import control, root_shell
 from cluster.client.clock import Clock
@@ -18,9 +18,23 @@ from cluster.client.unit import Unit
 from cluster.model.description import Description
 from cluster.model.layout import Layout
 from cluster.model.machine import cluster_address
+from cluster.model.protocol import (
+    KillNode,
+    NodeState,
+    PauseNode,
+    PowerCut,
+    RebootNode,
+    Request,
+    ResumeNode,
+    SetClock,
+    StartNode,
+    Status,
+    StopNode,
+)
 from cluster.model.run import RunResult
 from terminal import Failure
 
+T = TypeVar("T")
 RUN_DEADLINE_S = 30.0
 """For a command on a node, with hardware; times the accelerator's factor."""
 CONNECT_DEADLINE_S = 6.0
@@ -48,8 +62,8 @@ class Node:
         """How much longer than with hardware things take there."""
         self.control = layout.control
         self._start_deadline_s = START_DEADLINE_S if description.here([number]) else SEND_DEADLINE_S
-        self.disk = Disk(self._ask, self.factor)
-        self.clock = Clock(self._ask, self.factor)
+        self.disk = Disk(number, self._ask, self.factor)
+        self.clock = Clock(number, self._ask, self.factor)
         self._ssh = Connection(
             self.ssh_port,
             layout.key,
@@ -80,8 +94,7 @@ class Node:
     @property
     def has_shell(self) -> bool:
         """Whether :meth:`root` can be used just now. Raises :class:`Failure` if the supervisor does not answer."""
-        nodes = control.ask(self.control, "status")["nodes"]
-        return any(entry["node"] == self.number and entry["shell"] for entry in nodes)
+        return any(node.shell for node in self._states())
 
     def clock_set(self, epoch_s: float, *, rtc: bool = False) -> tuple[float, float]:
         """Set the node's wall clock to ``epoch_s`` seconds since 1970, and its hardware clock if ``rtc``; returns its time before and after.
@@ -89,8 +102,8 @@ class Node:
         Raises :class:`Failure`.
         """
         seconds = RUN_DEADLINE_S * self.factor
-        times = control.ask(self.control, "clock", node=self.number, epoch=epoch_s, rtc=rtc, deadline_s=seconds)
-        return times["before"], times["after"]
+        times = self._ask(SetClock(self.number, epoch_s, rtc), deadline_s=seconds)
+        return times.before, times.after
 
     def pin(self, public_key: str) -> None:
         """Take ``public_key``, a line as in OpenSSH's ``.pub`` files, for the key of the node's ssh server. Raises :class:`Failure`."""
@@ -155,23 +168,22 @@ class Node:
 
     def start(self) -> None:
         """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
-        control.ask(self.control, "start", node=self.number, deadline_s=self._start_deadline_s)
+        self._ask(StartNode(self.number), deadline_s=self._start_deadline_s)
 
     def kill(self) -> Fault:
         """Pull the node's plug; healed, it is switched on again."""
         self._ssh.close()
-        control.ask(self.control, "kill", node=self.number)
+        self._ask(KillNode(self.number))
         return Fault(f"kill {self.name}", self._switch_on)
 
     def _switch_on(self) -> None:
-        nodes = control.ask(self.control, "status")["nodes"]
-        if any(entry["node"] == self.number and entry["state"] == "off" for entry in nodes):
+        if any(node.state == "off" for node in self._states()):
             self.start()
 
     def power_cut(self) -> None:
         """Pull the node's plug and put it back at once: it boots, without what it had not yet written. Raises :class:`Failure` if it is off."""
         self._ssh.close()
-        control.ask(self.control, "power-cut", nodes=[self.number], deadline_s=60)
+        self._ask(PowerCut((self.number,)), deadline_s=60)
 
     def reboot(self, *, graceful: bool = True, timeout: float | None = None) -> None:
         """Have the node's system reboot, or press its reset button; returns when its root shell is there again, soon into the new boot.
@@ -180,21 +192,21 @@ class Node:
         """
         self._ssh.close()
         seconds = timeout if timeout is not None else REBOOT_DEADLINE_S * self.factor
-        self._ask("reboot", graceful=graceful, deadline_s=seconds)
+        self._ask(RebootNode(self.number, graceful), deadline_s=seconds)
 
     def stop(self) -> None:
         """Press the node's power button and wait until it is off."""
         self._ssh.close()
-        control.ask(self.control, "stop", node=self.number, deadline_s=STOP_DEADLINE_S * self.factor)
+        self._ask(StopNode(self.number), deadline_s=STOP_DEADLINE_S * self.factor)
 
     def pause(self) -> Fault:
         """Stop the node's time until it is healed. Raises :class:`Failure` if it is off."""
-        control.ask(self.control, "pause", node=self.number)
+        self._ask(PauseNode(self.number))
         return Fault(f"pause {self.name}", self.resume)
 
     def resume(self) -> None:
         """Let the node's time go on. Raises :class:`Failure` if it is off."""
-        control.ask(self.control, "resume", node=self.number)
+        self._ask(ResumeNode(self.number))
 
     @property
     def console_log(self) -> Path:
@@ -214,8 +226,12 @@ class Node:
             return ""
         return "\n".join(plain_lines(text)[-lines:])
 
-    def _ask(self, do: str, **arguments: Any) -> Any:
-        return control.ask(self.control, do, node=self.number, **arguments)
+    def _states(self) -> list[NodeState]:
+        """Its state, of those of all nodes; none if the cluster has it no more."""
+        return [node for node in self._ask(Status()).nodes if node.node == self.number]
+
+    def _ask(self, request: Request[T], /, *, deadline_s: float = control.DEADLINE_S) -> T:
+        return control.ask(self.control, request, deadline_s=deadline_s)
 
     def close(self) -> None:
         """Hang up the connection; the next call makes another."""

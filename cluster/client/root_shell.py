@@ -1,20 +1,18 @@
 """Asking for a node's root shell, from any process: through the supervisor, which holds the one connection to the node's port.
 
-A request is a JSON line on the supervisor's socket, after which lines go both ways (:mod:`cluster.daemon.shell_session` is the other side):
+A :class:`~cluster.model.protocol.Conversation` is one line on the supervisor's socket, after which lines go both ways
+(:mod:`cluster.daemon.shell_session` is the other side)::
 
-    {"do": "root", "node": 2, "command": "ip addr", "input": false, "timeout": 30}      command null: a login shell
-        {"do": "input", "data": BASE64}, {"do": "end"}, {"do": "size", "size": [ROWS, COLUMNS]}, {"do": "signal", "signal": 2}
-        <- {"out": BASE64}, {"err": BASE64} ..., {"exit": 0}
-    {"do": "watch", "node": 2, "conditions": [...], "units": ["etcd.service"], "interval": 0.5}    conditions: docs/guest.md
-        <- {"boot": UUID, "uptime": 6.2}, {"held": 0} ..., {"failed": [...]}, {"lost": WHY}, {"exit": 0}
+    -> RootShell    -> Input ..., EndOfInput, Resize, Signal
+                    <- {"out": BASE64}, {"err": BASE64} ..., {"exit": 0}
+    -> Watch        <- {"boot": UUID, "uptime": 6.2}, {"held": 0} ..., {"failed": [...]}, {"lost": WHY}, {"exit": 0}
 
-Anything may be answered with ``{"failure": ..., "where": ..., "hint": ...}``, which ends it.
+The supervisor passes on what a guest says, which may mean harm: readers look at each value. A failure ends it.
 """
 
 from __future__ import annotations
 
 import binascii
-import json
 import socket
 import threading
 from base64 import b64decode, b64encode
@@ -23,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from cluster.model import encoding
+from cluster.model.protocol import Conversation, EndOfInput, Input, RootShell, Turn
 from cluster.model.run import RunResult, require_short
 from guest.lines import Lines, Message
 from terminal import Failure
@@ -38,7 +38,7 @@ GRACE_S = 10.0
 class Line:
     """One request, and the lines that follow it."""
 
-    def __init__(self, control: Path, request: Message, timeout: float | None = None) -> None:
+    def __init__(self, control: Path, request: Conversation, timeout: float | None = None) -> None:
         """``timeout`` is for each line that is waited for. Raises :class:`Failure` if the supervisor cannot be reached."""
         self._control = control
         self._sending = threading.Lock()
@@ -46,7 +46,7 @@ class Line:
         self.socket.settimeout(timeout)
         try:
             self.socket.connect(str(control))
-            self.send(request)
+            self.socket.sendall(encoding.encode(request))
         except OSError as error:
             self.socket.close()
             raise self._silent() from error
@@ -65,14 +65,14 @@ class Line:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
-    def send(self, message: Message) -> None:
+    def send(self, turn: Turn) -> None:
         """Say something; from any thread. Raises OSError if nobody hears it."""
         with self._sending:
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
+            self.socket.sendall(encoding.encode_turn(turn))
 
     def type(self, data: bytes) -> None:
         """Give the command input. Raises OSError."""
-        self.send({"do": "input", "data": b64encode(data).decode()})
+        self.send(Input(b64encode(data).decode()))
 
     def receive(self) -> list[Message]:
         """What has come, at least a part of a line; waits for it. Raises :class:`Failure`, also if that is what has come."""
@@ -84,8 +84,8 @@ class Line:
             raise self._silent()
         messages = self._lines.feed(piece)
         for message in messages:
-            if "failure" in message:
-                raise Failure(message["failure"], where=message.get("where"), hint=message.get("hint"))
+            if (failure := encoding.failure_of(message, str(self._control))) is not None:
+                raise failure
         return messages
 
     def messages(self) -> Iterator[Message]:
@@ -107,7 +107,7 @@ def run(control: Path, node: int, command: str, timeout: float, stdin: IO[bytes]
     :data:`OUTPUT_BYTES_MAX`, or if the node has no root shell.
     """
     require_short(command)
-    request = {"do": "root", "node": node, "command": command, "input": stdin is not None, "timeout": timeout}
+    request = RootShell(node, command, input=stdin is not None, timeout=timeout)
     out, err, code = bytearray(), bytearray(), 255
     with Line(control, request, timeout + GRACE_S) as line:
         if stdin is not None:
@@ -129,7 +129,7 @@ def feed(line: Line, source: IO[bytes]) -> None:
     try:
         while chunk := source.read(CHUNK_BYTES):
             line.type(chunk)
-        line.send({"do": "end"})
+        line.send(EndOfInput())
     except OSError:
         return  # the command has ended without reading all
 

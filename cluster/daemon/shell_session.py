@@ -1,7 +1,5 @@
-"""What the supervisor does for somebody who asks for a node's root shell: lines to and fro until one of the two is done.
-
-The asker's first line is the request, ``{"do": "root" or "watch", "node": N, ...}``; see :mod:`cluster.client.root_shell` for all of them.
-"""
+"""What the supervisor does for somebody who asks for a node's root shell: lines to and fro until one of the two is done.: the conversations of
+:mod:`cluster.client.root_shell`."""
 
 from __future__ import annotations
 
@@ -10,39 +8,22 @@ import binascii
 import json
 from base64 import b64decode
 from contextlib import suppress
-from typing import Any
 
 from cluster.machines.shell import Lost, Session, Shell, overdue, run_request
-from terminal import Failure, record
+from cluster.model import encoding
+from cluster.model.protocol import EndOfInput, Input, Resize, RootShell, Signal, Watch
+from guest.lines import Message
+from terminal import Failure
 
-VERBS = ("root", "watch")
 READY_S = 600.0
 """For the root shell to be there, if the asker names no time: it is interrupted, or is told when the machine is off."""
 
 
-async def attend(
-    shell: Shell, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    """Serve one request of :data:`VERBS`. Raises :class:`Failure`, OSError if the asker went away, and KeyError, TypeError, ValueError for nonsense."""
-    work = asyncio.create_task((_root if request["do"] == "root" else _watch)(shell, request, reader, writer))
-    # Who hangs up wants nothing any more. (The asker of a command says more than one line; _root reads those.)
-    gone = asyncio.create_task(_hung_up(reader)) if request["do"] != "root" else work
-    try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            await work
-    finally:
-        for task in {work, gone}:
-            task.cancel()
-            with suppress(asyncio.CancelledError, Failure, OSError):
-                await task
-
-
-async def _root(
-    shell: Shell, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    command, timeout = request.get("command"), request.get("timeout")
-    wanted = run_request(command, has_input=bool(request.get("input")), tty=request.get("tty"))
+async def run(shell: Shell, request: RootShell, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Run a command, or a shell, until it ends or the caller hangs up. Raises :class:`Failure`, and OSError if the caller went away."""
+    command, timeout = request.command, request.timeout
+    tty = None if request.tty is None else {"size": list(request.tty.size), "term": request.tty.term}
+    wanted = run_request(command, has_input=request.input, tty=tty)
     said = b""
     try:
         async with asyncio.timeout(timeout):
@@ -65,26 +46,41 @@ async def _relay(reader: asyncio.StreamReader, session: Session) -> None:
     """Pass on what the asker types; an asker who hangs up wants the command to end."""
     try:
         while line := await reader.readline():
-            match record.parse(line):
-                case {"do": "input", "data": str(data)}:
+            match encoding.decode_turn(line):
+                case Input(data):
                     await session.type(b64decode(data))
-                case {"do": "end"}:
+                case EndOfInput():
                     session.tell("end")
-                case {"do": "size", "size": [int(rows), int(columns)]}:
-                    session.tell("size", size=[rows, columns])
-                case {"do": "signal", "signal": int(number)}:
+                case Resize(size):
+                    session.tell("size", size=list(size))
+                case Signal(number):
                     session.tell("signal", signal=number)
     except (OSError, ValueError):
         pass
     session.give_up("its asker went away")
 
 
-async def _watch(shell: Shell, request: dict[str, Any], _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    wanted = {
+async def watch(shell: Shell, request: Watch, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Report what the node says of itself until all of it holds or the caller hangs up. Raises as :func:`run` does."""
+    work = asyncio.create_task(_watch(shell, request, writer))
+    gone = asyncio.create_task(_hung_up(reader))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            await work
+    finally:
+        for task in (work, gone):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Failure, OSError):
+                await task
+
+
+async def _watch(shell: Shell, request: Watch, writer: asyncio.StreamWriter) -> None:
+    wanted: Message = {
         "do": "watch",
-        "conditions": list(request["conditions"]),
-        "units": list(request["units"]),
-        "interval": float(request["interval"]),
+        "conditions": list(request.conditions),
+        "units": list(request.units),
+        "interval": request.interval,
     }
     while True:
         hello = await shell.ready(None)
@@ -92,7 +88,7 @@ async def _watch(shell: Shell, request: dict[str, Any], _: asyncio.StreamReader,
         try:
             async with shell.session(wanted) as session:
                 async for message in session.messages():
-                    known: dict[str, Any] = {key: message[key] for key in ("held", "failed", "exit") if key in message}
+                    known: Message = {key: message[key] for key in ("held", "failed", "exit") if key in message}
                     await _write(writer, known)
                 return
         except Lost as lost:
@@ -105,12 +101,12 @@ async def _hung_up(reader: asyncio.StreamReader) -> None:
             pass
 
 
-async def _write(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
+async def _write(writer: asyncio.StreamWriter, message: Message) -> None:
     writer.write(json.dumps(message).encode() + b"\n")
     await writer.drain()
 
 
-def _said(message: dict[str, Any]) -> bytes:
+def _said(message: Message) -> bytes:
     try:
         return b64decode(message.get("err") or message.get("out") or "")
     except (binascii.Error, TypeError):

@@ -18,11 +18,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cluster.daemon import shell_session
+from cluster.daemon.requests import Handlers
 from cluster.faults import stall
 from cluster.faults.book import FaultBook, Heal
+from cluster.faults.disk import Errors, Slow
 from cluster.faults.nodes import SHELL_DEADLINE_S, NodeFaults
 from cluster.machines.driver import Driver, Vm
 from cluster.machines.process import Process
@@ -30,17 +31,17 @@ from cluster.machines.qemu_driver import QemuDriver
 from cluster.machines.running import RunningNode
 from cluster.machines.shell import Lost, Shell
 from cluster.machines.sparse import copy_file
-from cluster.model import logs
+from cluster.model import logs, protocol
 from cluster.model.description import Description
 from cluster.model.layout import Layout, make_private
-from cluster.model.protocol import LINE_BYTES_MAX
+from cluster.model.protocol import LINE_BYTES_MAX, ClockTimes, ClusterState, FaultState, NodeRequest
 from cluster.model.timeline import Timeline
 from cluster.model.utterance import printable
 from cluster.network.impairment import HOST
 from cluster.network.segment import Segment
 from cluster.services.provider import Services
 from discovery.server import DiscoveryServer
-from terminal import Failure, record
+from terminal import Failure
 
 REBOOT_DEADLINE_S = 60.0
 """For a node to end and to boot to its root shell, likewise."""
@@ -76,6 +77,7 @@ class Supervisor:
         )
         self.switch.attach(HOST, self.services)
         self._end = asyncio.Event()
+        self._handlers = self.handlers()
         self._watchers: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -118,77 +120,83 @@ class Supervisor:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = record.parse(await reader.readline())
-            try:
-                if request["do"] in shell_session.VERBS and request.get("node") in self.guests:
-                    return await shell_session.attend(self.guests[request["node"]].shell, request, reader, writer)
-                answer = {"result": await self.do(request)}
-            except Failure as failure:
-                answer = {"failure": failure.message, "where": failure.where, "hint": failure.hint}
-            except OSError as error:  # the disk is full, say
-                answer = {"failure": f"this computer does not let us: {error}"}
-            writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            say(f"a request was not understood or its asker went away: {error}")
+            await self._handlers.serve(reader, writer)
+        except OSError as error:
+            say(f"the caller of a request went away: {error}")
         finally:
             writer.close()
 
-    async def do(self, request: dict[str, Any]) -> Any:
-        """Carry out one request, ``{"do": VERB, ...}``. Raises :class:`Failure`."""
-        if (why := self.driver.refusal(str(request["do"]))) is not None:
-            raise Failure(why, where=f"cluster {self.description.name}", hint="cluster up --driver qemu")
-        nodes: dict[str, Callable[[RunningNode], Awaitable[None]]] = {
-            "start": self.start,
-            "kill": self.kill,
-            "stop": self.stop,
-            "pause": self.pause,
-            "resume": self.resume,
-        }
-        match request:
-            case {"do": "status"}:
-                return self.status()
-            case {"do": "token", "size": int(size)} if self.discovery is not None:
-                return self.discovery.new_token(size)
-            case {"do": "discovery", "running": bool(running)}:
-                self._switch_discovery(on=running)
-                self.timeline.record("heal" if running else "fault", f"discovery service {'on' if running else 'off'}")
-                return None
-            case {"do": "network"}:
-                return self.segment.do(request)
-            case {"do": "disk" | "skew", "node": int(number)} if number in self.guests:
-                return await self.node_faults.do(self.guests[number], request)
-            case {"do": "faults"}:
-                return self.faults()
-            case {"do": "heal", "id": int() | None as number}:
-                return await self.book.heal(number)
-            case {"do": "adopt", "description": dict(description)}:
-                return await self.adopt(Description.of(description))
-            case {"do": "mark", "text": str(text)}:
-                return self.timeline.record("mark", text)
-            case {"do": "registry", "program": str(program)}:
-                return await self.services.registry.start(Path(program))
-            case {"do": "time", "seconds": int() | float() as seconds}:
-                return self.services.shift_time(seconds)
-            case {"do": "save", "folder": str(folder)}:
-                return await self.save(Path(folder))
-            case {"do": "restore", "folder": str(folder)}:
-                return await self.restore(Path(folder))
-            case {"do": "clock", "node": int(number), "epoch": int() | float() as epoch} if number in self.guests:
-                before, after = await self.guests[number].shell.clock_step(epoch, rtc=bool(request.get("rtc")))
-                return {"before": before, "after": after}
-            case {"do": "reboot", "node": int(number), "graceful": bool(graceful)} if number in self.guests:
-                return await self.reboot(self.guests[number], graceful=graceful)
-            case {"do": "power-cut", "nodes": list(numbers)} if numbers and set(numbers) <= set(self.guests):
-                return await self.power_cut([self.guests[number] for number in numbers])
-            case {"do": "shutdown"}:
-                self._end.set()
-                return None
-            case {"do": str(verb), "node": int(number)} if verb in nodes and number in self.guests:
-                say(f"{verb} node-{number}")
-                return await nodes[verb](self.guests[number])
-            case _:
-                raise Failure(f"the supervisor knows no such request: {request}")
+    def handlers(self) -> Handlers:
+        """What is done for each request."""
+        handlers = Handlers(self.driver.refusal, f"cluster {self.description.name}", "cluster up --driver qemu")
+        on, node, faults = handlers.on, self._node, self.node_faults
+        on(protocol.Status, lambda _: self.status())
+        on(protocol.NewToken, lambda r: self.new_token(r.size))
+        on(protocol.SwitchDiscovery, lambda r: self.switch_discovery(on=r.running))
+        on(protocol.Adopt, lambda r: self.adopt(r.description))
+        on(protocol.Mark, lambda r: self.timeline.record("mark", r.text))
+        on(protocol.StartRegistry, lambda r: self.services.registry.start(Path(r.program)))
+        on(protocol.Save, lambda r: self.save(Path(r.folder)))
+        on(protocol.Restore, lambda r: self.restore(Path(r.folder)))
+        on(protocol.Shutdown, lambda _: self._end.set())
+        for kind, change in (
+            (protocol.StartNode, self.start),
+            (protocol.KillNode, self.kill),
+            (protocol.StopNode, self.stop),
+            (protocol.PauseNode, self.pause),
+            (protocol.ResumeNode, self.resume),
+        ):
+            on(kind, partial(self._change, change))
+        on(protocol.RebootNode, lambda r: self.reboot(node(r), graceful=r.graceful))
+        on(protocol.PowerCut, lambda r: self.power_cut([self._numbered(number) for number in r.nodes]))
+        on(protocol.SetClock, self.set_clock)
+        on(protocol.StepClock, lambda r: faults.step(node(r), r.seconds))
+        on(protocol.StrobeClock, lambda r: faults.strobe(node(r), r.seconds, r.period_s, r.duration_s))
+        on(protocol.SlowDisk, lambda r: faults.filter(node(r), Slow(r.iops, r.bytes_per_second)))
+        on(protocol.FailDisk, lambda r: faults.filter(node(r), Errors(r.write, r.read, r.kind)))
+        on(protocol.FillDisk, lambda r: faults.fill(node(r), r.leave_bytes))
+        on(protocol.CorruptDisk, lambda r: faults.corrupt(node(r), r.path, r.offset, r.count))
+        on(protocol.Impair, lambda r: self.segment.impair(r.what, r.pairs, r.impairment, r.seed))
+        on(protocol.HealNetwork, lambda r: self.segment.heal(r.id))
+        on(protocol.NetworkFaults, lambda _: self.segment.faults())
+        on(protocol.Capture, lambda r: self.segment.capture(r.port, Path(r.file), r.missed, r.bytes_max))
+        on(protocol.EndCapture, lambda r: self.segment.release(r.id))
+        on(protocol.ShiftTime, lambda r: self.services.shift_time(r.seconds))
+        on(protocol.Faults, lambda _: self.faults())
+        on(protocol.Heal, lambda r: self.book.heal(r.id))
+        handlers.converse(protocol.RootShell, lambda r, *line: shell_session.run(node(r).shell, r, *line))
+        handlers.converse(protocol.Watch, lambda r, *line: shell_session.watch(node(r).shell, r, *line))
+        return handlers
+
+    def _node(self, request: NodeRequest[object]) -> RunningNode:
+        return self._numbered(request.node)
+
+    def _numbered(self, number: int) -> RunningNode:
+        if number not in self.guests:
+            there = ", ".join(f"node-{each}" for each in self.guests)
+            raise Failure(f"cluster {self.description.name} has no node-{number}", hint=f"there are: {there}")
+        return self.guests[number]
+
+    async def _change(self, change: Callable[[RunningNode], Awaitable[None]], request: NodeRequest[None]) -> None:
+        guest = self._node(request)
+        say(f"{type(request).__name__} node-{guest.number}")
+        await change(guest)
+
+    def new_token(self, size: int) -> str:
+        """A token of the discovery service. Raises :class:`Failure` if that is off."""
+        if self.discovery is None:
+            raise Failure("the discovery service is off", where=f"cluster {self.description.name}")
+        return self.discovery.new_token(size)
+
+    def switch_discovery(self, *, on: bool) -> None:
+        """Start or stop the discovery service, as a fault. Raises :class:`Failure` if it cannot listen."""
+        self._switch_discovery(on=on)
+        self.timeline.record("heal" if on else "fault", f"discovery service {'on' if on else 'off'}")
+
+    async def set_clock(self, request: protocol.SetClock) -> ClockTimes:
+        """Set a node's clock. Raises :class:`Failure`."""
+        before, after = await self._node(request).shell.clock_step(request.epoch_s, rtc=request.rtc)
+        return ClockTimes(before, after)
 
     def _switch_discovery(self, *, on: bool) -> None:
         """Start or stop the discovery service; what it knows is in its file. Raises :class:`Failure` if it cannot listen."""
@@ -206,16 +214,16 @@ class Supervisor:
             discovery.start()
             self.discovery = discovery
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> ClusterState:
         """The state of nodes and network."""
-        counters = {port: dataclasses.asdict(counter) for port, counter in self.switch.counters.items()}
-        nodes = [guest.status() for guest in self.guests.values()]
-        return {"pid": os.getpid(), "nodes": nodes, "network": counters, "faults": self.faults()}
+        counters = {str(port): dataclasses.asdict(counter) for port, counter in self.switch.counters.items()}
+        nodes = tuple(guest.status() for guest in self.guests.values())
+        return ClusterState(os.getpid(), nodes, counters, tuple(self.faults()))
 
-    def faults(self) -> list[dict[str, Any]]:
+    def faults(self) -> list[FaultState]:
         """The faults that hold now, oldest first; the network's with what became of frames."""
-        network = {fault["id"]: fault for fault in self.segment.faults()}
-        return [network.get(fault["id"], fault) for fault in self.book.faults()]
+        network = {fault.id: fault for fault in self.segment.faults()}
+        return [network.get(fault.id, fault) for fault in self.book.faults()]
 
     async def adopt(self, description: Description) -> None:
         """The cluster is what ``description`` says from now on: nodes that it does not have are gone, new ones can be started. Raises :class:`Failure`."""
@@ -362,6 +370,8 @@ class Supervisor:
 
     async def power_cut(self, guests: Sequence[RunningNode]) -> None:
         """Pull the plugs of several nodes at once and put them back. Raises :class:`Failure`."""
+        if not guests:
+            raise Failure("a power cut is of one node at least")
         for guest in guests:
             self._running(guest)
         numbers = [guest.number for guest in guests]

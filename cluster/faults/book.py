@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from cluster.model.protocol import FaultState
 from terminal import Failure
 
 Heal = Callable[[], Awaitable[None]]
@@ -22,9 +22,10 @@ class Standing:
     nodes: tuple[int, ...]
     heal: Heal
 
-    def data(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"id": self.id, "what": self.what, "nodes": list(self.nodes)}
+    @property
+    def state(self) -> FaultState:
+        """What is told of it."""
+        return FaultState(self.id, self.what, self.nodes)
 
 
 class FaultBook:
@@ -80,6 +81,6 @@ class FaultBook:
         for fault in [fault for fault in self._standing.values() if fault.nodes == (node,)]:
             self.end(fault.id)
 
-    def faults(self) -> list[dict[str, Any]]:
+    def faults(self) -> list[FaultState]:
         """The faults that hold now, oldest first."""
-        return [fault.data() for fault in self._standing.values()]
+        return [fault.state for fault in self._standing.values()]

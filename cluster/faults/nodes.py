@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from cluster.faults import corruption
-from cluster.faults.book import FaultBook
-from cluster.faults.disk import DiskFault, Errors, Slow
+from cluster.faults.book import FaultBook, Heal
+from cluster.faults.disk import DiskFault, Errors
 from cluster.faults.diskchain import DiskChain
 from cluster.machines.running import RunningNode
 from cluster.model.layout import Layout
+from cluster.model.protocol import Begun
 from terminal import Failure
 
 SHELL_DEADLINE_S = 25.0
@@ -37,7 +36,7 @@ sync -f /var
 
 
 class NodeFaults:
-    """What is wrong on purpose with the nodes of one cluster. :meth:`do` answers requests; :meth:`started` is for whoever starts machines."""
+    """What is wrong on purpose with the nodes of one cluster. Each method begins a fault, of a node of this cluster, and raises :class:`Failure`; :meth:`started` is for whoever starts machines."""
 
     def __init__(self, book: FaultBook, layout: Layout, factor: float) -> None:
         """Faults are numbered and healed by ``book``; nodes are slower than hardware by ``factor``."""
@@ -48,39 +47,6 @@ class NodeFaults:
         self._chains: dict[int, DiskChain] = {}
         self._skews: dict[int, dict[int, float]] = {}
         self._strobes: dict[int, asyncio.Task[None]] = {}
-
-    async def do(self, guest: RunningNode, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Carry out ``{"do": "disk" or "skew", "verb": VERB, ...}``; returns number and text of the fault. Raises :class:`Failure`."""
-        match request:
-            case {"do": "disk", "verb": "slow", "iops": int() | None as iops, "bytes_per_second": int() | None as rate}:
-                return await self._filter(guest, Slow(iops, rate))
-            case {"do": "disk", "verb": "errors", "write": bool(write), "read": bool(read), "kind": str(kind)}:
-                return await self._filter(guest, Errors(write, read, kind))
-            case {
-                "do": "disk",
-                "verb": "corrupt",
-                "path": str() | None as path,
-                "offset": int(offset),
-                "bytes": int(count),
-            }:
-                return await self._corrupt(guest, path, offset, count)
-            case {"do": "disk", "verb": "full", "leave_bytes": int(leave)}:
-                _require_on(guest)
-                return await self._fill(guest, leave)
-            case {"do": "skew", "verb": "step", "seconds": int() | float() as seconds}:
-                _require_on(guest)
-                return await self._step(guest, seconds)
-            case {
-                "do": "skew",
-                "verb": "strobe",
-                "seconds": int() | float() as seconds,
-                "period_s": int() | float() as period_s,
-                "duration_s": int() | float() as duration_s,
-            }:
-                _require_on(guest)
-                return await self._strobe(guest, seconds, period_s, duration_s)
-            case _:
-                raise Failure(f"a node knows no such fault: {dict(request)}")
 
     async def started(self, guest: RunningNode) -> None:
         """Its machine is a new one: its disk suffers what it suffered before, its clock is right. Raises :class:`Failure`."""
@@ -105,7 +71,8 @@ class NodeFaults:
                 strobe.cancel()
         self._book.forget(number)
 
-    async def _filter(self, guest: RunningNode, fault: DiskFault) -> dict[str, Any]:
+    async def filter(self, guest: RunningNode, fault: DiskFault) -> Begun:
+        """The state disk suffers ``fault``."""
         number, disk = self._book.number(), self._disks.setdefault(guest.number, {})
 
         async def heal() -> None:
@@ -132,7 +99,8 @@ class NodeFaults:
                     found = self._chains[guest.number] = DiskChain(guest.vm)
                 await found.impose(list(self._disks[guest.number].values()))
 
-    async def _corrupt(self, guest: RunningNode, path: str | None, offset: int, count: int) -> dict[str, Any]:
+    async def corrupt(self, guest: RunningNode, path: str | None, offset: int, count: int) -> Begun:
+        """``count`` bytes from ``offset`` of the file that the node knows as ``path``, or of its whole disk, are inverted. The node is off."""
         disk = self._layout.node(guest.number) / "state.img"
         async with guest.starting:
             if guest.vm is not None:
@@ -159,7 +127,9 @@ class NodeFaults:
         what = f"disk of node-{guest.number}: {size} of {path or 'it'} corrupted at {offset}"
         return self._begin(self._book.number(), guest, what, heal)
 
-    async def _fill(self, guest: RunningNode, leave: int) -> dict[str, Any]:
+    async def fill(self, guest: RunningNode, leave: int) -> Begun:
+        """The state file system is full but for ``leave`` bytes."""
+        _require_on(guest)
         number = self._book.number()
         file = f"{FILLING}-{number}"
         try:
@@ -183,7 +153,9 @@ class NodeFaults:
         if result.rc != 0:
             raise Failure(f"that did not work: {result.err.strip() or result.rc}", where=f"node-{guest.number}")
 
-    async def _step(self, guest: RunningNode, seconds: float) -> dict[str, Any]:
+    async def step(self, guest: RunningNode, seconds: float) -> Begun:
+        """The clocks are wrong by ``seconds``."""
+        _require_on(guest)
         number, skews = self._book.number(), self._skews.setdefault(guest.number, {})
 
         async def heal() -> None:
@@ -198,7 +170,9 @@ class NodeFaults:
             raise
         return self._begin(number, guest, f"clock of node-{guest.number}: {seconds:+g} s", heal)
 
-    async def _strobe(self, guest: RunningNode, seconds: float, period_s: float, duration_s: float) -> dict[str, Any]:
+    async def strobe(self, guest: RunningNode, seconds: float, period_s: float, duration_s: float) -> Begun:
+        """The clocks are wrong by ``seconds`` and right in turn, ``period_s`` each, for ``duration_s``."""
+        _require_on(guest)
         number, skews = self._book.number(), self._skews.setdefault(guest.number, {})
         skews[number] = seconds
         try:
@@ -241,9 +215,9 @@ class NodeFaults:
         """The segment's time server would set a clock right that is to be wrong. A node may have no such unit: then nothing is to be done."""
         await guest.shell.run(f"systemctl {verb} systemd-timesyncd.service", timeout=self._deadline_s)
 
-    def _begin(self, number: int, guest: RunningNode, what: str, heal: Any) -> dict[str, Any]:
+    def _begin(self, number: int, guest: RunningNode, what: str, heal: Heal) -> Begun:
         self._book.begin(number, what, [guest.number], heal)
-        return {"id": number, "what": what}
+        return Begun(number, what)
 
 
 def _require_on(guest: RunningNode) -> None:

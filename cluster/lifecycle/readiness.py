@@ -15,6 +15,7 @@ from cluster.client.node import Node
 from cluster.faults import stall
 from cluster.lifecycle import startup
 from cluster.lifecycle.startup import ETCD_PORT, StartupReports, names
+from cluster.model.protocol import Status
 from terminal import Failure, Phases, record
 
 SHELL_S, SSH_S, ETCD_S, FLEET_S = 40.0, 40.0, 30.0, 30.0
@@ -224,10 +225,10 @@ def _is(ready: Callable[[Node], bool], node: Node) -> bool:
 
 
 def _require_on(cluster: Cluster, nodes: list[Node]) -> None:
-    states = {entry["node"]: entry for entry in cluster.ask("status")["nodes"]}
+    states = {state.node: state for state in cluster.ask(Status()).nodes}
     for node in nodes:
-        entry = states[node.number]
-        if entry["state"] == "off":
-            raise NotReady(f"its machine is off: {entry['ended']}", node)
-        if entry["state"] == "stalled":
+        state = states[node.number]
+        if state.state == "off":
+            raise NotReady(f"its machine is off: {state.ended}", node)
+        if state.state == "stalled":
             raise NotReady(f"it stands still: {stall.WHY}", node, hint=stall.HINT)

@@ -17,6 +17,7 @@ from cluster.lifecycle.up import Options, Outcome, built, machinery, up
 from cluster.machines.process import Process
 from cluster.model.description import Description
 from cluster.model.layout import Layout
+from cluster.model.protocol import Restore, Save
 from terminal import Failure, Phases
 
 SAVE_DEADLINE_S = 300.0
@@ -30,7 +31,7 @@ def take(cluster: Cluster, tag: str, phases: Phases) -> Snapshot:
     with phases.phase(f"snapshot {tag!r} of cluster {cluster.name!r}"):
         try:
             with snapshot.making(tag) as part:
-                cluster.ask("save", folder=str(part), deadline_s=SAVE_DEADLINE_S)
+                cluster.ask(Save(str(part)), deadline_s=SAVE_DEADLINE_S)
                 snapshot.write(part, tag, description, layout)
         except OSError as error:
             raise Failure(f"the snapshot cannot be written: {error.strerror}", where=str(snapshot.root())) from error
@@ -97,7 +98,7 @@ def _restore(found: Snapshot, name: str, layout: Layout, former: Description | N
             snapshot.install(found, description, layout)
             cluster.launch()
         with phases.phase("restoring"):
-            cluster.ask("restore", folder=str(found.folder), deadline_s=SAVE_DEADLINE_S)
+            cluster.ask(Restore(str(found.folder)), deadline_s=SAVE_DEADLINE_S)
         with Readiness(cluster, phases) as readiness:
             with phases.phase("setting clocks"):
                 readiness.wait_shell()

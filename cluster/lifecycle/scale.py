@@ -16,6 +16,7 @@ from cluster.lifecycle.readiness import Readiness
 from cluster.model.description import Description, members_of
 from cluster.model.layout import Layout
 from cluster.model.machine import NODES_MAX
+from cluster.model.protocol import Adopt
 from terminal import Failure, Phases, UsageFailure
 
 PROMOTION_S = 60.0
@@ -97,7 +98,7 @@ class _Joining:
         provision.provision_node(
             description, cluster.layout, node.number, template, variables, "the cluster's template"
         )
-        cluster.ask("adopt", description=description.data())
+        cluster.ask(Adopt(description))
         node.start()
 
     def boot(self, cluster: Cluster, node: Node, phases: Phases) -> None:

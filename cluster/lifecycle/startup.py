@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.client.root_shell import Line
+from cluster.model.protocol import Watch
 from terminal import Failure
 
 SSH, ETCD, FLEET = "ssh", "etcd", "fleet"
@@ -19,7 +20,7 @@ UNITS = ("cloudconfig.service", "etcd.service", "fleet.service")
 """If one of these fails for good, the cluster will not come up."""
 
 
-def conditions(size: int) -> list[tuple[str | None, dict[str, object]]]:
+def conditions(size: int) -> list[tuple[str | None, dict[str, str | int]]]:
     """What is waited for on a node of a cluster of ``size``, in order (docs/guest.md), and what it means when that holds."""
     return [
         (None, {"exists": "/run/cloudconfig/status.json"}),
@@ -63,14 +64,8 @@ class StartupReports:
             threading.Thread(target=self._listen, args=(self._told[node.number], line), daemon=True).start()
 
     def _ask(self, cluster: Cluster, node: Node, interval: float) -> Line:
-        request = {
-            "do": "watch",
-            "node": node.number,
-            "conditions": [condition for _, condition in self._conditions],
-            "units": list(UNITS),
-            "interval": interval,
-        }
-        return Line(cluster.layout.control, request)
+        conditions = tuple(condition for _, condition in self._conditions)
+        return Line(cluster.layout.control, Watch(node.number, conditions, UNITS, interval))
 
     def __enter__(self) -> StartupReports:
         return self

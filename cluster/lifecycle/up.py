@@ -21,6 +21,7 @@ from cluster.model.accelerator import Accelerator
 from cluster.model.description import Description
 from cluster.model.layout import Layout, cache_root
 from cluster.model.machine import DATASOURCES, NODES_MAX
+from cluster.model.protocol import NewToken
 from fleet.config import duration
 from terminal import Failure, Phases, UsageFailure
 
@@ -206,7 +207,7 @@ def prepare(options: Options, phases: Phases) -> Cluster:
         provision.install_image(options.image, layout.image)
         public_key = provision.make_key(layout)
         cluster.launch()
-        token = cluster.ask("token", size=description.members)
+        token = cluster.ask(NewToken(description.members))
         provision.provision(description, layout, template=options.user_data, token=token, public_key=public_key)
         provisioned = dataclasses.replace(
             description,

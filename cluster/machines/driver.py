@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.model.machine import Machine
+from cluster.model.protocol import Request
 
 
 class Vm(Protocol):
@@ -55,5 +56,5 @@ class Driver(Protocol):
     async def close(self) -> None:
         """Let go of what the driver itself holds; its machines are off by then."""
 
-    def refusal(self, verb: str) -> str | None:
-        """Why a request to the supervisor (its ``do``) cannot be carried out with machines of this driver; None if it can."""
+    def refusal(self, kind: type[Request[object]]) -> str | None:
+        """Why requests of this ``kind`` to the supervisor cannot be carried out with machines of this driver; None if it can."""

@@ -28,6 +28,7 @@ from cluster.model.connection_uri import Place
 from cluster.model.description import Description
 from cluster.model.layout import Layout
 from cluster.model.machine import Machine
+from cluster.model.protocol import Request
 from guest.lines import decode
 from terminal import Failure
 
@@ -256,7 +257,7 @@ class LibvirtDriver:
         """Hang up everywhere."""
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
 
-    def refusal(self, _: str) -> None:
+    def refusal(self, _: type[Request[object]]) -> None:
         """A machine of its own can do all; what libvirt lacks it says itself."""
 
     def _host(self, index: int) -> Host:

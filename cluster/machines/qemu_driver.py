@@ -13,6 +13,7 @@ from cluster.machines.process import dies_with_us
 from cluster.machines.sparse import copy_sparse
 from cluster.model import logs
 from cluster.model.machine import Machine, argv
+from cluster.model.protocol import Request
 from cluster.model.utterance import printable
 from terminal import Failure
 
@@ -144,7 +145,7 @@ class QemuDriver:
     async def close(self) -> None:
         """Nothing is held."""
 
-    def refusal(self, _: str) -> None:
+    def refusal(self, _: type[Request[object]]) -> None:
         """A machine of its own can do all."""
 
     async def _wait_for_monitor(self, vm: QemuVm, machine: Machine, log: Path) -> None:

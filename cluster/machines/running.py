@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
 
 from cluster.machines.driver import Vm
 from cluster.machines.shell import Shell
+from cluster.model.protocol import NodeState
 
 
 @dataclass(slots=True)
@@ -36,16 +36,16 @@ class RunningNode:
             return "paused"
         return "stalled" if self.stalled else "running"
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> NodeState:
         """What ``cluster status`` shows."""
         pid = None if self.vm is None else self.vm.pid
         boot = None if self.shell.hello is None else self.shell.hello.boot
-        return {
-            "node": self.number,
-            "state": self.state,
-            "pid": pid,
-            "started_at": self.started_at,
-            "ended": self.ended,
-            "shell": self.shell.hello is not None,
-            "boot": boot,
-        }
+        return NodeState(
+            node=self.number,
+            state=self.state,
+            pid=pid,
+            started_at=self.started_at,
+            ended=self.ended,
+            shell=self.shell.hello is not None,
+            boot=boot,
+        )

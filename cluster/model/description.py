@@ -56,6 +56,12 @@ class Description:
     load_images: tuple[str, ...] = ()
     """The docker-archives that every node was given."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for nodes that are not those that have a port."""
+        numbers = self.numbers
+        if not numbers or len(set(numbers)) != len(self.ssh_ports) or not set(self.member_numbers) <= set(numbers):
+            raise ValueError("its nodes are not those that have a port")
+
     @property
     def size(self) -> int:
         """How many nodes."""
@@ -126,11 +132,7 @@ class Description:
         """What :meth:`data` gave. Raises ValueError if it is not that."""
         if not isinstance(data, dict) or data.get("v") != VERSION:
             raise ValueError("another version")
-        found = record.build(cls, {key: value for key, value in data.items() if key != "v"})
-        numbers = found.numbers
-        if not numbers or len(set(numbers)) != len(found.ssh_ports) or not set(found.member_numbers) <= set(numbers):
-            raise ValueError("its nodes are not those that have a port")
-        return found
+        return record.build(cls, {key: value for key, value in data.items() if key != "v"})
 
     @classmethod
     def load(cls, path: Path) -> Description:

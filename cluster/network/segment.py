@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cluster.faults.book import FaultBook
-from cluster.network.impairment import HOST, Faults, Impairment, Pair
+from cluster.model.impairment import Impairment
+from cluster.model.protocol import Captured, FaultState, NetworkDetail, PairFrames, Recorded
+from cluster.network.impairment import HOST, Faults, Pair
 from cluster.network.pcap import BYTES_MAX, Recording
 from cluster.network.switch import Switch
 from terminal import Failure
@@ -37,21 +38,17 @@ class NetworkFault:
         """The nodes that it concerns."""
         return tuple(sorted({port for pair in self.pairs for port in pair} - {HOST}))
 
-    def data(self) -> dict[str, Any]:
-        """For JSON."""
-        pairs = [list(pair) for pair in sorted(self.pairs)]
-        return {
-            "id": self.id,
-            "what": self.what,
-            "nodes": list(self.nodes),
-            "pairs": pairs,
-            "impairment": self.impairment.data(),
-            "seed": self.seed,
-        }
+    def state(self, fates: Mapping[Pair, dict[str, int]]) -> FaultState:
+        """What is told of it; ``fates`` is what became of the frames of each pair."""
+        pairs = sorted(self.pairs)
+        frames = tuple(PairFrames(pair, fates[pair]) for pair in pairs if pair in fates)
+        return FaultState(
+            self.id, self.what, self.nodes, NetworkDetail(tuple(pairs), self.impairment, self.seed, frames)
+        )
 
 
 class Segment:
-    """The network of one cluster. :meth:`do` answers requests; :attr:`switch` is started and stopped by the owner."""
+    """The network of one cluster. :attr:`switch` is started and stopped by the owner."""
 
     def __init__(self, sockets: Mapping[int, Path], book: FaultBook) -> None:
         """``sockets`` as for :class:`Switch`; faults are numbered and written down in ``book``, which may heal them, too."""
@@ -61,43 +58,24 @@ class Segment:
         self._captures: dict[int, _Capture] = {}
         self._last_capture = 0
 
-    def do(self, request: Mapping[str, Any]) -> Any:
-        """Carry out ``{"verb": VERB, ...}``: what the methods below do. Raises :class:`Failure`."""
-        match request:
-            case {"verb": "impair", "what": str(what), "pairs": list(pairs), "impairment": dict(impairment)}:
-                return self.impair(what, pairs, impairment, request.get("seed"))
-            case {"verb": "heal", "id": int() | None as number}:
-                return self.heal(number)
-            case {"verb": "faults"}:
-                return self.faults()
-            case {"verb": "capture", "port": int(port), "file": str(path), "bytes_max": int(bytes_max)}:
-                return self.capture(port, Path(path), request.get("missed"), bytes_max)
-            case {"verb": "release", "id": int(number)}:
-                return self.release(number)
-            case _:
-                raise Failure(f"the network knows no such request: {request}")
-
-    def impair(self, what: str, pairs: list[Any], impairment: Mapping[str, Any], seed: int | None = None) -> int:
+    def impair(self, what: str, pairs: Collection[Pair], impairment: Impairment, seed: int | None = None) -> int:
         """Have ``pairs`` suffer ``impairment`` from now on, besides what they suffer already; returns the fault's number.
 
         Without a ``seed`` the dice get one of their own, which the fault tells. Raises :class:`Failure`.
         """
-        known = {*self.switch.counters, HOST}
-        found = frozenset(tuple(pair) for pair in pairs if isinstance(pair, list))
-        try:
-            suffered = Impairment(**impairment)
-        except TypeError as error:  # a request that no command of ours makes
-            raise Failure(f"no network fault can be: {impairment}") from error
-        if not found or not all(len(pair) == len(set(pair)) == 2 and known.issuperset(pair) for pair in found):
-            raise Failure(f"no network fault can be between these ports: {pairs}", hint=f"there are {sorted(known)}")
+        known, found = {*self.switch.counters, HOST}, frozenset(pairs)
+        if not found or not all(len(set(pair)) == 2 and known.issuperset(pair) for pair in found):
+            raise Failure(
+                f"no network fault can be between these ports: {sorted(found)}", hint=f"there are {sorted(known)}"
+            )
         chosen = seed if seed is not None else random.SystemRandom().getrandbits(SEED_BITS)
-        told = what if suffered.cut else f"{what} (seed {chosen})"
-        fault = NetworkFault(self._book.number(), told, found, suffered, chosen)
+        told = what if impairment.cut else f"{what} (seed {chosen})"
+        fault = NetworkFault(self._book.number(), told, found, impairment, chosen)
         self._faults[fault.id] = fault
         self._impose()
         return self._book.begin(fault.id, told, fault.nodes, partial(self._heal, fault))
 
-    def heal(self, number: int | None) -> list[int]:
+    def heal(self, number: int | None) -> tuple[int, ...]:
         """Heal the network's fault ``number``, or all of them; returns those that were healed, none if it was healed before."""
         healed = [fault for fault in self._faults.values() if number in (None, fault.id)]
         for fault in healed:
@@ -105,22 +83,16 @@ class Segment:
         self._impose()
         for fault in healed:
             self._book.end(fault.id)
-        return [fault.id for fault in healed]
+        return tuple(fault.id for fault in healed)
 
     async def _heal(self, fault: NetworkFault) -> None:
         self._faults.pop(fault.id, None)
         self._impose()
 
-    def faults(self) -> list[dict[str, Any]]:
+    def faults(self) -> tuple[FaultState, ...]:
         """The faults that hold now, and what became of the frames of their pairs so far."""
         fates = {wire.pair: dataclasses.asdict(wire.fate) for wire in self.switch.wires()}
-        return [
-            {
-                **fault.data(),
-                "frames": [{"pair": list(pair), **fates[pair]} for pair in sorted(fault.pairs) if pair in fates],
-            }
-            for fault in self._faults.values()
-        ]
+        return tuple(fault.state(fates) for fault in self._faults.values())
 
     def capture(self, port: int, path: Path, missed: str | None = None, bytes_max: int = BYTES_MAX) -> int:
         """Record what the card at ``port`` sends and is given in ``path``, what is dropped on the way to it in ``missed``.
@@ -137,7 +109,7 @@ class Segment:
         self.switch.tap(port, capture)
         return self._last_capture
 
-    def release(self, number: int) -> dict[str, Any]:
+    def release(self, number: int) -> Captured:
         """End a capture; returns how much it holds. Raises :class:`Failure` if there is none of that number."""
         capture = self._captures.pop(number, None)
         if capture is None:
@@ -172,16 +144,11 @@ class _Capture:
         if self._missed is not None:
             self._missed.add(frame)
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> Captured:
         """End the files; how much they hold."""
-        told: dict[str, Any] = {}
-        for name, recording in (("seen", self._recording), ("missed", self._missed)):
-            if recording is not None:
-                recording.close()
-                told[name] = {
-                    "path": str(recording.path),
-                    "frames": recording.frames,
-                    "left_out": recording.left_out,
-                    "trouble": recording.trouble,
-                }
-        return told
+        return Captured(_closed(self._recording), None if self._missed is None else _closed(self._missed))
+
+
+def _closed(recording: Recording) -> Recorded:
+    recording.close()
+    return Recorded(str(recording.path), recording.frames, recording.left_out, recording.trouble)

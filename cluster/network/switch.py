@@ -26,8 +26,9 @@ from cluster.model.framing import (
     frames_of,
     with_header,
 )
+from cluster.model.impairment import WHOLE
 from cluster.network.forwarding import ForwardingTable
-from cluster.network.impairment import WHOLE, Faults, Pair
+from cluster.network.impairment import Faults, Pair
 from cluster.network.transit import Schedule, Wire
 
 READ_BYTES = 1 << 18

@@ -10,7 +10,8 @@ import heapq
 import random
 from dataclasses import dataclass, field
 
-from cluster.network.impairment import Impairment, Pair
+from cluster.model.impairment import Impairment
+from cluster.network.impairment import Pair
 
 UNDER_WAY_BYTES_MAX = 4 << 20
 """Of one wire; more is dropped. It is what 640 Mbit/s, all that two emulated nodes reach, hold in 50 ms, and 4 Mbit/s in 8 s."""

@@ -7,12 +7,12 @@ import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from cluster.faults.book import FaultBook
 from cluster.model.description import FORWARD, Description
 from cluster.model.layout import Layout
 from cluster.model.machine import DISCOVERY_PORT
+from cluster.model.protocol import Begun
 from cluster.services import addresses, dhcp, files, metadata, ntp, packet, registry
 from cluster.services.addresses import EVERY_NODE, METADATA, METADATA_SOURCES, SERVICES, Neighbour, packed
 from cluster.services.host import Caller, Host
@@ -103,7 +103,7 @@ class Services:
         """It tells user-data, which holds secrets: there is none unless nodes take theirs from it."""
         return self._description.datasource in METADATA_SOURCES
 
-    def shift_time(self, seconds: float) -> dict[str, Any]:
+    def shift_time(self, seconds: float) -> Begun:
         """Have the time server be wrong by ``seconds``, and by those of other such faults; returns number and text of the fault."""
         number, what = self._book.number(), f"time server {seconds:+g} s"
         self._shifts[number] = seconds
@@ -113,7 +113,7 @@ class Services:
             self._shifts.pop(number, None)
             self._time.offset_s = sum(self._shifts.values())
 
-        return {"id": self._book.begin(number, what, (), heal), "what": what}
+        return Begun(self._book.begin(number, what, (), heal), what)
 
     def deliver(self, ingress: int, data: bytes) -> None:
         """Take a frame from the segment that node ``ingress`` has sent; one that pretends to come from another node is not answered."""

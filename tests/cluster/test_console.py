@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import os
 import pty
 import signal
@@ -24,7 +23,9 @@ from hypothesis import strategies as st
 from cluster.cli.console import merged
 from cluster.client import console, root_shell
 from cluster.daemon import shell_session
+from cluster.daemon.requests import Handlers
 from cluster.machines.shell import Shell
+from cluster.model.protocol import RootShell, Watch
 from terminal import Failure
 from tests.eventually import ended, eventually
 from tests.guest.hypervisor import Hypervisor, hypervisor
@@ -51,6 +52,9 @@ class Desk:
         async with hypervisor(self._folder) as self.guest:
             self.shell = Shell(self.guest.socket, "node-1", lambda _: None)
             await self.shell.open()
+            self.handlers = Handlers(lambda _: None, "here", "")
+            self.handlers.converse(RootShell, lambda r, *line: shell_session.run(self.shell, r, *line))
+            self.handlers.converse(Watch, lambda r, *line: shell_session.watch(self.shell, r, *line))
             server = await asyncio.start_unix_server(self._serve, str(self.control))
             self._ready.set()
             await self._end.wait()
@@ -63,12 +67,8 @@ class Desk:
         assert task is not None
         self._served.append(task)
         try:
-            try:
-                await shell_session.attend(self.shell, json.loads(await reader.readline()), reader, writer)
-            except Failure as failure:
-                writer.write(json.dumps({"failure": failure.message, "where": failure.where}).encode() + b"\n")
-                await writer.drain()
-        except (OSError, KeyError, TypeError, ValueError):
+            await self.handlers.serve(reader, writer)
+        except OSError:
             pass
         finally:
             writer.close()
@@ -195,19 +195,13 @@ def test_what_a_test_asks_for(desk: Desk, tmp_path: Path) -> None:
 
 def test_who_hangs_up_ends_the_command(desk: Desk, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    with root_shell.Line(desk.control, {"do": "root", "node": 1, "command": f"echo $$ > {pid}; sleep 1000"}):
+    with root_shell.Line(desk.control, RootShell(1, f"echo $$ > {pid}; sleep 1000")):
         eventually(lambda: pid.exists() and pid.read_text().endswith("\n"))
     assert ended(int(pid.read_text()))
 
 
 def test_a_watch_outlives_a_reset_and_begins_anew(desk: Desk, tmp_path: Path) -> None:
-    request = {
-        "do": "watch",
-        "node": 1,
-        "conditions": [{"exists": "/"}, {"exists": str(tmp_path / "there")}],
-        "units": [],
-        "interval": 0.05,
-    }
+    request = Watch(1, ({"exists": "/"}, {"exists": str(tmp_path / "there")}), (), 0.05)
     with root_shell.Line(desk.control, request, SOON_S) as line:
         told = line.messages()
         assert set(next(told)) == {"boot", "uptime"}

@@ -11,6 +11,7 @@ from cluster.client.node import Node
 from cluster.faults.disk import Errors, Slow
 from cluster.faults.diskchain import chain
 from cluster.model import timeline
+from cluster.model.protocol import FailDisk, Faults, Heal
 from terminal import Failure, UsageFailure
 from tests.cluster.tinyguest import USES_DISK, console, tiny_cluster
 from tests.eventually import eventually
@@ -93,13 +94,13 @@ def test_faults_of_a_disk_add_up_and_are_healed_one_by_one(cluster: Cluster, nod
     writes = node.disk.errors()
     reads = node.disk.errors(write=False, read=True)
     slow = node.disk.slow(bytes_per_second=100 << 20)
-    assert [fault["what"] for fault in cluster.ask("faults")] == [str(writes), str(reads), str(slow)]
+    assert [fault.what for fault in cluster.ask(Faults())] == [str(writes), str(reads), str(slow)]
     assert becomes(node, "WR")
     writes.heal()
     assert becomes(node, "wR")
-    assert cluster.ask("heal", id=None) == [3, 2]
+    assert cluster.ask(Heal(None)) == (3, 2)
     assert becomes(node, "wr")
-    assert cluster.ask("heal", id=3) == []
+    assert cluster.ask(Heal(3)) == ()
     reads.heal()
     events = timeline.read(cluster.layout.timeline)
     assert [(event.kind, event.id) for event in events if event.id] == [
@@ -171,10 +172,10 @@ def test_what_cannot_be_meant_is_told(cluster: Cluster) -> None:
     for off in offs:
         with pytest.raises(Failure, match="node-1 is off"):
             off()
-    with pytest.raises(Failure, match="a node knows no such fault"):
-        cluster.ask("disk", node=1, verb="melt")
+    with pytest.raises(Failure, match="there is no disk error 'melt'"):
+        cluster.ask(FailDisk(1, write=True, read=False, kind="melt"))
     with pytest.raises(Failure, match=r"there is no fault 7 \(there are: none\)"):
-        cluster.ask("heal", id=7)
+        cluster.ask(Heal(7))
 
 
 def test_a_chain_is_built_from_below() -> None:

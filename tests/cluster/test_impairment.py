@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.network.impairment import WHOLE, Faults, Impairment, bits_per_s, both_ways, seconds, share
-from terminal import UsageFailure
+from cluster.model.impairment import WHOLE, Impairment
+from cluster.network.impairment import Faults, bits_per_s, both_ways, seconds, share
+from terminal import UsageFailure, record
 
 shares = st.integers(0, 100).map(lambda percent: percent / 100)
 impairments = st.builds(
@@ -122,7 +123,7 @@ def test_the_order_of_faults_does_not_matter_and_a_whole_link_adds_nothing(
 
 @given(impairments)
 def test_json_keeps_an_impairment(impairment: Impairment) -> None:
-    assert Impairment(**impairment.data()) == impairment
+    assert record.build(Impairment, impairment.data()) == impairment
 
 
 @given(st.lists(st.tuples(st.frozensets(pairs), impairments)))

@@ -18,6 +18,7 @@ import pytest
 from cluster.client.cluster import Cluster, processes
 from cluster.machines.libvirt_connection import MARK
 from cluster.machines.process import Process
+from cluster.model.protocol import Faults, Save
 from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.farhost import FarHost, far_host
@@ -168,7 +169,7 @@ def test_memory_is_not_saved_and_the_nodes_go_on(cluster: Cluster, tmp_path: Pat
     for node in cluster.nodes:
         node.start()
     with pytest.raises(Failure, match="snapshots of memory need the qemu driver"):
-        cluster.ask("save", folder=str(tmp_path))
+        cluster.ask(Save(str(tmp_path)))
     assert [entry["state"] for entry in cluster.status()["nodes"]] == ["running", "running"]
 
 
@@ -295,8 +296,8 @@ def test_faults_of_disks_are_laid_by_the_monitor_as_with_the_other_driver(cluste
     node = cluster.nodes[0]
     node.start()
     with node.disk.errors(), node.disk.slow(iops=20):
-        assert len(cluster.ask("faults")) == 2
-    assert cluster.ask("faults") == []
+        assert len(cluster.ask(Faults())) == 2
+    assert cluster.ask(Faults()) == ()
 
 
 def test_a_switch_for_nodes_here_and_there(user: Path, far: FarHost, short: Path, image: Path) -> None:
@@ -313,11 +314,12 @@ def survey(uri: str) -> subprocess.CompletedProcess[str]:
     """As an ordinary user, in a process of its own."""
     code = """
 import sys
-from cluster import connection_uri, places
+from cluster.machines import hosts
+from cluster.model import connection_uri
 from terminal import Failure
 place = connection_uri.parse(sys.argv[1])
 try:
-    print(places.survey(place, "amd64", "auto"), places.require_connection(place))
+    print(hosts.survey(place, "amd64", "auto"), hosts.require_connection(place))
 except Failure as failure:
     sys.exit(str(failure))
 """

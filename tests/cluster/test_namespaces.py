@@ -22,6 +22,7 @@ from cluster.machines.namespaces.cable import Cable
 from cluster.machines.namespaces.driver import REFUSED, SCRIPT, NamespaceDriver, refusal
 from cluster.machines.namespaces.terminal import Console, Port, Terminal
 from cluster.model.framing import FRAME_BYTES_MIN, frames_of, with_header
+from cluster.model.protocol import KillNode
 from cluster.testing import needs
 from terminal import Failure, UsageFailure
 
@@ -117,10 +118,10 @@ def test_options_that_cannot_be_meant(options: Options, told: str) -> None:
 
 def test_what_cannot_be_is_refused_by_name() -> None:
     driver = NamespaceDriver.__new__(NamespaceDriver)  # it answers from a table
-    for verb, why in REFUSED.items():
-        assert driver.refusal(verb) == refusal(verb)
-        assert why in refusal(verb)
-    assert driver.refusal("kill") is None
+    for kind, why in REFUSED.items():
+        assert driver.refusal(kind) == refusal(kind)
+        assert why in refusal(kind)
+    assert driver.refusal(KillNode) is None
 
 
 NOTHING: frozenset[str] = frozenset()

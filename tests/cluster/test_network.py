@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,9 @@ from cluster.lifecycle.ports import choose
 from cluster.model import timeline
 from cluster.model.accelerator import Accelerator
 from cluster.model.description import Description
+from cluster.model.impairment import Impairment
 from cluster.model.layout import Layout
+from cluster.model.protocol import Request, Status, T
 from cluster.network.segment import Segment
 from terminal import Failure, UsageFailure
 from tests.cluster.commands import call
@@ -50,7 +51,7 @@ class Card:
         assert eventually(lambda: self._said() > before)
 
     def _said(self) -> int:
-        return int(self._cluster.ask("status")["network"][str(self.number)]["frames_in"])
+        return int(self._cluster.ask(Status()).network[str(self.number)]["frames_in"])
 
     def heard(self, seconds: float = 0.1) -> list[int]:
         """Whom it hears within this time after the last one."""
@@ -190,6 +191,11 @@ def test_every_fault_and_healing_is_on_the_timeline(cluster: Cluster) -> None:
     assert events[-1].what == f"degrade node-2 <-> node-3: loss 50% (seed {seed})"
 
 
+def nobody(request: Request[T], /, *, deadline_s: float = 0) -> T:
+    """Who is not to be asked."""
+    pytest.fail(f"{request} within {deadline_s} s")
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
@@ -204,7 +210,7 @@ def test_every_fault_and_healing_is_on_the_timeline(cluster: Cluster) -> None:
 )
 def test_a_mistyped_node_gets_a_suggestion(name: str, hint: str) -> None:
     with pytest.raises(UsageFailure, match="there is no node") as caught:
-        Net(ask=pytest.fail, numbers=lambda: [1, 2, 3]).isolate(name)
+        Net(ask=nobody, numbers=lambda: [1, 2, 3]).isolate(name)
     assert caught.value.hint == hint
 
 
@@ -224,32 +230,31 @@ def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(
     wrong: Callable[[Net], object], complaint: str
 ) -> None:
     with pytest.raises(UsageFailure, match=complaint):
-        wrong(Net(ask=pytest.fail, numbers=lambda: [1, 2, 3]))
+        wrong(Net(ask=nobody, numbers=lambda: [1, 2, 3]))
+
+
+CUT = Impairment(cut=True)
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "nonsense",
     [
-        {"verb": "dance"},
-        {"verb": "impair", "what": "x", "pairs": [[1, 99]], "impairment": {"cut": True}},
-        {"verb": "impair", "what": "x", "pairs": [[1, 1]], "impairment": {"cut": True}},
-        {"verb": "impair", "what": "x", "pairs": [[1, 2, 3]], "impairment": {"cut": True}},
-        {"verb": "impair", "what": "x", "pairs": ["12"], "impairment": {"cut": True}},
-        {"verb": "impair", "what": "x", "pairs": [], "impairment": {"cut": True}},
-        {"verb": "impair", "what": "x", "pairs": [[1, 2]], "impairment": {"colour": 1}},
-        {"verb": "impair", "what": "x", "pairs": [[1, 2]], "impairment": {"loss": "much"}},
-        {"verb": "impair", "what": "x", "pairs": [[1, 2]], "impairment": {"loss": 2}},
-        {"verb": "release", "id": 1},
-        {"verb": "capture", "port": 99, "file": "/nowhere", "bytes_max": 100},
+        lambda segment: segment.impair("x", [(1, 99)], CUT),
+        lambda segment: segment.impair("x", [(1, 1)], CUT),
+        lambda segment: segment.impair("x", [], CUT),
+        lambda segment: segment.impair("x", [(1, 2)], Impairment(loss=2)),
+        lambda segment: segment.release(1),
+        lambda segment: segment.capture(99, Path("/nowhere"), None, 100),
     ],
 )
-def test_requests_that_make_no_sense_are_refused_and_change_nothing(request_: dict[str, Any], home: Path) -> None:
+def test_what_makes_no_sense_is_refused_and_changes_nothing(nonsense: Callable[[Segment], object], home: Path) -> None:
     recorded: list[object] = []
     book = FaultBook(lambda *event: recorded.append(event))
     segment = Segment({number: home / f"net-{number}" for number in (1, 2)}, book)
     with pytest.raises(Failure):
-        segment.do(request_)
-    assert segment.faults() == recorded == []
+        nonsense(segment)
+    assert segment.faults() == ()
+    assert recorded == []
 
 
 def test_a_capture_has_what_the_card_sent_and_was_given_and_beside_it_what_it_was_not(

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -48,9 +49,14 @@ class World:
     faults: NodeFaults
     lines: list[tuple[str, str, int | None]]
 
-    async def do(self, do: str, verb: str, **arguments: Any) -> int:
-        begun = await self.faults.do(self.guest, {"do": do, "verb": verb, "node": 1, **arguments})
-        return int(begun["id"])
+    async def step(self, seconds: float) -> int:
+        return (await self.faults.step(self.guest, seconds)).id
+
+    async def strobe(self, seconds: float, period_s: float, duration_s: float) -> int:
+        return (await self.faults.strobe(self.guest, seconds, period_s, duration_s)).id
+
+    async def full(self, leave_bytes: int) -> int:
+        return (await self.faults.fill(self.guest, leave_bytes)).id
 
 
 @pytest.fixture
@@ -63,8 +69,8 @@ def world(tmp_path: Path) -> World:
 
 def test_steps_of_a_clock_add_up_and_are_healed_one_by_one(world: World) -> None:
     async def story() -> None:
-        hour = await world.do("skew", "step", seconds=-3600)
-        await world.do("skew", "step", seconds=60.0)
+        hour = await world.step(-3600)
+        await world.step(60.0)
         assert world.shell.offsets == [-3600, -3540]
         assert await world.book.heal(hour) == [hour]
         assert world.shell.offsets[-1] == 60
@@ -78,7 +84,7 @@ def test_steps_of_a_clock_add_up_and_are_healed_one_by_one(world: World) -> None
 
 def test_a_strobe_is_to_and_fro_and_ends_right_by_itself(world: World) -> None:
     async def story() -> None:
-        await world.do("skew", "strobe", seconds=200, period_s=0.05, duration_s=1)
+        await world.strobe(200, period_s=0.05, duration_s=1)
         await eventually_async(lambda: not world.book.faults())
 
     asyncio.run(story())
@@ -89,7 +95,7 @@ def test_a_strobe_is_to_and_fro_and_ends_right_by_itself(world: World) -> None:
 
 def test_a_strobe_that_is_healed_stops(world: World) -> None:
     async def story() -> None:
-        number = await world.do("skew", "strobe", seconds=200, period_s=0.05, duration_s=60)
+        number = await world.strobe(200, period_s=0.05, duration_s=60)
         await eventually_async(lambda: len(world.shell.offsets) >= 3)
         await world.book.heal(number)
         count = len(world.shell.offsets)
@@ -102,8 +108,8 @@ def test_a_strobe_that_is_healed_stops(world: World) -> None:
 
 def test_a_clock_is_right_after_a_power_cut_and_the_fault_is_over(world: World) -> None:
     async def story() -> None:
-        await world.do("skew", "step", seconds=60)
-        await world.do("skew", "strobe", seconds=5, period_s=1, duration_s=60)
+        await world.step(60)
+        await world.strobe(5, period_s=1, duration_s=60)
         await world.faults.started(world.guest)
         assert world.book.faults() == []
         assert await world.book.heal() == []
@@ -111,22 +117,24 @@ def test_a_clock_is_right_after_a_power_cut_and_the_fault_is_over(world: World) 
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("verb", ["step", "strobe"])
-def test_a_clock_that_cannot_be_set_has_no_fault(world: World, verb: str) -> None:
+@pytest.mark.parametrize("fault", [lambda world: world.step(60), lambda world: world.strobe(60, 1, 9)])
+def test_a_clock_that_cannot_be_set_has_no_fault(
+    world: World, fault: Callable[[World], Coroutine[Any, Any, int]]
+) -> None:
     world.shell.works = False
     with pytest.raises(Failure, match="its clock was not set"):
-        asyncio.run(world.do("skew", verb, seconds=60, period_s=1, duration_s=9))
+        asyncio.run(fault(world))
     assert world.book.faults() == []
 
 
 def test_a_full_disk_is_emptied_by_healing_which_needs_the_node(world: World) -> None:
     async def story() -> None:
-        number = await world.do("disk", "full", leave_bytes=4096)
+        number = await world.full(4096)
         assert "/var/.flotilla-fault-1" in world.shell.commands[0]
         vm, world.guest.vm = world.guest.vm, None
         with pytest.raises(Failure, match="node-1 is off: nobody can empty its disk"):
             await world.book.heal(number)
-        assert [fault["id"] for fault in world.book.faults()] == [number]
+        assert [fault.id for fault in world.book.faults()] == [number]
         world.guest.vm = vm
         assert await world.book.heal(number) == [number]
         assert world.shell.commands[-1] == "rm -f /var/.flotilla-fault-1 && sync -f /var"
@@ -137,17 +145,17 @@ def test_a_full_disk_is_emptied_by_healing_which_needs_the_node(world: World) ->
 def test_a_disk_that_could_not_be_filled_is_left_as_it_was(world: World) -> None:
     world.shell.works = False
     with pytest.raises(Failure, match="that did not work: no room for a script"):
-        asyncio.run(world.do("disk", "full", leave_bytes=0))
+        asyncio.run(world.full(0))
     assert world.book.faults() == []
     assert world.shell.commands[-1].startswith("rm -f /var/.flotilla-fault-1")
 
 
 def test_a_node_that_is_gone_has_no_faults_and_others_keep_theirs(world: World) -> None:
     async def story() -> None:
-        await world.do("skew", "strobe", seconds=60, period_s=1, duration_s=60)
+        await world.strobe(60, period_s=1, duration_s=60)
         world.book.begin(world.book.number(), "cut node-1 -> node-2", [1, 2], _nothing)
         world.faults.forget(1)
-        assert [fault["what"] for fault in world.book.faults()] == ["cut node-1 -> node-2"]
+        assert [fault.what for fault in world.book.faults()] == ["cut node-1 -> node-2"]
 
     asyncio.run(story())
 
@@ -165,7 +173,7 @@ def test_one_fault_that_cannot_be_healed_does_not_keep_the_others(world: World) 
             world.book.begin(world.book.number(), "x", [1], heal)
         with pytest.raises(Failure, match="stuck"):
             await world.book.heal()
-        assert [fault["id"] for fault in world.book.faults()] == [2]
+        assert [fault.id for fault in world.book.faults()] == [2]
 
     asyncio.run(story())
 

@@ -16,6 +16,7 @@ from cluster.lifecycle.membership import Member
 from cluster.lifecycle.up import Options, up
 from cluster.model.accelerator import Accelerator
 from cluster.model.description import Description
+from cluster.model.protocol import Status
 from terminal import Failure, Phases, UsageFailure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.test_sweep import CLUSTER, begin, next_command
@@ -146,8 +147,8 @@ def test_an_add_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
         now = Cluster.open()
         assert len(now.nodes) in (size, size + 1)
         assert now.strays == []
-        live = now.ask("status")["nodes"]
-        assert [node["node"] for node in live if node["state"] == "running"] == list(now.description.numbers)
+        live = now.ask(Status()).nodes
+        assert [node.node for node in live if node.state == "running"] == list(now.description.numbers)
         machines = f"{now.layout.runtime}/net-"
         assert eventually(lambda: len(processes_that_mention(machines)) == len(now.nodes))  # noqa: B023 - called at once
     assert scale.add("default", 1, QUIET)  # forgets what etcd was told of nodes that never came

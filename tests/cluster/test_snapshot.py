@@ -21,6 +21,7 @@ from cluster.lifecycle.restore import restore, take
 from cluster.machines import sparse
 from cluster.machines.process import Process
 from cluster.model.layout import Layout
+from cluster.model.protocol import NewToken, Restore
 from terminal import Failure, Phases, UsageFailure
 from tests.cluster.tinyguest import GREETING, tiny_cluster
 from tests.eventually import eventually
@@ -72,7 +73,7 @@ def another(of: Cluster, name: str) -> Cluster:
 def counting(image: Path) -> Iterator[Cluster]:
     """Two nodes that say the alphabet; what a snapshot wants of a cluster's folder is there."""
     with tiny_cluster(image, COUNTS) as cluster:
-        cluster.ask("token", size=2)
+        cluster.ask(NewToken(2))
         for path in (cluster.layout.key, cluster.layout.key.with_suffix(".pub")):
             path.write_text("a key")
         names = zip(cluster.description.ssh_ports, cluster.nodes, strict=True)
@@ -98,7 +99,7 @@ def test_machines_go_on_in_another_cluster_from_the_very_letter(counting: Cluste
         assert (copy.nodes[1].folder / "state.img").stat().st_blocks * 512 < 1 << 20
         assert f"[127.0.0.1]:{copy.nodes[1].ssh_port},node-2" in copy.layout.known_hosts.read_text()
         copy.launch()
-        copy.ask("restore", folder=str(made.folder))
+        copy.ask(Restore(str(made.folder)))
         for node in copy.nodes:
             assert eventually(partial(speaks, node))
             said = node.console_tail()
@@ -118,7 +119,7 @@ def test_machines_go_on_in_another_cluster_from_the_very_letter(counting: Cluste
     try:
         snapshot.install(again, third.description, third.layout)
         third.launch()
-        third.ask("restore", folder=str(again.folder))
+        third.ask(Restore(str(again.folder)))
         assert eventually(lambda: all(len(node.console_tail()) > 3 for node in third.nodes))
     finally:
         third.remove()

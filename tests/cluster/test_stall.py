@@ -13,6 +13,7 @@ from cluster.client.cluster import Cluster, processes
 from cluster.client.node import Node
 from cluster.faults import stall
 from cluster.model import timeline
+from cluster.model.protocol import Save
 from terminal import Failure
 from tests.cluster.ordinary import write_program
 from tests.cluster.tinyguest import USES_DISK, console, tiny_cluster
@@ -63,7 +64,7 @@ def test_it_is_told_and_goes_on_by_itself_when_there_is_room(node: Node, small: 
     assert eventually(lambda: state() == "stalled")
     assert f"node-1 stands still: {stall.WHY}" in status_text(cluster().status()).splitlines()
     with pytest.raises(Failure, match="node-1 is stalled"):
-        cluster().ask("save", folder="/nowhere")
+        cluster().ask(Save("/nowhere"))
     assert not set(b"wrWR") & set(console(node)), "its first write is the first thing it does"
     (supervisor, *_) = processes(cluster().layout)
     Path(f"/proc/{supervisor.pid}/root{small}/filler").unlink()

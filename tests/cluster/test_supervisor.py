@@ -9,7 +9,9 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,15 @@ from cluster.client.cluster import Cluster, changing, end_processes, processes
 from cluster.machines.process import Process
 from cluster.model import timeline
 from cluster.model.layout import Layout
+from cluster.model.protocol import NewToken, Request, StartNode, Status
 from terminal import Failure
 from tests.cluster.tinyguest import GREETING, end_supervisor, tiny_cluster
 from tests.eventually import eventually
+
+
+@dataclass(frozen=True)
+class Dance(Request[None]):
+    """No supervisor knows it."""
 
 
 @pytest.fixture
@@ -77,7 +85,7 @@ def test_a_hung_supervisor_is_ended_all_the_same(cluster: Cluster) -> None:
     os.kill(recorded[0].pid, signal.SIGSTOP)
     begin = time.monotonic()
     with pytest.raises(Failure, match="does not answer"):
-        control.ask(cluster.layout.control, "status", deadline_s=0.2)
+        control.ask(cluster.layout.control, Status(), deadline_s=0.2)
     for process in recorded[:1]:
         process.end(grace_s=0.2)
     end_processes(cluster.layout)
@@ -119,10 +127,16 @@ def test_a_record_with_somebody_elses_number_harms_nobody(cluster: Cluster) -> N
 
 
 def test_requests_that_make_no_sense_are_refused_and_the_supervisor_lives(cluster: Cluster) -> None:
-    for do, arguments in (("dance", {}), ("start", {"node": 9}), ("start", {"node": "1"}), ("token", {"size": None})):
-        with pytest.raises(Failure, match="knows no such request"):
-            cluster.ask(do, **arguments)
-    assert len(cluster.ask("token", size=3)) == 32
+    nonsense: tuple[tuple[Request[Any], str], ...] = (
+        (Dance(), "knows no such request: Dance"),
+        (StartNode(9), "cluster tiny has no node-9"),
+        (StartNode("1"), "knows no such request: StartNode: node is of another type"),  # type: ignore[arg-type]
+        (NewToken(None), "knows no such request: NewToken: size is of another type"),  # type: ignore[arg-type]
+    )
+    for request, why in nonsense:
+        with pytest.raises(Failure, match=why):
+            cluster.ask(request)
+    assert len(cluster.ask(NewToken(3))) == 32
     assert cluster.is_running
 
 

@@ -294,7 +294,8 @@ def test_a_second_ctrl_c_does_not_stop_the_clean_up(home: Path, standin: Path, i
     environment = {**os.environ, "STANDIN_DEAF": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     code = """if True:
         import os, signal, sys
-        from cluster import cli, cluster
+        from cluster import cli
+        from cluster.client import cluster
 
         def end_processes(layout, end=cluster.end_processes):
             os.kill(os.getpid(), signal.SIGINT)

@@ -14,6 +14,7 @@ from cluster.cli import main, main_down, main_up
 from cluster.cli.view import changes, event_text
 from cluster.client.cluster import Cluster
 from cluster.model import timeline
+from cluster.model.protocol import Mark
 from cluster.model.timeline import Event
 from tests.cluster.commands import call
 from tests.cluster.test_sweep import CLUSTER
@@ -93,7 +94,7 @@ def test_a_timeline_is_followed(cluster: Cluster, capsys: pytest.CaptureFixture[
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().endswith("power  node-1 on\n")
-        cluster.ask("mark", text="here it begins")
+        cluster.ask(Mark("here it begins"))
         assert process.stdout.readline().endswith("mark   here it begins\n")
         process.send_signal(2)
         assert process.wait(60) == 0

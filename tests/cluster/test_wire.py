@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.network.impairment import Impairment
+from cluster.model.impairment import Impairment
 from cluster.network.transit import FRAME_COST_BYTES, HELD_BACK_S_MIN, TURN_S_MAX, UNDER_WAY_BYTES_MAX, Schedule, Wire
 
 FRAME = bytes(range(200)) * 5

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,18 @@ from cluster.model import logs
 from cluster.model.description import Description
 from cluster.model.layout import Layout
 from cluster.model.machine import DISCOVERY_PORT, HOST_ADDRESS, SHELL_PORT, Machine, cluster_mac, kernel_arguments
+from cluster.model.protocol import (
+    CorruptDisk,
+    FailDisk,
+    FillDisk,
+    Request,
+    Restore,
+    Save,
+    SetClock,
+    SlowDisk,
+    StepClock,
+    StrobeClock,
+)
 from terminal import Failure, record
 
 SCRIPT = Path(boot.__file__)
@@ -37,12 +50,15 @@ BOOT_DEADLINE_S = 60.0
 """From the start of the process to systemd's first step: mounts, and on the first boot a copy of what the image brings in /var."""
 PACKET_BYTES = 1 << 14
 SSH_PORT = 22
-REFUSED = {
-    "disk": "its state is a folder of this computer: it has no disk that could be slow, fail, fill up or be changed under it",
-    "skew": "all nodes have this computer's clock",
-    "clock": "all nodes have this computer's clock",
-    "save": "the memory of processes of this computer's kernel is not written to files",
-    "restore": "the memory of processes of this computer's kernel is not written to files",
+NO_DISK = (
+    "its state is a folder of this computer: it has no disk that could be slow, fail, fill up or be changed under it"
+)
+NO_CLOCK = "all nodes have this computer's clock"
+NO_MEMORY = "the memory of processes of this computer's kernel is not written to files"
+REFUSED: Mapping[type[Request[object]], str] = {
+    **dict.fromkeys((SlowDisk, FailDisk, FillDisk, CorruptDisk), NO_DISK),
+    **dict.fromkeys((StepClock, StrobeClock, SetClock), NO_CLOCK),
+    **dict.fromkeys((Save, Restore), NO_MEMORY),
 }
 """What the supervisor may be requested to do, and why not with nodes in namespaces."""
 
@@ -117,7 +133,7 @@ class NamespaceVm:
 
     async def save(self, folder: Path) -> None:
         """Cannot be."""
-        raise Failure(refusal("save"), where=str(folder))
+        raise Failure(refusal(Save), where=str(folder))
 
     async def monitor(self, command: str, **_: Any) -> Any:
         """There is none."""
@@ -287,7 +303,7 @@ class NamespaceDriver:
     async def start(self, machine: Machine, log: Path) -> NamespaceVm:
         """Boot ``machine``."""
         if machine.incoming is not None:
-            raise Failure(refusal("restore"), where=str(machine.incoming))
+            raise Failure(refusal(Restore), where=str(machine.incoming))
         group = cgroup.of(self._layout.state, machine.number)
         vm = NamespaceVm(machine, log, self._layout.node(machine.number), group, self._description.discovery_port)
         await vm.start()
@@ -296,14 +312,14 @@ class NamespaceDriver:
     async def close(self) -> None:
         """Nothing is held."""
 
-    def refusal(self, request: str) -> str | None:
-        """Why a ``request`` to the supervisor cannot be carried out with such nodes; None if it can."""
-        return refusal(request) if request in REFUSED else None
+    def refusal(self, kind: type[Request[object]]) -> str | None:
+        """Why requests of this ``kind`` cannot be carried out with such nodes; None if they can."""
+        return refusal(kind) if kind in REFUSED else None
 
 
-def refusal(request: str) -> str:
+def refusal(kind: type[Request[object]]) -> str:
     """The sentence for :data:`REFUSED`."""
-    return f"nodes in namespaces cannot do that: {REFUSED[request]}"
+    return f"nodes in namespaces cannot do that: {REFUSED[kind]}"
 
 
 def forget_groups(description: Description, layout: Layout) -> None:
