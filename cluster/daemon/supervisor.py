@@ -93,12 +93,8 @@ class Supervisor:
             server = await asyncio.start_unix_server(self._serve, str(self.layout.control), limit=LINE_BYTES_MAX)
             self._record()
             say(f"cluster {self.description.name} supervised")
-            watching = asyncio.create_task(
-                stall.watch(self.guests.values, self.node_faults.has_no_room, self.timeline.record)
-            )
             keeping = asyncio.create_task(logs.watch(self._logs))
             await self._end.wait()
-            watching.cancel()
             keeping.cancel()
             server.close()
         finally:
@@ -275,7 +271,9 @@ class Supervisor:
         await self.node_faults.started(guest)
 
     async def _watch(self, guest: RunningNode, vm: Vm) -> None:
+        stalls = asyncio.create_task(stall.watch(guest, vm, self.node_faults.has_no_room, self.timeline.record))
         ended = await vm.wait()
+        stalls.cancel()
         if guest.paused:
             self._power_fault(guest)
         guest.vm, guest.paused, guest.ended = None, False, ended

@@ -7,7 +7,7 @@ stands still is told to go on from time to time, and nobody has to know what fil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,37 +15,50 @@ from terminal import Failure
 
 if TYPE_CHECKING:  # commands that only want the words load nothing of the supervisor's
     from cluster.faults.book import Record
+    from cluster.machines.driver import Vm
     from cluster.machines.running import RunningNode
 
 LOOK_S = 5.0
-"""Between two looks at all machines: it costs each a question, and a node that waits for room has waited for a person."""
+"""Between two trials of a machine that stands still: a node that waits for room has waited for a person."""
+PACE_S = 0.2
+"""Between two looks at least: a QEMU that its guest has taken over may report changes as fast as it likes."""
 WHY = "its computer has no room for what it writes"
 """Of a node that stands still."""
 HINT = "cluster doctor says how much is free; with some more, the node goes on by itself"
 """What a person can do about it."""
 
 
-async def watch(guests: Callable[[], Iterable[RunningNode]], on_purpose: Callable[[int], bool], record: Record) -> None:
-    """Look at all that are there, without end; see :func:`look`."""
+async def watch(guest: RunningNode, vm: Vm, on_purpose: Callable[[int], bool], record: Record) -> None:
+    """Look at the machine ``vm`` of ``guest`` whenever it has changed, and while it stands still, without end; see :func:`look`."""
     while True:
-        await asyncio.sleep(LOOK_S)
-        await asyncio.gather(*(look(guest, on_purpose, record) for guest in guests()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S if guest.stalled else None):
+                await vm.changed.wait()
+        vm.changed.clear()
+        if await look(guest, vm, on_purpose, record):
+            await asyncio.sleep(PACE_S)
+        else:
+            await asyncio.sleep(LOOK_S)
+            vm.changed.set()
 
 
-async def look(guest: RunningNode, on_purpose: Callable[[int], bool], record: Record) -> None:
+async def look(guest: RunningNode, vm: Vm, on_purpose: Callable[[int], bool], record: Record) -> bool:
     """See whether ``guest`` stands still, record it if that has changed, and have it try again.
 
-    ``on_purpose`` says of a node's number whether it stands still as a fault, which is healed and does not end by itself.
+    ``on_purpose`` says of a node's number whether it stands still as a fault, which is healed and does not end by itself. Returns whether the
+    machine says when there is something new; if not, it was told to go on, which it may not be able to, or does not answer.
     """
-    if (vm := guest.vm) is None:
-        return
-    with suppress(Failure):  # it does not answer just now, or ends
+    try:
         stalled = await vm.is_stalled()
         if guest.vm is not vm or guest.paused:
-            return
+            return True
         if stalled != guest.stalled:
             guest.stalled = stalled
             what = f"stands still: {WHY}" if stalled else "stands still no more"
             record("power", f"node-{guest.number} {what}", [guest.number], None)
         if stalled and not on_purpose(guest.number):
             await vm.resume()
+            return False
+    except Failure:
+        return False
+    return True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from cluster.model.machine import Machine
 from cluster.model.protocol import Request
@@ -15,6 +16,10 @@ class Vm(Protocol):
     @property
     def pid(self) -> int | None:
         """Its process on this computer, None if it has none here."""
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set whenever what :meth:`is_stalled` returns may have changed; whoever looks clears it first."""
 
     async def wait(self) -> str:
         """Return when the machine is off, with how it ended: "exit code 0", "signal 9"; may be awaited more than once."""
@@ -40,7 +45,7 @@ class Vm(Protocol):
     async def save(self, folder: Path) -> None:
         """Write the paused machine, memory and devices but no disks, into ``folder``: what :attr:`Machine.incoming` is started from."""
 
-    async def monitor(self, command: str, **arguments: Any) -> Any:
+    async def monitor(self, command: str, **arguments: object) -> object:
         """Run a command of QEMU's monitor (QMP) and return its answer; :class:`terminal.Failure` if there is no QEMU."""
 
 

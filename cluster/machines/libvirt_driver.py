@@ -45,6 +45,8 @@ class LibvirtVm:
     def __init__(self, place: Place, domain: Any, ended: asyncio.Future[str]) -> None:
         """``ended`` is told how the domain ended."""
         self._place, self._domain, self._ended = place, domain, ended
+        self.changed = asyncio.Event()
+        self.changed.set()  # events from before we listened are not told
         self._name = str(domain.name())
         self.pid = libvirt_connection.read_pid(place, self._name)
         self._process = None if self.pid is None else Process.of(self.pid)
@@ -98,7 +100,7 @@ class LibvirtVm:
         """The board's reset button, by the monitor."""
         await self.monitor("system_reset")
 
-    async def monitor(self, command: str, **arguments: Any) -> Any:
+    async def monitor(self, command: str, **arguments: object) -> object:
         """QEMU's monitor, through libvirt."""
         import libvirt_qemu
 
@@ -153,7 +155,7 @@ class Host:
         if self._remote is not None:
             try:
                 usage = await vm.monitor("human-monitor-command", **{"command-line": "info usernet"})
-                await self._remote.attach(machine, usage)
+                await self._remote.attach(machine, str(usage))
             except BaseException:
                 await vm.kill()
                 raise
@@ -188,8 +190,15 @@ class Host:
         return connection
 
     def _on_lifecycle(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
-        if event == libvirt_connection.library().VIR_DOMAIN_EVENT_STOPPED:
+        libvirt = libvirt_connection.library()
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             self._loop.call_soon_threadsafe(self._stopped, domain.UUIDString(), detail)
+        elif event in (libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_RESUMED):
+            self._loop.call_soon_threadsafe(self._changed, domain.name())
+
+    def _changed(self, name: str) -> None:
+        if (vm := self._vms.get(name)) is not None:
+            vm.changed.set()
 
     def _stopped(self, identity: str, detail: int) -> None:
         ended = self._ended.pop(identity, None)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from cluster.machines import qmp
 from cluster.machines.process import dies_with_us
@@ -15,6 +14,7 @@ from cluster.model import logs
 from cluster.model.machine import Machine, argv
 from cluster.model.protocol import Request
 from cluster.model.utterance import printable
+from guest.lines import Message
 from terminal import Failure
 
 MONITOR_DEADLINE_S = 30.0
@@ -23,6 +23,8 @@ MIGRATION_DEADLINE_S = 120.0
 """For writing or reading a machine's devices, and its memory if that is not shared."""
 IGNORE_SHARED = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
 """Memory in a shared file is not part of a migration (QEMU ``docs/system/vm-templating``)."""
+CHANGES = ("STOP", "RESUME", qmp.CONNECTION)
+"""Events after which a machine may stand still, or do so no more (QEMU ``docs/interop/qmp``)."""
 MEMORY, DEVICES = "memory", "devices"
 """Files of a saved machine. Without the first, the second holds the memory, too."""
 
@@ -31,12 +33,13 @@ class QemuVm:
     """One QEMU process; see :class:`cluster.machines.driver.Vm`."""
 
     def __init__(self, process: asyncio.subprocess.Process, socket: Path, memory: int | None) -> None:
-        """``socket`` is its monitor's, ``memory`` the file of its memory if that is shared with us; it is closed when the process ends."""
+        """``socket`` is its monitor's, ``memory`` the file of its memory if that is shared with us; both are closed when the process ends."""
         self.pid = process.pid
+        self.changed = asyncio.Event()
         self._process = process
-        self._socket = socket
+        self._monitor = qmp.Monitor(socket, self._hear)
         self._memory = memory
-        self._closing = asyncio.create_task(self._close_memory())
+        self._closing = asyncio.create_task(self._close())
 
     async def wait(self) -> str:
         """How it ended."""
@@ -86,15 +89,21 @@ class QemuVm:
                 raise Failure(f"QEMU did not move the machine: {printable(str(found))}")
             await asyncio.sleep(0.01)
 
-    async def _close_memory(self) -> None:
+    def _hear(self, event: str, data: Message) -> None:
+        # A write that failed says nothing unless the machine was stopped for it: a guest can have as many as it likes.
+        if event in CHANGES or (event == "BLOCK_IO_ERROR" and data.get("action") == "stop"):
+            self.changed.set()
+
+    async def _close(self) -> None:
         await self._process.wait()
+        self._monitor.close()
         if self._memory is not None:
             os.close(self._memory)
             self._memory = None
 
-    async def monitor(self, command: str, **arguments: Any) -> Any:
-        """See :func:`cluster.machines.qmp.execute`."""
-        return await qmp.execute(self._socket, command, arguments)
+    async def monitor(self, command: str, **arguments: object) -> object:
+        """See :meth:`cluster.machines.qmp.Monitor.execute`."""
+        return await self._monitor.execute(command, arguments)
 
     @property
     def is_off(self) -> bool:

@@ -64,12 +64,13 @@ def monitor(path: str) -> None:
                 file.write(b'{"QMP": {}}\n')
                 file.flush()
                 for request in file:
-                    command = json.loads(request)["execute"]
+                    asked = json.loads(request)
+                    command = asked["execute"]
                     if command == "system_powerdown":
                         os.kill(os.getpid(), signal.SIGTERM)
                     refused = command not in ("qmp_capabilities", "query-status", "stop", "cont")
                     answer = {"error": {"desc": f"no {command}"}} if refused else {"return": {}}
-                    file.write(b'{"event": "SOMETHING"}\n' + json.dumps(answer).encode() + b"\n")
+                    file.write(b'{"event": "SOMETHING"}\n' + json.dumps({**answer, "id": asked["id"]}).encode() + b"\n")
                     file.flush()
 
     threading.Thread(target=serve, daemon=True).start()

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
-from contextlib import suppress
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.faults.diskchain import SERIAL, DiskChain
-from cluster.machines import qmp
+from cluster.machines import qemu, qmp
 from cluster.machines.qemu_driver import QemuVm
 from terminal import Failure
 from tests.budget import peak_bytes
 from tests.cluster.test_shell import hang_up, socket_path
+from tests.eventually import eventually_async
 
 __all__ = ["socket_path"]
 
-GREETING = b'{"QMP": {}}\r\n{"return": {}}\r\n'
+GREETING, READY = b'{"QMP": {}}\r\n', b'{"return": {}, "id": 1}\r\n'
+"""What comes at once, and in reply to the first command, which is not ours to choose."""
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
@@ -29,26 +34,45 @@ json_values = st.recursive(
 )
 
 
-def asked(path: Path, said: bytes, command: str = "query-status") -> Any:
-    """What ``command`` returns from a monitor that says ``said`` and hangs up. Raises Failure."""
-    gone = asyncio.Event()
+Script = Sequence[bytes]
+"""What a monitor says on one connection: the first piece at once, each of the others when another command has come. Then it hangs up."""
+
+
+@asynccontextmanager
+async def monitor(path: Path, *scripts: Script) -> AsyncIterator[tuple[qmp.Monitor, list[str]]]:
+    """Our end of a monitor that follows the next one of ``scripts`` on each connection, and the events that came."""
+    events, waiting = list[str](), list(scripts)
+    ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
-            for begin in range(0, len(said), 1 << 20):
-                writer.write(said[begin : begin + (1 << 20)])
-                await writer.drain()
+            for number, said in enumerate(waiting.pop(0)):
+                if number > 0 and not await reader.readline():
+                    break
+                for begin in range(0, len(said), 1 << 20):
+                    writer.write(said[begin : begin + (1 << 20)])
+                    await writer.drain()
             writer.write_eof()
             await reader.read()
         await hang_up(writer)
-        gone.set()
+        if not waiting:
+            ended.set()
+
+    async with await asyncio.start_unix_server(serve, str(path)):
+        made = qmp.Monitor(path, lambda name, _: events.append(name))
+        try:
+            yield made, events
+        finally:
+            made.close()
+            await ended.wait()
+
+
+def asked(path: Path, *script: bytes, command: str = "query-status") -> Any:
+    """What ``command`` returns from a monitor that follows ``script``. Raises Failure."""
 
     async def main() -> Any:
-        async with await asyncio.start_unix_server(serve, str(path)):
-            try:
-                return await qmp.execute(path, command)
-            finally:
-                await gone.wait()
+        async with monitor(path, script) as (made, _):
+            return await made.execute(command)
 
     return asyncio.run(main())
 
@@ -61,23 +85,31 @@ def test_an_answer_behind_events() -> None:
 
 def test_what_comes_before_the_answer_is_passed_over(socket_path: Path) -> None:
     noise = b'{"event": "STOP"}\r\n[]\r\n5\r\n"return"\r\n\r\n' + b"[" * 60_000 + b'\n{"a": ' + b"[" * 60_000 + b"\n"
-    assert asked(socket_path, GREETING + noise + b'{"return": {"status": "running"}}\r\n') == {"status": "running"}
+    answer = b'{"return": {"status": "running"}, "id": 2}\r\n'
+    assert asked(socket_path, GREETING + noise, READY + noise, noise + answer) == {"status": "running"}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.binary(max_size=200) | json_values.map(lambda value: GREETING + json.dumps({"return": value}).encode() + b"\n")
-       | json_values.map(lambda value: GREETING + json.dumps({"error": value}).encode() + b"\n"))  # fmt: skip
-def test_any_bytes_are_an_answer_or_a_failure(socket_path: Path, said: bytes) -> None:
+@given(
+    st.binary(max_size=200).map(lambda said: (said,))
+    | st.binary(max_size=200).map(lambda said: (GREETING, READY, said))
+    | json_values.map(lambda value: (GREETING, READY, json.dumps({"return": value, "id": 2}).encode() + b"\n"))
+    | json_values.map(lambda value: (GREETING, READY, json.dumps({"error": value, "id": 2}).encode() + b"\n"))
+    | st.tuples(json_values, json_values).map(
+        lambda values: (GREETING, READY, json.dumps({"event": values[0], "data": values[1]}).encode() + b"\n")
+    )
+)
+def test_any_bytes_are_an_answer_or_a_failure(socket_path: Path, script: Script) -> None:
     with suppress(Failure):
-        asked(socket_path, said)
+        asked(socket_path, *script)
 
 
 def test_a_line_without_an_end_is_not_held(socket_path: Path) -> None:
-    said = GREETING + b"x" * (64 << 20)
+    said = READY + b"x" * (64 << 20)
 
     def ask() -> None:
         with pytest.raises(Failure, match="cannot be talked to"):
-            asked(socket_path, said)
+            asked(socket_path, GREETING, said)
 
     assert peak_bytes(ask) < 16 * qmp.LINE_BYTES_MAX
 
@@ -106,3 +138,123 @@ def test_any_value_is_a_state_or_a_failure(value: object) -> None:
 def test_a_migration_that_has_failed_is_told_with_qemus_words() -> None:
     with pytest.raises(Failure, match="no room"):
         asyncio.run(Liar({"status": "failed", "error-desc": "no room"}).migrated())
+
+
+# --- one connection ---------------------------------------------------------------------------------------------------
+
+
+def reply(number: int, value: object) -> bytes:
+    return json.dumps({"return": value, "id": number}).encode() + b"\n"
+
+
+def test_replies_belong_to_their_commands_in_whatever_order(socket_path: Path) -> None:
+    async def main() -> None:
+        crossed = reply(3, "second") + reply(9, "nobody's") + b'{"return": "nobody\'s"}\n' + reply(2, "first")
+        async with monitor(socket_path, (GREETING, READY, b"", crossed)) as (made, _):
+            first, second = await asyncio.gather(made.execute("one"), made.execute("two"))
+            assert (first, second) == ("first", "second")
+
+    asyncio.run(main())
+
+
+def test_events_are_told_while_nothing_is_asked(socket_path: Path) -> None:
+    async def main() -> None:
+        said = reply(2, {}) + b'{"event": "STOP"}\n{"event": 5}\n{"event": "RESUME", "data": []}\n'
+        async with monitor(socket_path, (GREETING, READY, said)) as (made, events):
+            await made.execute("one")
+            await eventually_async(lambda: "RESUME" in events)
+            await eventually_async(lambda: len(events) == 4)
+            assert events == [qmp.CONNECTION, "STOP", "RESUME", qmp.CONNECTION]
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_broke_is_made_again_by_the_next_command(socket_path: Path) -> None:
+    async def main() -> None:
+        later = (GREETING, READY.replace(b"1", b"3"), b"")
+        scripts = (GREETING, READY, b""), later, (GREETING, READY.replace(b"1", b"5"), reply(6, "here again"))
+        async with monitor(socket_path, *scripts) as (made, events):
+            begin = time.monotonic()
+            for _ in range(2):
+                with pytest.raises(Failure, match="cannot be talked to about one") as caught:
+                    await made.execute("one")
+                assert "QEMU hung up" in str(caught.value.__cause__)
+            assert time.monotonic() - begin < 9, "it is known at once"
+            assert await made.execute("one") == "here again"
+            assert events.count(qmp.CONNECTION) >= 5, "made and lost, each time"
+
+    asyncio.run(main())
+
+
+def test_a_reply_that_comes_too_late_is_nobodys(socket_path: Path) -> None:
+    async def main() -> None:
+        async with monitor(socket_path, (GREETING, READY, b"", reply(2, "late") + reply(3, "in time"))) as (made, _):
+            with pytest.raises(Failure, match="did not answer one within 0 s"):
+                await made.execute("one", deadline_s=0.1)
+            assert await made.execute("two") == "in time"
+
+    asyncio.run(main())
+
+
+def test_a_monitor_that_was_closed_or_says_that_it_ends_is_not_asked_again(socket_path: Path) -> None:
+    async def main() -> None:
+        async with monitor(socket_path, (GREETING, READY, reply(2, {}) + b'{"event": "SHUTDOWN"}\n')) as (made, events):
+            await made.execute("one")
+            await eventually_async(lambda: events[-1] == qmp.CONNECTION and "SHUTDOWN" in events)
+            with pytest.raises(Failure, match="cannot be talked to about two") as caught:
+                await made.execute("two")
+            assert "it was shut down" in str(caught.value.__cause__)
+        with pytest.raises(Failure, match="cannot be talked to about three"):
+            await made.execute("three")
+
+    asyncio.run(main())
+
+
+def test_a_flood_of_events_is_not_taken_as_fast_as_it_comes(socket_path: Path) -> None:
+    async def main() -> None:
+        flood = b'{"event": "STOP"}\n' * (8 * qmp.BYTES_A_SECOND // 18)
+        async with monitor(socket_path, (GREETING, READY, reply(2, {}) + flood)) as (made, events):
+            begin = time.monotonic()
+            await made.execute("one")
+            await eventually_async(lambda: len(events) > qmp.BYTES_A_SECOND // 18)
+            taken = len(events) * 18
+            assert taken < (time.monotonic() - begin + 1.5) * qmp.BYTES_A_SECOND
+
+    asyncio.run(main())
+
+
+# --- the real one -----------------------------------------------------------------------------------------------------
+
+
+def test_qemu_itself_takes_commands_side_by_side_tells_events_and_goes_away(socket_path: Path) -> None:
+    async def main() -> None:
+        events: list[str] = []
+        program = qemu.find({"PATH": os.environ["PATH"]}).path
+        process = await asyncio.create_subprocess_exec(
+            *(str(program), "-S", "-nodefaults", "-display", "none", "-machine", "none"),
+            *("-qmp", f"unix:{socket_path},server=on,wait=off"),
+        )
+        made = qmp.Monitor(socket_path, lambda name, _: events.append(name))
+        try:
+            await eventually_async(socket_path.exists)
+            states = await asyncio.gather(*(made.execute("query-status") for _ in range(20)))
+            assert {qmp.status(state) for state in states} <= {"prelaunch", "paused"}
+            await made.execute("cont")
+            await made.execute("stop")
+            await eventually_async(lambda: "STOP" in events)
+            assert events == [qmp.CONNECTION, "RESUME", "STOP"]
+            with pytest.raises(Failure, match="QEMU refuses dance"):
+                await made.execute("dance")
+            await made.execute("quit")
+            await process.wait()
+            await eventually_async(lambda: events[-1] == qmp.CONNECTION)
+            assert events[3:] == ["SHUTDOWN", qmp.CONNECTION]
+            with pytest.raises(Failure, match="cannot be talked to"):
+                await made.execute("query-status")
+        finally:
+            made.close()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    asyncio.run(main())

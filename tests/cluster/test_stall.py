@@ -1,10 +1,12 @@
 """A node that stands still because this computer's disk is full, with a real QEMU and a real file system that is full."""
 
+import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -12,12 +14,14 @@ from cluster.cli.view import status_text
 from cluster.client.cluster import Cluster, processes
 from cluster.client.node import Node
 from cluster.faults import stall
+from cluster.machines.driver import Vm
+from cluster.machines.running import RunningNode
 from cluster.model import timeline
 from cluster.model.protocol import Save
 from terminal import Failure
 from tests.cluster.ordinary import write_program
 from tests.cluster.tinyguest import USES_DISK, console, tiny_cluster
-from tests.eventually import eventually
+from tests.eventually import eventually, eventually_async
 
 pytestmark = pytest.mark.slow
 
@@ -96,3 +100,93 @@ def test_a_fault_is_not_ended_by_looking(image: Path) -> None:
             assert state() == "stalled"
         assert eventually(lambda: console(node) != before)
         assert eventually(lambda: state() == "running")
+
+
+class Machine:
+    """A machine of which only standing still is known; it counts who looks."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.answers: list[bool | Failure] = []
+        self.looks = self.trials = 0
+
+    async def is_stalled(self) -> bool:
+        self.looks += 1
+        answer = self.answers.pop(0) if self.answers else False
+        if isinstance(answer, Failure):
+            raise answer
+        return answer
+
+    async def resume(self) -> None:
+        self.trials += 1
+        self.changed.set()
+
+
+def watched(machine: Machine, story: Callable[[], Coroutine[Any, Any, None]]) -> list[str]:
+    """What is recorded of ``machine`` while ``story`` happens."""
+    lines: list[str] = []
+
+    async def main() -> None:
+        vm = cast("Vm", machine)
+        guest = RunningNode(1, cast("Any", None), vm=vm)
+        watching = asyncio.create_task(stall.watch(guest, vm, lambda _: False, lambda _, what, *__: lines.append(what)))
+        await story()
+        watching.cancel()
+
+    asyncio.run(main())
+    return lines
+
+
+def test_a_machine_that_says_nothing_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "LOOK_S", 0.01)
+    machine = Machine()
+
+    async def story() -> None:
+        await asyncio.sleep(0.3)
+        assert machine.looks == 0
+        machine.changed.set()
+        await eventually_async(lambda: machine.looks == 1)
+
+    assert watched(machine, story) == []
+
+
+def test_who_finds_no_room_is_tried_from_time_to_time_and_not_as_often_as_it_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stall, "LOOK_S", 0.5)
+    machine = Machine()
+    machine.answers = [True, True, True]
+
+    async def story() -> None:
+        begin = time.monotonic()
+        machine.changed.set()
+        await eventually_async(lambda: machine.looks == 4)
+        assert machine.trials == 3
+        assert time.monotonic() - begin > 1
+
+    assert watched(machine, story) == [f"node-1 stands still: {stall.WHY}", "node-1 stands still no more"]
+
+
+def test_a_machine_that_did_not_answer_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stall, "LOOK_S", 0.01)
+    machine = Machine()
+    machine.answers = [Failure("it did not answer"), True]
+
+    async def story() -> None:
+        machine.changed.set()
+        await eventually_async(lambda: machine.trials == 1)
+
+    assert watched(machine, story)[:1] == [f"node-1 stands still: {stall.WHY}"]
+
+
+def test_changes_as_fast_as_they_come_are_looked_at_now_and_then() -> None:
+    machine = Machine()
+
+    async def story() -> None:
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            machine.changed.set()
+            await asyncio.sleep(0)
+        assert 1 <= machine.looks <= 1 + 1 / stall.PACE_S
+
+    assert watched(machine, story) == []

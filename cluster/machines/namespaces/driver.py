@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from cluster.machines.namespaces import boot, cgroup
 from cluster.machines.namespaces.boot import Boot
@@ -70,6 +69,7 @@ class NamespaceVm:
         """What it is made of: its own ``folder``, its control ``group``; ``discovery_port`` of our loopback is what it finds at the host's address."""
         self._machine, self._log, self._folder, self._group = machine, log, folder, group
         self._discovery_port = discovery_port
+        self.changed = asyncio.Event()
         self._console, self._port = Terminal(raw=False), Terminal(raw=True)
         self._doors = Doors()
         self._keeper: asyncio.subprocess.Process | None = None
@@ -135,7 +135,7 @@ class NamespaceVm:
         """Cannot be."""
         raise Failure(refusal(Save), where=str(folder))
 
-    async def monitor(self, command: str, **_: Any) -> Any:
+    async def monitor(self, command: str, **_: object) -> object:
         """There is none."""
         raise Failure(f"a node in namespaces has no QEMU that could do {command!r}", hint="cluster up --driver qemu")
 
