@@ -65,7 +65,9 @@ def attach(control: Path, node: int, command: str | None) -> int:
         waiting.register(line.socket, selectors.EVENT_READ)
         waiting.register(resizes, selectors.EVENT_READ)
         while True:
-            ready = [key.fileobj for key, _ in waiting.select()]
+            waiting.select()
+            # A signal's handler runs when that returns: what is typed after the terminal was resized does not overtake it.
+            ready = [key.fileobj for key, _ in waiting.select(0)]
             if resizes in ready:
                 os.read(resizes, TYPED_BYTES)
                 line.send(Resize(size(fd)))
