@@ -12,18 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from discovery.protocol import HttpServer
+from discovery.protocol import Protocol
 from discovery.registry import Full, Invalid, Registration, Registry
 from terminal import Failure
+from webserver.server import Server, listen
 
 EMPTY_TTL_S = 3600.0
 """A token without a member ends sooner: a caller makes one at no cost, and the service has room for few."""
 
 KEEP_ALIVE_S = 60.0  # then a watch gets an empty 200, on which etcd asks again
-
-
-FINISH_S = 2.0
-"""How long a stop waits for answers to go out: those who wait shall hear "ask again", not a broken connection."""
 
 
 class DiscoveryServer:
@@ -53,8 +50,7 @@ class DiscoveryServer:
         self._ttl_s = ttl_s
         self._clock = clock
         self._registry = Registry()
-        self._http: HttpServer | None = None
-        self._thread: threading.Thread | None = None
+        self._http: Server | None = None
         self.keep_alive_s = keep_alive_s
         self.log = log
         self.changed = threading.Condition()
@@ -65,7 +61,7 @@ class DiscoveryServer:
         self._registry = self._load()
         where = f"{self._address}:{self._port}"
         try:
-            self._http = HttpServer((self._address, self._port), self)
+            listening = listen((self._address, self._port))
         except socket.gaierror as error:
             raise Failure(
                 "not an address of this machine", where=where, hint="such as 127.0.0.1, or 0.0.0.0 for all"
@@ -78,23 +74,20 @@ class DiscoveryServer:
             ) from error
         except OverflowError as error:
             raise Failure("not a port", where=where, hint="ports are 1 to 65535") from error
-        self._port = int(self._http.server_address[1])
+        self._port = int(listening.getsockname()[1])
         self.stopping = False
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.1,), name="discovery", daemon=True)
-        self._thread.start()
+        self._http = Server(listening, Protocol(self).site)
+        self._http.start()
 
     def stop(self) -> None:
         """Answer whoever waits, stop listening, drop all connections. The state is on disk already."""
-        if self._http is None or self._thread is None:
+        if self._http is None:
             return
         with self.changed:
             self.stopping = True
             self.changed.notify_all()
-        self._http.shutdown()
-        self._thread.join()
-        self._http.finish(FINISH_S)
-        self._http.server_close()
-        self._http = self._thread = None
+        self._http.stop()  # waits for answers to leave: whoever waits gets "ask again", not a broken connection
+        self._http = None
 
     @property
     def port(self) -> int:

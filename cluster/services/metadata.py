@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import NamedTuple
 
 from cluster.model.machine import PREFIX_BITS, cluster_mac
 from cluster.services.addresses import DOMAIN, METADATA, SERVICES, Neighbour
-from cluster.services.webserver import Handler
+from cluster.services.site import node_site
+from webserver.message import Response
+from webserver.server import Site
 
 EC2_VERSIONS = ("2009-04-04", "2021-03-23", "latest")
 OPENSTACK_VERSIONS = ("2012-08-10", "2018-08-27", "latest")
@@ -30,15 +31,6 @@ ZONE = "flotilla-1"
 JSON = "application/json"
 
 Tree = Mapping[str, "Tree | str | bytes"]
-
-
-class Response(NamedTuple):
-    """What the client gets."""
-
-    status: HTTPStatus
-    body: bytes = b""
-    kind: str = "text/plain"
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,14 +73,14 @@ class Metadata:
 
     def _token(self, method: str, headers: Mapping[str, str], caller: str) -> Response:
         if method != "PUT":
-            return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "OPTIONS, PUT"),))
+            return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "OPTIONS, PUT"})
         if "x-forwarded-for" in headers:  # somebody's open proxy is being asked to fetch it
             return Response(HTTPStatus.FORBIDDEN)
         text = headers.get(TTL_HEADER.lower(), "")
         if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= TOKEN_TTL_S_MAX and len(text) <= 6):
             return Response(HTTPStatus.BAD_REQUEST)
         token = self._sign(int(self._clock()) + int(text), caller)
-        return Response(HTTPStatus.OK, token.encode(), headers=((TTL_HEADER, text),))
+        return Response(HTTPStatus.OK, token.encode(), headers={TTL_HEADER: text})
 
     def _sign(self, until: int, caller: str) -> str:
         stamp = until.to_bytes(8, "big")
@@ -204,27 +196,10 @@ def _walk(tree: Tree, parts: list[str]) -> Response:
     return Response(HTTPStatus.OK, "\n".join(names).encode())
 
 
-class MetadataHandler(Handler):
-    """One connection to ``service``."""
-
-    service: Metadata
-
-    def do_GET(self) -> None:  # noqa: N802 - http.server names it
-        """Answer."""
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        response = self.service.answer(self.command, self.path, headers, self.caller)
-        self.send_response(response.status)
-        for name, value in (("Content-Type", response.kind), ("Content-Length", str(len(response.body)))):
-            self.send_header(name, value)
-        for name, value in response.headers:
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(response.body)
-
-    do_HEAD = do_PUT = do_GET  # noqa: N815 - http.server names them
-
-
-def handler(service: Metadata) -> type[MetadataHandler]:
+def site(service: Metadata, say: Callable[[str], None]) -> Site:
     """What serves ``service``."""
-    return type("BoundMetadataHandler", (MetadataHandler,), {"service": service})
+    return node_site(
+        lambda request: service.answer(request.method, request.target, request.headers, request.peer),
+        ("GET", "HEAD", "PUT"),
+        say,
+    )

@@ -20,8 +20,8 @@ from cluster.services.metadata import Instance, Metadata
 from cluster.services.ntp import TimeServer
 from cluster.services.registry import Registry
 from cluster.services.stack import Door, Stack, alias
-from cluster.services.webserver import WebServer
 from terminal import Failure
+from webserver.server import Server, Site
 
 DNS_PORT = 53
 
@@ -67,28 +67,32 @@ class Services:
         )
         self.registry = Registry(layout.state / "registry", layout.registry_socket, changed, say)
         self._metadata = Metadata(self._instance, secrets.token_bytes(32))
-        self._servers: list[WebServer] = []
+        self._servers: list[Server] = []
 
     async def start(self) -> None:
         """Listen; a registry that has images runs, if it can. Raises OSError."""
         await self._stack.start()
         if self._has_metadata:
-            self._servers.append(WebServer(self._layout.runtime / "meta", metadata.handler(self._metadata), self._say))
+            self._serve("meta", metadata.site(self._metadata, self._say))
         if self._description.files is not None:
-            handler = files.handler(Path(self._description.files))
-            self._servers.append(WebServer(self._layout.runtime / "files", handler, self._say))
+            self._serve("files", files.site(Path(self._description.files), self._say))
         if self.registry.used:
             try:
                 await self.registry.start(registry.find())
             except Failure as failure:
                 self._say(f"what was pushed is not to be had: {failure}")
 
+    def _serve(self, name: str, site: Site) -> None:
+        server = Server.at(self._layout.runtime / name, site)
+        server.start()
+        self._servers.append(server)
+
     async def stop(self) -> None:
         """End everything."""
         await self._stack.stop()
         await self.registry.stop()
         for server in self._servers:
-            server.stop()
+            server.stop(0)  # the nodes are gone
         self._servers.clear()
 
     def adopt(self, description: Description) -> None:

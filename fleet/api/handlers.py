@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -23,6 +23,7 @@ from fleet.model.requirements import SECTION, Requirements, RequirementsError
 from terminal import Failure
 from unitfile.name import UnitName, UnitNameError
 from unitfile.text import UnitFileError
+from webserver.message import Request, Response
 
 _BASES = (["fleet", "v1"], ["v1-alpha"])
 
@@ -34,26 +35,6 @@ entry before it can be read from.
 """
 
 _AGAIN_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """``target`` is the raw path with its query, still percent-encoded; ``content_type`` "" when absent."""
-
-    method: str
-    target: str
-    content_type: str = ""
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """``headers`` besides the usual ones."""
-
-    status: int
-    body: bytes = b""
-    content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +164,7 @@ class Api:
     def _patch_machines(self, request: Request) -> Response:
         _require_json(request)
         self._registry.set_metadata(shapes.metadata_changes(request.body))
-        return Response(HTTPStatus.NO_CONTENT)
+        return _respond(HTTPStatus.NO_CONTENT)
 
     def _units(self, query: Query) -> Response:
         return self._page("units", query, lambda: map(_listed, _all_seen(self._registry.overview())))
@@ -210,18 +191,18 @@ class Api:
         if unitfile is not None and (existing is None or existing.unitfile.hash() != unitfile.hash()):
             unit = Unit(name, unitfile, wanted.desired or Desired.INACTIVE)
             self._registry.create_unit(unit, replace=existing is not None)
-            return Response(HTTPStatus.CREATED)
+            return _respond(HTTPStatus.CREATED)
         if existing is None:
             return failed(HTTPStatus.CONFLICT, "unit does not exist and options field empty", "send the unit's options")
         if wanted.desired is None:
             return failed(HTTPStatus.CONFLICT, "the unit exists and desiredState is empty", "send a desiredState")
         self._registry.set_desired(name, wanted.desired)
-        return Response(HTTPStatus.NO_CONTENT)
+        return _respond(HTTPStatus.NO_CONTENT)
 
     def _delete(self, name: str) -> Response:
         UnitName.parse(name)
         self._registry.delete_unit(name)
-        return Response(HTTPStatus.NO_CONTENT)
+        return _respond(HTTPStatus.NO_CONTENT)
 
     def _states(self, query: Query) -> Response:
         machine, unit = _one(query, "machineID"), _one(query, "unitName")
@@ -267,7 +248,7 @@ class Api:
         fields = [f'"{key}": ['.encode() + b", ".join(rows) + b"]"] if rows else []
         if token:
             fields.append(f'"nextPageToken": "{token}"'.encode())
-        return Response(HTTPStatus.OK, b"{" + b", ".join(fields) + b"}")
+        return _respond(HTTPStatus.OK, b"{" + b", ".join(fields) + b"}")
 
     def _metrics(self) -> Response:
         view = self._registry.overview()
@@ -280,10 +261,16 @@ class Api:
         return Response(HTTPStatus.OK, text.encode(), "text/plain; version=0.0.4")
 
 
-def failed(status: HTTPStatus, message: str = "", hint: str | None = None) -> Response:
+def failed(
+    status: HTTPStatus, message: str = "", hint: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
     """An error response; without a message the status's own phrase."""
     body = shapes.error(status.value, message or status.phrase, hint)
-    return Response(status, json.dumps(body).encode())
+    return _respond(status, json.dumps(body).encode(), headers)
+
+
+def _respond(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Response:
+    return Response(status, body, "application/json", headers or {})
 
 
 def _by_verb(request: Request, verbs: Verbs | None) -> Response:
@@ -294,15 +281,12 @@ def _by_verb(request: Request, verbs: Verbs | None) -> Response:
         return verbs[method]()
     if urlsplit(request.target).path.endswith("/discovery"):
         return failed(HTTPStatus.BAD_REQUEST, "only GET is supported here")  # as the original
-    refused = failed(HTTPStatus.METHOD_NOT_ALLOWED)
-    return Response(refused.status, refused.body, headers={"Allow": ", ".join(sorted(verbs))})
+    return failed(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(sorted(verbs))})
 
 
 def _require_json(request: Request) -> None:
-    if request.content_type.partition(";")[0].strip().lower() not in (
-        "application/json",
-        "application/json-patch+json",
-    ):
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in ("application/json", "application/json-patch+json"):
         raise _NotJson("the body must be application/json")
 
 
@@ -360,7 +344,7 @@ def _one(query: Query, name: str) -> str:
 
 
 def _json(fields: shapes.Json) -> Response:
-    return Response(HTTPStatus.OK, json.dumps(fields, ensure_ascii=False).encode())
+    return _respond(HTTPStatus.OK, json.dumps(fields, ensure_ascii=False).encode())
 
 
 def _discovery() -> Response:

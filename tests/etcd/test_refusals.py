@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from etcd import Client, Denied, EtcdError, NoSpace, TooLarge, Unavailable
 from etcd.refusals import refusal
-from fleet.api.handlers import Api, Request
+from fleet.api.handlers import Api
 from fleet.model.registry import Registry
 from terminal import Failure
 from tests.conftest import EtcdProcess
+from webserver.message import Request
 
 pytestmark = pytest.mark.etcd
 
@@ -41,7 +42,8 @@ class Etcdctl:
 
 
 def put(api: Api, name: str, unit: Any) -> tuple[int, dict[str, str]]:
-    answer = api.handle(Request("PUT", f"/fleet/v1/units/{name}", "application/json", json.dumps(unit).encode()))
+    headers = {"content-type": "application/json"}
+    answer = api.handle(Request("PUT", f"/fleet/v1/units/{name}", headers, json.dumps(unit).encode()))
     return answer.status, json.loads(answer.body)["error"] if answer.body else {}
 
 

@@ -1,12 +1,12 @@
 """Any bytes of a guest to a server of ours over TCP: none is an error of ours, none starts more than there is room for."""
 
+import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,9 +17,9 @@ from cluster.model.description import FORWARD
 from cluster.model.layout import Layout, make_private
 from cluster.services import files, metadata
 from cluster.services.metadata import Metadata
-from cluster.services.webserver import CONNECTIONS_MAX, Handler, WebServer
 from tests.cluster.services.test_metadata import TOKEN, TTL, find
 from tests.eventually import eventually
+from webserver.server import Server
 
 PROXY = b"PROXY TCP4 10.77.0.11 0.0.0.0 0 0\r\n"
 PATHS = [
@@ -38,27 +38,23 @@ PATHS = [
 ]
 
 
-class Strict(WebServer):
-    """Remembers what went wrong that is not the client's going away."""
-
-    def __init__(self, path: Path, handler: Callable[..., Handler]) -> None:
-        self.wrong: list[BaseException] = []
-        super().__init__(path, handler, lambda _: None)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        error = sys.exc_info()[1]
-        if error is not None and not isinstance(error, OSError):
-            self.wrong.append(error)
-
-
 @pytest.fixture(params=["metadata", "files"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Strict]:
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     runtime = Layout.of("web").runtime
     make_private(runtime)
-    handler = metadata.handler(Metadata(find, b"secret")) if request.param == "metadata" else files.handler(tmp_path)
-    server = Strict(runtime / "web", handler)
+    if request.param == "metadata":
+        site = metadata.site(Metadata(find, b"secret"), lambda _: None)
+    else:
+        site = files.site(tmp_path, lambda _: None)
+    server = Server.at(runtime / "web", site)
+    server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def place() -> str:
+    return str(Layout.of("web").runtime / "web")
 
 
 texts = st.binary(max_size=30).map(lambda data: data.replace(b"\n", b""))
@@ -74,32 +70,34 @@ requests = st.builds(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.booleans(), st.lists(requests | st.binary(max_size=200), max_size=3))
-def test_any_bytes_are_a_request_or_not(server: Strict, named: bool, said: list[bytes]) -> None:
+def test_any_bytes_are_a_request_or_not(
+    server: Server, place: str, caplog: pytest.LogCaptureFixture, named: bool, said: list[bytes]
+) -> None:
     with socket.socket(socket.AF_UNIX) as line, suppress(ConnectionError):
         line.settimeout(60)
-        line.connect(str(server.server_address))
+        line.connect(place)
         line.sendall(PROXY * named + b"".join(said))
         line.shutdown(socket.SHUT_WR)
         while line.recv(1 << 16):
             pass
-    assert server.wrong == []
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def test_a_flood_of_connections_has_so_many_threads_and_no_more(server: Strict) -> None:
+def test_a_flood_of_connections_has_so_many_threads_and_no_more(server: Server, place: str) -> None:
     """All are silent. The first who hangs up makes room for another."""
     with ExitStack() as stack:
-        lines = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(CONNECTIONS_MAX + 50)]
+        lines = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(server.site.connections + 50)]
         for line in lines:
-            line.connect(str(server.server_address))
+            line.connect(place)
             line.settimeout(60)
-        for line in lines[CONNECTIONS_MAX:]:
+        for line in lines[server.site.connections :]:
             assert line.recv(1) == b""
         lines[0].close()
 
         def is_served() -> bool:
             with socket.socket(socket.AF_UNIX) as line, suppress(ConnectionError):
                 line.settimeout(60)
-                line.connect(str(server.server_address))
+                line.connect(place)
                 line.sendall(PROXY + b"GET /openstack HTTP/1.0\r\n\r\n")
                 return line.recv(100).startswith(b"HTTP/")
             return False

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.services.addresses import Neighbour
-from cluster.services.metadata import Instance, Metadata, Response
+from cluster.services.metadata import Instance, Metadata
+from webserver.message import Response
 
 ADDRESSES = {"10.77.0.11": 1, "10.77.0.12": 2}
 TTL = "x-aws-ec2-metadata-token-ttl-seconds"
@@ -48,7 +49,7 @@ def service(clock: Clock) -> Metadata:
 def token(service: Metadata, caller: str = "10.77.0.11", ttl: str = "60") -> str:
     response = service.answer("PUT", "/latest/api/token", {TTL: ttl}, caller)
     assert response.status == HTTPStatus.OK
-    assert (TTL, ttl) in [(name.lower(), value) for name, value in response.headers]
+    assert (TTL, ttl) in [(name.lower(), value) for name, value in response.headers.items()]
     return response.body.decode()
 
 
@@ -82,7 +83,7 @@ def test_nothing_without_a_token_that_is_young_and_ones_own(service: Metadata, c
     mine, other = token(service), token(service, "10.77.0.12")
     path = "/latest/meta-data/instance-id"
 
-    def status(value: str) -> HTTPStatus:
+    def status(value: str) -> int:
         return service.answer("GET", path, {TOKEN: value}, "10.77.0.11").status
 
     assert service.answer("GET", path, {}, "10.77.0.11").status == HTTPStatus.UNAUTHORIZED

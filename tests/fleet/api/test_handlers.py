@@ -16,12 +16,13 @@ from etcd.client import Client
 from etcd.errors import Unavailable
 from etcd.fake import FakeEtcd
 from fleet.api import shapes
-from fleet.api.handlers import ELECTION_S, Api, Request
+from fleet.api.handlers import ELECTION_S, Api
 from fleet.api.pages import KEPT_S, Pages
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, UnitState
 from fleet.model.registry import Registry
 from tests.fleet.clusters import unit
+from webserver.message import Request
 
 A, B = "a" * 32, "b" * 32
 OPTIONS = [{"section": "Service", "name": "ExecStart", "value": "/bin/sleep 1000"}]
@@ -51,7 +52,8 @@ class World:
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, Any]:
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-        response = self.api.handle(Request(method, path, content_type if body is not None else "", raw))
+        headers = {"content-type": content_type} if body is not None else {}
+        response = self.api.handle(Request(method, path, headers, raw))
         return response.status, json.loads(response.body) if response.body else None
 
     def get(self, path: str) -> Any:
@@ -379,7 +381,7 @@ class TestRefusals:
     )
     @settings(max_examples=200, deadline=None)
     def test_any_request_gets_an_answer(self, method: str, path: str, body: bytes) -> None:
-        response = World().api.handle(Request(method, path, "application/json", body))
+        response = World().api.handle(Request(method, path, {"content-type": "application/json"}, body))
         assert response.status in (200, 201, 204, 400, 404, 405, 409, 415)
 
 

@@ -1,0 +1,57 @@
+"""Requests and responses as values: no sockets here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``target`` is the raw path with its query, still percent-encoded; ``headers`` have names in lower case.
+
+    ``peer`` is the client's address: of the TCP connection, or as a PROXY line names it, else "".
+    """
+
+    method: str
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """``headers`` besides the usual ones; ``content_type`` "" sends none. ``close`` ends the connection after it.
+
+    ``file`` is an open file in place of ``body``: the server reads it to its end, closes it, and ends the connection. Its Content-Length,
+    if it is known, is in ``headers``.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: str = "text/plain"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    close: bool = False
+    file: BinaryIO | None = None
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
+    """Raised by a handler in place of a response: the site's own shape for ``status`` (see ``Site.refuse``); ends the connection."""
+
+    def __init__(self, status: int, message: str | None = None) -> None:
+        super().__init__(status, message)
+        self.status, self.message = status, message
+
+
+def client_of(address: str) -> str:
+    """Whom an address stands for: itself, for IPv6 its /64, whose owner has all of it; "" for this machine, behind which may be many."""
+    import ipaddress  # not every server counts its clients
+
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return client_of(str(found.ipv4_mapped))
+        return "" if found.is_loopback else str(ipaddress.ip_network((int(found), 64), strict=False))
+    return "" if found.is_loopback else str(found)
