@@ -129,7 +129,8 @@ def test_the_last_tenth_of_the_state_is_for_etcd_and_the_system(installed: Insta
     """What a container, an account, or root without the right to exceed limits cannot take: docs/room.md. The disk was formatted by an earlier boot."""
     node = installed.machine
     size, free, available = (int(word) * 4096 for word in node.check("stat -f -c '%b %f %a' /var").split())
-    assert size // 10 - (1 << 20) < free - available < size // 10 + (20 << 20)
+    kept = min(max(size // 10, 512 << 20), 3 << 30, size // 4)
+    assert kept - (1 << 20) < free - available < kept + (20 << 20)
     node.check(f"fallocate -l {available - (8 << 20)} /var/home/core/most")
     taking, unable = "fallocate -l 50M", "setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource"
     for who in ("", f"sudo {unable}"):
