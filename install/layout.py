@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from media.partition import Partition
 from terminal import Failure, record
 
 NAME: Final = "disk.json"
@@ -23,22 +24,6 @@ STATE: Final = "state"
 
 _SOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One partition; ``start`` and ``size`` are whole MiB."""
-
-    name: str
-    type: uuid.UUID
-    identifier: uuid.UUID
-    start: int
-    size: int
-
-    @property
-    def end(self) -> int:
-        """Where the next one may begin."""
-        return self.start + self.size
 
 
 @dataclass(frozen=True)

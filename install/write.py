@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from install.gpt import table
 from install.layout import BLOCK, MIB, Extent, Layout
+from media.sparse import data_ranges
 from terminal import Failure, Phases
 
 # linux/fs.h
@@ -123,15 +124,7 @@ def _copy_state(image: Path, disk: int, offset: int) -> list[Span]:
 
 def data(file: int, size: int) -> Iterator[tuple[int, int]]:
     """Where a sparse file has data, in whole blocks."""
-    end = 0
-    while end < size:
-        try:
-            begin = os.lseek(file, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
-                return
-            raise
-        end = os.lseek(file, begin, os.SEEK_HOLE)
+    for begin, end in data_ranges(file, 0, size):
         yield begin // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, size)
 
 

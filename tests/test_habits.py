@@ -196,6 +196,7 @@ def test_json_is_read_without_trust() -> None:
         "fleet",
         "guest",
         "install",
+        "media",
         "terminal",
         "unitfile",
         "webserver",

@@ -59,9 +59,9 @@ def digest(folder: Path) -> str:
 
 @cache
 def code() -> str:
-    """The id of the builder's own code, and of that which reads units for it: a step whose code changed is another step."""
+    """The id of the builder's own code, and of that which reads units and lays out disks for it: a step whose code changed is another step."""
     total = hashlib.sha256()
-    for package in ("builder", "unitfile"):
+    for package in ("builder", "media", "unitfile"):
         here = data.packages(package)
         for path in sorted(path for path in here.rglob("*") if path.suffix in _CODE):
             total.update(f"{package}/{path.relative_to(here)}\0".encode() + path.read_bytes())

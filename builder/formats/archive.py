@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.core.sparse import data_ranges
 from builder.debian.tools import Tools
 from builder.formats.filesystem import feed
+from media.sparse import data_ranges
 
 BLOCK: Final = 512
 GRAIN: Final = 64 << 10

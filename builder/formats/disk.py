@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.core.sparse import Extent, data_ranges
+from builder.core.extent import Extent
 from builder.core.verity import Verity
 from builder.debian.tools import Tools
 from builder.definition.definition import Disk
+from media.partition import Partition
+from media.sparse import data_ranges
 from terminal import Failure
 
 SECTOR: Final = 512
@@ -43,17 +45,6 @@ EMPTY: Final = "_empty"
 """What systemd-sysupdate calls a partition that waits for a version."""
 
 _COPY_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One partition: ``start`` and ``size`` in bytes, both whole MiB."""
-
-    name: str
-    type: uuid.UUID
-    identifier: uuid.UUID
-    start: int
-    size: int
 
 
 @dataclass(frozen=True)

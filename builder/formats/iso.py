@@ -11,16 +11,14 @@ The one partition is the FAT file system, where it lies in the ISO. pycdlib writ
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 from builder.debian.tools import Tools
 from builder.formats import disk
+from media.isoclock import fixed_clock
 from terminal import Failure
 
 SECTOR: Final = 2048
@@ -29,8 +27,6 @@ _EFI: Final = 0xEF
 _SYSTEM_AREA: Final = 64
 _LOADER_SECTORS: Final = 4  # of 512 bytes: what a BIOS loads, by convention; the loader fetches the rest of itself
 _NAME_MAX: Final = 31
-
-_clock: Final = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def _file_system(contents: Contents, output: Path, epoch: int) -> tuple[int, int
             raise Failure(f"looks like {other} to a BIOS", where=file.path)
     import pycdlib  # which few builds need, and which takes longer to import than any module of ours
 
-    with _fixed_clock(epoch), contextlib.ExitStack() as opened:
+    with fixed_clock(epoch), contextlib.ExitStack() as opened:
         image = pycdlib.PyCdlib()
         image.new(interchange_level=3, vol_ident=contents.label, rock_ridge="1.09")
         folders = {file.path.rpartition("/")[0] for file in contents.files} - {""}
@@ -128,31 +124,3 @@ def _file_system(contents: Contents, output: Path, epoch: int) -> tuple[int, int
 
 def _folder(path: str) -> str:
     return "/".join(map(_letters, path.split("/")))
-
-
-@contextlib.contextmanager
-def _fixed_clock(epoch: int) -> Iterator[None]:
-    """Let pycdlib, which dates every record by itself and in local time, see one instant in UTC."""
-    import pycdlib.dates
-    import pycdlib.headervd
-    import pycdlib.pycdlib
-    import pycdlib.utils
-
-    modules: tuple[Any, ...] = (pycdlib.pycdlib, pycdlib.headervd, pycdlib.dates, pycdlib.utils)
-    still = SimpleNamespace(
-        time=lambda: float(epoch),
-        localtime=lambda _seconds=None: time.gmtime(epoch),
-        gmtime=lambda _seconds=None: time.gmtime(epoch),
-        strptime=time.strptime,
-        strftime=time.strftime,
-        struct_time=time.struct_time,
-    )
-    with _clock:
-        before = [module.time for module in modules]
-        for module in modules:
-            module.time = still
-        try:
-            yield
-        finally:
-            for module, clock in zip(modules, before, strict=True):
-                module.time = clock

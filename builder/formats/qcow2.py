@@ -12,7 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from builder.core.sparse import Extent, data_ranges
+from builder.core.extent import Extent
+from media.sparse import data_ranges
 
 CLUSTER_BITS: Final = 16
 CLUSTER: Final = 1 << CLUSTER_BITS

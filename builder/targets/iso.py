@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from builder.core.sparse import Extent
+from builder.core.extent import Extent
 from builder.core.verity import Verity
 from builder.formats import boot, disk, iso
 from builder.formats.iso import File

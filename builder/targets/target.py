@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from builder.core.architecture import ArchitectureName
-from builder.core.sparse import Extent
+from builder.core.extent import Extent
 from builder.core.tree import Tree
 from builder.core.verity import Verity
 from builder.debian.tools import Tools

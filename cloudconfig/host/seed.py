@@ -5,28 +5,18 @@ Format: cloud-init's NoCloud datasource, which every hypervisor tool of the worl
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pycdlib
-import pycdlib.dates
-import pycdlib.headervd
-import pycdlib.pycdlib
-import pycdlib.utils
+
+from media.isoclock import fixed_clock
 
 LABEL = "cidata"
 # The clock of every volume: two runs with the same input give the same bytes. 1980 is the oldest year that all readers like.
 EPOCH = 315532800
-
-_clock = threading.Lock()
 
 
 def make(path: str | Path, user_data: bytes | str, meta_data: bytes | str) -> None:
@@ -54,7 +44,7 @@ def meta_data(instance_id: str, hostname: str) -> str:
 
 def volume(files: dict[str, bytes | str]) -> bytes:
     """An ISO image with ``files`` in its root: equal input, equal bytes."""
-    with _fixed_clock():
+    with fixed_clock(EPOCH):
         iso = pycdlib.PyCdlib()
         iso.new(interchange_level=3, vol_ident=LABEL, joliet=3, rock_ridge="1.09")
         for index, name in enumerate(sorted(files)):
@@ -68,26 +58,3 @@ def volume(files: dict[str, bytes | str]) -> bytes:
         iso.write_fp(out)
         iso.close()
     return out.getvalue()
-
-
-@contextlib.contextmanager
-def _fixed_clock() -> Iterator[None]:
-    """Let pycdlib, which dates every record by itself, see one instant in UTC."""
-    modules: tuple[Any, ...] = (pycdlib.pycdlib, pycdlib.headervd, pycdlib.dates, pycdlib.utils)
-    still = SimpleNamespace(
-        time=lambda: float(EPOCH),
-        localtime=lambda _seconds=None: time.gmtime(EPOCH),
-        gmtime=lambda _seconds=None: time.gmtime(EPOCH),
-        strptime=time.strptime,
-        strftime=time.strftime,
-        struct_time=time.struct_time,
-    )
-    with _clock:
-        before = [module.time for module in modules]
-        for module in modules:
-            module.time = still
-        try:
-            yield
-        finally:
-            for module, clock in zip(modules, before, strict=True):
-                module.time = clock

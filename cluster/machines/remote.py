@@ -23,13 +23,13 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from builder.core.sparse import data_ranges
 from cluster.machines.process import dies_with_us
 from cluster.machines.qemu import PROGRAMS
 from cluster.model import logs
 from cluster.model.connection_uri import Place
 from cluster.model.layout import SOCKET_PATH_BYTES_MAX
 from cluster.model.machine import Machine
+from media.sparse import data_ranges
 from terminal import Failure
 
 FORWARD = Path(__file__).with_name("forward.py")

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from builder.core.sparse import data_ranges
+from media.sparse import data_ranges
 
 CHUNK_BYTES = 64 << 20
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.core.sparse import Extent
+from builder.core.extent import Extent
 from builder.core.verity import Verity, hash_bytes
 from builder.debian.tools import ToolFailure, Tools
 from builder.definition.definition import Disk, size_text

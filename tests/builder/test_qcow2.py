@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from builder.core.sparse import Extent
+from builder.core.extent import Extent
 from builder.debian.tools import Tools
 from builder.formats import qcow2
 from builder.formats.qcow2 import CLUSTER
