@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
+import ssl
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 from builder.core.store import Store
 from builder.debian.downloads import FetchFailure, downloaded
@@ -36,9 +38,8 @@ PAUSE: Final = 0.5
 _CHUNK: Final = 1 << 18
 # Room for directories and for whatever else the machine writes meanwhile.
 _MARGIN: Final = 64 << 20
-_TIMEOUT: Final = urllib3.Timeout(connect=15, read=30)
-# Attempts are ours to count, so that a transfer that breaks off is tried again like a connection that fails; redirects are its own.
-_RETRIES: Final = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)
+_CONNECT_S, _READ_S = 15, 30
+_REDIRECTS_MAX: Final = 5
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
 
 
@@ -120,7 +121,7 @@ class _Batch:
         self._stop = threading.Event()
         self._guard = threading.Lock()
         self._bytes = 0
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._sessions: dict[str, requests.Session] = {}
 
     def run(self, detail: Callable[[str], None]) -> None:
         total = sum(package.size for package in self._packages)
@@ -139,8 +140,8 @@ class _Batch:
         finally:
             self._stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-            for manager in self._pools.values():
-                manager.clear()
+            for session in self._sessions.values():
+                session.close()
 
     def _one(self, package: LockedPackage) -> None:
         try:
@@ -205,40 +206,40 @@ class _Batch:
             except FileNotFoundError:
                 raise _Gone(url, "no such file") from None
             return
-        headers = {"Accept-Encoding": "identity", "User-Agent": "osbuild"}
+        session = self._session(self._proxy(parts.scheme, parts.hostname or ""))
+        # Attempts are ours to count, so that a transfer that breaks off is tried again like a connection that fails.
         try:
-            response = self._pool(parts.scheme, parts.hostname or "").request(
-                "GET",
-                url,
-                headers=headers,
-                preload_content=False,
-                retries=_RETRIES,
-                timeout=_TIMEOUT,
-            )
-            try:
-                if response.status in _PASSING:
-                    raise _Passing(f"the mirror answers {response.status}")
-                if response.status in (404, 410):
-                    raise _Gone(url, f"the mirror answers {response.status}")
-                if response.status != 200:
+            with session.get(url, stream=True, timeout=(_CONNECT_S, _READ_S)) as response:
+                answer = f"the mirror answers {response.status_code}"
+                if response.status_code in _PASSING:
+                    raise _Passing(answer)
+                if response.status_code in (404, 410):
+                    raise _Gone(url, answer)
+                if response.status_code != 200:
                     raise FetchFailure(
-                        f"the mirror refuses {_title(package)}: it answers {response.status}",
+                        f"the mirror refuses {_title(package)}: it answers {response.status_code}",
                         where=url,
                         hint="choose another mirror with --mirror URL or OSBUILD_MIRROR",
                     )
-                yield response.stream(_CHUNK, decode_content=False)
-            finally:
-                response.close()
-        except HTTPError as error:
+                yield response.raw.stream(_CHUNK, decode_content=False)
+        except (requests.RequestException, HTTPError) as error:
             raise _Passing(_reason(error)) from error
 
-    def _pool(self, scheme: str, host: str) -> urllib3.PoolManager:
-        proxy = self._proxy(scheme, host)
+    def _session(self, proxy: str) -> requests.Session:
+        """Kept connections by way of ``proxy``, for all threads."""
         with self._guard:
-            if proxy not in self._pools:
-                maker = urllib3.ProxyManager(proxy, maxsize=self._options.threads) if proxy else None
-                self._pools[proxy] = maker or urllib3.PoolManager(maxsize=self._options.threads)
-            return self._pools[proxy]
+            if proxy not in self._sessions:
+                session = requests.Session()
+                session.trust_env = False  # which proxy, apt's options decide, too: _proxy
+                session.proxies = {"http": proxy, "https": proxy} if proxy else {}
+                trusted = ssl.get_default_verify_paths()  # the host's authorities: a mirror may have one of its own
+                session.verify = trusted.cafile or trusted.capath or True
+                session.max_redirects = _REDIRECTS_MAX
+                session.headers.update({"Accept-Encoding": "identity", "User-Agent": "osbuild"})
+                for scheme in ("http://", "https://"):
+                    session.mount(scheme, HTTPAdapter(pool_maxsize=self._options.threads))
+                self._sessions[proxy] = session
+            return self._sessions[proxy]
 
     def _proxy(self, scheme: str, host: str) -> str:
         own = self._mirror.apt_options.get(f"Acquire::{scheme}::Proxy", "")
@@ -258,13 +259,13 @@ class _Batch:
         return path.stat().st_size if path.exists() else 0
 
 
-def _reason(error: HTTPError) -> str:
-    """What went wrong at the bottom: urllib3 repeats the address, and each layer what the one below says."""
-    bottom: BaseException | None = error
-    if isinstance(error, MaxRetryError):
-        bottom = error.reason
-    while bottom is not None and bottom.__cause__ is not None:
-        bottom = bottom.__cause__
+def _reason(error: BaseException) -> str:
+    """What went wrong at the bottom: each layer repeats the address, and what the one below says."""
+    bottom = error
+    while (
+        below := getattr(bottom, "reason", None) or bottom.__cause__ or bottom.__context__
+    ) is not None and isinstance(below, BaseException):
+        bottom = below
     return str(bottom)
 
 

@@ -32,7 +32,7 @@ def obtain(
     missing = [package for package in lock.packages if not deb.is_unpacked(package.sha256, store)]
     if missing:
         if any(downloaded(package, store) is None for package in missing):
-            # With urllib3, which takes as long to import as all of a build's other modules.
+            # With requests, which takes as long to import as all of a build's other modules.
             from builder.debian.fetch import fetch
 
             fetch(missing, store, mirror, detail=detail, step=step)
