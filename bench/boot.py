@@ -2,14 +2,16 @@
 """How long one node takes to boot, against the same packages installed the conventional way, under the same QEMU.
 
 * **ours**: the image of ``osbuild``, in the machine that ``cluster up 1`` starts.
-* **conventional**: mmdebstrap of the same packages in the same versions (bench/rivals.py) with initramfs-tools' initrd, cloud-init and an ext4
-  root, given the same user-data on the same kind of seed; kernel and initrd are handed to QEMU as ours are. Its services are what Debian's
-  packages enable.
-* **as a cluster's node**: ours with the user-data of ``cluster up 1``, which has etcd and fleet start, too; to that there is no peer.
+* **conventional**: mmdebstrap of the same packages in the same versions (bench/rivals.py) with initramfs-tools' initrd,
+  cloud-init and an ext4 root, given the same user-data on the same kind of seed; kernel and initrd are handed to QEMU
+  as ours are. Its services are what Debian's packages enable.
+* **as a cluster's node**: ours with the user-data of ``cluster up 1``, which has etcd and fleet start, too; to that
+  there is no peer.
 
-Both: one processor, 1 GiB, two virtio network cards less one, emulated unless KVM runs. Measured from the start of QEMU to multi-user.target on the
-console, and to the word that user-data was applied; CPU seconds are QEMU's, which other programs on the computer stretch less. The critical
-chain of each is what its own systemd-analyze says (--chain). Needs root, for mmdebstrap's devices and mke2fs of a tree with owners.
+Both: one processor, 1 GiB, two virtio network cards less one, emulated unless KVM runs. Measured from the start of QEMU
+to multi-user.target on the console, and to the word that user-data was applied; CPU seconds are QEMU's, which other
+programs on the computer stretch less. The critical chain of each is what its own systemd-analyze says (--chain). Needs
+root, for mmdebstrap's devices and mke2fs of a tree with owners.
 """
 
 from __future__ import annotations

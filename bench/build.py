@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""How long a build takes, against mmdebstrap with mksquashfs and against mkosi, on the same packages, on the same disk, in the same run.
+"""How long a build takes, against mmdebstrap with mksquashfs and against mkosi, on the same packages, on the same disk,
+in the same run.
 
-All packages are downloaded before any clock starts: ours lie in the store, theirs in an archive on the local disk, in the same versions (see
-bench/rivals.py). Each case is a process of its own, from start to end:
+All packages are downloaded before any clock starts: ours lie in the store, theirs in an archive on the local disk, in
+the same versions (see bench/rivals.py). Each case is a process of its own, from start to end:
 
 * **nothing built yet**: the packages are there, and nothing that was made of them.
 * **one overlay file changed**, **one line of node code changed**: the same again; of mkosi, an incremental build.
@@ -90,7 +91,9 @@ def main() -> int:
 
 
 def row(case: str, seconds: Seconds) -> list[str]:
-    """Of each tool the seconds on the wall, median (min-max), and of processors; of the others also how many times ours that is."""
+    """Of each tool the seconds on the wall, median (min-max), and of processors; of the others also how many times ours
+    that is.
+    """
     base = seconds["osbuild"].get(case, [])
     cells = [case, *told(base)]
     for name in ("mkosi", "mmdebstrap"):

@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """How long a node takes to boot, a cluster to come up, and a unit to be back after its node's plug was pulled.
 
-* **boot**: one node of a cluster of one, by its own clock: from the kernel's first instruction to etcd healthy (its unit is active: the
-  member answers) and to the machine listed by fleet (fleetd's own line in the journal).
+* **boot**: one node of a cluster of one, by its own clock: from the kernel's first instruction to etcd healthy (its
+  unit is active: the member answers) and to the machine listed by fleet (fleetd's own line in the journal).
 * **cluster-up N**: from a built image to fleet on every node listing all machines, by phase.
-* **restored**: ``cluster up N --cached`` when a snapshot of such a cluster is there, until fleet on every node lists all again.
-* **namespaces**: the same cluster without virtual machines (``--driver namespaces``), where this computer can; its size and image are the same.
-* **idle**: what the host's processes take when nobody wants anything: QEMU of a node, and the supervisor with its switch and services.
-* **by hand**: the same nodes as one QEMU each with user networking (they cannot see each other), started together, until all greet by ssh: what
-  the harness adds to that.
-* **failover**: from SIGKILL of a QEMU to fleetctl showing the unit active on another machine, against the lease's time to live. The unit is
-  /bin/sleep, so that what is measured is fleet, not docker.
+* **restored**: ``cluster up N --cached`` when a snapshot of such a cluster is there, until fleet on every node lists
+  all again.
+* **namespaces**: the same cluster without virtual machines (``--driver namespaces``), where this computer can; its size
+  and image are the same.
+* **idle**: what the host's processes take when nobody wants anything: QEMU of a node, and the supervisor with its
+  switch and services.
+* **by hand**: the same nodes as one QEMU each with user networking (they cannot see each other), started together,
+  until all greet by ssh: what the harness adds to that.
+* **failover**: from SIGKILL of a QEMU to fleetctl showing the unit active on another machine, against the lease's time
+  to live. The unit is /bin/sleep, so that what is measured is fleet, not docker.
 
 Nothing else should run on the computer; the load before is in the JSON line.
 """
@@ -182,7 +185,9 @@ def memory_mib(pid: int) -> float:
 
 
 def by_hand(size: int) -> float:
-    """Seconds until ``size`` nodes greet by ssh that were started as somebody would start them who has our image and no harness."""
+    """Seconds until ``size`` nodes greet by ssh that were started as somebody would start them who has our image and no
+    harness.
+    """
     down()
     try:
         phases = Phases()

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Which filesystem the root should have: seconds to pack it, its size, and what a boot under emulation costs.
 
-The tree of image/node.yaml is packed with each writer and option; then QEMU boots it, emulated (TCG), with an empty state disk, until the
-console shows multi-user.target. CPU seconds are those of the QEMU process: they say what decompression costs, also on a busy machine.
-Wall seconds do not mean much while other machines run, so this refuses to boot then ('--no-boot' leaves boots out).
+The tree of image/node.yaml is packed with each writer and option; then QEMU boots it, emulated (TCG), with an empty
+state disk, until the console shows multi-user.target. CPU seconds are those of the QEMU process: they say what
+decompression costs, also on a busy machine. Wall seconds do not mean much while other machines run, so this refuses to
+boot then ('--no-boot' leaves boots out).
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 """Does fleet scale? A whole control plane on this computer, with as many machines and units as are asked for.
 
-Real: etcd (one member, fsync, a disk), three engines with the HTTP API in processes of their own, the agents with their registration, leases,
-watches and unit files (bench/hollow.py). Not real: systemd, and a network. Phases, each of which can be run alone:
+Real: etcd (one member, fsync, a disk), three engines with the HTTP API in processes of their own, the agents with their
+registration, leases, watches and unit files (bench/hollow.py). Not real: systemd, and a network. Phases, each of which
+can be run alone:
 
-* **fill**: all units are submitted over the API's socket on eight connections; until each has an order and its machine says that it runs;
+* **fill**: all units are submitted over the API's socket on eight connections; until each has an order and its machine
+  says that it runs;
 * **read**: a process of its own reads the whole prefix into a view, as a new leader does;
 * **failover**: the leader is killed (SIGKILL) and a unit submitted; until that unit has its order.
 
-Half of the units have Conflicts in groups of ten, a quarter wants one of four zones. Without the phase `fill` the state that it would leave is
-written to etcd directly. Each run begins with an empty etcd. CPU is that of etcd, engines, API and agents, not of who submits and looks.
+Half of the units have Conflicts in groups of ten, a quarter wants one of four zones. Without the phase `fill` the state
+that it would leave is written to etcd directly. Each run begins with an empty etcd. CPU is that of etcd, engines, API
+and agents, not of who submits and looks.
 """
 
 from __future__ import annotations
@@ -96,7 +99,9 @@ class Rows:
 
 
 class ControlPlane:
-    """etcd, engines and agents as processes, all ended by :meth:`close`; ``client`` and ``registry`` are ours to look with."""
+    """etcd, engines and agents as processes, all ended by :meth:`close`; ``client`` and ``registry`` are ours to look
+    with.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,8 @@
 """The processes of fleet_scale.py: a real engine with the real HTTP API, and many real agents whose systemd is hollow.
 
-A hollow agent is `fleet.agent.agent.Agent` with its registration, watch, unit files and client of etcd; only what it asks of systemd is answered
-at once: a unit that is started runs. Hundreds share a process and a loop, which saves threads and changes nothing of what they say to etcd.
+A hollow agent is `fleet.agent.agent.Agent` with its registration, watch, unit files and client of etcd; only what it
+asks of systemd is answered at once: a unit that is started runs. Hundreds share a process and a loop, which saves
+threads and changes nothing of what they say to etcd.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What bench/build.py measures us against: mmdebstrap with mksquashfs, and mkosi, both from Debian packages, both with the node's packages.
+"""What bench/build.py measures us against: mmdebstrap with mksquashfs, and mkosi, both from Debian packages, both with
+the node's packages.
 
-Both get their packages from one archive on the local disk: those of image/node.lock in the very same versions, what dpkg and the maintainer scripts
-want besides (image/comparison.lock), and what mkosi puts into the initrd that it makes.
+Both get their packages from one archive on the local disk: those of image/node.lock in the very same versions, what
+dpkg and the maintainer scripts want besides (image/comparison.lock), and what mkosi puts into the initrd that it makes.
 
-mkosi is the one of the suite that the node is made of, whatever the host is: mmdebstrap installs it with all it depends on into a folder, which
-becomes its tools tree. It only runs with the host's Python.
+mkosi is the one of the suite that the node is made of, whatever the host is: mmdebstrap installs it with all it depends
+on into a folder, which becomes its tools tree. It only runs with the host's Python.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Mmdebstrap:
     options: Sequence[str]
 
     def build(self) -> dict[str, Taken]:
-        """Both after each other, each alone, and what of it update-initramfs takes, since our nodes could not use what that makes."""
+        """Both after each other, each alone, and what of it update-initramfs takes, since our nodes could not use what
+        that makes.
+        """
         tree, root = self.folder / "tree", self.folder / "root.img"
         root.unlink(missing_ok=True)
         if tree.exists():
@@ -69,7 +72,9 @@ class Mmdebstrap:
 
 @dataclass(frozen=True)
 class Mkosi:
-    """mkosi with a disk image, bootable with systemd-boot, a UKI and its own initrd: what it does unless told otherwise."""
+    """mkosi with a disk image, bootable with systemd-boot, a UKI and its own initrd: what it does unless told
+    otherwise.
+    """
 
     folder: Path
     tree: Path

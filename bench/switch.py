@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""What two emulated nodes say to each other in a second, through our switch and through others, and what the switch's process takes for it.
+"""What two emulated nodes say to each other in a second, through our switch and through others, and what the switch's
+process takes for it.
 
-Two guests of the node image, one processor each, emulated (TCG), send zeros over TCP, from a few lines of Python that run instead of the image's
-systemd; their network cards are the nodes' (virtio, an MTU of 1500). Each case boots them anew, in turn, and every transfer is timed:
+Two guests of the node image, one processor each, emulated (TCG), send zeros over TCP, from a few lines of Python that
+run instead of the image's systemd; their network cards are the nodes' (virtio, an MTU of 1500). Each case boots them
+anew, in turn, and every transfer is timed:
 
 * **ours**: ``cluster/network/switch.py`` in a process of its own, ``-netdev stream``;
 * **ours, recorded**: the same with a capture of both cards;
@@ -10,7 +12,8 @@ systemd; their network cards are the nodes' (virtio, an MTU of 1500). Each case 
 * **vde_switch**: Debian's vde2, ``-netdev vde``;
 * **multicast**: no switch at all, ``-netdev socket,mcast=``, where every frame goes to everybody.
 
-CPU is that of the switch's process alone, for the bytes that were sent. Nothing else should run on the computer; the load before is in the JSON line.
+CPU is that of the switch's process alone, for the bytes that were sent. Nothing else should run on the computer; the
+load before is in the JSON line.
 """
 
 from __future__ import annotations
@@ -88,7 +91,9 @@ while True:
 
 @dataclass
 class Case:
-    """What was measured of one way to connect the guests: Mbit/s of each transfer, and CPU seconds of the switch per GiB."""
+    """What was measured of one way to connect the guests: Mbit/s of each transfer, and CPU seconds of the switch per
+    GiB.
+    """
 
     name: str
     rates: list[float] = field(default_factory=list)

@@ -14,7 +14,9 @@ from terminal.subprocesses import run_to_the_end
 
 
 class Taken(NamedTuple):
-    """Seconds of a command: on the wall, and of all its processes on all processors, which a busy machine stretches less."""
+    """Seconds of a command: on the wall, and of all its processes on all processors, which a busy machine stretches
+    less.
+    """
 
     wall: float
     cpu: float

@@ -83,8 +83,9 @@ class Browser:
         self.driver.get(page.resolve().as_uri() + fragment)
 
     def await_scripts(self, count: int) -> None:
-        """Wait until ``count`` script elements of the page are parsed: where scripts are off, the driver does not wait for a page to be there, and who
-        switches them on sooner has those run that come then."""
+        """Wait until ``count`` script elements of the page are parsed: where scripts are off, the driver does not wait
+        for a page to be there, and who switches them on sooner has those run that come then.
+        """
 
         def parsed() -> int:
             root = self._cdp("DOM.getDocument", depth=0)["root"]["nodeId"]
@@ -128,7 +129,8 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def until(self, happened: Callable[[], bool]) -> None:
-        """Wait until ``happened`` says so: for what the browser does in its own time, as telling a page of an address that a link changed.
+        """Wait until ``happened`` says so: for what the browser does in its own time, as telling a page of an address
+        that a link changed.
 
         Raises ``TimeoutException`` after 30 s.
         """
@@ -162,7 +164,8 @@ def browser() -> Iterator[Browser]:
         service = Service(str(DRIVER), log_output=os.devnull)
         driver = webdriver.Chrome(options=options, service=service)
         try:
-            # Chromium begins with a page of its own, whose requests would be taken for those of the first page that a test looks at.
+            # Chromium begins with a page of its own, whose requests would be taken for those of the first page that a
+            # test looks at.
             driver.get("about:blank")
             yield Browser(driver)
         finally:

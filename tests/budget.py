@@ -1,4 +1,6 @@
-"""What it costs to read what an enemy sends: time of the processor, so that other work on the computer does not count, and memory."""
+"""What it costs to read what an enemy sends: time of the processor, so that other work on the computer does not count,
+and memory.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,18 @@ from collections.abc import Callable
 
 INPUT_BYTES = 1 << 20
 CPU_S_MAX = 20.0
-"""For :data:`INPUT_BYTES`. A second is what it may cost; a parser that is not linear needs many minutes, and a busy computer several seconds."""
+"""For :data:`INPUT_BYTES`.
+
+A second is what it may cost; a parser that is not linear needs many minutes, and a busy computer several seconds.
+"""
 MEMORY_BYTES_MAX = 64 << 20
 
 
 def assert_cheap(work: Callable[[int], object]) -> None:
-    """``work``, which is given how many bytes to read, stays within both. Memory is that of an eighth: to count it takes ten times as long."""
+    """``work``, which is given how many bytes to read, stays within both.
+
+    Memory is that of an eighth: to count it takes ten times as long.
+    """
     begin = time.process_time()
     work(INPUT_BYTES)
     assert time.process_time() - begin < CPU_S_MAX
@@ -26,7 +34,9 @@ SECONDS_MAX = 1.0
 
 
 def assert_frugal(work: Callable[[bytes], object], data: Callable[[int], bytes]) -> None:
-    """``work`` with so many bytes of ``data`` costs what a mebibyte may, in proportion: a sixteenth for time (the best of three), for memory a quarter of that."""
+    """``work`` with so many bytes of ``data`` costs what a mebibyte may, in proportion: a sixteenth for time (the best
+    of three), for memory a quarter of that.
+    """
     large, small = data(FRUGAL_BYTES), data(FRUGAL_BYTES // 4)
     limit_s = 4 * SECONDS_MAX * FRUGAL_BYTES / INPUT_BYTES
     spent = limit_s

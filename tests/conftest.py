@@ -1,7 +1,8 @@
 """What all rooms' tests share: hypothesis settings, seeds that are told on failure, a real browser, and a real etcd.
 
-``real_etcd`` (one process for the whole run) and ``make_etcd`` (as many as a test likes) use, in this order: ``FLOTILLA_ETCD``, the tools
-closure, the PATH. Where none has an etcd the test fails and says what to do: a test that cannot run has not passed.
+``real_etcd`` (one process for the whole run) and ``make_etcd`` (as many as a test likes) use, in this order:
+``FLOTILLA_ETCD``, the tools closure, the PATH. Where none has an etcd the test fails and says what to do: a test that
+cannot run has not passed.
 """
 
 from __future__ import annotations

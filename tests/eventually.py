@@ -1,6 +1,7 @@
 """How tests wait: for what happens, never for a time that is usually enough.
 
-Where an event can be waited for itself (a pipe, a queue, a process's end), wait for that; all that can only be looked at is looked at here.
+Where an event can be waited for itself (a pipe, a queue, a process's end), wait for that; all that can only be looked
+at is looked at here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ T = TypeVar("T")
 
 
 def eventually(what: Callable[[], T], otherwise: str | Callable[[], str] = "", within_s: float = WITHIN_S) -> T:
-    """The first true answer of ``what``. AssertionError, with ``otherwise``, if none has come after ``within_s`` seconds."""
+    """The first true answer of ``what``.
+
+    AssertionError, with ``otherwise``, if none has come after ``within_s`` seconds.
+    """
     deadline = time.monotonic() + within_s
     while not (answer := what()):
         _check(deadline, answer, otherwise)
@@ -55,7 +59,9 @@ def _check(deadline: float, answer: object, otherwise: str | Callable[[], str]) 
 
 
 def ended(*pids: int, within_s: float = WITHIN_S) -> bool:
-    """Wait until these processes have ended, whoever's children they are; whether they have within ``within_s`` seconds each."""
+    """Wait until these processes have ended, whoever's children they are; whether they have within ``within_s`` seconds
+    each.
+    """
     for pid in pids:
         with suppress(ProcessLookupError):  # it has, and its parent knows
             process = os.pidfd_open(pid)

@@ -1,4 +1,6 @@
-"""What all commands have in common: help that lists the same options, suggestions, and the exit codes of docs/exit-codes.md."""
+"""What all commands have in common: help that lists the same options, suggestions, and the exit codes of
+docs/exit-codes.md.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The house rules, held by a test: tools first (format, lint, types, imports), then what no tool knows.
 
-Each message says what to do instead. ``scripts/test`` runs nothing besides pytest, so this is the one place where the tools run.
+Each message says what to do instead. ``scripts/test`` runs nothing besides pytest, so this is the one place where the
+tools run.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ BIN = Path(sys.executable).parent
 MODULE_LINES_MAX = 500
 MODULES_MAX = 20  # in a folder
 TEST_MODULE_LINES_MAX = 800  # a test file follows the module it tests, and cases are lines
-# A module above the limit is asking to be two. Reviewed exceptions, each with its reason; an entry that is not needed fails.
+# A module above the limit is asking to be two. Reviewed exceptions, each with its reason; an entry that is not needed
+# fails.
 LONG_MODULES: dict[str, str] = {}
 
 
@@ -90,7 +92,9 @@ def test_tools_agree(arguments: list[str], advice: str) -> None:
 
 
 def test_no_module_circle_and_no_folder_of_drawers() -> None:
-    """Rooms and their layers are held by import-linter; this holds what it does not say: no circle of modules, and 20 modules a folder at most."""
+    """Rooms and their layers are held by import-linter; this holds what it does not say: no circle of modules, and 20
+    modules a folder at most.
+    """
     for package in ("builder", "cloudconfig", "cluster", "fleet"):
         graph = grimp.build_graph(package, cache_dir=None)
         imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
@@ -186,7 +190,9 @@ READS_JSON = ("terminal/record.py", "guest/lines.py", "cluster/machines/namespac
 
 
 def test_json_is_read_without_trust() -> None:
-    """Python's reader lets Infinity, NaN and a RecursionError out, and whoever reads a file of the user's or an answer forgets one of them."""
+    """Python's reader lets Infinity, NaN and a RecursionError out, and whoever reads a file of the user's or an answer
+    forgets one of them.
+    """
     rooms = (
         "builder",
         "cloudconfig",

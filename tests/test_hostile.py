@@ -1,8 +1,10 @@
-"""Any mebibyte of any input costs at most one second of processor and 64 MiB: a table of what we read, and of what an enemy writes.
+"""Any mebibyte of any input costs at most one second of processor and 64 MiB: a table of what we read, and of what an
+enemy writes.
 
-What has a test of its own: user-data (tests/cloudconfig/test_budget.py), unit text (tests/unitfile/test_hostile.py), frames and questions of a
-guest (tests/cluster/services/test_hostile_frames.py), HTTP to the services (test_hostile_http.py there), the root shell (tests/cluster/test_utterance.py,
-tests/guest/test_lines.py), QMP (tests/cluster/test_qmp.py), what is compressed (tests/builder/test_inflate.py).
+What has a test of its own: user-data (tests/cloudconfig/test_budget.py), unit text (tests/unitfile/test_hostile.py),
+frames and questions of a guest (tests/cluster/services/test_hostile_frames.py), HTTP to the services
+(test_hostile_http.py there), the root shell (tests/cluster/test_utterance.py, tests/guest/test_lines.py), QMP
+(tests/cluster/test_qmp.py), what is compressed (tests/builder/test_inflate.py).
 """
 
 from __future__ import annotations
@@ -61,7 +63,10 @@ Reader = Callable[[bytes, Path], object]
 
 
 class Hostile(NamedTuple):
-    """``piece`` again and again, between ``head`` and ``tail``. A number sign in it becomes another number each time."""
+    """``piece`` again and again, between ``head`` and ``tail``.
+
+    A number sign in it becomes another number each time.
+    """
 
     piece: str
     head: str = ""

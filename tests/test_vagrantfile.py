@@ -1,4 +1,7 @@
-"""The Vagrantfile as Vagrant reads it: machines and their addresses, options, and what is said of those that cannot be. No machine is started."""
+"""The Vagrantfile as Vagrant reads it: machines and their addresses, options, and what is said of those that cannot be.
+
+No machine is started.
+"""
 
 from __future__ import annotations
 

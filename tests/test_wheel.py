@@ -1,6 +1,7 @@
 """What we ship works where there is no checkout: from a wheel, in an empty folder, with an empty home.
 
-No network: the wheel is built by the installed backend, and the clean environment borrows third-party packages from ours.
+No network: the wheel is built by the installed backend, and the clean environment borrows third-party packages from
+ours.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 
 
 def data_of_checkout() -> set[Path]:
-    """The files that a wheel carries as data: not the instances of units that somebody has linked beside the examples, as the README does."""
+    """The files that a wheel carries as data: not the instances of units that somebody has linked beside the examples,
+    as the README does.
+    """
     files = {p for folder in ("image", "units") for p in (ROOT / folder).rglob("*") if p.is_file()}
     return files - set((ROOT / "units/examples").glob("*@?*.*"))
 

@@ -1,7 +1,7 @@
 """What tests on real machines share: the image, the container, and one cluster of three that is booted once.
 
-The cluster has a name of its own, so that a cluster of the person at the desk is left alone. Reports of failed tests, and the watch for trouble
-on consoles and in journals, are the plugin's (docs/testing.md).
+The cluster has a name of its own, so that a cluster of the person at the desk is left alone. Reports of failed tests,
+and the watch for trouble on consoles and in journals, are the plugin's (docs/testing.md).
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run the tests of nodes in namespaces where those can run; elsewhere say why not, and run the same on virtual machines."""
+    """Run the tests of nodes in namespaces where those can run; elsewhere say why not, and run the same on virtual
+    machines.
+    """
     chosen = [item for item in items if item.get_closest_marker("namespaces") is None]
     if len(chosen) < len(items) and (missing := requirements.lacks()):
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
@@ -115,7 +117,10 @@ class Fleetctl:
 
 
 def until(what: str, holds: Callable[[], object], seconds: float, pause: float = 1.0) -> float:
-    """Wait until ``holds()`` is true; returns the seconds it took. An AssertionError says what did not come true, and the last answer."""
+    """Wait until ``holds()`` is true; returns the seconds it took.
+
+    An AssertionError says what did not come true, and the last answer.
+    """
     begin = time.monotonic()
     while True:
         answer = holds()
@@ -181,7 +186,9 @@ def fresh(redis_archive: Path, request: pytest.FixtureRequest) -> Iterator[Clust
 
 
 def prepared(options: Options) -> Cluster:
-    """A cluster of ``options`` whose nodes are off, to be given seeds of their own; other commands take it for one that came up, and let it be."""
+    """A cluster of ``options`` whose nodes are off, to be given seeds of their own; other commands take it for one that
+    came up, and let it be.
+    """
     phases = Phases(sys.__stderr__)
     with changing(Layout.of(options.name)):
         cluster = prepare(built(options, phases), phases)
@@ -190,7 +197,10 @@ def prepared(options: Options) -> Cluster:
 
 
 def settle(*nodes: Node) -> None:
-    """Wait until the boot of each is over, well or not. Not by Readiness, which gives up when it hears of user-data that is broken."""
+    """Wait until the boot of each is over, well or not.
+
+    Not by Readiness, which gives up when it hears of user-data that is broken.
+    """
     for node in nodes:
         until(f"{node.name} has settled", partial(_is_settled, node), SETTLED_S, 0.2)
 

@@ -96,7 +96,8 @@ class Machine:
 def machine(
     folder: Path, key: Path, devices: Sequence[str] = (), *, uefi: bool, network: Path | None = None
 ) -> Iterator[Machine]:
-    """A machine with ``devices`` (words for QEMU), switched on; its plug is pulled when the block ends. ``folder`` is made for it.
+    """A machine with ``devices`` (words for QEMU), switched on; its plug is pulled when the block ends. ``folder`` is
+    made for it.
 
     With ``network``, it starts from that: its card (``MAC``) is told to fetch ``boot.ipxe`` of this folder.
     """
@@ -133,8 +134,10 @@ def machine(
 def direct(
     image: Path, root: Path, command_line: str, work: Path, key: Path, more: Sequence[str] = (), name: str = "machine"
 ) -> Iterator[Machine]:
-    """A machine whose kernel is given ``root`` and ``command_line``, and ``work/state``, which is empty unless it is there already, and
-    the devices ``more``; ``name`` is of its own folder in ``work``. A panic ends it at once, not after 10 seconds."""
+    """A machine whose kernel is given ``root`` and ``command_line``, and ``work/state``, which is empty unless it is
+    there already, and the devices ``more``; ``name`` is of its own folder in ``work``. A panic ends it at once, not
+    after 10 seconds.
+    """
     state = work / "state"
     with state.open("ab") as file:
         file.truncate(STATE_BYTES)

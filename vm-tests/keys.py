@@ -1,4 +1,5 @@
-"""etcd as a client on a node's own loopback sees it, through the node's ssh: JSON over HTTP, no program is run on the node.
+"""etcd as a client on a node's own loopback sees it, through the node's ssh: JSON over HTTP, no program is run on the
+node.
 
 The paths and names are etcd's gRPC gateway's (api v3.5); keys and values are base64 there.
 """

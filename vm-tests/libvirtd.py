@@ -1,8 +1,10 @@
-"""A computer of the test's own with libvirt's daemons on it: namespaces of Linux, so that nothing of the real one's network is touched.
+"""A computer of the test's own with libvirt's daemons on it: namespaces of Linux, so that nothing of the real one's
+network is touched.
 
-It has its own network (a loopback card, what libvirt adds, and no way out), processes, ``/run``, ``/sys``, ``/etc`` and ``/var``; what is written
-there is in a folder of the test or in memory. Nothing of Debian's packages has to be started or configured: only their programs are
-used. It ends with the test, and with the test's process if that is killed: all processes on it go with its first one.
+It has its own network (a loopback card, what libvirt adds, and no way out), processes, ``/run``, ``/sys``, ``/etc`` and
+``/var``; what is written there is in a folder of the test or in memory. Nothing of Debian's packages has to be started
+or configured: only their programs are used. It ends with the test, and with the test's process if that is killed: all
+processes on it go with its first one.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-# The first process: whoever's standard input it has, lives as long as that. It takes in orphans, as init does (bash waits for all its children).
+# The first process: whoever's standard input it has, lives as long as that. It takes in orphans, as init does (bash
+# waits for all its children).
 _INIT: Final = """\
 set -eu
 folder=$1

@@ -1,6 +1,7 @@
 """Tries doors: a program for nodes and containers, which have nothing of ours. Standard library only.
 
-``probe.py SECONDS HOST:PORT...`` connects to all at once, and prints what became of each as JSON: ``open``, or how it was refused.
+``probe.py SECONDS HOST:PORT...`` connects to all at once, and prints what became of each as JSON: ``open``, or how it
+was refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A node of another architecture, built here without running anything of it, and booted under emulation: what amd64's do, it does."""
+"""A node of another architecture, built here without running anything of it, and booted under emulation: what amd64's
+do, it does.
+"""
 
 from __future__ import annotations
 

@@ -148,7 +148,9 @@ def test_user_data_that_is_broken_harms_nothing(nodes: list[Node]) -> None:
 
 
 def test_ignition_once(nodes: list[Node]) -> None:
-    """coreos.ignition.once, and autopkgtest's reboot marks: the second boot finds what the first made, and the same machine."""
+    """coreos.ignition.once, and autopkgtest's reboot marks: the second boot finds what the first made, and the same
+    machine.
+    """
     basic, script = nodes[:2]
     before = {node.name: facts(node) for node in (basic, script)}
     machines = {node.name: node.root("cat /etc/machine-id").out for node in nodes}

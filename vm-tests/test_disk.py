@@ -1,4 +1,7 @@
-"""The disk of an installed node under UEFI: grown, verified, kept. And a root that is not what was built: nothing runs from it. Nine boots."""
+"""The disk of an installed node under UEFI: grown, verified, kept.
+
+And a root that is not what was built: nothing runs from it. Nine boots.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,9 @@ PANIC: Final = "Kernel panic - not syncing: dm-verity device corrupted"
 
 @dataclass(frozen=True)
 class Installed:
-    """The machine after its first boot, running for the second time; ``tables`` are the partition tables as built and after the first boot,
-    ``seen`` is what the first boot looked like from inside."""
+    """The machine after its first boot, running for the second time; ``tables`` are the partition tables as built and
+    after the first boot, ``seen`` is what the first boot looked like from inside.
+    """
 
     machine: Machine
     tables: tuple[dict[str, Any], dict[str, Any]]
@@ -49,7 +53,9 @@ LOOK: Final = {
 
 
 def table(disk: Path, tools: Tools) -> dict[str, Any]:
-    """The partition table of the qcow2 image ``disk``, of which sfdisk finds that all is well: both copies are there and agree."""
+    """The partition table of the qcow2 image ``disk``, of which sfdisk finds that all is well: both copies are there
+    and agree.
+    """
     raw = disk.with_suffix(".raw")
     tools.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(disk), str(raw))
     try:
@@ -126,7 +132,10 @@ def test_the_root_is_verified_and_read_only(installed: Installed) -> None:
 
 
 def test_the_last_tenth_of_the_state_is_for_etcd_and_the_system(installed: Installed) -> None:
-    """What a container, an account, or root without the right to exceed limits cannot take: docs/room.md. The disk was formatted by an earlier boot."""
+    """What a container, an account, or root without the right to exceed limits cannot take: docs/room.md.
+
+    The disk was formatted by an earlier boot.
+    """
     node = installed.machine
     size, free, available = (int(word) * 4096 for word in node.check("stat -f -c '%b %f %a' /var").split())
     kept = min(max(size // 10, 512 << 20), 3 << 30, size // 4)
@@ -169,7 +178,9 @@ def data_bytes(image: Path) -> int:
 
 
 def first_byte_of(path: str, image: Path, work: Path) -> int:
-    """Where the first block of the root is that ``path`` in it cannot be read without: nobody tells, so blocks are taken away until it cannot."""
+    """Where the first block of the root is that ``path`` in it cannot be read without: nobody tells, so blocks are
+    taken away until it cannot.
+    """
     root, tools = image / "root.img", Tools.ours()
     whole = tools.run("unsquashfs", "-cat", str(root), path)
     with root.open("rb") as file:

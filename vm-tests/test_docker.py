@@ -1,7 +1,9 @@
-"""Docker on real nodes: row 18 of the suite (kola's docker.network, docker.containerd-restart; docker.base is in test_node.py), and the doors of nodes.
+"""Docker on real nodes: row 18 of the suite (kola's docker.network, docker.containerd-restart; docker.base is in
+test_node.py), and the doors of nodes.
 
-A container without any privilege tries all doors, a stranger beyond a router tries etcd's, and what is published is open: ``docs/firewall.md``. What is
-refused there is open to the nodes themselves, as the same program finds: a test of closed doors must be able to tell that they are doors.
+A container without any privilege tries all doors, a stranger beyond a router tries etcd's, and what is published is
+open: ``docs/firewall.md``. What is refused there is open to the nodes themselves, as the same program finds: a test of
+closed doors must be able to tell that they are doors.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ STRANGER = "192.0.2.5"
 
 @pytest.mark.fast
 def test_docker_network(cluster: Cluster) -> None:
-    """docker.network: a container is reached from another one, from its host, and from another node by a published port."""
+    """docker.network: a container is reached from another one, from its host, and from another node by a published
+    port.
+    """
     one, two = cluster.nodes[:2]
     running(one, "first")  # takes the address that the client has on its own node
     running(one, "server", "--publish 6379:6379")
@@ -97,7 +101,9 @@ def nodes(cluster: Cluster) -> tuple[Node, Node]:
 
 @pytest.mark.fast
 def test_a_container_finds_every_door_closed(nodes: tuple[Node, Node], cluster: Cluster) -> None:
-    """etcd and its peers here and there, by each address of the node; ssh; this computer's services; the metadata service."""
+    """etcd and its peers here and there, by each address of the node; ssh; this computer's services; the metadata
+    service.
+    """
     one, two = nodes
     bridge = one.ask("docker network inspect bridge --format '{{(index .IPAM.Config 0).Gateway}}'").strip()
     discovery = cluster.description.discovery_url(cluster.description.token).split("/")[2]

@@ -1,4 +1,5 @@
-"""etcd on real nodes under faults, each test in a fresh cluster: rows 4, 5, 8 to 11 of the suite that etcd's and CoreOS's own left us.
+"""etcd on real nodes under faults, each test in a fresh cluster: rows 4, 5, 8 to 11 of the suite that etcd's and
+CoreOS's own left us.
 
 A test's name is its ancestor's, as far as Python lets it: etcd's functional tests, Jepsen's nemeses, kola's clusters.
 """
@@ -24,7 +25,9 @@ from .keys import leader, others
 pytestmark = pytest.mark.needs()
 
 ELECTION_S = 60
-"""For a new leader: an election timeout of 5 s (tcg), a second round if votes were split, on a computer that has other things to do."""
+"""For a new leader: an election timeout of 5 s (tcg), a second round if votes were split, on a computer that has other
+things to do.
+"""
 HEAL_S = 90
 
 
@@ -118,7 +121,9 @@ def test_sigterm_quorum(fresh: Cluster) -> None:
 
 @pytest.mark.fast
 def test_blackhole_peer_port_leader(fresh: Cluster) -> None:
-    """The leader is alone: the majority elects another, and the old one, which still hears its clients, tells them nothing stale."""
+    """The leader is alone: the majority elects another, and the old one, which still hears its clients, tells them
+    nothing stale.
+    """
     old = leader(fresh)
     kept = written(old, "/before/")
     with fresh.net.isolate(old):
@@ -145,7 +150,9 @@ def test_partition_bridge(fresh: Cluster) -> None:
 
 @pytest.mark.full
 def test_blackhole_one_way(fresh: Cluster) -> None:
-    """The leader hears nobody, and everybody hears it: its heartbeats must not keep a leader in office whom no answer reaches."""
+    """The leader hears nobody, and everybody hears it: its heartbeats must not keep a leader in office whom no answer
+    reaches.
+    """
     old = leader(fresh)
     kept = written(old, "/before/")
     deaf = [fresh.net.cut(node, to=old) for node in others(fresh, old)]
@@ -178,7 +185,10 @@ class Degraded(TypedDict, total=False):
 )
 @pytest.mark.full
 def test_degraded(fresh: Cluster, ancestor: str, degraded: Degraded) -> None:
-    """Bad links between all nodes: acknowledged writes are kept, and all agree in the end. Half of the frames lost may cost the leader."""
+    """Bad links between all nodes: acknowledged writes are kept, and all agree in the end.
+
+    Half of the frames lost may cost the leader.
+    """
     numbers = [node.number for node in fresh.nodes]
     for one in numbers:
         for other in numbers[one:]:

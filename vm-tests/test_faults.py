@@ -48,7 +48,9 @@ def offset_s(node: Node) -> float:
 
 @pytest.mark.fast
 def test_disk_slow_full_and_failing(fresh: Cluster) -> None:
-    """Row 12 and 13: a slow disk slows writes and nothing else; a full one is told as such, and a file less mends it; a failing one is read-only."""
+    """Row 12 and 13: a slow disk slows writes and nothing else; a full one is told as such, and a file less mends it; a
+    failing one is read-only.
+    """
     first = leader(fresh)
     node = others(fresh, first)[0]
     sync = "for i in $(seq 10); do echo $i >/var/tmp/x; sync /var/tmp/x; done"
@@ -77,12 +79,15 @@ def test_disk_slow_full_and_failing(fresh: Cluster) -> None:
 
 @pytest.mark.full
 def test_corrupt_wal(fresh: Cluster) -> None:
-    """A byte of a member's log rots while it is off: its etcd does not start and says why, the others go on; the byte mended, it is back."""
+    """A byte of a member's log rots while it is off: its etcd does not start and says why, the others go on; the byte
+    mended, it is back.
+    """
     first = leader(fresh)
     node = others(fresh, first)[0]
     keys.put(node, "/before", "1")
     node.kill()
-    # The log's first record is 16 bytes; of the second, 8 are its length and 10 its type, checksum and size: this is what the checksum is about.
+    # The log's first record is 16 bytes; of the second, 8 are its length and 10 its type, checksum and size: this is
+    # what the checksum is about.
     fault = node.disk.corrupt(WAL, offset=37)
     node.start()
     until(
@@ -124,7 +129,9 @@ def test_clock_bump_and_strobe(fresh: Cluster) -> None:
 
 @pytest.mark.full
 def test_power_cut_of_all_and_reboot(fresh: Cluster) -> None:
-    """All plugs at one moment: what was acknowledged is there when they are back; then one reboots, with another boot's id."""
+    """All plugs at one moment: what was acknowledged is there when they are back; then one reboots, with another boot's
+    id.
+    """
     keys.put(leader(fresh), "/before", "1")
     fresh.power_cut()
     for node in fresh.nodes:

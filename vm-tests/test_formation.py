@@ -1,6 +1,7 @@
 """How a cluster forms: rows 1, 2, 3 and 17 of the suite, in one cluster of four that boots with everything in its way.
 
-The token is for three. Node 3 is switched on a minute late, node 4 finds a full cluster, and the discovery service is away in between.
+The token is for three. Node 3 is switched on a minute late, node 4 finds a full cluster, and the discovery service is
+away in between.
 """
 
 from __future__ import annotations
@@ -72,13 +73,17 @@ def members(cluster: Cluster) -> list[str]:
 
 
 def late_and_proxy(cluster: Cluster) -> tuple[Node, Node]:
-    """Of the two that came late, the one that is a member (who came first), and the one for whom there was no place left."""
+    """Of the two that came late, the one that is a member (who came first), and the one for whom there was no place
+    left.
+    """
     three, four = cluster.nodes[2:]
     return (three, four) if three.name in members(cluster) else (four, three)
 
 
 def test_cl_etcd_member_discovery(cluster: Cluster) -> None:
-    """cl.etcd-member.discovery, functional tests' initial start: a late one is a member all the same, there is one leader."""
+    """cl.etcd-member.discovery, functional tests' initial start: a late one is a member all the same, there is one
+    leader.
+    """
     late, _ = late_and_proxy(cluster)
     assert members(cluster) == ["node-1", "node-2", late.name]
     said = [keys.member(node) for node in (*cluster.nodes[:2], late)]
@@ -109,7 +114,9 @@ def test_coreos_fleet_etcdproxy(cluster: Cluster, tmp_path_factory: pytest.TempP
 
 
 def test_a_token_that_is_full_takes_nobody_else(cluster: Cluster) -> None:
-    """bugs 1323, MemberReplace: a wiped member does not come in as a fourth, nor by itself; removed and added anew it is in its own place."""
+    """bugs 1323, MemberReplace: a wiped member does not come in as a fourth, nor by itself; removed and added anew it
+    is in its own place.
+    """
     late, _ = late_and_proxy(cluster)
     one = cluster.nodes[0]
     former = keys.member(late).id

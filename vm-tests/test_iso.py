@@ -1,4 +1,7 @@
-"""The ISO: a CD for BIOS and for UEFI, a USB disk for UEFI; live, and what its installer leaves on a disk. Four boots."""
+"""The ISO: a CD for BIOS and for UEFI, a USB disk for UEFI; live, and what its installer leaves on a disk.
+
+Four boots.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,9 @@ def target(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def live(stick: Path, target: Path, folder: Path, key: Path) -> Iterator[Machine]:
-    """The machine that runs from the stick; with an NVMe disk, a disk that is too small, and a seed volume that lets us in."""
+    """The machine that runs from the stick; with an NVMe disk, a disk that is too small, and a seed volume that lets us
+    in.
+    """
     volume, small = folder / "seed.iso", folder / "small"
     text = f"#cloud-config\nhostname: live\nssh_authorized_keys:\n  - {public(key)}\n"
     seed.make(volume, text, seed.meta_data("live", "live"))

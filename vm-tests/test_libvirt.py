@@ -1,4 +1,6 @@
-"""Real nodes that libvirt runs: without a daemon, by this user's daemon, and on another computer by ssh, in one cluster."""
+"""Real nodes that libvirt runs: without a daemon, by this user's daemon, and on another computer by ssh, in one
+cluster.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Nodes in namespaces: a whole cluster of them, and that they are nodes of their own and leave this computer alone. ``docs/namespaces.md``.
+"""Nodes in namespaces: a whole cluster of them, and that they are nodes of their own and leave this computer alone.
+``docs/namespaces.md``.
 
-On a computer that cannot run such nodes (who runs the tests is not root, say) these tests are not among those that are run; see conftest.py.
+On a computer that cannot run such nodes (who runs the tests is not root, say) these tests are not among those that are
+run; see conftest.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The network between real nodes, made bad and recorded: what the switch says it does is what the nodes' own kernels see."""
+"""The network between real nodes, made bad and recorded: what the switch says it does is what the nodes' own kernels
+see.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ socket.create_connection((sys.argv[1], 9000)).sendall(bytes(1 << 18))
 def pings(node: Node, to: Node | str, count: int = PINGS) -> list[float]:
     """Round trips in milliseconds of the pings that were answered within two seconds; a doubled answer is there twice."""
     address = to if isinstance(to, str) else to.address
-    # It waits twice the longest round trip for the last answer, and a changed frame may tell it of one that took ten minutes.
+    # It waits twice the longest round trip for the last answer, and a changed frame may tell it of one that took ten
+    # minutes.
     said = node.root(f"timeout -s INT 15 busybox ping -c {count} -i {INTERVAL_S} -W 2 {address}").out
     return [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
 
@@ -77,7 +80,10 @@ def test_losing_doubling_and_changing_is_what_ping_counts(cluster: Cluster) -> N
 
 
 def test_a_rate_is_what_a_transfer_takes(cluster: Cluster) -> None:
-    """A quarter of a megabyte at 1 Mbit/s takes two seconds; without a limit, next to nothing. Sent over TCP, which finds the rate by itself."""
+    """A quarter of a megabyte at 1 Mbit/s takes two seconds; without a limit, next to nothing.
+
+    Sent over TCP, which finds the rate by itself.
+    """
     one, two, _ = cluster.nodes
     receive = shlex.quote(f"python3 -c {shlex.quote(RECEIVE)} > /run/received")
     send = f"python3 -c {shlex.quote(SEND)} {two.address}"

@@ -77,7 +77,9 @@ def test_the_root_is_read_only_and_etc_and_var_are_not(node: Node) -> None:
 
 
 def test_every_path_of_the_root_is_what_the_build_lists(node: Node, image: Path, tmp_path: Path) -> None:
-    """Seen below what is mounted over it: kind, mode, owners, time, size, target of each; and the contents of programs and of our code."""
+    """Seen below what is mounted over it: kind, mode, owners, time, size, target of each; and the contents of programs
+    and of our code.
+    """
     wanted = filelist.load(image)
     (tmp_path / "list").write_text(
         "set -e; mkdir -p /run/root; mount --bind / /run/root; trap 'cd /; umount /run/root' EXIT; cd /run/root\n"
@@ -123,7 +125,9 @@ def test_docker_waits_for_its_socket_and_redis_is_there(cluster: Cluster) -> Non
 
 
 def test_containers_are_confined(cluster: Cluster) -> None:
-    """By docker's own AppArmor profile, which docker loads when it starts: it does what is asked of it, and nothing that is not."""
+    """By docker's own AppArmor profile, which docker loads when it starts: it does what is asked of it, and nothing
+    that is not.
+    """
     node = cluster.nodes[0]
     running(node, "confined")
     assert node.root("cat /sys/kernel/security/apparmor/profiles").out.strip() == "docker-default (enforce)"

@@ -1,4 +1,6 @@
-"""The node as it is released: small enough, with nothing in it that a node has no use for, everything that it has, and it boots."""
+"""The node as it is released: small enough, with nothing in it that a node has no use for, everything that it has, and
+it boots.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,10 @@ UNPACKED = ("usr/lib/python3", "usr/share/doc/")
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a release build. It held its budget: there would be none otherwise. What waits in the archive today is not asked here."""
+    """The folder of a release build. It held its budget: there would be none otherwise.
+
+    What waits in the archive today is not asked here.
+    """
     output = tmp_path_factory.mktemp("release") / "node"
     return build_image(
         Settings(output=output, release=True, outdated="ignore", phases=Phases(sys.__stderr__))

@@ -1,4 +1,6 @@
-"""Room of its own: a container fills the disk, on a machine with its own kernel; etcd, the journal and a reboot do not mind. Two boots."""
+"""Room of its own: a container fills the disk, on a machine with its own kernel; etcd, the journal and a reboot do not
+mind. Two boots.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,8 @@ def test_a_container_that_fills_the_disk_stops_nothing_but_itself(node: Node) ->
 
     for number in range(10):
         keys.put(node, f"/full/{number}", "x" * 1_000_000)
-    # 24 MiB: more than one file of the journal, so that it has to begin another. While the disk is full, it keeps the newest only.
+    # 24 MiB: more than one file of the journal, so that it has to begin another. While the disk is full, it keeps the
+    # newest only.
     root(
         node, "head -c 24M /dev/urandom | base64 -w 40000 | systemd-cat -t flood && echo the end | systemd-cat -t flood"
     )
@@ -101,7 +104,8 @@ def test_a_container_that_fills_the_disk_stops_nothing_but_itself(node: Node) ->
     assert "removed the container ended" in told
     assert "removed the image unused:1" in told
 
-    # Whatever the superblock says (a disk formatted by an older image) the next boot keeps the room again, on a full disk, too.
+    # Whatever the superblock says (a disk formatted by an older image) the next boot keeps the room again, on a full
+    # disk, too.
     root(node, "tune2fs -r 1000 $(findmnt -no SOURCE /var)")
     node.reboot()
     settle(node)

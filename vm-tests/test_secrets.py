@@ -1,7 +1,8 @@
-"""Where the secrets of user-data do not turn up: a canary in each place that may hold one, and then a search of all that others can read.
+"""Where the secrets of user-data do not turn up: a canary in each place that may hold one, and then a search of all
+that others can read.
 
-Two nodes whose user-data comes from the metadata service, so that the second could ask for the first one's. The image cannot hold a canary:
-they are made after it was built.
+Two nodes whose user-data comes from the metadata service, so that the second could ask for the first one's. The image
+cannot hold a canary: they are made after it was built.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ def node(world: World) -> Node:
 
 
 def outside(node: Node, command: str, *words: str) -> list[str]:
-    """Lines with one of ``words`` of what an account without any rights sees by ``command``, which names none of them: it is seen, too."""
+    """Lines with one of ``words`` of what an account without any rights sees by ``command``, which names none of them:
+    it is seen, too.
+    """
     said = node.root(f"setpriv --reuid=65534 --regid=65534 --clear-groups sh -c {shlex.quote(command)} 2>/dev/null")
     return [line for line in re.split("[\n\0]", said.out) if any(word in line for word in words)]
 

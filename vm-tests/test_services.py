@@ -1,7 +1,7 @@
 """What a real node finds on its segment: names, time, files, images, discovery, and its own user-data.
 
-One node takes its user-data from the EC2-like service, after an address by DHCP; another, of a cluster of its own, from the
-OpenStack-like one.
+One node takes its user-data from the EC2-like service, after an address by DHCP; another, of a cluster of its own, from
+the OpenStack-like one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The root shell of a node: with no network, with no ssh, through a reboot; and what the node says of itself, against a real PID 1."""
+"""The root shell of a node: with no network, with no ssh, through a reboot; and what the node says of itself, against a
+real PID 1.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,10 @@ def root(node: Node, command: str) -> str:
 
 
 def test_it_costs_a_boot_little(node: Node) -> None:
-    """Idle, nothing; and from the start until here less than a tenth of what the whole boot took. The first test: the others give it work."""
+    """Idle, nothing; and from the start until here less than a tenth of what the whole boot took.
+
+    The first test: the others give it work.
+    """
     usage = "grep usage_usec /sys/fs/cgroup/system.slice/flotilla-shell.service/cpu.stat"
     agent = "cut -d' ' -f14,15 /proc/$PPID/stat"
     before = sum(map(int, root(node, agent).split()))

@@ -1,7 +1,7 @@
 """The story of the README: a unit moves when its node's plug is pulled, and no other unit is disturbed.
 
-One cluster, one story: the tests run in this order, each a chapter that begins where the last one ended. They run on the quickest driver that
-works here and, with ``--full``, on machines, too.
+One cluster, one story: the tests run in this order, each a chapter that begins where the last one ended. They run on
+the quickest driver that works here and, with ``--full``, on machines, too.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def pings(node: Node, container: str) -> bool:
 
 
 def active_since(node: Node, unit: str) -> str:
-    """systemd's own time of the start, in microseconds since the node's boot, and the process: both change with any restart."""
+    """systemd's own time of the start, in microseconds since the node's boot, and the process: both change with any
+    restart.
+    """
     return node.check(f"systemctl show -P ActiveEnterTimestampMonotonic -P MainPID {unit}")
 
 

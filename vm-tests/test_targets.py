@@ -1,4 +1,7 @@
-"""A node from the network, and one out of a vagrant box: what these targets deliver starts, and does what it is for. Two boots."""
+"""A node from the network, and one out of a vagrant box: what these targets deliver starts, and does what it is for.
+
+Two boots.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """User-data in all its breadth on real nodes: what a host validates is what a node has.
 
-The first half is one text with most keys on one node, in namespaces where those can run. The second half is what takes a machine: disks,
-swap, the card, and what a reboot changes.
+The first half is one text with most keys on one node, in namespaces where those can run. The second half is what takes
+a machine: disks, swap, the card, and what a reboot changes.
 """
 
 from __future__ import annotations

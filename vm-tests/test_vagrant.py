@@ -1,7 +1,8 @@
-"""``vagrant up`` as a person does it, with libvirt: our box, our Vagrantfile, Debian's vagrant, on a computer of the test's own.
+"""``vagrant up`` as a person does it, with libvirt: our box, our Vagrantfile, Debian's vagrant, on a computer of the
+test's own.
 
-One node, emulated or not, as this computer can: it comes up, is a cluster, keeps its data when it is switched off and on, and is gone without a
-trace in the end. Two boots.
+One node, emulated or not, as this computer can: it comes up, is a cluster, keeps its data when it is switched off and
+on, and is gone without a trace in the end. Two boots.
 """
 
 from __future__ import annotations

@@ -101,8 +101,9 @@ class Archive:
         members: Iterable[tuple[tarfile.TarInfo, bytes]] = (),
         **fields: str | None,
     ) -> bytes:
-        """Put the package ``name`` into ``suite`` with control ``fields`` (Pre_Depends for Pre-Depends); returns its file, in which is
-        nothing but the control part with ``scripts``, and ``members``. A field that is None is left out.
+        """Put the package ``name`` into ``suite`` with control ``fields`` (Pre_Depends for Pre-Depends); returns its
+        file, in which is nothing but the control part with ``scripts``, and ``members``. A field that is None is left
+        out.
         """
         control = {"Package": name, "Version": version, "Architecture": self.architecture, "Maintainer": "nobody"}
         control |= {key.replace("_", "-"): value for key, value in fields.items() if value is not None}
@@ -116,7 +117,9 @@ class Archive:
         return data
 
     def write(self, signer: Signer | None, *, age: float = 3600, valid: float = 86400) -> None:
-        """Write the indexes of all suites, dated ``age`` seconds ago, valid for ``valid`` seconds from then; unsigned without ``signer``."""
+        """Write the indexes of all suites, dated ``age`` seconds ago, valid for ``valid`` seconds from then; unsigned
+        without ``signer``.
+        """
         for suite, stanzas in self.stanzas.items():
             folder = self.root / "dists" / suite
             packages = folder / f"main/binary-{self.architecture}/Packages"

@@ -53,7 +53,9 @@ def deb(
     scripts: dict[str, str] | None = None,
     paragraph: str = "",
 ) -> str:
-    """Write a package called ``name`` that holds ``members``, with the control ``paragraph`` if not a plain one; returns its sha256."""
+    """Write a package called ``name`` that holds ``members``, with the control ``paragraph`` if not a plain one;
+    returns its sha256.
+    """
     paragraph = paragraph or f"Package: {name}\nVersion: 1.0\nArchitecture: amd64\n"
     control = [member("./control", paragraph.encode())]
     control += [member(f"./{script}", text.encode()) for script, text in (scripts or {}).items()]

@@ -1,4 +1,5 @@
-"""A world small enough to build in a test: a mirror with made-up packages, a definition with its lock, and a store that has the real tools.
+"""A world small enough to build in a test: a mirror with made-up packages, a definition with its lock, and a store that
+has the real tools.
 
 mirror/debian/pool/*.deb     base (what every tree needs), tool (a program with odd owners and times), node (a kernel and what a node has)
 image/small.yaml, .lock      a container of base and tool
@@ -63,7 +64,9 @@ disk: {esp: 16MiB, root: 4MiB, verity: 1MiB, state: 1MiB}
 """
 
 TOLD = {"files.jsonl", "manifest.json", "sbom.spdx.json", "sizes.html"}
-"""The files that every build's folder has beside its artifacts proper, and that are the same each time (its timings are not)."""
+"""The files that every build's folder has beside its artifacts proper, and that are the same each time (its timings are
+not).
+"""
 
 Members = Sequence[tuple[tarfile.TarInfo, bytes]]
 

@@ -1,4 +1,6 @@
-"""Images for another architecture than the one that builds them: definitions with sections, locks side by side, and what comes out."""
+"""Images for another architecture than the one that builds them: definitions with sections, locks side by side, and
+what comes out.
+"""
 
 from __future__ import annotations
 
@@ -191,7 +193,9 @@ def test_a_lock_of_another_architecture_is_refused(world: World, capsys: Out) ->
 def test_each_architecture_is_locked_and_reviewed_for_itself(
     world: World, archive: Archive, signer: Signer, programs: Programs, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
-    """Of two definitions, one of which includes the other: a refused lock is accepted as that of amd64 is, and amd64's is left alone."""
+    """Of two definitions, one of which includes the other: a refused lock is accepted as that of amd64 is, and amd64's
+    is left alone.
+    """
     monkeypatch.setattr(Tools, "apt", lambda _: programs)
     base = "version: 1\nname: base\nsuites: [{suite: one}]\npackages: [tool]\ncontainer: {repository: test/base}\n"
     write(world.root / "locked/base.yaml", base + "architectures: {arm64: {packages: [board]}}\n")

@@ -1,4 +1,6 @@
-"""What firmware starts: the unified kernel image, section by section, and the EFI system partition, as mtools and fsck read it."""
+"""What firmware starts: the unified kernel image, section by section, and the EFI system partition, as mtools and fsck
+read it.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,9 @@ CONTENTS: Mapping[str, bytes] = {
 
 @pytest.mark.parametrize(("size", "kind"), [(16, "FAT16"), (32, "FAT16"), (33, "FAT32"), (64, "FAT32"), (300, "FAT32")])
 def test_a_system_partition_is_sound(size: int, kind: str, tmp_path: Path, closure: Tools) -> None:
-    """The type of a FAT follows from its number of clusters: below 4085 FAT12, below 65525 FAT16 (Microsoft's specification of FAT)."""
+    """The type of a FAT follows from its number of clusters: below 4085 FAT12, below 65525 FAT16 (Microsoft's
+    specification of FAT).
+    """
     esp = tmp_path / "esp.img"
     system_partition(CONTENTS, size * MIB, esp, EPOCH, closure)
     assert esp.stat().st_size == size * MIB

@@ -1,4 +1,6 @@
-"""Builds of a small world, through the command: what they make, that they make it again, and what is left when they cannot."""
+"""Builds of a small world, through the command: what they make, that they make it again, and what is left when they
+cannot.
+"""
 
 from __future__ import annotations
 

@@ -137,7 +137,9 @@ def mine(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lock(mine: Path, world: World, archive: Archive, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """``osbuild lock`` of that definition, with the archive of this test, which apt believes; --host-apt would take the host's own."""
+    """``osbuild lock`` of that definition, with the archive of this test, which apt believes; --host-apt would take the
+    host's own.
+    """
     monkeypatch.setattr(Tools, "apt", lambda _: programs)
     return ["lock", str(mine), "--store", str(world.store), "--mirror", f"file://{archive.root.parent}", "--quiet"]
 

@@ -104,7 +104,9 @@ def skopeo(*words: str) -> str:
 
 
 def test_the_layout_leads_from_digest_to_digest(tmp_path: Path) -> None:
-    """Each blob is called by its SHA-256 and as long as the one that refers to it says; both archives have the same configuration and layer."""
+    """Each blob is called by its SHA-256 and as long as the one that refers to it says; both archives have the same
+    configuration and layer.
+    """
     write(contents(), tmp_path)
     with tarfile.open(tmp_path / "redis.oci.tar") as archive:
         files = tarball.contents(archive)

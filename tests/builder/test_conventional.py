@@ -1,7 +1,8 @@
-"""Against mmdebstrap: the node's packages installed with all their scripts, and every difference from our tree explained.
+"""Against mmdebstrap: the node's packages installed with all their scripts, and every difference from our tree
+explained.
 
-Set-up: the very packages of node.lock, and those of comparison.lock that scripts call, from the store. Expected: nothing differs but what
-image/differences.yaml accepts, and nothing is accepted that does not differ.
+Set-up: the very packages of node.lock, and those of comparison.lock that scripts call, from the store. Expected:
+nothing differs but what image/differences.yaml accepts, and nothing is accepted that does not differ.
 """
 
 from __future__ import annotations

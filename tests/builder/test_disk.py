@@ -1,4 +1,6 @@
-"""The disk of an installed node: what stands where, under which identifiers, and that the tools of the trade read it so."""
+"""The disk of an installed node: what stands where, under which identifiers, and that the tools of the trade read it
+so.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def test_identifiers_are_derived_and_all_different(sizes: Disk, root: bytes, dig
     assert one == same
     identifiers = [one.identifier, *(part.identifier for part in one.partitions)]
     assert len(set(identifiers)) == len(identifiers)
-    # Those of root and hashes are the root hash itself, as the Discoverable Partitions Specification asks; the others: RFC 9562, section 5.8.
+    # Those of root and hashes are the root hash itself, as the Discoverable Partitions Specification asks; the others:
+    # RFC 9562, section 5.8.
     disk_id, esp, data, hashes, *others = identifiers
     assert data.bytes + hashes.bytes == root
     assert {(each.variant, each.version) for each in (disk_id, esp, *others)} == {(uuid.RFC_4122, 8)}

@@ -192,7 +192,9 @@ def test_a_version_that_the_mirror_dropped(web: Web, store: Store) -> None:
 
 
 def test_a_version_that_the_mirror_dropped_comes_from_the_snapshot(web: Web, store: Store, tmp_path: Path) -> None:
-    """And only that: what the mirror has is taken from there, and the snapshot's bytes are believed no more than the mirror's."""
+    """And only that: what the mirror has is taken from there, and the snapshot's bytes are believed no more than the
+    mirror's.
+    """
     old, new = locked("old", b"old"), web.package("new", b"new")
     (tmp_path / "pool").mkdir()
     (tmp_path / old.path).write_bytes(b"old")
@@ -333,7 +335,9 @@ def certificate(folder: Path) -> Path:
 
 
 def test_the_hosts_authorities_decide(web: Web, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A company's mirror has a certificate of the company's own authority, which its computers trust; no other list of authorities counts."""
+    """A company's mirror has a certificate of the company's own authority, which its computers trust; no other list of
+    authorities counts.
+    """
     pem = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)

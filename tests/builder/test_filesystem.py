@@ -1,4 +1,6 @@
-"""The stream that carries a tree into its writer, read back by others: Python's tarfile, and what mksquashfs made of it."""
+"""The stream that carries a tree into its writer, read back by others: Python's tarfile, and what mksquashfs made of
+it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ pytestmark = pytest.mark.slow
 
 EPOCH = 1_700_000_000
 
-# What Linux takes for a name: any bytes but NUL and the slash; those that are no UTF-8 come as surrogates, as from os.fsdecode.
+# What Linux takes for a name: any bytes but NUL and the slash; those that are no UTF-8 come as surrogates, as from
+# os.fsdecode.
 names = (
     st.binary(min_size=1, max_size=120)
     .map(lambda raw: os.fsdecode(raw.replace(b"\0", b"_").replace(b"/", b"_")))

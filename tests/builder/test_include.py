@@ -1,4 +1,6 @@
-"""A definition on top of another: what merges how, what is refused and where, and that a build notices every file of both."""
+"""A definition on top of another: what merges how, what is refused and where, and that a build notices every file of
+both.
+"""
 
 from __future__ import annotations
 

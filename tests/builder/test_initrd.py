@@ -1,4 +1,6 @@
-"""What goes into the initrd: busybox, dmsetup with its libraries, the modules in load order, one script; and into the drivers' archive."""
+"""What goes into the initrd: busybox, dmsetup with its libraries, the modules in load order, one script; and into the
+drivers' archive.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
 def programs(tree: Tree) -> Tree:
-    """``tree`` with the programs of the initrd: a dmsetup that needs a library, which needs another, linked as Debian links them."""
+    """``tree`` with the programs of the initrd: a dmsetup that needs a library, which needs another, linked as Debian
+    links them.
+    """
     tree.add(symlink("lib", "usr/lib"))
     tree.add(symlink("lib64", "usr/lib64"))
     tree.add(file("usr/bin/busybox", "static", 0o755))

@@ -94,7 +94,9 @@ def test_files_are_found_by_both_names(made: Path, tmp_path: Path) -> None:
 
 
 def entries(made: Path) -> list[tuple[int, int, int, int]]:
-    """(platform, media, load size, sector) of each entry of the boot catalog, by the offsets of the El Torito specification, section 2."""
+    """(platform, media, load size, sector) of each entry of the boot catalog, by the offsets of the El Torito
+    specification, section 2.
+    """
     with made.open("rb") as file:
         file.seek(17 * SECTOR)
         record = file.read(SECTOR)

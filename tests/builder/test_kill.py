@@ -139,8 +139,10 @@ def test_after_a_kill_the_output_is_as_it_was_and_the_next_build_clears_up(
 
 
 def test_killed_at_any_moment_the_next_build_is_right(world: World, seed: int) -> None:
-    """Ten builds that change something each, killed at moments drawn from the whole length of one, in one store: whatever a killed one left is neither
-    taken for whole nor in the way, a manifest tells of what is there, and what comes out in the end is what an empty store gives."""
+    """Ten builds that change something each, killed at moments drawn from the whole length of one, in one store:
+    whatever a killed one left is neither taken for whole nor in the way, a manifest tells of what is there, and what
+    comes out in the end is what an empty store gives.
+    """
     chance = Random(seed)
     begin = time.monotonic()
     assert world.start("image", "--definition", world.node).wait(PATIENCE) == 0

@@ -1,4 +1,6 @@
-"""A release is refused while security updates wait for what is locked: through the command, against an archive made up here."""
+"""A release is refused while security updates wait for what is locked: through the command, against an archive made up
+here.
+"""
 
 from __future__ import annotations
 

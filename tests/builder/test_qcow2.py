@@ -23,7 +23,9 @@ MIB = 1 << 20
 
 
 def lay(source: Path, pieces: list[tuple[int, int, bool]]) -> tuple[list[Extent], int]:
-    """Extents one after the other, of (clusters free before it, bytes, are they zeros); and the end of the last one, in whole MiB."""
+    """Extents one after the other, of (clusters free before it, bytes, are they zeros); and the end of the last one, in
+    whole MiB.
+    """
     extents, place = [], 0
     with source.open("wb") as file:
         for gap, size, is_blank in pieces:

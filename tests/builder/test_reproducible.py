@@ -22,7 +22,9 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a build runs in: variables of the environment, mask of new files, working folder, and the command that starts it."""
+    """What a build runs in: variables of the environment, mask of new files, working folder, and the command that
+    starts it.
+    """
 
     environment: dict[str, str] = field(default_factory=dict)
     umask: int = 0o022
@@ -31,14 +33,18 @@ class Surroundings:
 
 
 def another_user() -> tuple[str, ...]:
-    """The start of a command that runs as user 1234 without any rights; nothing where the machine forbids it (some containers do)."""
+    """The start of a command that runs as user 1234 without any rights; nothing where the machine forbids it (some
+    containers do).
+    """
     command = ("unshare", "--user", "--map-user=1234", "--map-group=1234")
     allowed = subprocess.run([*command, "true"], check=False, capture_output=True).returncode == 0
     return command if allowed else ()
 
 
 def hostile(folder: Path) -> Surroundings:
-    """All that ``Surroundings()`` is not; no locale can be counted on to be there, so it is one without any letters beyond ASCII."""
+    """All that ``Surroundings()`` is not; no locale can be counted on to be there, so it is one without any letters
+    beyond ASCII.
+    """
     for name in ("tmp", "home"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     return Surroundings(
@@ -72,7 +78,9 @@ def definition_of(world: World, target: str) -> Path:
 
 
 def build(world: World, target: str, around: Surroundings, *words: str) -> dict[str, str]:
-    """Build the container of ``world``, or its node for another ``target``, as a process of its own; the hashes of all that came out."""
+    """Build the container of ``world``, or its node for another ``target``, as a process of its own; the hashes of all
+    that came out.
+    """
     running = world.start(
         *("image", "--definition", definition_of(world, target), "--target", target),
         *words,
@@ -102,11 +110,16 @@ for task in json.loads(sys.argv[1]):
         sys.exit(code)
     shutil.copytree(output, kept)
 """
-"""Builds one after the other, each in a process of its own that has only loaded its code: that takes longer than to build a small world."""
+"""Builds one after the other, each in a process of its own that has only loaded its code: that takes longer than to
+build a small world.
+"""
 
 
 def builds(world: World, target: str, around: Surroundings, wanted: dict[str, list[str]]) -> dict[str, dict[str, str]]:
-    """The same for several builds in a row, by name, each with these further words. One that is not to find the steps of earlier ones says "half a store"."""
+    """The same for several builds in a row, by name, each with these further words.
+
+    One that is not to find the steps of earlier ones says "half a store".
+    """
     tasks = [
         (
             str(world.store / "steps") if name == "half a store" else "",

@@ -1,4 +1,7 @@
-"""The page of sizes as a file: it can fetch nothing, names stay names, and it is the same page again. What it shows: test_pages.py."""
+"""The page of sizes as a file: it can fetch nothing, names stay names, and it is the same page again.
+
+What it shows: test_pages.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""An image put together from blocks that were compressed before, as unsquashfs sees it: no other than one that mksquashfs packed as a whole."""
+"""An image put together from blocks that were compressed before, as unsquashfs sees it: no other than one that
+mksquashfs packed as a whole.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,9 @@ BLOCK = 4096
 
 
 def told(image: Path, closure: Tools) -> list[bytes]:
-    """All that is in an image: lines for each path with all its attributes (of which an image may have a path's extended ones in any order), then the
-    contents of all files."""
+    """All that is in an image: lines for each path with all its attributes (of which an image may have a path's
+    extended ones in any order), then the contents of all files.
+    """
     words, mark, data = closure.run("unsquashfs", "-pf", "-", str(image)).partition(b"#\n# START OF DATA")
     assert mark
     return [*sorted(words.splitlines()), data]
@@ -113,7 +116,9 @@ def test_a_change_writes_what_changed_and_tables(closure: Tools, tmp_path: Path)
 
 
 def test_directories_of_every_length(closure: Tools, tmp_path: Path) -> None:
-    """A run of names has 256 at most; beyond a block of the table a listing has an index; beyond 64 KiB it needs a larger inode."""
+    """A run of names has 256 at most; beyond a block of the table a listing has an index; beyond 64 KiB it needs a
+    larger inode.
+    """
     for count in (0, 1, 255, 256, 257, 700, 3000):
         base = Tree([directory("d"), *(file(f"d/{'name' * 5}{number}", str(number)) for number in range(count))])
         work = tmp_path / str(count)
@@ -148,7 +153,9 @@ def test_the_same_tree_gives_the_same_bytes_whoever_packed_the_pool(closure: Too
 
 
 def test_it_is_protected_without_reading_what_was_kept(closure: Tools, tmp_path: Path) -> None:
-    """The root hash is that of all bytes, as veritysetup finds; a block that is damaged after it was kept does not pass."""
+    """The root hash is that of all bytes, as veritysetup finds; a block that is damaged after it was kept does not
+    pass.
+    """
     base = Tree(file(f"usr/{number}", noise(100_000, number)) for number in range(9))
     tree = base.copy()
     tree.put(file("etc/motd", "hello\n"))

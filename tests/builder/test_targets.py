@@ -1,4 +1,6 @@
-"""Each target's files, made of the small world's node and read back with what people will read them with; and how a target is added."""
+"""Each target's files, made of the small world's node and read back with what people will read them with; and how a
+target is added.
+"""
 
 from __future__ import annotations
 

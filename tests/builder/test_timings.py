@@ -72,7 +72,9 @@ def test_a_build_tells_phases_and_steps(world: World, capsys: Out) -> None:
 
 
 def test_a_machine_reads_them(world: World, capsys: Out) -> None:
-    """All of it adds up: each span lies in the one around it, phases are less than the whole; each package was unpacked once."""
+    """All of it adds up: each span lies in the one around it, phases are less than the whole; each package was unpacked
+    once.
+    """
     assert world.image("--json", "--quiet") == 0
     told = json.loads(capsys.readouterr().out)
     spans = told["spans"]

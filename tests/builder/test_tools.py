@@ -190,7 +190,8 @@ def test_the_tools_run(name: str, arguments: list[str], words: str, closure: Too
 def test_the_hosts_libraries_cannot_be_slipped_in(closure: Tools, tmp_path: Path) -> None:
     (tmp_path / "libc.so.6").write_bytes(b"not a library")
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LD_PRELOAD": str(tmp_path / "libc.so.6")}
-    # The host's own sh, which reads the launcher, would meet the bad library first: so it is told by a shell that is running already.
+    # The host's own sh, which reads the launcher, would meet the bad library first: so it is told by a shell that is
+    # running already.
     script = closure.path("zstd").read_text().replace("${0%/*}", str(closure.root / "launch")) + "\n"
     exports = f"LD_LIBRARY_PATH='{environment['LD_LIBRARY_PATH']}'\nexport LD_LIBRARY_PATH\n"
     done = subprocess.run(

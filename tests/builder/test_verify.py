@@ -278,7 +278,9 @@ def test_archives_that_follow_each_other_and_a_compressed_one(tmp_path: Path, cl
 
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if isinstance(target, Target)])
 def test_every_target_is_looked_into(target: str, tmp_path: Path, closure: Tools) -> None:
-    """Down to the file that differs in the root, through compression, disk format, partition and file system, wherever the root is one."""
+    """Down to the file that differs in the root, through compression, disk format, partition and file system, wherever
+    the root is one.
+    """
     world = World(tmp_path / "world", closure)
     outputs = tmp_path / "built", tmp_path / "rebuilt"
     for output, text in zip(outputs, ("one", "other"), strict=True):

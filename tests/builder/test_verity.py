@@ -1,4 +1,6 @@
-"""dm-verity: the hashes that the kernel checks a root against, as veritysetup (which the kernel's own people use) sees them."""
+"""dm-verity: the hashes that the kernel checks a root against, as veritysetup (which the kernel's own people use) sees
+them.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_a_last_block_that_is_not_whole_is_filled_with_zeros(size: int, tmp_path
 
 @pytest.mark.parametrize("where", [0, 100 * BLOCK + 17, 300 * BLOCK - 1, 301 * BLOCK, 302 * BLOCK + 40, -1])
 def test_one_bit_anywhere_is_noticed(where: int, tmp_path: Path, closure: Tools) -> None:
-    """In the first block, in the middle, in the last; in the top hashes, in those of the blocks, in what fills the last block of hashes."""
+    """In the first block, in the middle, in the last; in the top hashes, in those of the blocks, in what fills the last
+    block of hashes.
+    """
     root = image(tmp_path / "root", 300 * BLOCK)
     verity = protect(root)
     data = bytearray(root.read_bytes())

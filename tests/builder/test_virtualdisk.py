@@ -1,4 +1,6 @@
-"""Disks in other programs' formats: qemu-img finds the same contents in them, and neither clock nor dice has left a trace."""
+"""Disks in other programs' formats: qemu-img finds the same contents in them, and neither clock nor dice has left a
+trace.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def test_chance_leaves_no_trace(raw: Path, tmp_path: Path, closure: Tools) -> No
 
 @given(st.text("0123456789abcdef", min_size=1, max_size=8), st.sampled_from([b"", b"\n", b'"\n', b"\0\n"]))
 def test_neither_does_what_was_behind_the_end_of_the_text(content_id: str, rest: bytes) -> None:
-    """qemu-img writes the text anew when it changes the identifier; if that became shorter, the end of the longer one stays."""
+    """qemu-img writes the text anew when it changes the identifier; if that became shorter, the end of the longer one
+    stays.
+    """
     text = f'# Disk DescriptorFile\nversion=1\nCID={content_id}\nparentCID=ffffffff\nddb.toolsVersion = "2147483647"\n'
     descriptor = (text.encode() + b"\0" + rest).ljust(1024, b"\0")
     after = virtualdisk.vmdk_descriptor(descriptor, IDENTIFIER)

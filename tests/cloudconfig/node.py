@@ -37,7 +37,8 @@ class SeedFields(TypedDict, total=False):
 
 
 class Shadow:
-    """The real useradd, usermod, groupadd, chpasswd and chage, on the files below ``path``; all else is only written down.
+    """The real useradd, usermod, groupadd, chpasswd and chage, on the files below ``path``; all else is only written
+    down.
 
     Without root they run in a user namespace, in which only root has a number.
     """

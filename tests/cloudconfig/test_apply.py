@@ -49,7 +49,10 @@ class Recorder:
 
 
 class Node:
-    """A root folder with accounts, and applies into it. root and core are whoever runs the test, so that no test needs root."""
+    """A root folder with accounts, and applies into it.
+
+    root and core are whoever runs the test, so that no test needs root.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,6 +1,7 @@
 """Any 1 MiB of user-data is judged within 64 MiB and a few seconds of CPU, however it is packed.
 
-The time is CPU time, so that other work on the machine does not count, and generous: what these inputs cost once was minutes or for ever.
+The time is CPU time, so that other work on the machine does not count, and generous: what these inputs cost once was
+minutes or for ever.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def test_the_disk_is_told_by_its_label(tmp_path: Path) -> None:
 
 
 def test_user_data_on_a_disk_that_udev_has_not_seen_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a vagrant box finds it: nobody waits for a datasource that is not the last, and the drive is there all the same."""
+    """As a vagrant box finds it: nobody waits for a datasource that is not the last, and the drive is there all the
+    same.
+    """
     pci(tmp_path, "1f.2", SATA)
     volume = seed.volume({"user-data": "#cloud-config\nhostname: a\n", "meta-data": ""})
 

@@ -1,4 +1,6 @@
-"""Host name, keys and status are there after an apply, whatever went wrong: in the text, on the node, or in our own code."""
+"""Host name, keys and status are there after an apply, whatever went wrong: in the text, on the node, or in our own
+code.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Texts against the image: whatever a node would refuse is an error on the host, and nobody is locked out without a word."""
+"""Texts against the image: whatever a node would refuse is an error on the host, and nobody is locked out without a
+word.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ from terminal import Failure
 
 
 def test_ours_is_not_stale() -> None:
-    """Made of the image's definition and lock as they are now. Otherwise: osbuild image, cloudconfig facts build/qemu > cloudconfig/check/image.json."""
+    """Made of the image's definition and lock as they are now.
+
+    Otherwise: osbuild image, cloudconfig facts build/qemu > cloudconfig/check/image.json.
+    """
     what = definition.load(data.image() / "node.yaml", "amd64")
     lock = Lock.load(architecture.lock_path(data.image() / "node.yaml", "amd64"))
     ours = image.ours()

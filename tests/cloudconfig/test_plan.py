@@ -84,7 +84,9 @@ SECRET = "cana%H-ry$A"
     ],
 )
 def test_systemd_tells_no_secret(section: str, name: str) -> None:
-    """Whoever is on the node may ask it for a unit's Environment, so secrets stand in a file, and as they are: nothing in them is a specifier."""
+    """Whoever is on the node may ask it for a unit's Environment, so secrets stand in a file, and as they are: nothing
+    in them is a specifier.
+    """
     files = {file.path: file for file in planned(f"coreos: {{{section.replace('VALUE', SECRET)}}}\n").files}
     service = name.partition("_")[0].lower()
     secrets = files.pop(f"/run/cloudconfig/{service}.env")
@@ -184,7 +186,9 @@ def test_parts_are_joined_and_contradictions_refused() -> None:
 
 
 def unquote(line: str) -> str:
-    """What systemd makes of Environment="...": systemd.syntax(7) quoting, then specifiers, which stay for the reader's own eyes."""
+    """What systemd makes of Environment="...": systemd.syntax(7) quoting, then specifiers, which stay for the reader's
+    own eyes.
+    """
     match = re.fullmatch(r'Environment="((?:[^"\\]|\\.)*)"', line)
     assert match, "systemd would see more than one assignment"
     plain = re.sub(r"\\(.)", r"\1", match[1])

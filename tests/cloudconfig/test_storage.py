@@ -1,4 +1,6 @@
-"""swap, mounts, disk_setup, fs_setup: units that systemd reads, and a script that erases nothing unasked, run on files by the real mkfs and blkid."""
+"""swap, mounts, disk_setup, fs_setup: units that systemd reads, and a script that erases nothing unasked, run on files
+by the real mkfs and blkid.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""An exception that nobody foresaw, in every function that an apply calls: host name, keys and status are there all the same."""
+"""An exception that nobody foresaw, in every function that an apply calls: host name, keys and status are there all the
+same.
+"""
 
 from __future__ import annotations
 

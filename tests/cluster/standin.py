@@ -1,8 +1,11 @@
-"""A stand-in for QEMU, run as a program by the tests: everything of a node that ``cluster`` sees from outside, and no machine.
+"""A stand-in for QEMU, run as a program by the tests: everything of a node that ``cluster`` sees from outside, and no
+machine.
 
-As a node it writes to the console, listens as monitor, plugs into the switch, and serves ssh on the forwarded port, where ``true``,
-``fleetctl list-machines`` and ``docker load`` answer and a forward to etcd's port is a healthy etcd; ``STANDIN_DEAF`` in the
-environment means no ssh, ``STANDIN_ETCD`` a file that remembers etcd's members, ``STANDIN_MUTE`` no root shell, ``STANDIN_UNIT`` is the state of etcd's unit, which then is not healthy. Questions about version and accelerator are answered by the shell script that runs this, see conftest.py.
+As a node it writes to the console, listens as monitor, plugs into the switch, and serves ssh on the forwarded port,
+where ``true``, ``fleetctl list-machines`` and ``docker load`` answer and a forward to etcd's port is a healthy etcd;
+``STANDIN_DEAF`` in the environment means no ssh, ``STANDIN_ETCD`` a file that remembers etcd's members,
+``STANDIN_MUTE`` no root shell, ``STANDIN_UNIT`` is the state of etcd's unit, which then is not healthy. Questions about
+version and accelerator are answered by the shell script that runs this, see conftest.py.
 """
 
 import itertools
@@ -77,7 +80,9 @@ def monitor(path: str) -> None:
 
 
 def root_shell(path: str) -> None:
-    """What guest.agent says, of a node on which all is as it should be from the start (but see STANDIN_UNIT, STANDIN_DEAF)."""
+    """What guest.agent says, of a node on which all is as it should be from the start (but see STANDIN_UNIT,
+    STANDIN_DEAF).
+    """
     Path(path).unlink(missing_ok=True)  # as QEMU does
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
@@ -117,7 +122,9 @@ def root_shell(path: str) -> None:
 
 
 def etcdctl(state: Path, words: list[str]) -> tuple[str, int]:
-    """What etcdctl says about members, which the file ``state`` remembers for all nodes: a JSON list of them, as etcdctl prints it."""
+    """What etcdctl says about members, which the file ``state`` remembers for all nodes: a JSON list of them, as
+    etcdctl prints it.
+    """
     members = json.loads(state.read_text())
     match [word for word in words if not word.startswith("--")][1:]:
         case ["member", "list"]:

@@ -31,8 +31,9 @@ def offered(path: Path, function: str, *words: str) -> set[str]:
 
 
 def shown_by_zsh(folder: Path, home: Path, line: str, *words: str) -> str:
-    """What an interactive zsh, which finds its functions in ``folder``, shows when the tabulator is pressed twice behind ``line``; as soon as ``words`` are
-    all there."""
+    """What an interactive zsh, which finds its functions in ``folder``, shows when the tabulator is pressed twice
+    behind ``line``; as soon as ``words`` are all there.
+    """
     ours, its = pty.openpty()
     environment = {**os.environ, "TERM": "dumb", "HOME": str(home), "PS1": "> "}
     zsh = subprocess.Popen(

@@ -1,4 +1,6 @@
-"""`cluster console` and `cluster logs`: at a terminal and without, with the real agent behind a real socket in place of a machine."""
+"""`cluster console` and `cluster logs`: at a terminal and without, with the real agent behind a real socket in place of
+a machine.
+"""
 
 import asyncio
 import io

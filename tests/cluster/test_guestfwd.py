@@ -1,7 +1,8 @@
 """The way of a guest to the discovery service, through the real QEMU's user network, with this test as the guest.
 
-No machine is run: a QEMU hub joins the management network of a node's command line to a unix socket, where the test speaks
-Ethernet, ARP and just enough TCP. So QEMU's parsing of our ``guestfwd``, its quoting, and ``restrict`` are tested as they are.
+No machine is run: a QEMU hub joins the management network of a node's command line to a unix socket, where the test
+speaks Ethernet, ARP and just enough TCP. So QEMU's parsing of our ``guestfwd``, its quoting, and ``restrict`` are
+tested as they are.
 """
 
 import json
@@ -123,7 +124,9 @@ LIBVIRTS_SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=d
 
 @pytest.fixture(params=["alone", "by libvirt"])
 def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Iterator[RunningNode]:
-    """A guest on the management network that a node's command line describes, with a forwarder in a folder with an awkward name."""
+    """A guest on the management network that a node's command line describes, with a forwarder in a folder with an
+    awkward name.
+    """
     forward = tmp_path / "it's, a folder" / "forward.py"
     forward.parent.mkdir()
     shutil.copy(description.FORWARD, forward)

@@ -1,4 +1,6 @@
-"""The libvirt driver with real libvirt: embedded, this user's daemon, and another computer by ssh, which is this one in other clothes."""
+"""The libvirt driver with real libvirt: embedded, this user's daemon, and another computer by ssh, which is this one in
+other clothes.
+"""
 
 import hashlib
 import os
@@ -30,7 +32,10 @@ pytestmark = pytest.mark.slow
 
 HELLO = GREETING.decode().strip()
 OBEYS_ITS_BUTTON = bytes.fromhex("ba0206 b80001 ef ba0006 ed f6c401 74fa ba0406 b80020 ef f4 ebfd")
-"""Enable the power button's event (port 602h, bit 8), wait for it (600h), switch off (604h, 2000h); halt. ACPI 4.8.4, q35's ports."""
+"""Enable the power button's event (port 602h, bit 8), wait for it (600h), switch off (604h, 2000h); halt.
+
+ACPI 4.8.4, q35's ports.
+"""
 HALT = bytes.fromhex("f4 ebfd")
 TEXT = GREETING + b"\0"
 # In place of the halt, a jump over the text that follows it, to the button.

@@ -157,7 +157,10 @@ def test_a_driver_that_would_not_be_honest_is_refused() -> None:
 
 
 def test_a_boot_that_fails_says_why_and_leaves_no_process(tmp_path: Path) -> None:
-    """Its control group does not exist: the first thing that a new PID 1 does. Without root, the first thing of all fails."""
+    """Its control group does not exist: the first thing that a new PID 1 does.
+
+    Without root, the first thing of all fails.
+    """
     described = Boot(*["/nowhere"] * len(Boot.__dataclass_fields__))
     file = tmp_path / "boot.json"
     file.write_text(json.dumps(vars(described)))
@@ -270,7 +273,9 @@ def test_a_console_is_written_to_its_last_word_behind_what_was_there(tmp_path: P
 
 @asynccontextmanager
 async def plugged(folder: Path) -> AsyncIterator[tuple[socket.socket, asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A cable between a card, of which we have the node's side (datagrams keep frames apart as a TAP device does), and a switch that we are."""
+    """A cable between a card, of which we have the node's side (datagrams keep frames apart as a TAP device does), and
+    a switch that we are.
+    """
     node, card = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     node.setblocking(False)
     card.setblocking(False)

@@ -1,4 +1,7 @@
-"""Clocks and full disks as the supervisor keeps them: what a node's root shell is asked to do. (vm-tests/test_faults.py asks real nodes.)"""
+"""Clocks and full disks as the supervisor keeps them: what a node's root shell is asked to do.
+
+(vm-tests/test_faults.py asks real nodes.)
+"""
 
 import asyncio
 import subprocess

@@ -1,4 +1,6 @@
-"""The pytest plugin as a user meets it: a test file of theirs, run by pytest in a process of its own, on nodes of the stand-in."""
+"""The pytest plugin as a user meets it: a test file of theirs, run by pytest in a process of its own, on nodes of the
+stand-in.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def test_three(cold_cluster):
 
 
 def test_a_storm_leaves_all_whole(run: Run) -> None:
-    """Real processes, switch and supervisor; what a plan breaks is broken, and is healed though the test fails in the middle."""
+    """Real processes, switch and supervisor; what a plan breaks is broken, and is healed though the test fails in the
+    middle.
+    """
     result = run(
         """
 MENU = ["kill", "pause", "isolate", "partition", "bridge", "cut", "degrade"]

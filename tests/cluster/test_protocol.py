@@ -1,4 +1,6 @@
-"""The supervisor's protocol: whatever is sent arrives as it is, and whatever else is on a line is refused with a sentence."""
+"""The supervisor's protocol: whatever is sent arrives as it is, and whatever else is on a line is refused with a
+sentence.
+"""
 
 from __future__ import annotations
 

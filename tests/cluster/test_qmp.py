@@ -35,7 +35,10 @@ json_values = st.recursive(
 
 
 Script = Sequence[bytes]
-"""What a monitor says on one connection: the first piece at once, each of the others when another command has come. Then it hangs up."""
+"""What a monitor says on one connection: the first piece at once, each of the others when another command has come.
+
+Then it hangs up.
+"""
 
 
 @asynccontextmanager

@@ -1,4 +1,6 @@
-"""What counts as trouble in a console or journal, and what does not; samples are in the form of their programs' own words."""
+"""What counts as trouble in a console or journal, and what does not; samples are in the form of their programs' own
+words.
+"""
 
 from __future__ import annotations
 

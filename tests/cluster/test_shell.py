@@ -147,7 +147,9 @@ def test_a_guest_that_never_says_hello_has_no_shell(socket_path: Path) -> None:
 
 
 def test_an_answer_to_an_earlier_reset_is_waited_out(socket_path: Path) -> None:
-    """One is on its way already when the agent starts: it says so, and then obeys that one, and then the one that it has caused."""
+    """One is on its way already when the agent starts: it says so, and then obeys that one, and then the one that it
+    has caused.
+    """
     nonces: list[str] = []
 
     def answers(request: dict[str, Any]) -> list[bytes]:

@@ -32,7 +32,8 @@ pytestmark = pytest.mark.slow
 BLOCK = 4096
 
 
-# The greeting, at 0xb0, then the alphabet without end: out; the next letter, after Z comes A; some sixteen million turns; again.
+# The greeting, at 0xb0, then the alphabet without end: out; the next letter, after Z comes A; some sixteen million
+# turns; again.
 COUNTS = (
     bytes.fromhex(
         "baf803 beb000 2eac 84c0 7403 ee ebf7 b041 ee fec0 3c5b 7502 b041 bd0001 b9ffff e2fe 4d 75f8 ebea"

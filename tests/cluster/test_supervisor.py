@@ -1,4 +1,6 @@
-"""The supervisor with real QEMU processes: a guest of a few instructions in place of a kernel, but every option and device is real."""
+"""The supervisor with real QEMU processes: a guest of a few instructions in place of a kernel, but every option and
+device is real.
+"""
 
 import io
 import json
@@ -234,7 +236,9 @@ def test_commands(
 
 
 def test_a_machine_is_in_a_sandbox(cluster: Cluster) -> None:
-    """Linux tells (proc(5)): a filter of system calls is on, and what the process starts gets no privileges that it has not."""
+    """Linux tells (proc(5)): a filter of system calls is on, and what the process starts gets no privileges that it has
+    not.
+    """
     cluster.nodes[0].start()
     status = Path(f"/proc/{processes(cluster.layout)[1].pid}/status").read_text().splitlines()
     assert {"Seccomp:\t2", "NoNewPrivs:\t1"} <= set(status)

@@ -1,4 +1,6 @@
-"""Nothing is left behind: commands and supervisors are killed at random moments, and the next command cleans up by itself."""
+"""Nothing is left behind: commands and supervisors are killed at random moments, and the next command cleans up by
+itself.
+"""
 
 import io
 import os
@@ -66,7 +68,9 @@ def next_command() -> str:
 
 
 def all_end(*texts: str) -> bool:
-    """Whether the processes with one of ``texts`` in their arguments end, as what is on a leash does a moment after its parent."""
+    """Whether the processes with one of ``texts`` in their arguments end, as what is on a leash does a moment after its
+    parent.
+    """
     for pid in processes_that_mention(*texts):
         ended(pid)
     return not processes_that_mention(*texts)

@@ -200,7 +200,9 @@ def test_a_reader_that_takes_a_little_at_a_time_is_slow_not_paused(tmp_path: Pat
 
 
 def test_a_paused_node_does_not_stall_the_others(tmp_path: Path) -> None:
-    """Node 2 reads nothing while node 1 sends it more than every queue holds; then node 1's frame to node 3 must still pass."""
+    """Node 2 reads nothing while node 1 sends it more than every queue holds; then node 1's frame to node 3 must still
+    pass.
+    """
 
     async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
         await guests[2].send(frame(BROADCAST, mac(2)))

@@ -1,4 +1,6 @@
-"""What a node under Vagrant is given: the requests of the Vagrantfile, the token, the registry that the first node starts with."""
+"""What a node under Vagrant is given: the requests of the Vagrantfile, the token, the registry that the first node
+starts with.
+"""
 
 from __future__ import annotations
 

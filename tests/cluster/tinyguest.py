@@ -1,4 +1,6 @@
-"""Guests of a few instructions, in place of a kernel, that real QEMU processes boot in a moment; every option and device is real."""
+"""Guests of a few instructions, in place of a kernel, that real QEMU processes boot in a moment; every option and
+device is real.
+"""
 
 import os
 import signal
@@ -18,16 +20,19 @@ from tests.ports import free_ports
 
 GREETING = b"hello from a few instructions\n"
 GREETS = bytes.fromhex("baf803 be9200 2eac 84c0 7403 ee ebf7 f4 ebfd")  # dx = port, si = text; out until zero; halt
-# Without end, a sector of the second disk is written, then read, by the firmware (int 13h), and "w" and "r" go to the serial port, upper case
-# for what failed: es = cs; again: ax = 0301 (write), si = 'w', call request; ax = 0201 (read), si = 'r', call request; jmp again; request: bx =
-# 1000, cx = 2 (sector), dx = 81 (disk); push si; int 13; pop ax; unless carry, jump over "and al, df"; dx = port; out al; ret.
+# Without end, a sector of the second disk is written, then read, by the firmware (int 13h), and "w" and "r" go to the
+# serial port, upper case for what failed: es = cs; again: ax = 0301 (write), si = 'w', call request; ax = 0201 (read),
+# si = 'r', call request; jmp again; request: bx = 1000, cx = 2 (sector), dx = 81 (disk); push si; int 13; pop ax;
+# unless carry, jump over "and al, df"; dx = port; out al; ret.
 USES_DISK = bytes.fromhex(
     "8cc8 8ec0 b80103 be7700 e80b00 b80102 be7200 e80200 ebec bb0010 b90200 ba8100 56 cd13 58 7302 24df baf803 ee c3"
 )
 
 
 def tiny_kernel(code: bytes = GREETS) -> bytes:
-    """What QEMU takes for a Linux kernel: the boot protocol's header (Documentation/arch/x86/boot.rst), ``code``, no more."""
+    """What QEMU takes for a Linux kernel: the boot protocol's header (Documentation/arch/x86/boot.rst), ``code``, no
+    more.
+    """
     setup = bytearray(1024)
     setup[0x1F1] = 1  # one sector of set-up code behind the first
     setup[0x1FE:0x206] = b"\x55\xaa\xeb\x7eHdrS"  # boot flag, jump to 0x280, magic

@@ -193,7 +193,8 @@ def test_join(serve: Callable[..., DiscoveryServer], node: Callable[[str, str], 
 
 def change(etcd: Any, how: str, **fields: object) -> None:
     """Ask a member to change the cluster; it refuses for the first moments of a cluster's life."""
-    # Until it has noticed that its leader is dead, it forwards the wish to that one, and never answers. It answers a read when it has another.
+    # Until it has noticed that its leader is dead, it forwards the wish to that one, and never answers. It answers a
+    # read when it has another.
     client = Client([etcd.endpoint])
     eventually(client.health, "there is a leader that lives")
     client.close()
@@ -228,7 +229,10 @@ def make_leader(etcds: list[Any], member: int) -> None:
 def test_a_wiped_member_comes_back_as_somebody_new(
     serve: Callable[..., DiscoveryServer], node: Callable[[str, str], Node]
 ) -> None:
-    """Not by itself, and with nothing done on it: a person removes it and adds it anew on another node. Here it has led the others."""
+    """Not by itself, and with nothing done on it: a person removes it and adds it anew on another node.
+
+    Here it has led the others.
+    """
     server = serve()
     url = server.url(server.new_token(3))
     nodes = [node(url, name) for name in ("one", "two", "three")]

@@ -1,4 +1,6 @@
-"""What a node's etcd becomes: the decision, then how it is carried out, with a process that only pretends to become another."""
+"""What a node's etcd becomes: the decision, then how it is carried out, with a process that only pretends to become
+another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The client against endpoints that misbehave: dead, mute, cut off, talking nonsense; then TLS and a lost quorum for real."""
+"""The client against endpoints that misbehave: dead, mute, cut off, talking nonsense; then TLS and a lost quorum for
+real.
+"""
 
 from __future__ import annotations
 

@@ -471,7 +471,9 @@ _TXNS = st.tuples(
 )
 
 Txn = tuple[list[Compare], list[Op], list[Op]]
-"""Conditions, and what is done if they hold and if not: of keys without their prefix, and revisions counted from the first one."""
+"""Conditions, and what is done if they hold and if not: of keys without their prefix, and revisions counted from the
+first one.
+"""
 
 
 def _run(etcd: Etcd, prefix: str, txns: list[Txn]) -> list[object]:

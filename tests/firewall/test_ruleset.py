@@ -1,4 +1,7 @@
-"""The table as text: whole ones to read, and what no rules may change. That nft takes them, and what they do, is tried on nodes (vm-tests/test_docker.py)."""
+"""The table as text: whole ones to read, and what no rules may change.
+
+That nft takes them, and what they do, is tried on nodes (vm-tests/test_docker.py).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A system bus with a small systemd behind it, on a unix socket: enough of D-Bus for :mod:`fleet.agent.systemd` to talk to.
+"""A system bus with a small systemd behind it, on a unix socket: enough of D-Bus for :mod:`fleet.agent.systemd` to talk
+to.
 
-It speaks through jeepney's own parser, so it proves our calls and our handling of answers, signals and broken connections; that a
-real systemd takes the same calls is proven in the VM.
+It speaks through jeepney's own parser, so it proves our calls and our handling of answers, signals and broken
+connections; that a real systemd takes the same calls is proven in the VM.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ MANAGER = DBusAddress("/org/freedesktop/systemd1", interface="org.freedesktop.sy
 
 
 class SystemBus:
-    """Listens at ``address``. ``calls`` are (member, body) of what was asked; ``errors`` maps a member to an error's name."""
+    """Listens at ``address``.
+
+    ``calls`` are (member, body) of what was asked; ``errors`` maps a member to an error's name.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "bus"

@@ -1,4 +1,5 @@
-"""A cluster under seeded chaos: daemons, machines, links and data break at random; then all is healed and must be right.
+"""A cluster under seeded chaos: daemons, machines, links and data break at random; then all is healed and must be
+right.
 
 A run that fails prints its seed and its story; ``FLOTILLA_SEED`` repeats it (see ``seed`` in tests/conftest.py).
 """

@@ -1,4 +1,6 @@
-"""A reign ends when etcd says so, and not while the leader reads: under virtual time, and once with threads and a real etcd."""
+"""A reign ends when etcd says so, and not while the leader reads: under virtual time, and once with threads and a real
+etcd.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def load(unit: str, systemd: FakeSystemd, store: UnitStore) -> Outcome:
 @pytest.mark.parametrize(
     ("unit", "known", "why"),
     [
-        # As systemd 252 and 257 tell them: an instance of a template, one without file, a mount of the kernel's, a slice by its use.
+        # As systemd 252 and 257 tell them: an instance of a template, one without file, a mount of the kernel's, a
+        # slice by its use.
         (
             "serial-getty@ttyS0.service",
             Known("loaded", "active", "/usr/lib/systemd/system/serial-getty@.service"),

@@ -125,8 +125,9 @@ class Follower:
 
 
 class Link(FakeEtcd):
-    """A node's connection. Its engine's reading of everything takes ``reading_s``, in which all others go on, and begins
-    with ``meanwhile``, if there is such a thing: it happens once."""
+    """A node's connection. Its engine's reading of everything takes ``reading_s``, in which all others go on, and
+    begins with ``meanwhile``, if there is such a thing: it happens once.
+    """
 
     def __init__(self, node: Node) -> None:
         super().__init__(node.world.etcd.store)

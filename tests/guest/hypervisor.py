@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 class Hypervisor:
-    """Stands between a unix socket, as QEMU does for its chardev, and the port of an agent: what one end says the other hears.
+    """Stands between a unix socket, as QEMU does for its chardev, and the port of an agent: what one end says the other
+    hears.
 
     It takes one connection at a time; while there is none, what the guest says is gone.
     """

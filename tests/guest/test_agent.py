@@ -1,4 +1,6 @@
-"""The real agent, as a process of its own on a terminal in place of its port, and the host's half of it, over a real socket."""
+"""The real agent, as a process of its own on a terminal in place of its port, and the host's half of it, over a real
+socket.
+"""
 
 import asyncio
 import hashlib
@@ -192,7 +194,9 @@ def test_the_end_of_input_ends_a_shell_on_a_terminal(world: World) -> None:
 
 
 def test_a_new_host_kills_what_the_former_left_and_drops_its_halves(world: World, tmp_path: Path) -> None:
-    """The supervisor was killed in the middle of a line; or memory was restored: the other end is another one than before."""
+    """The supervisor was killed in the middle of a line; or memory was restored: the other end is another one than
+    before.
+    """
 
     async def scene(shell: Shell, guest: Hypervisor) -> None:
         pid = tmp_path / "pid"

@@ -21,7 +21,9 @@ Make = Callable[..., "Watched"]
 
 
 class Systemd:
-    """Answers ``Get`` of ``NFailedUnits`` and ``ActiveState``, as PID 1 does on its private socket; a D-Bus library reads and writes it."""
+    """Answers ``Get`` of ``NFailedUnits`` and ``ActiveState``, as PID 1 does on its private socket; a D-Bus library
+    reads and writes it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.states: dict[str, str] = {}

@@ -19,7 +19,9 @@ MIB = 1 << 20
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """Make ``esp.img`` (16 MiB, 8 KiB of them used) and ``root.img`` in ``folder``; what the builder says of a disk with them."""
+    """Make ``esp.img`` (16 MiB, 8 KiB of them used) and ``root.img`` in ``folder``; what the builder says of a disk
+    with them.
+    """
     verity = Verity("ab" * 32, 3)
     esp, root = folder / "esp.img", folder / "root.img"
     esp.write_bytes((b"esp" * 2000).ljust(16 * MIB, b"\0"))

@@ -171,7 +171,9 @@ def test_an_interrupted_installation_boots_nothing_and_says_so(
     capsys: pytest.CaptureFixture[str],
     step: int,
 ) -> None:
-    """Interrupted at each point where something must have reached the disk: after emptying, after copying, after the backup of the table."""
+    """Interrupted at each point where something must have reached the disk: after emptying, after copying, after the
+    backup of the table.
+    """
     sync = os.fsync
     calls = []
 

@@ -1,7 +1,9 @@
-"""``python -m tests.runner [--strict] [--began SECONDS] [--session WORDS]... -- PYTEST ARGUMENT...``: what scripts/test runs, and its exit code.
+"""``python -m tests.runner [--strict] [--began SECONDS] [--session WORDS]... -- PYTEST ARGUMENT...``: what scripts/test
+runs, and its exit code.
 
-pytest with these arguments, once or once for each ``--session`` (with its words, too), then once more for each test that failed, in a process of its own; the table of where the time went; the
-verdict. ``--began`` is when it all began, in seconds since the epoch.
+pytest with these arguments, once or once for each ``--session`` (with its words, too), then once more for each test
+that failed, in a process of its own; the table of where the time went; the verdict. ``--began`` is when it all began,
+in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from tests.runner.verdict import REPEATED_MAX, Run, Verdict, Why
 
 LIMIT_FACTOR: Final = 3
 LIMIT_S: Final = 900.0
-"""A second run may take three times what the test took, and a quarter of an hour for what its module boots: one that hangs now is no reason to
-wait for ever, and one that is slow has not failed."""
+"""A second run may take three times what the test took, and a quarter of an hour for what its module boots: one that
+hangs now is no reason to wait for ever, and one that is slow has not failed.
+"""
 
 OUTPUT_BYTES_MAX: Final = 1 << 20
 """Looked at, of what a second run printed: its end."""
@@ -65,7 +68,8 @@ def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def run_all(foreman: Foreman, words: Sequence[str], folder: Path, sessions: Sequence[str]) -> Run | None:
     """pytest with ``words``, printing where we do; None if we were interrupted before it began.
 
-    Once for each of ``sessions``, with those words, too, as a shell splits them. What ends a session before its time is the end of the run.
+    Once for each of ``sessions``, with those words, too, as a shell splits them. What ends a session before its time is
+    the end of the run.
     """
     runs: list[Run] = []
     for session in sessions:

@@ -1,8 +1,9 @@
 """A pytest plugin (``-p tests.runner.plugin``): writes down what a run does, and can have it do one test only.
 
-``--record-to FILE`` writes the lines that tests/runner/recording.py describes. ``--alone FILE`` runs the one test whose id is in FILE, as a JSON
-string, with whatever other options there are: an id on the command line would be taken apart at its colons and brackets. Such a run is a look
-at a run that has been: it writes none of the files that the first one was asked for.
+``--record-to FILE`` writes the lines that tests/runner/recording.py describes. ``--alone FILE`` runs the one test whose
+id is in FILE, as a JSON string, with whatever other options there are: an id on the command line would be taken apart
+at its colons and brackets. Such a run is a look at a run that has been: it writes none of the files that the first one
+was asked for.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ NOT_ALONE: Final[dict[str, object]] = {
     "dist": "no",
     "tx": [],
 }
-"""Options that would write over a file or a folder of the first run, or that make no sense for one test, and what they are instead."""
+"""Options that would write over a file or a folder of the first run, or that make no sense for one test, and what they
+are instead.
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,7 +96,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class Stopwatch:
-    """How long the set-up of each fixture takes, without those that it asks for: an attribute of the report, which comes through from workers, too."""
+    """How long the set-up of each fixture takes, without those that it asks for: an attribute of the report, which
+    comes through from workers, too.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}

@@ -15,8 +15,9 @@ from typing import Final
 
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN_S: Final = 1.0
-"""A signal that comes twice within this time is one: ``timeout`` sends it to us and to our process group. A person who presses Ctrl-C again takes
-longer, and means it: pytest then breaks off its clean-up."""
+"""A signal that comes twice within this time is one: ``timeout`` sends it to us and to our process group. A person who
+presses Ctrl-C again takes longer, and means it: pytest then breaks off its clean-up.
+"""
 GRACE_S: Final = 120.0
 """For a program that took too long to put its machines away, before it is killed."""
 PR_SET_PDEATHSIG: Final = 1
@@ -24,7 +25,9 @@ PR_SET_PDEATHSIG: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: its exit code (negative: the signal), whether it was told to, and whether because its time was over."""
+    """How a program ended: its exit code (negative: the signal), whether it was told to, and whether because its time
+    was over.
+    """
 
     code: int
     seconds: float
@@ -33,11 +36,12 @@ class Ended:
 
 
 class Foreman:
-    """Starts programs, one after the other, and passes on what ends them. A context manager: signals are its own while it is open.
+    """Starts programs, one after the other, and passes on what ends them. A context manager: signals are its own while
+    it is open.
 
-    They stay blocked and are taken from the queue one by one, so that none comes between two steps of ours: one that arrives while nothing runs
-    has the next program not be started; ``heard`` is the last one. Each program has a process group of its own, so that Ctrl-C reaches it once and by us; if we
-    are killed it gets SIGTERM.
+    They stay blocked and are taken from the queue one by one, so that none comes between two steps of ours: one that
+    arrives while nothing runs has the next program not be started; ``heard`` is the last one. Each program has a
+    process group of its own, so that Ctrl-C reaches it once and by us; if we are killed it gets SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -45,7 +49,8 @@ class Foreman:
         self._last: dict[int, float] = {}
 
     def __enter__(self) -> Foreman:
-        # Who runs us in the background of a script (SIGINT ignored) wants to be able to end us all the same; nohup means what it says.
+        # Who runs us in the background of a script (SIGINT ignored) wants to be able to end us all the same; nohup
+        # means what it says.
         self._ours = {
             number for number in ENDING if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
         }
@@ -65,8 +70,8 @@ class Foreman:
         limit_s: float | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Ended | None:
-        """Run a program to its end; None if we were interrupted before it began. It has no input, and prints where we do, or to ``output``;
-        ``environment`` goes over ours.
+        """Run a program to its end; None if we were interrupted before it began. It has no input, and prints where we
+        do, or to ``output``; ``environment`` goes over ours.
 
         After ``limit_s`` it is asked to end, and killed with its process group if it does not.
         """

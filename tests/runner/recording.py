@@ -1,6 +1,7 @@
 """What a run of pytest told of itself (tests/runner/plugin.py), as data.
 
-The file has one JSON array a line, ``[kind, ...]``, written as things happen: a run that is killed leaves all that it knew.
+The file has one JSON array a line, ``[kind, ...]``, written as things happen: a run that is killed leaves all that it
+knew.
 
     ["begin"]                        the session has begun: from here on, a file without "end" is a crash
     ["collected", [NODEID, ...]]     what is to be run (of each worker of pytest-xdist: all of it)
@@ -27,8 +28,9 @@ COLUMNS_MAX: Final = 2000
 class Report:
     """One phase (``setup``, ``call``, ``teardown``) of one test, as pytest's ``TestReport`` has it.
 
-    ``start`` is seconds since the epoch. ``fixtures`` are the seconds that the set-up of each took, without what it asked for itself. ``text`` is
-    the failure and ``sections`` what was captured, (heading, text), both kept of what may be shown only, and shortened.
+    ``start`` is seconds since the epoch. ``fixtures`` are the seconds that the set-up of each took, without what it
+    asked for itself. ``text`` is the failure and ``sections`` what was captured, (heading, text), both kept of what may
+    be shown only, and shortened.
     """
 
     nodeid: str
@@ -43,7 +45,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A whole run. ``began`` and ``ended`` are about pytest's session; ``broken`` maps what could not be collected to the reason."""
+    """A whole run. ``began`` and ``ended`` are about pytest's session; ``broken`` maps what could not be collected to
+    the reason.
+    """
 
     reports: tuple[Report, ...] = ()
     collected: frozenset[str] = frozenset()
@@ -97,7 +101,10 @@ class Recording:
 
     @classmethod
     def read(cls, text: str) -> Recording:
-        """The recording in ``text``. A last line without an end, of a run that was killed while it wrote, is passed over."""
+        """The recording in ``text``.
+
+        A last line without an end, of a run that was killed while it wrote, is passed over.
+        """
         events = [json.loads(line) for line in text.split("\n")[:-1]]
 
         def named(kind: str) -> frozenset[str]:

@@ -1,4 +1,6 @@
-"""The whole of it on real pytest runs: what fails once, what fails twice, what ends the interpreter, and what is broken off."""
+"""The whole of it on real pytest runs: what fails once, what fails twice, what ends the interpreter, and what is broken
+off.
+"""
 
 from __future__ import annotations
 

@@ -118,7 +118,9 @@ def test_the_parts_are_the_whole(some: list[Report]) -> None:
 
 
 def test_the_fixtures_that_build_are_those_that_the_table_knows() -> None:
-    """All of vm-tests/ that call the builder themselves; ``desk`` builds a box and then boots a computer, which takes longer."""
+    """All of vm-tests/ that call the builder themselves; ``desk`` builds a box and then boots a computer, which takes
+    longer.
+    """
     found = set()
     for path in (ROOT / "vm-tests").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

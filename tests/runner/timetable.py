@@ -24,7 +24,10 @@ HABITS: Final = "tests/test_habits.py (style checks)"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. ``fixtures_s`` and ``bodies_s`` are busy seconds, of all workers together, ``wall_s`` is a share of the whole run."""
+    """One line of the table.
+
+    ``fixtures_s`` and ``bodies_s`` are busy seconds, of all workers together, ``wall_s`` is a share of the whole run.
+    """
 
     phase: str
     tests: int
@@ -44,9 +47,10 @@ class _Stretch:
 def rows(first: Run, second: Iterable[Run], began: float, now: float) -> list[Row]:
     """A row for each phase, and the total, which is that of the rows.
 
-    The run began at ``began``, with scripts/setup, and is over ``now`` (seconds since the epoch). ``wall_s`` gives each moment in which tests
-    run to the tests that do, in equal parts (with workers there are several), so that all rows together are what a clock on the wall
-    says; the last one, ``BETWEEN``, has what no test and nothing else can be charged with.
+    The run began at ``began``, with scripts/setup, and is over ``now`` (seconds since the epoch). ``wall_s`` gives each
+    moment in which tests run to the tests that do, in equal parts (with workers there are several), so that all rows
+    together are what a clock on the wall says; the last one, ``BETWEEN``, has what no test and nothing else can be
+    charged with.
     """
     stretches = [stretch for report in first.recording.reports for stretch in _stretches(report)]
     shares = _shares(stretches)

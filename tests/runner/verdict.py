@@ -1,7 +1,8 @@
-"""What a test run is worth: pure functions from what the first run told, and what the second one told of its failures, to an exit code and a text.
+"""What a test run is worth: pure functions from what the first run told, and what the second one told of its failures,
+to an exit code and a text.
 
-Three nouns: a :class:`Run` is one pytest process that has ended; :func:`to_repeat` says which tests get a second one, or :class:`Why` none does; a
-:class:`Verdict` is what both make together. docs/flakes.md has it in prose.
+Three nouns: a :class:`Run` is one pytest process that has ended; :func:`to_repeat` says which tests get a second one,
+or :class:`Why` none does; a :class:`Verdict` is what both make together. docs/flakes.md has it in prose.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import Final
 from tests.runner.recording import Recording, Report
 
 REPEATED_MAX: Final = 10
-"""Failures that get a second run. So many at once are no chance, and their second runs would take as long as the first."""
+"""Failures that get a second run.
+
+So many at once are no chance, and their second runs would take as long as the first.
+"""
 
 SEED: Final = re.compile(r"(?:FLOTILLA_SEED|--cluster-seed)=(\d+)")
 """As tests/conftest.py and the plugin for clusters tell it."""
@@ -41,8 +45,9 @@ class Why(Enum):
 class Run:
     """A pytest process that has ended.
 
-    ``code`` is its exit code, negative for the signal that killed it. ``interrupted`` says that it was ended from outside, ``limit_s`` that this was
-    since it took longer. ``output`` is the end of what it printed, where it was caught. ``begin`` is in seconds since the epoch.
+    ``code`` is its exit code, negative for the signal that killed it. ``interrupted`` says that it was ended from
+    outside, ``limit_s`` that this was since it took longer. ``output`` is the end of what it printed, where it was
+    caught. ``begin`` is in seconds since the epoch.
     """
 
     recording: Recording
@@ -55,7 +60,9 @@ class Run:
 
     @property
     def crashed(self) -> bool:
-        """Whether the session began and did not come to its end, with whatever exit code: its interpreter died, or a test left it (``os._exit(0)``)."""
+        """Whether the session began and did not come to its end, with whatever exit code: its interpreter died, or a
+        test left it (``os._exit(0)``).
+        """
         recording = self.recording
         return recording.began and (not recording.ended or (self.code == PASSED and bool(recording.running)))
 
@@ -134,8 +141,9 @@ def to_repeat(first: Run, *, strict: bool) -> tuple[tuple[str, ...], Why | None]
 
 
 def seed_of(reports: Iterable[Report]) -> str | None:
-    """The seed that the report of a failure tells it can be repeated with: what fails by chance is repeated with the same chance, or it would be
-    taken for a flake."""
+    """The seed that the report of a failure tells it can be repeated with: what fails by chance is repeated with the
+    same chance, or it would be taken for a flake.
+    """
     for report in reports:
         for _, text in report.sections:
             if (found := SEED.search(text)) is not None:
@@ -147,7 +155,8 @@ def seed_of(reports: Iterable[Report]) -> str | None:
 class Verdict:
     """Both runs together.
 
-    ``second`` has a run for each test that got one; a failed test without one stays failed. ``interrupted``: not all that should have had one got it.
+    ``second`` has a run for each test that got one; a failed test without one stays failed. ``interrupted``: not all
+    that should have had one got it.
     """
 
     first: Run
@@ -196,7 +205,9 @@ class Verdict:
         return counts
 
     def lines(self) -> list[str]:
-        """What is told before the table: of each flake both outputs, of what failed twice the second (pytest has printed the first)."""
+        """What is told before the table: of each flake both outputs, of what failed twice the second (pytest has
+        printed the first).
+        """
         lines: list[str] = []
         for number, nodeid in enumerate(self.flakes, 1):
             lines += [_rule(f"flake {number} of {len(self.flakes)}"), nodeid]

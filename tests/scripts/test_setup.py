@@ -1,4 +1,6 @@
-"""scripts/setup on machines that are not this one: a fake apt says what the machine has, and records what it is asked to do."""
+"""scripts/setup on machines that are not this one: a fake apt says what the machine has, and records what it is asked
+to do.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ REAL_PROGRAMS = (
 
 @dataclass
 class Machine:
-    """A PATH of our own making: the few real programs that setup may use, and fakes for all that would change a machine."""
+    """A PATH of our own making: the few real programs that setup may use, and fakes for all that would change a
+    machine.
+    """
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)

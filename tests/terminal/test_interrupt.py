@@ -1,5 +1,6 @@
-"""Ctrl-C that waits: it comes after the block, once, and a process started in the block gets nothing of it. One that comes too late. And one that comes in
-the instant before a system call, which it does not interrupt."""
+"""Ctrl-C that waits: it comes after the block, once, and a process started in the block gets nothing of it. One that
+comes too late. And one that comes in the instant before a system call, which it does not interrupt.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +93,9 @@ WAITS = {
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_what_comes_just_before_a_wait_ends_it(number: signal.Signals, wait: str) -> None:
-    """PyErr_SetInterruptEx does all that a signal does, but for interrupting the system call that the main thread is in: as if it had come before."""
+    """PyErr_SetInterruptEx does all that a signal does, but for interrupting the system call that the main thread is
+    in: as if it had come before.
+    """
     code = f"""
 import ctypes, os, subprocess, sys, threading
 from terminal import command

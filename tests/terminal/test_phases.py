@@ -57,7 +57,9 @@ def read_all(leader: int) -> Iterator[bytes]:
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, awaited: bytes = b"") -> str:
-    """What a terminal receives from a phase with a detail that is longer than the terminal is wide, and that lasts until ``awaited`` is there."""
+    """What a terminal receives from a phase with a detail that is longer than the terminal is wide, and that lasts
+    until ``awaited`` is there.
+    """
     monkeypatch.setenv("COLUMNS", "40")
     leader, follower = pty.openpty()
     received = b""

@@ -26,7 +26,8 @@ BASES = {
     "timer": "[Timer]\nOnBootSec=5\n",
 }
 VALUES = ("maybe", "0", "-1", "5min 2s", "512M", "/abs/path", "foo.service", "A=b")
-# Values of these we let pass where systemd does not: that would take tables of addresses, capabilities, system calls, devices.
+# Values of these we let pass where systemd does not: that would take tables of addresses, capabilities, system calls,
+# devices.
 UNJUDGED = """
     AllowedCPUs AllowedMemoryNodes AssertNeedsUpdate BPFProgram BindPaths BindReadOnlyPaths BindToDevice
     BlockIOWeight BusName CPUAffinity CPUSchedulingPolicy CPUSchedulingPriority CacheDirectory

@@ -1,7 +1,7 @@
 """Any text up to the cap is read in time proportional to its length: what fleetd gets by its API may be hostile.
 
-Time is compared with itself, never with a clock's face: four times the text may cost ten times the CPU at most, where a quadratic
-reader needs sixteen times.
+Time is compared with itself, never with a clock's face: four times the text may cost ten times the CPU at most, where a
+quadratic reader needs sixteen times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""How far each unit that we answer for is confined, by the count of the image's own ``systemd-analyze security`` (0: not exposed, 10: not confined)."""
+"""How far each unit that we answer for is confined, by the count of the image's own ``systemd-analyze security`` (0:
+not exposed, 10: not confined).
+"""
 
 from __future__ import annotations
 

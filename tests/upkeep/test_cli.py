@@ -21,7 +21,10 @@ USED, OF_ENDED, UNUSED = Image("i1", ("web:1",), 0), Image("i2", ("job:1",), 1),
 
 
 class Disk:
-    """100 bytes, ``sizes`` of them taken by things of docker, ``other`` by somebody else. Docker refuses what ``refuses`` names."""
+    """100 bytes, ``sizes`` of them taken by things of docker, ``other`` by somebody else.
+
+    Docker refuses what ``refuses`` names.
+    """
 
     def __init__(self, things: Mapping[Container | Image, int], other: int = 0, refuses: Sequence[str] = ()) -> None:
         self.things, self.other, self.refuses = dict(things), other, refuses

@@ -1,4 +1,7 @@
-"""Our side of docker's API, against a server that says what docker says, and what it never should. The real one: vm-tests/test_docker.py."""
+"""Our side of docker's API, against a server that says what docker says, and what it never should.
+
+The real one: vm-tests/test_docker.py.
+"""
 
 from __future__ import annotations
 

@@ -2,10 +2,12 @@
 
 ``pytest --cluster-seed=N`` (or ``FLOTILLA_SEED=N``) repeats a run's plan of faults and its clients' dice.
 
-How long may two copies of a unit run? A machine that is cut off runs on, since it cannot tell a dead etcd from a dead link; so while a node is not in
-a majority of nodes that run and see each other (:func:`cluster.testing.chaos.majorities`) nothing is asked of it. When it is back it registers, reads
-its orders and stops what was moved. What that takes is :data:`BACK_S`: the rest of a lease of its own (``agent_ttl``), an election of etcd, one request that
-times out, and systemd's stop. After that, and among nodes that were never apart, two copies at one instant are an error.
+How long may two copies of a unit run? A machine that is cut off runs on, since it cannot tell a dead etcd from a dead
+link; so while a node is not in a majority of nodes that run and see each other
+(:func:`cluster.testing.chaos.majorities`) nothing is asked of it. When it is back it registers, reads its orders and
+stops what was moved. What that takes is :data:`BACK_S`: the rest of a lease of its own (``agent_ttl``), an election of
+etcd, one request that times out, and systemd's stop. After that, and among nodes that were never apart, two copies at
+one instant are an error.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ MENU = ("kill", "pause", "isolate", "partition", "bridge", "cut", "degrade", "cl
 
 
 class Sampler:
-    """Asks every node, again and again, which of the units are active there: through its root shell, which no fault touches."""
+    """Asks every node, again and again, which of the units are active there: through its root shell, which no fault
+    touches.
+    """
 
     QUESTION = (
         "cat /proc/sys/kernel/random/boot_id; systemctl show --property=Id,ActiveState,ActiveEnterTimestampMonotonic "

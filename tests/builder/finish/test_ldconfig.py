@@ -99,7 +99,9 @@ def test_what_is_no_library_for_this_machine_is_left_out() -> None:
 
 
 def test_real_libraries_get_the_links_that_the_real_ldconfig_makes(tmp_path: Path) -> None:
-    """Twin: libraries of this machine under the names of their files, linked by us and by its ldconfig (``-n``: this folder only)."""
+    """Twin: libraries of this machine under the names of their files, linked by us and by its ldconfig (``-n``: this
+    folder only).
+    """
     names = ("libc.so.6", "libm.so.6", "libz.so.1", "libcrypt.so.1", "libcrypto.so.3", "ld-linux-x86-64.so.2")
     sources = {path.resolve() for name in names for path in Path("/lib").glob(f"*/{name}")}
     tree = merged()

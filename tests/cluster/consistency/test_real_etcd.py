@@ -1,4 +1,6 @@
-"""The checker against a real etcd of three members that is killed and paused: right as it is, and caught when it has forgotten something."""
+"""The checker against a real etcd of three members that is killed and paused: right as it is, and caught when it has
+forgotten something.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ def clients_of(members: Members, count: int) -> Iterator[list[Client]]:
 
 
 def test_under_faults_it_keeps_its_word(members: Members, seed: int) -> None:
-    """Registers, sets and locks, each with clients of its own, while members are killed and paused: one at a time, so that it stays alive."""
+    """Registers, sets and locks, each with clients of its own, while members are killed and paused: one at a time, so
+    that it stays alive.
+    """
     plan = draw(seed=seed, nodes=[1, 2, 3], seconds=9, menu=["kill", "pause"], gap_s=1, length_s=(0.5, 2), boot_s=0.5)
     print(plan)
     workloads: list[Workload] = [Registers("/t/"), Sets("/t/"), Locks("/t/", ttl_s=1)]

@@ -1,4 +1,6 @@
-"""The checker against histories whose answer is known: runs of a real object are right, and a dumb twin judges any other."""
+"""The checker against histories whose answer is known: runs of a real object are right, and a dumb twin judges any
+other.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def violation(history: Sequence[Operation], model: Model[Any]) -> Violation:
 
 
 def has_an_order(history: Sequence[Operation], model: Model[Any]) -> bool:
-    """By definition: some choice of the unknown operations, in some order that respects real time, that the model could have gone through."""
+    """By definition: some choice of the unknown operations, in some order that respects real time, that the model could
+    have gone through.
+    """
     history = [each for each in history if each.outcome != "fail"]
     known = [each for each in history if each.outcome == "ok"]
     unknown = [each for each in history if each.outcome == "unknown"]

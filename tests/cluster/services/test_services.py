@@ -1,7 +1,8 @@
-"""The services as nodes see them: the real switch, the real libslirp behind the services, and for each node a QEMU without machine.
+"""The services as nodes see them: the real switch, the real libslirp behind the services, and for each node a QEMU
+without machine.
 
-A node's TCP is libslirp's, too: with the node's address as its own and ``hostfwd``, it makes a connection on the segment of each one made to
-a port of this computer.
+A node's TCP is libslirp's, too: with the node's address as its own and ``hostfwd``, it makes a connection on the
+segment of each one made to a port of this computer.
 """
 
 import asyncio
@@ -123,7 +124,9 @@ def segment(description: Description) -> Iterator[Segment]:
 def node(
     segment: Segment, program: Path, number: int, address: str, port: int, as_number: int | None = None
 ) -> Iterator[str]:
-    """The way of node ``number``, with the address of another one if that is named, to a TCP address: ``127.0.0.1:PORT``."""
+    """The way of node ``number``, with the address of another one if that is named, to a TCP address:
+    ``127.0.0.1:PORT``.
+    """
     (here,) = free_ports(1)
     user = {
         "type": "user",

@@ -340,7 +340,8 @@ class TestRefusals:
         leader = next(name for name, client in clients.items() if client.status().leader == client.status().member_id)
         survivor = next(name for name in members if name != leader)
         Registry(clients[survivor]).create_unit(unit("hello.service"))
-        # Far less than an election takes, so that one request cannot wait for it; and that is long enough to ask within it on a busy machine.
+        # Far less than an election takes, so that one request cannot wait for it; and that is long enough to ask within
+        # it on a busy machine.
         registry = Registry(Client([members[survivor].endpoint], timeout=0.1))
         members[leader].kill()
         with pytest.raises(Unavailable) as trouble:

@@ -1,6 +1,8 @@
-"""A cluster of one process: the real fleetctl, HTTP API and registry over the fake etcd, and an engine and agents that we play.
+"""A cluster of one process: the real fleetctl, HTTP API and registry over the fake etcd, and an engine and agents that
+we play.
 
-The played part answers at once and obeys the test: it runs after each change of a unit, so nothing here depends on timing.
+The played part answers at once and obeys the test: it runs after each change of a unit, so nothing here depends on
+timing.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ class Said(NamedTuple):
 
 @dataclass
 class Script:
-    """How the played cluster treats one unit: a reason to place it nowhere, and what systemd says, look after look (the last
-    one stays)."""
+    """How the played cluster treats one unit: a reason to place it nowhere, and what systemd says, look after look (the
+    last one stays).
+    """
 
     reason: str = ""
     says: list[tuple[str, str]] = field(default_factory=lambda: [("active", "running")])

@@ -18,7 +18,9 @@ Serve = Callable[..., Client]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts a server that answers each connection with the next of some raw texts, then hangs up; returns a client of it."""
+    """Starts a server that answers each connection with the next of some raw texts, then hangs up; returns a client of
+    it.
+    """
     listening = socket.create_server(("127.0.0.1", 0))
     clients: list[Client] = []
 

@@ -1,6 +1,7 @@
 """Through ssh: which node is taken, where a unit's commands run, and that nothing is left behind.
 
-``ssh`` is a script (fake_ssh.py) that forwards for real but logs in nowhere; the real one is tested on virtual machines.
+``ssh`` is a script (fake_ssh.py) that forwards for real but logs in nowhere; the real one is tested on virtual
+machines.
 """
 
 from __future__ import annotations
