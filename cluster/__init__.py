@@ -9,10 +9,12 @@
     cluster.nodes[0].kill()                     # pull its plug
     take(cluster, "healthy", Phases()); restore("healthy", "copy", Phases())     # seconds, not minutes
 
-One background process a cluster (:mod:`cluster.daemon.supervisor`) owns the QEMUs, the switch and the discovery service; all commands
-are its clients. ``docs/cluster.md`` is the manual, ``docs/testing.md`` that of the pytest plugin.
+Each cluster has one background process (:mod:`cluster.daemon.supervisor`) that owns the QEMUs, the switch and the
+discovery service; all commands are its clients. ``docs/cluster.md`` is the manual, ``docs/testing.md`` that of the
+pytest plugin.
 
-The names of this package are loaded when they are first asked for: pytest imports :mod:`cluster.testing.plugin`, and with it this, in every run.
+The names of this package are loaded at their first use: pytest imports :mod:`cluster.testing.plugin`, and with it this
+package, in every run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The commands ``cluster``, ``cluster-up`` and ``cluster-down``; each module here is a group of verbs with a function ``add``."""
+"""The commands ``cluster``, ``cluster-up`` and ``cluster-down``.
+
+Each module here is a group of verbs with a function ``add``.
+"""
 
 from __future__ import annotations
 

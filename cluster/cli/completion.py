@@ -18,7 +18,8 @@ examples:
   cluster completion zsh > ~/.zfunc/_cluster            with 'fpath+=~/.zfunc' in ~/.zshrc, before compinit
   eval "$(cluster completion bash)"                     for this shell
 """
-# Words that change: looked up by the shell itself, in our folders, since starting Python takes longer than people wait for a word.
+# Words that change: the shell itself looks them up in our folders, since starting Python takes longer than people wait
+# for a completion.
 _CLUSTERS = "${XDG_STATE_HOME:-$HOME/.local/state}/flotilla/clusters"
 PREAMBLE = {
     "bash": f"""\
@@ -30,8 +31,9 @@ _flotilla_clusters() {{ compadd -- ${{(f)"$(cd "{_CLUSTERS}" 2>/dev/null && ls)"
 _flotilla_nodes() {{ compadd -- ${{(f)"$(cd "{_CLUSTERS}/${{FLOTILLA_CLUSTER:-default}}" 2>/dev/null && ls -d node-*)"}} }}
 """,
 }
-# Those of fleetctl are its cluster's, so it is asked; one that is far away is not waited for. bash compares the names and never expands them: they are
-# other people's words. There '@' is a part of a word, as it is in systemctl's.
+# Names for fleetctl come from its cluster, so fleetctl lists them, with short timeouts for a cluster that is far away.
+# bash compares the names and never expands them: other people chose them. In bash, '@' is part of a word, as in
+# systemctl's completion.
 _FLEETCTL = "fleetctl --request-timeout 2 --ssh-timeout 4"
 _UNITS = f"{_FLEETCTL} list-unit-files --no-legend --fields unit 2>/dev/null"
 _MACHINES = f"{_FLEETCTL} list-machines --no-legend --full --fields machine,ip 2>/dev/null"
@@ -123,7 +125,10 @@ def _completion(action: argparse.Action, command: str) -> object:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """All of the parser and of its verbs' parsers. (argparse tells them by no public name; shtab reads the same ones.)"""
+    """All actions of the parser and of its verbs' parsers.
+
+    (argparse has no public name for them; shtab reads the same attributes.)
+    """
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):

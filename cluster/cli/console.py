@@ -127,7 +127,10 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def merged(journals: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The lines of several journals by time, each with its node's name; a line without a time stays below the one above it."""
+    """The lines of several journals by time, each with its node's name.
+
+    A line without a time stays below the one above it.
+    """
     entries: list[tuple[str, str, list[str]]] = []
     for name, text in journals:
         for line in text.splitlines():
@@ -160,7 +163,7 @@ class _Prefixed:
 
 
 def _follow(nodes: Sequence[Node], command: str) -> int:
-    """Print what the command says on each node until all have ended, or Ctrl-C, which ends them there, too."""
+    """Print the command's output on each node until all have ended, or until Ctrl-C, which ends them there, too."""
 
     def listen(node: Node) -> None:
         output = _Prefixed(f"{node.name} | " if len(nodes) > 1 else "")

@@ -17,7 +17,7 @@ from terminal import table
 
 def add(verbs: Verbs) -> None:
     """``doctor``."""
-    text = "say what this computer can do for clusters, why, and what to do about it"
+    text = "show what this computer can do for clusters, why, and what to do about it"
     parser = verbs.add("doctor", text, _doctor, named=False)
     json_argument(parser)
     parser.add_argument(
@@ -25,7 +25,7 @@ def add(verbs: Verbs) -> None:
         metavar="URI",
         action="append",
         type=connection_uri.parse,
-        help="look at this libvirt, of another computer, say (may be repeated; qemu:///session)",
+        help="check this libvirt, perhaps of another computer (may be repeated; qemu:///session)",
     )
 
 

@@ -181,7 +181,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 def _up(arguments: argparse.Namespace) -> int:
     outcome = (up_cached if arguments.cached else up)(_options(arguments), Phases())
-    settled()  # an exit code that is not 0 says that there is no cluster
+    settled()  # an exit code other than 0 means that there is no cluster
     cluster = outcome.cluster
     if not outcome.changed:
         off = [node["name"] for node in cluster.status()["nodes"] if node["state"] == "off"]
@@ -196,7 +196,7 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def next_steps(name: str) -> str:
     """What to type now, for the cluster called ``name``."""
-    # A shell that has not activated the virtual environment does not know our commands yet; the exports add them to PATH.
+    # A shell without the activated virtual environment does not find our commands yet; the exports add them to PATH.
     env = with_name(str(Path(sys.executable).parent / "cluster") + " env", name)
     return f"""
 next:

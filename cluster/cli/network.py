@@ -69,7 +69,7 @@ def add_faults(faults: Verbs) -> None:
     ):
         # A percent sign in a help text of argparse is written twice; none of these has one.
         sub.add_argument(f"--{name}", metavar=metavar, help=text)
-    sub.add_argument("--seed", type=int, metavar="N", help="of the dice (a new one, which is told)")
+    sub.add_argument("--seed", type=int, metavar="N", help="of the random generator (default: a new one, printed)")
 
 
 def add(verbs: Verbs) -> None:

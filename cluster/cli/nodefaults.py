@@ -52,7 +52,7 @@ def add_faults(faults: Verbs) -> None:
     sub = _node_argument(faults.add("disk-errors", "have a node's state disk fail", _errors, examples=ERRORS_EXAMPLES))
     sub.add_argument("--read", action="store_true", help="reads fail, too")
     sub.add_argument("--read-only", action="store_true", help="reads fail, writes do not")
-    sub.add_argument("--kind", choices=sorted(KINDS), default="eio", help="what it says (%(default)s)")
+    sub.add_argument("--kind", choices=sorted(KINDS), default="eio", help="the error (%(default)s)")
     sub = _node_argument(faults.add("disk-full", "fill a node's state file system", _full))
     sub.add_argument("--leave", type=byte_count, default=0, metavar="SIZE", help="but for so many bytes (0)")
     sub = faults.add(
@@ -64,7 +64,7 @@ def add_faults(faults: Verbs) -> None:
     sub.add_argument("--offset", type=byte_count, default=0, metavar="N", help="from this byte (0)")
     sub.add_argument("--bytes", type=byte_count, default=1, metavar="N", help="so many (1)")
     clock = faults.add("clock", "step a node's clock", _clock, examples=CLOCK_EXAMPLES)
-    # argparse takes "-5" for a value, but "-5s" for an option, unless it is told how times look.
+    # argparse takes "-5" for a value, but "-5s" for an option, unless it has a pattern for times.
     clock._negative_number_matcher = TIME
     how = _node_argument(clock).add_mutually_exclusive_group(required=True)
     how.add_argument("--step", type=seconds, metavar="TIME", help="by so much, back if negative: -3600s, 90m")

@@ -25,7 +25,7 @@ SSH_CONFIG_EXAMPLES = """\
 example:
   cluster ssh-config > nodes.conf
   ssh -F nodes.conf node-2             also scp, sftp, rsync -e "ssh -F nodes.conf"
-  ssh -F nodes.conf node-2.default     the same node, told from those of other clusters
+  ssh -F nodes.conf node-2.default     the same node, distinguished from those of other clusters
 """
 
 
@@ -76,7 +76,10 @@ def _ssh_config(arguments: argparse.Namespace) -> int:
 
 
 def ssh_config(cluster: Cluster) -> str:
-    """OpenSSH's configuration (ssh_config(5)) for the cluster's nodes; a percent sign in a path is written twice there."""
+    """OpenSSH's configuration (ssh_config(5)) for the cluster's nodes.
+
+    A percent sign in a path is written twice there.
+    """
     hosts = []
     for node in cluster.nodes:
         settings = {

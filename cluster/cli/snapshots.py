@@ -35,7 +35,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _take(arguments: argparse.Namespace) -> int:
-    snapshot.folder_of(arguments.tag)  # a tag that is none is told first
+    snapshot.folder_of(arguments.tag)  # report an invalid tag first
     made = take(Cluster.open(arguments.name), arguments.tag, Phases())
     print(f"snapshot {made.tag!r}: {made.description.size} nodes, {made.bytes >> 20} MiB in {made.folder}")
     return 0

@@ -1,4 +1,4 @@
-"""How commands are declared: every verb has a help that teaches, and a cluster that it is about."""
+"""How commands are declared: every verb has a help text with examples, and a cluster that it is about."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class Verbs:
     def add(
         self, name: str, text: str, run: Run | None = None, *, examples: str | None = None, named: bool = True
     ) -> argparse.ArgumentParser:
-        """The verb ``name``, which does what ``text`` says by calling ``run``; ``named`` verbs are about one cluster."""
+        """Add the verb ``name``, described by ``text`` and carried out by ``run``.
+
+        ``named`` verbs are about one cluster.
+        """
         parser = self._subparsers.add_parser(
             name,
             help=text,
@@ -56,7 +59,10 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def byte_count(text: str) -> int:
-    """A number of bytes as people write it: "4096", "512K", "1M" (1024 each). For argparse: raises ArgumentTypeError."""
+    """A number of bytes as people write it: "4096", "512K", "1M" (1024 each).
+
+    For argparse: raises ArgumentTypeError.
+    """
     match = re.fullmatch(r"(\d+)([KMG]?)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: 4096, 512K, 1M, 2G")
@@ -64,7 +70,10 @@ def byte_count(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time as people write it, in seconds: "500ms", "-3600s", "90m", "1h", "2d". For argparse: raises ArgumentTypeError."""
+    """A time as people write it, in seconds: "500ms", "-3600s", "90m", "1h", "2d".
+
+    For argparse: raises ArgumentTypeError.
+    """
     match = TIME.fullmatch(text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: 500ms, -3600s, 90m, 1h, 2d")
@@ -72,11 +81,11 @@ def seconds(text: str) -> float:
 
 
 def with_name(text: str, name: str) -> str:
-    """The command ``text`` as somebody must type it for the cluster called ``name``."""
+    """The command ``text`` as it must be typed for the cluster called ``name``."""
     return text if name == "default" else f"{text} --name {name}"
 
 
 def told(arguments: argparse.Namespace, fault: Fault) -> int:
-    """Say what is broken now, and how it becomes whole again."""
+    """Print what is broken now, and how to heal it."""
     print(f"{fault}; it lasts until: {with_name('cluster fault heal', arguments.name)}")
     return 0

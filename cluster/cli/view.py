@@ -50,14 +50,17 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def status_text(status: dict[str, Any]) -> str:
-    """What :meth:`Cluster.status` tells, for people."""
+    """The result of :meth:`Cluster.status`, for people."""
     how = status["accelerator"]
     rows = [
         [n["name"], n["state"], n["address"], n["role"], f"127.0.0.1:{n['ssh_port']}", n["ended"] or "-"]
         for n in status["nodes"]
     ]
     lines = [
-        f"cluster {status['name']!r} is {status['state']} ({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})",
+        (
+            f"cluster {status['name']!r} is {status['state']} "
+            f"({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})"
+        ),
         table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "LAST END"]),
         *(f"{n['name']} stands still: {stall.WHY}" for n in status["nodes"] if n["state"] == "stalled"),
         *(f"fault {fault['id']}: {fault['what']}" for fault in status["faults"]),

@@ -1,1 +1,4 @@
-"""A cluster and its nodes as a command or a test holds them: every call becomes a request to the supervisor, or goes to the node by ssh."""
+"""A cluster and its nodes as a command or a test holds them.
+
+Every call becomes a request to the supervisor, or goes to the node by ssh.
+"""

@@ -21,16 +21,21 @@ class Clock:
     """Faults of one node's clock. They add up; a node that is switched off and on has the right time again."""
 
     def __init__(self, node: int, ask: Ask, factor: float) -> None:
-        """``ask`` asks the supervisor; ``factor`` is how much longer than with hardware things take on ``node``."""
+        """``ask`` sends requests to the supervisor; ``node`` takes ``factor`` times as long as hardware."""
         self._node, self._ask, self._deadline_s = node, ask, STEP_DEADLINE_S * factor
 
     def step(self, seconds: float) -> Fault:
-        """Step the wall clock, and the hardware's, by so many seconds, back if negative; healed, it is right. Raises :class:`Failure`."""
+        """Step the wall clock and the hardware clock by so many seconds, back if negative.
+
+        When healed, they are right. Raises :class:`Failure`.
+        """
         _require(seconds)
         return self._fault(StepClock(self._node, seconds))
 
     def strobe(self, seconds: float, *, period_s: float = 1.0, duration_s: float = 30.0) -> Fault:
-        """Step the wall clock by ``seconds`` and back to right, again and again: each holds ``period_s``, all ends after ``duration_s`` or when healed.
+        """Step the wall clock by ``seconds`` and back to the right time, in turns.
+
+        Each turn lasts ``period_s``; all ends after ``duration_s`` or when healed.
 
         Returns at once. Raises :class:`Failure`.
         """

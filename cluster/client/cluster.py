@@ -47,7 +47,7 @@ SUPERVISOR_DEADLINE_S = 20.0
 """For the supervisor to listen: a Python start on a busy computer."""
 ENDING_GRACE_S = 20.0
 TIME_DEADLINE_S = 30.0
-"""For the supervisor to set its time server right; nodes are not asked."""
+"""For the supervisor to set its time server right; no node takes part in that."""
 ADOPT_DEADLINE_S = 60.0
 POWER_CUT_DEADLINE_S = 60.0
 HEAL_DEADLINE_S = 60.0
@@ -55,7 +55,7 @@ HEAL_DEADLINE_S = 60.0
 
 
 class Cluster:
-    """The cluster with a given layout. Nothing here caches what is running: each question is asked anew."""
+    """The cluster with a given layout. Nothing here caches what is running: each call looks again."""
 
     def __init__(self, layout: Layout, description: Description) -> None:
         self.layout = layout
@@ -97,13 +97,16 @@ class Cluster:
         """This user's clusters, by name, but for those of another version of this program."""
         found = []
         for name in cls.names():
-            with suppress(FileNotFoundError, Failure):  # somebody has just removed it, or it is of another version
+            with suppress(FileNotFoundError, Failure):  # just removed, or of another version
                 found.append(cls._load(name))
         return found
 
     @classmethod
     def reserved_ports(cls) -> set[int]:
-        """The ports of this user's clusters, running or not; of one that another version of this program made, none are known."""
+        """The ports of this user's clusters, running or not.
+
+        Those of a cluster that another version of this program made are not known.
+        """
         ports: set[int] = set()
         for name in cls.names():
             with suppress(FileNotFoundError, Failure):
@@ -143,7 +146,10 @@ class Cluster:
             )
 
     def launch(self) -> None:
-        """Start the supervisor in the background; returns when it listens. Raises :class:`Failure` with what it said."""
+        """Start the supervisor in the background; returns when it listens.
+
+        Raises :class:`Failure` with what it said.
+        """
         end_processes(self.layout)
         make_private(self.layout.runtime)
         package_parent = str(Path(__file__).parents[2])
@@ -167,7 +173,7 @@ class Cluster:
         try:
             self._wait_for_supervisor(pid)
         except BaseException:
-            # It has not written itself down yet, so nobody else could find it to end it.
+            # It has not recorded its process yet, so no other command could find it to end it.
             if (supervisor := Process.of(pid)) is not None:
                 supervisor.end()
             raise
@@ -189,7 +195,10 @@ class Cluster:
         return control.ask(self.layout.control, request, deadline_s=deadline_s)
 
     def power_cut(self, nodes: Sequence[Node] | None = None) -> None:
-        """Pull the plugs of ``nodes`` (all) at one moment, and put them back: they boot. Raises :class:`Failure` if one is off."""
+        """Pull the plugs of ``nodes`` (all) at one moment, and put them back: they boot.
+
+        Raises :class:`Failure` if one is off.
+        """
         chosen = self.nodes if nodes is None else nodes
         for node in chosen:
             node.close()
@@ -200,7 +209,10 @@ class Cluster:
         return [fault.data() for fault in self.ask(Faults())]
 
     def heal(self, number: int | None = None) -> Sequence[int]:
-        """Heal all faults, or that with this number; returns the numbers of those that were healed now. Raises :class:`Failure`."""
+        """Heal all faults, or that with this number; returns the numbers of those that were healed now.
+
+        Raises :class:`Failure`.
+        """
         return self.ask(Heal(number), deadline_s=HEAL_DEADLINE_S * self.description.accelerator.factor)
 
     def status(self) -> dict[str, Any]:
@@ -237,7 +249,9 @@ class Cluster:
     def push(
         self, image: Path, name: str | None = None, progress: Callable[[str], None] = lambda _: None
     ) -> tuple[str, ...]:
-        """Push the images in a docker-archive or OCI layout into the cluster's registry, see :func:`cluster.services.push.push`.
+        """Push the images in a docker-archive or OCI layout into the cluster's registry.
+
+        See :func:`cluster.services.push.push`.
 
         Returns the names under which nodes pull them. Raises :class:`Failure`.
         """
@@ -248,7 +262,10 @@ class Cluster:
         return push(image, self.layout.registry_socket, name, progress)
 
     def shift_time(self, seconds: float) -> Fault:
-        """Have the segment's time server be wrong by ``seconds``; nodes follow when they ask next. Raises :class:`Failure`."""
+        """Make the segment's time server wrong by ``seconds``; nodes follow at their next query.
+
+        Raises :class:`Failure`.
+        """
         from cluster.client.fault import recorded
 
         return recorded(self.ask, self.ask(ShiftTime(seconds)), TIME_DEADLINE_S)
@@ -274,7 +291,9 @@ class Cluster:
         return "\n".join([*lines, f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'])
 
     def eventually(self, predicate: Callable[[], T], within: float = 30.0, *, what: str = "") -> T:
-        """The first answer of ``predicate`` that is true, see :func:`cluster.client.eventually.eventually`; ``within`` is seconds with hardware, scaled.
+        """The first true result of ``predicate``.
+
+        See :func:`cluster.client.eventually.eventually`; ``within`` is seconds with hardware, scaled.
 
         Raises :class:`~cluster.client.eventually.NeverHappened` with the last answer, or the last trouble.
         """
@@ -303,7 +322,10 @@ class Cluster:
             shutil.rmtree(folder)
 
     def stop(self) -> None:
-        """Press every node's power button, wait, and end the supervisor; the disks are kept. Raises :class:`Failure`."""
+        """Press every node's power button, wait, and end the supervisor; the disks are kept.
+
+        Raises :class:`Failure`.
+        """
         with ThreadPoolExecutor(len(self.nodes)) as executor:
             list(executor.map(Node.stop, self.nodes))
         self.close()
@@ -324,7 +346,7 @@ def processes(layout: Layout) -> list[Process]:
 
 
 def end_processes(layout: Layout) -> None:
-    """End the supervisor and the QEMUs of a cluster, whatever state they are in, and clean up what a killed one left."""
+    """End the supervisor and the QEMUs of a cluster in any state, and clean up what a killed supervisor left."""
     recorded = processes(layout)
     if recorded and recorded[0].alive:
         with suppress(Failure):  # it may hang; then it is killed
@@ -355,7 +377,8 @@ def remove(layout: Layout) -> None:
         forget_groups(description, layout)
     if layout.runtime.exists():
         shutil.rmtree(layout.runtime)
-    # First of all files: if we are killed, what is left is no cluster with half of its disks but a torso, which the next command removes.
+    # Before all other files: if this process is killed, the rest is a torso, which the next command removes, and not a
+    # cluster with half of its disks.
     layout.description.unlink(missing_ok=True)
     if layout.state.exists():
         shutil.rmtree(layout.state)
@@ -406,7 +429,7 @@ def choosing_ports() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let the block end: the second Ctrl-C of somebody impatient would leave half of what is being removed."""
+    """Let the block end: a second, impatient Ctrl-C would leave half of what is being removed."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals do not reach it
         return

@@ -35,7 +35,9 @@ class Output(Protocol):
 
 
 def run(control: Path, node: int, command: str | None, output: Output, errors: Output, source: IO[bytes] | None) -> int:
-    """Run a shell command as root, or a shell, with its output as it comes and ``source`` as its input; returns its exit code.
+    """Run a shell command, or a shell, as root; returns its exit code.
+
+    Output is passed on as it comes; ``source`` is the input.
 
     Raises :class:`terminal.Failure` if there is no root shell; waits for one that is still to come.
     """
@@ -55,7 +57,10 @@ def run(control: Path, node: int, command: str | None, output: Output, errors: O
 
 
 def attach(control: Path, node: int, command: str | None) -> int:
-    """Give this process' terminal to a shell (or ``command``) on the node, until that ends or :data:`LEAVE` is typed; returns its exit code."""
+    """Give this process' terminal to a shell (or ``command``) on the node; returns its exit code.
+
+    It ends when that ends, or when :data:`LEAVE` is typed.
+    """
     fd = sys.stdin.fileno()
     require_short(command or "")
     here = Terminal(size(fd), os.environ.get("TERM") or "dumb")
@@ -66,7 +71,7 @@ def attach(control: Path, node: int, command: str | None) -> int:
         waiting.register(resizes, selectors.EVENT_READ)
         while True:
             waiting.select()
-            # A signal's handler runs when that returns: what is typed after the terminal was resized does not overtake it.
+            # A signal's handler runs when that returns: input typed after a resize does not overtake the resize.
             ready = [key.fileobj for key, _ in waiting.select(0)]
             if resizes in ready:
                 os.read(resizes, TYPED_BYTES)
@@ -86,7 +91,7 @@ def attach(control: Path, node: int, command: str | None) -> int:
 
 
 def size(fd: int) -> tuple[int, int]:
-    """Rows and columns of a terminal; 24 and 80 of one that does not say."""
+    """Rows and columns of a terminal; 24 and 80 if it does not report them."""
     rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8)))
     return rows or 24, columns or 80
 

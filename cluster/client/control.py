@@ -1,4 +1,7 @@
-"""Talking to a cluster's supervisor: one line there, one line back (:mod:`cluster.model.protocol`), over its unix socket."""
+"""Requests to a cluster's supervisor over its unix socket.
+
+One line there, one line back (:mod:`cluster.model.protocol`).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ DEADLINE_S = 30.0
 
 
 class Ask(Protocol):
-    """Asks one cluster's supervisor, as :func:`ask` does."""
+    """Sends requests to one cluster's supervisor, as :func:`ask` does."""
 
     def __call__(self, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:
         """The reply to ``request``. Raises :class:`Failure`."""
@@ -24,7 +27,7 @@ class Ask(Protocol):
 def ask(path: Path, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:
     """Send ``request`` to the supervisor at the socket ``path`` and return its reply.
 
-    Raises :class:`Failure`, with the supervisor's own words if it refuses.
+    Raises :class:`Failure`, with the supervisor's own message if it refuses.
     """
     try:
         with socket.socket(socket.AF_UNIX) as line:

@@ -16,14 +16,17 @@ from cluster.model.protocol import Begun, CorruptDisk, FailDisk, FillDisk, NodeR
 from terminal import UsageFailure
 
 DISK_DEADLINE_S = 60.0
-"""With hardware: filling a disk, or replaying a journal and looking up a file, with tools that may have to be unpacked first."""
+"""With hardware: filling a disk, or replaying a journal and looking up a file.
+
+The tools for that may have to be unpacked first.
+"""
 
 
 class Disk:
-    """Faults of one node's state disk. Each holds until it is healed, over a reboot and a power cut, too; they add up."""
+    """Faults of one node's state disk. Each holds until it is healed, across reboots and power cuts; they add up."""
 
     def __init__(self, node: int, ask: Ask, factor: float) -> None:
-        """``ask`` asks the supervisor; ``factor`` is how much longer than with hardware things take on ``node``."""
+        """``ask`` sends requests to the supervisor; ``node`` takes ``factor`` times as long as hardware."""
         self._node, self._ask, self._deadline_s = node, ask, DISK_DEADLINE_S * factor
 
     def slow(self, iops: int | None = None, bytes_per_second: int | None = None) -> Fault:
@@ -32,22 +35,29 @@ class Disk:
         return self._fault(SlowDisk(self._node, fault.iops, fault.bytes_per_second))
 
     def errors(self, *, write: bool = True, read: bool = False, kind: str = "eio") -> Fault:
-        """Writes (or reads) fail. With ``kind`` "eio" the node is told so: its file system goes read-only, which only a reboot mends.
+        """Writes (or reads) fail.
 
-        With "enospc" this computer's disk is full, and QEMU does what it does then: the node stands still at its next write, and goes on
-        from there when it is healed.
+        With ``kind`` "eio" the node gets an I/O error: its file system goes read-only until a reboot.
+
+        With "enospc" the node behaves as when this computer's disk is full: QEMU stops it at its next write, and it
+        goes on from there when it is healed.
         """
         fault = Errors(write, read, kind)
         return self._fault(FailDisk(self._node, fault.write, fault.read, fault.kind))
 
     def full(self, leave_bytes: int = 0) -> Fault:
-        """The node's state file system is full, but for ``leave_bytes``: a file takes the rest, root's reserve too. The node must be on."""
+        """Fill the node's state file system, but for ``leave_bytes``: a file takes the rest, root's reserve too.
+
+        The node must be on.
+        """
         if leave_bytes < 0:
             raise UsageFailure(f"{leave_bytes} bytes cannot be left free", hint="0 or more")
         return self._fault(FillDisk(self._node, leave_bytes))
 
-    def corrupt(self, path: str | None = None, offset: int = 0, bytes: int = 1) -> Fault:  # noqa: A002 - as people say it
-        """Invert bytes of a node that is off: those from ``offset`` of the file that it knows as ``path``, or of its whole disk.
+    def corrupt(self, path: str | None = None, offset: int = 0, bytes: int = 1) -> Fault:  # noqa: A002 - the usual term
+        """Invert ``bytes`` from ``offset`` of a node's disk, or of the file that it knows as ``path``.
+
+        The node must be off.
 
         Healed, they are inverted back, unless the node has written over that block since.
         """

@@ -1,4 +1,4 @@
-"""Waiting for something to become true, and saying what was seen last if it does not."""
+"""Waiting for something to become true, with what was seen last in the error if it does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from terminal import Failure
 T = TypeVar("T")
 
 NOT_YET = (AssertionError, Failure, OSError, ValueError, LookupError)
-"""What a question asked too early raises: of a node that is not back yet, of an answer that is not whole. The rest is a mistake of the asker."""
+"""What a predicate raises if it is called too early: the node is not back yet, or its answer is incomplete.
+
+Any other exception is an error of the caller.
+"""
 PAUSE_S = 0.5
 SHOWN_MAX = 2000
 """Characters of an answer in an error."""
@@ -22,9 +25,10 @@ class NeverHappened(Failure, AssertionError):  # noqa: N818 - what did not happe
 
 
 def eventually(predicate: Callable[[], T], seconds: float, *, what: str = "", pause_s: float = PAUSE_S) -> T:
-    """The first answer of ``predicate`` that is true. It may raise one of :data:`NOT_YET`, which means "not yet".
+    """The first true result of ``predicate``. It may raise one of :data:`NOT_YET`, which means "not yet".
 
-    It is asked at least once, and once more at the end. Raises :class:`NeverHappened` after ``seconds``; ``what`` names the thing there.
+    It is called at least once, and once more at the end. Raises :class:`NeverHappened` after ``seconds``, with ``what``
+    as the name of the condition.
     """
     begin = time.monotonic()
     tries = 0

@@ -22,7 +22,10 @@ class Fault:
         self._heal: Callable[[], object] | None = heal
 
     def heal(self) -> None:
-        """Undo it; nothing happens the second time. Raises :class:`terminal.Failure` if that does not work; then it may be tried again."""
+        """Undo it; a second call does nothing.
+
+        Raises :class:`terminal.Failure` if that does not work; then it may be tried again.
+        """
         if self._heal is not None:
             self._heal()
             self._heal = None
@@ -45,5 +48,5 @@ class Fault:
 
 
 def recorded(ask: Ask, begun: Begun, heal_deadline_s: float) -> Fault:
-    """The fault that the supervisor says it has ``begun``; ``ask`` asks it to heal it."""
+    """The fault that the supervisor reports as ``begun``; ``ask`` sends it the request to heal it."""
     return Fault(begun.what, lambda: ask(Heal(begun.id), deadline_s=heal_deadline_s))

@@ -34,13 +34,16 @@ class Net:
     """Faults and captures of one cluster's network. The management cards are never touched."""
 
     def __init__(self, ask: Ask, numbers: Callable[[], Collection[int]]) -> None:
-        """``ask`` is :meth:`cluster.client.cluster.Cluster.ask`, ``numbers`` tells the nodes that there are."""
+        """``ask`` is :meth:`cluster.client.cluster.Cluster.ask`, ``numbers`` returns the existing nodes."""
         self._ask, self._numbers = ask, numbers
 
     # Shapes
 
     def partition(self, *groups: Collection[Where]) -> Fault:
-        """Nodes see those of their own group and none of another; who is in no group sees all. Raises :class:`Failure`, as all here."""
+        """Nodes see those of their own group and none of another; a node in no group sees all.
+
+        Raises :class:`Failure`, as all methods here.
+        """
         parts = [{self.port(where) for where in group} for group in groups]
         shown = " | ".join(_listed(part) for part in parts)
         return self._cut(partition.groups(*parts), f"partition {shown}")
@@ -57,7 +60,10 @@ class Net:
         return self._cut(partition.isolated(nodes, port), f"isolate {port_name(port)}")
 
     def majority_ring(self) -> Fault:
-        """Every node sees a majority, no two the same one. Needs four nodes, see :func:`cluster.network.partition.majority_ring`."""
+        """Every node sees a majority, no two the same one.
+
+        Needs four nodes. See :func:`cluster.network.partition.majority_ring`.
+        """
         return self._cut(partition.majority_ring(self._numbers()), "partition into a majority ring")
 
     def bridge(self, node: Where) -> Fault:
@@ -92,8 +98,9 @@ class Net:
     ) -> Fault:
         """Make the link between two nodes bad, in both directions unless ``one_way``.
 
-        Times are "75ms" or seconds, shares "20%" or 0.2, a rate "1mbit" or bits a second: see :class:`cluster.network.impairment.Impairment`. With the
-        same ``seed`` the same frames meet the same fate; without one, a new seed is told on the timeline.
+        Times are "75ms" or seconds, shares "20%" or 0.2, a rate "1mbit" or bits a second: see
+        :class:`cluster.network.impairment.Impairment`. With the same ``seed`` the same frames meet the same fate;
+        without one, a new seed is drawn and put on the timeline.
         """
         impairment = Impairment(
             delay_s=seconds(delay, "delay"),
@@ -113,7 +120,7 @@ class Net:
     # All
 
     def heal(self, number: int | None = None) -> list[int]:
-        """Heal all faults of the network, or that with this number; returns the numbers of those that were healed now."""
+        """Heal all faults of the network, or the one with this number; returns the numbers of those healed now."""
         return list(self._ask(HealNetwork(number)))
 
     def faults(self) -> list[dict[str, Any]]:
@@ -126,8 +133,9 @@ class Net:
     ) -> Iterator[dict[str, Any]]:
         """Record the cluster card of ``node`` (or 0, this computer) in the file ``path`` while the block runs.
 
-        As a capture on that card would: what the node sends, whether a fault takes it later or not, and what arrives, after all faults. What
-        was dropped on the way to the node goes to ``missed``. Afterwards the dict yielded tells how many frames the files have.
+        The file has what a capture on that card would have: all that the node sends, even if a fault takes it later,
+        and what arrives after all faults. Frames dropped on the way to the node go to ``missed``. Afterwards the
+        yielded dict has the number of frames in each file.
         """
         beside = None if missed is None else str(missed.absolute())
         number = self._ask(Capture(self.port(node), str(path.absolute()), beside, bytes_max))

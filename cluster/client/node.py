@@ -50,7 +50,10 @@ TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\^_])")
 
 
 class Node:
-    """Node ``number`` of a cluster. What takes time takes a ``timeout`` in seconds, by default one that fits the accelerator."""
+    """Node ``number`` of a cluster.
+
+    Methods that take time have a ``timeout`` in seconds, by default one that fits the accelerator.
+    """
 
     def __init__(self, number: int, description: Description, layout: Layout) -> None:
         self.number = number
@@ -59,7 +62,7 @@ class Node:
         self.ssh_port = description.ssh_port(number)
         self.folder = layout.node(number)
         self.factor = description.accelerator.factor
-        """How much longer than with hardware things take there."""
+        """How many times longer than with hardware everything takes there."""
         self.control = layout.control
         self._start_deadline_s = START_DEADLINE_S if description.here([number]) else SEND_DEADLINE_S
         self.disk = Disk(number, self._ask, self.factor)
@@ -73,7 +76,10 @@ class Node:
         )
 
     def run(self, command: str, timeout: float | None = None, *, stdin: Path | None = None) -> RunResult:
-        """Run a shell command as ``core``, fed with the file ``stdin``. Raises :class:`Failure` if it cannot be run or takes too long."""
+        """Run a shell command as ``core``, fed with the file ``stdin``.
+
+        Raises :class:`Failure` if it cannot be run or takes too long.
+        """
         seconds = timeout if timeout is not None else RUN_DEADLINE_S * self.factor
         if stdin is None:
             return self._ssh.run(command, seconds)
@@ -97,7 +103,9 @@ class Node:
         return any(node.shell for node in self._states())
 
     def clock_set(self, epoch_s: float, *, rtc: bool = False) -> tuple[float, float]:
-        """Set the node's wall clock to ``epoch_s`` seconds since 1970, and its hardware clock if ``rtc``; returns its time before and after.
+        """Set the node's wall clock, and its hardware clock if ``rtc``; returns its time before and after.
+
+        The new time is ``epoch_s`` seconds since 1970.
 
         Raises :class:`Failure`.
         """
@@ -106,11 +114,17 @@ class Node:
         return times.before, times.after
 
     def pin(self, public_key: str) -> None:
-        """Take ``public_key``, a line as in OpenSSH's ``.pub`` files, for the key of the node's ssh server. Raises :class:`Failure`."""
+        """Pin ``public_key``, a line as in OpenSSH's ``.pub`` files, as the key of the node's ssh server.
+
+        Raises :class:`Failure`.
+        """
         self._ssh.pin(public_key)
 
     def check(self, command: str, timeout: float | None = None) -> str:
-        """Run a shell command that must succeed; returns what it printed. Raises :class:`Failure` with what it complained about."""
+        """Run a shell command that must succeed; returns what it printed.
+
+        Raises :class:`Failure` with its error output.
+        """
         return self._checked(command, self.run(command, timeout))
 
     def ask(self, command: str, timeout: float | None = None) -> str:
@@ -120,7 +134,7 @@ class Node:
     def poll(self, command: str, within: float = RUN_DEADLINE_S) -> str:
         """Run a shell command again and again until it succeeds, and return what it printed then.
 
-        ``within`` is seconds with hardware, scaled. Raises :class:`Failure` with what it said last.
+        ``within`` is seconds with hardware, scaled. Raises :class:`Failure` with its last output.
         """
         results: list[RunResult] = []
 
@@ -137,7 +151,10 @@ class Node:
         return Unit(self, name)
 
     def journal(self, unit: str | None = None, *, lines: int | None = None, since: str | None = None) -> str:
-        """The node's journal, of one unit if named; the last ``lines``; ``since`` as journalctl(1) takes it ("-2min"). Raises :class:`Failure`."""
+        """The last ``lines`` of the node's journal, of one unit if named.
+
+        ``since`` is as for journalctl(1) ("-2min"). Raises :class:`Failure`.
+        """
         command = "journalctl --no-pager --quiet --output=short-iso-precise"
         command += "" if unit is None else f" --unit={shlex.quote(unit)}"
         command += "" if lines is None else f" --lines={lines}"
@@ -145,7 +162,10 @@ class Node:
         return self.ask(command).rstrip("\n")
 
     def get(self, remote: str, local: Path, timeout: float | None = None) -> None:
-        """Copy the file ``remote``, which ``core`` may read, to the path ``local``, in one step. Raises :class:`Failure`, OSError."""
+        """Copy the file ``remote``, which ``core`` may read, to the path ``local``, in one step.
+
+        Raises :class:`Failure`, OSError.
+        """
         content = base64.b64decode(self.check(f"base64 -w0 -- {shlex.quote(remote)}", timeout))
         part = local.with_name(f"{local.name}.part")
         part.write_bytes(content)
@@ -158,7 +178,10 @@ class Node:
         self._checked(command, self.run(command, timeout, stdin=local))
 
     def load_image(self, archive: Path, timeout: float | None = None) -> str:
-        """Give the docker-archive ``archive`` to the node's docker; returns what docker said. Raises :class:`Failure`."""
+        """Load the docker-archive ``archive`` into the node's docker; returns docker's output.
+
+        Raises :class:`Failure`.
+        """
         seconds = timeout if timeout is not None else 4 * RUN_DEADLINE_S * self.factor
         return self._checked("docker load", self.run("docker load", seconds, stdin=archive)).strip()
 
@@ -167,7 +190,10 @@ class Node:
         return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self.factor)
 
     def start(self) -> None:
-        """Switch the node on, with the disk it has; returns when its machine runs. Raises :class:`Failure` if it is on."""
+        """Switch the node on, with the disk it has; returns when its machine runs.
+
+        Raises :class:`Failure` if it is on.
+        """
         self._ask(StartNode(self.number), deadline_s=self._start_deadline_s)
 
     def kill(self) -> Fault:
@@ -181,12 +207,17 @@ class Node:
             self.start()
 
     def power_cut(self) -> None:
-        """Pull the node's plug and put it back at once: it boots, without what it had not yet written. Raises :class:`Failure` if it is off."""
+        """Pull the node's plug and put it back at once: it boots, without its unwritten data.
+
+        Raises :class:`Failure` if it is off.
+        """
         self._ssh.close()
         self._ask(PowerCut((self.number,)), deadline_s=60)
 
     def reboot(self, *, graceful: bool = True, timeout: float | None = None) -> None:
-        """Have the node's system reboot, or press its reset button; returns when its root shell is there again, soon into the new boot.
+        """Make the node's system reboot, or press its reset button.
+
+        Returns when its root shell is there again, early in the new boot.
 
         Raises :class:`Failure`.
         """
@@ -210,9 +241,10 @@ class Node:
 
     @property
     def console_log(self) -> Path:
-        """What the node has written to its serial console since its machine was made; there is none before its first start.
+        """The node's output on its serial console since its machine was made. There is none before its first start.
 
-        Of more than :data:`cluster.model.logs.BYTES_MAX` the last part is in ``console.log.1`` beside it, and the rest gone.
+        If that is more than :data:`cluster.model.logs.BYTES_MAX`, its last part is in ``console.log.1`` beside it, and
+        the rest is gone.
         """
         return self.folder / "console.log"
 
@@ -227,7 +259,7 @@ class Node:
         return "\n".join(plain_lines(text)[-lines:])
 
     def _states(self) -> list[NodeState]:
-        """Its state, of those of all nodes; none if the cluster has it no more."""
+        """Its state, from those of all nodes; none if the cluster no longer has it."""
         return [node for node in self._ask(Status()).nodes if node.node == self.number]
 
     def _ask(self, request: Request[T], /, *, deadline_s: float = control.DEADLINE_S) -> T:

@@ -1,4 +1,6 @@
-"""Asking for a node's root shell, from any process: through the supervisor, which holds the one connection to the node's port.
+"""Requests for a node's root shell, from any process.
+
+They go through the supervisor, which holds the one connection to the node's port.
 
 A :class:`~cluster.model.protocol.Conversation` is one line on the supervisor's socket, after which lines go both ways
 (:mod:`cluster.daemon.shell_session` is the other side)::
@@ -7,7 +9,8 @@ A :class:`~cluster.model.protocol.Conversation` is one line on the supervisor's 
                     <- {"out": BASE64}, {"err": BASE64} ..., {"exit": 0}
     -> Watch        <- {"boot": UUID, "uptime": 6.2}, {"held": 0} ..., {"failed": [...]}, {"lost": WHY}, {"exit": 0}
 
-The supervisor passes on what a guest says, which may mean harm: readers look at each value. A failure ends it.
+The supervisor passes on the messages of a guest, which may be hostile: readers check each value. A failure ends the
+conversation.
 """
 
 from __future__ import annotations
@@ -39,7 +42,10 @@ class Line:
     """One request, and the lines that follow it."""
 
     def __init__(self, control: Path, request: Conversation, timeout: float | None = None) -> None:
-        """``timeout`` is for each line that is waited for. Raises :class:`Failure` if the supervisor cannot be reached."""
+        """``timeout`` is for each line that is waited for.
+
+        Raises :class:`Failure` if the supervisor cannot be reached.
+        """
         self._control = control
         self._sending = threading.Lock()
         self.socket = socket.socket(socket.AF_UNIX)
@@ -59,14 +65,14 @@ class Line:
         self.close()
 
     def close(self) -> None:
-        """Hang up, which ends what was asked for."""
+        """Hang up, which ends the requested command or watch."""
         # Another thread may be reading, and must be woken first.
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
     def send(self, turn: Turn) -> None:
-        """Say something; from any thread. Raises OSError if nobody hears it."""
+        """Send a message; from any thread. Raises OSError if the supervisor has hung up."""
         with self._sending:
             self.socket.sendall(encoding.encode_turn(turn))
 
@@ -75,7 +81,10 @@ class Line:
         self.send(Input(b64encode(data).decode()))
 
     def receive(self) -> list[Message]:
-        """What has come, at least a part of a line; waits for it. Raises :class:`Failure`, also if that is what has come."""
+        """Wait for input, at least a part of a line, and return it.
+
+        Raises :class:`Failure`, also if that is what was received.
+        """
         try:
             piece = self.socket.recv(PIECE_BYTES)
         except OSError as error:
@@ -89,7 +98,7 @@ class Line:
         return messages
 
     def messages(self) -> Iterator[Message]:
-        """What the supervisor says, ``exit`` last. Raises :class:`Failure`."""
+        """The supervisor's messages, ``exit`` last. Raises :class:`Failure`."""
         while True:
             for message in self.receive():
                 yield message
@@ -103,8 +112,8 @@ class Line:
 def run(control: Path, node: int, command: str, timeout: float, stdin: IO[bytes] | None = None) -> RunResult:
     """Run a shell command as root on ``node``, fed with ``stdin``, and return its outcome.
 
-    Raises :class:`Failure` if that takes longer than ``timeout`` seconds, with the last it said, if it says more than
-    :data:`OUTPUT_BYTES_MAX`, or if the node has no root shell.
+    Raises :class:`Failure` if it takes longer than ``timeout`` seconds (with its last output), if its output is longer
+    than :data:`OUTPUT_BYTES_MAX`, or if the node has no root shell.
     """
     require_short(command)
     request = RootShell(node, command, input=stdin is not None, timeout=timeout)
@@ -135,7 +144,10 @@ def feed(line: Line, source: IO[bytes]) -> None:
 
 
 def data(message: Message, name: str) -> bytes:
-    """The bytes of ``message`` called ``name`` ("out", "err"); none if there are none, or what the guest sent is no base64."""
+    """The bytes of ``message`` called ``name`` ("out", "err").
+
+    Empty if there are none, or if the guest sent invalid base64.
+    """
     try:
         return b64decode(message.get(name, ""))
     except (binascii.Error, TypeError):

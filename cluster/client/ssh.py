@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 USER = "core"
 CHUNK_BYTES = 1 << 15
 _pinning = threading.Lock()
-# What paramiko has to say reaches people as our failures; without a handler Python would print it as well.
+# Users see paramiko's messages as our failures; without a handler Python would print them as well.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class Unreachable(Failure):
-    """The node was not reached: whatever was to be asked of it was not."""
+    """The node was not reached, so the request was not sent."""
 
 
 class Connection:
     """A connection to the ssh server at 127.0.0.1:``port``, opened when first needed, and again when it broke.
 
-    ``names`` are the host names under which the server's key is pinned besides. Calls from several threads take turns at
-    connecting and run side by side after that.
+    ``names`` are the host names under which the server's key is pinned besides. Calls from several threads take turns
+    at connecting and run side by side after that.
     """
 
     def __init__(self, port: int, key: Path, known_hosts: Path, names: tuple[str, ...], *, patience_s: float) -> None:
@@ -46,7 +46,8 @@ class Connection:
     def run(self, command: str, timeout: float, stdin: IO[bytes] | None = None) -> RunResult:
         """Run ``command`` in the user's shell, fed with ``stdin``, and return its outcome.
 
-        Raises :class:`Failure` if the node cannot be reached, or if the command takes longer than ``timeout`` seconds, with the last it said.
+        Raises :class:`Failure` if the node cannot be reached, or, with its last output, if the command takes longer
+        than ``timeout`` seconds.
         """
         import paramiko
 
@@ -96,7 +97,10 @@ class Connection:
                 connection.close()
 
     def pin(self, public_key: str) -> None:
-        """Write the server's key down before the first contact, unless one is known already. Raises :class:`Failure` for what is no key."""
+        """Record the server's key before the first contact, unless one is known already.
+
+        Raises :class:`Failure` if it is not a key.
+        """
         kind, data = [*public_key.split(), "", ""][:2]
         try:
             is_key = b64decode(data, validate=True).startswith(len(kind).to_bytes(4, "big") + kind.encode())
@@ -173,14 +177,14 @@ def _collect(receive: Callable[[int], bytes], into: bytearray) -> None:
         while chunk := receive(CHUNK_BYTES):
             into += chunk
     except OSError:
-        return  # the main thread meets the same trouble and tells it
+        return  # the main thread meets the same error and reports it
 
 
 def _pin_policy(known_hosts: Path, names: tuple[str, ...]) -> paramiko.MissingHostKeyPolicy:
     import paramiko
 
     class Pin(paramiko.MissingHostKeyPolicy):
-        """Write an unknown host's key down: it is our own child at the other end of a loopback port."""
+        """Record an unknown host's key: it is our own child at the other end of a loopback port."""
 
         def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
             line = f"{','.join((hostname, *names))} {key.get_name()} {key.get_base64()}\n"

@@ -1,4 +1,6 @@
-"""A systemd unit on a node, as a test holds it: its state, its journal, and a wait that ends when hope is gone.
+"""A systemd unit on a node, as a test holds it.
+
+It has a state, a journal, and a wait that ends as soon as success is impossible.
 
     node.unit("web.service").wait_active(within=20)
 
@@ -40,7 +42,10 @@ class UnitFailed(Failure, AssertionError):  # noqa: N818 - what happened to the 
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """What systemd says of a unit. ``job`` is the queued job's number, 0 for none; ``restarts`` counts those that systemd did itself."""
+    """What systemd reports about a unit.
+
+    ``job`` is the queued job's number, 0 for none; ``restarts`` counts those that systemd did itself.
+    """
 
     load: str
     active: str
@@ -57,7 +62,7 @@ class UnitState:
 
     @property
     def hopeless(self) -> str | None:
-        """Why it will not become active without somebody's doing; None if it may, or is."""
+        """Why it will not become active without intervention; None if it may, or is."""
         if self.load in ("not-found", "bad-setting", "error", "masked"):
             return f"it cannot be loaded: {self.load}"
         if self.active == "failed":
@@ -90,8 +95,8 @@ class Unit:
     def wait_active(self, within: float = 30.0) -> UnitState:
         """Return when it is active; ``within`` seconds with hardware, scaled by the accelerator.
 
-        Raises :class:`UnitFailed` with its journal: at once if it has failed, or is inactive with no job queued, or cannot be loaded. A node that
-        cannot be asked for the moment is waited for.
+        Raises :class:`UnitFailed` with its journal: at once if it has failed, or is inactive with no job queued, or
+        cannot be loaded. While the node does not answer, it waits.
         """
         seconds = within * self.node.factor
         begin = time.monotonic()
@@ -107,7 +112,7 @@ class Unit:
             time.sleep(POLL_S)
 
     def _glance(self) -> UnitState | str:
-        """Its state, or why it could not be asked."""
+        """Its state, or why the node did not answer."""
         try:
             return self.state()
         except Failure as trouble:

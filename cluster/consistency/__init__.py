@@ -1,10 +1,12 @@
-"""Did a store keep its word while things broke? Histories of what clients saw, and a checker for them.
+"""Was a store consistent while things broke? Histories of what clients saw, and a checker for them.
 
-Four nouns: an :class:`Operation` is what one client asked, what it was told, and when; a :class:`Model` is the object that the clients
-believe in (:class:`Register`, :class:`GrowSet`, :class:`Lock`); :func:`check` looks for one order of the operations that the model could have
-gone through, each at one instant between its call and its return; a :class:`Violation` is the smallest part of the history for which there is none.
+An :class:`Operation` is one client's request, the response, and when. A :class:`Model` is the object that the clients
+expect (:class:`Register`, :class:`GrowSet`, :class:`Lock`). :func:`check` looks for one order of the operations that
+the model could have gone through, each at one instant between its call and its return. A :class:`Violation` is the
+smallest part of the history for which there is none.
 
-Pure but for :mod:`cluster.consistency.clients`, which has several clients at once work on etcd and writes down what they see.
+All of it is pure except :mod:`cluster.consistency.clients`, which runs several clients on etcd at once and records what
+they see.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Several clients at once at work on an etcd, each writing down what it saw: never more than it knows.
+"""Several clients at once at work on an etcd. Each records what it saw, and never more than it knows.
 
-A workload is one kind of object and what clients do with it. Keys lie under a prefix of the run's own; dice are seeded, one for each client, so that
-a run repeats as far as threads and faults let it.
+A workload is one kind of object and what clients do with it. Keys lie under the run's own prefix. Each client has a
+seeded random generator of its own, so that a run repeats as far as threads and faults let it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ETCD_PORT = 2379
 
 
 class Journal:
-    """Where clients write down what they do; from any thread. The clock is :func:`time.monotonic`, from 0 at the start."""
+    """Where clients record what they do; from any thread. The clock is :func:`time.monotonic`, from 0 at the start."""
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
@@ -45,15 +45,18 @@ class Journal:
     def write_down(
         self, process: int, kind: str, key: str, argument: Hashable, act: Callable[[], Hashable], *, reads: bool = False
     ) -> Operation:
-        """Do ``act`` and record it with its result. What etcd refused for sure has failed, and so has a read (``reads``) that brought nothing;
-        any other trouble leaves it unknown whether it was, or will be, done."""
+        """Do ``act`` and record it with its result.
+
+        An act that etcd refused for certain has failed, and so has a read (``reads``) without a result; any other error
+        leaves it unknown whether it was, or will be, done.
+        """
         invoked = self.now()
         outcome: Outcome = "ok"
         result: Hashable = None
         try:
             result = act()
         except LeaseNotFound:
-            outcome = "fail"  # etcd's own word that it did nothing
+            outcome = "fail"  # etcd reports that it did nothing
         except Unavailable as error:
             outcome = "unknown" if error.maybe_applied and not reads else "fail"
         except EtcdError:
@@ -83,7 +86,7 @@ class Workload(Protocol):
 
 
 class Client:
-    """One client: one etcd endpoint, one journal, its own dice, one thing at a time."""
+    """One client: one etcd endpoint, one journal, its own random generator, one act at a time."""
 
     def __init__(self, process: int, etcd: Etcd, journal: Journal, seed: str) -> None:
         self.process = process
@@ -107,7 +110,10 @@ class Client:
 
 
 class NodeTransport(Transport):
-    """Requests to the etcd (or its proxy) on a node's own loopback, by ssh over the management card: faults of the cluster's network do not touch it."""
+    """Requests to the etcd (or its proxy) on a node's own loopback.
+
+    They go by ssh over the management card, which faults of the cluster's network do not touch.
+    """
 
     def __init__(self, node: Node) -> None:
         super().__init__([f"http://127.0.0.1:{ETCD_PORT}"], timeout=30.0, tls=None)
@@ -169,7 +175,10 @@ class Registers:
 
     @staticmethod
     def _replace(etcd: Etcd, key: str, expected: int, new: int) -> int | None:
-        """The value found; replaced if it is the expected one. The other one is read in the same transaction."""
+        """The value found; it is replaced if it is the expected one.
+
+        Any other value is read in the same transaction.
+        """
         answer = etcd.txn(
             [Compare.value(key, "==", str(expected).encode())], [Op.put(key, str(new).encode())], [Op.get(key)]
         )
@@ -208,10 +217,12 @@ class Sets:
 
 
 class Locks:
-    """``count`` locks with leases of ``ttl_s``, and below each one a key that is written under it, with the token as the condition.
+    """``count`` locks with leases of ``ttl_s``.
 
-    A lock is a key that its holder creates, bound to its lease; the token is the key's create revision. etcd's own lock service puts clients in a queue
-    on top of the same; what keeps holders apart is the same.
+    Below each one is a key that is written under the lock, with the token as the condition.
+
+    A lock is a key that its holder creates, bound to its lease; the token is the key's create revision. etcd's own lock
+    service adds a queue of clients to the same scheme; holders are kept apart in the same way.
     """
 
     def __init__(self, prefix: str, ttl_s: int, count: int = 2) -> None:
@@ -223,7 +234,10 @@ class Locks:
         return Lock()
 
     def act(self, client: Client) -> None:
-        """Try for a lock; who has one writes under it a few times, more or less fast, and gives it back or forgets to."""
+        """Try to get a lock.
+
+        A client that has one writes under it a few times, more or less fast, and releases it or forgets to.
+        """
         held = client.memory.get("held")
         if not isinstance(held, tuple):
             self._try(client, client.random.choice(self.keys))
@@ -244,14 +258,14 @@ class Locks:
         try:
             lease = client.etcd.lease_grant(self.ttl_s).id
         except EtcdError:
-            return  # nothing was asked of the lock
+            return  # no request to the lock was made
         done = client.do("acquire", key, None, lambda: self._acquire(client.etcd, key, lease))
         if done.outcome == "ok" and done.result:
             client.memory["held"] = (key, done.result, lease)
 
     @staticmethod
     def _acquire(etcd: Etcd, key: str, lease: int) -> int:
-        """The token; 0 if somebody else has it."""
+        """The token; 0 if another client has it."""
         answer = etcd.txn([Compare.created(key, "==", 0)], [Op.put(key, b"held", lease=lease)])
         return answer.revision if answer.succeeded else 0
 
@@ -268,7 +282,10 @@ class Locks:
 def work(
     workload: Workload, etcds: Sequence[Etcd], seed: int, stop: threading.Event, *, pause_s: float = 0.02
 ) -> list[Operation]:
-    """One client on each of ``etcds`` (which are its own to use) until ``stop`` is set; what they saw. An error of our own is raised."""
+    """Run one client on each of ``etcds``, used by it alone, until ``stop`` is set; returns what they saw.
+
+    An error of our own is raised.
+    """
     journal = Journal()
     troubles: list[BaseException] = []
 
@@ -277,7 +294,7 @@ def work(
             while not stop.is_set():
                 workload.act(client)
                 stop.wait(pause_s * 2 * client.random.random())
-        except BaseException as error:  # to be raised by the thread that asked
+        except BaseException as error:  # to be raised by the thread that called
             troubles.append(error)
             stop.set()
 

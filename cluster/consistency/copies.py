@@ -1,8 +1,11 @@
-"""Was there ever more than one copy of something of which there must be one? From samples taken on the machines themselves. Pure.
+"""Was there ever more than one copy of something of which there must be only one?
 
-A sample is taken in an interval, and tells which *incarnation* of a unit is active (anything that changes with each start). Two samples of one
-incarnation prove that it ran from the end of the first to the begin of the last: nothing is concluded from one sample alone. Two such runs
-on two nodes that overlap are two copies, unless one of the nodes is excused for that time.
+Decided from samples taken on the machines themselves. Pure.
+
+A sample is taken in an interval, and names the *incarnation* of a unit that is active (anything that changes with each
+start). Two samples of one incarnation prove that it ran from the end of the first to the begin of the last; one sample
+alone proves nothing. Two such runs on two nodes that overlap are two copies, unless one of the nodes is excused for
+that time.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Between ``begin`` and ``end`` (seconds of one clock), ``unit`` was active on ``node`` as ``incarnation``, or was not (None)."""
+    """``unit`` was active on ``node`` as ``incarnation``, or was not (None).
+
+    That was between ``begin`` and ``end`` (seconds of one clock).
+    """
 
     node: int
     unit: str

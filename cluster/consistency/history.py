@@ -1,4 +1,4 @@
-"""What clients saw, as data: one :class:`Operation` for each thing that was asked."""
+"""What clients saw, as data: one :class:`Operation` for each request."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ Outcome = Literal["ok", "fail", "unknown"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operation:
-    """``process`` (a client that does one thing at a time) asked for ``kind`` on ``key`` at ``invoked`` and had its answer at ``returned``.
+    """``process`` requested ``kind`` on ``key`` at ``invoked`` and had its response at ``returned``.
 
-    Times are seconds of one clock for the whole history. ``outcome`` "ok": it happened, with ``result``; "fail": it certainly did not;
-    "unknown": nobody can say, it may happen at any time after ``invoked`` or never. ``argument`` and ``result`` are hashable and survive JSON (with
-    tuples for lists); what they mean is the model's affair.
+    A process is a client that does one thing at a time.
+
+    Times are seconds of one clock for the whole history. ``outcome`` "ok": it happened, with ``result``; "fail": it
+    certainly did not; "unknown": it may happen at any time after ``invoked`` or never. ``argument`` and ``result`` are
+    hashable and survive JSON (with tuples for lists); the model defines their meaning.
     """
 
     process: int
@@ -38,7 +40,10 @@ class Operation:
 
 
 def by_key(history: Iterable[Operation]) -> dict[str, list[Operation]]:
-    """The history of each key. A store of independent objects is linearizable if and only if each of them is (Herlihy and Wing, 1990)."""
+    """The history of each key.
+
+    A store of independent objects is linearizable if and only if each of them is (Herlihy and Wing, 1990).
+    """
     found: dict[str, list[Operation]] = {}
     for operation in history:
         found.setdefault(operation.key, []).append(operation)
@@ -51,7 +56,7 @@ def dump(history: Iterable[Operation]) -> str:
 
 
 def load(text: str) -> list[Operation]:
-    """What :func:`dump` wrote. Raises ValueError naming the line that is none."""
+    """What :func:`dump` wrote. Raises ValueError naming the invalid line."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         try:

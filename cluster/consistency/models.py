@@ -1,4 +1,4 @@
-"""The objects that clients believe in, as state machines: pure, deterministic, states hashable.
+"""The objects that clients expect, as state machines: pure, deterministic, with hashable states.
 
 The shapes of workloads are those known from Jepsen's tests of etcd: registers with compare-and-set, sets, locks.
 """
@@ -32,7 +32,9 @@ class Model(Protocol[S]):
     initial: S
 
     def step(self, state: S, operation: Operation) -> S | Impossible:
-        """The state after ``operation`` took effect in ``state``, or :data:`IMPOSSIBLE` if that would not have had this result.
+        """The state after ``operation`` took effect in ``state``.
+
+        It is :data:`IMPOSSIBLE` if that would not have had this result.
 
         For an outcome "unknown" the result is not looked at.
         """
@@ -75,7 +77,7 @@ class Register:
         return state if is_known else IMPOSSIBLE  # without effect it need not be looked at
 
     def is_unneeded(self, operation: Operation, others: Iterable[Operation]) -> bool:
-        """A value that nobody saw need never have been there."""
+        """A value that no client saw need never have been there."""
         left = self._leaves(operation)
         return not left or all(left[0] not in self._sees(other) for other in others)
 
@@ -116,7 +118,10 @@ class Register:
 
 
 class GrowSet:
-    """A set to which things are added. ``add``: argument the element; ``read``: result the sorted tuple of all elements."""
+    """A set to which things are added.
+
+    ``add``: argument the element; ``read``: result the sorted tuple of all elements.
+    """
 
     initial: frozenset[Hashable] = frozenset()
 
@@ -129,7 +134,7 @@ class GrowSet:
         return state
 
     def is_unneeded(self, operation: Operation, others: Iterable[Operation]) -> bool:
-        """An element that nobody saw need never have been there."""
+        """An element that no client saw need never have been there."""
         if operation.kind == "read":
             return True
         return not any(
@@ -149,15 +154,18 @@ class GrowSet:
 
 
 class Lock:
-    """A lock with a lease, as etcd has it. Who gets it is told a token, a number that grows with each holder (etcd: the create revision of
-    the lock's key), and shows it with all it does under the lock: that, and not the clocks of clients, keeps two holders apart. Operations:
+    """A lock with a lease, as etcd has it.
 
-    - ``acquire``: result the token, 0 if somebody else has it;
+    Its holder receives a token, a number that grows with each holder (etcd: the create revision of the lock's key), and
+    shows it with all operations under the lock. That, and not the clocks of clients, keeps two holders apart.
+    Operations:
+
+    - ``acquire``: result the token, 0 if another client has it;
     - ``release``: argument the token, result whether it was still valid;
     - ``guarded``: something done on condition that the token is valid; argument the token, result whether it was done.
 
-    A lease may run out at any time, unless ``expires`` is False: then a lock that nobody released is never given to another.
-    The state is (token of the holder, or 0; last token).
+    A lease may run out at any time, unless ``expires`` is False: then a lock that was not released is never given to
+    another client. The state is (token of the holder, or 0; last token).
     """
 
     initial: tuple[int, int] = (0, 0)
@@ -170,9 +178,9 @@ class Lock:
         holder, last = state
         if operation.kind == "acquire":
             if operation.outcome == "ok" and operation.result == 0:
-                return state  # who it was may never have been told
+                return state  # its holder may never have received the token
             if operation.outcome != "ok":
-                return IMPOSSIBLE  # nobody uses a token that was never told
+                return IMPOSSIBLE  # no client uses a token that none received
             token = _token(operation.result)
             if token <= last or (holder and not self.expires):
                 return IMPOSSIBLE
@@ -191,7 +199,10 @@ class Lock:
         return state
 
     def is_unneeded(self, operation: Operation, others: Iterable[Operation]) -> bool:
-        """What did nothing need not be there; nor, if leases run out, a release, nor a token that nobody showed."""
+        """An operation without effect may be left out.
+
+        If leases run out, so may a release, and a token that no client showed.
+        """
         if operation.kind == "guarded":
             return True
         if operation.kind == "release":
@@ -216,7 +227,7 @@ class Lock:
     def describe_state(self, state: tuple[int, int]) -> str:
         """See :class:`Model`."""
         holder, last = state
-        return f"token {holder} holds it" if holder else f"nobody holds it (last token {last})"
+        return f"token {holder} holds it" if holder else f"no client holds it (last token {last})"
 
 
 def _elements(elements: Iterable[object]) -> str:

@@ -1,9 +1,12 @@
-"""Is there an order? Linearizability (Herlihy and Wing, 1990) decided by search, and what is wrong shown as small as it gets.
+"""Is there an order?
 
-Wing and Gong ("Testing and verifying concurrent objects", 1993) try, at each point of the history, each operation that is under way. Lowe
-("Testing for linearizability", 2017) adds two things, which make long histories feasible: remember the configurations met (state, operations under way that took
-effect), and let operations take effect just in time, when some return demands it. So the work is one pass over the history with a set of configurations,
-which stays small as long as few clients are at work at once; the return at which it becomes empty is where the history goes wrong.
+A search decides linearizability (Herlihy and Wing, 1990), and shows what is wrong as small as possible.
+
+Wing and Gong ("Testing and verifying concurrent objects", 1993) try, at each point of the history, each operation that
+is under way. Lowe ("Testing for linearizability", 2017) adds two things, which make long histories feasible: remember
+the configurations met (state, operations under way that took effect), and let operations take effect just in time, when
+some return demands it. So the search is one pass over the history with a set of configurations, which stays small as
+long as few clients are at work at once. The return at which it becomes empty is where the history goes wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from cluster.consistency.history import Operation, table
 from cluster.consistency.models import IMPOSSIBLE, Model, S
 
 CONFIGURATIONS_MAX = 200_000
-"""At one return: some hundred MB. More come of dozens of operations under way at once."""
+"""At one return: some hundred MB. Dozens of operations under way at once lead to more."""
 _DRAWN_MAX = 4
 """Of the states that the object may be in."""
 
@@ -29,7 +32,9 @@ class TooManyOrders(Exception):  # noqa: N818 - neither right nor wrong: not dec
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A history without an order: a part of the given one in which no operation can be spared, and the one that fits nowhere.
+    """A history without an order, and the operation that fits nowhere.
+
+    It is a part of the given one in which no operation can be left out.
 
     An operation of that part may be "unknown" where the given history has "ok": its return was later than the trouble.
     """
@@ -46,8 +51,10 @@ class Violation:
 
 
 def check(history: Iterable[Operation], model: Model[S]) -> Violation | None:
-    """None if there is an order of ``history`` (of one key), else what is wrong with it. Raises :class:`TooManyOrders`, ValueError for a
-    history that is none."""
+    """None if there is an order of ``history`` (of one key), else what is wrong with it.
+
+    Raises :class:`TooManyOrders`, and ValueError for an invalid history.
+    """
     happened = [operation for operation in history if operation.outcome != "fail"]
     _require_sane(happened)
     stuck = _stuck_at(_needed(happened, model), model)
@@ -62,7 +69,8 @@ def check(history: Iterable[Operation], model: Model[S]) -> Violation | None:
     told = ", or ".join(states[:_DRAWN_MAX]) + (", or ..." if len(states) > _DRAWN_MAX else "")
     text = (
         f"no order of these {len(smallest)} operations on {culprit.key!r} explains what clients saw:\n{shown}\n"
-        f"client {culprit.process} says: {model.describe(culprit)}. But all that time, whatever the order of the others, {told}"
+        f"client {culprit.process} says: {model.describe(culprit)}. "
+        f"But all that time, whatever the order of the others, {told}"
     )
     return Violation(tuple(smallest), culprit, tuple(states[:_DRAWN_MAX]), text)
 
@@ -186,7 +194,8 @@ def _demand(
                 ahead.append(found)
         if len(seen) > CONFIGURATIONS_MAX:
             raise TooManyOrders(
-                f"{len(under_way)} operations under way at once on {history[number].key!r}: fewer clients, or more keys, please"
+                f"{len(under_way)} operations under way at once on {history[number].key!r}: "
+                "use fewer clients, or more keys"
             )
     return satisfied
 
@@ -194,7 +203,7 @@ def _demand(
 def _first_wrong(history: list[Operation], stuck: Operation, model: Model[S]) -> list[Operation]:
     """``history``, which has no order, as it was known when it first had none.
 
-    Not before the return of ``stuck``, but perhaps later: there, results counted that were told only afterwards.
+    Not before the return of ``stuck``, but perhaps later: at ``stuck``, results counted that arrived only afterwards.
     """
     moments = sorted(each.returned for each in history if each.outcome == "ok" and each.returned >= stuck.returned)
     known = (_until(history, moment) for moment in moments)
@@ -211,9 +220,12 @@ def _until(history: list[Operation], moment: float) -> list[Operation]:
 
 
 def _smallest(history: list[Operation], model: Model[S]) -> list[Operation]:
-    """``history``, which has no order, without all that can be left out one by one so that it has none still, and for the same reason.
+    """``history``, which has no order, without all operations that can be left out.
 
-    Only what is unneeded may go: without a write, a read of its value would be wrong for a reason that the history never had.
+    They go one by one as long as it still has none, for the same reason.
+
+    Only unneeded operations may go: without a write, a read of its value would be wrong for a reason that the history
+    never had.
     """
     ordered = sorted(history, key=lambda each: each.invoked, reverse=True)
     step = max(len(ordered) // 2, 1)

@@ -1,4 +1,4 @@
-"""A table of what a supervisor does for which request, and the one place that reads requests and writes replies."""
+"""A table of what a supervisor does for each request, and the one place that reads requests and writes replies."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ C = TypeVar("C", bound=Conversation)
 
 
 class Handlers:
-    """What is done for each type of request. Handlers raise :class:`Failure` and OSError, which the caller is sent."""
+    """What is done for each type of request.
+
+    Handlers raise :class:`Failure` and OSError, which are sent to the caller.
+    """
 
     def __init__(self, refusal: Callable[[type[Request[object]]], str | None], where: str, hint: str) -> None:
-        """``refusal`` says why requests of a type cannot be carried out here, None if they can; ``where`` and ``hint`` are for people."""
+        """``refusal`` returns why requests of a type cannot be carried out here, None if they can.
+
+        ``where`` and ``hint`` are for people.
+        """
         self._refusal, self._where, self._hint = refusal, where, hint
         self._handlers: dict[type[Request[object]], Callable[[Any], object]] = {}
         self._conversations: dict[type[Request[object]], Callable[[Any, StreamReader, StreamWriter], Awaitable[None]]]

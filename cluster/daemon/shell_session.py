@@ -1,5 +1,7 @@
-"""What the supervisor does for somebody who asks for a node's root shell: lines to and fro until one of the two is done.: the conversations of
-:mod:`cluster.client.root_shell`."""
+"""The supervisor's side of the conversations of :mod:`cluster.client.root_shell`.
+
+Lines go both ways until either side ends.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,17 @@ from guest.lines import Message
 from terminal import Failure
 
 READY_S = 600.0
-"""For the root shell to be there, if the asker names no time: it is interrupted, or is told when the machine is off."""
+"""For the root shell to be there, if the caller gives no timeout.
+
+Such a caller interrupts, or receives a failure when the machine is off.
+"""
 
 
 async def run(shell: Shell, request: RootShell, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Run a command, or a shell, until it ends or the caller hangs up. Raises :class:`Failure`, and OSError if the caller went away."""
+    """Run a command, or a shell, until it ends or the caller hangs up.
+
+    Raises :class:`Failure`, and OSError if the caller went away.
+    """
     command, timeout = request.command, request.timeout
     tty = None if request.tty is None else {"size": list(request.tty.size), "term": request.tty.term}
     wanted = run_request(command, has_input=request.input, tty=tty)
@@ -43,7 +51,7 @@ async def run(shell: Shell, request: RootShell, reader: asyncio.StreamReader, wr
 
 
 async def _relay(reader: asyncio.StreamReader, session: Session) -> None:
-    """Pass on what the asker types; an asker who hangs up wants the command to end."""
+    """Pass on what the caller types; a caller that hangs up wants the command to end."""
     try:
         while line := await reader.readline():
             match encoding.decode_turn(line):
@@ -61,7 +69,7 @@ async def _relay(reader: asyncio.StreamReader, session: Session) -> None:
 
 
 async def watch(shell: Shell, request: Watch, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Report what the node says of itself until all of it holds or the caller hangs up. Raises as :func:`run` does."""
+    """Pass on the node's reports until all conditions hold or the caller hangs up. Raises as :func:`run` does."""
     work = asyncio.create_task(_watch(shell, request, writer))
     gone = asyncio.create_task(_hung_up(reader))
     try:

@@ -1,7 +1,8 @@
 """The one background process of a cluster: ``python -m cluster.daemon.supervisor FOLDER``.
 
-It owns the switch, the discovery service and the nodes' QEMU processes, and does what :mod:`cluster.client.control` asks. Whatever ends
-it (a request, SIGTERM, ``kill -9``) ends all of them: the QEMUs are on a leash that the kernel holds (:mod:`cluster.machines.parent_death`).
+It owns the switch, the discovery service and the nodes' QEMU processes, and carries out the requests of
+:mod:`cluster.client.control`. Whatever ends it (a request, SIGTERM, ``kill -9``) ends all of them: the QEMUs are on a
+leash that the kernel holds (:mod:`cluster.machines.parent_death`).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ POWERDOWN_DEADLINE_S = 15.0
 
 
 class Supervisor:
-    """One cluster at work. :meth:`run` returns when it was told to end, with everything ended."""
+    """One cluster at work. :meth:`run` returns after a request or signal to end, with everything ended."""
 
     def __init__(self, state: Path) -> None:
         """``state`` is the cluster's folder. Raises :class:`Failure` or OSError if it holds no cluster."""
@@ -81,7 +82,7 @@ class Supervisor:
         self._watchers: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve until told to end. Raises OSError if a socket or port cannot be had."""
+        """Serve until a request or signal to end. Raises OSError if a socket or port cannot be had."""
         make_private(self.layout.runtime)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._end.set)
@@ -123,7 +124,7 @@ class Supervisor:
             writer.close()
 
     def handlers(self) -> Handlers:
-        """What is done for each request."""
+        """The handler of each request."""
         handlers = Handlers(self.driver.refusal, f"cluster {self.description.name}", "cluster up --driver qemu")
         on, node, faults = handlers.on, self._node, self.node_faults
         on(protocol.Status, lambda _: self.status())
@@ -195,7 +196,7 @@ class Supervisor:
         return ClockTimes(before, after)
 
     def _switch_discovery(self, *, on: bool) -> None:
-        """Start or stop the discovery service; what it knows is in its file. Raises :class:`Failure` if it cannot listen."""
+        """Start or stop the discovery service, whose data is in a file. Raises :class:`Failure` if it cannot listen."""
         if self.discovery is not None:
             self.discovery.stop()
             self.discovery = None
@@ -222,7 +223,7 @@ class Supervisor:
         return [network.get(fault.id, fault) for fault in self.book.faults()]
 
     async def adopt(self, description: Description) -> None:
-        """The cluster is what ``description`` says from now on: nodes that it does not have are gone, new ones can be started. Raises :class:`Failure`."""
+        """Become the cluster of ``description``: other nodes go, new ones can be started. Raises :class:`Failure`."""
         if set(description.numbers) == set(self.guests):
             return
         for number in set(self.guests) - set(description.numbers):
@@ -245,7 +246,9 @@ class Supervisor:
         return RunningNode(number, Shell(self.layout.shell_socket(number), f"node-{number}", say))
 
     async def start(self, guest: RunningNode, incoming: Path | None = None) -> None:
-        """Switch a node on; returns when its machine runs: it boots, or stands still with what the folder ``incoming`` holds.
+        """Switch a node on; returns when its machine runs.
+
+        It boots, or is paused in the state that the folder ``incoming`` holds.
 
         Raises :class:`Failure`.
         """
@@ -344,13 +347,16 @@ class Supervisor:
         guest.paused = False
 
     async def reboot(self, guest: RunningNode, *, graceful: bool) -> None:
-        """Have a node's system reboot, or press its reset button; returns when the root shell of the new boot is there. Raises :class:`Failure`."""
+        """Make a node's system reboot, or press its reset button.
+
+        Returns when the root shell of the new boot is there. Raises :class:`Failure`.
+        """
         vm, factor = self._running(guest), self.description.accelerator.factor
         before = await guest.shell.ready(SHELL_DEADLINE_S * factor) if graceful else guest.shell.hello
         how = "reboot" if graceful else "reset"
         self.timeline.record("power", f"{how} node-{guest.number}", [guest.number])
         if graceful:
-            with suppress(Lost):  # it went down before it could tell how that went
+            with suppress(Lost):  # it went down before it could report the result
                 await guest.shell.run("systemctl reboot", timeout=SHELL_DEADLINE_S * factor)
         else:
             await vm.reset()
@@ -383,7 +389,9 @@ class Supervisor:
         return guest.vm
 
     async def save(self, folder: Path) -> None:
-        """Write all machines as they are at one moment into ``folder`` (``node-N/``, with the state disk), and let them go on.
+        """Write all machines as they are at one moment into ``folder``, and let them go on.
+
+        Each goes to ``node-N/`` there, with its state disk.
 
         Raises :class:`Failure`, for a node that does not run, too.
         """
@@ -418,9 +426,9 @@ class Supervisor:
         self.timeline.record("mark", "restored from a snapshot")
 
     def _record(self) -> None:
-        """Write down which processes there are, so that the next command can clean up after a supervisor that was killed.
+        """Record the processes, so that the next command can clean up after a supervisor that was killed.
 
-        That the file is there also says that we listen: not before.
+        The file also shows that this supervisor listens, so it is not written before.
         """
         if not self.layout.control.exists():
             return
@@ -436,7 +444,7 @@ class Supervisor:
         part.replace(self.layout.supervisor)
 
     def _record_change(self) -> None:
-        """The same, for what has happened already: a leash holds the processes, too, should there be no room to write them down."""
+        """The same, after the fact. If there is no room to record the processes, their leash still holds them."""
         try:
             self._record()
         except OSError as error:
@@ -457,7 +465,7 @@ def driver(description: Description, layout: Layout) -> Driver:
 
 
 def say(text: str) -> None:
-    """One line for the log; if there is no room for it, it waits for the next one. Some of it may be a guest's own words."""
+    """Add a line, perhaps with a guest's own text, to the log; without room for it, it waits for the next one."""
     with suppress(OSError):
         print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(text, LINE_CHARS_MAX), flush=True)
 

@@ -1,4 +1,7 @@
-"""The faults that hold now, by number: the book of one cluster, kept by its supervisor for whatever breaks things on purpose."""
+"""The faults that hold now, by number.
+
+The supervisor keeps one book per cluster, for all that breaks things on purpose.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Standing:
 
     @property
     def state(self) -> FaultState:
-        """What is told of it."""
+        """Its representation in a reply."""
         return FaultState(self.id, self.what, self.nodes)
 
 
@@ -43,17 +46,19 @@ class FaultBook:
         return self._last_id
 
     def begin(self, number: int, what: str, nodes: Iterable[int], heal: Heal) -> int:
-        """Write down a fault that has just been applied; returns its ``number``."""
+        """Record a fault that has just been applied; returns its ``number``."""
         fault = Standing(number, what, tuple(nodes), heal)
         self._standing[number] = fault
         self._record("fault", what, fault.nodes, number)
         return number
 
     async def heal(self, number: int | None = None) -> list[int]:
-        """Heal fault ``number``, or all of them, newest first; returns those that were healed, none if it was over before.
+        """Heal fault ``number``, or all of them, newest first.
 
-        Raises :class:`Failure` if there never was such a fault, and if one cannot be healed: that one stays in the book, the others are
-        healed all the same.
+        Returns those that were healed, none if it was over before.
+
+        Raises :class:`Failure` if there never was such a fault, or if one cannot be healed. That one stays in the book;
+        the others are healed all the same.
         """
         if number is not None and not 1 <= number <= self._last_id:
             known = ", ".join(map(str, self._standing)) or "none"

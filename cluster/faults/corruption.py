@@ -1,7 +1,10 @@
-"""Bytes of a state disk that rotted while its node was off: found by the path that the node knows the file by, and inverted from here.
+"""Corrupt bytes of a state disk whose node is off.
 
-The file system is ext4 (``image/initrd/init``), mounted at /var with an overlay for /etc; e2fsprogs, out of the builder's tools closure, know how
-to read it. A node whose plug was pulled has left a journal behind, which e2fsck replays first, as the node's next boot would.
+They are found by the path that the node knows the file by, and inverted from here.
+
+The file system is ext4 (``image/initrd/init``), mounted at /var with an overlay for /etc; e2fsprogs, out of the
+builder's tools closure, know how to read it. A node whose plug was pulled has left a journal behind, which e2fsck
+replays first, as the node's next boot would.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ _RUN = re.compile(r"\((ETB)?(\d+)(?:-(\d+))?(\[u\])?\):(\d+)(?:-(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """``count`` blocks of a file, from its block ``logical`` on, that lie at the disk's block ``physical``; not ``written`` ones read as zeros."""
+    """``count`` blocks of a file, from its block ``logical`` on, at the disk's block ``physical``.
+
+    Blocks that are not ``written`` read as zeros.
+    """
 
     logical: int
     physical: int
@@ -52,7 +58,10 @@ class Found:
 
 
 def state_path(path: str) -> str:
-    """Where the node's file ``path`` is in its state's file system. Raises :class:`UsageFailure` for one that is not there."""
+    """Where the node's file ``path`` is in its state's file system.
+
+    Raises :class:`UsageFailure` for one that is not there.
+    """
     pure = PurePosixPath(path)
     hint = f"a file in one of {', '.join(IN_VAR)}; all else is the image, which all nodes and clusters share"
     if not pure.is_absolute() or ".." in pure.parts or '"' in path or not path.isprintable():
@@ -64,7 +73,10 @@ def state_path(path: str) -> str:
 
 
 def parse_stat(text: str) -> Found | None:
-    """What debugfs' ``stat`` tells of a file; None if it is no regular file. (debugfs of e2fsprogs 1.47: ``dump_inode``, ``dump_extents``.)"""
+    """What debugfs' ``stat`` prints for a file; None if it is no regular file.
+
+    (In debugfs of e2fsprogs 1.47: ``dump_inode``, ``dump_extents``.)
+    """
     told = _SIZE.search(text)
     if told is None or told[1] != "regular":
         return None
@@ -79,7 +91,7 @@ def parse_stat(text: str) -> Found | None:
 def locate(found: Found, begin: int, count: int, block_bytes: int) -> list[tuple[int, int]]:
     """The stretches (offset, length) of the disk that hold bytes ``begin`` to ``begin + count`` of the file.
 
-    Raises :class:`Failure` if the file has no such bytes, or they are on no disk: a hole, or room that was only set aside.
+    Raises :class:`Failure` if the file has no such bytes, or if they are not on disk: a hole, or preallocated space.
     """
     if begin + count > found.size:
         raise Failure(f"the file has {found.size} bytes, not {begin + count}", hint="a smaller --offset")
@@ -99,7 +111,10 @@ def locate(found: Found, begin: int, count: int, block_bytes: int) -> list[tuple
 
 
 def find(disk: Path, path: str, begin: int, count: int) -> list[tuple[int, int]]:
-    """:func:`locate` for the node's file ``path`` on its state disk, the image ``disk``, after replaying the journal. Raises :class:`Failure`."""
+    """:func:`locate` for the node's file ``path`` on its state disk, the image ``disk``, after replaying the journal.
+
+    Raises :class:`Failure`.
+    """
     inside = state_path(path)
     block_bytes = block_size(disk)
     tools = Tools.ours()
@@ -126,7 +141,9 @@ def block_size(disk: Path) -> int:
 
 
 def invert(disk: Path, stretches: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
-    """Invert every bit of the ``stretches`` (offset, length) of the image ``disk``; returns the blocks (offset, content) that are left by that.
+    """Invert every bit of the ``stretches`` (offset, length) of the image ``disk``.
+
+    Returns the resulting blocks (offset, content).
 
     Raises :class:`Failure`.
     """
@@ -140,7 +157,10 @@ def invert(disk: Path, stretches: Sequence[tuple[int, int]]) -> list[tuple[int, 
 
 
 def restore(disk: Path, stretches: Sequence[tuple[int, int]], left: Sequence[tuple[int, bytes]]) -> None:
-    """Undo :func:`invert`, which returned ``left``, where nothing was written to the same block since: that would be somebody else's byte by now."""
+    """Undo :func:`invert`, which returned ``left``.
+
+    Blocks that were written since stay as they are: their bytes are new data.
+    """
     with disk.open("r+b") as file:
         whole = [_block(file.fileno(), *stretch) == block for stretch, block in zip(stretches, left, strict=True)]
         for (offset, length), is_ours in zip(stretches, whole, strict=True):
@@ -153,6 +173,6 @@ def _invert(descriptor: int, offset: int, length: int) -> None:
 
 
 def _block(descriptor: int, offset: int, length: int) -> tuple[int, bytes]:
-    """The whole blocks around a stretch, which tell what was written to it since better than its few bytes could."""
+    """The whole blocks around a stretch: they show later writes better than its few bytes could."""
     begin = offset - offset % BLOCK_BYTES
     return begin, os.pread(descriptor, -(-(offset + length - begin) // BLOCK_BYTES) * BLOCK_BYTES, begin)

@@ -9,7 +9,10 @@ from typing import TypeAlias
 from terminal import UsageFailure
 
 KINDS = {"eio": errno.EIO, "enospc": errno.ENOSPC}
-"""What a failing disk says, and its number, which is Linux's (QEMU ``block/blkdebug.c`` hands it to the device as it is)."""
+"""The errors of a failing disk, with Linux's numbers.
+
+QEMU's ``block/blkdebug.c`` passes the number to the device as it is.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,10 @@ class Slow:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Writes, or reads, fail: with ``eio`` the node is told so; with ``enospc`` it stands still, as if this computer's disk were full."""
+    """Writes, or reads, fail.
+
+    With ``eio`` the node gets an I/O error; with ``enospc`` it stands still, as if this computer's disk were full.
+    """
 
     write: bool = True
     read: bool = False

@@ -1,7 +1,9 @@
-"""Faults of a running node's disk as QEMU suffers them: filters between the device and its image, put there by the monitor.
+"""Faults of a running node's disk as QEMU suffers them.
 
-A fault is a block node of QEMU's that passes requests on (``docs/interop/qmp``: ``blockdev-add``), and the device is told to use it (``qom-set`` of
-its ``drive``). Several faults are a chain. An undisturbed node has none, and pays nothing for what could be done to it.
+They are filters between the device and its image, put there by the monitor.
+
+A fault is a block node of QEMU's that passes requests on (``docs/interop/qmp``: ``blockdev-add``), and the device is
+made to use it (``qom-set`` of its ``drive``). Several faults are a chain. An undisturbed node has none, and so no cost.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ class Filter:
 
 
 def chain(faults: Sequence[DiskFault], base: str, prefix: str) -> list[Filter]:
-    """The block nodes over the node ``base``, lowest first, that suffer ``faults``; their names begin with ``prefix``."""
+    """The block nodes over the node ``base``, lowest first, that suffer ``faults``.
+
+    Their names begin with ``prefix``.
+    """
     filters: list[Filter] = []
     for number, fault in enumerate(faults):
         name, below = f"{prefix}-{number}", filters[-1].name if filters else base
@@ -59,7 +64,10 @@ class DiskChain:
         self._changes = 0
 
     async def impose(self, faults: Sequence[DiskFault]) -> None:
-        """Have the disk suffer ``faults`` and no others from now on. Raises :class:`Failure`; then it is as it was before."""
+        """Make the disk suffer ``faults`` and no others from now on.
+
+        Raises :class:`Failure`; then the disk is as it was before.
+        """
         if self._device is None:
             await self._find()
         self._changes += 1
@@ -75,7 +83,7 @@ class DiskChain:
             await self.vm.monitor("qom-set", path=self._device, property="drive", value=top)
         except Failure:
             for each in reversed(added):
-                with suppress(Failure):  # the first trouble is the one to tell
+                with suppress(Failure):  # the first error is the one to report
                     await self._remove([each])
             raise
         before, self._filters = self._filters, wanted

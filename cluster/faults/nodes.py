@@ -36,7 +36,11 @@ sync -f /var
 
 
 class NodeFaults:
-    """What is wrong on purpose with the nodes of one cluster. Each method begins a fault, of a node of this cluster, and raises :class:`Failure`; :meth:`started` is for whoever starts machines."""
+    """What is wrong on purpose with the nodes of one cluster.
+
+    Each method begins a fault of one node, and raises :class:`Failure`. Code that starts a machine calls
+    :meth:`started`.
+    """
 
     def __init__(self, book: FaultBook, layout: Layout, factor: float) -> None:
         """Faults are numbered and healed by ``book``; nodes are slower than hardware by ``factor``."""
@@ -49,7 +53,10 @@ class NodeFaults:
         self._strobes: dict[int, asyncio.Task[None]] = {}
 
     async def started(self, guest: RunningNode) -> None:
-        """Its machine is a new one: its disk suffers what it suffered before, its clock is right. Raises :class:`Failure`."""
+        """Its machine is a new one: its disk has the same faults as before, its clock is right.
+
+        Raises :class:`Failure`.
+        """
         for number in self._skews.pop(guest.number, {}):
             if (strobe := self._strobes.pop(number, None)) is not None:
                 strobe.cancel()
@@ -93,14 +100,17 @@ class NodeFaults:
 
     async def _impose(self, guest: RunningNode) -> None:
         async with guest.changing_disk:
-            if guest.vm is not None:  # else it is told when it starts
+            if guest.vm is not None:  # else it gets them when it starts
                 found = self._chains.get(guest.number)
                 if found is None or found.vm is not guest.vm:
                     found = self._chains[guest.number] = DiskChain(guest.vm)
                 await found.impose(list(self._disks[guest.number].values()))
 
     async def corrupt(self, guest: RunningNode, path: str | None, offset: int, count: int) -> Begun:
-        """``count`` bytes from ``offset`` of the file that the node knows as ``path``, or of its whole disk, are inverted. The node is off."""
+        """Invert ``count`` bytes from ``offset`` of the file that the node knows as ``path``, or of its whole disk.
+
+        The node is off.
+        """
         disk = self._layout.node(guest.number) / "state.img"
         async with guest.starting:
             if guest.vm is not None:
@@ -202,7 +212,10 @@ class NodeFaults:
         return self._begin(number, guest, what, heal)
 
     async def _set_clock(self, guest: RunningNode) -> None:
-        """As it should be: this computer's time, but for the faults that hold. A node that is off has a clock that is right when it starts."""
+        """Set its clock as it should be: this computer's time, but for the faults that hold.
+
+        The clock of a node that is off is right when it starts.
+        """
         if guest.vm is not None:
             skews = self._skews.get(guest.number, {})
             if skews:
@@ -212,7 +225,11 @@ class NodeFaults:
                 await self._timesync(guest, "start")
 
     async def _timesync(self, guest: RunningNode, verb: str) -> None:
-        """The segment's time server would set a clock right that is to be wrong. A node may have no such unit: then nothing is to be done."""
+        """Stop or start the node's time client.
+
+        The segment's time server would correct a clock that is wrong on purpose. Nothing happens if a node has no such
+        unit.
+        """
         await guest.shell.run(f"systemctl {verb} systemd-timesyncd.service", timeout=self._deadline_s)
 
     def _begin(self, number: int, guest: RunningNode, what: str, heal: Heal) -> Begun:
@@ -223,4 +240,4 @@ class NodeFaults:
 def _require_on(guest: RunningNode) -> None:
     if guest.vm is None:
         hint = f"cluster start node-{guest.number}"
-        raise Failure(f"node-{guest.number} is off: it has no clock, and nobody who could fill its disk", hint=hint)
+        raise Failure(f"node-{guest.number} is off: its clock cannot be set, and its disk cannot be filled", hint=hint)

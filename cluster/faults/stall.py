@@ -1,7 +1,10 @@
-"""Nodes that stand still because this computer has no room for what they write: told apart from those that run, and let go on once there is room.
+"""Nodes that stand still because this computer has no room for their writes.
 
-QEMU stops such a machine and keeps the request; told to go on, it tries that request again, and stops again if there still is no room. So who
-stands still is told to go on from time to time, and nobody has to know what fills which disk, here or on another computer.
+They are detected, and go on once there is room.
+
+QEMU stops such a machine and keeps the request. When resumed, it tries that request again, and stops again if there
+still is no room. So a node that stands still is resumed from time to time, and no part of this program has to know what
+fills which disk, here or on another computer.
 """
 
 from __future__ import annotations
@@ -13,23 +16,26 @@ from typing import TYPE_CHECKING
 
 from terminal import Failure
 
-if TYPE_CHECKING:  # commands that only want the words load nothing of the supervisor's
+if TYPE_CHECKING:  # commands that only need the texts load nothing of the supervisor's
     from cluster.faults.book import Record
     from cluster.machines.driver import Vm
     from cluster.machines.running import RunningNode
 
 LOOK_S = 5.0
-"""Between two trials of a machine that stands still: a node that waits for room has waited for a person."""
+"""Between two attempts to resume a machine that stands still: a node that waits for room has waited for a person."""
 PACE_S = 0.2
 """Between two looks at least: a QEMU that its guest has taken over may report changes as fast as it likes."""
 WHY = "its computer has no room for what it writes"
 """Of a node that stands still."""
-HINT = "cluster doctor says how much is free; with some more, the node goes on by itself"
+HINT = "cluster doctor shows how much is free; with some more, the node goes on by itself"
 """What a person can do about it."""
 
 
 async def watch(guest: RunningNode, vm: Vm, on_purpose: Callable[[int], bool], record: Record) -> None:
-    """Look at the machine ``vm`` of ``guest`` whenever it has changed, and while it stands still, without end; see :func:`look`."""
+    """Check the machine ``vm`` of ``guest`` whenever it has changed, and while it stands still, without end.
+
+    See :func:`look`.
+    """
     while True:
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S if guest.stalled else None):
@@ -45,8 +51,9 @@ async def watch(guest: RunningNode, vm: Vm, on_purpose: Callable[[int], bool], r
 async def look(guest: RunningNode, vm: Vm, on_purpose: Callable[[int], bool], record: Record) -> bool:
     """See whether ``guest`` stands still, record it if that has changed, and have it try again.
 
-    ``on_purpose`` says of a node's number whether it stands still as a fault, which is healed and does not end by itself. Returns whether the
-    machine says when there is something new; if not, it was told to go on, which it may not be able to, or does not answer.
+    ``on_purpose`` returns for a node's number whether it stands still as a fault, which ends only when it is healed.
+    Returns whether the machine reports its next change by itself. If not, it was resumed, perhaps in vain, or does not
+    answer.
     """
     try:
         stalled = await vm.is_stalled()

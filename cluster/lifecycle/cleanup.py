@@ -1,6 +1,9 @@
-"""Cleaning up after commands and supervisors that were killed: every ``cluster`` command begins with it, so nothing stays behind.
+"""Cleaning up after commands and supervisors that were killed.
 
-What is left over is told by locks and processes, never by age: a cluster that somebody is at, or that runs, is not touched.
+Every ``cluster`` command begins with it, so nothing stays behind.
+
+Locks and processes show what is left over, never age: a cluster that is in use by a command, or that runs, is not
+touched.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from cluster.model.layout import NAME_PATTERN, Layout, clusters_root, runtime_ro
 from terminal import Failure
 
 KEPT = "kept"
-"""A file in the folder of a cluster that failed to come up, which somebody wanted to look at."""
+"""A file in the folder of a cluster that failed to come up and is kept for inspection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Leftover:
 
 
 def find() -> list[Leftover]:
-    """What there is to clean up; clusters that somebody is working at may be among them."""
+    """What there is to clean up; clusters in use by another command may be among them."""
     found = [_of_folder(path) for path in sorted(clusters_root().glob("*")) if NAME_PATTERN.fullmatch(path.name)]
     locks = [path.name[1:].removesuffix(".lock") for path in sorted(clusters_root().glob(".*.lock"))]
     states = {each.name for each in found if each is not None}
@@ -46,12 +49,12 @@ def find() -> list[Leftover]:
 
 
 def sweep() -> list[Leftover]:
-    """Remove all that is left over, but what somebody is working at; returns what was removed."""
+    """Remove all that is left over and not in use by another command; returns what was removed."""
     swept = []
     for leftover in find():
         layout = Layout.of(leftover.name)
         with suppress(Failure), clusters.changing(layout), clusters.undisturbed():
-            # Looked at again: whoever had the lock before us may have made it whole.
+            # Check again: the previous holder of the lock may have completed it.
             now = _of_folder(layout.state) if layout.state.exists() else leftover
             if now is None:
                 continue
@@ -74,7 +77,7 @@ def _of_folder(state: Path) -> Leftover | None:
     except FileNotFoundError:
         return Leftover(state.name, "a cluster that was hardly begun", True)
     except Failure:
-        return None  # of another version, or somebody's own work
+        return None  # of another version, or made by hand
     if not description.ready and not (layout.state / KEPT).exists():
         return Leftover(state.name, "a cluster that never came up", True)
     recorded = clusters.processes(layout)

@@ -1,4 +1,7 @@
-"""What this computer can do for clusters: each check says what was looked at, what was found, and what to do about it."""
+"""What this computer can do for clusters.
+
+Each check reports what was checked, what was found, and what to do about it.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,17 @@ from cluster.model.layout import Layout, cache_root, clusters_root
 from terminal import Failure
 
 NODE_MIB = 1024
-"""Memory of a node, if nobody says otherwise."""
+"""Memory of a node by default."""
 SIZE = 3
 """Of the cluster that there should be room for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``name`` was looked at; it is "good", only "fair" (``advice`` makes it better), or "bad" (without ``advice`` nothing goes)."""
+    """The state of ``name``.
+
+    It is "good", only "fair" (``advice`` makes it better), or "bad" (nothing works without ``advice``).
+    """
 
     name: str
     state: Literal["good", "fair", "bad"]
@@ -67,7 +73,7 @@ def examine(swept: list[cleanup.Leftover] | None = None, connections: Sequence[P
 
 
 def _libvirt(place: Place) -> Finding:
-    """What ``--driver libvirt`` finds at ``place``; nobody needs it."""
+    """What ``--driver libvirt`` finds at ``place``; it is optional."""
     try:
         said = f"libvirt {hosts.require_connection(place)}"
         if not place.is_local:
@@ -120,7 +126,7 @@ def _kvm(diagnosis: Diagnosis) -> Iterator[Finding]:
         )
     elif not _is_open_to_us(device):
         yield Finding(
-            "/dev/kvm", "fair", "may not be opened by this user", "sudo usermod -aG kvm $USER, and log in anew"
+            "/dev/kvm", "fair", "may not be opened by this user", "sudo usermod -aG kvm $USER, and log in again"
         )
     else:
         yield Finding(
@@ -219,7 +225,10 @@ def _left_behind(swept: list[cleanup.Leftover]) -> Iterator[Finding]:
     left = cleanup.find()
     for leftover in left:
         yield Finding(
-            f"leftover {leftover.name}", "fair", leftover.what, "somebody is at it; else the next command cleans it up"
+            f"leftover {leftover.name}",
+            "fair",
+            leftover.what,
+            "a command may be using it; else the next one cleans it up",
         )
     if not left and not swept:
         yield Finding("left behind", "good", "nothing")

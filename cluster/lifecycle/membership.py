@@ -1,4 +1,4 @@
-"""Who is a member of the cluster's etcd, asked and changed by a node's own etcdctl, for nodes that join or leave."""
+"""Members of the cluster's etcd, listed and changed with a node's own etcdctl, for nodes that join or leave."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def members(by: Node) -> list[Member]:
 
 
 def add(by: Node, joining: Node) -> tuple[Member, str]:
-    """Make ``joining`` a learner, and return it with the ``initial-cluster`` that its etcd must be started with. Raises :class:`Failure`."""
+    """Make ``joining`` a learner; returns it with the ``initial-cluster`` that its etcd must be started with.
+
+    Raises :class:`Failure`.
+    """
     said = _etcdctl(by, f"member add {joining.name} --learner --peer-urls={peer_url(joining)}")
     found = re.search(r'^ETCD_INITIAL_CLUSTER="([^"]+)"$', said, re.MULTILINE)
     added = [member for member in members(by) if member.peer_urls == (peer_url(joining),)]
@@ -69,7 +72,7 @@ def remove(by: Node, member: Member) -> None:
 
 
 def is_healthy(node: Node) -> bool:
-    """Whether a member answers, from what it has itself: it is up, if it has a leader or not."""
+    """Whether a member answers from its own data: it is up, with or without a leader."""
     try:
         _etcdctl(node, "endpoint status")
     except Failure:
@@ -89,7 +92,7 @@ def _etcdctl(node: Node, words: str) -> str:
 
 
 def _reason(line: str) -> str:
-    """Out of the JSON that etcdctl writes about a failed call, if it does, the part for people."""
+    """The message for people in the JSON that etcdctl may write about a failed call."""
     try:
         entry = record.parse(line)
     except ValueError:

@@ -13,14 +13,14 @@ from terminal import Failure, UsageFailure
 
 LOOPBACK = "127.0.0.1"
 FIRST = 22001
-"""Below the range that Linux gives to outgoing connections (32768 up), so that a stopped cluster's ports are not lent out."""
+"""Below Linux's range for outgoing connections (32768 up), so that a stopped cluster's ports are not lent out."""
 LAST = 32000
 UNPRIVILEGED = 1024
 HIGHEST = 65535
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on ``port`` now. Raises OSError for trouble other than somebody listening."""
+    """Whether a server could listen on ``port`` now. Raises OSError for other errors than a port in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -33,13 +33,19 @@ def is_free(port: int) -> bool:
 
 
 def first() -> int:
-    """Where the search for free ports begins: apart for users and state folders, which do not know of each other's choices."""
+    """Where the search for free ports begins.
+
+    Users and state folders do not know each other's choices, so each begins elsewhere.
+    """
     root = os.fsencode(clusters_root())
     return FIRST + int.from_bytes(hashlib.sha256(root).digest()[:2], "big") % (LAST - FIRST)
 
 
 def choose(count: int, reserved: Collection[int]) -> list[int]:
-    """``count`` free ports in a row's order from :func:`first` on, none of ``reserved``. Raises :class:`Failure` if there are none."""
+    """``count`` free ports, ascending from :func:`first`, none of ``reserved``.
+
+    Raises :class:`Failure` if there are none.
+    """
     found: list[int] = []
     begin = first()
     for port in (*range(begin, LAST), *range(FIRST, begin)):
@@ -51,7 +57,10 @@ def choose(count: int, reserved: Collection[int]) -> list[int]:
 
 
 def insist(first: int, count: int, option: str, reserved: Collection[int]) -> list[int]:
-    """The ``count`` ports from ``first``, as ``option`` (for people: who wants them) says. Raises :class:`Failure` naming one that is taken."""
+    """The ``count`` ports from ``first``, which ``option`` requests (for the message).
+
+    Raises :class:`Failure` naming one that is taken.
+    """
     if first < UNPRIVILEGED or first + count - 1 > HIGHEST:
         raise UsageFailure(
             f"{option} {first}: ports go from {UNPRIVILEGED} to {HIGHEST}, and {count} in a row are needed"
@@ -63,6 +72,6 @@ def insist(first: int, count: int, option: str, reserved: Collection[int]) -> li
                 f"port {port} belongs to another cluster of yours", where=f"{option} {first}", hint="cluster list"
             )
         if not is_free(port):
-            hint = f"end what listens there (ss -tlnp 'sport = :{port}' tells), or choose another port"
+            hint = f"end what listens there (ss -tlnp 'sport = :{port}' shows it), or choose another port"
             raise Failure(f"port {port} is taken", where=f"{option} {first}", hint=hint)
     return wanted

@@ -11,9 +11,12 @@ MIB = 1 << 20
 OVERHEAD_MIB = {"kvm": 100, "namespaces": 0, "tcg": 350}
 """Memory of a QEMU beside its guest's: the program, buffers, and translated code when emulating."""
 MEMORY_MIB_MIN, MEMORY_MIB_MAX = 384, 65536
-"""What a node may be given: below, docker and etcd do not fit."""
+"""The least memory of a node: docker and etcd do not fit into less."""
 DISK_MIB = 512
-"""Real room for one node's state disk: an empty filesystem, etcd's preallocated log, a journal, a container image or two."""
+"""Real room for one node's state disk.
+
+It holds an empty filesystem, etcd's preallocated log, a journal, one or two container images.
+"""
 IMAGE_FILES = ("vmlinuz", "initrd.img", "root.img", "cmdline")
 
 
@@ -22,11 +25,14 @@ def free_memory_mib() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) // 1024
-    raise Failure("the kernel does not tell how much memory is free", where="/proc/meminfo")
+    raise Failure("the kernel does not report how much memory is free", where="/proc/meminfo")
 
 
 def require_memory(size: int, memory_mib: int, accelerator: str, free_mib: int, *, where: str | None = None) -> None:
-    """Raise :class:`Failure` unless ``size`` nodes of ``memory_mib`` each fit in ``free_mib``; ``where`` names another computer."""
+    """Raise :class:`Failure` unless ``size`` nodes of ``memory_mib`` each fit in ``free_mib``.
+
+    ``where`` names another computer.
+    """
     each = memory_mib + OVERHEAD_MIB[accelerator]
     if size * each > free_mib:
         fewer, smaller = free_mib // each, free_mib // size - OVERHEAD_MIB[accelerator]
@@ -45,7 +51,10 @@ def require_disk(folder: Path, size: int, image_bytes: int, free_bytes: int) -> 
 
 
 def require_room(folder: Path, needed_bytes: int, free_bytes: int | None = None) -> None:
-    """Raise :class:`Failure` unless ``needed_bytes`` fit on the filesystem of ``folder`` (or in ``free_bytes``, if given)."""
+    """Raise :class:`Failure` unless ``needed_bytes`` fit on the filesystem of ``folder``.
+
+    If given, ``free_bytes`` is its room.
+    """
     free_bytes = free_disk_bytes(folder) if free_bytes is None else free_bytes
     needed = needed_bytes // MIB
     if needed > free_bytes // MIB:
@@ -64,11 +73,11 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def require_architecture(folder: Path, wanted: str) -> None:
-    """Raise :class:`Failure` if the manifest of the image in ``folder`` says another architecture than ``wanted``."""
+    """Raise :class:`Failure` if the manifest of the image in ``folder`` has another architecture than ``wanted``."""
     try:
         found = record.parse((folder / "manifest.json").read_bytes())["architecture"]
     except (OSError, ValueError, KeyError, TypeError):
-        return  # made by hand, or by another program: whoever made it knows
+        return  # made by hand, or by another program: its maker is responsible
     if found != wanted:
         raise Failure(f"this image is {found}, not {wanted}", where=str(folder), hint=f"--arch {found}")
 

@@ -1,4 +1,4 @@
-"""What a node is given before its first boot: the image's files, an empty state disk, and its user-data on a seed volume."""
+"""What a node gets before its first boot: the image's files, an empty state disk, and user-data on a seed volume."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ PACKAGED = "the packaged template"
 STATE_DISK_BYTES = 8 << 30
 """As the node sees it; on this computer only what was written takes room."""
 ETCD_TIMES_MS = {"kvm": (100, 1000), "namespaces": (200, 2000), "tcg": (500, 5000)}
-"""etcd's heartbeat interval and election timeout: its own defaults, twice that where nodes share a kernel and its disk, or what an emulated
-CPU shared by several nodes keeps up with."""
+"""etcd's heartbeat interval and election timeout.
+
+They are its own defaults, twice that where nodes share a kernel and its disk, or what an emulated CPU shared by several
+nodes keeps up with.
+"""
 
 
 def install_image(source: Path, target: Path) -> None:
-    """Give the cluster its own image, which a rebuild of ``source`` does not change: hard links if possible, else copies."""
+    """Make the cluster's own image, which a rebuild of ``source`` does not change.
+
+    Its files are hard links if possible, else copies.
+    """
     target.mkdir()
     for name in IMAGE_FILES:
         try:
@@ -51,7 +57,10 @@ def make_key(layout: Layout) -> str:
 
 
 def template_text(path: Path | None) -> str:
-    """The user-data template: the file ``path``, else the packaged one. Raises :class:`Failure` if it cannot be read."""
+    """The user-data template: the file ``path``, else the packaged one.
+
+    Raises :class:`Failure` if it cannot be read.
+    """
     if path is None:
         from cloudconfig.host.render import default_template
 
@@ -105,7 +114,10 @@ def _node(description: Description, number: int) -> dict[str, object]:
 
 
 def provision(description: Description, layout: Layout, *, template: Path | None, token: str, public_key: str) -> None:
-    """Make the folders of all nodes. Raises :class:`Failure` for a template that does not render, or user-data that is none."""
+    """Make the folders of all nodes.
+
+    Raises :class:`Failure` for a template that does not render, or for invalid user-data.
+    """
     text = template_text(template)
     where = str(template) if template is not None else PACKAGED
     for number in description.numbers:
@@ -121,7 +133,10 @@ def provision_node(
     variables: dict[str, object],
     where: str = PACKAGED,
 ) -> None:
-    """Make the folder of one node from the text of a ``template``, which came from ``where``. Raises :class:`Failure` as above."""
+    """Make the folder of one node from the text of a ``template``, which came from ``where``.
+
+    Raises :class:`Failure` as above.
+    """
     from cloudconfig.host import render, seed
 
     folder = layout.node(number)

@@ -1,6 +1,9 @@
-"""Waiting for nodes: who is not ready yet, what its console says meanwhile, and giving up early when hope is gone.
+"""Waiting for nodes.
 
-Nodes say themselves how far they are (:mod:`cluster.lifecycle.startup`). One without a root shell, of an older image say, is asked by ssh.
+It shows which are not ready yet and what their consoles print, and ends early when success is impossible.
+
+Nodes report their progress themselves (:mod:`cluster.lifecycle.startup`). A node without a root shell, of an older
+image for example, is checked by ssh.
 """
 
 from __future__ import annotations
@@ -24,14 +27,20 @@ POLL_S = 0.5
 UNITS_S = 2.0
 """Between two looks at a node for failed units, likewise scaled: each is a program run there."""
 MUTE_S = 3.0
-"""How long the root shell may come after ssh, likewise, before we believe that the node has none; it comes well before it."""
+"""How long the root shell may come after ssh, likewise, before the node counts as one without.
+
+It normally comes well before ssh.
+"""
 KNOCK_S = 2.0
-"""Between two looks whether ssh is there without a root shell; each is a connection that a node which is still starting refuses."""
+"""Between two checks for ssh without a root shell. Each is a connection that a node refuses while it starts."""
 BANNER_DEADLINE_S = 5.0
 EXPLAIN_S = 10.0
-"""For a node in trouble to say what troubles it, likewise."""
+"""For collecting the diagnosis of a node in trouble, likewise."""
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
-DIAGNOSIS = "cat /run/cloudconfig/status.json; systemctl --failed --no-legend --plain; journalctl --no-pager -o cat -n 15 -u etcd -u fleet -u cloudconfig"
+DIAGNOSIS = (
+    "cat /run/cloudconfig/status.json; systemctl --failed --no-legend --plain; "
+    "journalctl --no-pager -o cat -n 15 -u etcd -u fleet -u cloudconfig"
+)
 
 
 class NotReady(Failure):
@@ -43,9 +52,10 @@ class NotReady(Failure):
 
 
 class Readiness:
-    """The waiting for one cluster, stage by stage, from the start of its machines to :meth:`close`.
+    """Waits for one cluster, stage by stage, from the start of its machines to :meth:`close`.
 
-    All ``wait_...`` raise :class:`NotReady` in the end, and before it when hope is gone: a node is off, or a unit has failed on it.
+    All ``wait_...`` raise :class:`NotReady` at the deadline, or earlier if success is impossible: a node is off, or a
+    unit has failed on it.
     """
 
     def __init__(self, cluster: Cluster, phases: Phases) -> None:
@@ -63,11 +73,12 @@ class Readiness:
         self._reports.close()
 
     def wait_shell(self) -> None:
-        """Every node's root shell is there; those that let us in by ssh and have none are asked by ssh from now on."""
+        """Wait for every node's root shell. Nodes without one that accept ssh are checked by ssh from now on."""
         self._wait("root shell", self._begins, SHELL_S)
         if mute := [node for node in self._cluster.nodes if node.number in self._mute]:
             self._phases.line(
-                f"no root shell on {names(mute)} (an older image?): asked by ssh, and 'cluster console' has only its log"
+                f"no root shell on {names(mute)} (an older image?): asked by ssh, "
+                "and 'cluster console' has only its log"
             )
 
     def wait_ssh(self) -> None:
@@ -87,7 +98,7 @@ class Readiness:
         if not self._mute:
             self._wait("fleet", ready, FLEET_S)
             return
-        # One node after the other: asking is a program run on the node, and while one waits the others may as well get on with it.
+        # One node after the other: each check runs a program on the node, and the others make progress meanwhile.
         for node in self._cluster.nodes:
             self._wait("fleet", ready, FLEET_S, ("etcd.service", "fleet.service"), [node])
 
@@ -122,9 +133,12 @@ class Readiness:
         units: tuple[str, ...] = (),
         nodes: Sequence[Node] | None = None,
     ) -> None:
-        """Return when ``ready(node)`` was true once for each of ``nodes`` (all); ``what`` names it, ``seconds`` is with hardware.
+        """Return when ``ready(node)`` was true once for each of ``nodes`` (all).
 
-        ``ready`` may raise :class:`Failure`, which means "not yet". ``units`` are looked at on nodes that say nothing themselves.
+        ``what`` names the stage, ``seconds`` is with hardware.
+
+        ``ready`` may raise :class:`Failure`, which means "not yet". ``units`` are checked on nodes that do not report
+        by themselves.
         """
         seconds *= self._factor
         begin = looked = time.monotonic()
@@ -164,7 +178,10 @@ class Readiness:
 
 
 def greets(node: Node) -> bool:
-    """Whether an ssh server speaks on the node's port: cheaper than a log-in, and QEMU takes connections before the node does."""
+    """Whether an ssh server answers on the node's port.
+
+    This is cheaper than a log-in, and QEMU accepts connections before the node does.
+    """
     try:
         with socket.create_connection(("127.0.0.1", node.ssh_port), timeout=BANNER_DEADLINE_S) as line:
             return line.recv(4) == b"SSH-"
@@ -173,7 +190,10 @@ def greets(node: Node) -> bool:
 
 
 def is_etcd_healthy(node: Node) -> bool:
-    """Whether the node's etcd takes writes, by its own word (``GET /health``). Raises :class:`Failure` if it does not listen."""
+    """Whether the node's etcd reports that it takes writes (``GET /health``).
+
+    Raises :class:`Failure` if it does not listen.
+    """
     status, body = node.http(ETCD_PORT, "GET", "/health")
     try:
         return status == 200 and record.parse(body).get("health") == "true"
@@ -187,7 +207,10 @@ def machines(node: Node) -> list[str]:
 
 
 def require_not_failed(node: Node, units: tuple[str, ...]) -> None:
-    """Raise :class:`NotReady` if one of ``units`` has failed on ``node`` for good; a node that cannot be asked has not."""
+    """Raise :class:`NotReady` if one of ``units`` has failed on ``node`` for good.
+
+    For a node that does not answer, none has.
+    """
     try:
         result = node.run(f"systemctl is-failed {' '.join(units)}")
     except Failure:
@@ -198,7 +221,10 @@ def require_not_failed(node: Node, units: tuple[str, ...]) -> None:
 
 
 def explain(node: Node, factor: float = 1.0) -> str:
-    """What can be said about a node that did not get there: its console's tail and, if it lets us in, its failed units and logs."""
+    """The diagnosis of a node that did not become ready.
+
+    It has the end of its console and, if it lets us in, its failed units and logs.
+    """
     text = f"--- console of {node.name}, last lines ---\n{indented(node.console_tail(20))}"
     try:
         if node.has_shell:

@@ -25,7 +25,10 @@ SAVE_DEADLINE_S = 300.0
 
 
 def take(cluster: Cluster, tag: str, phases: Phases) -> Snapshot:
-    """Make the snapshot ``tag`` of a running cluster, which goes on; a former one of this tag is replaced. Raises :class:`Failure`."""
+    """Make the snapshot ``tag`` of a running cluster, which goes on.
+
+    A former one of this tag is replaced. Raises :class:`Failure`.
+    """
     cluster.require_running()
     layout, description = cluster.layout, cluster.description
     with phases.phase(f"snapshot {tag!r} of cluster {cluster.name!r}"):
@@ -41,7 +44,8 @@ def take(cluster: Cluster, tag: str, phases: Phases) -> Snapshot:
 def restore(tag: str, name: str, phases: Phases) -> Cluster:
     """Make the cluster ``name`` from the snapshot ``tag``; returns when it is healthy, with its clocks right.
 
-    A cluster of that name is replaced if the snapshot was made of it. Raises :class:`Failure`, and leaves nothing half-made then.
+    A cluster of that name is replaced if the snapshot was made of it. Raises :class:`Failure`, and leaves nothing
+    half-made then.
     """
     found = Snapshot.open(tag)
     found.require_match()
@@ -62,14 +66,18 @@ def _former(found: Snapshot, layout: Layout) -> Description | None:
     former = Cluster.open(layout.state.name).description if layout.description.exists() else None
     if former is not None and former.ready and found.description.name != former.name:
         raise Failure(
-            f"cluster {former.name!r} exists, and snapshot {found.tag!r} was not made of it but of {found.description.name!r}",
+            f"cluster {former.name!r} exists, and snapshot {found.tag!r} was not made of it "
+            f"but of {found.description.name!r}",
             hint=f"cluster-down --name {former.name} removes it; or restore under another name: --name OTHER",
         )
     return former
 
 
 def _require_room(found: Snapshot, layout: Layout) -> None:
-    """Raise :class:`Failure` unless there is memory and room for what is restored, with what the cluster that it replaces gives back."""
+    """Raise :class:`Failure` unless there is memory and disk space for what is restored.
+
+    What the replaced cluster frees counts, too.
+    """
     memory_mib, room = preflight.free_memory_mib(), preflight.free_disk_bytes(layout.state)
     if layout.description.exists():
         memory_mib += _memory_bytes(Cluster.open(layout.state.name)) // preflight.MIB
@@ -116,10 +124,12 @@ def _restore(found: Snapshot, name: str, layout: Layout, former: Description | N
 
 
 def up_cached(options: Options, phases: Phases | None = None) -> Outcome:
-    """As :func:`cluster.lifecycle.up.up`, from a snapshot of a cluster that was made of the same things, or by making one after the boot.
+    """Like :func:`cluster.lifecycle.up.up`, from a snapshot of a cluster that was made of the same parts.
 
-    The same things are the image, its containers, the template, QEMU's build and what ``options`` say about nodes; a snapshot that
-    cannot be restored after all is told and made anew. Raises what ``up`` raises.
+    If there is none, it boots and makes one.
+
+    The parts are the image, its containers, the template, QEMU's build and the nodes' ``options``. A snapshot that
+    cannot be restored after all is reported and made again. Raises what ``up`` raises.
     """
     phases = phases if phases is not None else Phases()
     options.validate()
@@ -143,7 +153,10 @@ def up_cached(options: Options, phases: Phases | None = None) -> Outcome:
 
 
 def automatic_tag(options: Options) -> str:
-    """The tag of the snapshot of a cluster of ``options``, whose image and containers are built: a hash of all that it is made of."""
+    """The tag of the snapshot of a cluster of ``options``: a hash of all its parts.
+
+    Its image and containers are built.
+    """
     _, chosen = machinery(options, Phases(quiet=True))
     assert options.image is not None  # see built()
     made_of = [

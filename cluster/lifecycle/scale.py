@@ -1,4 +1,7 @@
-"""Nodes that join a running cluster, and nodes that leave it. Both are done when ``cluster.json`` says so; until then, a torso is cleaned up."""
+"""Nodes that join a running cluster, and nodes that leave it.
+
+Either is complete once it is in ``cluster.json``; until then, the torso is cleaned up.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,9 @@ PROMOTION_S = 60.0
 def add(name: str, count: int, phases: Phases, load_images: Sequence[Path] = ()) -> list[Node]:
     """Have ``count`` further nodes join the running cluster ``name``, one after the other; returns them.
 
-    Each is a member of etcd if the cluster, as large as it is now, should have more members than it has, else a proxy. It gets the images
-    that all nodes were given, and ``load_images``. Raises :class:`Failure`; the node that did not get there is gone then.
+    Each is a member of etcd if the cluster, as large as it is now, should have more members than it has, else a proxy.
+    It gets the images that all nodes were given, and ``load_images``. Raises :class:`Failure`; the node that did not
+    become ready is gone then.
     """
     layout = Layout.of(name)
     with clusters.changing(layout):
@@ -137,13 +141,15 @@ class _Joining:
         if self._learner is not None:
             with suppress(
                 Failure
-            ):  # the trouble that brought us here is the one to tell; the next 'add' forgets the learner
+            ):  # the error that brought us here is the one to report; the next 'add' forgets the learner
                 membership.remove(self._before.nodes[0], self._learner)
         self._before.tidy()
 
 
 def remove(name: str, text: str, phases: Phases) -> Node:
-    """Take the node called ``text`` out of the running cluster ``name``: out of etcd, switched off, its files gone; returns what it was.
+    """Remove the node called ``text`` from the running cluster ``name``; returns what it was.
+
+    It leaves etcd, is switched off, and its files are removed.
 
     Its units go elsewhere, as when a machine is lost. Raises :class:`Failure` if etcd would not go on without it.
     """
@@ -180,7 +186,8 @@ def _leave_etcd(description: Description, node: Node, others: list[Node]) -> Non
     if len(healthy) < needed:
         names = ", ".join(each.name for each in voters if each not in healthy) or "none"
         raise Failure(
-            f"without {node.name}, etcd has {len(voters)} members and needs {needed} that are well; {len(healthy)} are (not: {names})",
+            f"without {node.name}, etcd has {len(voters)} members and needs {needed} that are well; "
+            f"{len(healthy)} are (not: {names})",
             hint="start those first (cluster start), or add nodes (cluster add)",
         )
     by = healthy[0]
@@ -194,7 +201,7 @@ def _whole(name: str) -> Cluster:
     cluster = Cluster.open(name)
     cluster.require_running()
     if not cluster.description.token:
-        raise Failure(f"cluster {name!r} was made by an older version, and cannot take nodes in", hint="make it anew")
+        raise Failure(f"cluster {name!r} was made by an older version, and cannot take nodes in", hint="make it again")
     cluster.tidy()
     for entry in cluster.status()["nodes"]:
         if entry["state"] != "running":
@@ -206,7 +213,7 @@ def _whole(name: str) -> Cluster:
 
 
 def _forget_torsos(cluster: Cluster) -> None:
-    """A killed command may have made a node known to etcd that never came to be."""
+    """Remove unknown members from etcd: a killed command may have added a node that was never made."""
     by = cluster.nodes[0]
     known = {membership.peer_url(node) for node in cluster.nodes}
     for member in membership.members(by):

@@ -5,9 +5,9 @@
         key, key.pub, known_hosts, discovery.json, image/     as in a cluster's folder
         node-1/             memory, devices, state.img (sparse), cidata.iso, user-data
 
-Memory is mapped from here by every restored cluster, each writing to private copies of its pages; what a node knows (addresses,
-keys, the discovery service's URL) does not depend on the cluster's name or on this computer's ports. A snapshot is only restored
-by what made it: the same QEMU (its build), command line, processor and image.
+Memory is mapped from here by every restored cluster, each writing to private copies of its pages; what a node knows
+(addresses, keys, the discovery service's URL) does not depend on the cluster's name or on this computer's ports. A
+snapshot is only restored by what made it: the same QEMU (its build), command line, processor and image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VERSION = 1
 SHARED_FILES = ("key", "key.pub", "discovery.json")
 NODE_FILES = ("cidata.iso", "user-data")
 AUTOMATIC = "auto-"
-"""Begins the tags of snapshots that nobody asked for by name; the oldest of them are removed."""
+"""Begins the tags of snapshots that were not made by name; the oldest of them are removed."""
 AUTOMATIC_MAX = 3
 
 
@@ -62,7 +62,10 @@ class Snapshot:
 
     @classmethod
     def open(cls, tag: str) -> Snapshot:
-        """The snapshot ``tag``. Raises :class:`Failure` if there is none, or if it is of another version of this program."""
+        """The snapshot ``tag``.
+
+        Raises :class:`Failure` if there is none, or if it is of another version of this program.
+        """
         path = folder_of(tag) / "snapshot.json"
         try:
             data = record.parse(path.read_bytes())
@@ -85,7 +88,10 @@ class Snapshot:
         return sum(path.lstat().st_blocks * 512 for path in self.folder.rglob("*"))
 
     def require_match(self) -> None:
-        """Raise :class:`Failure` unless this computer's QEMU would go on exactly as the one that made it, from the same bytes."""
+        """Raise :class:`Failure` unless it would continue here exactly as where it was made.
+
+        QEMU must be the one that made it, and the image must have the same bytes.
+        """
         ours = machinery_of(self.description)
         hint = f"make a new one: cluster up {self.description.size}, then cluster snapshot {self.tag}"
         if ours != self.machinery:
@@ -102,7 +108,7 @@ def root() -> Path:
 
 
 def folder_of(tag: str) -> Path:
-    """Where the snapshot ``tag`` is or would be. Raises :class:`UsageFailure` for a tag that is none."""
+    """Where the snapshot ``tag`` is or would be. Raises :class:`UsageFailure` for an invalid tag."""
     if not NAME_PATTERN.fullmatch(tag):
         raise UsageFailure(
             f"{tag!r} is no tag", hint="a letter, then letters, digits and dashes, all lower case: 'healthy'"
@@ -128,7 +134,10 @@ def image_hash(folder: Path) -> str:
 
 
 def machinery(architecture: str, accelerator: str, memory_mib: int) -> str:
-    """Who may restore: QEMU's build, the command line of a node, and with KVM the processor, in one line for people to compare."""
+    """What must be the same to restore, in one line for people to compare.
+
+    It has QEMU's build, a node's command line, and with KVM the processor.
+    """
     program = qemu.find(architecture=architecture)
     nowhere = Path("/")
     node = Machine(
@@ -168,7 +177,10 @@ def _processor() -> str:
 
 @contextmanager
 def making(tag: str) -> Iterator[Path]:
-    """A folder to fill; it becomes the snapshot ``tag``, in place of a former one, when the block ends well, and nothing when not."""
+    """A folder to fill.
+
+    When the block ends without an error, it becomes the snapshot ``tag``, in place of a former one; else it is removed.
+    """
     target = folder_of(tag)
     root().mkdir(mode=0o700, parents=True, exist_ok=True)
     clean()
@@ -176,7 +188,7 @@ def making(tag: str) -> Iterator[Path]:
     part.mkdir(mode=0o700)
     lock = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tells clean() that somebody is at it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # shows clean() that it is in use
         yield part
         discard(tag)
         part.rename(target)
@@ -269,5 +281,5 @@ def room_bytes(snapshot: Snapshot) -> int:
 
 
 def _with_ports(known_hosts: str, numbers: dict[int, int]) -> str:
-    """The lines of ``known_hosts`` with each port of this computer replaced by what ``numbers`` says for it."""
+    """The lines of ``known_hosts`` with each port of this computer replaced by its entry in ``numbers``."""
     return re.sub(r"(?m)^\[127\.0\.0\.1\]:(\d+)", lambda match: f"[127.0.0.1]:{numbers[int(match[1])]}", known_hosts)

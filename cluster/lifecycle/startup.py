@@ -1,4 +1,7 @@
-"""What nodes say of themselves while they start: their guests are told once what is waited for, and tell when it has come true."""
+"""What nodes report while they start.
+
+Each guest receives the list of conditions once, and reports when each has come true.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,30 @@ from terminal import Failure
 SSH, ETCD, FLEET = "ssh", "etcd", "fleet"
 ETCD_PORT = 2379
 INTERVAL_S, INTERVAL_S_MAX = 0.1, 0.5
-"""Between two looks of a guest at what is next, with hardware (times the accelerator's factor), and at most."""
+"""Between two checks of a guest for its next condition, with hardware (times the accelerator's factor), and at most."""
 UNITS = ("cloudconfig.service", "etcd.service", "fleet.service")
 """If one of these fails for good, the cluster will not come up."""
 
 
 def conditions(size: int) -> list[tuple[str | None, dict[str, str | int]]]:
-    """What is waited for on a node of a cluster of ``size``, in order (docs/guest.md), and what it means when that holds."""
+    """The conditions for a node of a cluster of ``size``, in order (docs/guest.md).
+
+    Each comes with what it means when it holds.
+    """
     return [
         (None, {"exists": "/run/cloudconfig/status.json"}),
         (None, {"listens": 22}),
         # While this is there, pam_nologin lets root in only.
         (SSH, {"absent": "/run/nologin"}),
         (ETCD, {"http": ETCD_PORT, "path": "/health", "has": '"health":"true"'}),
-        # Not asked before etcd is there: who asks starts fleet, by its socket.
+        # Not checked before etcd is there: the check starts fleet, by its socket.
         (FLEET, {"http": "/run/fleet.sock", "path": "/fleet/v1/machines", "has": '"id":', "times": size}),
     ]
 
 
 @dataclass(slots=True)
 class StartupReport:
-    """What one node has said in this boot."""
+    """What one node has reported in this boot."""
 
     uptime: float | None = None
     """Seconds from its start to its root shell; None before that."""
@@ -47,7 +53,7 @@ class StartupReports:
     """Listens to every node of a cluster until :meth:`close`."""
 
     def __init__(self, cluster: Cluster) -> None:
-        """Asks for what :func:`conditions` lists. Raises :class:`Failure` if the supervisor does not answer."""
+        """Requests what :func:`conditions` lists. Raises :class:`Failure` if the supervisor does not answer."""
         self._told = {node.number: StartupReport() for node in cluster.nodes}
         self._conditions = conditions(cluster.description.size)
         self._changed = threading.Condition()
@@ -79,11 +85,11 @@ class StartupReports:
             line.close()
 
     def of(self, node: Node) -> StartupReport:
-        """What ``node`` has said so far."""
+        """What ``node`` has reported so far."""
         return self._told[node.number]
 
     def wait(self, seconds: float) -> None:
-        """Return when a node says something new, or after ``seconds``."""
+        """Return when a node reports something new, or after ``seconds``."""
         with self._changed:
             before = self._changes
             self._changed.wait_for(lambda: self._changes != before, seconds)
@@ -96,7 +102,7 @@ class StartupReports:
                     self._changes += 1
                     self._changed.notify_all()
         except (Failure, ValueError, OSError):
-            return  # we hung up, or the supervisor is gone, which whoever waits will meet, too
+            return  # we hung up, or the supervisor is gone, which the waiting thread will notice, too
 
     def _hear(self, told: StartupReport, message: dict[str, object]) -> None:
         match message:
@@ -107,7 +113,7 @@ class StartupReports:
                     told.holds.add(name)
             case {"failed": list(units)}:
                 told.failed = tuple(unit for unit in UNITS if unit in units)
-            case {"lost": _}:  # reset: all begins anew
+            case {"lost": _}:  # reset: all begins again
                 told.uptime, told.failed = None, ()
                 told.holds.clear()
 

@@ -62,7 +62,7 @@ class Options:
     """Leave a cluster that failed to come up as it is, to look at it."""
 
     def validate(self) -> None:
-        """Raise :class:`UsageFailure` for values that cannot be meant: here, and not when nodes have booted."""
+        """Raise :class:`UsageFailure` for invalid values: here, and not when nodes have booted."""
         if not 1 <= self.size <= NODES_MAX:
             raise UsageFailure(f"a cluster has 1 to {NODES_MAX} nodes, not {self.size}", hint="cluster-up 3")
         if not MEMORY_MIB_MIN <= self.memory_mib <= MEMORY_MIB_MAX:
@@ -94,7 +94,7 @@ class Options:
 
     @property
     def connections(self) -> tuple[str, ...]:
-        """The URIs that are meant; none for another driver."""
+        """The effective URIs; none for another driver."""
         return (self.connect or (connection_uri.SESSION,)) if self.driver == "libvirt" else ()
 
 
@@ -108,7 +108,10 @@ def _validate_ttl(text: str) -> None:
 
 
 def require_archive(path: Path) -> None:
-    """Raise :class:`Failure` if ``path`` cannot be read, :class:`UsageFailure` unless it is a tar file, packed or not, as a docker-archive is."""
+    """Raise :class:`Failure` if ``path`` cannot be read, and :class:`UsageFailure` unless it is a tar file.
+
+    A docker-archive is one, compressed or not.
+    """
     hint = "'osbuild container' makes a docker-archive, 'docker save' too"
     try:
         if tarfile.is_tarfile(path):
@@ -130,7 +133,8 @@ class Outcome:
 def up(options: Options, phases: Phases | None = None) -> Outcome:
     """Bring the cluster ``options.name`` up: make it, boot a stopped one again, or find that it is up.
 
-    Raises :class:`Failure`, and KeyboardInterrupt; in both cases what this call made is removed, unless ``options.keep``.
+    Raises :class:`Failure` and KeyboardInterrupt. In both cases, all that this call made is removed, unless
+    ``options.keep``.
     """
     phases = phases if phases is not None else Phases()
     options.validate()
@@ -175,7 +179,7 @@ def _existing(options: Options, layout: Layout, phases: Phases) -> Cluster | Non
 
 def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
     try:
-        machinery(options, Phases(quiet=True))  # who lacks QEMU or memory hears it before a long build
+        machinery(options, Phases(quiet=True))  # a lack of QEMU or memory is reported before a long build
         options = built(options, phases)
         cluster = prepare(options, phases)
         _boot(cluster, options, phases)
@@ -193,7 +197,10 @@ def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
 
 
 def prepare(options: Options, phases: Phases) -> Cluster:
-    """A new cluster of ``options``, which are :func:`built`: provisioned and supervised, its nodes off. Raises :class:`Failure`."""
+    """A new cluster of ``options``, which are :func:`built`: provisioned and supervised, its nodes off.
+
+    Raises :class:`Failure`.
+    """
     assert options.image is not None  # see built()
     layout = Layout.of(options.name)
     with phases.phase("preparing"):
@@ -238,7 +245,10 @@ def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
 
 
 def machinery(options: Options, phases: Phases) -> tuple[qemu.Qemu, Accelerator]:
-    """The QEMU and the accelerator for ``options``. Raises :class:`Failure` if there is none that will do, or too little memory."""
+    """The QEMU and the accelerator for ``options``.
+
+    Raises :class:`Failure` if none is suitable, or if there is too little memory.
+    """
     if options.driver == "libvirt":
         program, chosen = _machinery_of_places(options, phases)
     elif options.driver == "namespaces":
@@ -258,7 +268,7 @@ def _machinery_here(options: Options, phases: Phases) -> tuple[qemu.Qemu, Accele
     program = qemu.find(architecture=options.arch)
     phases.detail("probing the accelerator")
     foreign = options.arch != HOST
-    # How slow emulation is here, only a guest of this computer's own kind can tell: the probe is one.
+    # Only a guest of this computer's own architecture shows how slow emulation is here: the probe is one.
     chosen = probe.remembered(
         qemu.find() if foreign else program, cache_root() / "accelerator.json", "tcg" if foreign else options.accel
     )
@@ -269,7 +279,10 @@ def _machinery_here(options: Options, phases: Phases) -> tuple[qemu.Qemu, Accele
 
 
 def _machinery_of_places(options: Options, phases: Phases) -> tuple[qemu.Qemu, Accelerator]:
-    """Of all computers that libvirt is to run the nodes on: what they have in common. The QEMU is this computer's, if it is one."""
+    """What all computers on which libvirt is to run nodes have in common.
+
+    The QEMU is this computer's, if this is one of them.
+    """
     from cluster.machines import hosts
 
     found = []
@@ -320,7 +333,7 @@ def _describe(options: Options, layout: Layout, program: qemu.Qemu, chosen: Acce
 
 
 def built(options: Options, phases: Phases) -> Options:
-    """``options`` with everything built that a cluster of them is made of: the image, and the example's container if it is wanted."""
+    """``options`` with every part of the cluster built: the image, and the example's container if it is wanted."""
     options = dataclasses.replace(options, image=_image(options, phases))
     if not options.examples:
         return options
@@ -393,7 +406,7 @@ def _boot(cluster: Cluster, options: Options, phases: Phases) -> None:
 
 
 def load(cluster: Cluster, archive: Path) -> list[str]:
-    """Give a docker-archive to every node's docker, all at once; returns what each said. Raises :class:`Failure`."""
+    """Give a docker-archive to every node's docker, all at once; returns what each printed. Raises :class:`Failure`."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(len(cluster.nodes)) as executor:

@@ -1,11 +1,14 @@
-"""What ``vagrant up`` gives a node before it boots: user-data on a seed volume. Run by the Vagrantfile, see docs/vagrant.md.
+"""What ``vagrant up`` gives a node before it boots: user-data on a seed volume.
+
+Run by the Vagrantfile, see docs/vagrant.md.
 
     python -m cluster.lifecycle.vagrant accelerator           print "kvm" or "tcg": what runs guests here
-    python -m cluster.lifecycle.vagrant seed FOLDER <request  make FOLDER/node-N.iso; the request is JSON, see :class:`Request`
+    python -m cluster.lifecycle.vagrant seed FOLDER <request  make FOLDER/node-N.iso from JSON, see :class:`Request`
 
-Every new cluster has a token of its own, and the discovery service that knows it runs on the first node: nothing listens on this computer,
-no firewall is in the way, and the service is there as long as the cluster. All addresses are fixed by the Vagrantfile, so a first node that is
-made anew can be told who had registered: it must not found a second cluster under the old name.
+Every new cluster has its own token, and the discovery service that knows it runs on the first node. So nothing listens
+on this computer, no firewall is in the way, and the service lives as long as the cluster. The Vagrantfile fixes all
+addresses, so a first node that is made again can get the list of registered members: it must not found a second cluster
+under the old name.
 """
 
 from __future__ import annotations
@@ -87,7 +90,7 @@ class Request:
     user_data: str | None = None
     """A template instead of the packaged one; docs/cluster.md lists its variables."""
     docker_address: str | None = None
-    """Where docker listens without asking who is there; None: nowhere."""
+    """Where docker listens without authentication; None: nowhere."""
 
     @classmethod
     def load(cls, text: str) -> Request:
@@ -105,7 +108,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Founding:
-    """What a cluster is given once and keeps: its token, how many members of etcd it has, and when it began (Unix time)."""
+    """What a cluster gets once and keeps: its token, how many members of etcd it has, and when it began (Unix time)."""
 
     token: str
     members: int
@@ -131,7 +134,7 @@ class Founding:
             raise Failure(f"cannot be understood: {error}", where=str(path), hint=hint) from None
 
     def save(self, path: Path) -> None:
-        """In one step, for nobody else to read: who has the token may join."""
+        """Write in one step, readable by the owner only: a machine with the token may join."""
         part = path.with_suffix(".part")
         part.touch(mode=0o600)
         part.write_text(json.dumps({"v": VERSION, **asdict(self)}) + "\n")
@@ -152,7 +155,7 @@ class Founding:
 
 
 def peer_url(machine: Machine) -> str:
-    """Where the other members of etcd reach this one; the packaged template says the same."""
+    """Where the other members of etcd reach this one; the packaged template has the same address."""
     return f"http://{machine.address}:2380"
 
 
@@ -236,7 +239,7 @@ def seed(folder: Path, request: Request) -> Path:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """One of the two things that the Vagrantfile asks for; returns the exit code. Raises Failure."""
+    """Carry out one of the Vagrantfile's two requests; returns the exit code. Raises Failure."""
     match arguments:
         case ["accelerator"]:
             from cluster.machines import probe, qemu

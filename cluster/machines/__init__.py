@@ -1,1 +1,4 @@
-"""What runs a node: QEMU, libvirt here or elsewhere, or namespaces of this kernel, behind one protocol (:mod:`cluster.machines.driver`)."""
+"""What runs a node.
+
+QEMU, libvirt here or elsewhere, and namespaces of this kernel share one protocol (:mod:`cluster.machines.driver`).
+"""

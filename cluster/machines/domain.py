@@ -1,7 +1,8 @@
 """A node's machine as libvirt's domain XML (libvirt ``docs/formatdomain.html``): a pure function, pinned by a test.
 
-What libvirt has words for is said in them. The two network cards are not: its user network knows no forwards and its
-networks no ``stream`` socket, so they go to QEMU's command line as they are, on slots of their own.
+All that libvirt's XML can express is expressed in it. The two network cards are not: libvirt's user network has no
+forwards and its networks have no ``stream`` socket, so they go to QEMU's command line as they are, on slots of their
+own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ ElementTree.register_namespace("qemu", QEMU_NAMESPACE)
 
 
 def domain_xml(machine: Machine, name: str, identity: str, emulator: Path) -> str:
-    """The domain ``name``, its UUID ``identity``, that runs ``machine`` with the QEMU program ``emulator``. All paths are those of the computer it runs on."""
+    """The domain ``name`` with UUID ``identity``, which runs ``machine`` with the QEMU program ``emulator``.
+
+    All paths are those of the computer it runs on.
+    """
     architecture, board = ARCHITECTURES[machine.architecture]
     emulated = machine.accelerator == "tcg"
     domain = ElementTree.Element("domain", type="qemu" if emulated else machine.accelerator)

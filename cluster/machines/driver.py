@@ -1,4 +1,7 @@
-"""What runs a node's machine: the protocol between the supervisor and QEMU processes, libvirt, or namespaces of this computer's kernel."""
+"""The protocol between the supervisor and what runs a node's machine.
+
+That is a QEMU process, libvirt, or namespaces of this computer's kernel.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from cluster.model.protocol import Request
 
 
 class Vm(Protocol):
-    """A machine that was started. All of it belongs to the supervisor's event loop; methods raise :class:`terminal.Failure`."""
+    """A machine that was started.
+
+    All of it belongs to the supervisor's event loop; methods raise :class:`terminal.Failure`.
+    """
 
     @property
     def pid(self) -> int | None:
@@ -19,16 +25,19 @@ class Vm(Protocol):
 
     @property
     def changed(self) -> asyncio.Event:
-        """Set whenever what :meth:`is_stalled` returns may have changed; whoever looks clears it first."""
+        """Set whenever the result of :meth:`is_stalled` may have changed. The reader clears it first."""
 
     async def wait(self) -> str:
-        """Return when the machine is off, with how it ended: "exit code 0", "signal 9"; may be awaited more than once."""
+        """Return when the machine is off, with how it ended: "exit code 0", "signal 9".
+
+        It may be awaited more than once.
+        """
 
     async def kill(self) -> None:
-        """Pull its plug; :meth:`wait` tells when that is done. Nothing happens if it is off."""
+        """Pull its plug; :meth:`wait` returns when that is done. Nothing happens if it is off."""
 
     async def reset(self) -> None:
-        """Press its reset button: it boots, without what it had not yet written."""
+        """Press its reset button: it boots, without its unwritten data."""
 
     async def press_power_button(self) -> None:
         """Ask its system to switch itself off."""
@@ -40,26 +49,37 @@ class Vm(Protocol):
         """Let its time go on."""
 
     async def is_stalled(self) -> bool:
-        """Whether it stands still because its computer has no room for what it writes; :meth:`resume` has it try again."""
+        """Whether it stands still because its computer has no room for its writes.
+
+        :meth:`resume` makes it try again.
+        """
 
     async def save(self, folder: Path) -> None:
-        """Write the paused machine, memory and devices but no disks, into ``folder``: what :attr:`Machine.incoming` is started from."""
+        """Write the paused machine, memory and devices but no disks, into ``folder``.
+
+        A machine with that as :attr:`Machine.incoming` starts from it.
+        """
 
     async def monitor(self, command: str, **arguments: object) -> object:
-        """Run a command of QEMU's monitor (QMP) and return its answer; :class:`terminal.Failure` if there is no QEMU."""
+        """Run a command of QEMU's monitor (QMP) and return its answer.
+
+        Raises :class:`terminal.Failure` if there is no QEMU.
+        """
 
 
 class Driver(Protocol):
     """Starts machines."""
 
     async def start(self, machine: Machine, log: Path) -> Vm:
-        """Switch ``machine`` on; returns when its monitor answers, the machine boots on. What QEMU says goes to the file ``log``.
+        """Switch ``machine`` on; returns when its monitor answers, while the machine boots on.
 
-        Raises :class:`terminal.Failure` with QEMU's own words, and OSError.
+        QEMU's output goes to the file ``log``.
+
+        Raises :class:`terminal.Failure` with QEMU's own message, and OSError.
         """
 
     async def close(self) -> None:
         """Let go of what the driver itself holds; its machines are off by then."""
 
     def refusal(self, kind: type[Request[object]]) -> str | None:
-        """Why requests of this ``kind`` to the supervisor cannot be carried out with machines of this driver; None if it can."""
+        """Why requests of this ``kind`` cannot be carried out with machines of this driver; None if they can."""

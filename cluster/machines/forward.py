@@ -1,8 +1,9 @@
 """One TCP connection of a guest, carried to a service of this computer: ``python -I -S forward.py ADDRESS PORT``.
 
-Or ``forward.py SOCKET [CALLER]``: to a unix socket (its path begins with a slash), which is first told the address that the connection
-comes from, as the PROXY protocol's version 1 does. QEMU's user network runs this for each connection to a ``guestfwd`` address, with the
-connection as standard input and output (and error, so nothing may be printed). It ends with either side, and with the QEMU that started it.
+Or ``forward.py SOCKET [CALLER]``: to a unix socket (its path begins with a slash), which first receives the address
+that the connection comes from, as in the PROXY protocol's version 1. QEMU's user network runs this for each connection
+to a ``guestfwd`` address, with the connection as standard input and output (and error, so nothing may be printed). It
+ends with either side, and with the QEMU that started it.
 """
 
 import ctypes
@@ -47,12 +48,15 @@ def connect(address: str, *words: str) -> socket.socket:
 
 
 def is_crowded() -> bool:
-    """Whether whoever started us has as many children as it may, the others being such as we are (proc_pid_task(5), ``children``)."""
+    """Whether our parent has as many children as it may (proc_pid_task(5), ``children``).
+
+    They are processes like this one.
+    """
     parent = os.getppid()
     try:
-        with open(f"/proc/{parent}/task/{parent}/children") as file:  # noqa: PTH123 - pathlib takes as long to load as all of the rest
+        with open(f"/proc/{parent}/task/{parent}/children") as file:  # noqa: PTH123 - pathlib loads too slowly
             return len(file.read().split()) > CONNECTIONS_MAX
-    except OSError:  # a kernel that does not tell
+    except OSError:  # a kernel without that file
         return False
 
 

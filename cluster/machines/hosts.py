@@ -41,7 +41,10 @@ printf '%s\\n%s\\n' "$code" "$said"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Found:
-    """What a computer has: its QEMU, how fast that runs, and the room in memory and, of another one, below ``folder`` on disk."""
+    """What a computer has: its QEMU, how fast that runs, and free memory.
+
+    Of another computer, also the room below ``folder`` on disk.
+    """
 
     qemu: Qemu
     accelerator: Accelerator
@@ -51,9 +54,11 @@ class Found:
 
 
 def require_connection(place: Place) -> str:
-    """Connect to ``place`` and hang up again; returns libvirt's version there. Raises :class:`Failure` saying what is missing.
+    """Connect to ``place`` and hang up again; returns libvirt's version there.
 
-    The embedded driver is only looked for: once it runs, this process would hold its folder until it ends.
+    Raises :class:`Failure` with what is missing.
+
+    The embedded driver is only searched for: once it runs, this process would hold its folder until it ends.
     """
     libvirt_connection.require(place)
     if place.root is not None:
@@ -81,7 +86,7 @@ def common(accelerators: Sequence[Accelerator]) -> Accelerator:
 
 
 def survey(place: Place, architecture: str, wanted: str) -> Found:
-    """Look at the computer behind an ssh ``place``. ``wanted`` is an accelerator or "auto". Raises :class:`Failure`."""
+    """Examine the computer behind an ssh ``place``. ``wanted`` is an accelerator or "auto". Raises :class:`Failure`."""
     with tempfile.TemporaryDirectory(prefix="ft-") as folder:
         return asyncio.run(_survey(place, architecture, wanted, Path(folder)))
 
@@ -118,7 +123,7 @@ async def _accelerator(remote: Remote, qemu: Qemu, wanted: str) -> Accelerator:
 
 
 async def _probe(remote: Remote, qemu: Qemu, accelerator: str, deadline_s: float) -> float:
-    """Seconds that the one-sector guest takes there. Raises :class:`Failure` saying what happened instead."""
+    """Seconds that the one-sector guest takes there. Raises :class:`Failure` with what happened instead."""
     disk = remote.guests / "probe.img"
     command = probe_argv(qemu, accelerator, disk)
     content = BOOT_SECTOR.ljust(DISK_BYTES, b"\0")

@@ -1,4 +1,4 @@
-"""libvirt's Python binding and connections made with it, every failure turned into what to do about it."""
+"""libvirt's Python binding and connections made with it. Every failure comes with what to do about it."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def library() -> ModuleType:
 
 
 def _say_nothing(_context: object, _error: object) -> None:
-    """Errors are raised, too: printing them as well, which is libvirt's default, tells people twice."""
+    """Print nothing: errors are raised, too, and with libvirt's default people would see them twice."""
 
 
 def connect(place: Place) -> Any:
-    """A connection (``virConnect``) to ``place``; blocks. Raises :class:`Failure` saying what is missing there."""
+    """A connection (``virConnect``) to ``place``; blocks. Raises :class:`Failure` with what is missing there."""
     require(place)
     libvirt = library()
     try:
@@ -76,14 +76,17 @@ def connect(place: Place) -> Any:
 
 
 def require(place: Place) -> None:
-    """What can be told without connecting. Raises :class:`Failure` if the binding is missing, or if this user has no such libvirt."""
+    """Check what can be checked without a connection.
+
+    Raises :class:`Failure` if the binding is missing, or if this user has no such libvirt.
+    """
     library()
     if place.is_local and os.geteuid() == 0:
         raise Failure("root has no libvirt of its own, only the system's", where=place.uri, hint=ROOT_HINT)
 
 
 def hint(place: Place, said: str) -> str:
-    """What to do about a connection that failed with the words ``said``."""
+    """What to do about a connection that failed with the message ``said``."""
     if place.kind == "ssh":
         login = shlex.join([*place.ssh, place.host])
         return f"'{login}' must log in without a question, and find libvirt-daemon there"
@@ -102,7 +105,10 @@ def emulator_text(qemu: str) -> str:
 
 
 def emulator(qemu: Path) -> Path:
-    """:func:`emulator_text` as a file of this computer. libvirt asks an emulator what it can once (1 s), and remembers it by path and date."""
+    """:func:`emulator_text` as a file of this computer.
+
+    The file is kept: libvirt queries an emulator's capabilities once (1 s), and caches them by path and date.
+    """
     text = emulator_text(str(qemu))
     path = cache_root() / "libvirt" / f"qemu-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if not path.exists():
@@ -115,11 +121,11 @@ def emulator(qemu: Path) -> Path:
 
 
 def pid_file(place: Place, domain: str) -> Path | None:
-    """Where libvirt writes down the process of ``domain``, if it has one on this computer."""
+    """Where libvirt records the process of ``domain``, if it has one on this computer."""
     if place.root is not None:
         return place.root / "run" / "qemu" / f"{domain}.pid"
     if place.is_local:
-        cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path's raises without HOME
+        cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - see layout
         return Path(os.environ.get("XDG_RUNTIME_DIR") or cache_home) / "libvirt" / "qemu" / "run" / f"{domain}.pid"
     return None
 

@@ -1,7 +1,8 @@
 """The driver that has libvirt run each machine as a transient domain, here or on other computers (``docs/libvirt.md``).
 
-libvirt's calls block, so each runs in a thread; its events come in a thread of their own and are handed to the asyncio loop.
-A domain ends with our connection: the daemon sees to that (``VIR_DOMAIN_START_AUTODESTROY``), and where there is none, a guard.
+libvirt's calls block, so each runs in a thread; its events come in a thread of their own and are passed to the asyncio
+loop. A domain ends with our connection: the daemon sees to that (``VIR_DOMAIN_START_AUTODESTROY``), and where there is
+none, a guard.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ class LibvirtVm:
     """One domain; see :class:`cluster.machines.driver.Vm`."""
 
     def __init__(self, place: Place, domain: Any, ended: asyncio.Future[str]) -> None:
-        """``ended`` is told how the domain ended."""
+        """``ended`` receives how the domain ended."""
         self._place, self._domain, self._ended = place, domain, ended
         self.changed = asyncio.Event()
-        self.changed.set()  # events from before we listened are not told
+        self.changed.set()  # events from before we listened do not come
         self._name = str(domain.name())
         self.pid = libvirt_connection.read_pid(place, self._name)
         self._process = None if self.pid is None else Process.of(self.pid)
@@ -87,9 +88,9 @@ class LibvirtVm:
         await self._call("resume", self._domain.resume)
 
     async def is_stalled(self) -> bool:
-        """What libvirt heard of it from QEMU."""
+        """What QEMU has reported to libvirt about it."""
         libvirt = libvirt_connection.library()
-        found = await self._call("tell the state of", self._domain.state)
+        found = await self._call("read the state of", self._domain.state)
         return tuple(found) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
 
     async def save(self, folder: Path) -> None:
@@ -184,7 +185,7 @@ class Host:
         libvirt = libvirt_connection.library()
         connection = libvirt_connection.connect(self.place)
         connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
-        if self.place.root is None:  # there is nobody to lose otherwise
+        if self.place.root is None:  # otherwise there is no daemon to lose
             connection.registerCloseCallback(self._on_close, None)
             connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         return connection
@@ -216,7 +217,7 @@ class Host:
         self._loop.call_soon_threadsafe(self._lost)
 
     def _lost(self) -> Any:
-        """Whatever ran there is over for us; returns the connection that there was."""
+        """All that ran there is over for us; returns the former connection."""
         connection, self._connection = self._connection, None
         for vm in self._vms.values():
             vm.abandon()
@@ -238,7 +239,10 @@ class Host:
             await self._remote.close()
 
     def _hang_up(self, connection: Any, names: Sequence[str] = ()) -> None:
-        """Close ``connection``, after ending the domains ``names``: it is not closed as long as somebody holds one of them."""
+        """Close ``connection``, after ending the domains ``names``.
+
+        While a reference to one of them exists, libvirt does not close it.
+        """
         with suppress(libvirt_connection.library().libvirtError):  # it was gone already
             end_domains(connection, names.__contains__)
             if self.place.root is None:
@@ -267,7 +271,7 @@ class LibvirtDriver:
         await asyncio.gather(*(host.close() for host in self._hosts.values()))
 
     def refusal(self, _: type[Request[object]]) -> None:
-        """A machine of its own can do all; what libvirt lacks it says itself."""
+        """None: a virtual machine can do all, and libvirt's own errors name what it lacks."""
 
     def _host(self, index: int) -> Host:
         if index not in self._hosts:
@@ -291,7 +295,10 @@ def remote_of(description: Description, layout: Layout, index: int) -> Remote:
 
 
 def forget(description: Description, layout: Layout) -> None:
-    """Remove what a cluster that has ended left where its nodes ran. Raises :class:`Failure` if a place cannot be reached."""
+    """Remove what a cluster that has ended left where its nodes ran.
+
+    Raises :class:`Failure` if a place cannot be reached.
+    """
     ours = domain_name(layout, "")
     for index, uri in enumerate(description.connect):
         place = connection_uri.parse(uri)
@@ -311,7 +318,10 @@ async def _forget_remote(remote: Remote) -> None:
 
 
 def domain_name(layout: Layout, number: object) -> str:
-    """What a node is called among all domains of this user; the folder of sockets has a name that no other cluster has."""
+    """A node's name among all domains of this user.
+
+    It has the name of the folder of sockets, which no other cluster has.
+    """
     return f"flotilla-{layout.runtime.name}-node-{number}"
 
 
@@ -325,7 +335,7 @@ def end_domains(connection: Any, is_meant: Callable[[str], bool]) -> None:
 
 
 def how_it_ended(detail: int) -> str:
-    """A reason of libvirt's in the words of :meth:`cluster.machines.driver.Vm.wait`."""
+    """A reason of libvirt's in the form of :meth:`cluster.machines.driver.Vm.wait`."""
     libvirt = libvirt_connection.library()
     words = {
         libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "exit code 0",

@@ -1,7 +1,8 @@
-"""Run a program that dies with the process that asked for it: ``python -I -S parent_death.py PARENT-PID PROGRAM [ARGUMENT...]``.
+"""Run a program that dies with its parent: ``python -I -S parent_death.py PARENT-PID PROGRAM [ARGUMENT...]``.
 
-Linux's parent-death signal (``prctl(2)``, PR_SET_PDEATHSIG) is kept across exec, so QEMU started this way is killed by the
-kernel when its supervisor ends, even by ``kill -9``. A script of its own rather than a ``preexec_fn``, since the supervisor has threads.
+Linux's parent-death signal (``prctl(2)``, PR_SET_PDEATHSIG) is kept across exec, so QEMU started this way is killed by
+the kernel when its supervisor ends, even by ``kill -9``. It is a script of its own and not a ``preexec_fn``, since the
+supervisor has threads.
 """
 
 import ctypes

@@ -1,7 +1,8 @@
 """Which accelerator really runs a guest here, proven by running one, and how much slower than hardware it is.
 
-An openable ``/dev/kvm`` proves nothing: there are nested hypervisors where it creates a virtual machine that never runs past its
-firmware. So a guest of one sector is run: it switches to 64-bit mode with paging, counts, and leaves by QEMU's debug exit.
+An openable ``/dev/kvm`` proves nothing: there are nested hypervisors where it creates a virtual machine that never runs
+past its firmware. So a guest of one sector is run: it switches to 64-bit mode with paging, counts, and leaves by QEMU's
+debug exit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ DISK_BYTES = 1 << 20
 EMULATED_REFERENCE_S = 0.5
 """Processor seconds that the probe takes emulated on the machine that :data:`EMULATED_FACTOR` was measured on."""
 EMULATED_FACTOR = 10.0
-"""How much longer a node takes to boot emulated than with KVM, at :data:`EMULATED_REFERENCE_S`: waits are scaled by it."""
+"""How much longer a node takes to boot emulated than with KVM, at :data:`EMULATED_REFERENCE_S`.
+
+Waits are scaled by it.
+"""
 FACTOR_MIN, FACTOR_MAX = 6.0, 60.0
 
 _CODE = bytes.fromhex(
@@ -57,7 +61,9 @@ BOOT_SECTOR = _CODE.ljust(0x70, b"\0") + (_SEGMENTS + _SEGMENTS_POINTER).ljust(5
 
 
 def choose(qemu: Qemu, wanted: str = "auto") -> Accelerator:
-    """The accelerator for this computer: KVM if a guest runs with it, else emulation. ``wanted`` "kvm" or "tcg" insists.
+    """The accelerator for this computer: KVM if a guest runs with it, else emulation.
+
+    ``wanted`` "kvm" or "tcg" insists.
 
     Raises :class:`Failure` if what is wanted does not run a guest, or if ``qemu`` is too old for it.
     """
@@ -127,12 +133,12 @@ def probe_argv(qemu: Qemu, accelerator: str, disk: Path) -> list[str]:
 
 
 def emulated_factor(probe_seconds: float) -> float:
-    """How many times longer than with hardware an emulated node takes on a computer where the probe took ``probe_seconds``."""
+    """How many times longer an emulated node takes than one with hardware, where the probe took ``probe_seconds``."""
     return round(min(max(EMULATED_FACTOR * probe_seconds / EMULATED_REFERENCE_S, FACTOR_MIN), FACTOR_MAX), 1)
 
 
 def remembered(qemu: Qemu, cache: Path, wanted: str = "auto") -> Accelerator:
-    """:func:`choose`, asked once per boot of this computer, QEMU and wish; the answer is kept in the file ``cache``."""
+    """:func:`choose`, run once per boot of this computer, QEMU and wish; the result is kept in the file ``cache``."""
     key = f"{wanted} {qemu.path} {qemu.version_text} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
     try:
         kept = record.parse(cache.read_bytes())

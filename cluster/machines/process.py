@@ -1,4 +1,7 @@
-"""Processes that outlive the command that made them: a number is not enough to know one again, since numbers are reused."""
+"""Processes that outlive the command that made them.
+
+A number is not enough to identify one, since numbers are reused.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ _PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 
 
 def dies_with_us(words: Sequence[str]) -> list[str]:
-    """The command line that runs the program ``words`` so that the kernel kills it when this process ends, however it ends."""
+    """The command line that runs ``words`` so that the kernel kills it when this process ends, however it ends."""
     return [sys.executable, "-I", "-S", str(_PARENT_DEATH), str(os.getpid()), *words]
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process: its number and its start time, in clock ticks since this computer's boot, which nobody else shares."""
+    """A process, identified by its number and its start time (in clock ticks since this computer's boot)."""
 
     pid: int
     started: int
@@ -44,7 +47,10 @@ class Process:
 
     @property
     def memory_bytes(self) -> int:
-        """What of memory comes back when it ends: its own pages and those of files without a name (``RssAnon``, ``RssShmem``; proc(5)). 0 if it has ended."""
+        """The memory that its end would free; 0 if it has ended.
+
+        That is its own pages and those of files without a name (``RssAnon``, ``RssShmem``; proc(5)).
+        """
         try:
             lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):

@@ -15,14 +15,15 @@ from terminal import Failure
 
 PROGRAMS = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 VARIABLES = {"amd64": "FLOTILLA_QEMU", "arm64": "FLOTILLA_QEMU_ARM64"}
-"""The environment's word for another program, by architecture of the nodes."""
+"""The environment variable that names another program, by architecture of the nodes."""
 VERSION_MIN_EMULATED = (10, 0)
 """QEMU 7.2's emulation crashed Debian 13's kernel 6.12.107 in 10 boots of 12; QEMU 10's in none of 6."""
 VERSION_MIN = (7, 2)
 """The first with ``-netdev stream``, which the cluster's network is made of."""
 INSTALL_HINTS = {
     "amd64": "./scripts/setup installs QEMU 10 or newer; FLOTILLA_QEMU=/path/to/qemu-system-x86_64 chooses another one",
-    "arm64": "./scripts/setup --tests installs QEMU 10 or newer for it; FLOTILLA_QEMU_ARM64=/path/to/qemu-system-aarch64 chooses another one",
+    "arm64": "./scripts/setup --tests installs QEMU 10 or newer for it; "
+    "FLOTILLA_QEMU_ARM64=/path/to/qemu-system-aarch64 chooses another one",
 }
 VERSION_DEADLINE_S = 20
 
@@ -35,7 +36,7 @@ class Qemu:
     version: tuple[int, int]
     architecture: str = "amd64"
     build: str = ""
-    """The version as the program tells it, with its packaging: "10.0.2 (Debian 1:10.0.2+ds-2)"."""
+    """The version as the program prints it, with its packaging: "10.0.2 (Debian 1:10.0.2+ds-2)"."""
 
     @property
     def version_text(self) -> str:
@@ -59,7 +60,10 @@ class Qemu:
 
 
 def find(environment: Mapping[str, str] | None = None, architecture: str = "amd64") -> Qemu:
-    """The QEMU for nodes of ``architecture``: what :data:`VARIABLES` says, else the one on the PATH. Raises :class:`Failure` if missing or broken."""
+    """The QEMU for nodes of ``architecture``: the one in :data:`VARIABLES`, else the one on the PATH.
+
+    Raises :class:`Failure` if missing or broken.
+    """
     env = os.environ if environment is None else environment
     hint = INSTALL_HINTS[architecture]
     wanted = env.get(VARIABLES[architecture]) or PROGRAMS[architecture]
@@ -76,7 +80,7 @@ def find(environment: Mapping[str, str] | None = None, architecture: str = "amd6
 
 @functools.cache
 def _told(program: str, _changed_ns: int) -> str:
-    """What it says of itself; asked once, however many of our modules look for it."""
+    """The output of ``--version``; it runs once, even if several of our modules need it."""
     done = subprocess.run(
         [program, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_DEADLINE_S
     )
@@ -84,7 +88,10 @@ def _told(program: str, _changed_ns: int) -> str:
 
 
 def parse_version(text: str, where: str, hint: str = INSTALL_HINTS["amd64"]) -> tuple[int, int]:
-    """(major, minor) out of what ``--version`` prints: "QEMU emulator version 10.0.2 (Debian ...)". Raises :class:`Failure`."""
+    """(major, minor) from the output of ``--version``: "QEMU emulator version 10.0.2 (Debian ...)".
+
+    Raises :class:`Failure`.
+    """
     match = re.search(r"version (\d+)\.(\d+)", text)
     if match is None:
         raise Failure(f"this is not QEMU: it calls itself {text.strip()[:60]!r}", where=where, hint=hint)

@@ -33,7 +33,10 @@ class QemuVm:
     """One QEMU process; see :class:`cluster.machines.driver.Vm`."""
 
     def __init__(self, process: asyncio.subprocess.Process, socket: Path, memory: int | None) -> None:
-        """``socket`` is its monitor's, ``memory`` the file of its memory if that is shared with us; both are closed when the process ends."""
+        """``socket`` is its monitor's, ``memory`` the file of its memory if that is shared with us.
+
+        Both are closed when the process ends.
+        """
         self.pid = process.pid
         self.changed = asyncio.Event()
         self._process = process
@@ -90,7 +93,7 @@ class QemuVm:
             await asyncio.sleep(0.01)
 
     def _hear(self, event: str, data: Message) -> None:
-        # A write that failed says nothing unless the machine was stopped for it: a guest can have as many as it likes.
+        # A failed write means nothing unless the machine was stopped for it: a guest can cause any number of them.
         if event in CHANGES or (event == "BLOCK_IO_ERROR" and data.get("action") == "stop"):
             self.changed.set()
 
@@ -155,7 +158,7 @@ class QemuDriver:
         """Nothing is held."""
 
     def refusal(self, _: type[Request[object]]) -> None:
-        """A machine of its own can do all."""
+        """None: a virtual machine can do all."""
 
     async def _wait_for_monitor(self, vm: QemuVm, machine: Machine, log: Path) -> None:
         deadline = time.monotonic() + MONITOR_DEADLINE_S

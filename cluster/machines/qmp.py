@@ -1,8 +1,8 @@
 """QEMU's monitor: JSON lines over a unix socket (QEMU ``docs/interop/qmp-spec``), on one connection that is kept.
 
-Commands carry a number, by which their replies are known; what comes without one is an event. A QEMU that its guest has taken over may say
-anything: it is taken as a reply or an event, or not at all, is held for one line of :data:`LINE_BYTES_MAX` only, and is read at
-:data:`BYTES_A_SECOND` at most.
+Commands carry a number, by which their replies are known; what comes without one is an event. A QEMU that its guest has
+taken over may send anything: each line is taken as a reply or an event, or dropped; one line of :data:`LINE_BYTES_MAX`
+at most is held, and :data:`BYTES_A_SECOND` at most are read.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from terminal import Failure
 
 LINE_BYTES_MAX = 1 << 20
 BYTES_A_SECOND = 4 << 20
-"""Whoever says more is let wait, in its own memory: all nodes share the supervisor's one thread."""
+"""A QEMU that sends more has to wait, in its own memory: all nodes share the supervisor's one thread."""
 CONNECTION = "CONNECTION"
-"""No event of QEMU's: its connection was made, or was lost, so that events may have been missed."""
+"""Not an event of QEMU's: the connection was made, or was lost, so that events may have been missed."""
 
 
 class Monitor:
-    """The connection to the monitor at ``socket``. It is made by the first command, and once more by the next one after it broke.
+    """The connection to the monitor at ``socket``.
 
-    ``on_event`` is called with each event's name and data, an object of which nothing is known; :data:`CONNECTION` is one of them.
-    All of it belongs to one asyncio loop.
+    It is made by the first command, and once more by the next one after it broke.
+
+    ``on_event`` is called with each event's name and data, an unchecked object; :data:`CONNECTION` is one of the
+    events. All of it belongs to one asyncio loop.
     """
 
     def __init__(self, socket: Path, on_event: Callable[[str, Message], None]) -> None:
@@ -103,7 +105,7 @@ class Monitor:
                 reply.exception()  # looked at, though the trouble may have been met in sending
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Until the connection breaks, or QEMU says more on a line than may be."""
+        """Read until the connection breaks, or until QEMU sends a line that is too long."""
         trouble: Exception = ConnectionResetError("QEMU hung up")
         second, taken = time.monotonic(), 0
         try:

@@ -1,7 +1,8 @@
 """Kills guests whose daemon has ended: ``python -I -S reaper.py FOLDER``, standard input being a pipe from their owner.
 
-libvirt's embedded driver lets QEMU go on when its process dies. This one outlives that process, sees the pipe end however it
-died, and kills what the pid files in FOLDER name, if it is libvirt's and not somebody who got the number later.
+libvirt's embedded driver lets QEMU go on when its process dies. This one outlives that process, sees the pipe end
+however it died, and kills the processes in FOLDER's pid files, if they are libvirt's and not others that got the number
+later.
 """
 
 import os

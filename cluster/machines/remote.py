@@ -1,4 +1,6 @@
-"""Another computer that runs guests: one ssh connection to it carries the guests' cables, their ssh and shell ports and their consoles.
+"""Another computer that runs guests.
+
+One ssh connection to it carries the guests' cables, their ssh and shell ports and their consoles.
 
 There, for the user who logs in::
 
@@ -7,8 +9,8 @@ There, for the user who logs in::
         node-1/state.img, cidata.iso, console.log   as here
         node-1/net, node-1/shell                    sockets: the cable to our switch, the root shell
 
-The connection is OpenSSH's multiplexing master (ssh_config(5), ControlMaster), on our leash: whatever ends us ends it, and with it
-all that it carries.
+The connection is OpenSSH's multiplexing master (ssh_config(5), ControlMaster), on our leash: whatever ends us ends it,
+and with it all that it carries.
 """
 
 from __future__ import annotations
@@ -69,12 +71,15 @@ class Remote:
     def __init__(
         self, place: Place, name: str, runtime: Path, index: int, *, discovery_port: int, architecture: str
     ) -> None:
-        """``name`` is the cluster's folder there; sockets of this computer are in ``runtime``; ``index`` tells places apart."""
+        """``name`` is the cluster's folder there.
+
+        ``runtime`` holds this computer's sockets, ``index`` distinguishes places.
+        """
         self.host = place.host
         self.qemu, self.guests = Path(), Path()
         self._place, self._name, self._architecture = place, name, architecture
         self._socket = runtime / f"ssh-{index}"
-        # Without a master ssh would log in anew for each command; this makes it fail instead.
+        # Without a master ssh would log in again for each command; this makes it fail instead.
         self._through = ("-S", str(self._socket), "-o", "ProxyCommand=false", "-T")
         self._discovery_port = discovery_port
         self._master: asyncio.subprocess.Process | None = None
@@ -113,7 +118,7 @@ class Remote:
                 raise Failure(
                     f"there is no {name} on {self.host}",
                     where=self._place.uri,
-                    hint="docs/libvirt.md tells what is needed there",
+                    hint="docs/libvirt.md lists what is needed there",
                 )
         if len(os.fsencode(self.guests / "node-99" / "shell")) > SOCKET_PATH_BYTES_MAX:
             hint = "let XDG_STATE_HOME be a short folder there"
@@ -186,7 +191,10 @@ class Remote:
         )
 
     async def attach(self, machine: Machine, usage: str) -> None:
-        """Carry ``machine``'s ports and console to where they are expected here. ``usage`` is its QEMU's answer to ``info usernet``."""
+        """Carry ``machine``'s ports and console to where they are expected here.
+
+        ``usage`` is its QEMU's answer to ``info usernet``.
+        """
         found = FORWARDED.search(usage)
         if found is None:
             raise Failure(f"QEMU of node-{machine.number} forwards no port for ssh", where=self._place.uri)
@@ -223,7 +231,10 @@ class Remote:
         self._socket.unlink(missing_ok=True)
 
     async def _carry(self, direction: str, socket: Path, target: str) -> None:
-        """Let connections to ``socket`` end at ``target`` on the other side, once; "-R": the socket is there, "-L": here."""
+        """Forward connections to ``socket`` to ``target`` on the other side, once.
+
+        With "-R" the socket is there, with "-L" here.
+        """
         if str(socket) in self._carried:
             return
         if direction == "-R":
@@ -246,7 +257,7 @@ class Remote:
             )
 
     async def _send(self, paths: Sequence[Path], folder: Path) -> None:
-        """The files ``paths`` in the ``folder`` there, by way of the cache, which is sent what it has not."""
+        """The files ``paths`` in the ``folder`` there, by way of the cache, to which missing files are sent."""
         digests = await asyncio.to_thread(lambda: [_digest(path) for path in paths])
         missing = await self._missing(digests)
         for path, digest in zip(paths, digests, strict=True):
@@ -262,7 +273,7 @@ class Remote:
         await self.run(LINK, *pairs)
 
     async def _missing(self, digests: Sequence[str]) -> set[str]:
-        """Which of ``digests`` the cache there has not."""
+        """Those of ``digests`` that the cache there lacks."""
         script = 'cd "$1"; shift; for name do test -e "$name" || echo "$name"; done'
         return set((await self.run(script, str(self._files), *digests)).decode().split())
 

@@ -12,7 +12,10 @@ from cluster.model.protocol import NodeState
 
 @dataclass(slots=True)
 class RunningNode:
-    """A node's machine as the supervisor knows it. ``ended`` says how the last one ended, None before the first start."""
+    """A node's machine as the supervisor knows it.
+
+    ``ended`` is how the last one ended, None before the first start.
+    """
 
     number: int
     shell: Shell

@@ -1,8 +1,10 @@
-"""The host's half of a node's root shell: one connection to the port that :mod:`guest.agent` serves, many commands over it.
+"""The host's half of a node's root shell.
 
-The supervisor holds one :class:`Shell` a node, from the start of its QEMU to the end. The guest is not trusted: its lines are short or
-dropped, what it sends beyond its window ends the command, and messages about commands that do not run, or with unknown fields, are
-ignored.
+One connection to the port that :mod:`guest.agent` serves carries many commands.
+
+The supervisor holds one :class:`Shell` a node, from the start of its QEMU to the end. The guest is not trusted: its
+lines are short or dropped, what it sends beyond its window ends the command, and messages about commands that do not
+run, or with unknown fields, are ignored.
 """
 
 from __future__ import annotations
@@ -25,22 +27,28 @@ from terminal import Failure
 
 PIECE_BYTES = 1 << 16
 UNREAD_BYTES_MAX = 2 * WINDOW_BYTES
-"""Of messages that nobody has read yet; a guest that keeps to its window stays below."""
+"""Of messages that were not read yet; a guest that keeps to its window stays below."""
 OTHER_BYTES = 1 << 12
-"""What a message without output counts: few of those are ever sent. (Names of units that failed may be eight times as much.)"""
+"""The size that a message without output counts for: few of those are ever sent.
+
+(Names of failed units may be eight times as long.)
+"""
 INPUT_BYTES = 1 << 14
 """Of input in one message."""
 OUTPUT_BYTES_MAX = 1 << 24
 """Of a command of the supervisor's own, all of which it holds."""
 UNSENT_BYTES_MAX = 1 << 18
-"""What may wait for a guest that takes nothing: several times what sessions leave there, before a reset waits in vain."""
+"""What may wait for a guest that takes nothing.
+
+It is several times what sessions leave there before a reset waits in vain.
+"""
 HELLOS_TOLD_MAX = 100
-"""Of one machine, in the log: a guest may say hello as often as it likes."""
+"""Of one machine, in the log: a guest may send hello as often as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the guest said of itself: which boot this is (a UUID of the kernel's), and its uptime in seconds then."""
+    """What the guest reported: which boot this is (a UUID of the kernel's), and its uptime in seconds then."""
 
     boot: str
     uptime: float
@@ -51,7 +59,7 @@ class Lost(Failure):
 
 
 class Session:
-    """One command or watch of a guest, as the one who asked for it sees it."""
+    """One command or watch of a guest, as its caller sees it."""
 
     def __init__(self, shell: Shell, number: int) -> None:
         self._shell, self.number = shell, number
@@ -63,7 +71,7 @@ class Session:
         self.is_over = False
 
     async def messages(self) -> AsyncIterator[Message]:
-        """What the guest says, up to the ``exit``. Raises :class:`Lost`, and :class:`Failure` if the guest refuses."""
+        """The guest's messages, up to the ``exit``. Raises :class:`Lost`, and :class:`Failure` if the guest refuses."""
         while True:
             message = await self._messages.get()
             if message is None:
@@ -97,12 +105,12 @@ class Session:
             await self._shell.sent()
 
     def give_up(self, why: str) -> None:
-        """Kill it; whoever waits for it is told ``why``."""
+        """Kill it; its caller receives ``why``."""
         self.tell("drop")
         self._shell.forget(self, why)
 
     def heard(self, message: Message) -> None:
-        """For the shell: the guest has said this, see :func:`cluster.model.utterance.kept`."""
+        """For the shell: the guest has sent this message, see :func:`cluster.model.utterance.kept`."""
         if "took" in message:
             self._room = min(self._room + message["took"], INPUT_WINDOW_BYTES)
             self._has_room.set()
@@ -125,7 +133,10 @@ class Session:
 
 
 class Shell:
-    """The root shell of node ``name`` at the unix socket ``path``. It is :attr:`hello` that tells whether it can be used just now."""
+    """The root shell of node ``name`` at the unix socket ``path``.
+
+    :attr:`hello` shows whether it can be used just now.
+    """
 
     def __init__(self, path: Path, name: str, log: Callable[[str], None]) -> None:
         self.path, self.name, self._log = path, name, log
@@ -155,7 +166,7 @@ class Shell:
             self._task = None
 
     async def ready(self, timeout: float | None) -> Hello:
-        """Wait until the guest has said hello. Raises :class:`Failure` if it has not within ``timeout`` seconds."""
+        """Wait until the guest has sent hello. Raises :class:`Failure` if it has not within ``timeout`` seconds."""
         try:
             async with asyncio.timeout(timeout), self._changed:
                 await self._changed.wait_for(lambda: self.hello is not None)
@@ -181,7 +192,10 @@ class Shell:
             session.give_up("it was given up")
 
     async def run(self, command: str, *, timeout: float, stdin: bytes | None = None) -> RunResult:
-        """Run a shell command as root and return its outcome. Raises :class:`Failure` if that takes longer than ``timeout`` seconds in all."""
+        """Run a shell command as root and return its outcome.
+
+        Raises :class:`Failure` if that takes longer than ``timeout`` seconds in all.
+        """
         out, err = bytearray(), bytearray()
         try:
             async with asyncio.timeout(timeout):
@@ -203,7 +217,10 @@ class Shell:
         return RunResult(int(code or 0), out.decode(errors="replace"), err.decode(errors="replace"))
 
     async def clock_step(self, epoch_s: float, *, rtc: bool = False, timeout: float = 30) -> tuple[float, float]:
-        """Set the node's wall clock to ``epoch_s`` seconds since 1970 (and its hardware clock); returns its time before and after. Raises :class:`Failure`."""
+        """Set the node's wall clock, and its hardware clock if ``rtc``; returns its time before and after.
+
+        The new time is ``epoch_s`` seconds since 1970. Raises :class:`Failure`.
+        """
         try:
             async with asyncio.timeout(timeout):
                 await self.ready(timeout)
@@ -226,7 +243,7 @@ class Shell:
                 await self._writer.drain()
 
     def forget(self, session: Session, why: str) -> None:
-        """For sessions: hear no more of it."""
+        """For sessions: forget it, and drop its messages."""
         self._sessions.pop(session.number, None)
         session.lose(why)
 
@@ -235,7 +252,7 @@ class Shell:
         if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             return  # the last one waits there still
         self._nonce = secrets.token_hex(8)
-        # What an earlier host sent half, ends here.
+        # This ends what an earlier host sent half.
         self._writer.write(b"\n" + encode({"do": "reset", "nonce": self._nonce}))
 
     async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -259,7 +276,7 @@ class Shell:
                 if (uptime := number(said)) is None:
                     return
                 if nonce is None:
-                    # Not an answer: the agent has just started. What ran before is gone, and it listens to nobody yet.
+                    # Not an answer: the agent has just started. What ran before is gone, and it serves no host yet.
                     self._lose("the node was reset, or its root shell restarted")
                     self._reset()
                 elif nonce == self._nonce and self.hello is None:
@@ -269,7 +286,8 @@ class Shell:
                         self._log(f"{self.name}'s root shell is there, {uptime:.1f} s after its start")
                     async with self._changed:
                         self._changed.notify_all()
-                # Else it answers an earlier reset, and ours is on its way. Yet another one would only make its answer an earlier one, too.
+                # Else it answers an earlier reset, and the answer to ours is on its way. Another reset would make that
+                # an answer to an earlier one, too.
             case {"id": int(id_)} if id_ in self._sessions:
                 session = self._sessions[id_]
                 if heard := kept(message):
@@ -284,7 +302,10 @@ class Shell:
 
 
 def run_request(command: str | None, *, has_input: bool, tty: Message | None = None) -> Message:
-    """The guest's request for a shell command, or for a login shell. Raises :class:`Failure` if the command is too long for a line."""
+    """The guest's request for a shell command, or for a login shell.
+
+    Raises :class:`Failure` if the command is too long for a line.
+    """
     if command is not None:
         require_short(command)
     argv = ["/bin/bash", "-l"] if command is None else ["/bin/bash", "-c", command]
@@ -292,7 +313,7 @@ def run_request(command: str | None, *, has_input: bool, tty: Message | None = N
 
 
 def overdue(command: str, seconds: float, said: bytes, where: str) -> Failure:
-    """The complaint about a command that did not end, with the last line that it ``said``."""
+    """The failure of a command that did not end, with the last line of its output ``said``."""
     last = said.decode(errors="replace").strip().splitlines()[-1:]
     told = f"; the last it said: {printable(last[0])}" if last else ""
     return Failure(f"{command!r} did not end within {seconds:.0f} s{told}", where=where)
@@ -317,6 +338,9 @@ def _size(message: Message) -> int:
 
 
 def _weight(message: Message) -> int:
-    """How much of our memory it takes until it is read; of output, more than its size by a third at most if that is base64."""
+    """How much of our memory it takes until it is read.
+
+    For output in base64, that is at most a third more than its size.
+    """
     texts = [message[name] for name in ("out", "err") if name in message]
     return sum(len(text) + COST_BYTES for text in texts) if texts else OTHER_BYTES

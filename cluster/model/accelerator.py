@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """``name`` is "kvm" or "tcg" (QEMU's words), or "namespaces" for nodes without a virtual machine; ``factor`` how many times longer than with hardware to wait, ``reason`` why this one."""
+    """What runs guests, and how long to wait for them.
+
+    ``name`` is "kvm" or "tcg" (QEMU's names), or "namespaces" for nodes without a virtual machine. ``factor`` is how
+    many times longer than with hardware to wait, ``reason`` why this one was chosen.
+    """
 
     name: str
     factor: float

@@ -1,4 +1,4 @@
-"""Where libvirt is to be found: what a connection URI (libvirt ``docs/uri.html``) says, as a value."""
+"""Where libvirt is to be found: a connection URI (libvirt ``docs/uri.html``) as a value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ EMBED_ROOT_BYTES_MAX = SOCKET_PATH_BYTES_MAX - len("/lib/qemu/domain-999-flotill
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One connection: ``kind`` is "session" (this user's daemon here), "embed" (no daemon, the driver in our process) or "ssh"."""
+    """One connection.
+
+    ``kind`` is "session" (this user's daemon here), "embed" (no daemon, the driver in our process) or "ssh".
+    """
 
     uri: str
     kind: str

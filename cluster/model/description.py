@@ -1,4 +1,7 @@
-"""What a cluster is, as data: the content of ``cluster.json``, from which every process of it derives the same machines."""
+"""What a cluster is, as data: the content of ``cluster.json``.
+
+From it, every process of the cluster derives the same machines.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +51,13 @@ class Description:
     member_numbers: tuple[int, ...] = ()
     """Of the nodes that are members of etcd; empty for the first ones, likewise."""
     last_number: int = 0
-    """The highest that any node ever had, likewise: what etcd knows of a node that left must not be met by another one."""
+    """The highest that any node ever had, likewise. A new node must not get what etcd knows of one that left."""
     token: str = ""
     """Of the discovery service, for nodes that join later."""
     template: str = ""
     """The text of the user-data template; empty for the packaged one."""
     load_images: tuple[str, ...] = ()
-    """The docker-archives that every node was given."""
+    """The docker-archives that were loaded on every node."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for nodes that are not those that have a port."""
@@ -136,7 +139,10 @@ class Description:
 
     @classmethod
     def load(cls, path: Path) -> Description:
-        """Read what :meth:`save` wrote. Raises FileNotFoundError, or :class:`Failure` if it is not that, or cannot be read."""
+        """Read what :meth:`save` wrote.
+
+        Raises FileNotFoundError, or :class:`Failure` if it is not that, or cannot be read.
+        """
         try:
             return cls.of(record.parse(path.read_bytes()))
         except FileNotFoundError:
@@ -148,7 +154,10 @@ class Description:
             raise Failure("this is no cluster description of this version", where=str(path), hint=hint) from error
 
     def machine(self, number: int, layout: Layout, incoming: Path | None = None) -> Machine:
-        """The virtual machine of node ``number``, going on from what the folder ``incoming`` holds. Raises OSError if the image's command line cannot be read."""
+        """The virtual machine of node ``number``, which continues from the content of the folder ``incoming``.
+
+        Raises OSError if the image's command line cannot be read.
+        """
         folder = layout.node(number)
         return Machine(
             number=number,
@@ -176,5 +185,8 @@ class Description:
 
 
 def members_of(size: int) -> int:
-    """How many members of etcd a cluster of ``size`` nodes has: losing one (of 3) or two (of 5) must not stop it."""
+    """How many members of etcd a cluster of ``size`` nodes has.
+
+    The loss of one (of 3) or two (of 5) must not stop it.
+    """
     return 5 if size >= 10 else min(size, 3)

@@ -1,4 +1,6 @@
-"""Lines of the protocol between commands and a cluster's supervisor, over its unix socket: a JSON line there, a JSON line back. Pure.
+"""Lines of the protocol between commands and a cluster's supervisor.
+
+A JSON line there, a JSON line back, over its unix socket. Pure.
 
 ::
 
@@ -6,9 +8,10 @@
     <- {"protocol": 1, "program": "0.1.0", "result": null}
     <- {"protocol": 1, "program": "0.1.0", "failure": "...", "where": "...", "hint": "..."}
 
-Both sides refuse what is not exactly that. A supervisor outlives the command that started it, and may then be of another version than the
-next command. So every version keeps ``do`` (to which supervisors from before this protocol reply with a failure), ``protocol``, ``program``,
-and ``failure``, ``where`` and ``hint``, which is all that is read of another version's lines.
+Both sides refuse all other lines. A supervisor outlives the command that started it, and may then be of another version
+than the next command. So every version keeps ``do`` (to which supervisors from before this protocol reply with a
+failure), ``protocol``, ``program``, and ``failure``, ``where`` and ``hint``, which is all that is read of another
+version's lines.
 """
 
 from __future__ import annotations
@@ -57,7 +60,10 @@ def decode_turn(line: bytes) -> Turn:
 
 
 def encode_reply(request: Request[T], result: object) -> bytes:
-    """``result``, the reply to ``request``, as a line. Raises ``ValueError`` if it is not of the type that the request names."""
+    """``result``, the reply to ``request``, as a line.
+
+    Raises ``ValueError`` if it is not of the type that the request names.
+    """
     return _line({**_version(), "result": record.fit(reply_type(type(request)), result, "the reply")})
 
 
@@ -68,7 +74,10 @@ def encode_failure(failure: Failure) -> bytes:
 
 
 def decode_reply(request: Request[T], line: bytes, where: str) -> T:
-    """The reply to ``request`` on ``line``, which came from ``where``. Raises :class:`Failure`: the supervisor's, or that this is no reply."""
+    """The reply to ``request`` on ``line``, which came from ``where``.
+
+    Raises :class:`Failure`: the supervisor's, or that this is no reply.
+    """
     try:
         message = record.parse(line)
         if not isinstance(message, dict):

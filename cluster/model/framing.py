@@ -1,4 +1,6 @@
-"""Frames on the wire to QEMU: ``-netdev stream`` puts the length in front of each, in four bytes, big-endian (QEMU ``net/stream.c``).
+"""Frames on the wire to QEMU.
+
+``-netdev stream`` puts the length in front of each, in four bytes, big-endian (QEMU ``net/stream.c``).
 
 A run is any number of whole frames, each with its length, one behind the other.
 """
@@ -11,7 +13,7 @@ HEADER_BYTES = 4
 FRAME_BYTES_MIN = 14
 """Two addresses and a type: less is no Ethernet frame."""
 FRAME_BYTES_MAX = 4096 + 65536
-"""QEMU's own cap (``NET_BUFSIZE``); whoever announces more does not speak our protocol and is hung up on."""
+"""QEMU's own cap (``NET_BUFSIZE``); a peer that announces more does not speak our protocol and is disconnected."""
 ADDRESSES_BYTES = 12
 
 

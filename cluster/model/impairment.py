@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from terminal import UsageFailure
 
 DELAY_S_MAX = 60.0
-"""TCP gives a connection up after minutes: whoever wants more wants a cut."""
+"""TCP gives a connection up after minutes: for more, use a cut."""
 RATE_BPS_MIN = 1000
 """A full frame takes twelve seconds at this rate."""
 RATE_BPS_MAX = 10**12
@@ -53,7 +53,8 @@ class Impairment:
                 )
         if self.jitter_s > self.delay_s:
             raise UsageFailure(
-                f"jitter {self.jitter_s:g} s is more than the delay of {self.delay_s:g} s: no frame arrives before it was sent",
+                f"jitter {self.jitter_s:g} s is more than the delay of {self.delay_s:g} s: "
+                "no frame arrives before it was sent",
                 hint="a delay at least as long as its jitter",
             )
         if self.rate_bps is not None and not RATE_BPS_MIN <= self.rate_bps <= RATE_BPS_MAX:

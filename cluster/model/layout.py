@@ -38,7 +38,10 @@ class Layout:
 
     @classmethod
     def of(cls, name: str, environment: Mapping[str, str] | None = None) -> Layout:
-        """The layout of the cluster called ``name``. Raises :class:`UsageFailure` for a name that is none; touches no file."""
+        """The layout of the cluster called ``name``.
+
+        Raises :class:`UsageFailure` for an invalid name; touches no file.
+        """
         if not NAME_PATTERN.fullmatch(name):
             raise UsageFailure(
                 f"{name!r} is no cluster name",
@@ -46,7 +49,7 @@ class Layout:
             )
         env = os.environ if environment is None else environment
         state = clusters_root(env) / name
-        # Two state directories may each have a "default"; the hash tells their sockets apart.
+        # Two state directories may each have a "default"; the hash distinguishes their sockets.
         folder = f"{name}-{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
         bases = runtime_roots(env)
         fitting = [base for base in bases if len(os.fsencode(base / folder / "control")) <= SOCKET_PATH_BYTES_MAX]
@@ -64,12 +67,12 @@ class Layout:
 
     @property
     def supervisor_log(self) -> Path:
-        """What the supervisor said."""
+        """The supervisor's log."""
         return self.state / "supervisor.log"
 
     @property
     def services_log(self) -> Path:
-        """What the QEMU behind the services said."""
+        """The output of the QEMU behind the services."""
         return self.state / "services.log"
 
     @property
@@ -112,7 +115,7 @@ class Layout:
         return self.state / f"node-{number}"
 
     def node_logs(self, number: int) -> tuple[Path, ...]:
-        """What node ``number`` wrote to its console, and what its QEMU said."""
+        """What node ``number`` wrote to its console, and its QEMU's output."""
         return self.node(number) / "console.log", self.node(number) / "qemu.log"
 
     def net_socket(self, number: int) -> Path:
@@ -136,7 +139,7 @@ class Layout:
 def clusters_root(environment: Mapping[str, str] | None = None) -> Path:
     """The folder that holds all clusters of this user."""
     env = os.environ if environment is None else environment
-    base = env.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - expanduser of Path raises without HOME
+    base = env.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - Path's needs HOME
     return Path(base).absolute() / "flotilla" / "clusters"
 
 
@@ -155,9 +158,11 @@ def cache_root(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make ``folder`` and its parent for this user alone, and prove that they are: the parent may lie in a world-writable place.
+    """Make ``folder`` and its parent for this user alone, and verify that.
 
-    Raises :class:`Failure` if it cannot be made, if somebody else made it first, or if it is a link.
+    The parent may lie in a world-writable place.
+
+    Raises :class:`Failure` if it cannot be made, if another user made it first, or if it is a link.
     """
     for path in (folder.parent, folder):
         try:

@@ -1,7 +1,9 @@
-"""The logs of a cluster, to most of which its guests can add without end: consoles, words of QEMU and of the services, our own.
+"""The logs of a cluster: consoles, the output of QEMU and of the services, our own.
 
-All of them are open for appending (``O_APPEND``), in QEMU too, so a file can be cut to nothing under its writer, who goes on at its new end. What
-is written between the copy of its last part and the cut is lost.
+Guests can add to most of them without end.
+
+All of them are open for appending (``O_APPEND``), in QEMU too, so a file can be truncated under its writer, which goes
+on at its new end. What is written between the copy of the last part and the truncation is lost.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import IO
 BYTES_MAX = 16 << 20
 """Of a log, and of what is kept of the one before: the console of a node that boots has 60 KB."""
 LOOK_S = 2.0
-"""Between two looks: a serial port of QEMU's carries some MB in that time."""
+"""Between two checks: a serial port of QEMU's carries some MB in that time."""
 PIECE_BYTES = 1 << 20
 
 
@@ -32,7 +34,10 @@ def former(path: Path) -> Path:
 
 
 def roll(path: Path, bytes_max: int = BYTES_MAX) -> bool:
-    """If the log at ``path`` is longer than ``bytes_max``, keep that much of its end in :func:`former`, and cut it; whether it was."""
+    """Cut the log at ``path`` if it is longer than ``bytes_max``, and keep that much of its end in :func:`former`.
+
+    Returns whether it was cut.
+    """
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) or found.st_size <= bytes_max:

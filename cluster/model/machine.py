@@ -1,4 +1,4 @@
-"""The virtual machine of one node as a value, and the QEMU command line that it is: a pure function, pinned by a test."""
+"""The virtual machine of one node as a value, and its QEMU command line: a pure function, pinned by a test."""
 
 from __future__ import annotations
 
@@ -14,21 +14,30 @@ PREFIX_BITS = 24
 HOST_ADDRESS = "10.0.2.100"
 """Where a guest finds this computer's discovery service: an address inside QEMU's user network, see ``guestfwd``."""
 DISCOVERY_PORT = 8087
-"""The port there, the same in every cluster: what a node knows must not tell one cluster on this computer from another, or a
+"""The port there, the same in every cluster. What a node knows must not differ between clusters on this computer, or a
 snapshot could not be restored beside the cluster that it was made of. (The original discovery service's own.)"""
 SHELL_PORT = "flotilla.shell"
-"""The name of the virtio port with the root shell: a node looks for it (image/overlay, 60-flotilla-shell.rules), see docs/guest.md."""
+"""The name of the virtio port with the root shell.
+
+A node looks for it (image/overlay, 60-flotilla-shell.rules), see docs/guest.md.
+"""
 DATASOURCES = ("nocloud", "ec2", "openstack")
 """Where a node may take its user-data from: its seed volume, or one of the two kinds of metadata service."""
 EMULATED_CACHE_MIB = 256
 """Translated code kept per emulated node. QEMU's default is an eighth of all memory, each."""
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
-"""System calls that QEMU needs not are forbidden to it (seccomp), and so are new privileges to whatever it starts. One thing it does start: what
-carries a connection of ``guestfwd``, in a session of its own (setsid(2), which QEMU counts among the ways to elevate privileges)."""
+"""System calls that QEMU does not need are forbidden to it (seccomp), and so are new privileges to its children.
+
+It starts one program: the one that carries a connection of ``guestfwd``, in a session of its own (setsid(2), which QEMU
+counts among the ways to elevate privileges).
+"""
 
 MACHINES = {"amd64": ("-M", "q35", "-cpu", "max"), "arm64": ("-M", "virt", "-cpu", "max,pauth-impdef=on")}
-"""Board and processor by architecture. ARM's own algorithm to sign pointers costs an emulator a third of its time, any other one nothing."""
+"""Board and processor by architecture.
+
+ARM's own algorithm to sign pointers costs an emulator a third of its time, any other algorithm nothing.
+"""
 
 
 def cluster_address(number: int) -> str:
@@ -71,11 +80,16 @@ class Machine:
     forward: tuple[str, ...]
     """The command that carries one connection of the guest to this computer's discovery service."""
     incoming: Path | None = None
-    """A folder that :meth:`cluster.machines.driver.Vm.save` filled: the machine goes on from there instead of booting."""
+    """A folder that :meth:`cluster.machines.driver.Vm.save` filled.
+
+    The machine goes on from there instead of booting.
+    """
 
 
 def argv(qemu: Path, machine: Machine, memory: int, *, shared: bool = True) -> list[str]:
-    """The command line that runs ``machine`` in the memory that is the inherited file descriptor ``memory``; not ``shared``, it is only read.
+    """The command line that runs ``machine`` in the memory of the inherited file descriptor ``memory``.
+
+    If not ``shared``, it is only read.
 
     JSON wherever QEMU takes it, so that no path needs quoting.
     """
@@ -109,8 +123,8 @@ def kernel_arguments(machine: Machine) -> str:
     """The kernel's command line."""
     words = [machine.cmdline, f"flotilla.datasource={machine.datasource}"]
     if machine.accelerator == "tcg" and machine.architecture == "amd64":
-        # The kernel tries whether the timer interrupts it, and panics if it does not within ten ticks, which happens to an emulated node on a
-        # computer with too much to do. With KVM it leaves that out by itself.
+        # The kernel tries whether the timer interrupts it, and panics if it does not within ten ticks, which happens to
+        # an emulated node on a computer with too much to do. With KVM it leaves that out by itself.
         words.append("no_timer_check")
     return " ".join(word for word in words if word)
 
@@ -152,8 +166,8 @@ def _memory(machine: Machine, descriptor: int, *, shared: bool) -> dict[str, obj
 
 
 def _disk(name: str, path: Path, *, writable: bool) -> list[str]:
-    # A power cut of a node is a SIGKILL of its QEMU: what the guest flushed is in this computer's page cache and survives that,
-    # so flushing on to the real disk would only make every fsync of etcd slow.
+    # A power cut of a node is a SIGKILL of its QEMU: what the guest flushed is in this computer's page cache and
+    # survives that, so flushing on to the real disk would only make every fsync of etcd slow.
     drive = {
         "driver": "raw",
         "node-name": name,

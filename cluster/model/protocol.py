@@ -1,7 +1,10 @@
-"""What commands and a cluster's supervisor say to each other, as values; :mod:`cluster.model.encoding` makes lines of them. Pure.
+"""Messages between commands and a cluster's supervisor, as values.
 
-A request is a value of one of :data:`REQUESTS`; its class names the type of its reply, which is what :func:`cluster.client.control.ask`
-returns. A :class:`Conversation` is a request after which lines go both ways, until one side hangs up; :data:`TURNS` is what its caller says.
+:mod:`cluster.model.encoding` makes lines of them. Pure.
+
+A request is a value of one of :data:`REQUESTS`; its class names the type of its reply, which is what
+:func:`cluster.client.control.ask` returns. A :class:`Conversation` is a request after which lines go both ways, until
+one side hangs up; :data:`TURNS` is what its caller sends.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from cluster.model.description import Description
 from cluster.model.impairment import Impairment
 
 VERSION = 1
-"""Raised by whoever changes a request or a reply."""
+"""To be raised with every change of a request or a reply."""
 LINE_BYTES_MAX = 1 << 20
 """Of one request or reply."""
 
@@ -28,7 +31,10 @@ Message: TypeAlias = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """A node's machine: "off", "paused", "stalled" or "running"; how the last one ended; and the root shell's boot, if it was there once."""
+    """A node's machine: "off", "paused", "stalled" or "running".
+
+    Also how the last one ended, and the root shell's boot, if it was there once.
+    """
 
     node: int
     state: str
@@ -49,7 +55,7 @@ class PairFrames:
 
 @dataclass(frozen=True, slots=True)
 class NetworkDetail:
-    """What only a fault of the network has: who suffers what, by which dice, and what became of frames."""
+    """What only a fault of the network has: which pairs suffer what, the seed, and what became of frames."""
 
     pairs: tuple[tuple[int, int], ...]
     impairment: Impairment
@@ -79,7 +85,10 @@ class FaultState:
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """The supervisor, all nodes, the counters of every port (:class:`cluster.network.switch.Counters`) and the faults that hold, oldest first."""
+    """The supervisor, all nodes, the counters of every port, and the faults that hold, oldest first.
+
+    Counters are :class:`cluster.network.switch.Counters`.
+    """
 
     pid: int
     nodes: tuple[NodeState, ...]
@@ -187,7 +196,10 @@ class ResumeNode(NodeRequest[None]):
 
 @dataclass(frozen=True, slots=True)
 class RebootNode(NodeRequest[None]):
-    """Have its system reboot (``graceful``), or press its reset button; the reply comes when the root shell of the new boot is there."""
+    """Make its system reboot (``graceful``), or press its reset button.
+
+    The reply comes when the root shell of the new boot is there.
+    """
 
     graceful: bool
 
@@ -258,7 +270,10 @@ class CorruptDisk(NodeRequest[Begun]):
 
 @dataclass(frozen=True, slots=True)
 class Impair(Request[int]):
-    """A fault: the ordered ``pairs`` of ports suffer ``impairment``. Without a ``seed`` the dice get one. The reply is its number."""
+    """A fault: the ordered ``pairs`` of ports suffer ``impairment``.
+
+    Without a ``seed`` one is drawn. The reply is its number.
+    """
 
     what: str
     pairs: tuple[tuple[int, int], ...]
@@ -280,7 +295,10 @@ class NetworkFaults(Request[tuple[FaultState, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Capture(Request[int]):
-    """Record the card at ``port`` in ``file``, what is dropped on the way to it in ``missed``; the reply is the capture's number."""
+    """Record the card at ``port`` in ``file``, and frames dropped on the way to it in ``missed``.
+
+    The reply is the capture's number.
+    """
 
     port: int
     file: str
@@ -316,7 +334,7 @@ class Heal(Request[tuple[int, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Adopt(Request[None]):
-    """The cluster is what ``description`` says from now on."""
+    """Make the cluster what ``description`` describes."""
 
     description: Description
 
@@ -356,7 +374,7 @@ class Shutdown(Request[None]):
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """Of whoever sits in front of a root shell: rows and columns, and its type (terminfo(5))."""
+    """The terminal in front of a root shell: rows and columns, and its type (terminfo(5))."""
 
     size: tuple[int, int]
     term: str
@@ -374,7 +392,10 @@ class RootShell(Conversation):
 
 @dataclass(frozen=True, slots=True)
 class Watch(Conversation):
-    """Report each of ``conditions`` (docs/guest.md) when it holds, in order, and which of ``units`` have failed, looking every ``interval`` seconds."""
+    """Report each of ``conditions`` (docs/guest.md) when it holds, in order, and which of ``units`` have failed.
+
+    They are checked every ``interval`` seconds.
+    """
 
     conditions: tuple[dict[str, str | int], ...]
     units: tuple[str, ...]
@@ -390,12 +411,12 @@ REQUESTS: tuple[type[Request[object]], ...] = (
 )
 
 
-# --- what is said after the request of a root shell --------------------------------------------------------------------
+# --- messages after the request of a root shell -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A line from whoever has asked for a root shell."""
+    """A line from the caller that requested a root shell."""
 
 
 @dataclass(frozen=True, slots=True)

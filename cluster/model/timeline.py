@@ -1,7 +1,8 @@
 """What was done to a cluster, in order: one JSON object a line in ``timeline.jsonl``, written by its supervisor.
 
-Each has ``t`` (seconds since 1970, as this computer has it), ``kind`` ("power", "fault", "heal", "mark"), ``what`` (one line for
-people) and ``nodes`` (numbers; empty for the whole cluster). A "heal" carries the ``id`` of the fault that it ends.
+Each has ``t`` (seconds since 1970, as this computer has it), ``kind`` ("power", "fault", "heal", "mark"), ``what`` (one
+line for people) and ``nodes`` (numbers; empty for the whole cluster). A "heal" carries the ``id`` of the fault that it
+ends.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class Timeline:
         self._unwritten = b""
 
     def record(self, kind: str, what: str, nodes: Iterable[int] = (), id: int | None = None) -> None:  # noqa: A002 - its name in the file
-        """Add a line, now. One that cannot be written, as on a disk that is full, is written with a later one: what it tells of goes on."""
+        """Add a line, now.
+
+        A line that cannot be written, as on a full disk, is written with a later one: what it describes goes on.
+        """
         event = Event(self._clock(), kind, what, tuple(nodes), id)
         self._unwritten += json.dumps(asdict(event)).encode() + b"\n"
         with suppress(OSError), self._path.open("ab", buffering=0) as file:
@@ -46,7 +50,10 @@ class Timeline:
 
 
 def read(path: Path) -> list[Event]:
-    """The events in ``path``, oldest first; none if there is no such file. A half-written last line is left out. Raises Failure for what is none."""
+    """The events in ``path``, oldest first; none if there is no such file.
+
+    A half-written last line is left out. Raises Failure for an invalid line.
+    """
     found: list[Event] = []
     try:
         found.extend(record.build(Event, record.parse(line)) for line in path.read_text().split("\n")[:-1])

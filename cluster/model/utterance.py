@@ -1,6 +1,8 @@
-"""What a guest says of a command or a watch, as far as it is what docs/guest.md has: pure. A guest is not trusted, so the rest is not kept.
+"""A guest's messages about a command or a watch, reduced to what docs/guest.md defines.
 
-Whoever reads the messages of :class:`cluster.machines.shell.Session` finds these fields, of these types, and none else.
+Pure. A guest is not trusted, so the rest is not kept.
+
+Readers of the messages of :class:`cluster.machines.shell.Session` find these fields, of these types, and no others.
 """
 
 from __future__ import annotations

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 ADDRESSES_MAX = 4096
-"""Learned addresses kept; a node has a handful (its NIC, containers on bridges), so more is an attack or a bug in a guest."""
+"""Learned addresses kept.
+
+A node has a handful (its NIC, containers on bridges), so more is an attack or a bug in a guest.
+"""
 
 
 class ForwardingTable:
-    """Which port an address was last seen on. Addresses are six bytes, ports are node numbers; nothing here does I/O."""
+    """Which port an address was last seen on.
+
+    Addresses are six bytes, ports are node numbers; nothing here does I/O.
+    """
 
     def __init__(self, ports: Iterable[int]) -> None:
         self._others: dict[int, tuple[int, ...]] = {}
@@ -19,8 +25,8 @@ class ForwardingTable:
     def route(self, ingress: int, target: bytes, source: bytes) -> tuple[int, ...]:
         """Learn that ``source`` is at ``ingress`` and return the ports that a frame for ``target`` leaves by.
 
-        An unknown or group address (lowest bit of the first byte set) floods to every port but ``ingress``; an address known
-        to be at ``ingress`` itself goes nowhere. A group address as source is never learned.
+        An unknown or group address (lowest bit of the first byte set) floods to every port but ``ingress``; an address
+        known to be at ``ingress`` itself goes nowhere. A group address as source is never learned.
         """
         if self._port_of.get(source) != ingress and not source[0] & 1:
             if source not in self._port_of and len(self._port_of) >= ADDRESSES_MAX:

@@ -1,8 +1,10 @@
-"""What is wrong with the network on purpose: :class:`Faults`, the :class:`~cluster.model.impairment.Impairment` of each direction that has one.
+"""What is wrong with the network on purpose.
 
-Pure values. Ports are numbers: a node's own, and :data:`HOST` for this computer. An ordered :data:`Pair` is (from, to), so that a link has
-two, each with troubles of its own. Numbers are seconds, shares between 0 and 1, and bits per second; people write ``75ms``, ``20%``
-and ``1mbit``, which :func:`seconds`, :func:`share` and :func:`bits_per_s` read.
+:class:`Faults` holds the :class:`~cluster.model.impairment.Impairment` of each direction that has one.
+
+Pure values. Ports are numbers: a node's own, and :data:`HOST` for this computer. An ordered :data:`Pair` is (from, to),
+so that a link has two, each with troubles of its own. Numbers are seconds, shares between 0 and 1, and bits per second;
+people write ``75ms``, ``20%`` and ``1mbit``, which :func:`seconds`, :func:`share` and :func:`bits_per_s` read.
 """
 
 from __future__ import annotations
@@ -61,7 +63,10 @@ def port_name(port: int) -> str:
 
 
 def no_port(text: object, names: Sequence[str], where: str = "") -> UsageFailure:
-    """The failure for a node that is not among ``names``. Near is what has the same number: node-9 is no typing error for node-1."""
+    """The failure for a node that is not among ``names``.
+
+    It suggests names with the same number only: node-9 is no typing error for node-1.
+    """
     number = re.sub(r"\D", "", str(text))
     near = did_you_mean(str(text), [name for name in names if re.sub(r"\D", "", name) == number])
     there = f"there are: {', '.join(names)}"
@@ -101,7 +106,10 @@ def share(value: str | float, what: str = "loss") -> float:
 
 
 def bits_per_s(value: str | float, what: str = "rate") -> int:
-    """``"1mbit"``, ``"500kbit/s"``, or a number of bits a second. Raises :class:`UsageFailure`, which calls it ``what``."""
+    """``"1mbit"``, ``"500kbit/s"``, or a number of bits a second.
+
+    Raises :class:`UsageFailure`, which calls it ``what``.
+    """
     if not isinstance(value, str):
         return round(value)
     number, unit = _parts(value)
@@ -112,6 +120,6 @@ def bits_per_s(value: str | float, what: str = "rate") -> int:
 
 
 def _parts(text: str) -> tuple[float, str]:
-    """Number and unit; the unit "?" for what is no number with a unit."""
+    """Number and unit; the unit is "?" if ``text`` is not a number with a unit."""
     match = _NUMBER.fullmatch(text.strip())
     return (float(match[1]), match[2].lower()) if match else (0.0, "?")

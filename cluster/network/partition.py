@@ -1,8 +1,8 @@
 """Shapes of a broken network: pure functions from node numbers to the ordered pairs to cut.
 
-The vocabulary is the one of Jepsen's nemeses. A node "sees" another if frames pass both ways. Ports that are not among the nodes given (this
-computer, or a node that joins later) are left alone. Every function sorts its nodes first, so a shape depends on who is there, not on
-the order of asking.
+The vocabulary is the one of Jepsen's nemeses. A node "sees" another if frames pass both ways. Ports that are not among
+the nodes given (this computer, or a node that joins later) are left alone. Every function sorts its nodes first, so a
+shape depends on the set of nodes, not on their order in the call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from terminal import UsageFailure
 
 
 def groups(*parts: Collection[int]) -> frozenset[Pair]:
-    """Nodes see those of their own group and none of another. Raises :class:`UsageFailure` for a node in two groups, an empty or a single group."""
+    """Nodes see those of their own group and none of another.
+
+    Raises :class:`UsageFailure` for a node in two groups, an empty or a single group.
+    """
     if len(parts) < 2 or not all(parts):
         raise UsageFailure("a partition has two groups or more, none of them empty", hint="--groups 1,2/3")
     seen: set[int] = set()
@@ -33,7 +36,10 @@ def groups(*parts: Collection[int]) -> frozenset[Pair]:
 
 
 def halves(nodes: Collection[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The lower half of the numbers and the upper one, which has the majority if their count is odd. Raises :class:`UsageFailure` for a single node."""
+    """The lower half of the numbers and the upper half, which has the majority if their count is odd.
+
+    Raises :class:`UsageFailure` for a single node.
+    """
     ordered = _at_least(2, nodes, "two halves")
     middle = len(ordered) // 2
     return tuple(ordered[:middle]), tuple(ordered[middle:])
@@ -45,7 +51,10 @@ def isolated(nodes: Collection[int], node: int) -> frozenset[Pair]:
 
 
 def bridge(nodes: Collection[int], middle: int) -> frozenset[Pair]:
-    """Two halves that do not see each other, and ``middle``, which sees all. Raises :class:`UsageFailure` for fewer than three nodes."""
+    """Two halves that do not see each other, and ``middle``, which sees all.
+
+    Raises :class:`UsageFailure` for fewer than three nodes.
+    """
     _at_least(3, nodes, "a bridge")
     return groups(*halves([node for node in nodes if node != middle]))
 
@@ -53,8 +62,9 @@ def bridge(nodes: Collection[int], middle: int) -> frozenset[Pair]:
 def majority_ring(nodes: Collection[int]) -> frozenset[Pair]:
     """Every node sees a majority (itself counted), and no two the same one: each sees its nearest neighbours in a ring.
 
-    Raises :class:`UsageFailure` for fewer than four nodes: of three, a majority is two, and who sees whom goes both ways, so that one of them
-    would have to see both others. Of an even number or one like 7, a node sees one more than a majority needs.
+    Raises :class:`UsageFailure` for fewer than four nodes: of three, a majority is two, and since nodes see each other
+    both ways, one of them would have to see both others. Of an even number or one like 7, a node sees one more than a
+    majority needs.
     """
     ring = _at_least(4, nodes, "a majority ring")
     count = len(ring)

@@ -21,7 +21,7 @@ _LINKTYPE_ETHERNET = 1
 SNAP_BYTES = 262144
 """What tcpdump writes: more than any frame has, so that none is cut short."""
 BYTES_MAX = 64 << 20
-"""Of a file, unless told otherwise: a second and a half of what two emulated nodes can say to each other at full speed."""
+"""Of a file, by default: a second and a half of the traffic of two emulated nodes at full speed."""
 
 BUFFER_BYTES = 1 << 18
 """Written at once: every write makes all frames of the network wait."""
@@ -58,7 +58,7 @@ class Recording:
         self.left_out = 0
         """Frames for which there was no room."""
         self.trouble: str | None = None
-        """Why nothing is written any more, if that was not meant."""
+        """Why writing has stopped, if that is an error."""
         self._bytes, self._bytes_max, self._clock_ns = 0, bytes_max, clock_ns
         self._write(file_header())
 
@@ -66,7 +66,7 @@ class Recording:
         """Record ``frame`` now."""
         data = record(self._clock_ns(), frame)
         if self.trouble is not None or self._bytes + len(data) > self._bytes_max:
-            self._bytes_max = 0  # a shorter frame that would still fit leaves a gap that nobody sees
+            self._bytes_max = 0  # a shorter frame that still fits would leave an invisible gap
             self.left_out += 1
         else:
             self._write(data)

@@ -25,7 +25,7 @@ SEED_BITS = 32
 
 @dataclass(frozen=True, slots=True)
 class NetworkFault:
-    """One fault: ``pairs`` all suffer ``impairment``, by the dice of ``seed``."""
+    """One fault: ``pairs`` all suffer ``impairment``, with random choices from ``seed``."""
 
     id: int
     what: str
@@ -39,7 +39,7 @@ class NetworkFault:
         return tuple(sorted({port for pair in self.pairs for port in pair} - {HOST}))
 
     def state(self, fates: Mapping[Pair, dict[str, int]]) -> FaultState:
-        """What is told of it; ``fates`` is what became of the frames of each pair."""
+        """Its representation in a reply; ``fates`` is what became of the frames of each pair."""
         pairs = sorted(self.pairs)
         frames = tuple(PairFrames(pair, fates[pair]) for pair in pairs if pair in fates)
         return FaultState(
@@ -51,7 +51,7 @@ class Segment:
     """The network of one cluster. :attr:`switch` is started and stopped by the owner."""
 
     def __init__(self, sockets: Mapping[int, Path], book: FaultBook) -> None:
-        """``sockets`` as for :class:`Switch`; faults are numbered and written down in ``book``, which may heal them, too."""
+        """``sockets`` is as for :class:`Switch`. ``book`` numbers and records faults, and may heal them, too."""
         self.switch = Switch(sockets)
         self._book = book
         self._faults: dict[int, NetworkFault] = {}
@@ -59,9 +59,11 @@ class Segment:
         self._last_capture = 0
 
     def impair(self, what: str, pairs: Collection[Pair], impairment: Impairment, seed: int | None = None) -> int:
-        """Have ``pairs`` suffer ``impairment`` from now on, besides what they suffer already; returns the fault's number.
+        """Make ``pairs`` suffer ``impairment`` from now on, on top of what they suffer already.
 
-        Without a ``seed`` the dice get one of their own, which the fault tells. Raises :class:`Failure`.
+        Returns the fault's number.
+
+        Without a ``seed`` one is drawn; the fault reports it. Raises :class:`Failure`.
         """
         known, found = {*self.switch.counters, HOST}, frozenset(pairs)
         if not found or not all(len(set(pair)) == 2 and known.issuperset(pair) for pair in found):
@@ -76,7 +78,10 @@ class Segment:
         return self._book.begin(fault.id, told, fault.nodes, partial(self._heal, fault))
 
     def heal(self, number: int | None) -> tuple[int, ...]:
-        """Heal the network's fault ``number``, or all of them; returns those that were healed, none if it was healed before."""
+        """Heal the network's fault ``number``, or all of them.
+
+        Returns those that were healed, none if it was healed before.
+        """
         healed = [fault for fault in self._faults.values() if number in (None, fault.id)]
         for fault in healed:
             del self._faults[fault.id]
@@ -95,7 +100,9 @@ class Segment:
         return tuple(fault.state(fates) for fault in self._faults.values())
 
     def capture(self, port: int, path: Path, missed: str | None = None, bytes_max: int = BYTES_MAX) -> int:
-        """Record what the card at ``port`` sends and is given in ``path``, what is dropped on the way to it in ``missed``.
+        """Record frames that the card at ``port`` sends and receives in ``path``.
+
+        Frames dropped on the way to it go to ``missed``.
 
         Returns the capture's number. Raises :class:`Failure`.
         """
@@ -126,7 +133,7 @@ class Segment:
         faults, seeds = Faults(), dict[Pair, int]()
         for fault in self._faults.values():
             faults = faults.worsening(fault.pairs, fault.impairment)
-            seeds.update(dict.fromkeys(fault.pairs, fault.seed))  # of several, the newest fault's dice
+            seeds.update(dict.fromkeys(fault.pairs, fault.seed))  # of several, the newest fault's seed
         self.switch.impose(faults, seeds)
 
 

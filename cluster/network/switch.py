@@ -1,12 +1,13 @@
 """The cluster's Ethernet: a userspace learning switch, one unix socket per node.
 
-Every node has a listening socket of its own, so the switch knows which node a frame came from, and what one node sends to another
-can be lost, late or changed in the one place that all frames pass. What becomes of a frame is decided by the pure
-:class:`~cluster.network.forwarding.ForwardingTable`, :class:`~cluster.network.impairment.Faults` and :class:`~cluster.network.transit.Wire`; :class:`Switch` moves bytes.
+Every node has a listening socket of its own, so the switch knows which node a frame came from, and what one node sends
+to another can be lost, late or changed in the one place that all frames pass. What becomes of a frame is decided by the
+pure :class:`~cluster.network.forwarding.ForwardingTable`, :class:`~cluster.network.impairment.Faults` and
+:class:`~cluster.network.transit.Wire`; :class:`Switch` moves bytes.
 
-A port whose reader is slow (an emulated node, say) holds its senders back, so nothing is lost; a port that takes nothing at
-all for :data:`PATIENCE_S` (a paused node) loses its frames from then on instead of stalling the whole cluster with it. Frames of an impaired
-pair hold nobody back: they wait on a wire of their own, which is bounded.
+A port whose reader is slow (an emulated node, say) holds its senders back, so nothing is lost; a port that takes
+nothing at all for :data:`PATIENCE_S` (a paused node) loses its frames from then on instead of stalling the whole
+cluster with it. Frames of an impaired pair hold no sender back: they wait on a wire of their own, which is bounded.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ from cluster.network.transit import Schedule, Wire
 READ_BYTES = 1 << 18
 """Read at once from a node, at most: more than a socket's buffer holds, and more than the longest frame."""
 QUEUE_BYTES_MAX = 1 << 20
-"""Waiting bytes per port above which its senders are held back: 12 ms at the 640 Mbit/s that two emulated nodes reach."""
+"""Above this, a port's senders are held back: 12 ms at the 640 Mbit/s that two emulated nodes reach."""
 LATE_QUEUE_BYTES_MAX = 4 * QUEUE_BYTES_MAX
-"""Waiting bytes per port above which frames are dropped whose sender cannot be held back: those off a wire, and this computer's."""
+"""Above this, frames are dropped whose sender cannot be held back: those off a wire, and this computer's."""
 PATIENCE_S = 0.25
 """Well above a scheduling hiccup of a busy host, well below etcd's shortest election timeout (1 s)."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What passed one port since the switch started. ``in`` is from the node, ``out`` to it; drops count at the target."""
+    """What passed one port since the start: ``in`` from the node, ``out`` to it; drops count at the target."""
 
     frames_in: int = 0
     bytes_in: int = 0
@@ -61,30 +62,30 @@ class Counters:
 
 
 class Endpoint(Protocol):
-    """Who is attached to a port in this process. A frame is a whole Ethernet frame without checksum."""
+    """What is attached to a port in this process. A frame is a whole Ethernet frame without checksum."""
 
     def deliver(self, ingress: int, frame: bytes) -> None:
-        """Take a frame that came out of the port and had entered at ``ingress``, whatever it says of itself.
+        """Take a frame that came out of the port and had entered at ``ingress``, whatever its source address is.
 
         Called by the event loop; answers go to :meth:`Switch.inject`.
         """
 
 
 class Tap(Protocol):
-    """Who watches a port."""
+    """What watches a port."""
 
     def seen(self, frame: bytes) -> None:
-        """A frame at the port's own card: one that it sent, before any fault, or one that it is given, after all of them."""
+        """A frame at the port's own card: one that it sends, before any fault, or receives, after all of them."""
 
     def missed(self, frame: bytes) -> None:
         """A frame for this port that a fault, or a full queue, took."""
 
 
 class Switch:
-    """The switch of one cluster. :meth:`start` listens, :meth:`stop` hangs up; all of it belongs to one asyncio event loop."""
+    """The switch of one cluster, from :meth:`start` to :meth:`stop`; all of it belongs to one asyncio event loop."""
 
     def __init__(self, sockets: Mapping[int, Path], faults: Faults | None = None) -> None:
-        """``sockets`` maps a port's number to the path its socket is made at (107 bytes at most, as the kernel has it)."""
+        """``sockets`` maps a port's number to the path of its socket (107 bytes at most, the kernel's limit)."""
         self.table = ForwardingTable(sockets)
         self.counters = {port: Counters() for port in sockets}
         self._paths = dict(sockets)
@@ -95,7 +96,7 @@ class Switch:
         self._faults = Faults()
         self._wires: dict[Pair, Wire] = {}
         self._ways: dict[int, dict[int, Wire | None]] = {}
-        """By ingress and egress: the wire of an impaired pair, None for a cut one. What is not here passes untouched."""
+        """By ingress and egress: the wire of an impaired pair, None for a cut one. Other pairs pass untouched."""
         self._schedule = Schedule()
         self._alarm: asyncio.TimerHandle | None = None
         self.impose(faults if faults is not None else Faults())
@@ -116,13 +117,13 @@ class Switch:
             self.remove(port)
 
     async def add(self, port: int, path: Path) -> None:
-        """Open one more port, with a socket at ``path``; the port may be one that only an endpoint had so far. Raises OSError."""
+        """Open a port, which only an endpoint may have had so far, with a socket at ``path``. Raises OSError."""
         self._open(port)
         self._paths[port] = path
         await self._listen(port)
 
     def remove(self, port: int) -> None:
-        """Close a port: hang up, remove its socket, drop what is under way to it. Faults that name it stay, for when it is back."""
+        """Close a port: hang up, remove its socket, drop its frames. Faults that name it stay, for when it is back."""
         if (server := self._servers.pop(port, None)) is not None:
             server.close()
         if (link := self._links.pop(port, None)) is not None:
@@ -138,7 +139,7 @@ class Switch:
         self.table.remove(port)
 
     def attach(self, port: int, endpoint: Endpoint) -> None:
-        """Have ``endpoint`` hear what comes out of ``port``, which is opened if need be; beside whoever uses its socket."""
+        """Deliver frames for ``port`` to ``endpoint``, beside its socket's user; the port is opened if needed."""
         self._open(port)
         self._endpoints[port] = endpoint
 
@@ -205,9 +206,9 @@ class Switch:
         self.impose(faults)
 
     def impose(self, faults: Faults, seeds: Mapping[Pair, int] | None = None) -> None:
-        """Have exactly ``faults``, with the dice of ``seeds`` for each pair (0 if not named).
+        """Have exactly ``faults``, with the seed of each pair from ``seeds`` (0 if not named).
 
-        A wire that goes on keeps what is under way. From one that is healed it arrives at once, in order; from one that is cut, never.
+        A wire that goes on keeps its frames. From a healed one they arrive at once, in order; from a cut one, never.
         """
         former, self._faults = self._wires, faults
         self._wires, self._ways = {}, {}
@@ -240,8 +241,8 @@ class Switch:
     def forward(self, ingress: int, chunk: bytes) -> tuple[int, list[_Link]]:
         """Deliver the whole frames of ``chunk``; returns the bytes used up and the links that are full now.
 
-        Frames for one port are handed over in one write: at full speed there are some forty in a chunk, nearly all from one address to one
-        other, and such a run is looked at and counted as one. Raises :class:`FrameTooLongError`.
+        Frames for one port are handed over in one write: at full speed there are some forty in a chunk, nearly all from
+        one address to one other, and such a run is handled and counted as one. Raises :class:`FrameTooLongError`.
         """
         position, batches = self._sorted(ingress, chunk)
         full = [link for port, batch in batches.items() if (link := self._deliver(port, batch)) is not None]
@@ -339,7 +340,7 @@ class Switch:
             self._deliver(port, batch, late=True)
 
     def _deliver(self, port: int, batch: _Batch, *, late: bool = False) -> _Link | None:
-        """Hand a batch to whoever is at ``port``; returns the link if it is full now. A ``late`` one is dropped if too much waits there."""
+        """Deliver a batch; returns the port's link if it is full now. If too much waits, a ``late`` one is dropped."""
         if (counters := self.counters.get(port)) is None:
             return None  # the port was removed while this was on its way
         link, endpoint = self._links.get(port), self._endpoints.get(port)
@@ -374,7 +375,7 @@ class Switch:
 
 
 class _Batch:
-    """What goes to one port in one write: runs of frames, each with its length in front, and where each run came from."""
+    """Frames to one port in one write, in runs: each frame with its length in front, each run with its ingress."""
 
     __slots__ = ("frames", "ingresses", "runs", "size")
 
@@ -392,9 +393,9 @@ class _Batch:
 
 
 class _Link(asyncio.BufferedProtocol):
-    """One node's connection. Full: more than :data:`QUEUE_BYTES_MAX` wait for it. Stalled: full for too long, frames are lost.
+    """One node's connection. Full: over :data:`QUEUE_BYTES_MAX` wait for it. Stalled: full too long, frames are lost.
 
-    It reads into a buffer of its own: asyncio's has the kernel map, move and unmap a quarter of a megabyte for every frame that comes alone.
+    It reads into a buffer of its own: with asyncio's the kernel maps, moves and unmaps 256 KiB for every lone frame.
     """
 
     def __init__(self, switch: Switch, port: int) -> None:

@@ -1,7 +1,8 @@
 """One direction of an impaired link, and what is under way on all of them: pure, with time and chance as inputs.
 
-A :class:`Wire` decides what becomes of a frame: lost, changed, doubled, and when each copy arrives. A :class:`Schedule` holds the frames until
-then. Neither knows a clock: the caller says what time it is (seconds, of any monotonic clock), the switch or a test.
+A :class:`Wire` decides what becomes of a frame: lost, changed, doubled, and when each copy arrives. A :class:`Schedule`
+holds the frames until then. Neither has a clock: the caller, the switch or a test, passes the time (seconds of any
+monotonic clock).
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ from cluster.model.impairment import Impairment
 from cluster.network.impairment import Pair
 
 UNDER_WAY_BYTES_MAX = 4 << 20
-"""Of one wire; more is dropped. It is what 640 Mbit/s, all that two emulated nodes reach, hold in 50 ms, and 4 Mbit/s in 8 s."""
+"""Of one wire; more is dropped. This is 50 ms at 640 Mbit/s, all that two emulated nodes reach, and 8 s at 4 Mbit/s."""
 FRAME_COST_BYTES = 256
 """What a frame counts of that at least: it takes as much here, however short it is."""
 TURN_S_MAX = 1.0
-"""A frame that would wait longer for its turn on a wire with a rate is dropped: the queue of a router, which TCP takes as its sign to slow down."""
+"""A frame that would wait longer for its turn on a wire with a rate is dropped.
+
+That is a router's queue: TCP takes the loss as its sign to slow down.
+"""
 HELD_BACK_S_MIN = 0.02
 """A reordered frame arrives up to this, or up to its delay, later: long enough for those behind it to pass."""
 
 
 @dataclass(slots=True)
 class Fate:
-    """How many frames met which fate on one wire. ``frames`` is all that came; a frame can be corrupt, double and late at once."""
+    """How many frames met which fate on one wire.
+
+    ``frames`` is all that came; a frame can be corrupt, double and late at once.
+    """
 
     frames: int = 0
     lost: int = 0
@@ -37,14 +44,17 @@ class Fate:
 
 @dataclass(slots=True)
 class Wire:
-    """The frames from one port to another, under ``impairment``, by the dice of ``seed``: the same frames at the same times meet the same fate."""
+    """The frames from one port to another, under ``impairment``.
+
+    With the same ``seed`` the same frames at the same times meet the same fate.
+    """
 
     pair: Pair
     impairment: Impairment
     seed: int
     fate: Fate = field(default_factory=Fate)
     under_way_bytes: int = 0
-    """Of frames that :meth:`carry` returned and :meth:`arrived` did not hear of yet."""
+    """Of frames that :meth:`carry` returned and that have not :meth:`arrived` yet."""
     _dice: random.Random = field(init=False, repr=False)
     _free_at: float = 0.0
     _last_due: float = 0.0
@@ -53,7 +63,7 @@ class Wire:
         self._roll()
 
     def become(self, impairment: Impairment, seed: int) -> None:
-        """Go on under another impairment, with the same dice if the seed is the same."""
+        """Go on under another impairment, with the same random stream if the seed is the same."""
         self.impairment = impairment
         if seed != self.seed:
             self.seed = seed
@@ -64,7 +74,10 @@ class Wire:
         self._dice = random.Random(f"{self.seed} {self.pair[0]} {self.pair[1]}")  # noqa: S311 - a die, not a key
 
     def carry(self, now: float, frame: bytes) -> list[tuple[float, bytes]]:
-        """What becomes of ``frame`` at ``now``: (due, frame) of each copy that arrives; none if it is lost or too much is under way."""
+        """What becomes of ``frame`` at ``now``: (due, frame) of each copy that arrives.
+
+        None arrives if it is lost or too much is under way.
+        """
         how, fate, chance = self.impairment, self.fate, self._dice.random
         fate.frames += 1
         if how.loss and chance() < how.loss:
@@ -82,7 +95,7 @@ class Wire:
         return arrivals
 
     def arrived(self, frame: bytes) -> None:
-        """Hear that a frame of :meth:`carry` is under way no more."""
+        """Note that a frame of :meth:`carry` is under way no more."""
         self.under_way_bytes -= _cost(frame)
 
     def _due(self, now: float, length: int) -> float | None:
@@ -114,7 +127,10 @@ def _cost(frame: bytes) -> int:
 
 
 class Schedule:
-    """Frames under way, by the time they are due; of those due at one time, the one that was put in first comes first."""
+    """Frames under way, by the time they are due.
+
+    Of those due at one time, the one that was put in first comes first.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Wire, bytes]] = []

@@ -1,4 +1,7 @@
-"""A timeline as lanes: faults as bars from their begin to their end, the rest as points. Pure; from :mod:`cluster.model.timeline`'s events."""
+"""A timeline as lanes: faults as bars from their begin to their end, the rest as points.
+
+Pure; from :mod:`cluster.model.timeline`'s events.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,11 @@ class Point:
 
 
 def bars(events: Iterable[Event]) -> list[Bar]:
-    """The faults of a timeline, by begin. One ends with the "heal" of its id. One without an id ends with the next heal without id of the same nodes, or
-    when all its nodes were switched on again (a power cut)."""
+    """The faults of a timeline, by begin.
+
+    A fault ends with the "heal" of its id. A fault without an id ends with the next heal without id of the same nodes,
+    or when all its nodes were switched on again (a power cut).
+    """
     found: list[Bar] = []
     by_id: dict[int, int] = {}
     open_ones: dict[int, set[int]] = {}
@@ -68,7 +74,10 @@ def points(events: Iterable[Event]) -> list[Point]:
 
 
 def rows(some: Sequence[Bar], end: float) -> list[int]:
-    """For each of ``some`` bars, the row in which it overlaps no other; as few rows as can be. ``end`` is that of bars that have none."""
+    """For each of ``some`` bars, the row in which it overlaps no other; as few rows as can be.
+
+    ``end`` is that of bars that have none.
+    """
     free: list[float] = []
     chosen = []
     for bar in some:

@@ -32,7 +32,10 @@ QUESTIONS = rf"{UNITS}; printf '\036'; {ETCD}"
 
 @dataclass(frozen=True, slots=True)
 class NodeEvidence:
-    """One node: its machine's ``state``, the end of its console, its failed units with their journals, and what its etcd says."""
+    """One node.
+
+    It has its machine's ``state``, the end of its console, failed units with their journals, and its etcd's report.
+    """
 
     name: str
     state: str
@@ -48,7 +51,7 @@ class NodeEvidence:
 
 
 def gather(cluster: Cluster) -> list[NodeEvidence]:
-    """What each node tells, all asked at once. A node that cannot be asked tells why."""
+    """The evidence from each node, collected from all at once. For a node that does not answer, it has the reason."""
     try:
         states = {
             entry["name"]: entry["state"] + (f" ({entry['ended']})" if entry["ended"] else "")
@@ -61,13 +64,13 @@ def gather(cluster: Cluster) -> list[NodeEvidence]:
 
 
 def look(node: Node, state: str) -> NodeEvidence:
-    """What ``node`` tells; ``state`` is its machine's."""
+    """The evidence from ``node``; ``state`` is its machine's."""
     units, etcd = "", ""
     if state.startswith("running"):
         try:
             units, _, etcd = node.root(QUESTIONS, LOOK_S * node.factor).out.partition(SEPARATOR)
         except Failure as trouble:
-            units = f"(it cannot be asked: {trouble})"
+            units = f"(it does not answer: {trouble})"
     return NodeEvidence(node.name, state, node.console_tail(CONSOLE_LINES), units.strip(), etcd.strip())
 
 

@@ -1,6 +1,8 @@
-"""The page of a session: for each test that used a cluster, its timeline as a drawing and as a table, and what its nodes told. Pure.
+"""The page of a session.
 
-It is one file that fetches nothing (:mod:`builder.core.page`), and says all it has to say without scripts, too.
+For each test that used a cluster it has the timeline as a drawing and as a table, and the nodes' evidence. Pure.
+
+It is one file that fetches nothing (:mod:`builder.core.page`), and shows all of its content without scripts, too.
 """
 
 from __future__ import annotations

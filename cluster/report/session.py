@@ -1,4 +1,7 @@
-"""Collects what tests tell while pytest runs, and writes the page at the end. Registered as a plugin by ``--cluster-report FILE``."""
+"""Collects the stories of tests while pytest runs, and writes the page at the end.
+
+Registered as a plugin by ``--cluster-report FILE``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class Collector:
         self._stories: dict[str, Story] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what a phase of a test tells; with pytest-xdist this comes from other processes."""
+        """Keep the report of one phase of a test; with pytest-xdist it comes from another process."""
         story = self._stories.setdefault(report.nodeid, {"test": report.nodeid, "outcome": "passed", "phases": []})
         story["phases"].append({"name": report.when or "", "begin": report.start, "end": report.stop})
         if report.failed:

@@ -1,4 +1,7 @@
-"""What one test tells, as data of JSON's kinds: it travels in pytest's reports, also between the processes of pytest-xdist."""
+"""The story of one test, as data of JSON's kinds.
+
+It travels in pytest's reports, also between the processes of pytest-xdist.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ class ClusterStory(TypedDict):
 
 
 class Story(TypedDict):
-    """Of the test with the id ``test``. ``message`` is there if it failed, ``facts`` (for people, by name) and ``clusters`` if it used a cluster."""
+    """The story of the test with the id ``test``.
+
+    ``message`` is there if it failed, ``facts`` (for people, by name) and ``clusters`` if it used a cluster.
+    """
 
     test: str
     outcome: str

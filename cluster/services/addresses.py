@@ -24,7 +24,7 @@ METADATA_PORT = 80
 METADATA_SOURCES = ("ec2", "openstack")
 """The datasources that are this service."""
 SERVICE_NAMES = ("discovery", "files", "registry", "time")
-"""Names of this computer, each for the service that it is asked for."""
+"""Names of this computer, one for each service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,10 @@ _OWNERS = {own: node.number for node in EVERY_NODE for own in (node.mac, packed(
 
 
 def claimed(frame: Frame) -> set[int]:
-    """The numbers of the nodes that a frame says it comes from, by its card and its IPv4 address: none for cards and addresses of other kinds."""
+    """The numbers of the nodes that a frame claims as its source, by its card and its IPv4 address.
+
+    None for cards and addresses of other kinds.
+    """
     said = [frame.source, frame.payload[12:16] if frame.kind == packet.IPV4 else b""]
     return {_OWNERS[own] for own in said if own in _OWNERS}
 

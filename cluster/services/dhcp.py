@@ -1,7 +1,7 @@
-"""Addresses for nodes whose user-data does not give them one: a DHCP server without memory (RFC 2131, options of RFC 2132).
+"""A DHCP server without memory (RFC 2131, options of RFC 2132), for nodes whose user-data sets no address.
 
-A node's address follows from its card, so there is nothing to lease: every offer is what it will be for ever. The route to the
-metadata service is option 121 (RFC 3442); there is no default route, since the segment leads nowhere.
+A node's address follows from its card, so there is nothing to lease: every offer stays the same for ever. The route to
+the metadata service is option 121 (RFC 3442); there is no default route, since the segment leads nowhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ MESSAGE_BYTES_MIN = 300
 
 
 class Message(NamedTuple):
-    """A DHCP message over Ethernet: the fields that either side here uses. ``options`` by number, joined as RFC 3396 says."""
+    """A DHCP message over Ethernet: the fields that either side here uses.
+
+    ``options`` by number, joined as RFC 3396 says.
+    """
 
     operation: int
     transaction: int
@@ -53,7 +56,7 @@ class Message(NamedTuple):
 
 
 def read(data: bytes) -> Message | None:
-    """The message in a datagram, None if it is none."""
+    """The message in a datagram, None if it has none."""
     if len(data) < _FIXED.size:
         return None
     operation, kind, length, _, transaction, _, flags, client, yours, _, relay, mac, _, _, cookie = _FIXED.unpack_from(
@@ -76,7 +79,7 @@ def read(data: bytes) -> Message | None:
 
 
 class AddressServer:
-    """Gives ``nodes`` their addresses; other cards hear nothing."""
+    """Gives ``nodes`` their addresses; other cards get no answer."""
 
     def __init__(self, nodes: Iterable[Neighbour]) -> None:
         self._nodes = {node.mac: node for node in nodes}

@@ -1,7 +1,10 @@
-"""Names of the segment: an authoritative DNS server for ``cluster.internal`` and the addresses' names, which refuses all the rest.
+"""Names of the segment: an authoritative DNS server for ``cluster.internal`` and the addresses' names.
 
-The wire format is dnspython's (RFC 1035, 2181, 2308; EDNS 0 of RFC 6891). Nothing is forwarded: a node asks others about the internet.
-Of a query only its one question is read: dnspython remembers every kind of record that it ever met, and has some four thousand million.
+It refuses all other names.
+
+The wire format is dnspython's (RFC 1035, 2181, 2308; EDNS 0 of RFC 6891). Nothing is forwarded: a node uses other
+servers for the internet. Only the one question of a query is read: dnspython remembers every record type that it ever
+met, and there are some four thousand million.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ from cluster.services.host import Caller
 
 PORT = 53
 TTL_S = 60
-"""Addresses never change while a cluster lives; a minute keeps a node that was removed from being remembered for long."""
+"""Addresses never change while a cluster lives.
+
+A minute is short, so that a removed node is not remembered for long.
+"""
 UDP_BYTES_MAX = 512
 """Of an answer, and of a question, which is half as long with the longest name there can be."""
 HEADER_BYTES = 12
@@ -58,8 +64,8 @@ class NameServer:
     def _point(self, address: str, name: str) -> None:
         self._records[dns.reversename.from_address(address), dns.rdatatype.PTR] = name
 
-    def __call__(self, caller: Caller, question: bytes) -> bytes | None:  # noqa: ARG002 - every service has the same signature
-        """The answer to a query, None to what is none: an answer to nonsense could be the start of a loop."""
+    def __call__(self, caller: Caller, question: bytes) -> bytes | None:  # noqa: ARG002 - services share it
+        """The answer to a query, None if it is not one: an answer to nonsense could be the start of a loop."""
         if not HEADER_BYTES <= len(question) <= UDP_BYTES_MAX or question[2] & _ANSWER:
             return None
         if question[2] & _OPERATION:
@@ -99,5 +105,5 @@ class NameServer:
 
 
 def _refusal(question: bytes, code: dns.rcode.Rcode) -> bytes:
-    """A header, and nothing of what was asked."""
+    """A header, without the question."""
     return question[:2] + bytes([_ANSWER | question[2] & (_OPERATION | _RECURSION_WANTED), code]) + bytes(8)

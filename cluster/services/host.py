@@ -1,4 +1,4 @@
-"""This computer on the segment, as far as it needs no memory: who has its addresses, pings, and datagrams to its services."""
+"""The stateless part of this computer on the segment: ARP for its addresses, pings, and datagrams to its services."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Responder = Callable[[Caller, bytes], "bytes | None"]
 
 
 class Host:
-    """``mac`` has all of ``addresses``, the first of which answers what is sent to everybody."""
+    """``mac`` has all of ``addresses``, the first of which answers broadcasts."""
 
     def __init__(self, mac: bytes, addresses: Collection[bytes], services: Mapping[int, Responder]) -> None:
         """``services`` by UDP port."""
@@ -66,7 +66,7 @@ class Host:
         if said is None:
             return None
         source = self._addresses[0] if came.target == packet.BROADCAST_IP else came.target
-        # Who has no address yet hears what is said to all; the frame is for it alone (RFC 2131, section 4.1).
+        # A client without an address receives broadcasts; the frame is addressed to it alone (RFC 2131, section 4.1).
         target = packet.BROADCAST_IP if came.source == packet.ANY_IP else came.source
         reply = Datagram(datagram.target_port, datagram.source_port, said)
         return Ipv4(source, target, packet.UDP, reply.bytes(source, target))

@@ -1,7 +1,10 @@
-"""Container images in a file: what ``docker save`` and ``osbuild container`` write, or an OCI layout, as one tar or as a folder.
+"""Container images in a file.
 
-Either is read as what a registry takes: manifests (OCI image specification 1.1) and the blobs that they name by digest. A docker-archive
-has no manifest of that kind, so one is made for it. Nothing is unpacked; what a digest promises, the registry checks.
+It is the output of ``docker save`` or ``osbuild container``, or an OCI layout, as one tar or as a folder.
+
+Either is read as what a registry takes: manifests (OCI image specification 1.1) and the blobs that they name by digest.
+A docker-archive has no manifest of that kind, so one is made for it. Nothing is unpacked; the registry checks the
+digests.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class Blob(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """A manifest or an index: its bytes are what its digest is of. ``name`` is the tag that the file gives it, may be empty."""
+    """A manifest or an index: its bytes are what its digest is of. ``name`` is its tag in the file, perhaps empty."""
 
     kind: str
     data: bytes
@@ -70,7 +73,10 @@ class Members:
 
 
 class ImageFile:
-    """The images in an open file: ``manifests`` to push, and the ``blobs`` that they or manifests below them name, by digest."""
+    """The images in an open file: ``manifests`` to push, and ``blobs`` by digest.
+
+    Blobs are those that they or manifests below them name.
+    """
 
     def __init__(self, members: Members) -> None:
         """Raises KeyError, ValueError, TypeError for what is no image."""

@@ -1,7 +1,10 @@
-"""What a cloud tells its machines: EC2's instance metadata, with the tokens of its version 2, and OpenStack's, at 169.254.169.254.
+"""A cloud's metadata service for its machines, at 169.254.169.254.
 
-A pure function from a request of a node to its answer. Formats: Amazon's "Instance metadata and user data" and OpenStack's "Metadata
-service" documents. EC2's part answers nothing without a token, as it does for machines that are made today; OpenStack's has none.
+It has EC2's instance metadata, with the tokens of its version 2, and OpenStack's.
+
+A pure function from a request of a node to its answer. Formats: Amazon's "Instance metadata and user data" and
+OpenStack's "Metadata service" documents. EC2's part answers nothing without a token, as EC2 does for machines made
+today; OpenStack's has no tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ Tree = Mapping[str, "Tree | str | bytes"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """What there is to say about one node."""
+    """The metadata of one node."""
 
     node: Neighbour
     instance_id: str
@@ -74,7 +77,7 @@ class Metadata:
     def _token(self, method: str, headers: Mapping[str, str], caller: str) -> Response:
         if method != "PUT":
             return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "OPTIONS, PUT"})
-        if "x-forwarded-for" in headers:  # somebody's open proxy is being asked to fetch it
+        if "x-forwarded-for" in headers:  # the request comes through an open proxy
             return Response(HTTPStatus.FORBIDDEN)
         text = headers.get(TTL_HEADER.lower(), "")
         if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= TOKEN_TTL_S_MAX and len(text) <= 6):

@@ -16,19 +16,19 @@ STRATUM = 1
 PRECISION = -20
 """Two to this power in seconds, a microsecond: what ``clock_gettime`` gives."""
 REFERENCE = b"LOCL"
-"""An uncalibrated local clock (RFC 5905, figure 12): nobody knows how right this computer is."""
+"""An uncalibrated local clock (RFC 5905, figure 12): the error of this computer's clock is unknown."""
 ROOT_DISPERSION = 1 << 6
 """A millisecond, in seconds times 2^16."""
 
 
 class TimeServer:
-    """Says what time it is here, ``offset_s`` seconds later: a server that is wrong is a fault that one can ask for."""
+    """Serves this computer's time plus ``offset_s`` seconds: a wrong time server is one of the faults."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.offset_s = 0.0
         self._clock = clock
 
-    def __call__(self, caller: Caller, question: bytes) -> bytes | None:  # noqa: ARG002 - every service has the same signature
+    def __call__(self, caller: Caller, question: bytes) -> bytes | None:  # noqa: ARG002 - services share it
         """The answer to a client's packet, None to anything else."""
         if len(question) < 48 or question[0] & 7 != CLIENT:
             return None

@@ -1,7 +1,8 @@
-"""Ethernet, ARP, IPv4, UDP and ICMP echo as values, as far as a host needs them that never starts a conversation.
+"""Ethernet, ARP, IPv4, UDP and ICMP echo as values, as far as a host needs them that only answers.
 
-Sources: RFC 826 (ARP), 791 (IPv4), 768 (UDP), 792 (ICMP), 1071 and 1624 (checksums). Reading returns None for what is none, is cut
-short, has a wrong checksum, or is a fragment: a host drops that. Addresses are bytes, as on the wire.
+Sources: RFC 826 (ARP), 791 (IPv4), 768 (UDP), 792 (ICMP), 1071 and 1624 (checksums). Reading returns None for data of
+another kind, or cut short, for a wrong checksum, and for a fragment: a host drops these. Addresses are bytes, as on the
+wire.
 """
 
 from __future__ import annotations

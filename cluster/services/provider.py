@@ -27,7 +27,10 @@ DNS_PORT = 53
 
 
 class Services:
-    """This computer on a cluster's segment. ``inject`` sends a frame to the switch, which calls :meth:`deliver` with those for us."""
+    """This computer on a cluster's segment.
+
+    ``inject`` sends a frame to the switch, which calls :meth:`deliver` with those for us.
+    """
 
     def __init__(
         self,
@@ -39,7 +42,10 @@ class Services:
         changed: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """Faults of the services are written into ``book``. ``changed`` is called when there is another process to write down, see :attr:`pids`."""
+        """Faults of the services are written into ``book``.
+
+        ``changed`` is called when there is another process to record, see :attr:`pids`.
+        """
         self._description, self._layout = description, layout
         self._inject, self._say = inject, say
         self._book = book
@@ -96,7 +102,7 @@ class Services:
         self._servers.clear()
 
     def adopt(self, description: Description) -> None:
-        """The cluster is what ``description`` says from now on."""
+        """Serve the cluster that ``description`` describes from now on."""
         self._description = description
         self._nodes = {node.address: node for node in map(Neighbour, description.numbers)}
         self._addresses = dhcp.AddressServer(self._nodes.values())
@@ -104,11 +110,14 @@ class Services:
 
     @property
     def _has_metadata(self) -> bool:
-        """It tells user-data, which holds secrets: there is none unless nodes take theirs from it."""
+        """It serves user-data, which holds secrets: there is none unless nodes take their user-data from it."""
         return self._description.datasource in METADATA_SOURCES
 
     def shift_time(self, seconds: float) -> Begun:
-        """Have the time server be wrong by ``seconds``, and by those of other such faults; returns number and text of the fault."""
+        """Make the time server wrong by ``seconds``, and by those of other such faults.
+
+        Returns number and text of the fault.
+        """
         number, what = self._book.number(), f"time server {seconds:+g} s"
         self._shifts[number] = seconds
         self._time.offset_s = sum(self._shifts.values())
@@ -120,7 +129,10 @@ class Services:
         return Begun(self._book.begin(number, what, (), heal), what)
 
     def deliver(self, ingress: int, data: bytes) -> None:
-        """Take a frame from the segment that node ``ingress`` has sent; one that pretends to come from another node is not answered."""
+        """Take a frame that node ``ingress`` has sent on the segment.
+
+        A frame with another node's source gets no answer.
+        """
         frame = packet.read_frame(data)
         if frame is None or addresses.claimed(frame) - {ingress}:
             return
@@ -139,7 +151,7 @@ class Services:
 
     def _name(self, caller: Caller, question: bytes) -> bytes | None:
         if self._names is None:
-            from cluster.services.dns import NameServer  # its library takes a while to load: not before somebody asks
+            from cluster.services.dns import NameServer  # its library takes a while to load: not before the first query
 
             self._names = NameServer(self._nodes.values())
         return self._names(caller, question)

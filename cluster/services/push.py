@@ -1,4 +1,7 @@
-"""Pushing images into the cluster's registry: the few requests of the registry protocol that it takes (OCI distribution specification 1.1)."""
+"""Pushing images into the cluster's registry.
+
+It uses a few requests of the registry protocol (OCI distribution specification 1.1).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 def reference(text: str) -> tuple[str, str]:
-    """Repository and tag of an image's name, whatever registry it names: ``registry.example/a/b:1`` -> ``a/b``, ``1``. Raises :class:`UsageFailure`."""
+    """Repository and tag of an image's name, whatever registry it names: ``registry.example/a/b:1`` -> ``a/b``, ``1``.
+
+    Raises :class:`UsageFailure`.
+    """
     first, slash, rest = text.partition("/")
     if (slash and (first == "localhost" or set(first) & set(".:"))) or first == REGISTRY:
         text = rest
@@ -38,8 +44,8 @@ def push(
 ) -> tuple[str, ...]:
     """Push all images of the file or folder ``path``; returns the names under which nodes find them.
 
-    ``registry`` is the registry's unix socket. ``name`` is instead of the one in the file, which then holds one image. Raises
-    :class:`Failure`.
+    ``registry`` is the registry's unix socket. ``name`` replaces the one in the file, which then holds one image.
+    Raises :class:`Failure`.
     """
     with opened(path) as images:
         if name is not None and len({manifest.data for manifest in images.manifests}) > 1:
@@ -121,7 +127,10 @@ class _Push:
         body: bytes | IO[bytes] = b"",
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """Make a request; returns the answer's Location, if any. Raises :class:`Failure` with the registry's words."""
+        """Make a request; returns the answer's Location, if any.
+
+        Raises :class:`Failure` with the registry's message.
+        """
         connection = _Connection(self._registry)
         connection.blocksize = CHUNK_BYTES
         try:

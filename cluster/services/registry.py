@@ -1,4 +1,6 @@
-"""The cluster's container registry: Debian's ``docker-registry``, on a unix socket, with its data in the cluster's folder.
+"""The cluster's container registry.
+
+It is Debian's ``docker-registry``, on a unix socket, with its data in the cluster's folder.
 
 It starts with the first push (:mod:`cluster.services.push`) and is found by nodes as ``registry:5000``.
 """
@@ -70,7 +72,7 @@ class Registry:
 
     @property
     def log(self) -> Path:
-        """What it said."""
+        """Its log."""
         return self.folder / "log"
 
     @property
@@ -79,7 +81,7 @@ class Registry:
         return self.folder.exists()
 
     async def start(self, program: Path) -> None:
-        """Start it unless it runs; returns when it listens. Raises :class:`Failure` with its own words."""
+        """Start it unless it runs; returns when it listens. Raises :class:`Failure` with its own message."""
         async with self._starting:
             if self.process is None:
                 await self._start(program)
@@ -97,7 +99,7 @@ class Registry:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    # What it does not need of our environment, it does not get: it may be set by variables, too.
+                    # It gets only those variables of our environment that it needs: variables can set options, too.
                     env={"PATH": os.environ.get("PATH", os.defpath), "OTEL_TRACES_EXPORTER": "none"},
                 )
         except OSError as error:

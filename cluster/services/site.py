@@ -1,4 +1,7 @@
-"""HTTP on unix sockets of the cluster's own folder, which other users of this computer cannot reach: nodes come through the stack."""
+"""HTTP on unix sockets in the cluster's own folder.
+
+Other users of this computer cannot reach them; nodes come through the stack.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from webserver.server import Site
 
 
 def node_site(handle: Callable[[Request], Response], methods: Collection[str], say: Callable[[str], None]) -> Site:
-    """What serves nodes: one request a connection, whose first line names the node. ``say`` takes lines for the supervisor's log."""
+    """What serves nodes: one request a connection, whose first line names the node.
+
+    ``say`` takes lines for the supervisor's log.
+    """
     return Site(
         handle=handle,
         methods=methods,

@@ -1,11 +1,15 @@
-"""TCP for this computer's address on the segment, borrowed: a QEMU that runs no machine, whose user network (libslirp) ends connections.
+"""TCP for this computer's address on the segment.
 
-Each connection to a door, an address and port, is carried by ``cluster/machines/forward.py`` to a server of ours (``guestfwd``); libslirp is told to
-refuse everything else (``restrict``). It sees only TCP, over a unix socket with a length before each frame, as ``-netdev stream`` has it,
-and never the segment itself. It is started by the first packet: about 0.1 s and 11 MiB of memory of its own.
+A QEMU that runs no machine lends it: its user network (libslirp) ends connections.
 
-libslirp does not tell who connects. So a door may be *told apart*: packets for it get a target of their own for each caller,
-:func:`alias`, and the answers get the real one back as their source; the command behind the alias knows whom it serves.
+Each connection to a door, an address and port, is carried by ``cluster/machines/forward.py`` to a server of ours
+(``guestfwd``); libslirp is set to refuse everything else (``restrict``). It sees only TCP, over a unix socket with a
+length before each frame, as ``-netdev stream`` has it, and never the segment itself. It is started by the first packet:
+about 0.1 s and 11 MiB of memory of its own.
+
+libslirp does not report who connects. So a door may have a separate address for each caller: packets for it get that
+address, :func:`alias`, as their target, and the answers get the real one back as their source. The command behind the
+alias knows which caller it serves.
 """
 
 from __future__ import annotations
@@ -33,7 +37,10 @@ RESTART_S = 1.0
 """Between two starts: one that fails at once must not keep this computer busy."""
 QUEUE_BYTES_MAX = 1 << 20
 ONE_HOP = 1
-"""The TTL of an answer that is for a node itself: a container behind it never sees one, as with EC2's "hop limit" of 1."""
+"""The TTL of an answer that is for a node itself.
+
+A container behind it never sees one, as with EC2's "hop limit" of 1.
+"""
 _ALIASES = ".".join(NETWORK.split(".")[:2])
 _SEGMENT = packed(f"{NETWORK}.0")[:3]
 
@@ -48,7 +55,10 @@ class Door:
 
 
 def alias(caller: str) -> str:
-    """The address by which libslirp knows a door that is told apart for ``caller``, 10.77.0.X: 10.77.1.X, which no packet outside has."""
+    """The address of a door for ``caller`` alone, as libslirp sees it.
+
+    For 10.77.0.X it is 10.77.1.X, which no packet outside has.
+    """
     return f"{_ALIASES}.1.{caller.rpartition('.')[2]}"
 
 
@@ -59,7 +69,7 @@ def argv(qemu: Path, wire: Path, doors: Sequence[Door]) -> list[str]:
         "id": "user",
         "restrict": True,
         "ipv6": False,
-        # Wider than the segment, for the aliases; its own addresses where nobody looks for them.
+        # Wider than the segment, for the aliases; its own addresses are where no node looks for them.
         "net": f"{_ALIASES}.0.0/16",
         "host": f"{_ALIASES}.255.2",
         "dns": f"{_ALIASES}.255.3",
@@ -74,7 +84,7 @@ def argv(qemu: Path, wire: Path, doors: Sequence[Door]) -> list[str]:
 
 
 class Stack:
-    """TCP for one address of ours. :meth:`carry` takes what nodes send, ``send`` gets what they are to hear."""
+    """TCP for one address of ours. :meth:`carry` takes what nodes send, ``send`` gets what goes to them."""
 
     def __init__(
         self,
@@ -89,8 +99,11 @@ class Stack:
         changed: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """``wire`` is the path of the socket to QEMU, ``log`` gets its words. ``apart``: callers by address, each with the address of the
-        door that is told apart for them. ``changed`` is called when there is another process."""
+        """``wire`` is the path of the socket to QEMU, ``log`` gets its output.
+
+        ``apart`` has callers by address, each with the address of the door that has a separate address for them.
+        ``changed`` is called when there is another process.
+        """
         self.process: asyncio.subprocess.Process | None = None
         self._qemu, self._wire, self._log, self._doors = qemu, wire, log, doors
         self._mac = mac
@@ -118,7 +131,7 @@ class Stack:
         self._wire.unlink(missing_ok=True)
 
     def carry(self, source: bytes, came: Ipv4) -> None:
-        """Take a TCP packet from the card ``source``; who claims to come from elsewhere than the segment is not answered."""
+        """Take a TCP packet from the card ``source``. A packet with a source outside the segment gets no answer."""
         if came.source[:3] != _SEGMENT:
             return
         self._cards[came.source] = source
@@ -181,7 +194,7 @@ class Stack:
                     raise ConnectionError(f"a frame of {length} bytes")
                 self._came(await reader.readexactly(length))
         except asyncio.IncompleteReadError:
-            pass  # how it ended is said by who waits for its end
+            pass  # the waiter for its end reports how it ended
         except OSError as error:
             self._say(f"TCP of the services was hung up on: {error}")
         finally:
@@ -190,7 +203,10 @@ class Stack:
             writer.close()
 
     def _came(self, data: bytes) -> None:
-        """Pass on what libslirp sends: TCP to the segment; it asks for cards by ARP, which we know from its callers."""
+        """Pass on what libslirp sends: TCP to the segment.
+
+        It sends ARP requests for cards; the answers are known from its callers.
+        """
         frame = packet.read_frame(data)
         if frame is None:
             return

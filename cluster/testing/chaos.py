@@ -1,4 +1,6 @@
-"""Faults at random, from a seed: a plan is drawn first (pure), then carried out, and whatever happens all is healed in the end.
+"""Faults at random, from a seed.
+
+A plan is drawn first (pure), then carried out, and in the end all is healed, whatever happens.
 
     plan = draw(seed=7, nodes=[1, 2, 3], seconds=60)
     print(plan)                                   # what breaks, when, and until when
@@ -6,8 +8,9 @@
         ...                                       # the test's own work
         storm.wait()
 
-Each kind of fault is one entry of :data:`MENU`: it draws its arguments and says what it takes away (:class:`Damage`), from which a plan
-keeps a majority of the nodes whole if it is asked to. Kinds follow what Jepsen's nemeses and etcd's robustness tests do.
+Each kind of fault is one entry of :data:`MENU`: it draws its arguments and names its damage (:class:`Damage`), by which
+a plan keeps a majority of the nodes whole if requested. Kinds follow what Jepsen's nemeses and etcd's robustness tests
+do.
 """
 
 from __future__ import annotations
@@ -39,7 +42,10 @@ HEAL_TRIES, HEAL_PAUSE_S = 3, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What a fault takes away: nodes that do not run, and pairs (from, to) between which not all frames pass, at once, and unchanged."""
+    """What a fault takes away.
+
+    That is nodes that do not run, and pairs (from, to) between which frames are lost, late or changed.
+    """
 
     down: frozenset[int] = frozenset()
     pairs: frozenset[Pair] = frozenset()
@@ -47,7 +53,10 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One fault of a plan: from ``at`` to ``heal_at``, in seconds since the plan's begin. ``arguments`` are what its kind drew."""
+    """One fault of a plan: from ``at`` to ``heal_at``, in seconds since the plan's begin.
+
+    ``arguments`` are what its kind drew.
+    """
 
     at: float
     heal_at: float
@@ -149,7 +158,7 @@ def _clock(dice: random.Random, nodes: Sequence[int]) -> Drawn:
 
 
 def _slow_disk(dice: random.Random, nodes: Sequence[int]) -> Drawn:
-    """Nobody counts on a member that waits for its disk."""
+    """A member that waits for its disk does not count."""
     node = dice.choice(nodes)
     return (node,), Damage(down=frozenset({node}))
 
@@ -173,7 +182,10 @@ NEEDS_BOOT: Final = ("kill", "blackout")
 
 
 def majorities(nodes: Sequence[int], damages: Iterable[Damage]) -> Iterator[tuple[int, ...]]:
-    """Each smallest majority of ``nodes`` that runs and sees itself both ways, over links that are not degraded, with all ``damages`` at once."""
+    """Each smallest majority of ``nodes`` that works with all ``damages`` at once.
+
+    Its nodes run and see each other both ways, over links that are not degraded.
+    """
     listed = list(damages)
     down = {node for damage in listed for node in damage.down}
     bad = {pair for damage in listed for pair in damage.pairs}
@@ -200,9 +212,10 @@ def draw(
 ) -> Plan:
     """A plan of ``seconds`` for ``nodes``, of the kinds in ``menu`` (all).
 
-    Faults come ``gap_s`` apart on average, each holds for a time within ``length_s``, and several may hold at once; one node is down for one
-    reason at a time. With ``keep_majority`` more than half of the nodes run and see each other at any time; a node that was switched off counts as
-    down for ``boot_s`` after it is switched on. All is healed by the end. Raises :class:`UsageFailure`.
+    Faults come ``gap_s`` apart on average, each holds for a time within ``length_s``, and several may hold at once; one
+    node is down for one reason at a time. With ``keep_majority`` more than half of the nodes run and see each other at
+    any time; a node that was switched off counts as down for ``boot_s`` after it is switched on. All is healed by the
+    end. Raises :class:`UsageFailure`.
     """
     numbers = tuple(sorted(nodes))
     kinds = tuple(MENU if menu is None else menu)
@@ -239,7 +252,7 @@ def _fits(step: Step, others: Sequence[Step], nodes: Sequence[int], keep_majorit
     if any((other.kind, other.arguments) == (step.kind, step.arguments) for other in together):
         return False
     if step.damage.pairs and any(step.damage.pairs <= other.damage.pairs for other in together):
-        return False  # nobody would notice
+        return False  # it would have no effect
     if any(_clocks(step) & _clocks(other) for other in together):
         return False  # one heals to a time that the other has made wrong
     if any(_clocks(step) & other.damage.down or _clocks(other) & step.damage.down for other in together):
@@ -255,7 +268,10 @@ def _clocks(step: Step) -> frozenset[int]:
 def estranged(
     nodes: Sequence[int], felt: Mapping[Step, tuple[float, float | None]], after_s: float, end: float
 ) -> dict[int, list[tuple[float, float]]]:
-    """When each node was not in any of :func:`majorities`, and ``after_s`` seconds longer each time: what happened (:attr:`Storm.felt`), until ``end``."""
+    """When each node was in none of :func:`majorities`, and ``after_s`` seconds longer each time.
+
+    ``felt`` is what happened (:attr:`Storm.felt`), until ``end``.
+    """
     # A node that is switched on has to boot, wherever it was in the plan.
     held = [
         (begin, (end if over is None else over) + step.back_at - step.heal_at, step)
@@ -275,8 +291,8 @@ def estranged(
 class Storm:
     """A plan being carried out by a thread, from the begin of the ``with`` block until its end, which may come early.
 
-    Faults are applied and healed at their times. Leaving the block heals all that still holds; then what went wrong with a fault is raised, unless the
-    block has trouble of its own.
+    Faults are applied and healed at their times. Leaving the block heals all that still holds; then what went wrong
+    with a fault is raised, unless the block has trouble of its own.
     """
 
     def __init__(self, plan: Plan, apply: Callable[[Step], Fault]) -> None:
@@ -357,7 +373,10 @@ class Options(TypedDict, total=False):
 
 
 class Chaos:
-    """Storms on one cluster, from one seed: the first has the seed itself, so that its plan can be printed without a cluster."""
+    """Storms on one cluster, from one seed.
+
+    The first has the seed itself, so that its plan can be printed without a cluster.
+    """
 
     def __init__(self, cluster: Cluster, seed: int) -> None:
         self.cluster = cluster

@@ -1,4 +1,7 @@
-"""The clusters of one pytest session: made for tests, watched while they run, and gone afterwards, whatever happened."""
+"""The clusters of one pytest session.
+
+They are made for tests, watched while they run, and removed afterwards in any case.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ TOLD: pytest.StashKey[bool] = pytest.StashKey()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What the session's options say; ``root`` is pytest's root folder, ``report`` whether passed tests are to tell their story, too."""
+    """The session's options. ``root`` is pytest's root folder, ``report`` whether passed tests are reported, too."""
 
     root: Path
     image: Path | None = None
@@ -71,7 +74,10 @@ class SessionClusters:
 
     @classmethod
     def open(cls, settings: Settings) -> SessionClusters:
-        """A session's clusters; removes what a killed session left. Raises :class:`UsageFailure` for waivers that are none, or are over."""
+        """A session's clusters; removes what a killed session left.
+
+        Raises :class:`UsageFailure` for waivers that are invalid or expired.
+        """
         waivers = load(settings.waivers) if settings.waivers is not None else []
         for each in waivers:
             each.require_valid(today())
@@ -82,7 +88,7 @@ class SessionClusters:
     def using(self, item: pytest.Item) -> Iterator[Factory]:
         """Make clusters in this block; they are gone after it, unless the test failed and they are to be kept."""
         with plainly("waivers"):
-            self.waivers_of(item)  # a mistake in a marker is told before minutes are spent
+            self.waivers_of(item)  # a mistake in a marker is reported before minutes are spent
         factory = Factory(self, item)
         try:
             yield factory
@@ -97,16 +103,18 @@ class SessionClusters:
                         made.remove()
 
     def driver(self, node: pytest.Item | pytest.Collector, wanted: Collection[str] | None = None) -> str:
-        """What runs the nodes of a test, or of all tests in a module or session that share them. Raises :class:`UsageFailure`.
+        """What runs the nodes of a test, or of all tests in a module or session that share them.
 
-        ``wanted`` is what they need, where the tests' marks do not say it.
+        Raises :class:`UsageFailure`.
+
+        ``wanted`` is what they need, where the tests' marks do not declare it.
         """
         items = [item for item in node.session.items if node in item.listchain()]
         needed = needs.of_all(items) if wanted is None else wanted
         return needs.driver(self.settings.driver, needed, requirements.lacks, node.nodeid)
 
     def next_name(self) -> str:
-        """For a cluster: the process is in it, so that another session can tell whether it is an orphan."""
+        """For a cluster: the process is in it, so that another session can see whether it is an orphan."""
         self._made += 1
         return f"pytest-{os.getpid()}-{self._made}"
 
@@ -129,16 +137,19 @@ class SessionClusters:
         return [*self.waivers, *own]
 
     def trouble(self, item: pytest.Item) -> str | None:
-        """What consoles and journals tell that is not waived, as the text of a failure; None if all is quiet."""
+        """Findings in consoles and journals that are not waived, as the text of a failure; None if there are none."""
         findings = [found for watch in item.stash[WATCHES] for found in watch.look()]
         left = unwaived(findings, self.waivers_of(item), item.nodeid)
         if not left:
             return None
         told = "\n\n".join(map(str, left))
-        return f'{len(left)} signs of trouble on the nodes (waive one with @pytest.mark.waive("pattern", reason=..., until=...)):\n\n{told}'
+        return (
+            f"{len(left)} signs of trouble on the nodes "
+            f'(waive one with @pytest.mark.waive("pattern", reason=..., until=...)):\n\n{told}'
+        )
 
     def tell(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Put what the clusters have to tell into ``report``, and note whether the test failed."""
+        """Put the clusters' story into ``report``, and note whether the test failed."""
         watches = item.stash.get(WATCHES, [])
         if report.failed:
             item.stash[FAILED] = True
@@ -219,7 +230,7 @@ class Factory:
         return made
 
     def options(self, **wanted: Any) -> Options:
-        """What ``up`` is asked for. Raises :class:`UsageFailure` for options that there are not."""
+        """The options for ``up``. Raises :class:`UsageFailure` for unknown ones."""
         if unknown := sorted(wanted.keys() - set(MARKER_OPTIONS)):
             raise UsageFailure(
                 f"a test's cluster has no option {unknown[0]!r}",
@@ -243,7 +254,7 @@ class Factory:
 
 @contextmanager
 def plainly(doing: str) -> Iterator[None]:
-    """Tell a :class:`Failure` of the block as a command would: what, where, why, what next; without a traceback."""
+    """Report a :class:`Failure` of the block as a command would: what, where, why, what next; without a traceback."""
     try:
         yield
     except Failure as trouble:

@@ -1,4 +1,4 @@
-"""What a test needs of its nodes, in words, and so what may run them: the quickest driver that is honest about all of it."""
+"""What a test needs of its nodes, and so what may run them: the quickest driver that really has all of it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ NEEDS: Final = {
     "machine": "firmware, devices, and a second network card",
     "memory": "memory that is limited, and can be written into a snapshot",
 }
-"""What only a machine has, by the word for ``@pytest.mark.needs``. What is not listed here, nodes in namespaces have, too."""
+"""What only a machine has, by the word for ``@pytest.mark.needs``.
+
+What is not listed here, nodes in namespaces have, too.
+"""
 DRIVERS: Final = ("auto", "qemu", "libvirt", "namespaces")
 
 
 def of_item(item: pytest.Item) -> frozenset[str] | None:
-    """What a test says that it needs, itself and by its module; None if it says nothing. Raises :class:`UsageFailure` for a word that is none."""
+    """What a test declares that it needs, itself and by its module; None if it declares nothing.
+
+    Raises :class:`UsageFailure` for an unknown need.
+    """
     markers = list(item.iter_markers("needs"))
     words = [word for marker in markers for word in marker.args]
     for word in words:
@@ -31,7 +37,7 @@ def of_item(item: pytest.Item) -> frozenset[str] | None:
 
 
 def of_all(items: Iterable[pytest.Item]) -> frozenset[str] | None:
-    """What several tests that share nodes need together; None if one of them says nothing."""
+    """What several tests that share nodes need together; None if one of them declares nothing."""
     together: set[str] = set()
     for item in items:
         found = of_item(item)
@@ -44,8 +50,8 @@ def of_all(items: Iterable[pytest.Item]) -> frozenset[str] | None:
 def driver(wanted: str, needs: Collection[str] | None, lacks: Callable[[], Sequence[str]], where: str) -> str:
     """The driver to take: ``wanted``, or with "auto" namespaces for nodes that have all of ``needs`` there, else qemu.
 
-    ``needs`` is None if no one has said; ``lacks`` tells why this computer runs no namespaces, ``where`` names the test. Raises
-    :class:`UsageFailure` if ``wanted`` cannot be honest.
+    ``needs`` is None if not declared. ``lacks`` returns why this computer runs no namespaces, ``where`` names the test.
+    Raises :class:`UsageFailure` if ``wanted`` lacks something.
     """
     if wanted not in DRIVERS:
         raise UsageFailure(f"--cluster-driver {wanted}: there are {', '.join(DRIVERS)}")

@@ -1,10 +1,13 @@
-"""The pytest plugin: a fresh healthy cluster for each test, and a report that tells what happened to it. ``docs/testing.md`` is its manual.
+"""The pytest plugin: a fresh healthy cluster for each test, and a report of what happened to it.
+
+``docs/testing.md`` is its manual.
 
     def test_web_survives(cluster, net):
         node = cluster.nodes[0]
         ...
 
-pytest imports this module in every run, also where nobody tests a cluster: it imports nothing of the cluster before a fixture is used.
+pytest imports this module in every run, also without tests of clusters: it imports nothing of the cluster before a
+fixture is used.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DRIVER",
         help="what runs nodes: qemu, libvirt, namespaces, or auto: what fits the test's needs (qemu)",
     )
-    group.addoption("--cluster-size", metavar="N", type=int, help="nodes of a cluster, where a test does not say (3)")
+    group.addoption("--cluster-size", metavar="N", type=int, help="nodes of a cluster, unless the test sets it (3)")
     group.addoption("--cluster-seed", metavar="N", type=int, help="seed of all chance (FLOTILLA_SEED, else a new one)")
     group.addoption("--cluster-cold", action="store_true", help="boot every cluster, restore none from a snapshot")
     group.addoption("--cluster-keep", action="store_true", help="leave the cluster of a failed test running")
@@ -52,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell our markers, and begin the page if one is asked for."""
+    """Register our markers, and begin the page if one is requested."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     page = config.getoption("cluster_report")
@@ -64,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def clusters_of(config: pytest.Config) -> SessionClusters:
-    """The session's clusters; made when first asked for."""
+    """The session's clusters; made at the first use."""
     if CLUSTERS not in config.stash:
         from cluster.testing.clusters import SessionClusters, Settings, plainly
 
@@ -93,7 +96,10 @@ def clusters_of(config: pytest.Config) -> SessionClusters:
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A healthy cluster that is this test's alone: restored from a snapshot if it can be, else booted. See ``@pytest.mark.cluster``."""
+    """A healthy cluster that is this test's alone: restored from a snapshot if it can be, else booted.
+
+    See ``@pytest.mark.cluster``.
+    """
     marker = request.node.get_closest_marker("cluster")
     with clusters_of(request.config).using(request.node) as factory:
         yield factory.make_marked(marker)
@@ -101,7 +107,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cold_cluster(request: pytest.FixtureRequest) -> Iterator[Callable[..., Cluster]]:
-    """``cold_cluster(size=3, user_data=None, ...)`` boots one more cluster, which ends with the test; options as the marker's."""
+    """``cold_cluster(size=3, user_data=None, ...)`` boots one more cluster, which ends with the test.
+
+    Options are the marker's.
+    """
     with clusters_of(request.config).using(request.node) as factory:
         yield factory.boot
 
@@ -116,7 +125,10 @@ def net(cluster: Cluster) -> Iterator[Net]:
 
 @pytest.fixture
 def chaos(cluster: Cluster, request: pytest.FixtureRequest) -> Chaos:
-    """Faults at random on the test's cluster: ``with chaos.storm(seconds=60) as storm: ...``. The report tells the seed."""
+    """Faults at random on the test's cluster: ``with chaos.storm(seconds=60) as storm: ...``.
+
+    The report has the seed.
+    """
     from cluster.testing.chaos import Chaos
 
     return Chaos(cluster, clusters_of(request.config).seed)
@@ -127,7 +139,7 @@ def chaos(cluster: Cluster, request: pytest.FixtureRequest) -> Chaos:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """A test that passed fails after all if its nodes have told of trouble."""
+    """A test that passed fails after all if its nodes have logged trouble."""
     result = yield
     if (clusters := item.config.stash.get(CLUSTERS, None)) is not None:
         clusters.adopt(item)
@@ -140,7 +152,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What the clusters have to tell goes to the report, while they are there."""
+    """Put the clusters' story into the report, while they are there."""
     report = yield
     if (clusters := item.config.stash.get(CLUSTERS, None)) is not None and call.when in ("setup", "call"):
         clusters.adopt(item)

@@ -1,10 +1,11 @@
-"""What consoles and journals tell of trouble that no test asked about: pure, lines in, findings out.
+"""Trouble in consoles and journals that no test looks for: pure, lines in, findings out.
 
     for finding in scan(lines, node="node-1", source="console"): ...
 
-Each pattern is text that a program of the field prints (kernel: lib/bug.c, arch/x86/kernel/dumpstack.c, mm/oom_kill.c; systemd: src/core;
-the Go runtime; Python); they match at the message, after time stamps and the program's name are taken off. The catalogue of kinds follows
-kola's automatic checks. :func:`unwaived` takes out what a test expects, see :mod:`cluster.testing.waivers`.
+Each pattern is text that a well-known program prints (kernel: lib/bug.c, arch/x86/kernel/dumpstack.c, mm/oom_kill.c;
+systemd: src/core; the Go runtime; Python); they match at the message, after time stamps and the program's name are
+taken off. The catalogue of kinds follows kola's automatic checks. :func:`unwaived` takes out what a test expects, see
+:mod:`cluster.testing.waivers`.
 """
 
 from __future__ import annotations
@@ -102,7 +103,10 @@ _PYTHON_INSIDE: Final = re.compile(r"\s|$|During handling of|The above exception
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Trouble in the words of a node. ``line`` counts from 1 in what was scanned; ``context`` are the lines around, the finding's own among them."""
+    """Trouble as a node has logged it.
+
+    ``line`` counts from 1 in what was scanned; ``context`` are the lines around it, including its own.
+    """
 
     kind: str
     node: str
@@ -113,7 +117,7 @@ class Finding:
     """The message, without time stamp and name."""
     context: tuple[str, ...]
     t: float | None = None
-    """Seconds since 1970 by the node's clock, if the line tells."""
+    """Seconds since 1970 by the node's clock, if the line has them."""
 
     def __str__(self) -> str:
         shown = "\n".join(f"  | {line}" for line in self.context)
@@ -121,7 +125,7 @@ class Finding:
 
 
 def message(line: str) -> str:
-    """What a line of a console or a journal says, without when and who."""
+    """The message of a line of a console or a journal, without time and name."""
     stamps = _STAMPS.match(line)
     return line[stamps.end() :] if stamps else line
 
@@ -156,7 +160,7 @@ def scan(lines: Sequence[str], *, node: str, source: str) -> list[Finding]:
 
 
 def merged(findings: Iterable[Finding]) -> list[Finding]:
-    """``findings`` without those that say what another says: the kernel's words are in the console and in the journal."""
+    """``findings`` without duplicates: the kernel's messages are in the console and in the journal."""
     seen: set[tuple[str, str, str]] = set()
     kept = []
     for finding in findings:
@@ -182,7 +186,7 @@ def _worse(finding: Finding, kind: str, text: str) -> Finding:
 
 
 def _headline(kind: str, text: str, lines: Sequence[str], at: int) -> str:
-    """A traceback's last line says more than its first."""
+    """The text of a finding: a traceback's last line is more informative than its first."""
     if kind != "traceback":
         return text
     for line in lines[at + 1 : at + TRACE_LINES]:

@@ -1,9 +1,9 @@
-"""Trouble that a test, or a project, knows of and lives with for a while: each waiver has a reason and a day on which it ends.
+"""Known trouble that a test, or a project, accepts for a while. Each waiver has a reason and a day on which it ends.
 
 A file of waivers is YAML:
 
     - pattern: 'traceback.*ConnectionRefusedError'    # searched for in "KIND on NODE: TEXT"
-      reason: issue 41, the agent tells it twice
+      reason: issue 41, the agent logs it twice
       until: 2027-01-31                               # the last day on which it holds
       test: test_partition                            # optional: searched for in the test's id
 """
@@ -28,7 +28,7 @@ KEYS = ("pattern", "reason", "until", "test")
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """``where`` says who gave it: a file and line, or a test."""
+    """``where`` is its origin: a file and line, or a test."""
 
     pattern: re.Pattern[str]
     reason: str
@@ -52,7 +52,7 @@ class Waiver:
 
 
 def waiver(pattern: object, reason: object, until: object, where: str, test: object = "") -> Waiver:
-    """A waiver from what a person wrote. Raises :class:`UsageFailure` that says what is wrong with it."""
+    """A waiver from what a person wrote. Raises :class:`UsageFailure` with what is wrong with it."""
     if not isinstance(reason, str) or not reason.strip():
         raise UsageFailure("a waiver needs a reason", where=where, hint='reason="issue 41: ..."')
     return Waiver(_regex(pattern, "pattern", where), reason, _day(until, where), _regex(test, "test", where), where)

@@ -1,4 +1,7 @@
-"""Reads on in a cluster's consoles and journals from where it stopped last time, and tells what :mod:`cluster.testing.scan` finds there."""
+"""Reads a cluster's consoles and journals from where it stopped last time.
+
+It returns what :mod:`cluster.testing.scan` finds there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ READ_S = 30.0
 
 @dataclass(slots=True)
 class Watch:
-    """One cluster, from one test's point of view. ``consoles`` are bytes, ``cursors`` journalctl's, by node number: where to read on."""
+    """One cluster, from one test's point of view.
+
+    ``consoles`` are bytes, ``cursors`` journalctl's, by node number: where to read on.
+    """
 
     cluster: Cluster
     consoles: dict[int, int]
@@ -31,7 +37,10 @@ class Watch:
 
     @classmethod
     def begun(cls, cluster: Cluster) -> Watch:
-        """Of a cluster made for this test: from its beginning. What its journals said before a snapshot was made is history."""
+        """Of a cluster made for this test: from its beginning.
+
+        Journal lines from before a snapshot was made are ignored.
+        """
         return cls(cluster, {}, _at_end(cluster) if _is_restored(cluster) else {})
 
     def renewed(self) -> Watch:
@@ -88,7 +97,7 @@ def _is_restored(cluster: Cluster) -> bool:
 
 
 def _at_end(cluster: Cluster) -> dict[int, str]:
-    """Where each journal ends now; a node that cannot be asked is read from its boot."""
+    """Where each journal ends now; a node that does not answer is read from its boot."""
 
     def end(node: Node) -> tuple[int, str]:
         try:

@@ -1,16 +1,20 @@
-"""The boot of one node in namespaces: ``python -I -S boot.py FILE DESCRIPTOR``, as root, on a leash (:mod:`cluster.machines.parent_death`).
+"""The boot of one node in namespaces: ``python -I -S boot.py FILE DESCRIPTOR``.
 
-FILE holds a :class:`Boot` as JSON, DESCRIPTOR is our end of a packet socket to the driver, which gets one JSON object a packet:
-``{"pid": N}`` is the node's PID 1 as this computer sees it; ``{"card": NAME}`` comes with two descriptors, of the node's network
-card and of its network namespace; ``{"failed": WHAT}`` says why there will be no node. The socket is closed when systemd runs.
+It runs as root, on a leash (:mod:`cluster.machines.parent_death`).
 
-The process stays beside its node, as its parent, and ends as it does: with :data:`REBOOT` if the node wants to boot again, with 0 if it
-switched itself off, else by the signal that ended it. If it dies, so does the node: the kernel holds the leash (PR_SET_PDEATHSIG), and with
-PID 1 of a PID namespace all others of it end (pid_namespaces(7)).
+FILE holds a :class:`Boot` as JSON, DESCRIPTOR is our end of a packet socket to the driver, which gets one JSON object a
+packet: ``{"pid": N}`` is the node's PID 1 as this computer sees it; ``{"card": NAME}`` comes with two descriptors, of
+the node's network card and of its network namespace; ``{"failed": WHAT}`` is the reason why there will be no node. The
+socket is closed when systemd runs.
 
-What the initrd does on a machine (``image/initrd/init``) is done here: the root is the image's squashfs, read-only; /var is the node's
-state, a folder of this computer; /etc an overlay with its upper layer there. What a container's manager owes systemd is written down at
-https://systemd.io/CONTAINER_INTERFACE. A script of its own, with nothing but the standard library: it becomes PID 1.
+The process stays beside its node, as its parent, and ends as it does: with :data:`REBOOT` if the node wants to boot
+again, with 0 if it switched itself off, else by the signal that ended it. If it dies, so does the node: the kernel
+holds the leash (PR_SET_PDEATHSIG), and with PID 1 of a PID namespace all others of it end (pid_namespaces(7)).
+
+The initrd's work on a machine (``image/initrd/init``) is done here: the root is the image's squashfs, read-only; /var
+is the node's state, a folder of this computer; /etc is an overlay with its upper layer there. What systemd requires
+from a container's manager is described at https://systemd.io/CONTAINER_INTERFACE. This is a script of its own, which
+uses the standard library only: it becomes PID 1.
 """
 
 from __future__ import annotations
@@ -55,7 +59,10 @@ FORBIDDEN_CAPABILITIES = {
     "CAP_BLOCK_SUSPEND": 36,
     "CAP_AUDIT_READ": 37,
 }
-"""What would change this computer rather than the node: its modules, hardware, clock, security policy, audit and kernel log."""
+"""Capabilities that would change this computer, not the node.
+
+They concern modules, hardware, clock, security policy, audit and kernel log.
+"""
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x2, 0x1000
 SIOCSIFADDR, SIOCSIFNETMASK, SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFHWADDR = 0x8916, 0x891C, 0x8913, 0x8914, 0x8924
 IFF_UP, ARPHRD_ETHER = 0x1, 1
@@ -139,7 +146,10 @@ def main(file: str, descriptor: int) -> int:
 
 
 def become(boot: Boot, driver: socket.socket, parent: int) -> None:
-    """As PID 1 of the new PID namespace: make the other namespaces and the node's root, and go on as its systemd. Raises OSError."""
+    """Make the other namespaces and the node's root, and go on as its systemd.
+
+    This is PID 1 of the new PID namespace. Raises OSError.
+    """
     libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if not Path(
         f"/proc/{parent}"
@@ -164,7 +174,10 @@ def become(boot: Boot, driver: socket.socket, parent: int) -> None:
 
 
 def network(boot: Boot) -> int:
-    """Give the new network namespace a loopback that leads to this computer, too, and an Ethernet card; returns the card's descriptor."""
+    """Set up the new network namespace: a loopback that also leads to this computer, and an Ethernet card.
+
+    Returns the card's descriptor.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         raise_interface(control, "lo")
         interface_call(control, SIOCSIFADDR, "lo:0", address(boot.host_address))
@@ -193,7 +206,7 @@ def address(text: str) -> bytes:
 
 
 def mount_root(boot: Boot, root: Path) -> None:
-    """The image, with /var and /etc as the initrd of a machine lays them over it."""
+    """The image, with /var and /etc on top, as the initrd of a machine mounts them."""
     for kind in ("squashfs", "erofs"):
         command = ["mount", "-t", kind, "-o", "loop,ro,nodev", boot.image, str(root)]
         done = subprocess.run(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
@@ -245,7 +258,7 @@ def mount_kernel_file_systems(boot: Boot, root: Path) -> None:
 
 
 def make_devices(boot: Boot, dev: Path) -> None:
-    """What a container finds in /dev, with the terminals of console and root shell, and the seed volume where udev would show it."""
+    """A container's /dev, with the terminals of console and root shell. The seed volume is where udev would show it."""
     libc("mount", b"tmpfs", str(dev).encode(), b"tmpfs", MS_NOSUID | MS_STRICTATIME, b"mode=755,size=4m")
     os.umask(0)
     for folder in ("pts", "shm", "mqueue", "net", "virtio-ports", "disk/by-label"):
@@ -276,7 +289,10 @@ def make_run(run: Path) -> None:
 
 
 def pivot(root: Path) -> None:
-    """Make ``root`` the root of the mount namespace, and forget this computer's (pivot_root(2), the idiom with one folder)."""
+    """Make ``root`` the root of the mount namespace, and detach this computer's.
+
+    (See pivot_root(2), the idiom with one folder.)
+    """
     os.chdir(root)
     libc("syscall", SYS_PIVOT_ROOT[os.uname().machine], b".", b".")
     libc("umount2", b".", MNT_DETACH)
@@ -284,7 +300,7 @@ def pivot(root: Path) -> None:
 
 
 def execute() -> None:
-    """Become systemd, with nothing inherited but what it is told. Raises OSError."""
+    """Become systemd, with its arguments and environment only; nothing else is inherited. Raises OSError."""
     os.setsid()
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in range(3):
@@ -320,7 +336,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def libc(function: str, *arguments: int | bytes | None) -> None:
-    """Call ``function`` of the C library. Raises OSError with what it was about."""
+    """Call ``function`` of the C library. Raises OSError with the function and its arguments."""
     if getattr(_LIBC, function)(*arguments) == -1:
         number = ctypes.get_errno()
         told = " ".join(each.decode(errors="replace") for each in arguments if isinstance(each, bytes))
@@ -328,7 +344,7 @@ def libc(function: str, *arguments: int | bytes | None) -> None:
 
 
 def fail(driver: socket.socket, error: Exception) -> int:
-    """Tell the driver why there is no node; returns the exit code for that."""
+    """Report to the driver why there is no node; returns the exit code for that."""
     if isinstance(error, subprocess.CalledProcessError):
         why = f"{' '.join(error.cmd)}: {(error.stderr or b'').decode(errors='replace').strip()}"
     else:

@@ -16,11 +16,12 @@ FRAMES_AT_ONCE = 64
 class Cable(asyncio.Protocol):
     """Carries frames both ways, from :meth:`asyncio.loop.create_unix_connection` on to :meth:`unplug`.
 
-    A switch that is full holds the node's card back, as it does with a QEMU; a card that is down loses what is sent to it, as any does.
+    A switch that is full holds the node's card back, as it does with a QEMU. A card that is down loses the frames sent
+    to it, like any card.
     """
 
     def __init__(self, card: int) -> None:
-        """``card`` is a descriptor of the TAP device (without packet information), not blocking; it is closed in the end."""
+        """``card`` is a non-blocking descriptor of the TAP device (without packet information), closed in the end."""
         self._card = card
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -33,7 +34,7 @@ class Cable(asyncio.Protocol):
         self.resume_writing()
 
     def connection_lost(self, _: Exception | None) -> None:
-        """The switch has hung up; the card hears nothing from now on."""
+        """The switch has hung up; the card receives nothing from now on."""
         self.pause_writing()
 
     def pause_writing(self) -> None:
@@ -74,6 +75,6 @@ class Cable(asyncio.Protocol):
         frames = []
         with suppress(OSError):  # no more for now, or the namespace is about to go
             for _ in range(FRAMES_AT_ONCE):
-                frames.append(with_header(os.read(self._card, FRAME_BYTES_MAX)))  # noqa: PERF401 - reading ends by an exception
+                frames.append(with_header(os.read(self._card, FRAME_BYTES_MAX)))  # noqa: PERF401 - an exception ends it
         if frames and self._transport is not None:
             self._transport.write(b"".join(frames))

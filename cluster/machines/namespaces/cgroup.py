@@ -17,7 +17,10 @@ PATIENCE_S = 10.0
 
 
 def root(mounts: str | None = None) -> Path | None:
-    """Where this computer has control groups of version 2; None if it has none mounted. ``mounts`` is the text of proc(5)'s file."""
+    """Where this computer has control groups of version 2; None if none are mounted.
+
+    ``mounts`` is the text of proc(5)'s file.
+    """
     for line in (MOUNTS.read_text() if mounts is None else mounts).splitlines():
         _, where, kind, *_ = line.split()
         if kind == "cgroup2":
@@ -26,7 +29,10 @@ def root(mounts: str | None = None) -> Path | None:
 
 
 def of(state: Path, number: int) -> Path:
-    """The control group of node ``number`` of the cluster in the folder ``state``. Raises :class:`Failure` if there are none here."""
+    """The control group of node ``number`` of the cluster in the folder ``state``.
+
+    Raises :class:`Failure` if there are none here.
+    """
     top = root()
     if top is None:
         raise Failure(

@@ -1,7 +1,9 @@
-"""What connects a node's own network namespace with this computer's: connections, carried one by one, as QEMU's user network does.
+"""Connections between a node's own network namespace and this computer's.
 
-A socket belongs to the network namespace of the thread that makes it, for good (network_namespaces(7)). So a thread that lives in the
-node's namespace makes sockets there, and the event loop uses them like any other.
+They are carried one by one, as QEMU's user network does.
+
+A socket belongs to the network namespace of the thread that makes it, for good (network_namespaces(7)). So a thread
+that lives in the node's namespace makes sockets there, and the event loop uses them like any other.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ def enter(descriptor: int) -> None:
 
 
 class Doors:
-    """The two ways between a node and this computer: a port of ours leads to the node's ssh server, a port of its to one of ours."""
+    """The two ways between a node and this computer.
+
+    A port of ours leads to the node's ssh server, a port of the node to one of ours.
+    """
 
     def __init__(self) -> None:
         """Both are closed."""
@@ -59,7 +64,10 @@ class Doors:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def open(self, port: int, inner_port: int) -> None:
-        """Take connections at ``port`` of this computer's loopback, for ``inner_port`` of the node's, whichever boot it is in. Raises OSError."""
+        """Accept connections at ``port`` of our loopback, for ``inner_port`` of the node's, in any boot of it.
+
+        Raises OSError.
+        """
 
         async def enter_node(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -74,7 +82,10 @@ class Doors:
         self._servers.append(await asyncio.start_server(enter_node, "127.0.0.1", port, backlog=BACKLOG))
 
     async def boot(self, network: Network, inside: tuple[str, int], port: int) -> None:
-        """The node is in ``network`` from now on; take connections there, at the address ``inside``, for ``port`` of our loopback. Raises OSError."""
+        """The node is in ``network`` from now on.
+
+        Accept connections there, at the address ``inside``, for ``port`` of our loopback. Raises OSError.
+        """
         self.shut()
         self._network = network
 
@@ -93,7 +104,7 @@ class Doors:
             raise
 
     def shut(self) -> None:
-        """The node's boot is over: hang up on all who are connected. Who comes now finds no one."""
+        """The node's boot is over: close all connections. New ones are refused."""
         if self._inner is not None:
             self._inner.close()
         if self._network is not None:

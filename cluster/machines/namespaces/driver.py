@@ -1,7 +1,10 @@
-"""The driver that runs each node as namespaces of this computer's kernel, with the image's systemd as PID 1; it takes root.
+"""The driver that runs each node as namespaces of this computer's kernel, with the image's systemd as PID 1.
 
-One kernel, so one clock, no disk of the node's own and no firmware: what that makes impossible is refused (:data:`REFUSED`). A boot is one
-process (:mod:`cluster.machines.namespaces.boot`) that stays beside its node; a node that reboots is another boot of the same machine.
+It needs root.
+
+One kernel, so one clock, no disk of the node's own and no firmware: what that makes impossible is refused
+(:data:`REFUSED`). A boot is one process (:mod:`cluster.machines.namespaces.boot`) that stays beside its node; a node
+that reboots is another boot of the same machine.
 """
 
 from __future__ import annotations
@@ -46,7 +49,10 @@ SCRIPT = Path(boot.__file__)
 POWER_BUTTON = signal.SIGRTMIN + 4
 """What systemd takes for "switch off" as PID 1 (systemd(1), SIGNALS)."""
 BOOT_DEADLINE_S = 60.0
-"""From the start of the process to systemd's first step: mounts, and on the first boot a copy of what the image brings in /var."""
+"""From the start of the process to systemd's first step.
+
+That is mounts, and on the first boot a copy of the image's /var.
+"""
 PACKET_BYTES = 1 << 14
 SSH_PORT = 22
 NO_DISK = (
@@ -66,7 +72,10 @@ class NamespaceVm:
     """One node, from :meth:`start` until it is off; see :class:`cluster.machines.driver.Vm`."""
 
     def __init__(self, machine: Machine, log: Path, folder: Path, group: Path, discovery_port: int) -> None:
-        """What it is made of: its own ``folder``, its control ``group``; ``discovery_port`` of our loopback is what it finds at the host's address."""
+        """The node has its own ``folder`` and control ``group``.
+
+        It finds ``discovery_port`` of our loopback at the host's address.
+        """
         self._machine, self._log, self._folder, self._group = machine, log, folder, group
         self._discovery_port = discovery_port
         self.changed = asyncio.Event()
@@ -140,7 +149,10 @@ class NamespaceVm:
         raise Failure(f"a node in namespaces has no QEMU that could do {command!r}", hint="cluster up --driver qemu")
 
     def _cut(self) -> None:
-        """Cut the power. The cable goes first: a machine without power closes no connection, and a kernel that ends processes does."""
+        """Cut the power.
+
+        The cable goes first: a machine without power closes no connection, but a kernel that ends processes does.
+        """
         self._unplug()
         self._signal(signal.SIGKILL)
 
@@ -205,7 +217,7 @@ class NamespaceVm:
             ours.close()
 
     async def _begin(self, keeper: socket.socket) -> None:
-        """Hear what a boot has to say, until systemd runs."""
+        """Read a boot's messages until systemd runs."""
         begun = False
         while True:
             await readable(keeper)
@@ -214,7 +226,7 @@ class NamespaceVm:
                 break
             match record.parse(data):
                 case {"pid": int(pid)}:
-                    with suppress(ProcessLookupError):  # it has ended already, and says why
+                    with suppress(ProcessLookupError):  # it has ended already, and reports why
                         self._init = os.pidfd_open(pid)
                 case {"card": str()}:
                     begun = True
@@ -323,7 +335,7 @@ def refusal(kind: type[Request[object]]) -> str:
 
 
 def forget_groups(description: Description, layout: Layout) -> None:
-    """Remove what a supervisor that was killed left of its nodes: their control groups; the kernel has ended the rest."""
+    """Remove the control groups of nodes whose supervisor was killed. The kernel has ended the rest."""
     with suppress(Failure):
         for number in description.numbers:
             group = cgroup.of(layout.state, number)

@@ -17,7 +17,10 @@ PIECE_BYTES = 1 << 16
 
 
 class Terminal:
-    """A pseudo-terminal: the node's end is the device at :attr:`path`, ours the descriptor :attr:`ours`, which does not block."""
+    """A pseudo-terminal.
+
+    The node's end is the device at :attr:`path`, ours the descriptor :attr:`ours`, which does not block.
+    """
 
     def __init__(self, *, raw: bool) -> None:
         """``raw`` is one that carries bytes as they are. Raises OSError."""
@@ -64,7 +67,7 @@ class Console:
             return False
         with suppress(OSError):  # this computer has no room for it
             self._log.write(data)
-        # Not left to who looks from time to time: a terminal is a thousand times as fast as a serial port.
+        # Checked here, and not only from time to time: a terminal is a thousand times as fast as a serial port.
         self._bytes += len(data)
         if self._bytes > logs.BYTES_MAX:
             logs.roll(self._path)
@@ -73,7 +76,10 @@ class Console:
 
 
 class Port(asyncio.Protocol):
-    """A terminal behind a unix socket, as QEMU has a virtio port: one host at a time; without one, what the node says is lost."""
+    """A terminal behind a unix socket, like a virtio port of QEMU's.
+
+    It has one host at a time; without one, the node's output is lost.
+    """
 
     def __init__(self, terminal: Terminal) -> None:
         """:meth:`listen` opens it."""
@@ -126,7 +132,7 @@ class Port(asyncio.Protocol):
             self._loop.add_reader(self._ours, self._read)
 
     def data_received(self, data: bytes) -> None:
-        """The host says something; if the node does not take it, the host has to wait."""
+        """Data from the host; if the node does not take it, the host has to wait."""
         if self._is_open:
             self._unwritten += data
             self._write()
