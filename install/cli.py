@@ -35,7 +35,7 @@ def main() -> int:
 def run(arguments: Sequence[str]) -> int:
     """Run ``flotilla-install ARGUMENTS``; returns the exit code, raises Failure."""
     options = _parser().parse_args(arguments)
-    # Only what is asked for is imported: --help comes at once on an emulated machine, too.
+    # Only what is needed is imported: --help is immediate on an emulated machine, too.
     from install import device, layout, state, write
 
     begin = time.monotonic()

@@ -21,7 +21,10 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Device:
-    """A whole disk: ``size`` and ``sector`` in bytes; ``uses`` and ``contents`` say, for people, what it is used for and what is on it."""
+    """A whole disk: ``size`` and ``sector`` in bytes.
+
+    ``uses`` and ``contents`` describe its use and contents for people.
+    """
 
     path: Path
     size: int
@@ -63,7 +66,10 @@ def check(device: Device, needed: int, *, force: bool) -> None:
 
 
 def inspect(path: Path, system: Path = Path("/")) -> Device:
-    """Look at the disk ``path``. Raises Failure if it is not there or cannot be read, UsageFailure if it is no whole disk."""
+    """Look at the disk ``path``.
+
+    Raises Failure if it is missing or unreadable, UsageFailure if it is not a whole disk.
+    """
     path = path.resolve()
     try:
         status = path.stat()
@@ -128,12 +134,12 @@ def _wipefs(nodes: Iterable[Path]) -> bytes:
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode != 0:
         words = done.stderr.decode("utf-8", "replace").strip()
-        raise Failure(f"cannot be looked at: {words}", where=command[-1])
+        raise Failure(f"cannot be read: {words}", where=command[-1])
     return done.stdout
 
 
 def _beginning(path: Path) -> list[str]:
-    """Data of a kind that nobody knows shows in the first MiB."""
+    """Data of an unknown kind shows in the first MiB."""
     try:
         with path.open("rb") as file:
             return ["its beginning is not empty"] if file.read(MIB).strip(b"\0") else []

@@ -1,6 +1,7 @@
 """The partition table (GPT) of a disk with sectors of 512 bytes: UEFI 2.10, chapter 5.
 
-The image's own table is for the image's size; firmware and kernel want the backup at the very end of the disk, and the node has no fdisk.
+The image's own table is for the image's size; firmware and kernel expect the backup at the very end of the disk, and
+the node has no fdisk.
 """
 
 from __future__ import annotations
@@ -70,6 +71,6 @@ def table(layout: Layout) -> Table:
 
 
 def protective(sectors: int) -> bytes:
-    """The boot sector that tells programs which know no GPT that the whole disk is taken (UEFI 5.2.3)."""
+    """The boot sector that marks the whole disk as used for programs without GPT support (UEFI 5.2.3)."""
     entry = struct.pack("<B3sB3sII", 0, b"\0\x02\0", 0xEE, b"\xff\xff\xff", 1, min(sectors - 1, 0xFFFF_FFFF))
     return entry.rjust(446 + 16, b"\0").ljust(SECTOR - 2, b"\0") + b"\x55\xaa"

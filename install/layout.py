@@ -28,7 +28,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Extent:
-    """``size`` bytes from ``source_offset`` of the file ``source`` go to ``offset`` of the disk; they have this SHA-256."""
+    """``size`` bytes from ``source_offset`` of ``source`` for ``offset`` of the disk, with their SHA-256."""
 
     source: str
     source_offset: int
@@ -39,7 +39,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Layout:
-    """A disk of at least ``size`` bytes; its last partition is the state and takes what is left."""
+    """A disk of at least ``size`` bytes; its last partition is the state and takes the remaining space."""
 
     name: str
     version: str
@@ -55,7 +55,10 @@ class Layout:
         return self.partitions[-1]
 
     def grown(self, size: int) -> Layout:
-        """The same on a disk of ``size`` bytes (at least as many as it has now): the state ends where the table's backup, a MiB, begins."""
+        """The same for a disk of ``size`` bytes, at least the present size.
+
+        The state ends where the MiB of the table's backup begins.
+        """
         end = size // MIB * MIB - MIB
         state = replace(self.state, size=end - self.state.start)
         return replace(self, size=size, partitions=(*self.partitions[:-1], state))
@@ -76,7 +79,7 @@ def load(folder: Path) -> Layout:
 
 
 def parse(data: bytes, where: str) -> Layout:
-    """The layout that ``data`` describes. Raises Failure, naming ``where``, unless it is whole and makes sense."""
+    """The layout that ``data`` describes. Raises Failure, naming ``where``, unless it is complete and consistent."""
     try:
         value = record.parse(data)
         if value["v"] != 1:
@@ -95,7 +98,7 @@ def parse(data: bytes, where: str) -> Layout:
         _check(layout)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Failure(
-            "the description of the disk is broken", where=where, hint="the medium is damaged: write it anew"
+            "the description of the disk is broken", where=where, hint="the medium is damaged: write it again"
         ) from error
     return layout
 

@@ -1,7 +1,7 @@
 """The file system of the state partition, with the user-data that the node finds there at its first boot.
 
-The partition is formatted here only if there is something to put into it; else the node does that by itself. Either way the first boot grows
-the file system to the partition, and fills it with what packages bring in /var.
+The partition is formatted here only if there is user-data for it; else the node's first boot does that. In both cases
+the first boot grows the file system to the partition, and fills it with the packages' contents of /var.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from terminal import Failure
 USER_DATA: Final = "lib/flotilla/user-data"
 """In the state partition; on the node this is /var/lib/flotilla/user-data, which the datasource ``installed`` reads."""
 
-# As image/initrd/init does it; the journal and the tables need no zeros, as the disk has been emptied.
+# As in image/initrd/init; the journal and the tables need no zeros, since the disk has been cleared.
 _OPTIONS: Final = ("-t", "ext4", "-L", "state", "-E", "lazy_itable_init=1,lazy_journal_init=1")
 
 
 def make(user_data: bytes, size: int, work: Path, program: str = "/usr/sbin/mke2fs") -> Path:
-    """Make a file system of ``size`` bytes as a sparse file in the folder ``work`` (which nobody else may read).
+    """Make a file system of ``size`` bytes as a sparse file in the folder ``work``, which must be private.
 
     ``program`` is mke2fs(8). Raises Failure if it fails.
     """

@@ -1,7 +1,7 @@
 """Writes a node to a disk and reads it back.
 
-In this order, so that a disk on which this ended early boots nothing: all is emptied, the old partition table first; contents are copied, then
-read back past the kernel's cache; the partition table comes last, its backup before itself.
+In this order, so that a disk on which this ended early boots nothing: all is cleared, the old partition table first;
+contents are copied, then read back bypassing the kernel's cache; the partition table comes last, after its backup.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Span(NamedTuple):
 
 
 def write(layout: Layout, size: int, medium: Path, target: Path, phases: Phases, state: Path | None = None) -> None:
-    """Make ``target``, a disk of ``size`` bytes, what ``layout`` says, with the files in the folder ``medium``.
+    """Write ``layout`` to ``target``, a disk of ``size`` bytes, with the files in the folder ``medium``.
 
-    ``state`` is a sparse file with the file system of the state partition; without it the partition stays empty, and the first boot formats it.
-    Raises Failure if the medium or the disk does not give back what it should, or if either cannot be read or written; the disk then has
-    no partition table, as it has when this is interrupted.
+    ``state`` is a sparse file with the file system of the state partition; without it the partition stays empty, and
+    the first boot formats it. Raises Failure if the medium or the disk returns wrong bytes, or if either cannot be read
+    or written; the disk then has no partition table, as after an interruption.
     """
     try:
         with _opened(target, os.O_RDWR | os.O_EXCL) as disk:
@@ -67,7 +67,7 @@ def _fill(layout: Layout, size: int, medium: Path, target: Path, disk: int, phas
         for at in range(0, layout.size, _EMPTYING_BYTES):
             phases.detail(f"{at >> 20} of {layout.size >> 20} MiB")
             _empty(disk, at, min(_EMPTYING_BYTES, layout.size - at))
-        # RAID and the backup of a partition table sign at the end.
+        # RAID and the backup of a partition table have signatures at the end.
         end = size // BLOCK * BLOCK
         _empty(disk, max(end - MIB, 0), min(MIB, end))
         os.fsync(disk)
@@ -89,7 +89,7 @@ def _fill(layout: Layout, size: int, medium: Path, target: Path, disk: int, phas
 
 
 def _empty(disk: int, offset: int, size: int) -> None:
-    """Zeros; a disk may have a fast way, and the kernel writes them where it has not. A file in a test is no disk."""
+    """Write zeros; a disk may have a fast way, otherwise the kernel writes them. A file in a test is not a disk."""
     try:
         fcntl.ioctl(disk, _BLKZEROOUT, struct.pack("=QQ", offset, size))
     except OSError as error:
@@ -108,7 +108,7 @@ def _copy_checked(extent: Extent, medium: Path, disk: int, detail: Callable[[str
         raise Failure(
             f"the medium is damaged: {extent.size} bytes from {extent.source_offset} are not what was built",
             where=str(path),
-            hint=f"write the medium anew; of the disk, {_UNFINISHED}",
+            hint=f"write the medium again; of the disk, {_UNFINISHED}",
         )
     return Span(extent.offset, extent.size, digest)
 
@@ -129,7 +129,10 @@ def data(file: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _copy(source: int, path: Path, begin: int, disk: int, offset: int, size: int, detail: Callable[[str], None]) -> str:
-    """Copy, and tell the SHA-256 of what was read; a source that ends early has another one. An OSError of reading names ``path``."""
+    """Copy, and return the SHA-256 of what was read, which differs if the source ends early.
+
+    An OSError of reading names ``path``.
+    """
     digest = hashlib.sha256()
     at = 0
     while at < size:
@@ -149,7 +152,10 @@ def _copy(source: int, path: Path, begin: int, disk: int, offset: int, size: int
 
 
 def _verify(target: Path, written: list[Span], detail: Callable[[str], None]) -> None:
-    """Read all of it from the disk itself: O_DIRECT passes the kernel's cache by. A file system in memory has none to pass by."""
+    """Read all of it from the disk itself: O_DIRECT bypasses the kernel's cache.
+
+    A file system in memory has no cache.
+    """
     try:
         reading = os.open(target, os.O_RDONLY | os.O_DIRECT)
     except OSError as error:
@@ -176,7 +182,10 @@ def _verify(target: Path, written: list[Span], detail: Callable[[str], None]) ->
 
 
 def _reread(disk: int) -> None:
-    """Tell the kernel of the new partitions. It is a courtesy: a disk with a holder is refused before, and a file has none."""
+    """Make the kernel read the new partitions.
+
+    This is optional: a disk in use was refused before, and a file has none.
+    """
     try:
         fcntl.ioctl(disk, _BLKRRPART)
     except OSError as error:

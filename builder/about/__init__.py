@@ -1,1 +1,1 @@
-"""What a build says of itself: manifest, software bill of materials, sizes, times, budget."""
+"""Descriptions of a build: manifest, software bill of materials, sizes, times, budget."""

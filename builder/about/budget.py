@@ -1,11 +1,11 @@
-"""Budgets: how large what is built may be, and who made it larger.
+"""Budgets: the size limits of a build, and which owners made it larger.
 
-    the definition's budget + what was measured  --excesses()-->  what is too large, and the owners that grew
-    <definition>.sizes.json                      --load()------>  the owners' bytes of a build that somebody found good
+    the definition's budget + what was measured  --excesses()-->  the parts that are too large, and the owners that grew
+    <definition>.sizes.json                      --load()------>  the owners' bytes of an accepted build
 
-The second is a small file beside the definition, committed with it and written by ``osbuild budget --accept``: so the answer is there in a fresh
-clone, too, where no former build is. Limits are about bytes as delivered; owners are compared by their bytes before compression, since a compressed
-byte belongs to nobody alone.
+The second is a small file beside the definition, committed with it and written by ``osbuild budget --accept``, so that
+a fresh clone without a former build has it, too. Limits count bytes as delivered; owners are compared by their bytes
+before compression, since several owners share a compressed byte.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ SUFFIX: Final = ".sizes.json"
 VERSION: Final = 1
 
 Level = Literal["release", "fast"]
-"""With ``--release``, or without; a container is a release."""
+"""With ``--release`` or without; a container counts as a release."""
 
 Budget = Mapping[Level, Limits]
-"""Limits by the level that they hold for, as definitions have them."""
+"""Limits by level, as in definitions."""
 
 Owners = Mapping[str, int]
-"""Bytes before compression, by package, or by file for what no package delivers as it is."""
+"""Bytes before compression, by package; by file for what no package delivers unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One part of what was built: its bytes as delivered, and who has how many of them before compression."""
+    """One part of a build: its bytes as delivered, and the bytes of each owner before compression."""
 
     bytes: int
     owners: Owners
@@ -52,7 +52,10 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """A part that is too large: the key of its limit, both in bytes, and who grew, most first; the largest owners if ``known`` is false."""
+    """A part that is too large, with the key of its limit and the owners that grew, most first.
+
+    Without known former sizes (``known`` is false) these are the largest owners. Sizes are in bytes.
+    """
 
     part: str
     key: str
@@ -63,12 +66,12 @@ class Excess:
 
 
 def measured(sizes: Mapping[str, int], owners: Owners, boot: Owners) -> dict[str, Measured]:
-    """The parts of a build from what its manifest says: ``sizes`` by part, the tree's ``owners``, and what ``boot`` is made of."""
+    """The parts of a build from its manifest: ``sizes`` by part, ``owners`` of the tree, and contents of ``boot``."""
     return {part: Measured(count, boot if part == "boot" else owners) for part, count in sizes.items()}
 
 
 def limit(budget: Budget, part: str, level: Level) -> int | None:
-    """The bytes that ``part`` may have; None if that is not limited."""
+    """The limit of ``part`` in bytes; None if it has none."""
     found: int | None = getattr(budget[level], part) if level in budget else None
     return found
 
@@ -76,7 +79,10 @@ def limit(budget: Budget, part: str, level: Level) -> int | None:
 def excesses(
     budget: Budget, level: Level, measured: Mapping[str, Measured], baseline: Mapping[str, Owners]
 ) -> Iterator[Excess]:
-    """What of ``measured`` is larger than it may be; ``baseline`` has the owners' former bytes, by part, as far as they are known."""
+    """The parts in ``measured`` that exceed their limits.
+
+    ``baseline`` has the owners' former bytes, by part, as far as they are known.
+    """
     for part, found in measured.items():
         held = limit(budget, part, level)
         if held is not None and found.bytes > held:
@@ -86,7 +92,7 @@ def excesses(
 
 
 def growth(before: Owners | None, now: Owners) -> tuple[Growth, ...]:
-    """Who grew since ``before``, most first; if that is unknown (None), everybody, largest first."""
+    """The owners that grew since ``before``, most first; if that is unknown (None), all owners, largest first."""
     if before is None:
         found = [Growth(owner, None, count) for owner, count in now.items()]
     else:
@@ -95,7 +101,7 @@ def growth(before: Owners | None, now: Owners) -> tuple[Growth, ...]:
 
 
 def check(what: Definition, path: Path, level: Level, measured: Mapping[str, Measured]) -> None:
-    """Raise :class:`Failure` if anything of ``measured`` is larger than the definition at ``path`` allows, naming who grew."""
+    """Raise :class:`Failure`, naming owners, if a part is larger than the definition at ``path`` allows."""
     beside = baseline_path(path)
     found = list(excesses(what.budget, level, measured, load(beside, what.architecture)))
     if found:
@@ -140,7 +146,7 @@ def baseline_path(definition: Path) -> Path:
 
 
 def load(path: Path, architecture: str) -> dict[str, Owners]:
-    """The accepted bytes of each part's owners; empty if nothing was accepted for this architecture yet.
+    """The accepted bytes of each part's owners; empty if none were accepted for this architecture yet.
 
     Raises :class:`Failure` for a file that is not what :func:`accept` writes.
     """
@@ -152,7 +158,7 @@ def load(path: Path, architecture: str) -> dict[str, Owners]:
 
 
 def accept(path: Path, architecture: str, measured: Mapping[str, Measured]) -> None:
-    """Write the owners of ``measured`` as the accepted ones of ``architecture`` into the file at ``path``; other architectures' stay."""
+    """Write the owners of ``measured`` as accepted for ``architecture`` into the file at ``path``; others stay."""
     told = {
         **_read(path),
         "version": VERSION,
@@ -188,5 +194,5 @@ def _broken(path: Path) -> Failure:
     return Failure(
         "these are no accepted sizes that this program can read",
         where=str(path),
-        hint="remove the file, and 'osbuild budget --accept' writes it anew",
+        hint="remove the file, and 'osbuild budget --accept' writes it again",
     )

@@ -1,7 +1,7 @@
-"""``files.jsonl``: every path of a tree, one JSON object a line, so that ``grep``, ``jq`` and ``diff`` read it as well as we do.
+"""``files.jsonl``: every path of a tree, one JSON object per line, for ``grep``, ``jq`` and ``diff``.
 
-The hashes were taken when the contents were stored, so writing the list reads no file of the tree. The same tree gives the same bytes; it is
-not compressed, since zlibs differ in what they write.
+The hashes were computed when the contents were stored, so writing the list reads no file of the tree. The same tree
+gives the same bytes; the list is not compressed, since versions of zlib write different bytes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ _HASH_DIGITS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One path of a build, as it is in the image: ``path`` is absolute, ``mode`` four octal digits, ``mtime`` seconds, ``package`` who brought it
-    (``flotilla`` for our own), ``size`` (bytes) and ``sha256`` (hex) those of a file, ``target`` that of a link, ``xattrs`` raw values in base64."""
+    """One path of a build, as it is in the image.
+
+    ``path`` is absolute, ``mode`` four octal digits, ``mtime`` seconds, ``package`` its origin (``flotilla`` for our
+    own). Files have ``size`` (bytes) and ``sha256`` (hex), links ``target``; ``xattrs`` are raw values in base64.
+    """
 
     path: str
     kind: Kind
@@ -41,7 +44,7 @@ class Listed:
 
 
 def listed(tree: Tree, epoch: int) -> Iterator[Listed]:
-    """What the image made of ``tree`` will hold, sorted by path; ``epoch`` (seconds) is that of the build."""
+    """The paths of the image that is made of ``tree``, sorted; ``epoch`` (seconds) is that of the build."""
     for entry in tree:
         is_file = entry.kind is Kind.FILE
         yield Listed(
@@ -61,7 +64,10 @@ def listed(tree: Tree, epoch: int) -> Iterator[Listed]:
 
 _NAMES: Final = tuple(each.name for each in fields(Listed))
 _ALWAYS: Final = _NAMES[:7]
-"""What every line has; of the others a file has ``size`` and ``sha256``, a link ``target``, and whatever has any ``xattrs``."""
+"""The keys of every line.
+
+Files also have ``size`` and ``sha256``, links ``target``, and entries with extended attributes ``xattrs``.
+"""
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -93,7 +99,7 @@ def write(folder: Path, tree: Tree, epoch: int) -> None:
 
 
 def parse(text: str) -> Listed:
-    """The entry of a line. Raises ``ValueError`` for whatever :func:`line` does not write; the text says what."""
+    """The entry of a line. Raises ``ValueError``, with the reason, for what :func:`line` does not write."""
     value = record.parse(text)
     if not isinstance(value, dict):
         raise ValueError("not an object")
@@ -139,14 +145,14 @@ _IS_SOUND: Final[Mapping[str, Any]] = {
 def load(folder: Path) -> dict[str, Listed]:
     """The list in ``folder``, by path and in its order.
 
-    Raises :class:`Failure` for a list that is not there or that is none, with the line.
+    Raises :class:`Failure` if the list is missing or broken, with the line.
     """
     path = folder / NAME
     found: dict[str, Listed] = {}
     number = 0
     try:
         with path.open(encoding="ascii") as file:
-            for number, text in enumerate(file, 1):  # noqa: B007 - told in the failure
+            for number, text in enumerate(file, 1):  # noqa: B007 - reported in the failure
                 entry = parse(text)
                 if entry.path in found:
                     raise ValueError("a path that was there before")

@@ -1,4 +1,4 @@
-"""``manifest.json``: what is in an image, and proof that a build folder is whole and up to date."""
+"""``manifest.json``: the contents of an image, and proof that a build folder is complete and up to date."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ def compose(
 ) -> dict[str, Any]:
     """The manifest's value.
 
-    ``build`` is the id of the whole build; ``packages`` lists name, version, source and hash of each; ``artifacts`` name, size and hash of each file
-    beside the manifest; ``accounts`` the users and groups of the tree; ``owners`` the bytes of the tree that each package (or ``flotilla``) brought, largest first;
-    ``release`` the option of that name, and ``inputs`` the id of each thing that shaped the build: with them it can be verified; ``sizes`` the
-    bytes of each part that a budget can limit, and ``boot`` the bytes before compression of the kernel and of each file in the initrd; ``updates`` is what
-    the archive said of security updates when a release was built (:func:`builder.pipeline.outdated.ask`).
+    ``build`` is the id of the whole build. ``packages`` lists name, version, source and hash of each; ``artifacts``
+    name, size and hash of each file beside the manifest; ``accounts`` the users and groups of the tree; ``owners`` the
+    bytes of the tree that each package (or ``flotilla``) brought, largest first. ``release`` is the option of that
+    name, and ``inputs`` has the id of each thing that shaped the build: with them it can be verified. ``sizes`` has the
+    bytes of each part that a budget can limit, ``boot`` the bytes before compression of the kernel and of each file in
+    the initrd. ``updates`` is the archive's answer about security updates when a release was built
+    (:func:`builder.pipeline.outdated.ask`).
     """
     paths = sorted(artifacts)
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
         digests = list(pool.map(sha256, paths))
     return {
         "version": VERSION,
@@ -78,7 +80,7 @@ def compose(
 
 
 def accounts(tree: Tree) -> dict[str, list[dict[str, object]]]:
-    """Users and groups of ``tree``, as passwd(5) and group(5) have them, by number; none in a tree without these files."""
+    """Users and groups of ``tree``, as in passwd(5) and group(5), by number; none in a tree without these files."""
     users = [
         {"name": name, "uid": int(uid), "gid": int(gid), "home": home, "shell": shell}
         for name, _, uid, gid, _, home, shell in _fields(tree, "etc/passwd")
@@ -95,7 +97,7 @@ def _fields(tree: Tree, path: str) -> list[list[str]]:
 
 
 def owners(tree: Tree) -> dict[str, int]:
-    """The bytes of ``tree`` by the package (or ``flotilla``) that brought them; those who brought none are left out."""
+    """The bytes of ``tree`` by the package (or ``flotilla``) that brought them; owners without bytes are left out."""
     bytes_of: Counter[str] = Counter()
     for entry in tree:
         if entry.size:
@@ -110,9 +112,9 @@ def _largest_first(sizes: Mapping[str, int]) -> list[dict[str, object]]:
 
 
 def is_current(folder: Path, build: str, updates: Mapping[str, object] | None = None) -> bool:
-    """Does ``folder`` hold the whole result of the build with this id, and does its manifest tell the same ``updates`` (if not None)?
+    """Does ``folder`` hold the complete result of the build with this id, and the same ``updates`` (if not None)?
 
-    Sizes are compared, contents are not read.
+    It compares sizes and does not read contents.
     """
     try:
         manifest = record.parse((folder / NAME).read_text())
@@ -127,9 +129,10 @@ def is_current(folder: Path, build: str, updates: Mapping[str, object] | None = 
 def publish(work: Path, output: Path, manifest: dict[str, Any]) -> None:
     """Move the artifacts of ``work`` (on the same disk) into the folder ``output``.
 
-    The old manifest goes first and the new one comes last, so that a folder with a manifest is whole whenever we are killed; all are renames,
-    so a full disk cannot stop it half way. Files are replaced, not rewritten: a running machine keeps the image it was started from.
-    An old artifact is removed before the new one takes its name: ext4 writes a file to the disk that is renamed over another.
+    The old manifest goes first and the new one comes last, so that a folder with a manifest is complete at whatever
+    point the process is killed. All moves are renames, so a full disk cannot stop it half way. Files are replaced, not
+    rewritten: a running machine keeps the image it was started from. An old artifact is removed before the new one
+    takes its name, since ext4 flushes a file to the disk that is renamed over another.
     """
     (work / NAME).write_text(json.dumps(manifest, indent=1) + "\n")
     (output / NAME).unlink(missing_ok=True)

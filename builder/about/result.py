@@ -1,4 +1,4 @@
-"""A finished build, read back from its folder, which may be anybody's: nothing in it is believed before it is looked at."""
+"""A finished build, read back from its folder. The folder is not trusted: all of its contents are checked."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from terminal import Failure, record
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a manifest says: versions of packages, sizes and hashes of artifacts, bytes of owners, each by name and in the manifest's order.
+    """The contents of a manifest: package versions, sizes and hashes of artifacts, bytes of owners.
 
-    ``sizes`` and ``boot`` are empty for builds of before there were budgets.
+    Each is by name and in the manifest's order.
+
+    ``sizes`` and ``boot`` are empty for builds from before there were budgets.
     """
 
     folder: Path
@@ -43,7 +45,7 @@ def load(folder: Path) -> Build:
         data = record.parse(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(
-            "no build is there", where=str(path), hint="name the folder that 'osbuild image' said it built"
+            "no build is there", where=str(path), hint="name the folder that 'osbuild image' printed"
         ) from None
     except OSError as error:
         raise Failure(f"cannot read the manifest: {error.strerror}", where=str(path)) from error
@@ -74,7 +76,7 @@ def load(folder: Path) -> Build:
 
 
 def _word(value: object) -> str:
-    """A string that is safe to print: a build may come from anybody."""
+    """A string that is safe to print: a build may come from an untrusted source."""
     if not isinstance(value, str) or not value.isprintable():
         raise ValueError(value)
     return value
@@ -93,7 +95,7 @@ def _broken(path: Path, why: str) -> Failure:
 def files(build: Build) -> dict[str, Listed] | None:
     """The build's list of files by path; None if its folder has none (an old build, or a manifest alone).
 
-    Raises :class:`Failure` for a list that is broken, or that is not the one that the manifest tells of.
+    Raises :class:`Failure` for a list that is broken, or that is not the one that the manifest describes.
     """
     path = build.folder / filelist.NAME
     if filelist.NAME not in build.artifacts or not path.exists():
@@ -107,5 +109,5 @@ def files(build: Build) -> dict[str, Listed] | None:
 
 
 def printable(text: str) -> str:
-    """``text`` with whatever could command a terminal written out: names come from files that nobody vouches for."""
+    """``text`` with control characters for terminals written out: the names come from untrusted files."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -1,10 +1,12 @@
-"""``sbom.spdx.json``: what is in an image, in the words of SPDX 2.3, for scanners and for whoever must answer "do we ship this?".
+"""``sbom.spdx.json``: the contents of an image in SPDX 2.3, for scanners and for the question "do we ship this?".
 
-The document describes one package, the image; it *contains* the Debian packages of the lock, and each of those is *generated from* its source
-package. Everything comes from the lock and from the packages' own control paragraphs: no clock, no chance. Licences are ``NOASSERTION``: we
-have not read them, and a list that is guessed is worse than none.
+The document describes one package, the image; it *contains* the Debian packages of the lock, and each of those is
+*generated from* its source package. Everything comes from the lock and from the packages' own control paragraphs; no
+clock or random number is involved. Licences are ``NOASSERTION``: we have not read them, and a guessed list is worse
+than none.
 
-Format: SPDX specification 2.3, clauses 6 (document), 7 (packages), 11 (relationships); package URLs: purl specification, type ``deb``.
+Format: SPDX specification 2.3, clauses 6 (document), 7 (packages), 11 (relationships); package URLs: purl
+specification, type ``deb``.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ def compose(
 ) -> dict[str, Any]:
     """The document's value for the image ``name``.
 
-    ``build`` is the id of the build, which makes the document's namespace; ``packages`` are the unpacked packages of ``lock``, in any order; ``has_ours``
-    says that the node's part of Flotilla is in it, too.
+    ``build`` is the id of the build, from which the document's namespace is made; ``packages`` are the unpacked
+    packages of ``lock``, in any order; with ``has_ours`` the image contains the node's part of Flotilla, too.
     """
     control = {package.name: deb.fields(package.control) for package in packages}
     sources = sorted({(package.source, package.source_version) for package in lock.packages})
@@ -58,10 +60,10 @@ def compose(
         relations.append(_relation(_package_id(package.name), "GENERATED_FROM", source))
     return {
         "spdxVersion": "SPDX-2.3",
-        "dataLicense": "CC0-1.0",  # of this document, as the specification demands; it says nothing about what is listed
+        "dataLicense": "CC0-1.0",  # of this document, as the specification demands, not of what it lists
         "SPDXID": _DOCUMENT,
         "name": f"{name} ({target})",
-        # A name, not an address: the specification asks for a unique URI and does not want it to lead anywhere.
+        # A name, not an address: the specification requires a unique URI, which need not lead anywhere.
         "documentNamespace": f"https://flotilla.invalid/spdx/{name}/{identify('sbom', 1, build)}",
         "creationInfo": {
             "created": datetime.fromtimestamp(lock.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -83,14 +85,14 @@ def purl(name: str, version: str, architecture: str) -> str:
 
 
 def supplier(maintainer: str) -> str:
-    """SPDX's words for the ``Maintainer`` of a control paragraph; ``NOASSERTION`` if it names nobody.
+    """SPDX's form of the ``Maintainer`` of a control paragraph; ``NOASSERTION`` if there is none.
 
-    SPDX wants to know whether that is a person. Debian does not say, but its teams call themselves so, or are reached through list and package
-    addresses, which people are not.
+    SPDX requires whether that is a person. Debian does not record it, but teams have "team" in their names or use the
+    addresses of lists and packages, which people do not.
     """
     text = maintainer.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     name, _, address = text.rstrip("> ").partition("<")
-    # Brackets set the address off in SPDX, so a name cannot have any.
+    # SPDX puts the address in brackets, so a name cannot have any.
     name = re.sub(r"[()\s]+", " ", name).strip()
     if not name:
         return _UNKNOWN
@@ -153,5 +155,5 @@ def _source_id(name: str, version: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """``text`` in the letters of an SPDX id: whatever is not one of them becomes its number, ``-2B-`` for a plus sign."""
+    """``text`` as part of an SPDX id: a character that is not allowed becomes its number, ``-2B-`` for a plus sign."""
     return re.sub(r"[^A-Za-z0-9.-]", lambda found: f"-{ord(found[0]):02X}-", text)

@@ -1,8 +1,8 @@
-"""``sizes.html``: where the bytes of an image are, for people who would rather look than read.
+"""``sizes.html``: a map of the bytes of an image.
 
-One page that needs nothing else (:mod:`builder.core.page`). Its script draws a treemap in which every area is proportional to bytes before
-compression: by the package that brought a file, then by folder; or by folder alone. What it draws is in the page as data: all files by
-folder. The tables are there without scripts, too. The same tree gives the same page.
+One self-contained page (:mod:`builder.core.page`). Its script draws a treemap in which every area is proportional to
+bytes before compression: by the package that brought a file, then by folder; or by folder alone. The page contains the
+data, all files by folder. The tables work without scripts, too. The same tree gives the same page.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KINDS: Final = {
     "ours": "our own",
     "other": "other",
 }
-"""The kinds of owners: their style, and what people call them."""
+"""The kinds of owners: style and name."""
 
 _SECTIONS: Final = {
     "system": ("admin", "database", "metapackages", "otherosfs", "raku", "vcs"),
@@ -46,13 +46,13 @@ _KIND_OF_SECTION: Final = {section: kind for kind, sections in _SECTIONS.items()
 
 
 def write(folder: Path, title: str, packages: Iterable[Package], tree: Tree) -> None:
-    """Write the page about ``tree``, made of ``packages``, into ``folder``, whose other files are its artifacts, under :data:`NAME`."""
+    """Write the page about ``tree``, made of ``packages``, as :data:`NAME` into the ``folder`` of its artifacts."""
     artifacts = [(path.name, path.stat().st_size) for path in sorted(folder.iterdir()) if path.name != NAME]
     (folder / NAME).write_text(render(title, packages, tree, artifacts), "utf-8")
 
 
 def kind(owner: str, section: str) -> str:
-    """The kind (a key of :data:`KINDS`) of an owner whose package is in this section of Debian's archive (Debian policy, 2.4)."""
+    """The kind (a key of :data:`KINDS`) of a package in this section of Debian's archive (Debian policy, 2.4)."""
     if owner == OWNER_BUILDER:
         return "ours"
     return _KIND_OF_SECTION.get(section.rpartition("/")[2], "other")
@@ -103,7 +103,10 @@ def render(title: str, packages: Iterable[Package], tree: Tree, artifacts: Seque
 
 
 def _nested(files: Iterable[tuple[str, int, int]]) -> list[Any]:
-    """Files (path, size, number of the owner) by folder: ``[name, [what is in it]]`` for a folder, ``[name, size, owner]`` for a file."""
+    """Files (path, size, number of the owner) by folder.
+
+    A folder is ``[name, [contents]]``, a file ``[name, size, owner]``.
+    """
     top: list[Any] = []
     inside: dict[str, list[Any]] = {"": top}
 
@@ -121,7 +124,7 @@ def _nested(files: Iterable[tuple[str, int, int]]) -> list[Any]:
 
 
 def megabytes(size: int) -> str:
-    """``size`` bytes for people: 12.3 MB; 4.5 kB or 67 B for what would be 0.0 of the larger unit."""
+    """``size`` in bytes for people: 12.3 MB; 4.5 kB or 67 B where the larger unit would give 0.0."""
     if size < 1000:
         return f"{size} B"
     return f"{size / 1e6:.1f} MB" if size >= 50_000 else f"{size / 1e3:.1f} kB"

@@ -1,7 +1,7 @@
 """Where the time of a build went: ``osbuild image --timings``, and ``timings.html``.
 
-The page lies beside the artifacts but is none of them: two builds that are the same to the bit took different times, so the manifest does not
-list it and ``osbuild verify`` does not look at it.
+The page lies beside the artifacts but is not one of them: two builds with equal bytes take different times, so the
+manifest does not list it and ``osbuild verify`` does not look at it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rows(spans: Sequence[Span]) -> Iterator[Row]:
 
 
 def busy(spans: Sequence[Span]) -> float:
-    """The seconds in which at least one of ``spans`` was running: what several threads do at once counts once."""
+    """The seconds in which at least one of ``spans`` was running: simultaneous work of several threads counts once."""
     total, until = 0.0, float("-inf")
     for span in sorted(spans, key=lambda span: span.begin):
         total += max(0.0, span.end - max(span.begin, until))
@@ -88,7 +88,7 @@ def render(title: str, total: float, spans: Sequence[Span]) -> str:
         summary=f"built in {total:.2f} s",
         table=page.table(
             ["phase", "seconds", "share", "times"],
-            # Em spaces: HTML would make nothing of plain ones at the beginning.
+            # Em spaces: HTML ignores plain ones at the beginning.
             [["\u2003" * depth + name, *rest] for depth, name, *rest in _told(total, spans)],
             (1, 2, 3),
         ),

@@ -1,4 +1,7 @@
-"""What differs inside two artifacts that should be the same file: archives are opened, and their members compared by name, attributes and content."""
+"""The differences inside two artifacts that should be the same file.
+
+Archives are opened, and their members compared by name, attributes and content.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ _DISKS: Final = (".img", ".raw", ".vmdk", ".vhd")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file, folder or link in an archive: everything but its content (kind, mode, owner, time, target) as text, and its content's hash."""
+    """A file, folder or link in an archive: its attributes as text, and the hash of its content.
+
+    Attributes are kind, mode, owner, time and target.
+    """
 
     attributes: str
     sha256: str = ""
@@ -43,8 +49,8 @@ class Member:
 Members = Mapping[str, Member]
 
 
-class Unreadable(Exception):  # noqa: N818 - told as a difference, never on its own
-    """The artifact is of a kind that is not looked into, or is damaged; the text says which."""
+class Unreadable(Exception):  # noqa: N818 - reported as a difference, never on its own
+    """The artifact is of a kind that is not opened, or is damaged; the text has the reason."""
 
 
 def differences(ours: Path, theirs: Path, tools: Tools, scratch: Path) -> list[str]:
@@ -72,7 +78,7 @@ def _told(name: str, built: Members, rebuilt: Members) -> Iterator[str]:
 
 
 def members(path: Path, tools: Tools, scratch: Path) -> Members:
-    """What is in the archive at ``path``, by name. Raises :class:`Unreadable`."""
+    """The contents of the archive at ``path``, by name. Raises :class:`Unreadable`."""
     if path.name == filelist.NAME:
         return _list(path)
     with path.open("rb") as file:
@@ -91,7 +97,7 @@ def members(path: Path, tools: Tools, scratch: Path) -> Members:
     if head.startswith(_SQUASHFS_MAGIC):
         listing = scratch / "squashfs"
         try:
-            # A pseudo file: one line a member, then the contents of all.
+            # A pseudo file: one line per member, then the contents of all.
             tools.run("unsquashfs", "-pf", str(listing), str(path))
             return dict(_squashfs(listing))
         except ToolFailure as error:
@@ -109,7 +115,7 @@ def members(path: Path, tools: Tools, scratch: Path) -> Members:
 
 
 def _disks(path: Path, tools: Tools, scratch: Path) -> dict[str, Member]:
-    """What is in the disks that the tar ``path`` (compressed or not) carries, as a box or a cloud's archive does."""
+    """The contents of the disks in the tar ``path`` (compressed or not), such as a box or a cloud's archive."""
     found: dict[str, Member] = {}
     with tarfile.open(path) as archive:
         for entry in archive:
@@ -126,7 +132,7 @@ def _disks(path: Path, tools: Tools, scratch: Path) -> dict[str, Member]:
 
 
 def _nested(path: Path, tools: Tools, scratch: Path) -> Iterator[tuple[str, Member]]:
-    """What is in the file systems of a disk or an ISO, below the name of the partition or the file that each is in."""
+    """The contents of the file systems of a disk or an ISO, below the name of the partition or file of each."""
     for name, piece in volumes.pieces(path, tools, scratch):
         prefix = f"{name}/" if name else ""
         try:
@@ -138,7 +144,7 @@ def _nested(path: Path, tools: Tools, scratch: Path) -> Iterator[tuple[str, Memb
 
 
 def _list(path: Path) -> Members:
-    """What a build's own list tells of the tree: the answer, too, where a root's file system is not looked into."""
+    """A build's own list of the tree, for roots whose file system is not opened, too."""
     try:
         found = filelist.load(path.parent)
     except Failure as failure:
@@ -153,7 +159,10 @@ def _list(path: Path) -> Members:
 
 
 def _cpio(data: bytes) -> Iterator[tuple[str, Member]]:
-    """Format: the kernel's buffer-format.rst, as :mod:`builder.formats.cpio` writes it; one archive may follow another."""
+    """Format: the kernel's buffer-format.rst, as :mod:`builder.formats.cpio` writes it.
+
+    Archives may follow each other.
+    """
     at = 0
     while True:
         try:
@@ -189,7 +198,7 @@ def _tar(file: IO[bytes] | gzip.GzipFile, prefix: str) -> Iterator[tuple[str, Me
             elif not prefix and name.endswith(".tar"):
                 yield from _tar(opened, f"{name}/")
             elif not prefix and name.startswith(_OCI_BLOBS) and _is_tar(opened.read(512)):
-                # Called by its own hash, which is another one for every difference.
+                # Its name is its own hash, which changes with every difference.
                 opened.seek(0)
                 yield from _tar(opened, "layer/")
             else:
@@ -202,7 +211,7 @@ def _tar(file: IO[bytes] | gzip.GzipFile, prefix: str) -> Iterator[tuple[str, Me
 
 # A name (spaces and backslashes in it are escaped), a letter for the kind, and what belongs to it.
 _PSEUDO_LINE: Final = re.compile(rb"((?:[^\\ ]|\\.)+) (.*)", re.DOTALL)
-# R time mode uid gid size offset sparse: where the content is depends on all files before it.
+# R time mode uid gid size offset sparse: the offset depends on all files before it.
 _PSEUDO_FILE: Final = re.compile(rb"(R .*) (\d+) (\d+) \d+")
 
 

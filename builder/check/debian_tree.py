@@ -1,6 +1,7 @@
-"""Our tree beside mmdebstrap's: both brought to a form in which only what somebody has to look at still differs.
+"""Our tree and mmdebstrap's, reduced to the differences that a person has to review.
 
-What follows from the definition is left out by rule, not by a list: see :data:`RULES`. The rest is :func:`builder.check.tree_difference.judge`'s.
+Differences that follow from the definition are left out by rule, not by a list: see :data:`RULES`. The rest goes to
+:func:`builder.check.tree_difference.judge`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _OF_THE_HOST: Final = ("etc/hostname", "etc/resolv.conf", "etc/.resolv.conf.syst
 
 @dataclass(frozen=True)
 class Sides:
-    """What is left to compare, and how many paths each of :data:`RULES` left out."""
+    """The trees to compare, and how many paths each of :data:`RULES` left out."""
 
     ours: Mapping[str, Facts]
     theirs: Mapping[str, Facts]
@@ -50,8 +51,10 @@ class Sides:
 def sides(
     what: Definition, tree: Tree, theirs: Mapping[str, Facts], node: Sequence[Package], others: Iterable[Package]
 ) -> Sides:
-    """``tree`` as :func:`builder.pipeline.assemble.finish` made it of the packages ``node``, and ``theirs`` as :func:`builder.check.mmdebstrap.tree` did of
-    these and ``others``.
+    """Prepare our ``tree`` and ``theirs`` for the comparison.
+
+    :func:`builder.pipeline.assemble.finish` made ``tree`` of the packages ``node``,
+    :func:`builder.check.mmdebstrap.tree` made ``theirs`` of these and ``others``.
     """
     ours, theirs = tree_difference.by_line(tree_difference.of_tree(tree)), tree_difference.by_line(theirs)
     left_out: Counter[str] = Counter()

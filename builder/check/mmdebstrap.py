@@ -1,7 +1,8 @@
-"""The same packages the conventional way: unpacked by dpkg and configured by all their maintainer scripts, with mmdebstrap.
+"""The same packages the conventional way, with mmdebstrap: dpkg unpacks them, their maintainer scripts configure them.
 
-Nothing that we build comes from here. It is what we compare ourselves with: the tree (:mod:`builder.check.debian_tree`) and the time (bench/build.py).
-mmdebstrap is a program of the host, and gets the very files of the locks from a folder: no mirror, no other version.
+No build uses this. It is the reference for our tree (:mod:`builder.check.debian_tree`) and our build time
+(bench/build.py). mmdebstrap is a program of the host, and takes the locked files from a folder: no mirror, no other
+version.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from terminal import Failure, record
 from terminal.subprocesses import run_to_the_end
 
 VERSION: Final = 1
-"""Of the way a tree is made and read; part of the id under which the store keeps it."""
+"""Version of the way a tree is made and read; part of the id under which the store keeps it."""
 
-# systemd-tmpfiles wants /proc, which can be mounted neither in the containers of many a CI nor under fakechroot, and etcd-server's script fails
-# if it fails. So while the scripts run it is diverted (as dpkg-divert would), and it runs once at the end, from outside.
+# systemd-tmpfiles needs /proc, which cannot be mounted in the containers of many CI systems or under fakechroot, and
+# etcd-server's script fails if it fails. So it is diverted (as by dpkg-divert) while the scripts run, and runs once at
+# the end, from outside.
 _DIVERT: Final = r"""
 cd "$1"
 mv usr/bin/systemd-tmpfiles usr/bin/systemd-tmpfiles.late
@@ -39,8 +41,8 @@ ln -s true usr/bin/systemd-tmpfiles
 printf '/usr/bin/systemd-tmpfiles\n/usr/bin/systemd-tmpfiles.late\n:\n' >var/lib/dpkg/diversions
 """
 
-# It is the tree's own program with the tree's own libraries, whatever the host has. 65 and 73 are what it ends with when single lines of its
-# configuration could not be done (systemd-tmpfiles(8)), such as those for devices.
+# It is the tree's own program with the tree's own libraries, whatever the host has. It exits with 65 or 73 when single
+# lines of its configuration failed (systemd-tmpfiles(8)), such as those for devices.
 _LATE: Final = r"""
 cd "$1"
 mv usr/bin/systemd-tmpfiles.late usr/bin/systemd-tmpfiles
@@ -51,7 +53,7 @@ usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries:$libraries/systemd" us
 """
 
 COMPARABLE: Final = (
-    # The kernel's package has an initrd made by this hook: ours is our own, and theirs takes a while.
+    # This hook of the kernel's package makes an initrd: we have our own, and theirs takes a while.
     "--dpkgopt=path-exclude=/etc/kernel/postinst.d/initramfs-tools",
     f"--extract-hook=set -e;{_DIVERT}",
     f"--customize-hook=set -e;{_LATE}",
@@ -80,9 +82,9 @@ def together(node: Lock, comparison: Lock) -> Lock:
 
 
 def tree(lock: Lock, store: Store, mirror: Callable[[], Mirror]) -> dict[str, Facts]:
-    """What mmdebstrap makes of ``lock``; kept in ``store``, since it takes a minute or two.
+    """The tree that mmdebstrap makes of ``lock``; kept in ``store``, since it takes a minute or two.
 
-    Raises :class:`Failure` if packages cannot be fetched, or mmdebstrap is not there or fails.
+    Raises :class:`Failure` if packages cannot be fetched, or mmdebstrap is missing or fails.
     """
     key = identify("conventional", VERSION, [lock.id, list(COMPARABLE)])
     kept = store.path("steps", key) / "facts.json"
@@ -107,7 +109,8 @@ def write_archive(
 ) -> None:
     """A flat archive (sources.list(5)) in the new ``folder``: ``files`` of the packages by name, and their index.
 
-    Copies, not links: mmdebstrap without root reads them as another user, to whom a home folder is closed; and nothing can reach the store.
+    Copies, not links: without root, mmdebstrap reads them as another user who cannot enter a home folder; and nothing
+    can reach the store.
     """
     folder.mkdir()
     folder.chmod(0o755)
@@ -123,10 +126,10 @@ def write_archive(
 
 
 def command(archive: Path, locked: Iterable[LockedPackage], target: Path, *options: str) -> list[str]:
-    """The call of mmdebstrap that installs exactly ``locked`` from ``archive`` into ``target``, a folder or a file ``.tar``.
+    """The call of mmdebstrap that installs exactly ``locked`` from ``archive`` into ``target`` (a folder or ``.tar``).
 
-    Mode auto is mmdebstrap's own choice: root needs no more than chroot; others a user namespace, or else fakechroot. Variant custom is its
-    fastest that runs maintainer scripts.
+    With mode auto mmdebstrap chooses: root needs only chroot; others a user namespace, or else fakechroot. Variant
+    custom is the fastest one that runs maintainer scripts.
     """
     names = ",".join(package.name for package in locked)
     return [
@@ -144,7 +147,7 @@ def command(archive: Path, locked: Iterable[LockedPackage], target: Path, *optio
 
 
 def run(words: Sequence[str]) -> None:
-    """Run mmdebstrap. Raises :class:`Failure` with the end of what it said."""
+    """Run mmdebstrap. Raises :class:`Failure` with the end of its output."""
     try:
         done = run_to_the_end(words, LC_ALL="C.UTF-8")
     except FileNotFoundError:
@@ -161,10 +164,13 @@ def run(words: Sequence[str]) -> None:
 
 
 def read_tar(file: IO[bytes]) -> dict[str, Facts]:
-    """The tree in an open tar (pax, numeric owners, SCHILY.xattr as GNU tar writes it), accounts named by its own /etc/passwd and /etc/group.
+    """The tree in an open tar, with accounts named by its own /etc/passwd and /etc/group.
 
-    Of the extended attributes only capabilities count: access lists and labels are there or not as the file system of TMPDIR has it. Raises
-    :class:`Failure` if the tar is damaged, has members of a kind that no file system has, or no account database.
+    Format: pax with numeric owners and SCHILY.xattr, as GNU tar writes it.
+
+    Of the extended attributes only capabilities count: whether there are access lists and labels depends on the file
+    system of TMPDIR. Raises :class:`Failure` if the tar is damaged, has members of an unknown kind, or no account
+    database.
     """
     try:
         with tarfile.open(fileobj=file, mode="r|", encoding="utf-8") as archive:

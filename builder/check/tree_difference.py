@@ -1,9 +1,11 @@
-"""What tells our tree from one that maintainer scripts made, and which of that a person has accepted, with a reason.
+"""The differences between our tree and one that maintainer scripts made, and those that were accepted with a reason.
 
-Pure but for :func:`load`. Both sides are mappings of paths to :class:`Facts`, with accounts by name, since numbers are given out by chance on one
-side; times are not compared, for an image has one. A hard link is one more file of the same content.
+Pure except :func:`load`. Both sides are mappings of paths to :class:`Facts`, with accounts by name, since one side
+assigns numbers by chance. Times are not compared, since an image has only one. A hard link is one more file of the same
+content.
 
-``image/differences.yaml`` holds what was accepted. An entry that no difference needs is an error too: the list stays as short as the truth.
+``image/differences.yaml`` holds what was accepted. An entry that no difference needs is an error, too, so that the list
+stays accurate.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ DATABASES: Final = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow")
 class Facts:
     """One path.
 
-    ``kind`` is file, dir, symlink, char, block, fifo, or line (:func:`by_line`). ``mode`` holds the permission bits with setuid, setgid and
-    sticky. ``owner`` is ``user:group``. ``target`` is a link's text or a device's numbers; ``content`` a file's, see :func:`content`;
-    ``capability`` is the value of ``security.capability`` in hexadecimal (capabilities(7)).
+    ``kind`` is file, dir, symlink, char, block, fifo, or line (:func:`by_line`). ``mode`` holds the permission bits
+    with setuid, setgid and sticky. ``owner`` is ``user:group``. ``target`` is a link's text or a device's numbers;
+    ``content`` a file's, see :func:`content`; ``capability`` is the value of ``security.capability`` in hexadecimal
+    (capabilities(7)).
     """
 
     kind: str
@@ -52,7 +55,7 @@ Side = Mapping[str, Facts]
 
 
 class Attribute(StrEnum):
-    """What of a path differs."""
+    """The attributes of a path."""
 
     ONLY_OURS = "only-ours"
     ONLY_THEIRS = "only-theirs"
@@ -66,7 +69,7 @@ class Attribute(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One attribute of one path, in words on each side."""
+    """One attribute of one path, as text for each side."""
 
     path: str
     attribute: Attribute
@@ -84,7 +87,10 @@ class Difference:
 
 
 class Accepted(BaseModel):
-    """One entry of the reviewed file: shell patterns of whole paths (``*`` crosses slashes; what lies below a match is meant, too)."""
+    """One entry of the reviewed file.
+
+    Its shell patterns match whole paths (``*`` crosses slashes) and all that lies below them.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -102,7 +108,10 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``unexplained`` differences, and the ``stale`` parts of entries (in words) that no difference needs; ``counts`` by entry."""
+    """``unexplained`` differences, the ``stale`` parts of entries (as text) without a difference.
+
+    ``counts`` by entry.
+    """
 
     unexplained: tuple[Difference, ...]
     stale: tuple[str, ...]
@@ -110,7 +119,7 @@ class Judgement:
 
 
 def load(path: Path) -> tuple[Accepted, ...]:
-    """The reviewed file. Raises :class:`Failure` with file, line and column for what is not in its format."""
+    """The reviewed file. Raises :class:`Failure` with file, line and column for a wrong format."""
     node = document.read(path)
     try:
         return _File.model_validate(node.plain()).accepted
@@ -124,7 +133,7 @@ def load(path: Path) -> tuple[Accepted, ...]:
 
 
 def differences(ours: Side, theirs: Side) -> tuple[Difference, ...]:
-    """All of them, sorted by path; a path of two kinds is told once."""
+    """All differences, sorted by path; a path of two kinds is reported once."""
     return tuple(found for path in sorted(ours.keys() | theirs.keys()) for found in _compared(path, ours, theirs))
 
 
@@ -157,7 +166,7 @@ def _described(facts: Facts) -> str:
 
 
 def judge(found: Iterable[Difference], accepted: Sequence[Accepted]) -> Judgement:
-    """What ``accepted`` leaves over of ``found``, and what of ``accepted`` is left over. The first entry that fits takes a difference."""
+    """Match ``found`` differences with ``accepted`` entries. The first entry that matches takes a difference."""
     matchers = [
         [(re.compile(_below(pattern)), pattern) for pattern in dict.fromkeys(entry.paths)] for entry in accepted
     ]
@@ -198,20 +207,26 @@ def _below(pattern: str) -> str:
 
 
 def content(path: str, data: bytes) -> str:
-    """What stands for a file's content: the text of configuration, so that a difference can be read; else the sha256."""
+    """A file's content for the comparison: configuration as readable text, all else as sha256."""
     if path.startswith("etc/") and len(data) <= TEXT_BYTES_MAX and b"\0" not in data:
         return data.decode("utf-8", "backslashreplace")
     return hashlib.sha256(data).hexdigest()
 
 
 def names(database: str) -> dict[int, str]:
-    """Numbers to names, of the text of /etc/passwd or /etc/group; the first line of a number counts, as for the C library."""
+    """Numbers to names, from the text of /etc/passwd or /etc/group.
+
+    A number's first line counts, as in the C library.
+    """
     rows = (line.split(":") for line in database.splitlines())
     return {int(row[2]): row[0] for row in reversed(list(rows))}
 
 
 def of_tree(tree: Tree) -> dict[str, Facts]:
-    """Our side: a finished tree as a running node sees it, /var and the folders that lead there at their places (:mod:`builder.finish.writable`)."""
+    """Our side: a finished tree as a running node sees it.
+
+    /var and the folders that link there are in their places (:mod:`builder.finish.writable`).
+    """
     users, groups = (names(tree.read(path).decode()) for path in ("etc/passwd", "etc/group"))
     found = {}
     for entry in tree:
@@ -239,7 +254,8 @@ def _mounted(path: str) -> str | None:
 def by_line(side: Side) -> dict[str, Facts]:
     """``side`` with a path for each line of the account databases, ``etc/passwd:sshd``, in place of their contents.
 
-    Numbers that a package does not fix become a dash: they are given out in the order of installation on one side and frozen on the other.
+    Numbers that a package does not fix become a dash: one side assigns them in the order of installation, the other has
+    frozen them.
     """
     found = dict(side)
     groups = names(side["etc/group"].content)
@@ -253,7 +269,7 @@ def by_line(side: Side) -> dict[str, Facts]:
             if path in ("etc/passwd", "etc/group"):
                 rest[1] = rest[1] if _is_fixed(int(rest[1])) else "-"
             if path == "etc/shadow":
-                rest[1] = "-"  # the day of the last change: a clock, which an image has not
+                rest[1] = "-"  # the day of the last change: an image has no clock
             found[f"{path}:{name}"] = Facts("line", content=":".join(rest))
     return found
 

@@ -1,4 +1,4 @@
-"""``osbuild verify``: is a build folder what its lock gives? It is built once more, with nothing that was made before, and compared."""
+"""``osbuild verify``: is a build folder what its lock gives? It is built again from nothing, and compared."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from builder.pipeline.order import CONTAINER, MIXED, Settings
 from terminal import Failure, record
 
 _OF_THE_BUILD: Final = ("build", "inputs", "updates")
-"""Keys of the manifest that tell what a build was made from, and what waited on that day; the others tell what came out."""
+"""Keys of the manifest for a build's inputs, and for the updates of that day. The others describe the result."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file of the folder: its hash when it was built (by its manifest), as it is now, and rebuilt (None where there is none).
+    """One file of the folder: its hash when built (by its manifest), now, and rebuilt (None where there is none).
 
-    ``differences`` says where in it the files differ, if they do.
+    ``differences`` lists where the files differ, if they do.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What :func:`verify` found. ``inputs`` names those from which the folder was built and that are different now."""
+    """What :func:`verify` found. ``inputs`` names the inputs of the folder that are different now."""
 
     directory: Path
     inputs: tuple[str, ...]
@@ -59,9 +59,10 @@ class Verdict:
 
 
 def verify(directory: Path, settings: Settings) -> Verdict:
-    """Rebuild what is in ``directory`` and compare; of ``settings``, what says how to build counts, not what.
+    """Rebuild the contents of ``directory`` and compare; ``settings`` determine how it is built, not what.
 
-    Builds into ``directory`` wait meanwhile. Raises :class:`Failure` for a folder that no build made, and as a build does.
+    Builds into ``directory`` wait meanwhile. Raises :class:`Failure` for a folder that no build made, and as a build
+    does.
     """
     with output.kept(directory):
         built = _manifest(directory)
@@ -83,7 +84,7 @@ def verify(directory: Path, settings: Settings) -> Verdict:
 
 
 def describe(verdict: Verdict, limit: int = 20) -> str:
-    """The verdict in words, with at most ``limit`` lines for each artifact."""
+    """The verdict as text, with at most ``limit`` lines for each artifact."""
     lines = []
     if verdict.inputs:
         lines.append(f"{verdict.directory} was built from another {', another '.join(verdict.inputs)}")
@@ -114,7 +115,7 @@ def describe(verdict: Verdict, limit: int = 20) -> str:
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
-    """The folder's manifest, as far as it is used here known to be sound."""
+    """The folder's manifest, checked as far as it is used here."""
     try:
         value = record.parse((directory / manifest.NAME).read_text())
         if not isinstance(value["inputs"], dict) or not isinstance(value["release"], bool):
@@ -123,12 +124,12 @@ def _manifest(directory: Path) -> dict[str, Any]:
             if not isinstance(text, str):
                 raise TypeError
         for each in value["artifacts"]:
-            # Only files right in the folder: nobody has us read another.
+            # Only files directly in the folder, so that a manifest cannot make us read another.
             if Path(each["name"]).name != each["name"] or not isinstance(each["sha256"], str):
                 raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Failure(
-            "no build left a manifest here that says how to build it again",
+            "no build left a manifest here from which to build again",
             where=str(directory / manifest.NAME),
             hint="name the folder of a whole build; one that an older osbuild made has to be built again",
         ) from error
@@ -136,9 +137,9 @@ def _manifest(directory: Path) -> dict[str, Any]:
 
 
 def definition_of(directory: Path, name: str, target: str, architecture: str, given: Path | None) -> Path:
-    """The definition that the build in ``directory`` was made from, by what its manifest says: the one ``given``, or ours.
+    """The definition of the build in ``directory``, by its manifest: the one ``given``, or ours.
 
-    Raises :class:`Failure` if that is another one's.
+    Raises :class:`Failure` if the build is of another definition.
     """
     path = given or data.image() / "node.yaml"
     kind, _, container = target.partition("/")
@@ -161,13 +162,13 @@ def definition_of(directory: Path, name: str, target: str, architecture: str, gi
 
 
 def _as_built(directory: Path, built: dict[str, Any], settings: Settings) -> Settings:
-    """``settings`` with definition, target and options as the manifest says."""
+    """``settings`` with definition, target and options of the manifest."""
     target, architecture = built["target"], built["architecture"]
     kind = target.partition("/")[0]
     found = definition_of(directory, built["name"], target, architecture, settings.definition)
     return replace(
         settings,
-        # An image of ours is built without naming its definition: the hints of failures are other ones then.
+        # An image of ours is built without naming its definition: failures then have other hints.
         definition=found if kind == CONTAINER else settings.definition,
         target=kind,
         architecture=architecture,
@@ -180,7 +181,7 @@ def _as_built(directory: Path, built: dict[str, Any], settings: Settings) -> Set
 def _artifact(
     name: str, recorded: str | None, path: Path, rebuilt: str | None, again: Path, tools: Tools, scratch: Path
 ) -> Artifact:
-    # Nothing else is read: a pipe in its place would have us wait for ever.
+    # Nothing else is read: a pipe in its place would block for ever.
     found = manifest.sha256(path) if path.is_file() else None
     lines: list[str] = []
     if found is not None and rebuilt is not None and found != rebuilt:
@@ -189,7 +190,7 @@ def _artifact(
 
 
 def _manifests(built: dict[str, Any], rebuilt: dict[str, Any]) -> Artifact:
-    """The manifests themselves, but for what they were made from."""
+    """The manifests themselves, except their inputs."""
     values = [{key: value[key] for key in value if key not in _OF_THE_BUILD} for value in (built, rebuilt)]
     texts = [hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest() for value in values]
     one, other = values
@@ -198,7 +199,7 @@ def _manifests(built: dict[str, Any], rebuilt: dict[str, Any]) -> Artifact:
 
 
 def _changed(built: dict[str, Any], rebuilt: dict[str, Any]) -> tuple[str, ...]:
-    """The inputs that are not the same, by name."""
+    """The inputs that differ, by name."""
     if built["build"] == MIXED:
         return ("state of its files: they were edited while it was built",)
     one, other = built["inputs"], rebuilt["inputs"]

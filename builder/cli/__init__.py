@@ -1,6 +1,6 @@
 """The command ``osbuild``; each module here has verbs, and is imported when one of them is called.
 
-To look whether anything changed takes less time than to import what all the verbs need.
+Checking whether anything changed takes less time than importing what all verbs need.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ _MODULES: Final = {
     "builder.cli.plan": ("plan",),
     "builder.cli.budget": ("budget",),
 }
-"""Where the verbs are: modules with ``EXAMPLES``, a text by verb, and ``add_verbs(verb)``, which makes a parser of each with ``verb(name, text)`` and says
-with ``set_defaults(run=...)`` what runs it: a function of the arguments that returns the exit code."""
+"""The modules of the verbs.
+
+Each has ``EXAMPLES``, a text by verb, and ``add_verbs(verb)``, which makes a parser of each verb with
+``verb(name, text)`` and sets with ``set_defaults(run=...)`` what runs it: a function of the arguments that returns the
+exit code.
+"""
 
 
 def main() -> int:
@@ -41,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def new_parser(wanted: str = "") -> Parser:
-    """The parser of the verb ``wanted``; of all verbs if that is none of them."""
+    """The parser of the verb ``wanted``; of all verbs if there is no such verb."""
     names = [name for name, verbs in _MODULES.items() if wanted in verbs] or _MODULES
     modules = [import_module(name) for name in names]
     examples = {verb: text for module in modules for verb, text in module.EXAMPLES.items()}

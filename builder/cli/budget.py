@@ -1,4 +1,4 @@
-"""``osbuild budget``: how much room a build leaves in its definition's budget, and who grew since its sizes were accepted."""
+"""``osbuild budget``: the room left in the budget of a build, and the owners that grew since sizes were accepted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ EXAMPLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """A part of a build: its bytes, those it may have (None: any), and who grew since sizes were accepted (None: they never were)."""
+    """A part of a build: its bytes, its limit (None: no limit), and the owners that grew since sizes were accepted.
+
+    ``None`` for the owners: no sizes were ever accepted.
+    """
 
     part: str
     bytes: int
@@ -48,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     build = result.load(arguments.folder)
     if not build.sizes:
         raise Failure(
-            "this build does not tell its sizes", where=str(build.folder), hint="build again: it is older than budgets"
+            "this build's manifest has no sizes", where=str(build.folder), hint="build again: it is older than budgets"
         )
     path = verify.definition_of(build.folder, build.name, build.target, build.architecture, arguments.definition)
     beside = budget.baseline_path(path)

@@ -1,6 +1,6 @@
 """``osbuild diff``: what changed between two builds, in packages, files and sizes.
 
-Pure functions from two manifests and two lists of files to a :class:`Difference`; then how a person and a machine read it.
+Pure functions from two manifests and two lists of files to a :class:`Difference`; then its text and JSON forms.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ EXAMPLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PackageChange:
-    """A package that differs: ``old`` or ``new`` version is None if it was added or removed; equal versions are other bytes."""
+    """A package that differs: the ``old`` or ``new`` version is None if it was added or removed.
+
+    Equal versions mean other bytes.
+    """
 
     name: str
     old: str | None
@@ -38,13 +41,13 @@ class PackageChange:
 
     @property
     def verb(self) -> str:
-        """In the words of ``osbuild lock``: see :func:`builder.debian.lockfile.verb`."""
+        """The verb of ``osbuild lock``: see :func:`builder.debian.lockfile.verb`."""
         return lockfile.verb(self.old, self.new)
 
 
 @dataclass(frozen=True, slots=True)
 class SizeChange:
-    """An artifact or an owner that differs, in bytes; zero if it is not there. Equal sizes are other bytes."""
+    """An artifact or an owner that differs, in bytes; zero if it is not there. Equal sizes mean other bytes."""
 
     name: str
     old: int
@@ -53,8 +56,10 @@ class SizeChange:
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A path that differs: ``change`` is ``added``, ``removed`` or ``changed``, ``package`` who brings it now (or brought it), ``bytes`` what it grew
-    by. ``changed`` has the old and the new value of each attribute that differs, by its name in the list of files.
+    """A path that differs.
+
+    ``change`` is ``added``, ``removed`` or ``changed``, ``package`` its present (or former) origin, ``bytes`` its
+    growth. ``changed`` has the old and the new value of each attribute that differs, by its name in the list of files.
     """
 
     path: str
@@ -74,7 +79,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What differs between two builds, packages by name, the rest by how much it changed, most first.
+    """The differences between two builds: packages by name, the rest by the size of the change, largest first.
 
     ``files`` is None if one of the two has no list of them.
     """
@@ -88,7 +93,7 @@ class Difference:
 def difference(
     old: Build, new: Build, old_files: Mapping[str, Listed] | None, new_files: Mapping[str, Listed] | None
 ) -> Difference:
-    """What a person wants to read when ``old`` becomes ``new``."""
+    """The differences from ``old`` to ``new``."""
     names = sorted(old.packages.keys() | new.packages.keys())
     return Difference(
         tuple(
@@ -112,7 +117,7 @@ def _size_changes(
 
 
 def file_changes(old: Mapping[str, Listed], new: Mapping[str, Listed]) -> Files:
-    """What becomes of the files when ``old`` becomes ``new``, both by path."""
+    """The changes of files from ``old`` to ``new``, both by path."""
     found: list[FileChange] = []
     touched = 0
     for path in sorted(old.keys() | new.keys()):
@@ -132,7 +137,7 @@ def file_changes(old: Mapping[str, Listed], new: Mapping[str, Listed]) -> Files:
 
 
 def _attributes(before: Listed, after: Listed) -> dict[str, tuple[object, object]]:
-    """The attributes in which they differ, but for the time: an update sets that of every file."""
+    """The attributes that differ, except the time, which an update sets for every file."""
     one, other = asdict(before), asdict(after)
     return {name: (one[name], other[name]) for name in one if name != "mtime" and one[name] != other[name]}
 
@@ -211,7 +216,7 @@ def _file_row(change: FileChange) -> list[str]:
 
 
 def _attribute_words(changed: Mapping[str, tuple[object, object]]) -> Iterator[str]:
-    """What changed of a file, the size apart."""
+    """The changes of a file, without its size."""
     if "sha256" in changed and "kind" not in changed:
         yield "contents"
     for name, (before, after) in changed.items():
@@ -222,7 +227,7 @@ def _attribute_words(changed: Mapping[str, tuple[object, object]]) -> Iterator[s
 
 
 def _versions(change: PackageChange) -> list[str]:
-    """The versions to tell of a change, each once."""
+    """The versions of a change to show, each once."""
     return [version for version in dict.fromkeys((change.old, change.new)) if version is not None]
 
 

@@ -22,7 +22,7 @@ EXAMPLES: Final = {
   osbuild image --output /srv/image      the same, elsewhere
   osbuild image --arch arm64             for 64-bit ARM, into build/qemu-arm64/
   osbuild image --definition image/containers/redis.yaml
-                                         a container: its target is 'container' unless told""",
+                                         a container: its target is 'container' by default""",
     "container": """
   osbuild container image/containers/redis.yaml
                                          the same as with image, by a shorter name""",
@@ -46,25 +46,25 @@ def add_verbs(verb: Verb) -> None:
     image.add_argument(
         "--allow-outdated",
         action="store_true",
-        help="release also if security updates wait or cannot be asked for; the manifest says so",
+        help="release also if security updates wait or cannot be queried; the manifest records it",
     )
     image.set_defaults(run=_image)
     container = verb("container", "build a container for 'docker load'")
     container.add_argument("definition", type=Path, metavar="DEFINITION")
     container.set_defaults(run=_container)
     for each in (image, container):
-        each.add_argument("--arch", choices=NAMES, help="build for this one (default: as the definition says, amd64)")
+        each.add_argument("--arch", choices=NAMES, help="build for this one (default: the definition's, amd64)")
         each.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts go (default: build/...)")
         each.add_argument("--force", action="store_true", help="build even if the output is up to date")
         each.add_argument("--timings", action="store_true", help="print where the time went (--json always does)")
-        each.add_argument("--offline", action="store_true", help="build from the store alone; ask no mirror")
-        each.add_argument("--no-cache", action="store_true", help="do every step anew; only downloads are kept")
+        each.add_argument("--offline", action="store_true", help="build from the store alone; use no mirror")
+        each.add_argument("--no-cache", action="store_true", help="do every step again; only downloads are kept")
         add_mirror(each)
         add_common(each)
 
 
 def _targets() -> str:
-    """All targets, a line each."""
+    """All targets, one per line."""
     width = max(map(len, TARGETS))
     return (
         "\n".join(["targets:", *(f"  {name:{width}}  {target.summary}" for name, target in TARGETS.items())]) + "\n\n"

@@ -1,4 +1,4 @@
-"""``osbuild inspect``: what is in a build: artifacts, owners, and the tree, as far down as one asks."""
+"""``osbuild inspect``: the contents of a build: artifacts, owners, and the tree, down to the given path."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from builder.core.tree import Kind
 from terminal import Failure, table
 
 LARGEST: Final = 10
-"""Owners that are shown to people; ``--json`` has all."""
+"""Number of owners in the text form; ``--json`` has all."""
 
 FOLDER_LEVELS: Final = 2
-"""How deep the folders lie that are shown without being asked for, if they are a hundredth of the whole."""
+"""Depth of the folders that are shown by default, if they are a hundredth of the whole."""
 
 EXAMPLES: Final = {
     "inspect": """
@@ -61,10 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def select(files: Mapping[str, Listed], path: str | None, owner: str | None) -> list[Listed]:
-    """The entry at ``path`` and, if it is a folder, those right in it, the root's if ``path`` is ``/``; without a path, all. Of them, those of ``owner``,
-    which does not count folders for a package: many share them.
+    """The entry at ``path`` and, if it is a folder, those directly in it; without a path, all.
 
-    Raises :class:`Failure` for a path, or an owner, that is not there.
+    ``/`` is the root. With ``owner``, only its entries; folders do not count for a package, since many packages share
+    them.
+
+    Raises :class:`Failure` for an unknown path or owner.
     """
     found = list(files.values())
     if path is not None:
@@ -116,7 +118,7 @@ def _row(each: Listed, size: int) -> list[str]:
 
 
 def summary(build: Build) -> dict[str, Any]:
-    """The build for a machine; ``largest`` are the owners of most bytes."""
+    """The build as JSON values; ``largest`` are the owners of most bytes."""
     return {
         "directory": str(build.folder),
         "name": build.name,

@@ -1,4 +1,4 @@
-"""The verbs ``osbuild lock`` and ``osbuild scripts``: new versions into a lock, not without a look at their maintainer scripts."""
+"""``osbuild lock`` and ``osbuild scripts``: new versions in a lock, and the review of their maintainer scripts."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ EXAMPLES: Final = {
 }
 
 _SHOWN_MAX: Final = 12
-"""Findings that a refusal shows in full; the rest it names."""
+"""Number of findings that a refusal shows in full; it names the others."""
 
 
 def add_verbs(verb: Verb) -> None:
     """Add the parsers of ``lock`` and ``scripts``."""
-    locking = verb("lock", "resolve a definition's packages anew and write its lock")
+    locking = verb("lock", "resolve a definition's packages again and write its lock")
     _add_lock_arguments(locking)
     reviewing = verb(
         "scripts", "list the maintainer scripts of locked packages with their review, or accept what you have read"
@@ -57,13 +57,11 @@ def add_verbs(verb: Verb) -> None:
 
 
 def _add_lock_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``osbuild lock``, but for those that all verbs have."""
+    """The arguments of ``osbuild lock``, except those that all verbs have."""
     parser.add_argument(
         "definition", type=Path, nargs="?", metavar="DEFINITION", help="default: image/node.yaml; its lock is beside it"
     )
-    parser.add_argument(
-        "--arch", choices=architecture.NAMES, help="lock for this one (default: as the definition says)"
-    )
+    parser.add_argument("--arch", choices=architecture.NAMES, help="lock for this one (default: the definition's)")
     parser.add_argument(
         "--upgrade",
         metavar="PACKAGE",
@@ -73,12 +71,12 @@ def _add_lock_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the lock would change")
     parser.add_argument("--allow-expired", action="store_true", help="accept an archive that stands still (a snapshot)")
-    # For one case, which the failure that leads there names: the mirror has dropped a package of image/tools.lock.
+    # For one case, whose failure message names it: the mirror has dropped a package of image/tools.lock.
     parser.add_argument("--host-apt", action="store_true", help=argparse.SUPPRESS)
 
 
 def _add_scripts_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``osbuild scripts``, but for those that all verbs have."""
+    """The arguments of ``osbuild scripts``, except those that all verbs have."""
     parser.add_argument("--definition", type=Path, metavar="FILE", help="default: image/node.yaml")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--show", metavar="PACKAGE", help="print this package's scripts")
@@ -155,7 +153,7 @@ def _told(change: Change) -> dict[str, object]:
 
 
 def _control(package: LockedPackage, store: Store, source: Mirror, detail: Callable[[str], None]) -> str:
-    """The control paragraph of a package that the indexes no longer list: from the store, or else from the mirror's pool."""
+    """The control paragraph of a package that the indexes no longer list: from the store, else from the mirror."""
     one = Lock(package.architecture, 0, "", (), (package,))
     (found,) = packages.obtain(one, store, lambda: source, detail)
     return found.control
@@ -166,7 +164,7 @@ def _closure_apt(store: Store, source: Mirror, phases: Phases) -> apt.Programs:
         with phases.phase("tools"):
             return Tools.ours(store, lambda: source, detail=phases.detail).apt()
     except FetchFailure as failure:
-        # Its own advice, 'osbuild lock', is what is being done.
+        # Its own hint, 'osbuild lock', is already running.
         failure.hint = (
             "if the mirror has dropped it: on a Debian host 'osbuild lock --host-apt image/tools.yaml' takes the newest tools, with "
             "the host's own apt; or name a mirror that keeps old versions with --snapshot URL"
@@ -178,14 +176,14 @@ def _closure_apt(store: Store, source: Mirror, phases: Phases) -> apt.Programs:
 
 
 def reviews_path(path: Path) -> Path:
-    """The review that belongs to the definition at ``path``: ours for all of ours, else ``scripts.json`` beside it."""
+    """The review of the definition at ``path``: ours for our definitions, else ``scripts.json`` beside it."""
     ours = data.image()
     folder = ours if path.absolute().is_relative_to(ours.absolute()) else path.parent
     return folder / "scripts.json"
 
 
 def _reviews(path: Path) -> tuple[Review, ...]:
-    """What counts for a definition: our review, and its own."""
+    """The reviews for a definition: ours and its own."""
     files = dict.fromkeys((data.image() / "scripts.json", reviews_path(path)))
     return tuple(review for file in files for review in scripts.load(file))
 
@@ -201,7 +199,7 @@ def _read(lock: Lock, store: Store, source: Callable[[], Mirror], detail: Callab
 
 
 def _refused(lock_path: Path, store: Store) -> Path:
-    """Where the lock that was refused in place of the one at ``lock_path`` waits for ``osbuild scripts --accept``."""
+    """Where the refused replacement of the lock at ``lock_path`` waits for ``osbuild scripts --accept``."""
     return store.path("refused", f"{fingerprint(str(lock_path.absolute()))}.lock")
 
 
@@ -214,7 +212,7 @@ def _review(
     source: Mirror,
     detail: Callable[[str], None],
 ) -> None:
-    """Raise :class:`ReviewFailure` if ``new`` has scripts that nobody has read, with all of their difference from ``old``'s."""
+    """Raise :class:`ReviewFailure` if ``new`` has unreviewed scripts, with their differences from ``old``'s."""
     found = scripts.check(_read(new, store, lambda: source, detail), _reviews(path))
     open_ = [finding for finding in found if finding.now is not None]
     waiting = _refused(lock_path, store)
@@ -273,7 +271,7 @@ def review(arguments: argparse.Namespace) -> int:
 
 
 def _locks(path: Path, store: Store) -> Iterator[Lock]:
-    """The locks that share the review of the definition at ``path``; instead of each that was refused, the refused one."""
+    """The locks that share the review of the definition at ``path``; a refused replacement instead of its lock."""
     folder = reviews_path(path).parent
     beside = folder.rglob("*.lock") if folder == data.image() else folder.glob("*.lock")
     owners = {architecture.definition_path(each) for each in beside}
@@ -292,7 +290,7 @@ def _locks(path: Path, store: Store) -> Iterator[Lock]:
 
 
 def _waiting(lock_path: Path, what: Definition, store: Store) -> Lock | None:
-    """The lock that was refused in place of the one at ``lock_path``, unless the definition asks for something else by now."""
+    """The refused replacement of the lock at ``lock_path``, unless the definition's request has changed since."""
     file = _refused(lock_path, store)
     lock = Lock.load(file) if file.exists() else None
     return lock if lock is not None and lock.request == resolve.Request.of(what).fingerprint else None
@@ -320,7 +318,7 @@ def _accept(arguments: argparse.Namespace, path: Path, present: Iterable[Script]
             "say what you found in the scripts",
             hint='--reason "what it does, and why that is not needed", or --covered STEP',
         )
-    # What our review has already need not be said again beside a definition of somebody else's.
+    # An entry of our review need not be repeated beside another project's definition.
     elsewhere = {(each.package, each.script, each.sha256) for each in _reviews(path)} - {
         (each.package, each.script, each.sha256) for each in own
     }

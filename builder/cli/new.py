@@ -1,4 +1,4 @@
-"""``osbuild new``: a folder to begin with, a definition on top of ours and what lies beside it.
+"""``osbuild new``: a folder to start from, with a definition on top of ours and its files.
 
 DIR/node.yaml           includes our node and adds to it
 DIR/overlay/etc/motd    one file of the overlay
@@ -84,7 +84,7 @@ def write(folder: Path) -> Path:
 
 
 def files(name: str) -> dict[str, str]:
-    """The starter's files, path to text, for a definition called ``name`` (``mine``, if that is no plain name)."""
+    """The starter's files, path to text, for a definition named ``name`` (``mine`` if that is not a plain name)."""
     name = name if _NAME.fullmatch(name) else "mine"
     in_yaml = name if yaml.safe_load(name) == name else json.dumps(name)
     return {

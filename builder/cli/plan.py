@@ -34,9 +34,10 @@ EXAMPLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Some things that meet one fate: ``action`` is ``fetch``, ``unpack``, ``reuse`` or ``make``; ``bytes`` are those of packages, packed.
+    """Things with the same ``action``: ``fetch``, ``unpack``, ``reuse`` or ``make``; ``bytes`` count packed packages.
 
-    A package that is fetched is unpacked, too. ``packages`` are the names, versions and bytes of those that are counted, the largest first.
+    A package that is fetched is unpacked, too. ``packages`` are the names, versions and bytes of the counted ones, the
+    largest first.
     """
 
     what: str
@@ -62,8 +63,8 @@ class Plan:
 def plan(settings: Settings) -> Plan:
     """The plan of the build that :func:`builder.pipeline.build.build_image` would do.
 
-    Nothing is written, not even the store's folders. Raises :class:`terminal.Failure` for a definition or a lock that is broken or out of step, and
-    for a build from the store alone that lacks something, as that build would.
+    It writes nothing, not even the store's folders. Like the build, it raises :class:`terminal.Failure` for a
+    definition or a lock that is broken or out of date, and for a build from the store alone that lacks something.
     """
     order = Order.of(settings)
     lock, directory, anew = order.lock, order.directory, settings.cache != "use"
@@ -76,7 +77,7 @@ def plan(settings: Settings) -> Plan:
 
 
 def _made(order: Order, store: Store, anew: bool) -> Iterator[Step]:
-    """What is not a package of the definition: the tools, the slow steps of the tree, what is always made."""
+    """All steps except the definition's packages: the tools, the slow steps of the tree, what is always made."""
     what, tools = order.what, our_lock()
     closure = closure_id(tools)
     if store.has("tools", closure):
@@ -89,7 +90,7 @@ def _made(order: Order, store: Store, anew: bool) -> Iterator[Step]:
     if what.node_code:
         steps["bytecode of our code"] = assemble.bytecode_id(what, closure)
     if (options := order.pooled) is not None:
-        # Its id is of what the slow steps make: there is none before that.
+        # Its id is that of the slow steps' result: before that there is none.
         is_there = store.has("steps", base) and not anew
         steps["compressed contents"] = (
             pool_id(contents(assemble.stored(base, store)), options, closure) if is_there else ""
@@ -123,7 +124,7 @@ def add_verbs(verb: Verb) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the artifacts would go (default: build/...)")
     parser.add_argument("--force", action="store_true", help="plan to build even if the output is up to date")
     parser.add_argument("--offline", action="store_true", help="fail, as the build would, if anything is to be fetched")
-    parser.add_argument("--no-cache", action="store_true", help="as for image: plan to do every step anew")
+    parser.add_argument("--no-cache", action="store_true", help="as for image: plan to do every step again")
     parser.add_argument("--packages", action="store_true", help="name every package that is not reused, with its size")
     parser.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
     parser.add_argument("--json", action="store_true", help="print the result for a machine")

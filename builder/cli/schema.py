@@ -1,4 +1,4 @@
-"""The definition's model told to others: a JSON schema for editors, and the reference page. Both are made from the model, neither by hand.
+"""The definition's model as a JSON schema for editors and as the reference page, both generated.
 
 builder/definition/definition.py  --json_schema()-->  docs/definition.schema.json
                        --page()--------->  docs/definition.md
@@ -131,7 +131,7 @@ def json_schema() -> str:
         for key, field in model.model_fields.items():
             if _is_size(field):
                 schema["$defs"][model.__name__]["properties"][key]["default"] = size_text(field.default)
-    # With an include, what a file lacks may be in another one: only the build can tell.
+    # With an include, what a file lacks may be in another one: only the build can check that.
     schema["anyOf"] = [{"required": ["include"]}, {"required": schema.pop("required")}]
     for field in Definition.model_fields.values():
         for section in sections(field.annotation):
@@ -147,7 +147,7 @@ def json_schema() -> str:
 
 
 def page() -> str:
-    """The reference page in Markdown: an introduction, then a table of keys for the definition and for each section of it."""
+    """The reference page in Markdown: an introduction, then tables of keys for the definition and its sections."""
     named = ", ".join(f"`{'.'.join(at)}` by `{rule.key}`" for at, rule in RULES.items() if isinstance(rule, Named))
     whole = ", ".join(f"`{'.'.join(at)}`" for at, rule in RULES.items() if isinstance(rule, Whole))
     introduction = INTRODUCTION + INCLUDE.format(named=named, whole=whole) + ARCHITECTURES
@@ -157,7 +157,7 @@ def page() -> str:
 def _meanings() -> dict[tuple[str, str], str]:
     """(model, key) to the docstring below that field.
 
-    pydantic can read these, too, but as the model is imported, and every build would wait for it.
+    pydantic can read these, too, but on import of the model, and every build would wait for it.
     """
     found: dict[tuple[str, str], str] = {}
     module = ast.parse(Path(definition.__file__).read_text("utf-8"))
@@ -170,7 +170,7 @@ def _meanings() -> dict[tuple[str, str], str]:
 
 
 def _told(value: object) -> object:
-    """The schema without reST's double quotes, and without titles, which only repeat the keys."""
+    """The schema without reST's double backquotes, and without titles, which only repeat the keys."""
     if isinstance(value, dict):
         return {
             key: _plain(item) if key == "description" and isinstance(item, str) else _told(item)
@@ -218,7 +218,7 @@ def _is_size(field: FieldInfo) -> bool:
 
 
 def _type(annotation: object, key: str) -> str:
-    """The type of ``key`` in words: ``list of text``."""
+    """The type of ``key`` as text: ``list of text``."""
     if annotation in _WORDS:
         return _WORDS[annotation]
     arguments = [each for each in typing.get_args(annotation) if each not in (Ellipsis, type(None))]
@@ -238,7 +238,7 @@ def _type(annotation: object, key: str) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    """In YAML's words; a dash for a key that must be there, nothing for an empty default."""
+    """In YAML's notation; a dash for a required key, nothing for an empty default."""
     if field.is_required():
         return "-"
     if _is_size(field):

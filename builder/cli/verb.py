@@ -17,7 +17,7 @@ class Verb:
         self._examples = examples
 
     def __call__(self, name: str, text: str, further: str = "") -> argparse.ArgumentParser:
-        """The parser of ``name``, which does what ``text`` says; its help ends with ``further`` and its examples."""
+        """The parser of ``name``, described by ``text``; its help ends with ``further`` and its examples."""
         return self._verbs.add_parser(
             name,
             help=text,
@@ -29,11 +29,11 @@ class Verb:
 def add_mirror(parser: argparse.ArgumentParser) -> None:
     """Where packages are fetched from."""
     parser.add_argument("--mirror", metavar="URL", help="archive to fetch from (default: as the host's apt)")
-    parser.add_argument("--snapshot", metavar="URL", help="archive to ask for packages that the mirror has no more")
+    parser.add_argument("--snapshot", metavar="URL", help="archive for packages that the mirror no longer has")
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Of what works with the store."""
+    """Options of verbs that use the store."""
     parser.add_argument("--store", type=Path, metavar="DIR", help="the cache (default: ~/.cache/flotilla)")
     parser.add_argument("--json", action="store_true", help="print the result for a machine")
     parser.add_argument("--quiet", action="store_true", help="no progress")

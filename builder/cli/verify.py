@@ -24,7 +24,7 @@ def add_verbs(verb: Verb) -> None:
     check = verb("verify", "build what is in a folder once more and compare all bytes")
     check.add_argument("directory", type=Path, metavar="DIR", help="what 'osbuild image' or 'container' made")
     check.add_argument("--definition", type=Path, metavar="FILE", help="default: ours of that name")
-    check.add_argument("--offline", action="store_true", help="build from the store alone; ask no mirror")
+    check.add_argument("--offline", action="store_true", help="build from the store alone; use no mirror")
     check.set_defaults(run=_verify)
     add_mirror(check)
     add_common(check)

@@ -1,1 +1,1 @@
-"""What every step of a build stands on: trees, the store, bundles of entries, ids of inputs."""
+"""What every step of a build uses: trees, the store, bundles of entries, ids of inputs."""

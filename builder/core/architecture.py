@@ -1,4 +1,7 @@
-"""The architectures that images are built for, and what each calls things. The programs that build are always those of :data:`HOST`."""
+"""The architectures that images are built for, and their names for things.
+
+The programs that build are always those of :data:`HOST`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ ArchitectureName = Literal["amd64", "arm64"]
 
 NAMES: Final[tuple[ArchitectureName, ...]] = get_args(ArchitectureName)
 HOST: Final = "amd64"
-"""What builds run on, and what is built if nothing else is said."""
+"""What builds run on, and the default of what they build for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +25,7 @@ class Architecture:
 
     name: ArchitectureName
     kernel: str
-    """What ``uname -m`` says."""
+    """Output of ``uname -m``."""
     elf_machine: int
     """``e_machine`` in the header of its programs (elf(5))."""
     triplet: str
@@ -30,9 +33,9 @@ class Architecture:
     loader: str
     """File name of glibc's dynamic loader."""
     loader_flags: int
-    """What glibc's loader cache says of a library for it: FLAG_ELF_LIBC6 with the bits of the ABI."""
+    """The flags of its libraries in glibc's loader cache: FLAG_ELF_LIBC6 with the bits of the ABI."""
     docker: str
-    """What docker, and Go, call it."""
+    """Its name in docker and Go."""
     folders: tuple[str, ...]
     """Top-level folders that are links into ``usr``."""
 
@@ -65,7 +68,7 @@ ARCHITECTURES: Final = {
 
 
 def known(name: str, where: str | None = None) -> ArchitectureName:
-    """``name``, if it is one of :data:`NAMES`. Raises :class:`Failure` at ``where`` naming these."""
+    """``name``, if it is one of :data:`NAMES`. Otherwise raises :class:`Failure` at ``where``, naming these."""
     for each in NAMES:
         if each == name:
             return each
@@ -73,7 +76,10 @@ def known(name: str, where: str | None = None) -> ArchitectureName:
 
 
 def lock_path(definition: Path, name: str) -> Path:
-    """Where the lock of a definition lies: ``node.lock`` beside ``node.yaml``, and ``node.arm64.lock`` for another architecture than ours."""
+    """The path of a definition's lock: ``node.lock`` beside ``node.yaml``.
+
+    ``node.arm64.lock`` for another architecture.
+    """
     return definition.with_suffix(".lock" if name == HOST else f".{name}.lock")
 
 
@@ -87,5 +93,5 @@ def definition_path(lock: Path) -> tuple[Path, ArchitectureName]:
 
 
 def suffix(name: str) -> str:
-    """What the output folder of a build is called by beside its target's name: nothing, or ``-arm64``."""
+    """The suffix of an output folder after its target's name: nothing, or ``-arm64``."""
     return "" if name == HOST else f"-{name}"

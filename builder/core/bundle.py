@@ -1,7 +1,7 @@
 """Entries kept in the store: an index beside one file that holds every content.
 
-Used for unpacked packages (whose contents lie in ``data.tar``) and for what a build step made (``data``), so that both read back as
-entries with :class:`Slice` contents, without a file of the host for each file of the image.
+Used for unpacked packages (whose contents lie in ``data.tar``) and for what a build step made (``data``), so that both
+read back as entries with :class:`Slice` contents, without one file on the host for each file of the image.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def load_patch(folder: Path) -> Patch:
 
 
 def save_tree(tree: Tree, folder: Path, store: Store) -> None:
-    """Write a tree into ``folder`` as ``tree.json`` and ``data``; what is in an unpacked package of ``store`` is told by its name and not copied."""
+    """Write a tree into ``folder`` as ``tree.json`` and ``data``.
+
+    Contents of unpacked packages of ``store`` are referred to by the package's name and not copied.
+    """
     packages = store.path("packages", "")
     rows: list[list[Any]] = []
     with (folder / "data").open("wb") as data:

@@ -1,4 +1,4 @@
-"""Where the data that commands need lives: beside the packages in a checkout, inside the package in an installed wheel."""
+"""The places of the commands' data: beside the packages in a checkout, inside the package in an installed wheel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HERE = Path(__file__).parents[1]
 
 
 def root() -> Path:
-    """The folder that holds ``image/`` and ``units/``: the checkout, or ``builder/share`` of a wheel (see pyproject.toml).
+    """The folder of ``image/`` and ``units/``: the checkout, or ``builder/share`` of a wheel (see pyproject.toml).
 
     Raises :class:`terminal.Failure` if neither has them.
     """
@@ -44,8 +44,8 @@ def units() -> Path:
 def packages(name: str) -> Path:
     """The source folder of our installed top-level package ``name``, found without importing it.
 
-    The builder copies ``cloudconfig``, ``fleet`` and so on into the image as files; it may not depend on them as code. Raises
-    :class:`terminal.Failure` if there is no such package.
+    The builder copies ``cloudconfig``, ``fleet`` and so on into the image as files; it may not depend on them as code.
+    Raises :class:`terminal.Failure` if there is no such package.
     """
     spec = find_spec(name)
     locations = spec.submodule_search_locations if spec is not None else None

@@ -1,4 +1,4 @@
-"""YAML files as values that know where they stand, so that a mistake is told with its place, also after files were merged."""
+"""YAML files as values with their places, so that an error names its place even after files were merged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _HINT: Final = "give its path; image/node.yaml is one"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value: a mapping, a list (as a tuple), or a scalar; and its place, ``file:line:column`` (of the key, for a mapping's value)."""
+    """A value (a mapping, a list as a tuple, or a scalar) and its place, ``file:line:column``.
+
+    The place of a mapping's value is that of its key.
+    """
 
     value: object
     where: str
@@ -37,7 +40,7 @@ class Node:
 
     @property
     def kind(self) -> str:
-        """What it is, for messages."""
+        """The kind of value, for messages."""
         return "a mapping" if self.mapping is not None else "a list" if self.items is not None else "a single value"
 
     def plain(self) -> object:
@@ -86,7 +89,7 @@ def read(path: Path) -> Node:
 
 
 class _Loader(yaml.SafeLoader):
-    """With a limit of depth: PyYAML looks at every open bracket again for each word, so that those of one line would take minutes."""
+    """With a limit of depth: PyYAML checks all open brackets for each token, so one line of them would take minutes."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -107,7 +110,7 @@ def _constructed(loader: yaml.SafeLoader, marks: yaml.Node, path: Path) -> objec
     try:
         data: object = loader.construct_document(marks)
     except (ValueError, LookupError, AttributeError) as error:
-        # PyYAML lets these out for a date that no calendar has, and for a tag that does not fit its value (!!bool maybe).
+        # PyYAML raises these for an invalid date, and for a tag that does not fit its value (!!bool maybe).
         hint = "put dates and the like in quotes; a definition needs no tags"
         raise Failure(f"this is not YAML: a value is not of its type: {error}", where=str(path), hint=hint) from None
     return data
@@ -129,14 +132,14 @@ def _text(path: Path) -> str:
 
 
 def _size(marks: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many values there are when aliases are written out: nine lists of ten aliases are a thousand million."""
+    """The number of values with aliases expanded: nine lists of ten aliases are a thousand million."""
     if id(marks) not in known:
         known[id(marks)] = 1 + sum(_size(child, known) for child in _children(marks))
     return known[id(marks)]
 
 
 def _refuse_twice(marks: yaml.Node | None, path: Path) -> None:
-    """Raise :class:`Failure` if a mapping has a key twice: YAML forbids it, and the reader would silently take the last."""
+    """Raise :class:`Failure` if a mapping has a key twice: YAML forbids it, but the reader silently takes the last."""
     for child in _children(marks):
         _refuse_twice(child, path)
     seen: set[str] = set()
@@ -159,7 +162,10 @@ def _place(path: Path, marks: yaml.Node) -> str:
 
 
 def _located(data: object, marks: yaml.Node, where: str, path: Path) -> Node:
-    """``data`` with the places of ``marks``, which is what it was constructed from; that resolved merge keys (``<<``) in ``marks``, too."""
+    """``data`` with the places of ``marks``, from which it was constructed.
+
+    The construction resolved merge keys (``<<``) in ``marks``, too.
+    """
     if isinstance(data, dict):
         found = {key.value: (key, value) for key, value in marks.value}
         entries: dict[str, Node] = {}

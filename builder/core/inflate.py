@@ -1,4 +1,4 @@
-"""Decompressing in pieces of bounded size: a few KiB may stand for GiB, and whoever counts must see them before they are in memory."""
+"""Decompressing in pieces of bounded size: a few KiB may expand to GiB, which callers limit before they use memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ PIECE: Final = 1 << 20
 """Most bytes of one piece."""
 
 XZ_MEMORY_MAX: Final = 128 << 20
-"""For xz's dictionary, whose size the stream says itself: twice what ``xz -9`` asks for."""
+"""Limit of xz's memory, since the stream sets the size of its dictionary: twice what ``xz -9`` needs."""
 
 
 def inflated(kind: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """What the ``chunks`` of one stream unpack to, in pieces of at most :data:`PIECE` bytes (of "tar", the chunks as they are).
+    """The unpacked ``chunks`` of one stream, in pieces of at most :data:`PIECE` bytes; "tar" chunks stay as they are.
 
-    Raises ``EOFError`` for a stream that is cut short or goes on after its end, ``lzma.LZMAError``, ``zlib.error``, ``OSError`` (bz2) for a broken one.
+    Raises ``EOFError`` for a stream that is truncated or continues after its end, ``lzma.LZMAError``, ``zlib.error`` or
+    ``OSError`` (bz2) for a broken one.
     """
     if kind == "tar":
         yield from chunks
@@ -40,7 +41,7 @@ def _gzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         piece = stream.decompress(chunk, PIECE)
         yield piece
-        # A full piece may have more behind it in zlib's window, even when all input is used.
+        # After a full piece there may be more in zlib's window, even when all input is used.
         while stream.unconsumed_tail or len(piece) == PIECE:
             piece = stream.decompress(stream.unconsumed_tail, PIECE)
             yield piece

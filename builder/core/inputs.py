@@ -1,4 +1,4 @@
-"""What shapes a build, as ids: folders of ours, our own code, locks. Equal ids, equal bytes."""
+"""The inputs of a build, as ids: folders of ours, our own code, locks. Equal ids, equal bytes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CODE: Final = (".py", ".css", ".js")
 def folder_entries(folder: Path, prefix: str) -> Iterator[Entry]:
     """The files and links of a host ``folder`` as entries under ``prefix``, sorted.
 
-    Only the executable bit of the host's mode counts (0644 or 0755, so that a umask changes nothing); ``sudoers.d`` files are 0440, as sudo
-    demands, which git cannot say. Owners are root. Empty folders are passed over, since git has none. Raises :class:`Failure` for a folder
-    that is not there, and for devices, sockets and pipes.
+    Only the executable bit of the host's mode counts (0644 or 0755, so that a umask changes nothing); ``sudoers.d``
+    files are 0440, as sudo demands, which git cannot store. Owners are root. Empty folders are skipped, since git has
+    none. Raises :class:`Failure` for a missing folder, and for devices, sockets and pipes.
     """
     if not folder.is_dir():
         raise Failure("there is no such folder", where=str(folder), hint="does the definition name it rightly?")
@@ -59,7 +59,7 @@ def digest(folder: Path) -> str:
 
 @cache
 def code() -> str:
-    """The id of the builder's own code, and of that which reads units and lays out disks for it: a step whose code changed is another step."""
+    """The id of the builder's own code, of its reader of units, and of media: a step whose code changed is another step."""
     total = hashlib.sha256()
     for package in ("builder", "media", "unitfile"):
         here = data.packages(package)

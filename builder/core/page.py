@@ -1,7 +1,7 @@
-"""Pages that a browser shows from a file: each is one file, which fetches nothing and may fetch nothing.
+"""Pages that a browser shows from a file: each is one file, which fetches nothing and is not allowed to.
 
-The parts lie in ``builder/core/pages``: styles and scripts, each page's own after the one that all share. A policy in the page's head allows exactly
-these, by their hashes, so that no name of a file, whatever is in it, is ever run.
+The parts lie in ``builder/core/pages``: styles and scripts, each page's own after the shared one. A policy in the
+page's head allows exactly these, by their hashes, so that no file name is ever run, whatever it contains.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ _PAGE: Final = """\
 
 
 def page(name: str, title: str, body: str, data: object, parts: Path = _PARTS) -> str:
-    """The page ``name`` (of the styles and scripts of that name in the folder ``parts``) with ``title`` (text), ``body`` (markup), and ``data`` for its
-    script."""
+    """The page ``name`` with ``title`` (text), ``body`` (markup), and ``data`` for its script.
+
+    Its styles and scripts are those of that name in the folder ``parts``.
+    """
     style, script = (_joined(parts / name, suffix) for suffix in ("css", "js"))
     return _PAGE.format(
         title=escape(title),
@@ -57,12 +59,12 @@ def _joined(own: Path, suffix: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As the policy names what it allows (Content Security Policy, level 2, section 7.17)."""
+    """The form in which the policy names what it allows (Content Security Policy, level 2, section 7.17)."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table of texts; the columns whose ``numbers`` are given are numbers, and set to the right."""
+    """A table of texts; the columns ``numbers`` hold numbers and are aligned right."""
     kinds = [' class="number"' if column in numbers else "" for column in range(len(header))]
     head = "".join(f"<th{kind}>{escape(cell)}</th>" for kind, cell in zip(kinds, header, strict=True))
     body = "\n".join(

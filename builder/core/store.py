@@ -1,4 +1,4 @@
-"""The store: what was made once and need not be made again.
+"""The store: results that need not be made again.
 
 Layout, under ``$XDG_CACHE_HOME/flotilla`` (or ``--store``)::
 
@@ -6,10 +6,10 @@ Layout, under ``$XDG_CACHE_HOME/flotilla`` (or ``--store``)::
     packages/<id>/             one unpacked package: data.tar, index.json
     tools/<id>/                one closure of programs that builds run
     steps/<id>/                what one build step made
-    tmp/<unique>/              work in progress; never read by anybody else
+    tmp/<unique>/              work in progress; never read by others
 
-An id is the hash of everything that shaped the result (:func:`identify`), so an artifact is there or it is not; it never changes. Work is done
-in ``tmp`` and committed with one ``rename``: a crash leaves only a folder in ``tmp``, which the next build sweeps.
+An id is the hash of everything that shaped the result (:func:`identify`), so an artifact never changes. Work is done in
+``tmp`` and committed with one ``rename``: a crash leaves only a folder in ``tmp``, which the next build removes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Final
 from terminal import Failure
 
 MADE: Final = ("packages", "steps")
-"""The kinds that a build makes itself, out of downloads and with tools."""
+"""The kinds that a build makes itself, from downloads and with tools."""
 
 FORMAT: Final = 1
 """Version of the layout above; part of every id, so that a new layout never reads old artifacts."""
@@ -54,7 +54,10 @@ class Store:
     """A folder of artifacts named by id; see the module's text for its layout."""
 
     def __init__(self, root: Path | None = None, *, look: bool = False) -> None:
-        """The store at ``root``; its folders are made, and what crashed builds left in it is swept, unless one only wants to ``look``."""
+        """Open the store at ``root``.
+
+        Make its folders and remove leftovers of crashed builds, unless only to ``look``.
+        """
         self.root = (root or default_root()).absolute()
         if look:
             return
@@ -76,14 +79,14 @@ class Store:
         return self.root / kind / name
 
     def has(self, kind: str, name: str) -> bool:
-        """Is it there, whole?"""
+        """Is it there, complete?"""
         return self.path(kind, name).exists()
 
     @contextmanager
     def making(self, kind: str, name: str) -> Iterator[Path]:
         """A fresh folder to work in; committed as the artifact when the block ends well, removed otherwise.
 
-        Two builds that make the same artifact at once both succeed: the second finds it there and drops its own.
+        Two builds that make the same artifact at once both succeed: the second finds it and drops its own.
         """
         with self.scratch() as folder:
             yield folder
@@ -91,9 +94,9 @@ class Store:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A private folder in ``tmp``, gone when the block ends. Held by a lock, so that a sweep leaves it alone.
+        """A private folder in ``tmp``, gone when the block ends. Held by a lock, so that a sweep does not remove it.
 
-        A full disk is told as a :class:`Failure` with numbers instead of an ``OSError``.
+        A full disk raises a :class:`Failure` with numbers instead of an ``OSError``.
         """
         holder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
         lock = os.open(holder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
@@ -112,12 +115,12 @@ class Store:
 
     @contextmanager
     def aside(self) -> Iterator[Aside]:
-        """A view of this store in which no package is unpacked and no step done yet; what is made in it is gone when the block ends."""
+        """A view of this store without unpacked packages and steps; it is removed when the block ends."""
         with self.scratch() as work:
             yield Aside(self, work)
 
     def commit(self, folder: Path, final: Path) -> bool:
-        """Make the finished ``folder``, which lies in ``tmp``, the artifact ``final``; False if there is one already."""
+        """Make the finished ``folder`` of ``tmp`` the artifact ``final``; False if there is one already."""
         try:
             folder.rename(final)
         except OSError as error:
@@ -127,7 +130,7 @@ class Store:
         return True
 
     def _sweep(self) -> None:
-        """Remove what crashed builds left in ``tmp``: folders whose lock nobody holds."""
+        """Remove what crashed builds left in ``tmp``: folders whose lock is not held."""
         for holder in (self.root / "tmp").iterdir():
             with suppress(OSError):
                 lock = os.open(holder / "lock", os.O_RDWR)
@@ -139,8 +142,10 @@ class Store:
 
 
 class Aside(Store):
-    """A store's downloads and tools, with packages and steps of its own in ``work``: builds that trust nothing made before, and hence
-    need not touch what a parallel build is reading."""
+    """A store's downloads and tools, with packages and steps of its own in ``work``.
+
+    For builds that trust no former result, and hence need not touch what a parallel build is reading.
+    """
 
     def __init__(self, store: Store, work: Path) -> None:  # the folders of ``store`` are there, and swept
         self.root = store.root
@@ -149,7 +154,7 @@ class Aside(Store):
             (work / kind).mkdir()
 
     def path(self, kind: str, name: str) -> Path:
-        """As of the store, but for the kinds that are made anew."""
+        """As in the store, except for the kinds that are made again."""
         return self._work / kind / name if kind in MADE else super().path(kind, name)
 
 
@@ -164,7 +169,7 @@ def disk_full(path: Path) -> Failure:
 
 
 def write_atomically(path: Path, data: bytes | str, mode: int = 0o644) -> None:
-    """Write ``path`` whole or not at all: temporary file beside it, fsync, rename."""
+    """Write ``path`` completely or not at all: temporary file beside it, fsync, rename."""
     raw = data.encode() if isinstance(data, str) else data
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

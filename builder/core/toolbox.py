@@ -1,4 +1,7 @@
-"""How a finishing step runs a program of the tools closure: as data (a command line, an environment), never by name from the host."""
+"""How a finishing step runs a program of the tools closure.
+
+The step receives data (a command line, an environment); no program is looked up by name on the host.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ class Toolbox(Protocol):
     """The tools closure as the steps see it."""
 
     def command(self, name: str) -> list[str]:
-        """The first words of a command line that runs the program ``name`` (loader, library path, program)."""
+        """The first arguments of a command line that runs the program ``name`` (loader, library path, program)."""
         ...
 
     def environment(self, name: str) -> dict[str, str]:
-        """The whole environment that ``name`` is to run in."""
+        """The complete environment to run ``name`` in."""
         ...
 
 
@@ -27,7 +30,7 @@ def run(
 ) -> bytes:
     """Run the tool ``name`` in ``directory`` with ``feed`` on its stdin, and return what it printed on stdout.
 
-    Raises :class:`Failure` with the end of what it said (on stderr, else on stdout) if it does not exit with zero.
+    Raises :class:`Failure` with the end of its output (stderr, else stdout) if it does not exit with zero.
     """
     done = subprocess.run(
         [*toolbox.command(name), *arguments],

@@ -1,8 +1,8 @@
-"""A file system in memory: what an image will hold, before any of it is written.
+"""A file system in memory: the contents of an image before any of it is written.
 
-A :class:`Tree` maps paths to :class:`Entry` values. Contents are references (:class:`Inline` bytes, or a :class:`Slice` of a file in
-the store), so that a tree of half a gigabyte costs a few megabytes and merging trees moves no data. Owners and modes are numbers in the
-entry, never of a file on the host: nothing here needs root.
+A :class:`Tree` maps paths to :class:`Entry` values. Contents are references (:class:`Inline` bytes, or a :class:`Slice`
+of a file in the store), so that a tree of half a gigabyte costs a few megabytes and merging trees moves no data. Owners
+and modes are numbers in the entry, never those of a file on the host: nothing here needs root.
 
 Paths are relative, without a leading slash, ``usr/bin/env``; the root itself is the empty path and is always there.
 """
@@ -26,7 +26,7 @@ OWNER_BUILDER: Final = "flotilla"
 
 
 class Kind(StrEnum):
-    """What an entry is. Devices, sockets and fifos have no place in an image: the kernel makes them."""
+    """The kind of an entry. Images hold no devices, sockets and fifos: the kernel makes them."""
 
     FILE = "file"
     DIRECTORY = "dir"
@@ -58,7 +58,8 @@ class Inline:
 class Slice:
     """Content that is ``size`` bytes at ``offset`` of the file ``path``, a file of the store that does not change.
 
-    ``sha256`` (hex) was taken when the content was stored: a build tells the hash of every file without reading half a gigabyte for it.
+    ``sha256`` (hex) was computed when the content was stored: a build lists the hash of every file without reading half
+    a gigabyte for it.
     """
 
     path: Path
@@ -79,9 +80,11 @@ class Slice:
         return data
 
     def send(self, source: int, target: int) -> None:
-        """Write all of it to the descriptor ``target``; ``source`` is one of the opened file. It does not pass through this process.
+        """Write all of it to the descriptor ``target`` from ``source``, a descriptor of the opened file.
 
-        Raises as :meth:`read`, and ``OSError`` if ``target`` takes no more.
+        It does not pass through this process.
+
+        Raises as :meth:`read`, and ``OSError`` if ``target`` accepts no more.
         """
         done = 0
         while done < self.size:
@@ -105,8 +108,9 @@ Content = Inline | Slice
 class Entry:
     """One path of a tree.
 
-    ``mode`` holds the permission bits only (with setuid, setgid, sticky); ``target`` is a link's text; ``owner`` names the package
-    that brought the path, or ``flotilla`` for our own; ``xattrs`` are raw values by full name (``security.capability``).
+    ``mode`` holds the permission bits only (with setuid, setgid, sticky); ``target`` is a link's text; ``owner`` is the
+    package that brought the path, or ``flotilla`` for our own; ``xattrs`` are raw values by full name
+    (``security.capability``).
     """
 
     path: str
@@ -142,7 +146,7 @@ def directory(path: str, mode: int = 0o755, *, uid: int = 0, gid: int = 0) -> En
 
 
 def symlink(path: str, target: str) -> Entry:
-    """A symbolic link of our own; ``target`` is written as it is given."""
+    """A symbolic link of our own; ``target`` is written unchanged."""
     return Entry(path, Kind.SYMLINK, 0o777, target=target)
 
 
@@ -164,10 +168,10 @@ class Patch:
 class Tree:
     """Paths to entries, with explicit merge rules.
 
-    * A directory met twice is one directory; the first owner's mode stays.
+    * A directory that occurs twice is one directory; the first owner's mode stays.
     * :meth:`add` refuses a path that is taken by anything else, and names both owners.
     * :meth:`put` replaces on purpose (overlays, finishing steps).
-    * Missing parents are made, 0755 root, so that a tree is always closed upwards.
+    * Missing parents are made, 0755 root, so that every entry has its parents.
     """
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
@@ -177,7 +181,7 @@ class Tree:
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Tree:
-        """The tree of ``entries`` that were one: nothing is checked."""
+        """The tree of ``entries`` that were a tree before: nothing is checked."""
         tree = cls()
         tree._entries = {entry.path: entry for entry in entries}
         return tree
@@ -200,7 +204,7 @@ class Tree:
         return self._entries.get(path)
 
     def add(self, entry: Entry) -> None:
-        """Put ``entry`` where nothing but an equal directory, or an identical file of the same owner, may be.
+        """Put ``entry`` where there is nothing, an equal directory, or an identical file of the same owner.
 
         Raises :class:`PathConflict` naming the path and both owners.
         """
@@ -239,8 +243,9 @@ class Tree:
             del self._entries[name]
 
     def apply(self, patch: Patch) -> None:
-        """Do what a finishing step asks."""
-        # One pass for all paths: a step may drop thousands, and looking for what is below each would read the whole tree every time.
+        """Carry out the patch of a finishing step."""
+        # One pass for all paths: a step may drop thousands, and a search below each would read the whole tree every
+        # time.
         gone = set(patch.remove)
         if gone:
             self._entries = {
@@ -262,7 +267,10 @@ class Tree:
         return (self._entries[name] for name in names)
 
     def glob(self, *patterns: str) -> Iterator[Entry]:
-        """Entries whose whole path matches one of the shell patterns, sorted; ``*`` also crosses slashes, as in ``fnmatch``."""
+        """Entries whose whole path matches one of the shell patterns, sorted.
+
+        ``*`` crosses slashes, as in ``fnmatch``.
+        """
         # One expression for all of them: a definition has a hundred, and a tree ten thousand paths.
         matches = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)").match
         return (self._entries[name] for name in sorted(filter(matches, self._entries)))
@@ -280,7 +288,7 @@ class Tree:
     def resolve(self, path: str) -> str:
         """The path that ``path`` leads to once every link on the way is followed, inside this tree only.
 
-        A link that climbs above the root stays at the root, as ``chroot`` would have it. Raises ``KeyError`` for a loop.
+        A link that climbs above the root stays at the root, as in a ``chroot``. Raises ``KeyError`` for a loop.
         """
         done: list[str] = []
         todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
@@ -301,7 +309,7 @@ class Tree:
         raise KeyError(path)
 
     def copy(self) -> Tree:
-        """A tree of its own with the same (immutable) entries."""
+        """An independent tree with the same (immutable) entries."""
         twin = Tree()
         twin._entries = dict(self._entries)
         return twin

@@ -1,9 +1,10 @@
 """dm-verity: a tree of hashes over the root, so that the kernel checks every block it reads against one number.
 
-The root hash is in the kernel's command line; whoever can be sure of that can be sure of every byte of the root. There is no salt: the same
-root must have the same hash, and a salt that everybody can read protects a public image from nothing. Format: the kernel's
-Documentation/admin-guide/device-mapper/verity.rst; the superblock is that of cryptsetup's veritysetup (its docs/on-disk-format and lib/verity).
-It is written here and not by that program, which would read all blocks of a root anew though most of them are those of the last build.
+The root hash is in the kernel's command line; if the command line can be trusted, so can every byte of the root. There
+is no salt: the same root must have the same hash, and a public salt does not protect a public image. Format: the
+kernel's Documentation/admin-guide/device-mapper/verity.rst; the superblock is that of cryptsetup's veritysetup (its
+docs/on-disk-format and lib/verity). This module writes it instead of that program, which would read all blocks of a
+root again although most are those of the last build.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ BLOCK: Final = 4096
 
 _DIGEST: Final = 32
 _READ_BLOCKS: Final = 256
-# Signature, version, type (1: as above, 0 was Chrome OS's), identifier, algorithm, bytes of a data block and of one of hashes, data blocks, salt.
+# Signature, version, type (1: as above, 0 was Chrome OS's), identifier, algorithm, bytes of a data block and of a hash
+# block, data blocks, salt.
 _SUPERBLOCK: Final = struct.Struct("<8sII16s32sIIQH6x256s168x")
 
 
 @dataclass(frozen=True)
 class Verity:
-    """What is needed to check a root: its ``root_hash`` (64 hex digits) and how many blocks of data it has.
+    """The data to check a root: its ``root_hash`` (64 hex digits) and its number of data blocks.
 
-    In the file the superblock follows the data, then comes the tree of hashes.
+    In the file, the superblock follows the data, then the tree of hashes.
     """
 
     root_hash: str
@@ -43,22 +45,25 @@ class Verity:
 
     @property
     def data_partition(self) -> uuid.UUID:
-        """Identifier of a partition that holds the data: first half of the root hash, as the Discoverable Partitions Specification has it."""
+        """Identifier of the data partition: first half of the root hash (Discoverable Partitions Specification)."""
         return uuid.UUID(self.root_hash[:32])
 
     @property
     def hash_partition(self) -> uuid.UUID:
-        """Identifier of a partition that holds the tree of hashes: the other half."""
+        """Identifier of the partition of the tree of hashes: the other half."""
         return uuid.UUID(self.root_hash[32:])
 
     @property
     def parameter(self) -> str:
-        """What our initrd wants to know, as a kernel parameter."""
+        """The kernel parameter that our initrd reads."""
         return f"flotilla.verity={self.data_blocks}:{self.root_hash}"
 
 
 def hash_bytes(size: int) -> int:
-    """How long superblock and tree of hashes are for ``size`` bytes of data: each level has 32 bytes for each block of the one below."""
+    """Bytes of superblock and tree of hashes for ``size`` bytes of data.
+
+    Each level has 32 bytes for each block of the level below.
+    """
     blocks, total = -(-size // BLOCK), 1
     while blocks > 1:
         blocks = -(-blocks * 32 // BLOCK)
@@ -69,8 +74,8 @@ def hash_bytes(size: int) -> int:
 def protect(root: Path, known: bytes = b"") -> Verity:
     """Fill the last block of the file system in ``root`` with zeros and append superblock and tree of hashes to it.
 
-    ``known`` are the hashes (:func:`hashes`) that its first blocks would have, were the very first not another: these are not read again.
-    Raises :class:`Failure` for a root that is empty.
+    ``known`` are the hashes (:func:`hashes`) of its first blocks, which are not read again, except the very first one,
+    which differs. Raises :class:`Failure` for a root that is empty.
     """
     size = root.stat().st_size
     if size == 0:
@@ -91,7 +96,7 @@ def protect(root: Path, known: bytes = b"") -> Verity:
 
 
 def hashes(file: IO[bytes], first: int, count: int) -> bytes:
-    """The hashes of ``count`` blocks of the open ``file`` from number ``first`` on, one after the other; 32 bytes each."""
+    """The concatenated hashes (32 bytes each) of ``count`` blocks of the open ``file`` from number ``first`` on."""
     file.seek(first * BLOCK)
     parts = []
     while count:
@@ -108,7 +113,7 @@ def _hashes(data: bytes) -> bytes:
 
 def _superblock(data_blocks: int) -> bytes:
     """The block before the hashes: ours have no salt."""
-    # The superblock wants an identifier; nothing reads it, so it may not be chance.
+    # The superblock needs an identifier; nothing reads it, so it must not be random.
     identifier = hashlib.sha256(b"flotilla verity superblock").digest()[:16]
     return _SUPERBLOCK.pack(b"verity", 1, 1, identifier, b"sha256", BLOCK, BLOCK, data_blocks, 0, b"").ljust(
         BLOCK, b"\0"

@@ -1,1 +1,1 @@
-"""Debian archives: indexes by apt, packages fetched and unpacked, locks of them, and the tools closure made of them."""
+"""Debian archives: apt's indexes, packages fetched and unpacked, their locks, and the tools closure made of them."""

@@ -1,7 +1,7 @@
 """Real apt with private state: downloads and verifies indexes, and answers what an installation would need.
 
-apt runs with its own configuration, sources, lists, package status and cache under one directory; nothing of the host's is read or
-changed. Signatures are checked by apt itself against one keyring, and no option here can switch that off.
+apt runs with its own configuration, sources, lists, package status and cache under one directory; it does not read or
+change the host's. apt itself checks signatures against one keyring, and no option here can switch that off.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AptFailure(Failure):
 class Suite:
     """A suite to take packages from.
 
-    A ``pinned`` suite gives only the packages that are asked from it by name, never a dependency.
+    A ``pinned`` suite provides only packages that are requested from it by name, never a dependency.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Suite:
 
     @property
     def is_security(self) -> bool:
-        """Is it one that security updates come from?"""
+        """Does it provide security updates?"""
         return self.name.endswith("-security") or self.archive.endswith("-security")
 
 
 @dataclass(frozen=True)
 class Programs:
-    """How to start apt: the command of ``apt-get``, the directory of its methods, the archive's keyring, further settings."""
+    """How to start apt: command of ``apt-get``, directory of its methods, the archive's keyring, further settings."""
 
     apt_get: tuple[str, ...]
     methods: Path
@@ -55,9 +55,10 @@ class Programs:
 
 
 def host_programs(keyrings: Path = Path("/usr/share/keyrings")) -> Programs:
-    """The host's own apt and keyring: only for the closure's own lock, when the closure cannot be had.
+    """The host's own apt and keyring: only for the closure's own lock, when the closure is not available.
 
-    That is before there is any lock, or when the mirror has dropped a package of it. Raises :class:`AptFailure` on a host without them.
+    This is the case before the first lock, or when the mirror has dropped a package of it. Raises :class:`AptFailure`
+    on a host without them.
     """
     names = [keyrings / f"debian-archive-keyring{suffix}" for suffix in (".pgp", ".gpg")]
     keyring = next((path for path in names if path.exists()), None)
@@ -73,7 +74,7 @@ def host_programs(keyrings: Path = Path("/usr/share/keyrings")) -> Programs:
 
 @dataclass(frozen=True)
 class Index:
-    """One verified ``Packages`` file: the suite it is of, its path in the archive, its text and its Release file's date."""
+    """One verified ``Packages`` file: its suite, its path in the archive, its text and its Release file's date."""
 
     suite: Suite
     component: str
@@ -100,14 +101,14 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What apt would put in place of what is there, and the names of what it would remove."""
+    """The packages that apt would install or upgrade, and the names of those that it would remove."""
 
     installed: tuple[Chosen, ...]
     removed: frozenset[str]
 
 
 class PrivateApt:
-    """apt under the directory ``state``, which is made and may be kept between runs to save downloads."""
+    """apt under the directory ``state``, which it makes and which may be kept between runs to save downloads."""
 
     def __init__(
         self,
@@ -154,7 +155,7 @@ class PrivateApt:
         for line in text.splitlines():
             _, release, component, key, filename = line.split("|")
             path = Path(filename)
-            # There may be none: an archive without a binary-all index, say.
+            # There may be none, for example in an archive without a binary-all index.
             if not path.exists():
                 continue
             raw = path.read_bytes()
@@ -172,20 +173,23 @@ class PrivateApt:
         return sorted(found, key=lambda index: (order[index.suite.name], index.path))
 
     def resolve(self, names: Iterable[str], status: str) -> list[Chosen]:
-        """What apt would install for ``names`` on a machine whose dpkg status is ``status``. Raises :class:`AptFailure`."""
+        """What apt would install for ``names`` on a machine whose dpkg status is ``status``.
+
+        Raises :class:`AptFailure`.
+        """
         self._write("status", status)
         text = self._run(
             ["install", "-s", "-q", "--no-install-recommends", "--", *sorted(set(names))],
             "apt finds no way to install the packages",
-            lambda _: "read apt's words above; a name may be misspelt, or a suite may be missing in the definition",
+            lambda _: "read apt's output above; a name may be misspelt, or a suite may be missing in the definition",
         )
         return list(parse_simulation(text))
 
     def upgrade(self, names: Iterable[str], status: str, automatic: Iterable[tuple[str, str]]) -> Transaction:
-        """What apt would change to have the newest ``names`` on a machine whose dpkg status is ``status``, and no more than that.
+        """The smallest change by apt to the newest ``names`` on a machine whose dpkg status is ``status``.
 
-        ``automatic`` are (package, architecture) pairs of the status that nobody asked for: what nothing needs any more goes.
-        Raises :class:`AptFailure`.
+        ``automatic`` are (package, architecture) pairs of the status that were not requested: apt removes those that
+        nothing needs any more. Raises :class:`AptFailure`.
         """
         self._write("status", status)
         marks = [f"Package: {name}\nArchitecture: {word}\nAuto-Installed: 1\n" for name, word in sorted(automatic)]
@@ -233,7 +237,7 @@ class PrivateApt:
 
 
 def configuration(state: Path, programs: Programs, architecture: str, settings: Mapping[str, str]) -> str:
-    """The whole ``apt.conf``: read by ``APT_CONFIG`` before any other, it points every other file elsewhere."""
+    """The complete ``apt.conf``: read through ``APT_CONFIG`` before any other, it sets the paths of all other files."""
     values = {
         "APT::Architecture": architecture,
         "APT::Install-Recommends": "false",
@@ -264,7 +268,7 @@ def configuration(state: Path, programs: Programs, architecture: str, settings: 
         "Dir::Etc::trusted": str(state / "etc/empty/none"),
         "Dir::Etc::trustedparts": str(state / "etc/empty"),
         "Dir::Bin::methods": str(programs.methods),
-        # Simulation only: dpkg is never to run, on any path.
+        # Simulation only: dpkg must never run.
         "Dir::Bin::dpkg": "/bin/false",
         "Dir::Ignore-Files-Silently": "~$",
         "Debug::NoLocking": "true",
@@ -294,9 +298,10 @@ def sources(suites: Iterable[Suite], mirror: Mirror, keyring: Path, architecture
 
 
 def preferences(suites: Iterable[Suite], pins: Mapping[str, str], assume: Sequence[str] = ()) -> str:
-    """The apt_preferences(5): pinned suites give nothing (-1), save for the packages in ``pins`` (name to suite).
+    """The apt_preferences(5): pinned suites provide nothing (-1), except the packages in ``pins`` (name to suite).
 
-    What is assumed to be installed has no candidate in any suite, lest apt "upgrade" it to the real thing.
+    A package that is assumed to be installed has no candidate in any suite, so that apt does not upgrade it to the real
+    package.
     """
     blocks: list[tuple[str, str, int]] = []
     for suite in suites:
@@ -330,7 +335,7 @@ def parse_removals(text: str) -> Iterator[str]:
 
 
 def compare_versions(left: str, right: str) -> int:
-    """Negative, zero or positive as ``left`` is older than, the same as or newer than ``right`` (Debian policy 5.6.12)."""
+    """Negative, zero or positive if ``left`` is older than, equal to or newer than ``right`` (Debian policy 5.6.12)."""
     for one, two in zip(_split_version(left), _split_version(right), strict=True):
         difference = _compare_part(one, two)
         if difference:
@@ -347,14 +352,14 @@ def _split_version(version: str) -> tuple[str, str, str]:
 
 
 def _order(character: str) -> int:
-    # "~" sorts before the end of a part, letters before all else.
+    # "~" sorts before the end of a part, letters before all other characters.
     if character == "~":
         return -1
     return ord(character) if character.isalpha() else ord(character) + 256
 
 
 def _compare_part(left: str, right: str) -> int:
-    # Digits and other characters take turns; a missing run counts as empty, or as zero.
+    # Digits and other characters alternate; a missing run counts as empty, or as zero.
     runs_left, runs_right = re.findall(r"(\D*)(\d*)", left), re.findall(r"(\D*)(\d*)", right)
     for position in range(max(len(runs_left), len(runs_right))):
         text_left, number_left = runs_left[position] if position < len(runs_left) else ("", "")

@@ -1,8 +1,9 @@
 """Reading a ``.deb`` without dpkg: an ``ar`` archive that holds a control tar and a data tar (deb(5)).
 
-Nothing in it is trusted but its hash, which the caller has checked: names may not climb out, links may not point above the root, only files,
-directories and links are taken, and sizes are capped. A package is unpacked *once*, into one uncompressed tar in the store plus an index of
-where each file lies in it; building an image then reads slices of that tar and never writes a tree of small files.
+Nothing in it is trusted except its hash, which the caller has checked: names and links must not lead out of the root,
+only files, directories and links are accepted, and sizes are capped. A package is unpacked *once*, into one
+uncompressed tar in the store plus an index of where each file lies in it; building an image then reads slices of that
+tar and never writes a tree of small files.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from builder.debian import xz
 from terminal import Failure, record
 
 VERSION: Final = 3
-"""Of the unpacked form; part of its id."""
+"""Version of the unpacked form; part of its id."""
 
 DATA_BYTES_MAX: Final = 4 << 30
-"""Cap of one data tar; the largest package of Debian is below 2 GiB, and more is an attack or a mistake."""
+"""Cap of one data tar; the largest package of Debian is below 2 GiB, and more is an attack or an error."""
 
 CONTROL_BYTES_MAX: Final = 64 << 20
 
@@ -52,7 +53,7 @@ class BadPackage(Failure):
 
 @dataclass(frozen=True)
 class Package:
-    """One unpacked package: its control paragraph, its maintainer scripts (never run), its files, as index ``rows`` of the file ``data``."""
+    """One unpacked package: control paragraph, maintainer scripts (never run), files as index ``rows`` of ``data``."""
 
     name: str
     control: str
@@ -72,9 +73,10 @@ class Package:
 
 
 def unpack(deb: Path, sha256: str, store: Store, toolbox: Toolbox | None = None) -> Package:
-    """The package in the file ``deb``, whose hash the caller has verified to be ``sha256``; unpacked into ``store`` at most once.
+    """The package in the file ``deb``, unpacked into ``store`` at most once; the caller has verified its ``sha256``.
 
-    With a ``toolbox``, its xz unpacks a large one. Raises :class:`BadPackage` if it is truncated, not a package, or wants out of its root.
+    With a ``toolbox``, its xz unpacks a large one. Raises :class:`BadPackage` if it is truncated, not a package, or
+    leads out of its root.
     """
     final = folder(sha256, store)
     if not final.exists():
@@ -89,7 +91,7 @@ def folder(sha256: str, store: Store) -> Path:
 
 
 def is_unpacked(sha256: str, store: Store) -> bool:
-    """Is it there, whole?"""
+    """Is it there, complete?"""
     return folder(sha256, store).exists()
 
 
@@ -130,13 +132,13 @@ def _unpack_into(deb: Path, work: Path, toolbox: Toolbox | None) -> None:
 
 
 def _members(file: IO[bytes], deb: Path) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """The ar members of an open package, as (name, chunks); each must be read before the next is asked for."""
+    """The ar members of an open package, as (name, chunks); each must be read before the next one."""
     if file.read(8) != _AR_MAGIC:
         raise BadPackage("this is not a Debian package (no ar header)", where=str(deb))
     while header := file.read(60):
         if len(header) != 60 or header[58:60] != b"`\n":
             raise BadPackage("the package is damaged or cut short", where=str(deb), hint="delete it and build again")
-        if not _SIZE.fullmatch(header, 48, 58):  # int() takes "-60", which would lead back to this header for ever
+        if not _SIZE.fullmatch(header, 48, 58):  # int() accepts "-60", which would lead back to this header for ever
             raise BadPackage("a size in the package is no number", where=str(deb), hint="do not use this package")
         size = int(header[48:58])
         end = file.tell() + size + size % 2
@@ -202,7 +204,7 @@ def _index(data: Path, deb: Path) -> list[bundle.Row]:
 
 
 def _digest(contents: io.FileIO, offset: int, size: int, room: memoryview) -> str:
-    """The hash of ``size`` bytes at ``offset``, as far as they are there; they are read through ``room``."""
+    """The hash of ``size`` bytes at ``offset``, as far as they exist; ``room`` is the buffer."""
     total = hashlib.sha256()
     contents.seek(offset)
     while size > 0 and (count := contents.readinto(room[:size])):
@@ -216,7 +218,7 @@ _XATTR: Final = "SCHILY.xattr."
 
 def _rows(members: Iterable[tarfile.TarInfo], contents: io.FileIO, deb: Path) -> Iterator[bundle.Row]:
     """Index rows of the tar's ``members``; ``contents`` is the tar itself."""
-    # One for all: memory that is touched for the first time costs more than hashing.
+    # One buffer for all: memory that is touched for the first time costs more than hashing.
     room = memoryview(bytearray(_CHUNK))
     places: dict[str, tuple[int, int, str]] = {}
     for member in members:
@@ -233,7 +235,7 @@ def _rows(members: Iterable[tarfile.TarInfo], contents: io.FileIO, deb: Path) ->
             sha256 = _digest(contents, offset, size, room)
             places[path] = (offset, size, sha256)
         elif member.islnk():
-            # A hard link is one more name for a file that came before it in the same tar.
+            # A hard link is another name for an earlier file of the same tar.
             kind = Kind.FILE
             try:
                 offset, size, sha256 = places[checked_path(member.linkname, deb)]
@@ -269,10 +271,10 @@ def checked_path(name: str, where: Path) -> str:
 
 
 def checked_target(path: str, target: str, where: Path) -> str:
-    """A link's target, if it stays below the root it is made for.
+    """A link's target, if it stays below its root.
 
-    Absolute targets are taken: they are read relative to the image's root, and nothing is ever written *through* a link
-    (:meth:`Tree.add` refuses that). Raises :class:`BadPackage` for a relative target that climbs above the root.
+    Absolute targets are accepted: they are read relative to the image's root, and nothing is ever written *through* a
+    link (:meth:`Tree.add` refuses that). Raises :class:`BadPackage` for a relative target that climbs above the root.
     """
     depth = path.count("/")
     for part in [] if target.startswith("/") else target.split("/"):

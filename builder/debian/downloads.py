@@ -10,14 +10,14 @@ from terminal import Failure
 
 
 class FetchFailure(Failure):
-    """A package could not be fetched, or is not what the lock says."""
+    """A package could not be fetched, or is not the locked one."""
 
 
 def downloaded(package: LockedPackage, store: Store) -> Path | None:
     """The package's file in ``store``, or None.
 
-    A file is hashed in full before it gets its name, so that afterwards its size is a fair check: it only differs if the disk
-    lost the end of it (a power cut).
+    A file is hashed in full before it gets its name, so that later its size is a sufficient check: it differs only if
+    the disk lost the end of it (a power cut).
     """
     path = path_of(package, store)
     try:

@@ -1,7 +1,7 @@
-"""Packages from the mirror into the store: in parallel, each checked against its lock, each there whole or not at all.
+"""Packages from the mirror into the store: in parallel, checked against their lock, each stored complete or not at all.
 
-The lock says size and sha256, so nothing that a mirror or the network does can bring in other bytes; a transfer is cut off at the
-size that it should have.
+The lock has size and sha256, so neither a mirror nor the network can bring in other bytes; a transfer is cut off at the
+locked size.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ PAUSE: Final = 0.5
 """Seconds before the second attempt; doubled before each further one."""
 
 _CHUNK: Final = 1 << 18
-# Room for directories and for whatever else the machine writes meanwhile.
+# Room for directories and for other writes of the machine meanwhile.
 _MARGIN: Final = 64 << 20
 _CONNECT_S, _READ_S = 15, 30
 _REDIRECTS_MAX: Final = 5
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
 
 
-class _Interrupted(Exception):  # noqa: N818 - another download failed or the user pressed Ctrl-C; nobody sees this
+class _Interrupted(Exception):  # noqa: N818 - another download failed or the user pressed Ctrl-C; never shown
     pass
 
 
@@ -52,18 +52,18 @@ class _Passing(Exception):  # noqa: N818 - worth another attempt
 
 
 class _Gone(Exception):  # noqa: N818 - a snapshot may have it
-    """The mirror has no such file. ``url`` is what was asked for, the text what was answered."""
+    """The mirror has no such file. ``url`` was requested; the text is the answer."""
 
     def __init__(self, url: str, answer: str) -> None:
         super().__init__(answer)
         self.url = url
 
     def failure(self, package: LockedPackage, also: _Gone | None = None) -> FetchFailure:
-        """What a person is told, if ``also`` (the mirror before the snapshot) has it neither."""
+        """The failure to report, if ``also`` (the mirror before the snapshot) does not have it either."""
         if also is None:
             hint = (
-                "a mirror drops a version when a newer one comes: run 'osbuild lock' to take that, or name a mirror that keeps old ones, to be "
-                "asked for what the first has no more, with --snapshot URL or OSBUILD_SNAPSHOT"
+                "a mirror drops a version when a newer one comes: run 'osbuild lock' to take that, or name a mirror that "
+                "keeps old ones with --snapshot URL or OSBUILD_SNAPSHOT, for what the first no longer has"
             )
             return FetchFailure(f"the mirror has no {_title(package)} ({self})", where=self.url, hint=hint)
         return FetchFailure(
@@ -75,7 +75,7 @@ class _Gone(Exception):  # noqa: N818 - a snapshot may have it
 
 @dataclass(frozen=True)
 class Options:
-    """How to download; the defaults are for real mirrors, tests want less patience."""
+    """How to download; the defaults are for real mirrors, tests need shorter times."""
 
     threads: int = THREADS
     attempts: int = ATTEMPTS
@@ -93,9 +93,10 @@ def fetch(
 ) -> dict[str, Path]:
     """Bring all ``packages`` into ``store``; returns their files by package name.
 
-    ``mirror`` is asked only when something is missing, so that a full store needs none. ``detail`` hears of the progress, from the
-    calling thread only; ``step`` runs around each download, in its own. Raises :class:`FetchFailure` (or :class:`builder.debian.mirror.MirrorFailure`); then, and on Ctrl-C, whole packages
-    stay in the store and nothing else does.
+    ``mirror`` is called only when something is missing, so that a full store needs none. ``detail`` receives the
+    progress, from the calling thread only; ``step`` runs around each download, in its thread. Raises
+    :class:`FetchFailure` (or :class:`builder.debian.mirror.MirrorFailure`); then, and on Ctrl-C, only complete packages
+    stay in the store.
     """
     wanted = list(packages)
     missing = {package.sha256: package for package in wanted if downloaded(package, store) is None}
@@ -107,7 +108,7 @@ def fetch(
 
 
 class _Batch:
-    """One run of downloads, all into ``work``, each renamed into the store when it is whole."""
+    """One run of downloads, all into ``work``, each renamed into the store when it is complete."""
 
     def __init__(
         self, packages: list[LockedPackage], store: Store, mirror: Mirror, work: Path, options: Options, step: Step
@@ -125,7 +126,7 @@ class _Batch:
 
     def run(self, detail: Callable[[str], None]) -> None:
         total = sum(package.size for package in self._packages)
-        # The biggest first: they decide when the last thread is done.
+        # The largest first: they determine when the last thread is done.
         queue = sorted(self._packages, key=lambda package: (-package.size, package.name))
         pool = ThreadPoolExecutor(self._options.threads, thread_name_prefix="fetch")
         try:
@@ -277,8 +278,8 @@ def _wrong(package: LockedPackage, url: str, what: str) -> FetchFailure:
     return FetchFailure(
         f"{_title(package)} is not the package that was locked: {what}",
         where=url,
-        hint="nothing of it was kept; try another mirror with --mirror URL. If the archive itself changed, run 'osbuild lock' and "
-        "read what it says",
+        hint="nothing of it was kept; try another mirror with --mirror URL. If the archive itself changed, run "
+        "'osbuild lock' and read its output",
     )
 
 

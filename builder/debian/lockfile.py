@@ -1,7 +1,8 @@
 """The lock: which packages, to the byte, an image (or the tools closure) is made of.
 
-JSON with one package a line, sorted by name, so that a diff of two locks reads as a list of upgrades. The file holds no address of a
-mirror: ``archive`` is ``debian`` or ``debian-security`` and every path is relative to that archive's root (see :mod:`builder.debian.mirror`).
+JSON with one package per line, sorted by name, so that a diff of two locks reads as a list of upgrades. The file has no
+mirror address: ``archive`` is ``debian`` or ``debian-security`` and every path is relative to that archive's root (see
+:mod:`builder.debian.mirror`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _WORD = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 class LockFailure(Failure):
-    """A lock that cannot be read or believed."""
+    """A lock that cannot be read or is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ class IndexStamp:
 class Lock:
     """A whole lock.
 
-    ``epoch`` (unix seconds) is the newest date of the indexes: the clock of everything that is built from this lock. ``request`` is
-    the fingerprint of what was asked for, so that a definition that changed without ``osbuild lock`` is noticed.
+    ``epoch`` (unix seconds) is the newest date of the indexes: the clock of everything that is built from this lock.
+    ``request`` is the fingerprint of the request, so that a definition that changed without ``osbuild lock`` is
+    noticed.
     """
 
     architecture: str
@@ -92,7 +94,7 @@ class Lock:
 
     @classmethod
     def parse(cls, text: str) -> Lock:
-        """The lock that ``text`` says. Raises ``ValueError`` with the place in words."""
+        """The lock in ``text``. Raises ``ValueError`` with the place."""
         data = record.parse(text)
         if not isinstance(data, dict):
             raise ValueError("not a JSON object")
@@ -133,7 +135,7 @@ class Lock:
 
     @property
     def id(self) -> str:
-        """The sha256 over what decides the bytes of a build: epoch, architecture and packages (not the indexes)."""
+        """The sha256 over what determines the bytes of a build: epoch, architecture and packages (not the indexes)."""
         return fingerprint([self.architecture, self.epoch, [asdict(package) for package in self.packages]])
 
     def package(self, name: str) -> LockedPackage | None:
@@ -142,8 +144,9 @@ class Lock:
 
 
 def verb(old: str | None, new: str | None) -> str:
-    """What happened to a package that differs, by its versions (None: it is not there): ``added``, ``removed``, ``updated``, or ``replaced``
-    for other bytes under the same version.
+    """The change of a package, by its versions (None: it is not there).
+
+    ``added``, ``removed``, ``updated``, or ``replaced`` for other bytes under the same version.
     """
     if old is None:
         return "added"
@@ -156,7 +159,8 @@ def verb(old: str | None, new: str | None) -> str:
 class Change:
     """One package that differs between two locks; ``old`` or ``new`` is None when it was added or removed.
 
-    ``security`` tells that a security suite has a newer version than ``old``, whichever suite ``new`` is from: after a point release others list it, too.
+    ``security``: a security suite has a newer version than ``old``, whichever suite ``new`` is from, since after a
+    point release others list it, too.
     """
 
     name: str
@@ -171,7 +175,7 @@ class Change:
 
 
 def changes(old: Lock | None, new: Lock) -> tuple[Change, ...]:
-    """What a person wants to read when ``old`` becomes ``new``, by name.
+    """The changes from ``old`` to ``new``, by name.
 
     A package whose bytes are the same (the suite that lists it may differ, after a point release) is no change.
     """

@@ -1,6 +1,6 @@
-"""Where the archives are: out of the host's own apt sources, or as the user says.
+"""The addresses of the archives: from the host's own apt sources, or from the user.
 
-No address of a mirror is written down in this project. The locks hold paths relative to an archive's root; a :class:`Mirror` maps an
+This project contains no mirror address. The locks hold paths relative to an archive's root; a :class:`Mirror` maps an
 archive (``debian``, ``debian-security``) to the address of that root on this machine.
 """
 
@@ -43,9 +43,9 @@ class Source:
 class Mirror:
     """The address of each archive's root, without a trailing slash.
 
-    ``origin`` says, for messages, where the addresses come from. ``apt_options`` are the host's own apt settings that belong to its
-    sources: a proxy, and whether the dates of an archive that stands still are checked. ``snapshot`` is asked for packages that this mirror
-    has no more.
+    ``origin`` is the source of the addresses, for messages. ``apt_options`` are the host's own apt settings for its
+    sources: a proxy, and whether the dates of an archive that stands still are checked. ``snapshot`` provides packages
+    that this mirror no longer has.
     """
 
     roots: Mapping[str, str]
@@ -74,10 +74,13 @@ def find(
     environment: Mapping[str, str] | None = None,
     apt: Path = Path("/etc/apt"),
 ) -> Mirror:
-    """The mirror to use: ``override`` (``--mirror``), else ``OSBUILD_MIRROR`` of ``environment`` (the process's own by default), else the host's apt
-    sources in ``apt``; behind it the ``snapshot`` (``--snapshot``, else ``OSBUILD_SNAPSHOT``), if one is named.
+    """The mirror to use, with its snapshot.
 
-    Raises :class:`MirrorFailure` when an address is no address, or the host's sources name no Debian archive.
+    The mirror is ``override`` (``--mirror``), else ``OSBUILD_MIRROR`` of ``environment`` (the process's own by
+    default), else that of the host's apt sources in ``apt``. The snapshot is ``snapshot`` (``--snapshot``), else
+    ``OSBUILD_SNAPSHOT``, if one is named.
+
+    Raises :class:`MirrorFailure` for an invalid address, or if the host's sources name no Debian archive.
     """
     variables = os.environ if environment is None else environment
     first = _named(override, "--mirror", variables, VARIABLE)
@@ -109,8 +112,9 @@ def from_root(address: str, origin: str) -> Mirror:
 def from_sources(sources: Iterable[Source], origin: str) -> Mirror:
     """The mirror that the host itself uses. The first source of each archive wins.
 
-    ``debian-security`` is the source that serves a suite ``*-security`` (or ``*/updates``); ``debian`` the one whose address ends
-    in ``/debian``. When a host lists only ``debian``, security is looked for beside it, as every full mirror has it.
+    ``debian-security`` is the source that serves a suite ``*-security`` (or ``*/updates``); ``debian`` the one whose
+    address ends in ``/debian``. When a host lists only ``debian``, security is expected beside it, as on every full
+    mirror.
     """
     roots: dict[str, str] = {}
     for source in sources:
@@ -150,7 +154,7 @@ _ONE_LINE = re.compile(r"deb\s+(?:\[[^\]]*\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)")
 
 
 def parse_one_line(text: str) -> Iterator[Source]:
-    """The ``deb`` lines of a ``*.list`` file; options in brackets are passed over."""
+    """The ``deb`` lines of a ``*.list`` file; options in brackets are ignored."""
     for line in text.splitlines():
         match = _ONE_LINE.match(line.split("#", 1)[0].strip())
         if match:
@@ -194,7 +198,7 @@ def read_options(apt: Path) -> dict[str, str]:
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """The stanzas of a deb822 text (deb822(5)): lower-case field names to values, continuation lines joined by newlines."""
+    """The stanzas of a deb822(5) text: lower-case field names to values, continuation lines joined by newlines."""
     stanza: dict[str, list[str]] = {}
     value: list[str] = []
     for line in [*text.splitlines(), ""]:

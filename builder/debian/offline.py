@@ -1,4 +1,4 @@
-"""Builds from the store alone (``--offline``): what they lack is told at once and in full, and no mirror is so much as looked up."""
+"""Builds from the store alone (``--offline``): all missing packages are reported at once; no mirror is looked up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HINT: Final = "build once without --offline and they are fetched, or name the s
 
 
 def check(lock: Lock, tools: Lock, store: Store) -> None:
-    """Raise :class:`FetchFailure`, with names and bytes, if a build of ``lock`` with the closure of ``tools`` needs a download."""
+    """Raise :class:`FetchFailure`, with names and bytes, if a build of ``lock`` with ``tools`` needs a download."""
     missing = dict.fromkeys(not_stored(lock, store))
     if not store.has("tools", closure_id(tools)):
         missing |= dict.fromkeys(not_stored(tools, store))
@@ -39,5 +39,8 @@ def check(lock: Lock, tools: Lock, store: Store) -> None:
 
 
 def no_mirror() -> Mirror:
-    """In place of :func:`builder.debian.mirror.find`: raises :class:`FetchFailure`, for a download that :func:`check` could not foresee."""
+    """In place of :func:`builder.debian.mirror.find`: raise :class:`FetchFailure`.
+
+    For a download that :func:`check` could not foresee.
+    """
     raise FetchFailure("a download is needed, and this is --offline", hint=_HINT)

@@ -1,4 +1,4 @@
-"""Getting the packages of a lock: from the store if they were unpacked before, else from its downloads, else from the mirror."""
+"""The packages of a lock: unpacked from the store, else from its downloads, else from the mirror."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ def obtain(
     step: Step = untimed,
     toolbox: Toolbox | None = None,
 ) -> list[deb.Package]:
-    """The unpacked packages of ``lock``, in its order. ``mirror`` is only asked for when something must be downloaded;
-    ``step`` runs around each download and each unpacking, in the thread that does it; ``toolbox`` as :func:`builder.debian.deb.unpack` has it.
+    """The unpacked packages of ``lock``, in its order.
 
-    Raises :class:`terminal.Failure` for a package that cannot be fetched, is not what the lock says, or is broken.
+    ``mirror`` is called only when something must be downloaded; ``step`` runs around each download and each unpacking,
+    in the thread that does it; ``toolbox`` is that of :func:`builder.debian.deb.unpack`.
+
+    Raises :class:`terminal.Failure` for a package that cannot be fetched, is not the locked one, or is broken.
     """
     missing = [package for package in lock.packages if not deb.is_unpacked(package.sha256, store)]
     if missing:
         if any(downloaded(package, store) is None for package in missing):
-            # With requests, which takes as long to import as all of a build's other modules.
+            # It imports requests, which takes as long as all of a build's other modules.
             from builder.debian.fetch import fetch
 
             fetch(missing, store, mirror, detail=detail, step=step)
-        # Decompression releases the interpreter's lock, so threads use all cores. Large ones first: none is left to run alone at the end.
+        # Decompression releases the interpreter's lock, so threads use all cores. Large packages first, so that none
+        # runs alone at the end.
         missing.sort(key=lambda package: -package.size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = pool.map(lambda package: _unpack(package, store, step, toolbox), missing)
@@ -63,9 +66,9 @@ def _unpack(package: LockedPackage, store: Store, step: Step, toolbox: Toolbox |
     if found != package.sha256:
         file.unlink()
         raise deb.BadPackage(
-            f"the stored file of {package.name} is damaged: sha256 {found}, the lock says {package.sha256}",
+            f"the stored file of {package.name} is damaged: sha256 {found}, the lock has {package.sha256}",
             where=str(file),
-            hint="it was removed: build again, and it is fetched anew",
+            hint="it was removed: build again, and it is fetched again",
         )
     with step("unpacking", package.name):
         deb.unpack(file, package.sha256, store, toolbox)

@@ -1,8 +1,9 @@
 """The tools closure: the programs that build an image, from the image's own distribution, on whatever host this is.
 
-The packages of ``image/tools.lock`` are fetched and unpacked by the same code as an image's, into ``tools/<id>`` of the store. Each program
-gets a launcher there that starts it through the closure's own dynamic loader and libraries, so that the same lock runs the same code
-on every host, and the host needs no more than ``/bin/sh``. Nothing is installed, nothing needs root, and the folder may be moved.
+The packages of ``image/tools.lock`` are fetched and unpacked by the same code as an image's, into ``tools/<id>`` of the
+store. Each program has a launcher there that starts it through the closure's own dynamic loader and libraries, so that
+the same lock runs the same code on every host, and the host needs only ``/bin/sh``. Nothing is installed, nothing needs
+root, and the folder may be moved.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from builder.debian.packages import obtain
 from terminal import Failure, Step, untimed
 
 VERSION: Final = 2
-"""Of the unpacked form and its launchers; part of the closure's id."""
+"""Version of the unpacked form and its launchers; part of the closure's id."""
 
 _LEFT_OUT: Final = ("usr/share/doc/", "usr/share/man/", "usr/share/locale/", "usr/share/info/", "usr/share/lintian/")
 
 _FOLDERS: Final = ("usr/bin", "usr/sbin")
 _METHODS: Final = "usr/lib/apt/methods"
-# apt's own method for sqv has /usr/bin/sqv of the host built in; without it apt takes gpgv, whose path is a setting.
+# apt's own method for sqv has the host's /usr/bin/sqv built in; without it apt uses gpgv, whose path is a setting.
 _METHODS_LEFT_OUT: Final = ("sqv",)
 
 # Elf64_Ehdr and Elf64_Phdr of elf(5), as far as they are read here.
@@ -63,7 +64,7 @@ class Tools:
         detail: Callable[[str], None] = lambda _: None,
         step: Step = untimed,
     ) -> Tools:
-        """The closure of ``lock``: out of the store, or fetched and unpacked now.
+        """The closure of ``lock``: from the store, or fetched and unpacked now.
 
         Raises :class:`Failure` if this computer cannot run them, and as :func:`builder.debian.packages.obtain` does.
         """
@@ -86,11 +87,11 @@ class Tools:
         detail: Callable[[str], None] = lambda _: None,
         step: Step = untimed,
     ) -> Tools:
-        """The closure of ``image/tools.lock`` in ``store`` (the user's own by default), from the host's mirror if need be."""
+        """The closure of ``image/tools.lock`` in ``store`` (the user's by default), else from the host's mirror."""
         return cls.open(our_lock(), store or Store(), mirror, detail=detail, step=step)
 
     def path(self, name: str) -> Path:
-        """The launcher of the program ``name``: one file that can be run, or found by its folder in a ``PATH``.
+        """The launcher of the program ``name``: one executable file, whose folder can be put into a ``PATH``.
 
         Raises :class:`ToolFailure` if the closure has no such program.
         """
@@ -108,11 +109,11 @@ class Tools:
         return sorted(path.name for path in (self.root / "launch").iterdir())
 
     def command(self, name: str) -> list[str]:
-        """The first words of a command line that runs ``name``. Raises as :meth:`path`."""
+        """The first arguments of a command line that runs ``name``. Raises as :meth:`path`."""
         return [str(self.path(name))]
 
-    def environment(self, name: str) -> dict[str, str]:  # noqa: ARG002 - one for all, today
-        """The whole environment to run a tool in: no language, no time zone, nothing that could change what it writes."""
+    def environment(self, name: str) -> dict[str, str]:  # noqa: ARG002 - the same for all, today
+        """The complete environment to run a tool in: no language, no time zone, nothing that affects its output."""
         return {"PATH": str(self.root / "launch"), "HOME": "/nonexistent", "LC_ALL": "C", "TZ": "UTC"}
 
     def run(
@@ -125,9 +126,9 @@ class Tools:
     ) -> bytes:
         """Run ``name`` with ``feed`` on its standard input; returns what it wrote to its standard output.
 
-        With ``epoch`` (seconds), programs that honour ``SOURCE_DATE_EPOCH`` write that instead of the time of day.
+        With ``epoch`` (seconds), programs that honour ``SOURCE_DATE_EPOCH`` write that instead of the current time.
 
-        Raises :class:`ToolFailure` with command, exit code and the end of its words if it does not end with 0.
+        Raises :class:`ToolFailure` with command, exit code and the end of its output if it does not exit with 0.
         """
         command = [*self.command(name), *arguments]
         environment = self.environment(name)
@@ -169,14 +170,14 @@ def closure_id(lock: Lock) -> str:
 
 
 def failed(command: Sequence[str], code: int, said: bytes) -> ToolFailure:
-    """The failure of a tool: what was run, how it ended, its last words."""
+    """The failure of a tool: its command, its exit code, the end of its output."""
     tail = said.decode("utf-8", errors="replace").strip().splitlines()[-5:]
     ended = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
     return ToolFailure("\n  ".join([f"'{shlex.join(command)[:200]}' {ended}", *tail]))
 
 
 def require_host(architecture: str, machine: str) -> None:
-    """Raise :class:`ToolFailure` unless programs for ``architecture`` run on a computer that calls itself ``machine`` (``uname -m``)."""
+    """Raise :class:`ToolFailure` unless ``architecture`` runs on the computer ``machine`` (``uname -m``)."""
     if machine != ARCHITECTURES[known(architecture)].kernel:
         raise ToolFailure(
             f"the programs that build are for {architecture}, and this computer is {machine}",
@@ -192,8 +193,8 @@ def merge(entries: Iterable[Entry]) -> Tree:
 def write_tree(tree: Tree, root: Path) -> None:
     """Write ``tree`` as ordinary files below the empty folder ``root``.
 
-    Absolute links are made relative, so that none leads to a file of the host. Owners and special bits are not kept: these are
-    programs to run, not a system. Nothing is written through a link, since a tree has no path below one.
+    Absolute links are made relative, so that none leads to a file of the host. Owners and special bits are not kept:
+    these are programs to run, not a system. Nothing is written through a link, since a tree has no path below one.
     """
     for entry in tree:
         path = root / entry.path
@@ -207,7 +208,7 @@ def write_tree(tree: Tree, root: Path) -> None:
 
 
 def inner_target(path: str, target: str) -> str:
-    """The link text at ``path`` that leads where ``target`` leads when the tree's root is ``/``, without ever climbing above it."""
+    """The link text at ``path`` that leads where ``target`` leads if the tree's root is ``/``, never above it."""
     parts = [] if target.startswith("/") else path.split("/")[:-1]
     for part in target.split("/"):
         if part == "..":
@@ -218,7 +219,7 @@ def inner_target(path: str, target: str) -> str:
 
 
 def write_launchers(root: Path, architecture: str) -> None:
-    """Write ``launch/<program>`` for each program of the closure in ``root``, and ``methods/<name>`` for apt's methods."""
+    """Write ``launch/<program>`` for each program of the closure in ``root``, ``methods/<name>`` for apt's methods."""
     for folder, sources, skipped in (("launch", _FOLDERS, ()), ("methods", (_METHODS,), _METHODS_LEFT_OUT)):
         (root / folder).mkdir()
         for program in _programs(root, sources):
@@ -239,10 +240,12 @@ def _programs(root: Path, folders: Iterable[str]) -> Iterator[Path]:
 
 
 def launcher_text(program: str, architecture: str, dynamic: bool) -> str:
-    """The shell script that runs ``program`` (a path in the closure), found by the script's own place; ``exec``, so that the process is it.
+    """The shell script that runs ``program`` (a path in the closure), relative to the script's own place.
 
-    ``--inhibit-cache`` keeps the loader away from the host's ``ld.so.cache``; ``--argv0`` is for programs that ask under which name they
-    were called (kmod, apt's methods).
+    It uses ``exec``, so that the process is the program.
+
+    ``--inhibit-cache`` keeps the loader away from the host's ``ld.so.cache``; ``--argv0`` is for programs that depend
+    on the name they were called by (kmod, apt's methods).
     """
     about = ARCHITECTURES[known(architecture)]
     libraries = f"usr/lib/{about.triplet}"
@@ -258,7 +261,7 @@ def launcher_text(program: str, architecture: str, dynamic: bool) -> str:
     if dynamic:
         loader = f'"$root/{libraries}/{about.loader}" --inhibit-cache --library-path "$root/{libraries}"'
         # Python looks for its library beside the path that it was called by, and must not leave byte code in the store.
-        # The others want to hear their bare name.
+        # The others expect their bare name.
         python = name.startswith("python")
         called, options = (f'"$root/{program}"', " -B") if python else (shlex.quote(name), "")
         lines.append(f'exec {loader} --argv0 {called} "$root/{program}"{options} "$@"')
@@ -274,7 +277,7 @@ def is_elf(path: Path) -> bool:
 
 
 def is_dynamic(path: Path) -> bool:
-    """Does this ELF program ask for a dynamic loader? A static one runs as it is. A broken one is left to the kernel to refuse."""
+    """Does this ELF program need a dynamic loader? A static one runs as it is; the kernel refuses a broken one."""
     with path.open("rb") as file:
         head = file.read(_ELF_HEADER.size)
         if len(head) < _ELF_HEADER.size:

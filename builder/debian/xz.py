@@ -1,6 +1,7 @@
-"""Decompressing by the closure's xz, whose liblzma takes little more than half the time of the one that Python has on older hosts.
+"""Decompressing by the closure's xz, whose liblzma takes little more than half the time of Python's on older hosts.
 
-Python's does for small packages, where starting a program takes longer than the work, and for those that the closure itself is made of.
+Python's is used for small packages, where starting a program takes longer than the work, and for the packages of the
+closure itself.
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ from builder.core.inflate import XZ_MEMORY_MAX
 from builder.core.toolbox import Toolbox
 
 WORTHWHILE: Final = 1 << 18
-"""Bytes of a compressed stream from which on a program of its own pays."""
+"""Bytes of a compressed stream from which on a separate program is faster."""
 
 _MEMORY: Final = f"--memlimit-decompress={XZ_MEMORY_MAX}"
 
 
 class XzError(ValueError):
-    """The stream is damaged, or cut short, or longer than it may be; the text is xz's."""
+    """The stream is damaged, truncated or too long; the text is xz's."""
 
 
 def decompress(source: IO[bytes], target: IO[bytes], limit: int, toolbox: Toolbox) -> None:
-    """Write what the xz stream at the position of the file ``source`` unpacks to into the empty file ``target``, at most ``limit`` bytes.
+    """Unpack the xz stream at the position of the file ``source`` into the empty file ``target``.
 
-    What follows the stream is ignored. The position of ``source`` is undefined afterwards. Raises :class:`XzError`, and ``OSError`` for a full disk.
+    Writes at most ``limit`` bytes.
+
+    What follows the stream is ignored. The position of ``source`` is undefined afterwards. Raises :class:`XzError`, and
+    ``OSError`` for a full disk.
     """
-    os.lseek(source.fileno(), source.tell(), os.SEEK_SET)  # where Python is at, which has read ahead
+    os.lseek(source.fileno(), source.tell(), os.SEEK_SET)  # Python's own position, since it has read ahead
     process = subprocess.Popen(
         [*toolbox.command("xz"), "--decompress", "--stdout", "--single-stream", "--threads=1", _MEMORY],
         env=toolbox.environment("xz"),

@@ -1,7 +1,8 @@
 """The definition of an image: one commented model, read from YAML, with errors that name file, line and column.
 
-The model is the reference: each field says what it is for, and :mod:`builder.cli.schema` makes a page and a schema for editors of that. ``packages`` and its neighbours say what to lock; everything after says
-how the tree is finished. A definition is data only; it never holds an address of a mirror.
+The model is the reference: each field documents its purpose, and :mod:`builder.cli.schema` makes a page and a schema
+for editors from that. ``packages`` and its neighbours define what to lock; everything after that defines how the tree
+is finished. A definition is data only; it never holds an address of a mirror.
 """
 
 from __future__ import annotations

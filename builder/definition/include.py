@@ -1,9 +1,10 @@
-"""A definition that includes another: which file is meant, and how the two become one.
+"""A definition that includes another: which file it names, and how the two are merged.
 
     ours.yaml  <--include--  yours.yaml        merge(ours, yours): yours wins
 
-What a file says under ``architectures`` is merged over the rest of that file, before the files are merged: yours wins over all of ours. :func:`merge` is pure and works on values before the model sees them; the model checks the result. What a merge does is said on the reference page
-(:mod:`builder.cli.schema`), from the same rules.
+The ``architectures`` section of a file is merged over the rest of that file before the files are merged: yours wins
+over all of ours. :func:`merge` is pure and works on values before the model receives them; the model checks the result.
+The reference page (:mod:`builder.cli.schema`) documents merges, from the same rules.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ Location = tuple[str, ...]
 
 
 class Whole(Enum):
-    """The rule of a list that is one thing, the words of a command line: it is replaced, never appended to."""
+    """The rule of a list that is one value, such as a command line: it is replaced, never appended to."""
 
     WHOLE = "whole"
 
 
 @dataclass(frozen=True)
 class Named:
-    """The rule of a list of things with a name, which is under ``key`` (a thing may also be the bare name): there is one thing of a name."""
+    """The rule of a list of named things: each name, which is under ``key``, occurs once.
+
+    A thing may also be the bare name.
+    """
 
     key: str
 
@@ -45,17 +49,17 @@ Rules = Mapping[Location, Whole | Named]
 
 
 SECTIONS: Final = "architectures"
-"""The key under which a definition says what is different for an architecture."""
+"""The key of the sections for architectures."""
 
 COMMON: Final = ("include", "version", "name", "architecture", SECTIONS)
 """Keys that are the same for all architectures."""
 
 
 def read(path: Path) -> tuple[Node, ...]:
-    """The definition at ``path`` and what it includes, base first, its own file last; overlays are paths that hold from anywhere.
+    """The definition at ``path`` and what it includes, base first, its own file last; overlays are absolute paths.
 
-    Raises :class:`Failure` for files that cannot be read, for includes that lead to nothing or in a circle, and for sections of
-    architectures that there are not.
+    Raises :class:`Failure` for files that cannot be read, for includes that lead to nothing or in a circle, and for
+    sections of unknown architectures.
     """
     chain: list[Node] = []
     seen: dict[Path, str] = {}
@@ -85,7 +89,7 @@ def sections(files: Iterable[Node]) -> set[str]:
 
 
 def said(files: Iterable[Node], key: str) -> Node | None:
-    """What the last of ``files`` that has ``key`` says there."""
+    """The value of ``key`` in the last of ``files`` that has it."""
     values = [entries[key] for entries in map(_entries, files) if key in entries]
     return values[-1] if values else None
 
@@ -104,10 +108,11 @@ def fold(files: Iterable[Node], rules: Rules, name: str) -> Node:
 
 
 def merge(base: Node, over: Node, rules: Rules, at: Location = ()) -> Node:
-    """``over`` on top of ``base``; every part keeps its place.
+    """``over`` merged onto ``base``; every part keeps its place.
 
-    Mappings merge key by key; lists append what is not there yet, or are replaced where ``rules`` say so; scalars are replaced; null replaces
-    anything. Raises :class:`Failure` for two different things of one name, and for values of different kinds.
+    Mappings merge key by key; lists append what is not there yet, or are replaced where ``rules`` say so; scalars are
+    replaced; null replaces anything. Raises :class:`Failure` for two different things of one name, and for values of
+    different kinds.
     """
     if base.value is None or over.value is None:
         return over
@@ -147,7 +152,7 @@ def _appended(base: tuple[Node, ...], over: tuple[Node, ...], rule: Whole | Name
 
 
 def _identity(node: Node, rule: Whole | Named | None) -> str:
-    """What makes two items of a list the same item."""
+    """The identity of a list item: equal ones are the same item."""
     if isinstance(rule, Named) and node.mapping is not None and rule.key in node.mapping:
         return _text(node.mapping[rule.key])
     return _text(node)
@@ -170,7 +175,7 @@ def _mapping_at(node: Node, key: str) -> dict[str, Node]:
 
 
 def _sections(sections: Node, folder: Path) -> Node:
-    """The value of :data:`SECTIONS` in a file of ``folder``, checked as far as the model will not do it."""
+    """The value of :data:`SECTIONS` in a file of ``folder``, checked as far as the model does not."""
     hint = f"'{SECTIONS}' has a section for each architecture that differs: {', '.join(architecture.NAMES)}"
     if sections.mapping is None:
         raise Failure(f"{SECTIONS}: {sections.kind} is no mapping", where=sections.where, hint=hint)
@@ -191,7 +196,7 @@ def _sections(sections: Node, folder: Path) -> Node:
 
 
 def _anchored(overlay: Node, folder: Path) -> Node:
-    """One overlay or several, as a list of paths; what is neither is left to the model to refuse."""
+    """One overlay or several, as a list of paths; the model refuses other values."""
     items = (overlay,) if isinstance(overlay.value, str) else overlay.items
     if items is None:
         return overlay
@@ -202,7 +207,7 @@ def _anchored(overlay: Node, folder: Path) -> Node:
 
 
 def _target(include: Node, folder: Path) -> Path:
-    """The file that an ``include`` in ``folder`` means: one of ours by its bare name, or a path relative to the file that says it."""
+    """The file of an ``include`` in ``folder``: one of ours by its bare name, or a path relative to ``folder``."""
     text = include.value
     if not isinstance(text, str):
         raise Failure(f"include: {include.kind} cannot be included", where=include.where, hint="name one definition")

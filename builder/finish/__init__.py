@@ -1,8 +1,8 @@
-"""Finishing steps: what maintainer scripts would have done to an installed tree, done to our tree by pure functions.
+"""Finishing steps: pure functions that do to our tree what maintainer scripts would have done to an installed one.
 
-Each step is ``noun(tree, options...) -> Patch``: it reads the tree and says what to put and remove, nothing else; :mod:`builder.pipeline.assemble` applies the
-patches in order and caches them. Steps that need a program of the tools closure also take a :class:`~builder.core.toolbox.Toolbox` and an
-empty scratch directory.
+Each step is ``noun(tree, options...) -> Patch``: it reads the tree and returns only what to put and remove;
+:mod:`builder.pipeline.assemble` applies the patches in order and caches them. Steps that need a program of the tools
+closure also take a :class:`~builder.core.toolbox.Toolbox` and an empty scratch directory.
 
 ==============  ======================================================================================================================
 step            scripts whose work it does
@@ -26,12 +26,13 @@ ldconfig        libc-bin's trigger, activated by every library
 writable        base-files (directories and links of /var)
 ==============  ======================================================================================================================
 
-What an order has to keep: ``statoverride`` after ``accounts`` (it looks numbers up) and after the overlay; ``databases`` after ``presets``, which
-removes the links of /etc/systemd/system that it does not know; ``ldconfig`` and ``bytecode`` after ``slim``; ``writable`` last of all that
-touch /var, /home, /root, /opt and /srv.
+Rules for the order: ``statoverride`` after ``accounts`` (it looks numbers up) and after the overlay; ``databases``
+after ``presets``, which removes the links of /etc/systemd/system that it does not know; ``ldconfig`` and ``bytecode``
+after ``slim``; ``writable`` last of all that touch /var, /home, /root, /opt and /srv.
 
-Not done on purpose: systemd-tmpfiles (it runs at boot on /var and /run), ssh host keys (made on the node), debconf (the final configuration is
-written), update-initramfs and boot loader hooks (the initrd is our own), diversions of the merge of /usr (paths are mapped while unpacking),
-apparmor profiles (the kernel's default confines nothing without them), iproute2's optional capability (its default is none), the empty
-directories of /usr/local (read-only), the dpkg, ucf and debconf databases (nobody is there to read them).
+Not done on purpose: systemd-tmpfiles (it runs at boot on /var and /run), ssh host keys (made on the node), debconf (the
+final configuration is written), update-initramfs and boot loader hooks (the initrd is our own), diversions of the merge
+of /usr (paths are mapped while unpacking), apparmor profiles (the kernel's default confines nothing without them),
+iproute2's optional capability (its default is none), the empty directories of /usr/local (read-only), the dpkg, ucf and
+debconf databases (nothing on a node reads them).
 """

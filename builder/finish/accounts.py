@@ -1,8 +1,8 @@
 """The account database: /etc/passwd, group, shadow and gshadow, with numbers that never change.
 
-Replaces the work of: base-passwd (the two master files, subuid, subgid), passwd (shadow files), every call of systemd-sysusers (systemd,
-udev, dbus, etcd-server, openssh-server, systemd-resolved, systemd-timesyncd), and every addgroup of a postinst that brings no
-sysusers.d file (docker.io's ``docker``, openssh-client's ``_ssh``).
+Replaces the work of: base-passwd (the two master files, subuid, subgid), passwd (shadow files), every call of
+systemd-sysusers (systemd, udev, dbus, etcd-server, openssh-server, systemd-resolved, systemd-timesyncd), and every
+addgroup of a postinst that brings no sysusers.d file (docker.io's ``docker``, openssh-client's ``_ssh``).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ NOLOGIN: Final = "/usr/sbin/nologin"
 
 FIXED_IDS: Final[Mapping[str, int]] = MappingProxyType(
     {
-        # Debian gives these out at install time, from 999 downwards, in the order of installation. We freeze one order: files
-        # on the state disk carry these numbers, so an entry is never changed, and a new name takes the next lower number.
+        # Debian assigns these at install time, from 999 downwards, in the order of installation. We freeze one
+        # order: files on the state disk have these numbers, so an entry never changes, and a new name takes the next
+        # lower number.
         "systemd-journal": 999,
         "systemd-network": 998,
         "systemd-resolve": 997,
@@ -43,14 +44,14 @@ FIXED_IDS: Final[Mapping[str, int]] = MappingProxyType(
         "redis": 982,
     }
 )
-"""Numbers of the names that neither Debian's policy (below 100) nor their package fixes; user and group of a name share one."""
+"""Numbers of names that neither Debian's policy (below 100) nor a package fixes; user and group of a name share one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """A person's account. ``groups`` are the supplementary ones; the primary group has the same name and ``gid``.
 
-    No account has a password: people come in by key.
+    No account has a password: people log in by key.
     """
 
     name: str
@@ -85,7 +86,8 @@ class _User:
         return f"{self.name}:x:{self.uid}:{self.gid}:{self.gecos}:{self.home}:{self.shell}\n"
 
     def shadow(self) -> str:
-        # '*' matches no password, yet keys work. The day of the last change stays empty: no ageing, and no clock in the image.
+        # '*' matches no password, but keys work. The day of the last change stays empty: no ageing, and no clock in
+        # the image.
         return f"{self.name}:*::::::{'1' if self.expired else ''}:\n"
 
 
@@ -139,10 +141,10 @@ def accounts(
     groups: Iterable[str] = EXTRA_GROUPS,
     ids: Mapping[str, int] = FIXED_IDS,
 ) -> Patch:
-    """The four files of the account database, the empty subuid and subgid, and the homes of ``people`` with a copy of /etc/skel.
+    """The account database (four files), empty subuid and subgid, and homes of ``people`` with a copy of /etc/skel.
 
     ``groups`` are made beside those that packages declare; ``ids`` numbers every name that is not numbered elsewhere.
-    Raises :class:`Failure` naming the account if a number is missing, or taken twice, or a sysusers.d line is no such line.
+    Raises :class:`Failure` naming the account if a number is missing or used twice, or for a broken sysusers.d line.
     """
     database = _Database(ids)
     _read_masters(tree, database)
@@ -199,7 +201,7 @@ def _read_sysusers(entry: Entry, database: _Database) -> Iterator[tuple[str, str
                 _sysusers_user(name, plain, kind.endswith("!"), database, where)
             case "m":
                 yield name, number_text, where
-            case "r":  # a range for numbers that are chosen by chance, which ours never are
+            case "r":  # a range for numbers that are chosen at random, which ours never are
                 continue
             case _:
                 raise Failure(f"unknown sysusers.d type '{kind}'", where=where)
@@ -242,7 +244,7 @@ def _files(database: _Database) -> Iterator[Entry]:
 
 
 def _home(tree: Tree, person: Account) -> Iterator[Entry]:
-    """The person's home directory with what /etc/skel holds, as useradd would make it."""
+    """The person's home directory with the contents of /etc/skel, as useradd makes it."""
     home = person.home.strip("/")
     if not home or home in tree:
         return

@@ -1,6 +1,7 @@
 """Generic names for programs that come in several makes: awk, pager, iptables.
 
-Replaces the work of: every update-alternatives (mawk, less, util-linux, iptables, debianutils, xz-utils), and bash's /bin/sh.
+Replaces the work of: every update-alternatives (mawk, less, util-linux, iptables, debianutils, xz-utils), and bash's
+/bin/sh.
 """
 
 from __future__ import annotations
@@ -39,18 +40,20 @@ ALTERNATIVES: Final = (
     Alternative("usr/bin/nc", ("nc.openbsd", "nc.traditional")),
     Alternative("usr/bin/lzma", ("xz",)),
     Alternative("usr/bin/unlzma", ("unxz",)),
-    # Debian's default, and docker's: the nft make; the kernel's old tables are what the legacy make would need.
+    # Debian's default, and docker's: the nft variant; the legacy one would need the kernel's old tables.
     *_tables("iptables", ("iptables-nft", "iptables-legacy")),
     *_tables("ip6tables", ("ip6tables-nft", "ip6tables-legacy")),
     *_tables("arptables", ("arptables-nft",)),
     *_tables("ebtables", ("ebtables-nft",)),
 )
-"""What Debian's priorities give for the packages we may have; a name that no package backs is not made."""
+"""The result of Debian's priorities for the packages we may have; a name without a package is not made."""
 
 
 def alternatives(tree: Tree, table: Iterable[Alternative] = ALTERNATIVES) -> Patch:
-    """One direct link a name (``awk -> mawk``), not the detour over /etc/alternatives: nobody changes the choice on a node, and a program
-    of /usr should not depend on the overlay of /etc. A name that a package brings itself stays as it is.
+    """One direct link per name (``awk -> mawk``), without the detour over /etc/alternatives.
+
+    The choice never changes on a node, and a program of /usr should not depend on the overlay of /etc. A name that a
+    package brings itself stays as it is.
     """
     put = []
     for alternative in table:

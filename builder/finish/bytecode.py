@@ -1,6 +1,9 @@
-"""Python's compiled modules, so that nothing is compiled on a node: its file system is read-only, and its processor may be emulated.
+"""Python's compiled modules, so that nothing is compiled on a node.
 
-Replaces the work of: py_compile in libpython3.13-minimal, python3.13-minimal and python3.13, and py3compile in every python3-* package.
+A node's file system is read-only, and its processor may be emulated.
+
+Replaces the work of: py_compile in libpython3.13-minimal, python3.13-minimal and python3.13, and py3compile in every
+python3-* package.
 """
 
 from __future__ import annotations
@@ -74,8 +77,11 @@ SELDOM: Final = (
         "encodings/_*/*",
     ),
 )
-"""Patterns below the standard library's folder: nothing that runs at boot or in our daemons imports these, and their bytecode is a hundredth of an
-image. They work as any source does, a moment slower."""
+"""Patterns below the standard library's folder of modules without bytecode.
+
+Nothing that runs at boot or in our daemons imports them, and their bytecode is a hundredth of an image. They work like
+any source, slightly slower.
+"""
 
 INTERPRETER: Final = "python3.13"
 
@@ -87,10 +93,13 @@ def bytecode(
     interpreter: str = INTERPRETER,
     workers: int = 2,
 ) -> Patch:
-    """A ``.pyc`` in ``__pycache__`` for every ``.py`` file below ``folders`` but those of :data:`SELDOM`, made by ``interpreter`` of the tools closure.
+    """A ``.pyc`` in ``__pycache__`` for every ``.py`` file below ``folders`` except those of :data:`SELDOM`.
 
-    The files are of the kind "unchecked hash" (PEP 552): never compared with their source, the same bytes whenever they are made, and with the path
-    on the node inside. Raises :class:`Failure` if a file has a syntax error, with Python's words.
+    They are made by ``interpreter`` of the tools closure.
+
+    The files are of the kind "unchecked hash" (PEP 552): never compared with their source, the same bytes whenever they
+    are made, and with the path on the node inside. Raises :class:`Failure` with Python's message if a file has a syntax
+    error.
     """
     sources = [
         entry
@@ -110,8 +119,8 @@ def is_seldom(path: str) -> bool:
 def _compile(
     toolbox: Toolbox, interpreter: str, sources: Sequence[Entry], workers: int
 ) -> tuple[str, dict[str, bytes]]:
-    """Compile ``sources`` by ``workers`` processes with a share of the files each; returns the tag of their names, and the compiled form by path."""
-    # -P, -s, -S: nothing but the standard library is looked at.
+    """Compile ``sources`` with ``workers`` processes; return the tag of their names, and the compiled form by path."""
+    # -P, -s, -S: only the standard library is used.
     program = ["-P", "-s", "-S", str(Path(__file__).with_name("pyc.py"))]
     shares = [sources[number::workers] for number in range(workers)]
     try:
@@ -132,7 +141,7 @@ def _compile(
 
 
 def _asked(share: Iterable[Entry]) -> bytes:
-    """What pyc.py reads."""
+    """The input of pyc.py."""
     parts = []
     for entry in share:
         path, source = f"/{entry.path}".encode("utf-8", "surrogateescape"), entry.content.read()

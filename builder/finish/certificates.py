@@ -12,12 +12,14 @@ SOURCES = ("usr/share/ca-certificates", "usr/local/share/ca-certificates")
 
 
 def certificates(tree: Tree) -> Patch:
-    """All ``.crt`` files of the tree, sorted by path, as /etc/ssl/certs/ca-certificates.crt, one link each beside it, and the list
+    """The bundle of all ``.crt`` files of the tree, links to them, and their list.
+
+    /etc/ssl/certs/ca-certificates.crt has them sorted by path, with one link for each beside it; the list is
     /etc/ca-certificates.conf.
 
-    The links named after a hash of the subject are left out: OpenSSL reads the bundle first (Debian's /usr/lib/ssl/cert.pem leads to
-    it), Go, curl and Python read only the bundle, and the hash needs an ASN.1 canonicaliser. Raises :class:`Failure` if the tree has no
-    certificate, or one that is not PEM.
+    The links named after a hash of the subject are left out: OpenSSL reads the bundle first (Debian's
+    /usr/lib/ssl/cert.pem leads to it), Go, curl and Python read only the bundle, and the hash needs an ASN.1
+    canonicaliser. Raises :class:`Failure` if the tree has no certificate, or one that is not PEM.
     """
     found = [
         entry

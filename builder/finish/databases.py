@@ -1,14 +1,16 @@
-"""Databases that systemd would bring up to date at boot, and the marks that say there is nothing to do.
+"""Databases that systemd would update at boot, and the marks that prevent it.
 
-Replaces the work of: udev (systemd-hwdb update), systemd (journalctl --update-catalog), and the ConditionNeedsUpdate= services.
+Replaces the work of: udev (systemd-hwdb update), systemd (journalctl --update-catalog), and the ConditionNeedsUpdate=
+services.
 
 Decided:
 
-* **No hwdb.bin.** It tells vendor names, keyboard maps and power quirks of plain hardware; udev works without it, and a machine of the cloud
-  kernel has nothing to look up. 12 MB saved. ``slim`` drops its sources as well.
-* **No catalog.** It only feeds the explanations of ``journalctl -x``.
-* **Nothing is updated at boot.** What sysusers, ldconfig, the hwdb and the catalog would write is in the image or left out, so their services
-  are masked, and ``.updated`` in /etc and /var is as new as /usr, so ConditionNeedsUpdate= is false for the services of others, too.
+* **No hwdb.bin.** It has vendor names, keyboard maps and power quirks of plain hardware; udev works without it, and a
+  machine with the cloud kernel looks up nothing in it. This saves 12 MB. ``slim`` drops its sources as well.
+* **No catalog.** Only the explanations of ``journalctl -x`` use it.
+* **Nothing is updated at boot.** What sysusers, ldconfig, the hwdb and the catalog would write is in the image or left
+  out, so their services are masked, and ``.updated`` in /etc and /var is as new as /usr, so ConditionNeedsUpdate= is
+  false for the services of others, too.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ UPDATERS: Final = (
 
 
 def databases(tree: Tree, epoch: int) -> Patch:
-    """Masks for the update services that the tree has, and /etc/.updated and /var/.updated with the time ``epoch`` (seconds), which is to be the
-    modification time of /usr in the image as well.
+    """Masks for the update services of the tree, and /etc/.updated and /var/.updated.
 
-    systemd compares seconds first and, if they are equal and /usr has no nanoseconds, the stamp inside. Runs after ``presets`` (which clears
-    links it does not know) and before ``writable`` (which takes /var along).
+    Their time is ``epoch`` (seconds), which must also be the modification time of /usr in the image.
+
+    systemd compares seconds first and, if they are equal and /usr has no nanoseconds, the stamp inside the file. Runs
+    after ``presets`` (which clears links it does not know) and before ``writable`` (which takes /var along).
     """
     masks = [
         symlink(f"etc/systemd/system/{name}", "/dev/null")

@@ -1,8 +1,9 @@
-"""Configuration files that packages keep under /usr/share and copy to their place on installation.
+"""Configuration files that packages keep under /usr/share and copy into place on installation.
 
-Replaces the work of: readline-common (inputrc), base-files (profile, motd, root's dot files, dpkg origin, login records, /etc/opt), debianutils (shells), openssh-server (sshd_config; host keys are
-made on the node), libpam-modules (opasswd, environment), systemd (var/log/journal, mtab). libwrap0's hosts.allow and hosts.deny and kmod's modules
-would hold comments only, and mean the same when they are missing.
+Replaces the work of: readline-common (inputrc), base-files (profile, motd, root's dot files, dpkg origin, login
+records, /etc/opt), debianutils (shells), openssh-server (sshd_config; host keys are made on the node), libpam-modules
+(opasswd, environment), systemd (var/log/journal, mtab). libwrap0's hosts.allow and hosts.deny and kmod's modules would
+hold only comments, and are equivalent to missing files.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ COPIES: Final = (
     ("usr/share/base-files/dot.bashrc", "root/.bashrc"),
     ("usr/share/readline/inputrc", "etc/inputrc"),
 )
-"""From, to; only where the first exists and the second does not."""
+"""Source and target; copied where the first exists and the second does not."""
 
 EMPTY: Final = (
     ("etc/motd", 0o644),
     ("etc/environment", 0o644),
     ("etc/security/opasswd", 0o600),
     ("etc/fstab", 0o644),
-    # login records; statoverride gives them to the group utmp
+    # login records; statoverride sets their group to utmp
     ("var/log/wtmp", 0o664),
     ("var/log/btmp", 0o660),
     ("var/log/lastlog", 0o664),
@@ -52,9 +53,9 @@ SSHD: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def defaults(tree: Tree, sshd: Mapping[str, str] = SSHD) -> Patch:
-    """The copies, sshd_config with ``sshd``'s settings, /etc/shells from all packages' lists, and a few empty files that scripts make.
+    """The copies, sshd_config with ``sshd``'s settings, /etc/shells from all lists, and empty files that scripts make.
 
-    A file that the tree has already is left as it is. Raises :class:`Failure` for an ``sshd`` keyword that is no word.
+    Existing files stay as they are. Raises :class:`Failure` for an invalid ``sshd`` keyword.
     """
     made = [file(target, tree.read(source)) for source, target in COPIES if source in tree and target not in tree]
     made.extend(file(path, "", mode) for path, mode in EMPTY if path not in tree)
@@ -67,7 +68,7 @@ def defaults(tree: Tree, sshd: Mapping[str, str] = SSHD) -> Patch:
     if "etc/mtab" not in tree:
         made.append(symlink("etc/mtab", "../proc/self/mounts"))
     if JOURNALD in tree:
-        made.append(directory("var/log/journal"))  # its presence is what makes the journal persistent
+        made.append(directory("var/log/journal"))  # its presence makes the journal persistent
     return Patch(tuple(made))
 
 
@@ -87,7 +88,7 @@ def _sshd(tree: Tree, settings: Mapping[str, str]) -> Iterator[Entry]:
 
 
 def _shells(tree: Tree) -> Iterable[Entry]:
-    """/etc/shells as update-shells makes it: Debian's list, then the paths of shells.d, each also in its other spelling."""
+    """/etc/shells as update-shells makes it: Debian's list, then the paths of shells.d, with and without /usr."""
     if "usr/share/debianutils/shells" not in tree:
         return
     lines = tree.read("usr/share/debianutils/shells").decode().splitlines()

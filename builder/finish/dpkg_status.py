@@ -17,10 +17,12 @@ _STATUS: Final = "Status: install ok installed"
 
 
 def dpkg_status(tree: Tree, paragraphs: Iterable[str]) -> Patch:  # noqa: ARG001 - every step takes the tree
-    """``paragraphs`` (the control file of each package) as one status file at ``usr/share/flotilla/dpkg-status``, sorted by package name.
+    """``paragraphs`` (the control file of each package) as one status file, sorted by package name.
 
-    It lies in /usr since /var belongs to the state disk; link /var/lib/dpkg/status to it. Raises :class:`Failure` for a paragraph without
-    a package name.
+    Its path is ``usr/share/flotilla/dpkg-status``.
+
+    It lies in /usr since /var belongs to the state disk; link /var/lib/dpkg/status to it. Raises :class:`Failure` for a
+    paragraph without a package name.
     """
     named: list[tuple[str, str]] = []
     for paragraph in paragraphs:

@@ -1,6 +1,7 @@
-"""Just enough of ELF to ask a shared library its name, a program which libraries it needs, and a kernel module what it says of itself.
+"""A reader of ELF for the name of a shared library, the libraries of a program, and the metadata of a kernel module.
 
-Source of the format: the System V ABI, "Object Files" and "Dynamic Linking"; 64-bit little-endian only, which all our targets are.
+Source of the format: the System V ABI, "Object Files" and "Dynamic Linking"; 64-bit little-endian only, like all our
+targets.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ _DF_1_PIE = 0x08000000
 
 
 class ElfFailure(Failure):
-    """A file that begins like an ELF object and then is none (mostly: it is cut short)."""
+    """A file that begins like an ELF object but is broken (usually truncated)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """What the loader's cache wants to know of a shared library. ``soname`` is empty if the library has none."""
+    """The data of a shared library for the loader's cache. ``soname`` is empty if the library has none."""
 
     machine: int
     soname: str
 
 
 def is_elf(data: bytes) -> bool:
-    """Whether ``data`` begins like a 64-bit little-endian ELF object; others (linker scripts, 32-bit) are not for us."""
+    """Whether ``data`` begins like a 64-bit little-endian ELF object; others (linker scripts, 32-bit) are ignored."""
     return data[:6] == b"\x7fELF\x02\x01"
 
 
 def library(data: bytes, where: str) -> Library | None:
-    """The machine and SONAME of a shared library; None for any other file (also for an executable that is position-independent).
+    """The machine and SONAME of a shared library; None for any other file, also a position-independent executable.
 
     Raises :class:`ElfFailure` at ``where`` if the object is broken.
     """
@@ -54,7 +55,9 @@ def library(data: bytes, where: str) -> Library | None:
 
 
 def needed(data: bytes, where: str) -> tuple[str, ...]:
-    """What must be there for the program or library ``data`` to start: its dynamic loader (a path), then SONAMEs; nothing for any other file.
+    """What the program or library ``data`` needs to start: its dynamic loader (a path), then SONAMEs.
+
+    Nothing for any other file.
 
     Raises :class:`ElfFailure` at ``where`` if the object is broken.
     """
@@ -92,7 +95,7 @@ def _segments(data: bytes) -> list[tuple[int, ...]]:
 
 
 def _dynamic(data: bytes, segments: list[tuple[int, ...]]) -> list[tuple[int, int]]:
-    """The dynamic section's (tag, value) pairs; empty for what is linked statically."""
+    """The dynamic section's (tag, value) pairs; empty for statically linked objects."""
     found = []
     for offset, size in [(segment[2], segment[5]) for segment in segments if segment[0] == _PT_DYNAMIC]:
         for position in range(offset, offset + size, _DYNAMIC.size):
@@ -120,7 +123,7 @@ def _text(data: bytes, offset: int) -> str:
 def section(data: bytes, name: str, where: str) -> bytes:
     """The bytes of the section ``name``, empty if the object has none.
 
-    Raises :class:`ElfFailure` at ``where`` if ``data`` is no ELF object or broken.
+    Raises :class:`ElfFailure` at ``where`` if ``data`` is not an ELF object or is broken.
     """
     if not is_elf(data):
         raise ElfFailure("not a 64-bit ELF object", where=where)

@@ -1,7 +1,8 @@
-"""Who this system is, and where it looks up names.
+"""The identity of the system, and its name services.
 
-Replaces the work of: systemd (systemd-machine-id-setup), base-files (os-release, issue), netbase (hosts, networks), libc-bin and
-libnss-systemd, libnss-resolve, libnss-myhostname (nsswitch.conf), systemd-resolved (resolv.conf), tzdata (localtime), systemd (locale.conf).
+Replaces the work of: systemd (systemd-machine-id-setup), base-files (os-release, issue), netbase (hosts, networks),
+libc-bin and libnss-systemd, libnss-resolve, libnss-myhostname (nsswitch.conf), systemd-resolved (resolv.conf), tzdata
+(localtime), systemd (locale.conf).
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ SERVICES = (
 
 
 def identity(tree: Tree, version: str, name: str = "Flotilla", hostname: str = "flotilla") -> Patch:
-    """os-release (``version`` is the image's), an empty machine-id, host name, hosts, issue, nsswitch.conf, resolv.conf, UTC, C.UTF-8.
+    """os-release, an empty machine-id, host name, hosts, issue, nsswitch.conf, resolv.conf, UTC, C.UTF-8.
 
-    The machine-id is empty, not missing: systemd then makes one up and keeps it, yet does not take the boot for a "first boot", which
-    would ask for passwords and apply presets again. A consequence: ``ConditionFirstBoot=`` never holds on a node.
-    Raises :class:`Failure` if the tree has no os-release to start from.
+    ``version`` is the image's, for os-release.
+
+    The machine-id is empty, not missing: systemd then generates one and keeps it, but does not treat the boot as a
+    "first boot", which would ask for passwords and apply presets again. As a consequence ``ConditionFirstBoot=`` never
+    holds on a node. Raises :class:`Failure` if the tree has no os-release to start from.
     """
     return Patch(
         (
@@ -72,7 +75,7 @@ def _release(tree: Tree, version: str, name: str) -> tuple[Entry, Entry]:
         "VERSION": version,
         "IMAGE_ID": name.lower(),
         "IMAGE_VERSION": version,
-        # What we are made of, for scanners that know the distribution's advisories.
+        # The base distribution, for scanners that use its advisories.
         "VERSION_CODENAME": debian.get("VERSION_CODENAME", ""),
         "DEBIAN_VERSION_FULL": debian.get("DEBIAN_VERSION_FULL", debian.get("VERSION_ID", "")),
     }

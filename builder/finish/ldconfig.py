@@ -2,9 +2,10 @@
 
 Replaces the work of: libc-bin's trigger (ldconfig), which about 90 packages activate.
 
-Source of the format: glibc's ``cache_file_new`` (magic ``glibc-ld.so.cache``, version 1.1), little-endian: a header of 48 bytes,
-entries of 24 bytes sorted downwards, then their strings at offsets counted from the start of the file. Subdirectories glibc-hwcaps
-(libraries for newer processors) are not entered; the loader then takes the baseline library, which is always right.
+Source of the format: glibc's ``cache_file_new`` (magic ``glibc-ld.so.cache``, version 1.1), little-endian: a header of
+48 bytes, entries of 24 bytes sorted downwards, then their strings at offsets counted from the start of the file.
+Subdirectories glibc-hwcaps (libraries for newer processors) are skipped; the loader then takes the baseline library,
+which always works.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _PARTS: Final = re.compile(r"\d+|\D")
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One line of the cache: the name a program asks for, and the absolute path it gets."""
+    """One line of the cache: the name that a program requests, and the absolute path for it."""
 
     name: str
     path: str
@@ -44,7 +45,7 @@ class _Candidate:
 
 
 def compare_names(left: str, right: str) -> int:
-    """Order names as glibc's ``_dl_cache_libcmp`` does: runs of digits by value, and a digit above any other character."""
+    """Order names like glibc's ``_dl_cache_libcmp``: runs of digits by value, and a digit above any other character."""
     for one, two in itertools.zip_longest(_PARTS.findall(left), _PARTS.findall(right), fillvalue=""):
         if one == two:
             continue
@@ -66,7 +67,7 @@ _downwards: Final = cmp_to_key(_compare_downwards)
 
 
 def ldconfig(tree: Tree, architecture: Architecture) -> Patch:
-    """The cache for every library of the tree that is for ``architecture``, and the SONAME links that are missing or point to an older file.
+    """The cache of the tree's libraries for ``architecture``, and SONAME links that are missing or outdated.
 
     Directories come from /etc/ld.so.conf (with its includes), then the loader's own. Raises
     :class:`~builder.finish.elf.ElfFailure` for a broken library.
@@ -88,7 +89,7 @@ def ldconfig(tree: Tree, architecture: Architecture) -> Patch:
 
 
 def render(entries: list[CacheEntry], flags: int) -> bytes:
-    """The bytes of a cache file with ``entries``; of two with one name the first is found first."""
+    """The bytes of a cache file with ``entries``; of two with the same name the first wins."""
     ordered = sorted(entries, key=_downwards)
     start = _HEADER.size + _ENTRY.size * len(ordered)
     strings = bytearray()
@@ -121,7 +122,7 @@ def _system(architecture: Architecture) -> tuple[str, ...]:
 
 
 def _libraries(tree: Tree, folder: str, machine: int) -> dict[str, _Candidate]:
-    """SONAME -> the file or link of ``folder`` that serves it best, by ldconfig's rules: a file before a link, then the highest name."""
+    """SONAME -> best file or link of ``folder`` by ldconfig's rules: a file before a link, then the highest name."""
     found: dict[str, _Candidate] = {}
     for entry in tree.below(folder):
         name = entry.path.removeprefix(folder + "/")
@@ -136,7 +137,8 @@ def _libraries(tree: Tree, folder: str, machine: int) -> dict[str, _Candidate]:
         soname = about.soname or name
         base = real.path.rpartition("/")[2]
         is_link = entry.kind is Kind.SYMLINK
-        # A link is only taken as such if it leads to the library's proper name, or is the name without version that ld(1) wants.
+        # A link counts as such only if it leads to the library's proper name, or is the name without version that
+        # ld(1) uses.
         if is_link and base != soname and not (base.endswith(".so") and soname.startswith(base)):
             is_link = False
         if is_link:
@@ -154,7 +156,10 @@ def _better(new: _Candidate, old: _Candidate) -> bool:
 
 
 def _points_to(tree: Tree, path: str, target: str) -> bool:
-    """Whether the link ``path`` leads, by whatever steps, to where ``target`` beside it leads; a plain file of that name is kept."""
+    """Whether the link ``path`` finally leads to where ``target`` beside it leads.
+
+    A plain file of that name is kept.
+    """
     entry = tree.get(path)
     if entry is None:
         return False

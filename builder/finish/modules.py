@@ -1,6 +1,7 @@
-"""Kernel modules: the ones a node needs, with what they need, and depmod's index of them.
+"""Kernel modules: those that a node needs, their dependencies, and depmod's index of them.
 
-Replaces the work of: linux-image-* (depmod), kmod's trigger, and initramfs-tools' choice of modules (see :func:`module_closure`).
+Replaces the work of: linux-image-* (depmod), kmod's trigger, and initramfs-tools' choice of modules (see
+:func:`module_closure`).
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from terminal import Failure
 
 MODULES: Final = "usr/lib/modules"
 MODULE_BYTES_MAX: Final = 256 << 20
-"""Of one module, unpacked; the largest of Debian's, with all its tables, has some 20 MiB."""
+"""Limit of one module, unpacked; the largest of Debian's, with all its tables, has some 20 MiB."""
 
 _DEPENDS = "depends"
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleInfo:
-    """What a module says of itself in its .modinfo section. Names have underscores, as the kernel has them."""
+    """A module's .modinfo section. Names have underscores, as in the kernel."""
 
     name: str
     depends: tuple[str, ...]
@@ -47,7 +48,7 @@ def canonical(name: str) -> str:
 
 
 def read_module(entry: Entry) -> bytes:
-    """The ELF object of a module file, unpacked if it is ``.ko.xz``. Raises :class:`Failure` if it is cut short."""
+    """The ELF object of a module file, unpacked if it is ``.ko.xz``. Raises :class:`Failure` if it is truncated."""
     data = entry.content.read()
     if not entry.path.endswith(".xz"):
         return data
@@ -84,7 +85,7 @@ def parse_modinfo(data: bytes, where: str) -> ModuleInfo:
 
 
 class Kernel:
-    """The modules of the one kernel in a tree, read as they are asked for."""
+    """The modules of the only kernel in a tree, read on demand."""
 
     def __init__(self, tree: Tree) -> None:
         versions = sorted({entry.path.split("/")[3] for entry in tree.glob(f"{MODULES}/*/modules.builtin")})
@@ -115,21 +116,21 @@ class Kernel:
         return self._objects[name]
 
     def prepare(self, names: Sequence[str]) -> None:
-        """Unpack these, by all processors; :meth:`read` has them afterwards."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # unpacking lets go of the interpreter
+        """Unpack these on all processors; :meth:`read` has them afterwards."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # unpacking releases the interpreter's lock
             self._objects.update(zip(names, pool.map(read_module, [self.files[name] for name in names]), strict=True))
 
     def info(self, name: str) -> ModuleInfo:
-        """What the module ``name`` says of itself."""
+        """The .modinfo section of the module ``name``."""
         if name not in self._infos:
             self._infos[name] = parse_modinfo(self.read(name), "/" + self.files[name].path)
         return self._infos[name]
 
     @cached_property
     def _aliases(self) -> dict[str, list[str]]:
-        """Modules of each alias that a soft dependency may name: those of algorithms ("crypto-crc32c"), for any processor and for some.
+        """Modules of each alias for a soft dependency: algorithms ("crypto-crc32c"), generic and per processor.
 
-        Only modules of these folders are unpacked for it; all of a kernel's would take seconds.
+        Only modules of these folders are unpacked; all modules of a kernel would take seconds.
         """
         algorithms = [name for name, entry in sorted(self.files.items()) if "/crypto/" in entry.path]
         found: dict[str, list[str]] = {}
@@ -159,7 +160,7 @@ class Kernel:
         return sorted(fnmatch.filter(self.files, wanted))
 
     def closure(self, names: Iterable[str]) -> list[str]:
-        """``names`` and all they need, each after what it needs; soft dependencies count where the kernel has them."""
+        """``names`` and their dependencies, in load order; soft dependencies count where the kernel has them."""
         order: list[str] = []
         open_: set[str] = set()
 
@@ -181,7 +182,7 @@ class Kernel:
         return order
 
     def _present(self, soft: tuple[str, ...]) -> Iterator[str]:
-        """Modules behind the names of soft dependencies, which may be aliases or nothing this kernel has."""
+        """Modules for the names of soft dependencies, which may be aliases or missing in this kernel."""
         for name in soft:
             if name in self.files:
                 yield name
@@ -190,9 +191,9 @@ class Kernel:
 
 
 def module_closure(tree: Tree, names: Iterable[str]) -> list[str]:
-    """Paths of the modules ``names`` (wildcards allowed) and of all that they need, in an order in which insmod succeeds.
+    """Paths of the modules ``names`` (wildcards allowed) and their dependencies, in an order in which insmod succeeds.
 
-    What is built into the kernel is left out. Raises :class:`Failure` for a name that this kernel does not have.
+    Built-in modules are left out. Raises :class:`Failure` for a name that this kernel does not have.
     """
     kernel = Kernel(tree)
     wanted = [name for pattern in names for name in kernel.matching(pattern)]
@@ -207,11 +208,12 @@ def modules(
     *,
     decompress: bool = True,
 ) -> Patch:
-    """Keep the modules of ``allowed`` with all they need, drop the others, and index them with depmod of the tools closure.
+    """Keep the modules of ``allowed`` with dependencies, drop the others, and index them with the closure's depmod.
 
-    ``scratch`` is an empty directory to work in; it is left empty. With ``decompress`` the modules are stored plainly: the root's file system
-    compresses them once, and loading one under emulation costs less than unpacking xz. Raises :class:`Failure` for a plain name that the
-    kernel does not have, for a broken module, and if depmod fails or warns.
+    ``scratch`` is an empty directory to work in; it is left empty. With ``decompress`` the modules are stored
+    uncompressed: the root's file system compresses them, and under emulation reading that is faster than unpacking xz.
+    Raises :class:`Failure` for a plain name that the kernel does not have, for a broken module, and if depmod fails or
+    warns.
     """
     kernel = Kernel(tree)
     wanted = sorted({name for pattern in allowed for name in kernel.matching(pattern)})
@@ -235,7 +237,7 @@ def _plain(entry: Entry, data: bytes) -> Entry:
 
 
 def _keep_order(tree: Tree, kernel: Kernel, kept: set[str]) -> str:
-    """modules.order (which decides between modules with one alias) without the modules that went."""
+    """modules.order (which decides between modules with the same alias) without the dropped modules."""
     plain = {path.removeprefix(kernel.base + "/").removesuffix(".xz") for path in kept}
     path = f"{kernel.base}/modules.order"
     lines = tree.read(path).decode().split() if path in tree else []
@@ -253,7 +255,7 @@ def _emptied(tree: Tree, kernel: Kernel, kept: set[str]) -> Iterator[str]:
 
 
 def _depmod(tree: Tree, kernel: Kernel, put: list[Entry], toolbox: Toolbox, scratch: Path) -> list[Entry]:
-    """Write the modules to ``scratch``, run depmod over them, return what it made."""
+    """Write the modules to ``scratch``, run depmod on them, return its output files."""
     scratch.mkdir(parents=True, exist_ok=True)
     top = scratch / kernel.base
     try:

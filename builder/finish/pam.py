@@ -2,8 +2,9 @@
 
 Replaces the work of: libpam-runtime and libpam-systemd (pam-auth-update).
 
-A profile (/usr/share/pam-configs) is a list of ``Field: value`` lines in the manner of a Debian control file, with the module lines of a
-stack as continuation lines; the format is described in pam-auth-update(8). A template (/usr/share/pam/common-*) has two marked blocks.
+A profile (/usr/share/pam-configs) is a list of ``Field: value`` lines in the manner of a Debian control file, with the
+module lines of a stack as continuation lines; the format is described in pam-auth-update(8). A template
+(/usr/share/pam/common-*) has two marked blocks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ STACKS: Final = (
     ("common-session", "Session", "session"),
     ("common-session-noninteractive", "Session", "session"),
 )
-"""File, the fields' first word in a profile, and the word that begins each line of the file."""
+"""File, the prefix of the fields in a profile, and the first field of each line of the file."""
 
 BLOCKS: Final = re.compile(
     r"""(?mx)
@@ -35,7 +36,7 @@ BLOCKS: Final = re.compile(
 )
 
 JUMP: Final = re.compile(r"(?<==)end(?=[ \]])")
-"""The word 'end' as the target of a jump, in ``[success=end ...]``."""
+"""The jump target ``end``, in ``[success=end ...]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Profile:
 
 
 def parse_profile(path: str, text: str) -> Profile:
-    """Read one profile. Raises :class:`Failure` with the line if it is none."""
+    """Read one profile. Raises :class:`Failure` with the line if it is invalid."""
     fields: dict[str, list[str]] = {}
     current: list[str] | None = None
     for number, line in enumerate(text.splitlines(), start=1):
@@ -84,8 +85,8 @@ def parse_profile(path: str, text: str) -> Profile:
 def pam(tree: Tree) -> Patch:
     """The five common-* files, rendered from the templates with every profile of the tree that is on by default.
 
-    Raises :class:`Failure` if a template has lost its marks, or a line names a module that is not in the tree: such a line
-    would lock everybody out.
+    Raises :class:`Failure` if a template has lost its marks, or a line names a module that is not in the tree: such a
+    line would lock out all users.
     """
     profiles = [
         parse_profile(entry.path, entry.content.read().decode())
@@ -129,7 +130,8 @@ def _fill(path: str, template: str, profiles: list[Profile], field: str, word: s
 def _block(profiles: list[Profile], field: str, word: str, kind: str) -> str:
     members = [profile for profile in profiles if profile.word(f"{field}-Type") == kind]
     lines = [line for index, profile in enumerate(members) for line in profile.lines(field, index == 0)]
-    # 'end' is a jump behind the block: over the lines that follow and, after a primary block, over the fallback that denies.
+    # 'end' jumps behind the block: over the lines that follow and, after a primary block, over the fallback that
+    # denies.
     past = 0 if kind == "Primary" else 1
     return "".join(f"{word}\t{JUMP.sub(str(len(lines) - index - past), line)}\n" for index, line in enumerate(lines))
 

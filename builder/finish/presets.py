@@ -1,7 +1,8 @@
-"""Which units start: nothing but what is listed.
+"""The units that start: only those that are listed.
 
-Replaces the work of: every deb-systemd-helper (unmask, enable, update-state) of every package with units, update-rc.d, and systemd's
-own ``systemctl enable`` of getty@tty1. Its remote-fs.target and systemd-pstore are left disabled: nodes have neither.
+Replaces the work of: every deb-systemd-helper (unmask, enable, update-state) of every package with units, update-rc.d,
+and systemd's own ``systemctl enable`` of getty@tty1. Its remote-fs.target and systemd-pstore are left disabled: nodes
+have neither.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class _Enabling:
             )
         self.links |= install.links(made, LOCAL, f"/{path}")
         for other in install.also:
-            # systemd skips without a word what Also= names and is static, masked or missing
+            # systemd silently skips units in Also= that are static, masked or missing
             if self._is_enablable(made.expand(other)):
                 self.enable(made.expand(other), because=text)
 
@@ -100,9 +101,9 @@ def presets(
 ) -> Patch:
     """The preset file, and what ``systemctl preset-all`` would make of it: links under /etc/systemd/system.
 
-    ``masked`` units get a link to /dev/null; ``aliases`` are further names (new name -> unit) that hold whether the unit is enabled or
-    not, so they lie in /usr. Links of packages under /etc that nobody listed are removed. Raises :class:`Failure` if a unit to be
-    enabled is missing, an alias, static, or masked as well.
+    ``masked`` units get a link to /dev/null; ``aliases`` are further names (new name -> unit) that are valid whether
+    the unit is enabled or not, so they lie in /usr. Links of packages under /etc that are not listed are removed.
+    Raises :class:`Failure` if a unit to be enabled is missing, an alias, static, or masked as well.
     """
     wanted, off = tuple(enabled), tuple(masked)
     both = sorted(set(wanted) & set(off))
@@ -140,7 +141,7 @@ def _name(text: str) -> UnitName:
 
 
 def _path(unit: str) -> str:
-    """Where the file that describes ``unit`` lies."""
+    """The path of the file of ``unit``."""
     name = _name(unit)
     return f"{SYSTEM}/{name.template or name}"
 

@@ -1,13 +1,15 @@
-"""Byte-compiles modules: a program for the closure's interpreter, not a part of ours.
+"""Byte-compiles modules: a program for the closure's interpreter, not a module of ours.
 
     python3.13 -P -s -S pyc.py < SOURCES > COMPILED
 
-SOURCES is a row of modules: the length of a path (``/usr/lib/x.py``), that of its source, both as four bytes, little end first; the path; the source.
-COMPILED is a line with the interpreter's tag (``cpython-313``), then the compiled form of each, after its length in four bytes. No file is written: a
-thousand that nobody keeps took as long as compiling them.
+SOURCES is a sequence of modules: the lengths of a path (``/usr/lib/x.py``) and of its source, both as four
+little-endian bytes; the path; the source. COMPILED is a line with the interpreter's tag (``cpython-313``), then the
+compiled form of each, after its length in four bytes. No file is written: a thousand temporary files took as long as
+compiling them.
 
-The bytes of a compiled module depend a little on what else the interpreter holds, since marshal tells what is used once from what is used twice. So this
-imports only what is built in or frozen, which also saves most of compileall's time: the closure keeps no byte code, not even of compileall.
+The bytes of a compiled module depend slightly on the interpreter's other objects, since marshal distinguishes objects
+with one reference from shared ones. So this imports only built-in or frozen modules, which also saves most of
+compileall's time: the closure keeps no byte code, not even of compileall.
 """
 
 import sys
@@ -16,7 +18,7 @@ from marshal import dumps
 
 
 def compiled(source: bytes, path: str) -> bytes:
-    """The ``.pyc`` of the module at ``path`` on the node, of the kind that is never compared with its source ("unchecked hash", PEP 552).
+    """The ``.pyc`` of the module at ``path`` on the node, never compared with its source ("unchecked hash", PEP 552).
 
     Raises ``SyntaxError``, and ``ValueError`` for a source with NULs.
     """
@@ -26,7 +28,7 @@ def compiled(source: bytes, path: str) -> bytes:
 
 
 def main() -> None:
-    """Compile what stands on standard input."""
+    """Compile the sources on standard input."""
     given, made = sys.stdin.buffer, sys.stdout.buffer
     made.write(f"{sys.implementation.cache_tag}\n".encode())
     while head := given.read(8):

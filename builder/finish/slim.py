@@ -1,6 +1,7 @@
-"""What nobody on a node reads: documentation, translations, tests, tools of packages that we do not have.
+"""Removes what no node uses: documentation, translations, tests, tools of packages that we do not have.
 
-Replaces the work of: nothing; it undoes what packages bring. Licences (/usr/share/doc/*/copyright) stay: whoever hands on the image owes them.
+Replaces the work of: nothing; it removes files of packages. Licences (/usr/share/doc/*/copyright) stay: the image must
+be distributed with them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ UNWANTED: Final = (
     ),
     *("usr/share/help/*", "usr/share/pixmaps/*", "usr/share/applications/*", "usr/share/base-files/info.dir"),
     *("etc/*/README", "etc/*/README.*"),
-    # shells' completions, and other people's package managers and init systems
+    # shells' completions, and package managers and init systems of others
     *(
         "usr/share/bash-completion",
         "usr/share/zsh",
@@ -63,7 +64,7 @@ UNWANTED: Final = (
         "usr/lib/runit-helper",
         "var/log/runit",
     ),
-    # of the kernel, its image stays for the build to take; hardware and message databases: see databases.py
+    # of the kernel; its image stays for the build to take. Hardware and message databases: see databases.py
     *(
         "boot/*",
         "!boot/vmlinuz-*",
@@ -72,7 +73,7 @@ UNWANTED: Final = (
         "usr/lib/systemd/catalog",
         "usr/lib/klibc*",
     ),
-    # Python: tests, the graphical toolkit, building extensions, other people's packaging
+    # Python: tests, the graphical toolkit, building extensions, packaging of others
     *("usr/lib/python3*/test/*", "usr/lib/python3*/idlelib", "usr/lib/python3*/tkinter", "usr/lib/python3*/turtle*"),
     *(
         "usr/lib/python3*/ensurepip",
@@ -92,7 +93,7 @@ UNWANTED: Final = (
         "usr/lib/python3*/lib-dynload/_xxtest*",
     ),
     *("usr/share/dh-python", "usr/lib/valgrind", "usr/share/binfmts", "usr/share/gdb", "usr/share/gcc"),
-    # character sets: the program on the node all speak UTF-8; these few are the ones that FAT and old protocols need
+    # character sets: the programs on a node all use UTF-8; these few are needed by FAT and old protocols
     *(
         "usr/lib/*/gconv/*",
         "!usr/lib/*/gconv/gconv-modules*",
@@ -106,12 +107,12 @@ UNWANTED: Final = (
         "!usr/lib/*/gconv/IBM850.so",
     ),
     *("!usr/lib/*/gconv/CP1252.so", "!usr/lib/*/gconv/IBM437.so", "usr/share/i18n"),
-    # the same in Python: the tables of East Asian character sets of before Unicode
+    # the same in Python: the tables of East Asian character sets from before Unicode
     *(f"usr/lib/python3*/lib-dynload/_codecs_{name}.*" for name in ("cn", "hk", "iso2022", "jp", "kr", "tw")),
     *("usr/lib/locale/*", "!usr/lib/locale/C.utf8*"),
-    # terminals that nobody sits at
+    # terminals that are not in use
     *("usr/share/zoneinfo/right", "usr/share/zoneinfo/posix", "usr/share/consolefonts", "usr/share/X11"),
-    # programs in perl, which is not there, and remains of package management
+    # programs in perl, which is missing, and leftovers of package management
     *("usr/bin/c_rehash", "usr/sbin/pam-auth-update", "usr/sbin/pam_getenv", "usr/lib/ssl/misc", "usr/bin/py3clean"),
     *("usr/bin/py3compile", "usr/bin/py3versions", "usr/share/apport", "etc/dpkg", "usr/bin/dpkg*", "usr/sbin/dpkg*"),
     # for building other programs, locales or time zones
@@ -120,18 +121,21 @@ UNWANTED: Final = (
     # test and load programs
     *("usr/bin/containerd-stress", "usr/lib/systemd/tests", "usr/share/docker.io/contrib", "usr/lib/pcrlock.d"),
 )
-"""Whole paths with shell wildcards; a directory goes with all below it; ``!`` keeps what an earlier pattern would drop."""
+"""Whole paths with shell wildcards; a directory goes with its contents.
+
+``!`` keeps what an earlier pattern would drop.
+"""
 
 
 @dataclass(frozen=True)
 class Slimmed(Patch):
-    """A patch that also tells what it saves: bytes by owning package."""
+    """A patch with what it saves: bytes by owning package."""
 
     saved: Mapping[str, int] = field(default_factory=dict)
 
 
 def slim(tree: Tree, patterns: Iterable[str] = UNWANTED) -> Slimmed:
-    """Remove what ``patterns`` name, except what their ``!`` patterns keep, and matching directories that are then empty."""
+    """Remove what ``patterns`` match, except what ``!`` patterns keep, and matching directories that are then empty."""
     listed = tuple(patterns)
     drop = _matcher(pattern for pattern in listed if not pattern.startswith("!"))
     keep = _matcher(pattern[1:] for pattern in listed if pattern.startswith("!"))

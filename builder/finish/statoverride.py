@@ -1,7 +1,8 @@
 """Modes and owners that maintainer scripts set on files of their package.
 
-Replaces the work of: dbus (dpkg-statoverride of the launch helper), openssh-client (ssh-agent), sudo (sudoers), passwd and libpam-modules-bin
-(group shadow), libpam-modules (opasswd), base-files (login records), systemd (tmpfiles of the journal and of credentials).
+Replaces the work of: dbus (dpkg-statoverride of the launch helper), openssh-client (ssh-agent), sudo (sudoers), passwd
+and libpam-modules-bin (group shadow), libpam-modules (opasswd), base-files (login records), systemd (tmpfiles of the
+journal and of credentials).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from terminal import Failure
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What the path is to have; ``owner`` and ``group`` are names."""
+    """The attributes to set; ``owner`` and ``group`` are names."""
 
     path: str
     owner: str
@@ -38,7 +39,8 @@ OVERRIDES: Final = (
     Override("tmp", "root", "root", 0o1777),
     Override("var/tmp", "root", "root", 0o1777),
     Override("var/mail", "root", "mail", 0o2775),
-    # systemd-tmpfiles would say so at each boot: as it is in the image, /etc stays as it was built, and nothing is open until then
+    # systemd-tmpfiles would set these at each boot: in the image, /etc stays as it was built, and nothing is open
+    # before
     Override("etc/credstore", "root", "root", 0o700),
     Override("etc/credstore.encrypted", "root", "root", 0o700),
     Override("var/log/journal", "root", "systemd-journal", 0o2755),
@@ -46,15 +48,18 @@ OVERRIDES: Final = (
     Override("var/log/btmp", "root", "utmp", 0o660),
     Override("var/log/lastlog", "root", "utmp", 0o664),
 )
-"""Some of these the packages' archives say themselves by now; they stand here so that a change would be seen."""
+"""The packages' archives already set some of these; they are listed so that a change is noticed."""
 
 _SUDOERS: Final = re.compile(r"etc/sudoers\.d/[^/]+")
 
 
 def statoverride(tree: Tree, overrides: Iterable[Override] = OVERRIDES) -> Patch:
-    """The entries of ``overrides`` that the tree has, with mode and owner replaced; files in /etc/sudoers.d become 0440, or sudo refuses them.
+    """The entries of ``overrides`` that the tree has, with mode and owner replaced.
 
-    Runs after ``accounts``, whose /etc/passwd and /etc/group turn the names into numbers. Raises :class:`Failure` for an unknown name.
+    Files in /etc/sudoers.d become 0440, or sudo refuses them.
+
+    Runs after ``accounts``, whose /etc/passwd and /etc/group turn the names into numbers. Raises :class:`Failure` for
+    an unknown name.
     """
     users, groups = _numbers(tree, "passwd"), _numbers(tree, "group")
     put = []

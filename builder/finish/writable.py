@@ -1,4 +1,4 @@
-"""What may be written on a node whose root is read-only: all of it lies under /var.
+"""The writable paths of a node whose root is read-only: all of them lie under /var.
 
 Replaces the work of: base-files (directories, /var/run, /var/lock, /var/spool/mail).
 """
@@ -13,7 +13,7 @@ from builder.core.tree import Entry, Kind, Patch, Tree, directory, symlink
 from terminal import Failure
 
 SKELETON: Final = "usr/share/flotilla/var"
-"""Where the image keeps what /var is to hold at first; the initrd copies it to a fresh state disk, with owners and modes."""
+"""The initial contents of /var in the image; the initrd copies them to a new state disk, with owners and modes."""
 
 LINKED: Final = ("home", "root", "opt", "srv")
 """Directories of the root that become links into /var, with their contents."""
@@ -29,7 +29,8 @@ _LINKS: Final = (("run", "/run"), ("lock", "/run/lock"), ("spool/mail", "../mail
 def writable(tree: Tree) -> Patch:
     """Move /var and the directories of ``LINKED`` to :data:`SKELETON`, leave links and empty mount points.
 
-    Runs last of the steps that put something under these paths. Raises :class:`Failure` if one of them is a link or a file in the tree.
+    Runs last of the steps that put something under these paths. Raises :class:`Failure` if one of them is a link or a
+    file in the tree.
     """
     moved: dict[str, Entry] = {SKELETON: directory(SKELETON)}
     for entry in _moved(tree, "var", SKELETON):

@@ -1,7 +1,8 @@
-"""Archives that clouds and other programs take: a tar, compressed with gzip, of a few files that may be large and mostly holes.
+"""Archives for clouds and other programs: a gzip-compressed tar of a few files that may be large and mostly holes.
 
-The tar is GNU's own form ("oldgnu"), with its sparse files; format: GNU tar's manual, appendix "Basic Tar Format". gzip is written by zstd out of
-the tools closure: with the host's zlib, another host would write other bytes. Neither has a name or a time in it but those given.
+The tar is GNU's own form ("oldgnu"), with its sparse files; format: GNU tar's manual, appendix "Basic Tar Format". zstd
+of the tools closure writes the gzip file: the zlib of another host would write other bytes. Neither contains a name or
+a time except those given.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from media.sparse import data_ranges
 
 BLOCK: Final = 512
 GRAIN: Final = 64 << 10
-"""Bytes of zeros that are worth a hole."""
+"""Length of zeros from which a hole is used."""
 _FIRST, _FURTHER = 4, 21  # rows of the map in the header, and in each block after it
 _CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of an archive: its contents, or the file on the host that has them; ``sparse`` leaves runs of zeros out."""
+    """A file of an archive: its contents, or the file on the host with them; ``sparse`` leaves out runs of zeros."""
 
     name: str
     content: bytes | Path
@@ -33,7 +34,10 @@ class Member:
 
 
 def tar_gz(members: Iterable[Member], output: Path, epoch: int, tools: Tools) -> None:
-    """Write ``members``, all of time ``epoch`` (seconds), as the new file ``output``. Raises :class:`Failure` if that fails."""
+    """Write ``members``, all of time ``epoch`` (seconds), as the new file ``output``.
+
+    Raises :class:`Failure` if that fails.
+    """
     command = [*tools.command("zstd"), "-q", "--format=gzip", "-6", "-o", str(output)]
     feed(command, tools.environment("zstd"), tar(members, epoch), output)
 
@@ -50,9 +54,10 @@ def tar(members: Iterable[Member], epoch: int) -> Iterator[bytes]:
 
 
 def filled(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """(begin, end) of what is not zero in the open ``file``, in whole grains but for its end, runs as long as can be.
+    """(begin, end) of the longest non-zero runs of the open ``file``, in whole grains except at its end.
 
-    What is a hole and what are zeros written out depends on the host's file system, so contents decide; holes are only the faster to pass.
+    Whether zeros are a hole or written out depends on the host's file system, so contents decide; holes are only
+    skipped faster.
     """
     begin = end = 0
     for start, stop in data_ranges(file, 0, size):
@@ -82,11 +87,11 @@ def _file(name: str, path: Path, epoch: int, sparse: bool) -> Iterator[bytes]:
 
 
 def _header(name: str, size: int, epoch: int, ranges: list[tuple[int, int]] | None = None) -> bytes:
-    """The header of a file; with ``ranges``, of one that has only these and zeros between, and the rest of its map after it."""
+    """The header of a file; with ``ranges``, of a sparse file with these, followed by the rest of its map."""
     rows: list[bytes] = []
     stored, tail = size, b""
     if ranges is not None:
-        # The last row tells where the file ends, if it ends with zeros.
+        # The last row marks the end of the file, if it ends with zeros.
         rows = [_number(begin) + _number(end - begin) for begin, end in [*ranges, (size, size)]]
         stored = sum(end - begin for begin, end in ranges)
         # atime, ctime, offset, longnames and unused; four rows; is there more?; the size with its holes
@@ -101,7 +106,7 @@ def _header(name: str, size: int, epoch: int, ranges: list[tuple[int, int]] | No
         + bytes(16)
         + tail,
     )
-    # The checksum counts itself as blanks.
+    # The checksum counts its own field as blanks.
     total = sum(fields[0]) + sum(fields[1]) + 8 * ord(" ")
     header = (fields[0] + b"%06o\0 " % total + fields[1]).ljust(BLOCK, b"\0")
     for start in range(_FIRST, len(rows), _FURTHER):

@@ -1,7 +1,8 @@
-"""What firmware starts: the unified kernel image (UKI), and the EFI system partition (ESP) that holds it.
+"""The unified kernel image (UKI), which firmware starts, and the EFI system partition (ESP) that holds it.
 
-A UKI is kernel, initrd and command line in one EFI program, so that they are updated, and could be signed, as one. systemd-boot chooses
-between the UKIs of an ESP. Specifications: UAPI "Unified Kernel Image" and "Boot Loader Specification"; UEFI 13.3 for the ESP.
+A UKI is kernel, initrd and command line in one EFI program, so that they are updated, and could be signed, as one.
+systemd-boot chooses between the UKIs of an ESP. Specifications: UAPI "Unified Kernel Image" and "Boot Loader
+Specification"; UEFI 13.3 for the ESP.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ _FOLDER: Final = "usr/lib/systemd/boot/efi/"
 _EFI_NAMES: Final = {"amd64": "x64", "arm64": "aa64"}
 _UKIFY: Final = "usr/lib/systemd/ukify"
 _KEEPING_BYTECODE: Final = "import runpy, sys; sys.dont_write_bytecode = False; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-"""Runs a Python program of the closure with its modules' byte code kept there: to compile them at each start takes longer than ukify's work."""
+"""Runs a Python program of the closure and keeps its byte code.
+
+Compiling the modules at each start takes longer than ukify's work.
+"""
 
 COMMAND_LINE_BYTES: Final = 2048
-"""Room for a command line with the NUL at its end, as x86's kernel has it (COMMAND_LINE_SIZE) and arm64's."""
+"""Size of a command line with its final NUL, as in the kernel of x86 and arm64 (COMMAND_LINE_SIZE)."""
 
-# Offsets of the PE format: of the header's place in the file; from there, of what follows the COFF header, and of SizeOfInitializedData; in a row
-# of the section table (Name, VirtualSize, VirtualAddress, SizeOfRawData, PointerToRawData), of VirtualSize.
+# Offsets of the PE format: of the header's place in the file; from there, of what follows the COFF header, and of
+# SizeOfInitializedData; in a row of the section table (Name, VirtualSize, VirtualAddress, SizeOfRawData,
+# PointerToRawData), of VirtualSize.
 _PE_HEADER: Final = 0x3C
 _COFF_BYTES: Final = 24
 _INITIALIZED_DATA: Final = 32
@@ -36,12 +41,12 @@ _SECTION: Final = struct.Struct("<8sIIII16x")
 _SECTION_SIZE: Final = 8
 
 LOADER_CONF: Final = "timeout 0\nconsole-mode keep\neditor no\n"
-"""Of systemd-boot: no menu unless a key is held; nobody may write another command line at the console."""
+"""Configuration of systemd-boot: no menu unless a key is held, and no editing of the command line at the console."""
 
 
 @dataclass(frozen=True)
 class BootFiles:
-    """systemd-boot and the stub that turns a kernel into an EFI program, for one architecture (as UEFI calls it: ``x64``)."""
+    """systemd-boot and the stub that makes a kernel an EFI program, for one architecture in UEFI's name (``x64``)."""
 
     efi_name: str
     loader: bytes
@@ -65,7 +70,7 @@ class BootFiles:
 
     @property
     def removable(self) -> str:
-        """Where firmware looks on a disk that it knows nothing about."""
+        """The path where firmware looks on an unknown disk."""
         return f"EFI/BOOT/BOOT{self.efi_name.upper()}.EFI"
 
 
@@ -78,12 +83,14 @@ def unified_kernel(
     epoch: int,
     tools: Tools,
 ) -> None:
-    """Write the UKI of these as the new file ``output``, with nothing but room in the place of a command line. The same input gives the same bytes.
+    """Write the UKI of these as the new file ``output``, with an empty command line of full size.
+
+    The same input gives the same bytes.
 
     Raises :class:`builder.debian.tools.ToolFailure` if ukify fails.
     """
     inputs = {"stub": files.stub, "os-release": os_release, "cmdline": b"-" * COMMAND_LINE_BYTES}
-    # Byte code is kept by the path of its source: the same one, whichever link leads to the closure.
+    # Byte code is kept by the path of its source: resolve links to the closure, so that it is always the same.
     tools = replace(tools, root=tools.root.resolve())
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         work = Path(name)
@@ -96,16 +103,19 @@ def unified_kernel(
             *(word for path in initrds for word in ("--initrd", str(path))),
             *("--cmdline", f"@{work / 'cmdline'}", "--os-release", f"@{work / 'os-release'}"),
             *("--stub", str(work / "stub"), "--efi-arch", files.efi_name),
-            # Else ukify unpacks the kernel to look for its version, which nothing here reads.
+            # Otherwise ukify unpacks the kernel to find its version, which nothing here reads.
             *("--uname", "0", "--output", str(output)),
             epoch=epoch,
         )
 
 
 def set_command_line(uki: bytearray, command_line: str) -> None:
-    """Give the program ``uki`` another ``command_line``: a root has a new hash with each change, and nothing else of its UKI changes.
+    """Replace the command line of the program ``uki`` by ``command_line``.
 
-    Raises :class:`Failure` if it is too long, or if ``uki`` has no section for one. Format: Microsoft's "PE Format", "Section Table".
+    Each change of the root has a new hash, and nothing else of its UKI changes.
+
+    Raises :class:`Failure` if it is too long, or if ``uki`` has no section for one. Format: Microsoft's "PE Format",
+    "Section Table".
     """
     text = command_line.encode()
     if len(text) >= COMMAND_LINE_BYTES:
@@ -143,8 +153,8 @@ def system_partition(
 ) -> None:
     """Write a FAT file system of ``size`` bytes with ``contents`` (path to bytes) as the new, sparse file ``output``.
 
-    FAT32 with one sector a cluster, as FAT32 must have at least 65525 clusters, whatever the size; smaller ones are FAT16. All times are
-    ``epoch``, the serial number comes from the contents. Raises :class:`Failure` if they do not fit.
+    FAT32 with one sector per cluster, since FAT32 must have at least 65525 clusters; smaller ones are FAT16. All times
+    are ``epoch``, the serial number comes from the contents. Raises :class:`Failure` if they do not fit.
     """
     needed = sum(len(data) for data in contents.values())
     if needed > size - (size >> 5) - (1 << 20):

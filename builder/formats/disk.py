@@ -1,12 +1,12 @@
-"""A disk that a node boots from and lives on: partitions, their places, their identifiers, and the sparse image of it all.
+"""The disk of a node: partitions, their places, their identifiers, and the sparse image of the disk.
 
     1 ESP       systemd-boot and the unified kernel images
     2 root A    the root's file system         3 its tree of hashes
     4 root B    empty, for the next version    5 and its tree of hashes
     6 state     empty; grown to the disk and formatted by the node's first boot
 
-No identifier is random: those of root and hashes are the root hash, as the UAPI group's Discoverable Partitions Specification asks, the others
-are derived from the contents. sfdisk writes the partition table (GPT; UEFI 5.3).
+No identifier is random: those of root and hashes are the root hash, as the UAPI group's Discoverable Partitions
+Specification requires, the others are derived from the contents. sfdisk writes the partition table (GPT; UEFI 5.3).
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ _VERITY_TYPES: Final = {
 }
 
 EMPTY: Final = "_empty"
-"""What systemd-sysupdate calls a partition that waits for a version."""
+"""systemd-sysupdate's name of a partition that waits for a version."""
 
 _COPY_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A disk of ``size`` bytes, and what stands where on it."""
+    """A disk of ``size`` bytes, and its layout."""
 
     size: int
     identifier: uuid.UUID
     partitions: tuple[Partition, ...]
 
     def script(self) -> str:
-        """The same in the words of sfdisk(8)."""
+        """The layout as input for sfdisk(8)."""
         lines = ["label: gpt", f"label-id: {self.identifier}", "unit: sectors", f"first-lba: {MIB // SECTOR}"]
         lines += [
             f"start={part.start // SECTOR}, size={part.size // SECTOR}, type={part.type}, uuid={part.identifier}, "
@@ -67,18 +67,18 @@ class Layout:
 
 
 def derived(what: str, *contents: bytes) -> uuid.UUID:
-    """The identifier of ``what`` (a word) among things with these contents (hashes will do)."""
+    """The identifier of ``what`` (a name) among things with these contents (or their hashes)."""
     digest = hashlib.sha256(b"\0".join((what.encode(), *contents))).digest()
     # Marked as version 8, "custom", of RFC 9562.
     return uuid.UUID(int=int.from_bytes(digest[:16]) & ~(0xF << 76) & ~(3 << 62) | 8 << 76 | 2 << 62)
 
 
 def layout(disk: Disk, architecture: str, verity: Verity, esp_digest: bytes) -> Layout:
-    """Where everything goes on a disk with the sizes of ``disk``; ``esp_digest`` (SHA-256) stands for the contents of the ESP."""
+    """The layout of a disk with the sizes of ``disk``; ``esp_digest`` (SHA-256) represents the contents of the ESP."""
 
     contents = verity.root_hash.encode(), esp_digest
     root, hashes = _ROOT_TYPES[architecture], _VERITY_TYPES[architecture]
-    name = verity.root_hash[:16]  # by which the initrd finds them: this kernel does not tell it the identifiers
+    name = verity.root_hash[:16]  # by which the initrd finds them: this kernel does not provide the identifiers
     rows = (
         ("esp", ESP_TYPE, derived("esp", *contents), disk.esp),
         (f"root-{name}", root, verity.data_partition, disk.root),
@@ -96,7 +96,10 @@ def layout(disk: Disk, architecture: str, verity: Verity, esp_digest: bytes) -> 
 
 
 def extents(where: Layout, esp: Path, root: Path, verity: Verity) -> tuple[Extent, ...]:
-    """What is copied onto the disk. Raises :class:`Failure` if the root or its hashes do not fit into their partitions."""
+    """The contents of the disk's partitions.
+
+    Raises :class:`Failure` if the root or its hashes do not fit into their partitions.
+    """
     esp_part, root_part, hash_part = where.partitions[:3]
     size = root.stat().st_size
     found = (
@@ -115,7 +118,10 @@ def extents(where: Layout, esp: Path, root: Path, verity: Verity) -> tuple[Exten
 
 
 def write(where: Layout, contents: Sequence[Extent], output: Path, tools: Tools) -> None:
-    """Write the disk as the new, sparse file ``output``. Raises :class:`builder.debian.tools.ToolFailure` if sfdisk fails."""
+    """Write the disk as the new, sparse file ``output``.
+
+    Raises :class:`builder.debian.tools.ToolFailure` if sfdisk fails.
+    """
     write_table(where, output, tools)
     with output.open("r+b") as file:
         for extent in contents:
@@ -131,7 +137,7 @@ def write_table(where: Layout, output: Path, tools: Tools) -> None:
 
 
 def _copy(source: int, target: int, extent: Extent) -> None:
-    """Copy what is data; holes of the source stay holes."""
+    """Copy the data; holes of the source stay holes."""
     extent.require(source)
     for begin, stop in data_ranges(source, extent.source_offset, extent.source_offset + extent.size):
         position = begin

@@ -21,7 +21,10 @@ _TYPES: Final = {Kind.FILE: tarfile.REGTYPE, Kind.DIRECTORY: tarfile.DIRTYPE, Ki
 
 
 def tar_stream(entries: Iterator[Entry], epoch: int) -> Iterator[bytes]:
-    """A POSIX tar of ``entries`` in their order, after the root itself (``./``, 0755, root's); times are those of :func:`modified`."""
+    """A POSIX tar of the root (``./``, 0755, root's) and ``entries`` in their order.
+
+    Times are those of :func:`modified`.
+    """
     return (part if isinstance(part, bytes) else part.read() for part in _tar_parts(entries, epoch))
 
 
@@ -35,8 +38,9 @@ def _tar_parts(entries: Iterator[Entry], epoch: int) -> Iterator[bytes | Content
 def modified(entry: Entry, epoch: int) -> int:
     """The time of ``entry`` in an image, in seconds.
 
-    None is later than ``epoch``, so equal trees give equal bytes. Directories are all as old as ``epoch``: several packages share one, so its
-    time is nobody's, and systemd compares that of /usr with the image's ``.updated``.
+    None is later than ``epoch``, so equal trees give equal bytes. All directories have the time ``epoch``: several
+    packages share a directory, so no package determines its time, and systemd compares that of /usr with the image's
+    ``.updated``.
     """
     return epoch if entry.kind is Kind.DIRECTORY else min(entry.mtime, epoch) or epoch
 
@@ -57,21 +61,22 @@ def _member(entry: Entry, epoch: int) -> Iterator[bytes | Content]:
 
 
 def pack(tree: Tree, kind: str, options: Sequence[str], output: Path, epoch: int, tools: Tools) -> None:
-    """Write ``tree`` as a filesystem of ``kind`` (squashfs or erofs) with the writer's ``options`` into the new file ``output``.
+    """Write ``tree`` as the new filesystem ``output`` of ``kind`` (squashfs or erofs) with the writer's ``options``.
 
-    Raises :class:`Failure` with the writer's last words if it fails.
+    Raises :class:`Failure` with the writer's last output if it fails.
     """
     if kind == "squashfs":
         name = "mksquashfs"
-        # A tar's own root is passed over: without these it would be 0777, as new as the moment.
+        # The tar's own root is ignored: without these the root would be 0777, with the current time.
         root = ["-root-mode", "755", "-root-uid", "0", "-root-gid", "0", "-root-time", str(epoch)]
-        # By default it queues up to a quarter of the memory, and every page touched for the first time costs; the bytes are the same.
+        # By default it queues up to a quarter of the memory, and the first touch of each page costs time; the bytes
+        # are the same.
         room = ["-mem", "256M"]
         always = ["-tar", "-noappend", "-quiet", "-no-progress", "-mkfs-time", str(epoch), *root, *room]
         arguments = ["-", str(output), *always, *options]
     else:
         name = "mkfs.erofs"
-        # No identifier: it would come from chance, and the kernel does not ask.
+        # No identifier: it would be random, and the kernel does not need it.
         arguments = ["--tar=f", "--quiet", "-T", str(epoch), "-U", "clear", *options, str(output)]
     feed([*tools.command(name), *arguments], tools.environment(name), _tar_parts(iter(tree), epoch), output)
 
@@ -79,7 +84,7 @@ def pack(tree: Tree, kind: str, options: Sequence[str], output: Path, epoch: int
 def feed(command: Sequence[str], environment: Mapping[str, str], data: Iterator[bytes | Content], output: Path) -> None:
     """Run ``command``, which writes ``output``, with ``data`` on its standard input, in exactly this ``environment``.
 
-    Raises :class:`Failure` with exit code and the last lines of its output. It never outlives this call.
+    Raises :class:`Failure` with exit code and the last lines of its output. The process never outlives this call.
     """
     with tempfile.TemporaryFile() as said, ExitStack() as stack:
         with held_back():
@@ -93,7 +98,7 @@ def feed(command: Sequence[str], environment: Mapping[str, str], data: Iterator[
             _send(data, process.stdin)
             process.stdin.close()
         except BrokenPipeError:
-            pass  # It ended early; its exit code and words tell why.
+            pass  # It ended early; its exit code and output show why.
         if process.wait() != 0:
             said.seek(0)
             raise _failed(Path(command[0]).name, process.returncode, said.read().decode(errors="replace"), output)
@@ -108,7 +113,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _send(data: Iterator[bytes | Content], pipe: IO[bytes]) -> None:
-    """Write ``data`` to ``pipe``; what lies in the store goes there in the kernel, which halves what a build does while it packs."""
+    """Write ``data`` to ``pipe``; the kernel copies contents of the store, which halves the work while packing."""
     with ExitStack() as stack:
         opened: dict[Path, int] = {}
         for part in data:
@@ -126,10 +131,10 @@ def _failed(name: str, code: int, said: str, output: Path) -> Failure:
         return disk_full(output.parent)
     words = said.strip().splitlines()
     if len(words) > 8:
-        words[3:-4] = ["..."]  # a list of options, say; what is wrong stands before it or after it
+        words[3:-4] = ["..."]  # a list of options, for example; the error is before or after it
     ended = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
     return Failure(
         "\n  ".join([f"{name} {ended}", *words]),
         where=str(output),
-        hint="if its words are about an option: they come from 'root' in the definition",
+        hint="if its output is about an option: options come from 'root' in the definition",
     )

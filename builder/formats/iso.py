@@ -1,11 +1,12 @@
-"""One image for CDs and USB sticks: an ISO 9660 file system with boot entries for BIOS and UEFI, and a partition table in its system area.
+"""One image for CDs and USB sticks: ISO 9660 with boot entries for BIOS and UEFI, and a partition table.
 
     0        protective MBR and partition table, for firmware that boots from a USB disk   UEFI 5.3
     32 KiB   ISO 9660 with Rock Ridge names                                                 ECMA-119, RRIP
              El Torito: a loader for BIOS, a FAT file system for UEFI                       El Torito 1.0, UEFI 13.3.2.1
     end      the backup of the partition table
 
-The one partition is the FAT file system, where it lies in the ISO. pycdlib writes the file system, sfdisk the table.
+The table is in ISO 9660's system area. Its only partition is the FAT file system, at its place in the ISO. pycdlib
+writes the file system, sfdisk the table.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SECTOR: Final = 2048
 _EFI: Final = 0xEF
 # The table's first entries take 34 sectors of 512 bytes; ISO 9660 begins at the 64th.
 _SYSTEM_AREA: Final = 64
-_LOADER_SECTORS: Final = 4  # of 512 bytes: what a BIOS loads, by convention; the loader fetches the rest of itself
+_LOADER_SECTORS: Final = 4  # of 512 bytes: what a BIOS loads, by convention; the loader reads the rest of itself
 _NAME_MAX: Final = 31
 
 
@@ -45,7 +46,7 @@ class File:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is on an ISO: ``efi`` is the path of the FAT file system that UEFI boots from, ``bios`` that of a loader for BIOS, if any."""
+    """The contents of an ISO: ``efi`` is the path of the FAT file system for UEFI, ``bios`` that of any loader."""
 
     label: str
     files: Sequence[File]
@@ -54,14 +55,16 @@ class Contents:
 
 
 def write(contents: Contents, identity: Sequence[bytes], output: Path, epoch: int, tools: Tools) -> None:
-    """Write the new file ``output``. The same contents and ``identity`` (from which the partition table gets its identifiers) give the same bytes.
+    """Write the new file ``output``. The same contents and ``identity`` give the same bytes.
 
-    All times are ``epoch`` (seconds). Raises :class:`Failure` if two paths look the same to a reader without Rock Ridge, and
-    :class:`builder.debian.tools.ToolFailure` if sfdisk fails.
+    The identifiers of the partition table are derived from ``identity``.
+
+    All times are ``epoch`` (seconds). Raises :class:`Failure` if two paths look the same to a reader without Rock
+    Ridge, and :class:`builder.debian.tools.ToolFailure` if sfdisk fails.
     """
     start, size = _file_system(contents, output, epoch)
     with output.open("r+b") as file:
-        # Whole MiB, and one more: the backup of the table must not lie over a file.
+        # Whole MiB, and one more: the backup of the table must not overwrite a file.
         file.truncate(-(-output.stat().st_size // disk.MIB) * disk.MIB + disk.MIB)
     place = f"start={start // disk.SECTOR}, size={-(-size // disk.SECTOR)}"
     script = [
@@ -98,7 +101,7 @@ def _file_system(contents: Contents, output: Path, epoch: int) -> tuple[int, int
     for file in contents.files:
         if (other := names.setdefault(plain(file.path), file.path)) != file.path:
             raise Failure(f"looks like {other} to a BIOS", where=file.path)
-    import pycdlib  # which few builds need, and which takes longer to import than any module of ours
+    import pycdlib  # few builds need it, and it takes longer to import than any module of ours
 
     with fixed_clock(epoch), contextlib.ExitStack() as opened:
         image = pycdlib.PyCdlib()
@@ -113,7 +116,8 @@ def _file_system(contents: Contents, output: Path, epoch: int) -> tuple[int, int
             image.add_fp(source, file.size, plain(file.path), rr_name=name, file_mode=0o100444)
         if contents.bios is not None:
             image.add_eltorito(plain(contents.bios), boot_load_size=_LOADER_SECTORS, boot_info_table=True)
-        # The load size has 16 bits: 32 MiB. UEFI takes 0 as "to the end of the medium"; the file system knows its own size.
+        # The load size has 16 bits: 32 MiB. UEFI takes 0 as "to the end of the medium"; the file system knows its own
+        # size.
         image.add_eltorito(plain(contents.efi), boot_load_size=0, platform_id=_EFI, efi=True)
         image.write(str(output))
         record = image.get_record(iso_path=plain(contents.efi))

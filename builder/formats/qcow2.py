@@ -1,7 +1,8 @@
-"""QEMU's own format for disks, written straight from what goes onto one.
+"""QEMU's own format for disks, written directly from the contents.
 
-qemu-img wants the whole disk as a file first: another copy of everything, which takes longer to make than all that is here. Format: QEMU's
-"Qcow2 Image File Format" (docs/interop/qcow2.rst), version 3, of which QEMU 1.1 and all later ones read everything used here.
+qemu-img needs the whole disk as a file first: another copy of everything, which takes longer than all of this module's
+work. Format: QEMU's "Qcow2 Image File Format" (docs/interop/qcow2.rst), version 3, of which QEMU 1.1 and all later ones
+read everything used here.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from media.sparse import data_ranges
 
 CLUSTER_BITS: Final = 16
 CLUSTER: Final = 1 << CLUSTER_BITS
-"""Bytes in which room is given to the guest, as qemu-img has it by default."""
+"""Unit of allocation for the guest in bytes, qemu-img's default."""
 
 _HEADER: Final = struct.Struct(">4sIQIIQIIQQIIQQQQII8x")
-"""Magic, version, backing file and its name's length, cluster bits, size, encryption, entries and place of the first table, place and clusters of
-the refcounts' table, snapshots and their place, features (three sets), refcount bits, header length; and no extensions."""
+"""The header.
+
+Magic, version, backing file and its name's length, cluster bits, size, encryption, entries and place of the first
+table, place and clusters of the refcounts' table, snapshots and their place, features (three sets), refcount bits,
+header length; and no extensions.
+"""
 _HEADER_BYTES: Final = 104
 _REFCOUNT_BITS_LOG: Final = 4
 _ENTRIES: Final = CLUSTER // 8
@@ -36,8 +41,9 @@ _BLANK: Final = bytes(CLUSTER)
 def write(size: int, contents: Iterable[Extent], output: Path) -> None:
     """Write a disk of ``size`` bytes that holds ``contents`` as the new file ``output``; zeros take no room in it.
 
-    Every extent begins at a multiple of :data:`CLUSTER`; where two of them meet in one, at most one has more than zeros there. The same contents give
-    the same bytes, whatever of them are holes. Raises :class:`terminal.Failure` for a source that has been cut.
+    Every extent begins at a multiple of :data:`CLUSTER`; where two of them meet in one, at most one has more than zeros
+    there. The same contents give the same bytes, wherever they have holes. Raises :class:`terminal.Failure` for a
+    truncated source.
     """
     with output.open("wb") as file:
         places: dict[int, int] = {}
@@ -62,7 +68,7 @@ def write(size: int, contents: Iterable[Extent], output: Path) -> None:
         for number, table in tables.items():
             first[number] = put(_places(table)) | _COPIED
         first_place = put_all(_places(first))[0]
-        # The refcounts count their own clusters, and the one of their table.
+        # The refcounts also count their own clusters, and that of their table.
         used = next(free) // CLUSTER
         blocks = next(n for n in count(1) if n * _REFCOUNTS >= used + n + 1)
         free = count(used * CLUSTER, CLUSTER)
@@ -91,7 +97,7 @@ def _clusters(extent: Extent) -> Iterator[tuple[int, bytes]]:
         extent.require(source.fileno())
         seen = begin
         for start, stop in data_ranges(source.fileno(), begin, end):
-            # What is data need not begin where a cluster does; what lies before it in its cluster was read already, or is zeros.
+            # Data need not begin at a cluster; what precedes it in its cluster was already read, or is zeros.
             at = max(seen, begin + (start - begin) // CLUSTER * CLUSTER)
             while at < stop:
                 source.seek(at)

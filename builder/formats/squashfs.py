@@ -1,8 +1,12 @@
-"""The squashfs format, as far as it takes to read where mksquashfs put contents, and to write another image around the same compressed blocks.
+"""The squashfs format, as far as needed to reuse the compressed blocks of mksquashfs in another image.
 
-The tables that are written here, and contents that are new, are not compressed, so no compressor is needed, and none can differ from host to host.
+This module reads where mksquashfs put contents, and writes another image around the same blocks.
 
-Format: the kernel's Documentation/filesystems/squashfs.rst and fs/squashfs/squashfs_fs.h, version 4.0. All numbers are little-endian.
+It does not compress the tables and new contents that it writes, so it needs no compressor that could differ between
+hosts.
+
+Format: the kernel's Documentation/filesystems/squashfs.rst and fs/squashfs/squashfs_fs.h, version 4.0. All numbers are
+little-endian.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from builder.formats.filesystem import modified
 
 # The superblock: magic, inodes, time, block size, fragments, compressor, log2 of the block size, flags, ids, version;
 _COUNTS: Final = struct.Struct("<IIIIIHHHHHH")
-# the root's inode, the bytes used, and where the tables begin: of ids, attributes, inodes, directories, fragments, exports.
+# the root's inode, the bytes used, and where the tables begin: of ids, attributes, inodes, directories, fragments,
+# exports.
 _PLACES: Final = struct.Struct("<8Q")
 _MAGIC: Final = 0x73717368
 _VERSION: Final = (4, 0)
@@ -34,13 +39,13 @@ _METADATA: Final = 8192
 """Bytes of a block of a table, before its header."""
 _PLAIN_METADATA: Final = 1 << 15
 _PLAIN_BLOCK: Final = 1 << 24
-"""Mark what is stored as it is, in the length of a block of a table, and of data."""
+"""Flags for uncompressed blocks, in the length of a block of a table and of data."""
 
 _HEAD: Final = struct.Struct("<HHHHII")
 """Of every inode: type, mode, numbers of its owner's id and of its group's, time, number."""
 _TYPES: Final = {Kind.DIRECTORY: 1, Kind.FILE: 2, Kind.SYMLINK: 3}
 _EXTENDED: Final = 7
-"""What is added to the type of an inode that has more to tell."""
+"""Offset of the types of extended inodes."""
 _DIRECTORY: Final = struct.Struct("<IIHHI")  # block of the listing, links, length, offset in the block, parent
 _LARGE_DIRECTORY: Final = struct.Struct(
     "<IIIIHHI"
@@ -48,13 +53,13 @@ _LARGE_DIRECTORY: Final = struct.Struct(
 _FILE: Final = struct.Struct("<IIII")  # start, fragment, offset in it, size
 _LARGE_FILE: Final = struct.Struct("<QQQIIII")  # start, size, bytes of holes, links, fragment, offset in it, attributes
 _RUN: Final = struct.Struct("<III")
-"""In a listing, before some of its names: how many less one, the block of their inodes, the number of one of them."""
+"""In a listing, before a run of names: their count less one, the block of their inodes, the number of one of them."""
 _NAME: Final = struct.Struct(
     "<HhHH"
 )  # offset of the inode in its block, its number less the run's, type, length less one
 _RUN_NAMES: Final = 256
 _LENGTH_MORE: Final = 3
-"""What the length of a listing counts besides its bytes."""
+"""What the length of a listing includes besides its bytes."""
 _INDEX: Final = struct.Struct(
     "<III"
 )  # offset in the listing, block of the table, length less one of the name that follows
@@ -65,7 +70,10 @@ _XATTR_PREFIXES: Final = ("user.", "trusted.", "security.")
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Where a content lies: from ``start`` on blocks with these ``sizes`` (as an inode has them), and its end perhaps at ``offset`` in a fragment."""
+    """The place of a content: blocks from ``start`` on, and its end perhaps at ``offset`` in a fragment.
+
+    The blocks have these ``sizes``, in the form of an inode.
+    """
 
     start: int
     fragment: int
@@ -75,7 +83,7 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class _Superblock:
-    """What the first bytes of an image tell."""
+    """The superblock of an image."""
 
     inodes: int
     time: int
@@ -110,7 +118,7 @@ class _Superblock:
 
 
 def read(image: Path) -> tuple[dict[bytes, Blocks], int]:
-    """Where the contents of the files in the root of ``image`` lie, by their names; and where its data ends.
+    """The places of the contents of the files in the root of ``image``, by name; and the end of its data.
 
     For an image that was written with ``-noI``: tables that are compressed are not understood.
     """
@@ -121,10 +129,13 @@ def read(image: Path) -> tuple[dict[bytes, Blocks], int]:
 def assemble(
     tree: Tree, contents: Iterable[Content], image: Path, blocks: Mapping[str, Blocks], output: Path, epoch: int
 ) -> None:
-    """Write ``tree``, which has these ``contents``, as the new file ``output``; times are those of :func:`builder.formats.filesystem.modified`.
+    """Write ``tree``, which has these ``contents``, as the new file ``output``.
 
-    Its data is that of ``image``, which has ``blocks`` (by the SHA-256 of what is in them), and after that what of ``contents`` is not there.
-    Raises :class:`terminal.Failure` if the image, or a file of the store that has a content, is cut short.
+    Times are those of :func:`builder.formats.filesystem.modified`.
+
+    Its data is that of ``image``, which has ``blocks`` (by the SHA-256 of their contents), followed by the ``contents``
+    that are missing there. Raises :class:`terminal.Failure` if the image, or a file of the store with a content, is
+    truncated.
     """
     old = _Superblock.of(image)
     with image.open("rb") as source, output.open("w+b") as file:
@@ -162,7 +173,7 @@ def assemble(
 
 
 def _span(image: Path, begin: int, end: int) -> Slice:
-    """A part of ``image``, which tells if it is not all there."""
+    """A part of ``image``; raises a failure if the image is truncated."""
     return Slice(image, begin, end - begin, "")
 
 
@@ -189,7 +200,7 @@ def _files(image: Path, about: _Superblock) -> Iterator[tuple[bytes, Blocks]]:
 
 
 def _blocks(inodes: bytes, at: int, block_size: int) -> Blocks:
-    """Where the content of the file with the inode at ``at`` lies."""
+    """The place of the content of the file with the inode at ``at``."""
     (kind, *_), at = _HEAD.unpack_from(inodes, at), at + _HEAD.size
     if kind == _TYPES[Kind.FILE]:
         (start, fragment, offset, size), at = _FILE.unpack_from(inodes, at), at + _FILE.size
@@ -201,7 +212,7 @@ def _blocks(inodes: bytes, at: int, block_size: int) -> Blocks:
 
 
 def _joined(raw: bytes) -> tuple[bytes, dict[int, int]]:
-    """The blocks of a table as one; and where each begins in that, by its place in the table."""
+    """The joined blocks of a table; and the offset of each in them, by its place in the table."""
     joined = bytearray()
     starts: dict[int, int] = {}
     at = 0
@@ -233,7 +244,7 @@ def _put(file: IO[bytes], content: Content, block_size: int) -> Blocks:
 
 
 def _copy_fragments(image: Path, old: _Superblock, file: IO[bytes]) -> int:
-    """Write the table of fragments: they are where they were, only the table moves. Returns the place of its index."""
+    """Write the table of fragments: only the table moves, fragments stay in place. Returns the place of its index."""
     if not old.fragments:
         return file.tell()
     first = _first_place(image, old.fragments_at)
@@ -245,7 +256,7 @@ def _copy_fragments(image: Path, old: _Superblock, file: IO[bytes]) -> int:
 
 
 def _write_table(file: IO[bytes], data: bytes) -> int:
-    """Write ``data`` as blocks, and an index of them; returns the place of that."""
+    """Write ``data`` as blocks, and an index of them; return the place of the index."""
     table, begin = _Table(data), file.tell()
     file.write(table.packed())
     return _write_index(file, [begin + place for place in table.places()])
@@ -264,7 +275,7 @@ class _Table:
         self.data = bytearray(data)
 
     def add(self, data: bytes) -> int:
-        """Append it, and tell how it is referred to: the place of its block, from the beginning of the table, and the offset in that."""
+        """Append it, and return its reference: the place of its block in the table, and the offset in the block."""
         at = len(self.data)
         self.data += data
         return self.place(at) << 16 | at % _METADATA
@@ -279,13 +290,13 @@ class _Table:
         return range(0, -(-len(self.data) // _METADATA) * (_METADATA + 2), _METADATA + 2)
 
     def packed(self) -> bytes:
-        """As it stands in the file."""
+        """The bytes for the file."""
         parts = (self.data[at : at + _METADATA] for at in range(0, len(self.data), _METADATA))
         return b"".join(struct.pack("<H", len(part) | _PLAIN_METADATA) + part for part in parts)
 
 
 class _Attributes:
-    """Extended attributes: each set of them once."""
+    """Extended attributes: each set is stored once."""
 
     def __init__(self) -> None:
         self._sets = _Table()
@@ -308,7 +319,7 @@ class _Attributes:
         return self._numbers[data]
 
     def write(self, file: IO[bytes]) -> int:
-        """Write all sets, the table of them, and its index; returns the place of that."""
+        """Write all sets, their table, and its index; return the place of the index."""
         if not self._rows:
             return _NO_TABLE
         sets_at = file.tell()
@@ -336,11 +347,11 @@ class _Tables:
             inside[entry.path.rpartition("/")[0]].append(entry)
         for entries in inside.values():
             entries.sort(key=_name)  # by bytes, as the kernel looks for them
-        # What is in one directory has numbers, and so inodes, side by side.
+        # The entries of a directory have adjacent numbers, and so adjacent inodes.
         self._numbers = {path: number for number, path in enumerate(("", *_paths(inside)), 1)}
         self.references = [0] * len(self._numbers)
         """Of the inodes, in the order of their numbers: that of the root comes first."""
-        # A directory comes after what is in it, of which it tells the places.
+        # A directory comes after its entries, since it contains their places.
         for path in sorted(inside, reverse=True):
             for entry in inside[path]:
                 if entry.kind is not Kind.DIRECTORY:
@@ -362,7 +373,7 @@ class _Tables:
     def _write_file(self, entry: Entry) -> None:
         lies = self._blocks[entry.content.sha256] if entry.size else Blocks(0, _NONE, 0, ())
         attributes = self.attributes.number(entry)
-        # As mksquashfs has it, never all of a file: some programs do not read what takes no blocks.
+        # As in mksquashfs, never the whole file: some programs do not read files without blocks.
         holes = min(max(entry.size - 1, 0), lies.sizes.count(0) * self._block_size)
         sizes = struct.pack(f"<{len(lies.sizes)}I", *lies.sizes)
         if attributes != _NONE or holes or max(lies.start, entry.size) > _NONE:
@@ -384,7 +395,7 @@ class _Tables:
         index = self._write_listing(inside)
         length = len(self.listings.data) - begin + _LENGTH_MORE
         links = 2 + sum(each.kind is Kind.DIRECTORY for each in inside)
-        # The root's is a number that no inode has.
+        # The root's parent is a number that no inode has.
         parent = self._numbers[entry.path.rpartition("/")[0]] if entry.path else len(self._numbers) + 1
         block, offset = self.listings.place(begin), begin % _METADATA
         attributes = self.attributes.number(entry)
@@ -395,7 +406,7 @@ class _Tables:
             self._write_inode(entry, _DIRECTORY.pack(block, links, length, offset, parent), extended=False)
 
     def _write_listing(self, inside: Iterable[Entry]) -> list[bytes]:
-        """Append the listing of a directory; returns its index: of each further block of the table, the first run in it.
+        """Append the listing of a directory; return its index, the first run in each further block of the table.
 
         With that the kernel reads one block to find a name.
         """

@@ -1,4 +1,4 @@
-"""Disks in the formats of other programs, written by qemu-img from a raw one, without the clock and the dice that it puts into some."""
+"""Disks in the formats of other programs, written by qemu-img, without its times and random numbers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,25 @@ from terminal import Failure
 _VHD_EPOCH: Final = 946_684_800
 """Midnight of 1 January 2000, UTC, from which a VHD counts its seconds."""
 _VHD_FOOTER: Final = struct.Struct(">8sIIQI4sIIQQIII16sB427x")
-"""Microsoft's "Virtual Hard Disk Image Format Specification" (2006), "Hard Disk Footer Format": cookie, features, version, data offset, time, creator,
-its version, its system, original size, current size, geometry, type, checksum, identifier, saved state."""
+"""Microsoft's "Virtual Hard Disk Image Format Specification" (2006), "Hard Disk Footer Format".
+
+Cookie, features, version, data offset, time, creator, its version, its system, original size, current size, geometry,
+type, checksum, identifier, saved state.
+"""
 _VHD_TIME, _VHD_CHECKSUM, _VHD_IDENTIFIER = 4, 12, 13
 
 _VMDK_HEADER: Final = struct.Struct("<4sIIQQQQ")
-"""VMware's "Virtual Disk Format 5.0", "Hosted Sparse Extent Header", its beginning: magic, version, flags, capacity, grain, place and
-size of the descriptor; sectors."""
+"""The beginning of VMware's "Virtual Disk Format 5.0", "Hosted Sparse Extent Header".
+
+Magic, version, flags, capacity, grain, place and size of the descriptor; sectors.
+"""
 _CONTENT_ID: Final = re.compile(rb"^CID=[0-9a-f]{1,8}$", re.MULTILINE)
 
 
 def vhd(raw: Path, output: Path, identifier: uuid.UUID, epoch: int, tools: Tools) -> None:
     """A fixed VHD: the raw bytes and a footer. The size of ``raw``, whole MiB as clouds want it, is kept to the byte.
 
-    ``identifier`` and ``epoch`` (seconds) take the place of what qemu-img has from chance and from the clock.
+    ``identifier`` and ``epoch`` (seconds) replace qemu-img's random identifier and current time.
     """
     _convert(raw, "vpc", ("subformat=fixed", "force_size=on"), output, tools)
     with output.open("r+b") as file:
@@ -41,7 +46,7 @@ def vhd(raw: Path, output: Path, identifier: uuid.UUID, epoch: int, tools: Tools
 
 
 def vhd_footer(footer: bytes, identifier: uuid.UUID, epoch: int) -> bytes:
-    """The 512 bytes ``footer`` with another identifier and time. Raises :class:`Failure` if it is none."""
+    """The 512 bytes ``footer`` with another identifier and time. Raises :class:`Failure` if it is not a footer."""
     fields = list(_VHD_FOOTER.unpack(footer)) if len(footer) == _VHD_FOOTER.size else [b""]
     if fields[0] != b"conectix":
         raise Failure("this is no footer of a VHD", hint="qemu-img of another version? See image/tools.lock")
@@ -52,9 +57,10 @@ def vhd_footer(footer: bytes, identifier: uuid.UUID, epoch: int) -> bytes:
 
 
 def vmdk(raw: Path, output: Path, identifier: uuid.UUID, tools: Tools) -> None:
-    """VMware's stream-optimised form: compressed, to be read from begin to end; what an OVF refers to.
+    """VMware's stream-optimised form, to which an OVF refers: compressed, to be read sequentially.
 
-    The content identifier, a number that changes with the contents, comes from ``identifier`` instead of chance.
+    The content identifier, a number that changes with the contents, comes from ``identifier`` instead of a random
+    number.
     """
     _convert(raw, "vmdk", ("subformat=streamOptimized", "adapter_type=lsilogic"), output, tools)
     with output.open("r+b") as file:
@@ -68,12 +74,16 @@ def vmdk(raw: Path, output: Path, identifier: uuid.UUID, tools: Tools) -> None:
 
 
 def vmdk_descriptor(descriptor: bytes, identifier: uuid.UUID) -> bytes:
-    """The text ``descriptor``, filled up with NULs, with another content identifier. Raises :class:`Failure` if it has none."""
-    # qemu-img writes the text more than once, without leading zeros in its number: behind the end of the last may be that of one before.
+    """The text ``descriptor``, filled up with NULs, with another content identifier.
+
+    Raises :class:`Failure` if it has none.
+    """
+    # qemu-img writes the text more than once, without leading zeros in its number: the end of an earlier, longer one
+    # may follow the last.
     text = descriptor.partition(b"\0")[0]
     if len(_CONTENT_ID.findall(text)) != 1:
         raise _no_content_identifier()
-    number = (identifier.int >> 96) % 0xFFFFFFFE  # the highest two mean that there is none
+    number = (identifier.int >> 96) % 0xFFFFFFFE  # the highest two values mean that there is none
     return _CONTENT_ID.sub(b"CID=%08x" % number, text).ljust(len(descriptor), b"\0")
 
 

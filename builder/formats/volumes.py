@@ -1,4 +1,7 @@
-"""Opening what holds file systems: disks in the formats of :mod:`builder.targets`, ISOs, FAT file systems, and any of these compressed."""
+"""Opening containers of file systems.
+
+These are disks in the formats of :mod:`builder.targets`, ISOs, FAT file systems, and compressed forms of these.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from terminal import record
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _CONVERTED: Final = (b"QFI\xfb", b"KDMV")
-"""How qcow2 and VMDK begin; qemu-img reads them."""
+"""The first bytes of qcow2 and VMDK, which qemu-img reads."""
 _VHD_FOOTER: Final = b"conectix"
 _ISO: Final = (0x8001, b"CD001")
 _GPT: Final = (SECTOR, b"EFI PART")
@@ -26,10 +29,12 @@ _CHUNK: Final = 1 << 20
 
 
 def pieces(path: Path, tools: Tools, scratch: Path) -> Iterator[tuple[str, Path]]:
-    """(name, file in the folder ``scratch``) of each thing inside ``path``: the file behind a compression or a disk format, called "", the partitions
-    of a disk, the files of an ISO or a FAT file system. Nothing for any other file.
+    """(name, file in the folder ``scratch``) of each thing inside ``path``.
 
-    Raises :class:`builder.debian.tools.ToolFailure` and pycdlib's ``PyCdlibException`` for what is damaged.
+    These are the file inside a compression or a disk format, named "", the partitions of a disk, the files of an ISO or
+    a FAT file system. Nothing for any other file.
+
+    Raises :class:`builder.debian.tools.ToolFailure` and pycdlib's ``PyCdlibException`` for damaged files.
     """
     with path.open("rb") as file:
         head = file.read(_ISO[0] + 8)
@@ -57,7 +62,7 @@ def _has(head: bytes, offset: int, magic: bytes) -> bool:
 
 
 def _plain(path: str) -> str:
-    """The path without the root hash in it, which is another one for every difference."""
+    """The path without its root hash, which changes with every difference."""
     return _ROOT_HASH.sub("", path)
 
 

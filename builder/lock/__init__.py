@@ -1,1 +1,1 @@
-"""Into a lock: versions resolved, and the maintainer scripts that a person has reviewed."""
+"""Making a lock: the resolved versions, and the review of maintainer scripts."""

@@ -1,6 +1,7 @@
-"""From what is asked for to a lock: which packages, of which version, at which path and hash.
+"""From a request to a lock: which packages, of which version, at which path and hash.
 
-The solving is apt's (:mod:`builder.debian.apt`); this module says to apt what to assume and turns its answer into a :class:`Lock`.
+apt solves it (:mod:`builder.debian.apt`); this module gives apt its assumptions and turns the answer into a
+:class:`Lock`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class ResolveFailure(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A package asked for by name; ``suite`` when it must come from that suite."""
+    """A package requested by name; with ``suite``, it must come from that suite."""
 
     name: str
     suite: str | None = None
@@ -36,8 +37,8 @@ class Want:
 class Request:
     """The requesting part of a definition.
 
-    ``assume`` are names (of packages, or virtual) that are treated as installed already, so that nothing pulls them in: what only
-    maintainer scripts need, since none ever runs.
+    ``assume`` are names (of packages, or virtual) that are treated as installed already, so that nothing pulls them in:
+    packages that only maintainer scripts need, since none ever runs.
     """
 
     architecture: str
@@ -57,7 +58,7 @@ class Request:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 that a lock carries to tell which request it answers; order does not matter, but for suites."""
+        """The sha256 in a lock that identifies its request; order matters only for suites."""
         return fingerprint(
             {
                 "architecture": self.architecture,
@@ -89,8 +90,8 @@ def resolve(
 ) -> Lock:
     """Answer ``request`` from ``mirror``, with apt's private state in the directory ``state``.
 
-    Raises :class:`builder.debian.apt.AptFailure` for trouble with the archive (network, signature, unmet dependencies) and
-    :class:`ResolveFailure` for a request that contradicts itself.
+    Raises :class:`builder.debian.apt.AptFailure` for trouble with the archive (network, signature, unmet dependencies)
+    and :class:`ResolveFailure` for a request that contradicts itself.
     """
     apt, catalogue = _prepare(
         request, programs=programs, mirror=mirror, state=state, allow_expired=allow_expired, detail=detail
@@ -119,7 +120,7 @@ def waiting(
 
 
 def _resolve(request: Request, apt: PrivateApt, catalogue: Catalogue, detail: Callable[[str], None]) -> Lock:
-    """The newest that answers ``request``."""
+    """The newest lock that answers ``request``."""
     detail("solving dependencies")
     chosen = apt.resolve(
         [want.name for want in request.packages], catalogue.assumed(request.assume, request.architecture)
@@ -139,8 +140,8 @@ def _upgrade(
 ) -> Lock:
     """The lock ``old`` with the newest ``names`` and what these need; every other package stays at its version.
 
-    What ``request`` asks for and ``old`` has not comes as well, and what nothing needs any more goes. ``control`` gives the control
-    paragraph of a locked package that the indexes no longer have.
+    Packages of ``request`` that ``old`` lacks are added, and packages that nothing needs any more are removed.
+    ``control`` returns the control paragraph of a locked package that the indexes no longer have.
     """
     wanted = {want.name for want in request.packages}
     locked = {package.name: package for package in old.packages}
@@ -157,13 +158,13 @@ def _upgrade(
     status = "\n".join([*installed, catalogue.assumed(request.assume, request.architecture)])
     automatic = [(each.name, request.architecture) for each in old.packages if each.name not in wanted]
     if old.request != request.fingerprint:
-        # The definition changed since: a package may now be asked from another suite.
+        # The definition changed since: a package may now be requested from another suite.
         chosen |= {want.name for want in request.packages if want.suite is not None}
     done = apt.upgrade([*chosen, *(wanted - locked.keys())], status, automatic)
     gone = done.removed | set(request.assume)
     if lost := sorted(done.removed & wanted):
         raise ResolveFailure(
-            f"this would remove what the definition asks for: {', '.join(lost)}",
+            f"this would remove packages of the definition: {', '.join(lost)}",
             hint="upgrade these as well, or everything: 'osbuild lock'",
         )
     after = {name: package for name, package in locked.items() if name not in gone}
@@ -181,7 +182,7 @@ def _prepare(
     allow_expired: bool,
     detail: Callable[[str], None],
 ) -> tuple[PrivateApt, Catalogue]:
-    """apt with the newest indexes for ``request``, and what these hold."""
+    """apt with the newest indexes for ``request``, and their contents."""
     _check_request(request)
     pins = {want.name: want.suite for want in request.packages if want.suite is not None}
     apt = PrivateApt(
@@ -216,7 +217,7 @@ class Catalogue:
 
     @property
     def stamps(self) -> tuple[IndexStamp, ...]:
-        """What the lock keeps of each index."""
+        """The lock's entry for each index."""
         return tuple(
             IndexStamp(index.suite.archive, index.suite.name, index.component, index.path, index.sha256, index.date)
             for index in self._indexes
@@ -269,7 +270,7 @@ class Catalogue:
         return None
 
     def locked(self, chosen: Chosen) -> LockedPackage:
-        """Where ``chosen`` is and what it hashes to, from the first suite that has this very version."""
+        """Path and hash of ``chosen``, from the first suite that has this version."""
         for index, stanza in self._found.get(chosen.name, ()):
             fields = _fields(stanza)
             if (fields["version"], fields["architecture"]) != (chosen.version, chosen.architecture):
@@ -305,7 +306,7 @@ class Catalogue:
             _fields(stanza)["version"] for index, stanza in self._found.get(change.name, ()) if index.suite.is_security
         ]
         if change.old is None:
-            # What is added may take the place of what goes: a kernel is called after its version.
+            # An added package may replace a removed one: a kernel package is named after its version.
             return change.new.version in versions
         return any(compare_versions(version, change.old.version) > 0 for version in versions)
 
@@ -320,7 +321,7 @@ class Catalogue:
 
 
 def describe(found: Sequence[Change]) -> str:
-    """The changes for people, one a line: verb, name, versions, size in kilobytes, suite; an empty text when there are none."""
+    """The changes as text, one per line: verb, name, versions, size in kilobytes, suite; empty if there are none."""
     rows = []
     for change in found:
         old = change.old.version if change.old else ""
@@ -353,12 +354,12 @@ def lock_command(
     only: Sequence[str] = (),
     control: Callable[[LockedPackage], str] = lambda _: "",
 ) -> tuple[Change, ...]:
-    """``osbuild lock`` for one lock file: resolve ``request``, write the new lock at ``path`` (not with ``check_only``).
+    """``osbuild lock`` for one file: resolve ``request``, write the new lock at ``path`` unless ``check_only``.
 
-    ``review`` sees the old and the new lock before anything is written, and raises to prevent it. With names in ``only`` it is
-    an upgrade of these alone, which needs a lock to start from, and ``control``, which gives the control paragraph of a locked package that the indexes
-    no longer have. Returns what changed against the lock at ``path``; a missing or broken lock counts as empty, since it is about to be replaced.
-    Raises as :func:`resolve`.
+    ``review`` receives the old and the new lock before anything is written, and raises to prevent it. With names in
+    ``only`` it upgrades these alone, which needs an existing lock, and ``control``, which returns the control paragraph
+    of a locked package that the indexes no longer have. Returns the changes to the lock at ``path``; a missing or
+    broken lock counts as empty, since it is about to be replaced. Raises as :func:`resolve`.
     """
     old = Lock.load(path) if only else _loaded(path)
     apt, catalogue = _prepare(
@@ -386,7 +387,7 @@ def _check_request(request: Request) -> None:
     for want in request.packages:
         if want.suite is not None and want.suite not in known:
             raise ResolveFailure(
-                f"'{want.name}' is asked from the suite '{want.suite}', which is not among the suites",
+                f"'{want.name}' is requested from the suite '{want.suite}', which is not among the suites",
                 hint=f"add it under 'suites', or use one of {', '.join(sorted(known))}",
             )
     if both := sorted({want.name for want in request.packages} & set(request.assume)):
@@ -407,7 +408,7 @@ def _status(fields: Mapping[str, str]) -> str:
 
 
 def _installed(paragraph: str) -> str:
-    """A control paragraph as dpkg's status file has it."""
+    """A control paragraph in the form of dpkg's status file."""
     first, _, rest = paragraph.strip().partition("\n")
     return f"{first}\nStatus: install ok installed\n{rest}\n"
 

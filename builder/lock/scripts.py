@@ -1,8 +1,8 @@
 """The review of maintainer scripts: none ever runs, so each is read by a person once, and again whenever it changes.
 
-``scripts.json`` beside the definition holds one entry for each script: the sha256 of its text, the finishing steps that do its work
-(``covered``), and what was seen in it, above all what is left undone on purpose (``reviewed``). This module is pure but for :func:`load`; the
-verb that uses it is :mod:`builder.cli.lock`.
+``scripts.json`` beside the definition holds one entry for each script: the sha256 of its text, the finishing steps that
+do its work (``covered``), and the findings, above all what is left undone on purpose (``reviewed``). This module is
+pure except :func:`load`; the verbs that use it are in :mod:`builder.cli.lock`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from terminal import Failure, record
 FORMAT_VERSION: Final = 1
 
 SHOWN_LINES_MAX: Final = 60
-"""Of a script that has nothing to be compared with: enough to see what it is about; ``osbuild scripts --show`` prints all."""
+"""Lines shown of a script without a former version; ``osbuild scripts --show`` prints all."""
 
 _HELPERS: Final = frozenset({"elf", "pyc"})
 STEPS: Final = frozenset(module.name for module in pkgutil.iter_modules(finish.__path__)) - _HELPERS
 """The finishing steps that an entry may name."""
 
-# What changes with every rebuild of a package and says nothing: the debhelper that wrote a part, and the kernel's own release.
+# Irrelevant changes of every rebuild of a package: the version of debhelper that wrote a part, and the kernel's own
+# release.
 _DEBHELPER: Final = re.compile(r"(?m)^(# (?:Automatically|Triggers) added by [\w-]+)/\S+$")
 _KERNEL: Final = re.compile(r"\b\d+\.\d+\.\d+\\?\+deb\d+(?:\.\d+)*")
 
@@ -56,7 +57,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Review:
-    """What was said of one script; ``covered`` are finishing steps."""
+    """The review of one script; ``covered`` are finishing steps."""
 
     package: str
     script: str
@@ -67,7 +68,7 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A script that nobody has read (``new``), or not in this form (``changed``), or an entry of a script that is gone (``stale``)."""
+    """A ``new`` or ``changed`` script without a review, or a ``stale`` entry of a script that is gone."""
 
     kind: Kind
     package: str
@@ -76,9 +77,10 @@ class Finding:
 
 
 def canonical(package: str, name: str, text: str) -> Script:
-    """The script without what changes at every rebuild: debhelper's version in its comments and, for kernels, the release.
+    """The script without the changes of every rebuild: debhelper's version in comments and, for kernels, the release.
 
-    So that an update of the kernel, whose package is called after its release, asks for a review only when there is something to review.
+    So an update of the kernel, whose package is named after its release, needs a review only when a script really
+    changed.
     """
     text = _DEBHELPER.sub(r"\1", text)
     if package.startswith("linux-image-"):
@@ -87,7 +89,7 @@ def canonical(package: str, name: str, text: str) -> Script:
 
 
 def check(scripts: Iterable[Script], reviews: Iterable[Review]) -> tuple[Finding, ...]:
-    """What ``reviews`` leave open of ``scripts``, and those of them that speak of none, sorted."""
+    """The ``scripts`` without an entry in ``reviews``, and the entries without a script, sorted."""
     present = set(scripts)
     known: dict[tuple[str, str], set[str]] = {}
     for review in reviews:
@@ -117,9 +119,9 @@ def accept(
     covered: Sequence[str],
     reviewed: str,
 ) -> tuple[Review, ...]:
-    """``reviews`` with entries for all open scripts of ``packages``, and without these packages' entries that no script needs any more.
+    """``reviews`` with entries for all open scripts of ``packages``, and without stale entries of these packages.
 
-    ``scripts`` are all that the reviews are for, so that what another lock still needs stays.
+    ``scripts`` are all scripts of the reviews, so that entries that another lock still needs stay.
     """
     chosen = set(packages)
     present = [script for script in scripts if script.package in chosen]
@@ -135,7 +137,7 @@ def accept(
 
 
 def show(finding: Finding, before: Script | None) -> str:
-    """The finding for a person: a unified diff from ``before`` (the script of the package that is locked now), or the script's beginning."""
+    """The finding as text: a unified diff from ``before`` (the currently locked script), or the first lines."""
     title = f"{finding.package}: {finding.script} is {finding.kind}"
     if finding.now is None:
         return title
@@ -164,7 +166,7 @@ def load(path: Path) -> tuple[Review, ...]:
 
 
 def parse(text: str) -> tuple[Review, ...]:
-    """The reviews that ``text`` says. Raises ``ValueError`` with the place in words."""
+    """The reviews in ``text``. Raises ``ValueError`` with the place."""
     data = record.parse(text)
     if not isinstance(data, dict) or data.get("version") != FORMAT_VERSION or not isinstance(data.get("scripts"), list):
         raise ValueError(f"not an object with 'version': {FORMAT_VERSION} and a list 'scripts'")
@@ -192,7 +194,7 @@ def _review(where: str, item: Any) -> Review:
 
 
 def check_steps(names: Iterable[object], where: str) -> None:
-    """Raises ``ValueError`` if one of ``names`` is no finishing step."""
+    """Raise ``ValueError`` if one of ``names`` is not a finishing step."""
     for name in names:
         if name not in STEPS:
             raise ValueError(f"{where}: {name!r} is no finishing step; there are {', '.join(sorted(STEPS))}")

@@ -1,7 +1,8 @@
 """From packages to a finished tree: the order of the finishing steps, and nothing else.
 
-Two halves. :func:`base` depends on packages and definition only; it is slow (byte-compiling, depmod) and kept in the store. :func:`finish` adds
-what changes from one build to the next, our overlay, units and code, and is quick enough to run every time.
+Two halves. :func:`base` depends on packages and definition only; it is slow (byte-compiling, depmod) and kept in the
+store. :func:`finish` adds what changes from one build to the next, our overlay, units and code, and is quick enough to
+run every time.
 """
 
 from __future__ import annotations
@@ -67,20 +68,20 @@ def stored(key: str, store: Store) -> Tree:
 
 
 def base_id(what: Definition, lock: Lock, closure: str) -> str:
-    """The id of the slow half, made with the tools of the id ``closure``: if the store has it among its steps, it is not made again."""
+    """The id of the slow half with the tools of the id ``closure``; a step in the store is not made again."""
     kept = what.model_dump(mode="json", include={"remove", "kernel", "identity"})
     return identify("base", VERSION, [inputs.code(), lock.id, closure, kept, bool(what.node_code)])
 
 
 def _slow_steps(shop: Workshop, tree: Tree, scratch: Path) -> None:
-    """Do to ``tree`` what depends on packages and definition only."""
+    """Run the steps that depend on packages and definition only on ``tree``."""
     what, tools, step = shop.what, shop.tools, shop.step
     with step("slim"):
         tree.apply(slim(tree))
     with step("remove"):
         kernels = (f"{KERNEL}*",) if what.kernel is not None else ()
         tree.apply(Patch(remove=tuple(entry.path for entry in tree.glob(*what.remove, *kernels))))
-    # None of these reads what another writes, and each waits for programs, or unpacks, most of its time.
+    # None of these reads what another writes, and each mostly waits for programs, or unpacks.
     steps: dict[str, Callable[[Path], Patch]] = {"ldconfig": lambda _: ldconfig(tree, ARCHITECTURES[what.architecture])}
     if (kernel := what.kernel) is not None:
         named = [name for names in kernel.modules.values() for name in names]
@@ -99,7 +100,7 @@ def _slow_steps(shop: Workshop, tree: Tree, scratch: Path) -> None:
 
 
 def finish(shop: Workshop, tree: Tree, packages: Sequence[Package]) -> Tree:
-    """``tree`` with everything of ours in it and every quick step done; the argument itself is changed and returned."""
+    """``tree`` with our files and after every quick step; the argument itself is changed and returned."""
     what, step = shop.what, shop.step
 
     def finishing(name: str, patch: Callable[[], Patch]) -> None:
@@ -147,7 +148,7 @@ def finish(shop: Workshop, tree: Tree, packages: Sequence[Package]) -> Tree:
 
 
 def kernel_image(packages: Sequence[Package]) -> bytes:
-    """The kernel among the packages; the tree has none, since it is delivered beside the root, not in it.
+    """The kernel of the packages; the tree has none, since it is delivered beside the root, not in it.
 
     Raises :class:`Failure` unless there is exactly one.
     """

@@ -1,6 +1,7 @@
-"""What runs of a node before its root does: kernel, initrds, and the EFI program of them all.
+"""The boot files of a node: kernel, initrds, and the EFI program of all of them.
 
-They come from packages, and are kept in the store: a change of the overlay, of units or of the node's code changes none of them.
+They come from packages, and are kept in the store: a change of the overlay, of units or of the node's code changes none
+of them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ ARCHIVES: Final = ("initrd", "drivers")
 
 @dataclass(frozen=True)
 class Early:
-    """A folder of the store: ``kernel``, ``initrd``, ``drivers`` (an initrd to go after the other), ``uki`` (:func:`builder.formats.boot.unified_kernel`),
-    and ``owners.json``."""
+    """A folder of the store with the boot files.
+
+    It has ``kernel``, ``initrd``, ``drivers`` (an initrd to follow the first), ``uki``
+    (:func:`builder.formats.boot.unified_kernel`) and ``owners.json``.
+    """
 
     folder: Path
 
@@ -44,9 +48,11 @@ class Early:
 def early(
     shop: Workshop, packages: Sequence[Package], base: Tree, files: BootFiles, os_release: bytes, *, release: bool
 ) -> Early:
-    """Those of ``packages`` and of the tree ``base`` that :func:`builder.pipeline.assemble.base` made of them; initrds are compressed with ``release``.
+    """The boot files of ``packages`` and ``base``, their tree by :func:`builder.pipeline.assemble.base`.
 
-    Raises :class:`terminal.Failure` for what a package does not bring, and for a tool that fails.
+    With ``release``, initrds are compressed.
+
+    Raises :class:`terminal.Failure` if a package lacks a needed file, and for a tool that fails.
     """
     store, tools, step = shop.store, shop.tools, shop.step
     wanted = shop.what.kernel

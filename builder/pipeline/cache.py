@@ -1,7 +1,8 @@
-"""What the store holds, and what of it no lock needs any more: ``osbuild cache``.
+"""``osbuild cache``: the contents of the store, and what no lock needs any more.
 
-Builds hold the store shared (:func:`in_use`), pruning holds it alone, so nothing is taken from under a build. What is pruned is first renamed
-into the store's ``tmp`` and removed there: an artifact is there or it is not, also when pruning is killed.
+Builds hold the store shared (:func:`in_use`), pruning holds it alone, so nothing is taken from under a build. What is
+pruned is first renamed into the store's ``tmp`` and removed there: an artifact is complete or not there, also when
+pruning is killed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def holdings(store: Store) -> list[Holding]:
 def prune(store: Store, locks: Iterable[Lock], tools: Lock) -> list[Holding]:
     """Remove what neither ``locks`` nor the closure of ``tools`` need, and what is damaged; returns what went, by kind.
 
-    What build steps made goes as a whole: it is made again in seconds. Raises :class:`Failure` while a build runs.
+    Results of build steps are removed as a whole: they are made again in seconds. Raises :class:`Failure` while a build
+    runs.
     """
     try:
         with _flock(store, fcntl.LOCK_EX | fcntl.LOCK_NB), store.scratch() as grave:
@@ -62,10 +64,11 @@ def prune(store: Store, locks: Iterable[Lock], tools: Lock) -> list[Holding]:
 
 
 def adopt(store: Store, made: Aside, waiting: Callable[[], None] = lambda: None) -> None:
-    """Have ``store`` hold what was ``made`` aside, in place of what it had under the same names.
+    """Replace artifacts of ``store`` by those of the same names that were ``made`` aside.
 
-    What is the same, byte for byte, stays where it is, so usually nothing is replaced. What differs was damaged, and a running build may be reading it:
-    the replacing waits for all of them, after a call of ``waiting``. To be called by one that is not using the store itself.
+    Equal artifacts stay, so usually nothing is replaced. Those that differ were damaged, and running builds may be
+    reading them: the replacement waits for these builds, after a call of ``waiting``. The caller must not be using the
+    store itself.
     """
     differing = []
     for kind in MADE:
@@ -87,7 +90,7 @@ def adopt(store: Store, made: Aside, waiting: Callable[[], None] = lambda: None)
 def _replace(store: Store, pairs: Iterable[tuple[Path, Path]]) -> None:
     with store.scratch() as grave:
         for old, new in pairs:
-            # It may be gone by now: pruned, or replaced by another who waited.
+            # It may be gone by now: pruned, or replaced by another waiting build.
             with suppress(FileNotFoundError):
                 old.rename(grave / f"{old.parent.name}-{old.name}")
             new.rename(old)

@@ -1,7 +1,7 @@
 """Our own initrd: busybox, dmsetup, the modules that lead to the root, and one script (``image/initrd/init``).
 
-A few megabytes instead of a distribution's tens; it finds the root where the command line says, has dm-verity check every block of it, makes
-and mounts the state, lays the ``/etc`` overlay, and hands over to systemd. Nothing in it waits for anything but the disks.
+It has a few megabytes, not tens like a distribution's. It finds the root by the command line, has dm-verity check every
+block of it, makes and mounts the state, mounts the ``/etc`` overlay, and starts systemd. It waits only for the disks.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _LIBRARIES: Final = ("usr/lib/*-linux-gnu*", "usr/lib")
 def initrd(tree: Tree, modules: Sequence[str], script: Path) -> list[Entry]:
     """The entries of the initrd, sorted, from the finished ``tree`` of the node.
 
-    ``modules`` are names; what they depend on is added and all are listed in load order in ``/modules/order``. Raises :class:`Failure` if the
-    tree has no busybox or dmsetup, a library that this needs, or no such module.
+    ``modules`` are names; their dependencies are added and all are listed in load order in ``/modules/order``. Raises
+    :class:`Failure` if the tree lacks busybox, dmsetup, a library of these, or a module.
     """
     inside = Tree(directory(path) for path in ("dev", "proc", "run", "sys", "sysroot", "bin", "modules"))
     inside.put(file("bin/busybox", _program(tree, BUSYBOX), 0o755))
@@ -41,9 +41,10 @@ def initrd(tree: Tree, modules: Sequence[str], script: Path) -> list[Entry]:
 
 
 def drivers(tree: Tree, modules: Sequence[str], further: Sequence[str]) -> list[Entry]:
-    """The entries of a second archive, for disks that ``modules`` do not find: the modules ``further``, listed in ``/modules/drivers``.
+    """A second archive for disks that ``modules`` do not find: the modules ``further``, listed in ``/modules/drivers``.
 
-    Apart, since direct boot under QEMU has no use for them: the kernel unpacks archives that follow each other one over the other.
+    It is separate, since direct boot under QEMU does not need it: the kernel unpacks consecutive archives one over the
+    other.
     """
     first = set(module_closure(tree, modules))
     inside = Tree([directory("modules")])
@@ -70,7 +71,7 @@ def _program(tree: Tree, path: str) -> bytes:
 
 
 def _libraries(tree: Tree, program: str) -> Iterator[tuple[str, bytes]]:
-    """(path in the initrd, contents) of the loader of ``program`` and of all libraries that it needs, and these need."""
+    """(path in the initrd, contents) of the loader and all libraries of ``program``, direct and indirect."""
     waiting, seen = [(program, _program(tree, program))], set[str]()
     while waiting:
         wanted_by, data = waiting.pop()
@@ -83,21 +84,21 @@ def _libraries(tree: Tree, program: str) -> Iterator[tuple[str, bytes]]:
                 raise Failure(f"the initrd needs the library {name}, which no package brings", where="/" + wanted_by)
             library = found.content.read()
             waiting.append((found.path, library))
-            # The loader must be where the program says; it looks for the others in /lib without being told.
+            # The loader must be at the program's path for it; it searches the others in /lib by default.
             yield name.lstrip("/") if "/" in name else f"lib/{name}", library
 
 
 def _resolve(tree: Tree, name: str) -> Entry | None:
-    """The file that the library ``name`` (a SONAME, or a path) is, whatever links lead to it."""
+    """The file of the library ``name`` (a SONAME, or a path), through all links."""
     paths = [name] if "/" in name else [entry.path for folder in _LIBRARIES for entry in tree.glob(f"{folder}/{name}")]
     return next((tree.get(tree.resolve(path)) for path in paths), None)
 
 
 def pack(entries: Sequence[Entry], output: Path, tools: Tools, *, release: bool) -> None:
-    """Write ``entries`` as the new file ``output``: a cpio archive, which the kernel takes as it is; with ``release``, compressed.
+    """Write ``entries`` as the new cpio archive ``output`` for the kernel; with ``release``, compressed.
 
-    zstd, since every kernel of Debian unpacks it, and in a fraction of the time that xz takes; by one thread, so that the number of processors
-    does not show in the bytes. Raises :class:`Failure` with the tool's words if it fails.
+    It uses zstd, since every kernel of Debian unpacks it, in a fraction of xz's time, with one thread, so that the
+    number of processors does not affect the bytes. Raises :class:`Failure` with the tool's output if it fails.
     """
     archive = cpio.archive(entries)
     if not release:

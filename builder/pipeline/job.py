@@ -2,7 +2,8 @@
 
     definition + lock -> packages -> tree -> filesystem + kernel + initrd -> target
 
-:func:`make` is that walk, step by step; each step is a module of its own. This one calls them in turn and says to the store what is worth keeping.
+:func:`make` goes this way step by step; each step has its own module. This module calls them in turn and decides what
+the store keeps.
 """
 
 from __future__ import annotations
@@ -36,17 +37,22 @@ from builder.targets import ContainerTarget, Contents, Parts, Target
 from terminal import Failure, Phases
 
 ROOM_FACTOR: Final = 8
-"""Free space that a build must find before it begins, by the size of its packages: a node's unpack to five times their size, and what is made
-of them takes two to three times."""
+"""Free space that a build needs before it begins, by the size of its packages.
+
+A node's packages unpack to five times their size, and what is made of them takes two to three times.
+"""
 
 ROOM_BYTES: Final = 64 << 20
-"""The same, for whatever else is written."""
+"""The same, for all other files."""
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What a build has put into its folder, and what tells of it: the packages, the tree that was made of them, the sizes of what can have a limit, and
-    the bytes of the kernel and of the initrd's files."""
+    """The result of a build in its folder, and the data that describe it.
+
+    These are the packages, their tree, the sizes that can have a limit, and the bytes of the kernel and of the initrd's
+    files.
+    """
 
     packages: list[Package]
     tree: Tree
@@ -55,10 +61,13 @@ class _Made:
 
 
 def make(order: Order, made_from: dict[str, object], begin: float) -> BuildResult:
-    """Build what ``order`` says, out of what :meth:`Order.inputs` was ``made_from`` when the build began (seconds of the monotonic clock).
+    """Build ``order`` from the inputs ``made_from``.
 
-    The artifacts are published with what tells of them: the lists of files and (for scanners) of packages, the page of sizes, and the manifest; and
-    the page of timings, which is no artifact. Nothing of the output is touched before all is there.
+    These are :meth:`Order.inputs` when the build began; ``begin`` is that time, in seconds of the monotonic clock.
+
+    The artifacts are published with their descriptions: the lists of files and (for scanners) of packages, the page of
+    sizes, the manifest, and the page of timings, which is not an artifact. The output is not changed before all is
+    complete.
     """
     phases, lock = order.settings.phases, order.lock
     with _place(order) as (store, work):
@@ -98,17 +107,17 @@ def _container(order: Order, target: ContainerTarget, packages: list[Package], t
 def _image(
     order: Order, target: Target, shop: Workshop, packages: list[Package], base: Tree, tree: Tree, folder: Path
 ) -> _Made:
-    """Put the artifacts of a node into ``folder``; what only leads there goes beside it."""
+    """Put the artifacts of a node into ``folder``; intermediate files go beside it."""
     phases, what, work, release = order.settings.phases, order.what, folder.parent, order.settings.release
     assert what.root is not None  # as target_of made sure
     files = BootFiles.of(packages, what.architecture)
     with phases.phase(f"packing the root ({what.root.type})"):
-        # Beside the packing, which leaves a processor idle now and then; it waits for programs most of its time.
+        # Parallel to the packing, which sometimes leaves a processor idle; it mostly waits for programs.
         with ThreadPoolExecutor(1) as aside:
             beside = replace(shop, step=partial(phases.step, below=phases.here()))
             begun = aside.submit(early, beside, packages, base, files, tree.read("usr/lib/os-release"), release=release)
             if release:
-                begun.result()  # it compresses for a while, which Ctrl-C could not end from here
+                begun.result()  # it compresses for a while, which Ctrl-C could not interrupt from here
             protected = _root(order, shop, base, tree, work / "root")
             before = begun.result()
         for name in ("kernel", "initrd"):
@@ -121,8 +130,10 @@ def _image(
 
 
 def _root(order: Order, shop: Workshop, base: Tree, tree: Tree, root: Path) -> verity.Verity:
-    """Write ``tree`` as the file system ``root``, with hashes: out of contents that are compressed already (those of ``base``, of which ``tree`` has most),
-    or by the file system's writer."""
+    """Write ``tree`` as the file system ``root``, with hashes.
+
+    It uses already compressed contents (those of ``base``, which are most of ``tree``'s), or the file system's writer.
+    """
     what, epoch = shop.what.root, shop.lock.epoch
     assert what is not None  # as target_of made sure
     if (options := order.pooled) is not None:
@@ -163,13 +174,13 @@ def _parts(shop: Workshop, files: BootFiles, before: Early, protected: verity.Ve
 
 
 def _describe(order: Order, made_from: dict[str, object], made: _Made, folder: Path, begin: float) -> dict[str, object]:
-    """Hold what was made against its budget, put what tells of it into ``folder``, and return the manifest."""
+    """Check the budget, put the descriptions of the result into ``folder``, and return the manifest."""
     settings, what, lock, phases = order.settings, order.what, order.lock, order.settings.phases
     level: budget.Level = "release" if settings.release or what.container is not None else "fast"
     budget.check(what, order.path, level, budget.measured(made.sizes, manifest.owners(made.tree), made.boot))
     build = build_id(made_from)
     if order.inputs() != made_from:
-        # What came out is of mixed inputs: it is delivered, but never taken for up to date.
+        # The result is of mixed inputs: it is delivered, but never counts as up to date.
         build = MIXED
         phases.line("... files changed while they were built: build again to have all of them")
     title = f"{what.name} ({order.label})"
@@ -194,14 +205,17 @@ def _describe(order: Order, made_from: dict[str, object], made: _Made, folder: P
                 boot=made.boot,
                 updates=order.updates,
             )
-    # Not in the manifest: it is another each time.
+    # Not in the manifest: it differs each time.
     timings.write(folder, title, time.monotonic() - begin, phases.spans())
     return contents
 
 
 @contextmanager
 def _place(order: Order) -> Iterator[tuple[Store, Path]]:
-    """The store as this build sees it, and a folder to work in, while the output is held for it; waits for another build of the same output."""
+    """This build's view of the store, and a folder to work in, while it holds the output.
+
+    Waits for another build of the same output.
+    """
     store, phases = Store(order.settings.store), order.settings.phases
 
     def waiting() -> None:
@@ -217,7 +231,7 @@ def _place(order: Order) -> Iterator[tuple[Store, Path]]:
 
 @contextmanager
 def _caching(store: Store, how: Literal["use", "replace", "ignore"], phases: Phases) -> Iterator[Store]:
-    """The store as a build sees it that treats former work as ``how`` says; what it made is adopted if the block ends well."""
+    """A build's view of the store, by the ``how`` of former work; its results are adopted if the block ends well."""
     if how == "use":
         yield store
         return
@@ -234,7 +248,10 @@ def _caching(store: Store, how: Literal["use", "replace", "ignore"], phases: Pha
 
 
 def _source(order: Order, store: Store) -> Callable[[], Mirror]:
-    """Where packages come from that the store lacks. Raises :class:`Failure` for what an offline build would have to fetch."""
+    """The source of packages that the store lacks.
+
+    Raises :class:`Failure` for what an offline build would have to fetch.
+    """
     settings = order.settings
     if settings.offline:
         offline.check(order.lock, our_lock(), store)

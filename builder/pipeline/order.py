@@ -1,4 +1,4 @@
-"""What is ordered of the builder: the definition, its lock, the target; and where the result goes. Nothing is built here."""
+"""An order to the builder: the definition, its lock, the target, and the place of the result. Nothing is built here."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ from builder.targets import TARGETS, ContainerTarget, Target
 from terminal import Failure, Phases, Span
 
 MIXED: Final = "inputs changed during the build"
-"""In place of a build's id, when there is no telling what went into it."""
+"""In place of a build's id, when its inputs are uncertain."""
 NODE: Final = "qemu"
-"""The target of a node, if none is named."""
+"""The default target of a node."""
 CONTAINER: Final = "container"
-"""And that of a container."""
+"""The default target of a container."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a caller may choose; the defaults are what ``osbuild image`` does without options, so the target is
-    the usual one of what is defined.
+    """The options of a caller; the defaults are those of ``osbuild image``.
 
-    ``offline`` builds from the store alone. ``cache`` says what becomes of packages unpacked and steps done by former builds: they are used; or all is made
-    anew (and the output, too, if it is up to date) and replaces them, or replaces nothing. Downloads and tools are kept in any case.
-    ``outdated`` says what becomes of a release for which security updates wait: it is refused, or allowed; or nobody asks (:mod:`builder.pipeline.outdated`).
+    So the default target is the usual one of what is defined.
+
+    ``offline`` builds from the store alone. ``cache`` decides about packages unpacked and steps done by former builds:
+    they are used; or all is made again (and the output, too, if it is up to date) and replaces them, or replaces
+    nothing. Downloads and tools are kept in any case. ``outdated`` decides about a release for which security updates
+    wait: it is refused, or allowed, or there is no check (:mod:`builder.pipeline.outdated`).
     """
 
     definition: Path | None = None
@@ -56,9 +58,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Order:
-    """What ``settings`` ask for: the definition at ``path``, its lock, and the target.
+    """The order by ``settings``: the definition at ``path``, its lock, and the target.
 
-    ``updates`` is what the archive said of security updates, if it was to be asked (:func:`builder.pipeline.outdated.ask`).
+    ``updates`` is the archive's answer about security updates, if it was to be queried
+    (:func:`builder.pipeline.outdated.ask`).
     """
 
     settings: Settings
@@ -70,7 +73,10 @@ class Order:
 
     @classmethod
     def of(cls, settings: Settings) -> Order:
-        """Read what is asked for. Raises :class:`Failure` for a definition or lock that is broken or out of step, and a target that is not for it."""
+        """Read the order.
+
+        Raises :class:`Failure` for a definition or lock that is broken or out of date, and a target that does not fit.
+        """
         path = settings.definition or data.image() / "node.yaml"
         what = definition.load(path, settings.architecture)
         target = target_of(settings, what, path)
@@ -78,7 +84,7 @@ class Order:
 
     @property
     def label(self) -> str:
-        """What the folder is called, and the target in the manifest: a container's has the container's name, too."""
+        """The name of the folder, and the target in the manifest: a container's includes its name, too."""
         name = self.target.name
         return f"{name}/{self.what.name}" if isinstance(self.target, ContainerTarget) else name
 
@@ -93,7 +99,7 @@ class Order:
         return {
             "code": inputs.code(),
             "kind": self._kind(),
-            # As merged from all the files it includes; where its overlays lie does not matter, what is in them does.
+            # Merged from all included files; the contents of overlays matter, not their places.
             "definition": hashlib.sha256(what.model_dump_json(exclude={"overlay"}).encode()).hexdigest(),
             "lock": self.lock.id,
             "tools": our_lock().id,
@@ -104,7 +110,7 @@ class Order:
         }
 
     def _kind(self) -> object:
-        """What tells one build of a definition from another."""
+        """What distinguishes builds of the same definition."""
         root = self.what.root
         if root is None or isinstance(self.target, ContainerTarget):
             return self.target.name
@@ -112,21 +118,24 @@ class Order:
 
     @property
     def pooled(self) -> Sequence[str] | None:
-        """How a root's contents are compressed, if that is done once and kept (:mod:`builder.formats.pool`): not for a release, which is packed for size."""
+        """The compression of a root's contents, if the pool keeps them (:mod:`builder.formats.pool`).
+
+        A release has none, since it is packed for size.
+        """
         root = self.what.root
         if root is None or isinstance(self.target, ContainerTarget) or self.settings.release:
             return None
         return root.fast if pool.fits(root.type, root.fast) else None
 
     def is_done(self, build: str) -> bool:
-        """Is the build with this id there, and is that enough?"""
+        """Is the build with this id there, and is that sufficient?"""
         anew = self.settings.force or self.settings.cache != "use"
         return not anew and manifest.is_current(self.directory, build, self.updates)
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Where the artifacts are, whether this call made them, and the seconds of each phase, of all together, and all that was timed."""
+    """The folder of the artifacts, whether this call made them, and the seconds: by phase, in total, and all spans."""
 
     directory: Path
     changed: bool
@@ -142,7 +151,10 @@ class BuildResult:
 
 
 def target_of(settings: Settings, what: Definition, path: Path) -> Target | ContainerTarget:
-    """The target that ``settings`` name, or the usual one for what is defined. Raises :class:`Failure` if it cannot be made of that."""
+    """The target that ``settings`` name, or the usual one of the definition.
+
+    Raises :class:`Failure` if it does not fit the definition.
+    """
     name = settings.target or (CONTAINER if what.container is not None else NODE)
     target = TARGETS.get(name)
     if target is None:
@@ -171,7 +183,10 @@ def output_folder(settings: Settings, target: str, what: Definition) -> Path:
 
 
 def locked(path: Path, what: Definition, *, is_ours: bool) -> Lock:
-    """The lock beside the definition. Raises :class:`Failure` if there is none, or if it does not answer the definition."""
+    """The lock beside the definition.
+
+    Raises :class:`Failure` if there is none, or if it does not answer the definition.
+    """
     lock_path = architecture.lock_path(path, what.architecture)
     try:
         lock = Lock.load(lock_path)
@@ -184,7 +199,7 @@ def locked(path: Path, what: Definition, *, is_ours: bool) -> Lock:
 
 
 def lock_command(order: Order) -> str:
-    """What makes the lock anew that ``order`` builds from."""
+    """The arguments that make the lock of ``order`` again."""
     return " ".join(["osbuild lock", *_lock_words(order.path, order.what, is_ours=order.settings.definition is None)])
 
 
@@ -194,5 +209,5 @@ def _lock_words(path: Path, what: Definition, *, is_ours: bool) -> list[str]:
 
 
 def build_id(made_from: dict[str, object]) -> str:
-    """The id of a build, of what :meth:`Order.inputs` says it is made from."""
+    """The id of a build, from its :meth:`Order.inputs`."""
     return identify("build", 1, made_from)

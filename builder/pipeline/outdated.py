@@ -1,6 +1,6 @@
-"""A release is not older than the archive: before one is built, the archive is asked whether security updates wait for what is locked.
+"""A release is not older than the archive: a check for security updates of locked packages before it is built.
 
-What was found, or that nobody could be asked, is in the manifest of the release, so that whoever takes a release can tell.
+The manifest of the release records the result, or that the check was not possible.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ _OVERRIDE: Final = "--allow-outdated builds all the same, and has the manifest s
 
 
 class OutdatedFailure(Failure):
-    """A release would lack security updates, or nobody can tell."""
+    """A release would lack security updates, or the check was not possible."""
 
 
 def ask(order: Order) -> dict[str, object]:
-    """Ask the archive whether security updates wait for the packages of the lock of ``order``.
+    """Query the archive for waiting security updates of the locked packages of ``order``.
 
-    Returns what the manifest says of it: ``asked``, and ``waiting``, a list of ``{name, locked, newest}`` (``locked`` is None for a package that takes
-    the place of another one, as each new kernel does), or None if it was not asked. Raises :class:`OutdatedFailure` if some wait or the archive
-    cannot be asked; unless ``order.settings.outdated`` is to ``allow`` that.
+    Returns the manifest's ``updates``: ``asked``, and ``waiting``, a list of ``{name, locked, newest}`` (``locked`` is
+    None for a package that replaces another one, like each new kernel), or None without a query. Raises
+    :class:`OutdatedFailure` if updates wait or the archive cannot be queried, unless ``order.settings.outdated`` is
+    ``allow``.
     """
     phases, allowed = order.settings.phases, order.settings.outdated == "allow"
     where = str(architecture.lock_path(order.path, order.what.architecture))
@@ -41,7 +42,7 @@ def ask(order: Order) -> dict[str, object]:
         found = _waiting(order)
     except (AptFailure, FetchFailure, MirrorFailure) as failure:
         if allowed:
-            phases.line("... nobody could be asked for security updates: the manifest says so")
+            phases.line("... the archive could not be queried for security updates; the manifest records that")
             return {"asked": False, "waiting": None}
         raise OutdatedFailure(
             "a release asks the archive whether security updates wait, and the archive cannot be asked",

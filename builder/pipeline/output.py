@@ -1,7 +1,7 @@
 """The folder that a build delivers into: held by one build at a time, and changed by nothing but a whole result.
 
-Work is done in ``.partial`` inside it, so on the disk that the result will lie on, and moved into place with renames. A build that is killed
-leaves that one folder; the next build clears it.
+Work is done in ``.partial`` inside it, on the disk of the result, and moved into place with renames. A build that is
+killed leaves only that folder; the next build clears it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ WORK: Final = ".partial"
 
 @contextmanager
 def held(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Hold ``folder`` (made if need be) against other builds; gives an empty folder to work in, gone when the block ends.
+    """Lock ``folder`` (made if missing) against other builds; yield an empty work folder, removed when the block ends.
 
-    ``waiting`` is called once if another build holds it now. Folders that were made for a block that delivers nothing are removed
-    again. Raises :class:`Failure` when the folder cannot be made or written, and for a disk that is full, in the block as well.
+    ``waiting`` is called once if another build holds it now. Folders that were made for a block that delivers nothing
+    are removed again. Raises :class:`Failure` when the folder cannot be made or written, and for a disk that is full,
+    in the block as well.
     """
     made: list[Path] = []
     lock = None
@@ -48,13 +49,15 @@ def held(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[P
             shutil.rmtree(work, ignore_errors=True)
             os.close(lock)
         for path in made:
-            with suppress(OSError):  # it has something in it, which is what we made it for
+            with suppress(OSError):  # it is not empty, as intended
                 path.rmdir()
 
 
 @contextmanager
 def kept(folder: Path) -> Iterator[None]:
-    """Keep ``folder`` as it is while the block runs: builds into it wait, other readers do not. A running build is waited for.
+    """Keep ``folder`` unchanged while the block runs: builds into it wait, other readers do not.
+
+    Waits for a running build.
 
     Raises :class:`Failure` if there is no such folder.
     """
@@ -80,7 +83,8 @@ def _locked(folder: Path, waiting: Callable[[], None]) -> int:
             except BlockingIOError:
                 waiting()
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever held it may have removed the folder, since nothing came of it: then this lock is of something that is gone.
+            # The former holder may have removed the folder, because it delivered nothing: then this lock is of a
+            # removed folder.
             if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
                 return descriptor
         except BaseException:

@@ -13,7 +13,7 @@ from terminal import Step, untimed
 
 @dataclass(frozen=True)
 class Workshop:
-    """What is built (``what``, of the packages of ``lock``), where work is kept, the programs to do it with, and ``step``, which times a step."""
+    """The definition (``what``) and ``lock`` of a build, its store and tools, and ``step``, which times a step."""
 
     what: Definition
     lock: Lock

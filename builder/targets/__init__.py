@@ -1,6 +1,6 @@
-"""Targets: what a finished node or container is delivered as.
+"""Targets: the forms in which a finished node or container is delivered.
 
-Every module of this package is one target, or a few that are close kin, and says so in its ``TARGETS``; adding one is adding a file here.
+Every module of this package has one target, or a few related ones, in its ``TARGETS``; a new target is a new file here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["TARGETS", "ContainerTarget", "Contents", "Parts", "Target", "found"]
 
 
 def found(places: Iterable[str], package: str) -> dict[str, Target | ContainerTarget]:
-    """The targets of all modules in the folders ``places`` of ``package``, by name and sorted; a module without ``TARGETS`` has none."""
+    """The targets in ``TARGETS`` of all modules in the folders ``places`` of ``package``, by name and sorted."""
     modules = [import_module(f"{package}.{module.name}") for module in pkgutil.iter_modules(places)]
     targets: list[Target | ContainerTarget] = [
         target for module in modules for target in getattr(module, "TARGETS", ())

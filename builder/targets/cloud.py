@@ -1,4 +1,4 @@
-"""Targets ``gce``, ``vhd`` and ``vmdk``: the disk of an installed node in the form that a cloud or a hypervisor takes an upload in."""
+"""Targets ``gce``, ``vhd`` and ``vmdk``: the disk of an installed node in the upload form of a cloud or hypervisor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_gce(parts: Parts, folder: Path) -> None:
 
 
 def write_vhd(parts: Parts, folder: Path) -> None:
-    """Put ``disk.vhd`` into ``folder``: fixed, and whole MiB, as every disk of ours is."""
+    """Put ``disk.vhd`` into ``folder``: fixed, and whole MiB, like all our disks."""
     disk = parts.raw_disk(parts.work / "disk.raw")
     virtualdisk.vhd(disk, folder / "disk.vhd", parts.installed.layout.identifier, parts.epoch, parts.tools)
     disk.unlink()

@@ -1,10 +1,11 @@
-"""Target ``container``: one layer, as docker's archive (for ``docker load``) and as an OCI image layout (for everything else).
+"""Target ``container``: one layer, as docker's archive (for ``docker load``) and as an OCI image layout (for all else).
 
-Formats: the "Docker Image Specification v1.2", section "Combined Image JSON + Filesystem Changeset Format"; the Open Container Initiative's
-"Image Format Specification" 1.1, sections "Image Layout", "Image Manifest" and "Image Configuration".
+Formats: the "Docker Image Specification v1.2", section "Combined Image JSON + Filesystem Changeset Format"; the Open
+Container Initiative's "Image Format Specification" 1.1, sections "Image Layout", "Image Manifest" and "Image
+Configuration".
 
-The layer is not compressed, in both: an uncompressed one is as legal, what compresses best is the registry's choice when it is pushed, and
-the same tar in both is the same layer to a computer that has loaded either.
+The layer is not compressed in either form: this is allowed, the registry chooses a compression when it is pushed, and a
+computer that has loaded one form recognises the same tar in the other as the same layer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _OCI: Final = "application/vnd.oci.image"
 
 
 def write(contents: Contents, folder: Path) -> None:
-    """Put ``<name>.tar`` (docker-archive) and ``<name>.oci.tar`` (OCI layout) into ``folder``; all times in them are the epoch."""
+    """Put ``<name>.tar`` (docker-archive) and ``<name>.oci.tar`` (OCI layout) into ``folder``.
+
+    Their times are the epoch.
+    """
     layer = b"".join(tar_stream(iter(contents.tree), contents.epoch))
     configuration = _configuration(contents, layer)
     for name, files in (
@@ -37,7 +41,7 @@ def write(contents: Contents, folder: Path) -> None:
 
 
 def _configuration(contents: Contents, layer: bytes) -> bytes:
-    """What both formats call the image's configuration; they mean the same by every key of it."""
+    """The image's configuration, with the same keys in both formats."""
     created = datetime.fromtimestamp(contents.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     container = contents.configuration
     return _json(
@@ -76,7 +80,7 @@ def _layout(contents: Contents, configuration: bytes, layer: bytes) -> dict[str,
             "layers": [_descriptor("layer.v1.tar", layer)],
         }
     )
-    # The tag alone: programs that copy an image by its reference look for that, not for the repository's name.
+    # Only the tag: programs that copy an image by its reference search for that, not for the repository's name.
     annotations = {"org.opencontainers.image.ref.name": contents.configuration.tag}
     index = {
         "schemaVersion": 2,

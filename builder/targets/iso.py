@@ -1,5 +1,7 @@
-"""Target ``iso``: ``flotilla.iso`` boots as a CD under BIOS and UEFI and as a USB disk under UEFI, runs a live node from the medium, and
-has what ``flotilla-install`` (on that node) writes to a disk.
+"""Target ``iso``: ``flotilla.iso``, a live node that can install itself.
+
+It boots as a CD under BIOS and UEFI and as a USB disk under UEFI, runs a live node from the medium, and has what
+``flotilla-install`` (on that node) writes to a disk.
 
     flotilla/root-<hash>.img   the root with its hashes: the live node runs from it, and it is what is installed
     flotilla/esp.img           the EFI system partition of an installed disk, without the zeros at its end
@@ -28,8 +30,10 @@ LIVE: Final = (
     "flotilla.state=memory flotilla.datasource=installed,nocloud "
     "systemd.set_credential=agetty.autologin:core systemd.set_credential=login.noauth:yes"
 )
-"""Of a live node: nothing outlives a reboot, and whoever sits at its console is logged in, since there is nothing to guard, and perhaps no
-network to log in from. agetty(8) and login(1) know these credentials."""
+"""Kernel parameters of a live node: nothing survives a reboot, and its console is logged in.
+
+There is nothing to protect, and perhaps no network to log in from. agetty(8) and login(1) read these credentials.
+"""
 
 _ISOLINUX: Final = {"isolinux.bin": "usr/lib/ISOLINUX", "ldlinux.c32": "usr/lib/syslinux/modules/bios"}
 _EFI: Final = "boot/efi.img"
@@ -67,10 +71,10 @@ def write(parts: Parts, folder: Path) -> None:
 def describe(
     name: str, version: str, verity: Verity, installed: Installed, names: Mapping[Path, str], sizes: Mapping[Path, int]
 ) -> dict[str, object]:
-    """What ``disk.json`` says: partitions and extents, all places and sizes in bytes; an extent's ``source`` is a file beside it.
+    """The contents of ``disk.json``: partitions and extents in bytes; an extent's ``source`` is a file beside it.
 
-    ``names`` are what the extents' sources are called there. Whatever no extent covers is zeros on a new disk, so ``sizes`` may cut zeros off
-    the end of a source.
+    ``names`` are the names of the extents' sources there. What no extent covers is zeros on a new disk, so ``sizes``
+    may cut zeros off the end of a source.
     """
     return {
         "v": 1,
@@ -115,7 +119,7 @@ def _extent(extent: Extent, name: str, available: int) -> dict[str, object]:
 
 
 def without_zeros(path: Path) -> int:
-    """The size of a file up to its last block that is not all zeros. Its holes are not asked for: these differ from host to host."""
+    """The size of a file up to its last non-zero block. Holes are not used, since they differ from host to host."""
     end, zeros = 0, bytes(_BLOCK)
     with path.open("rb") as file:
         for at in range(0, path.stat().st_size, _BLOCK):
@@ -127,7 +131,7 @@ def without_zeros(path: Path) -> int:
 def _live_system_partition(parts: Parts, command_line: str) -> Path:
     """The FAT file system with the live node's kernel as what firmware starts from a removable medium.
 
-    No boot loader in between: there is one thing to start, and loaders want to write a random seed to where nothing can be written.
+    No boot loader: there is only one thing to start, and loaders try to write a random seed to the read-only medium.
     """
     uki = parts.unified_kernel(command_line)
     size = -(-(len(uki) + disk.MIB) * 32 // 31 // disk.MIB) * disk.MIB + disk.MIB

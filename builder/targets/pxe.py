@@ -1,4 +1,7 @@
-"""Target ``pxe``: what a network boot server hands out. The root lies in the initrd, so nothing more is fetched once the kernel runs."""
+"""Target ``pxe``: the files of a network boot server.
+
+The root is in the initrd: a running kernel fetches nothing more.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from builder.targets.target import Parts, Target
 
 ROOT: Final = "root.img"
 DATASOURCES: Final = "file:/run/flotilla/user-data,nocloud"
-"""Where the initrd puts what iPXE gave it as ``/user-data``; or else a seed volume."""
+"""The initrd's copy of iPXE's ``/user-data``; else a seed volume."""
 
 _SCRIPT: Final = """\
 #!ipxe
@@ -22,7 +25,10 @@ initrd initrd.img
 initrd --name user-data user-data-${{netX/mac:hexhyp}} /user-data || initrd --name user-data user-data /user-data || echo no user-data: the node starts without
 boot
 """
-"""iPXE's commands: ipxe.org/cmd. ``initrd.magic`` is all initrds as one archive, files with a path among them: firmware of both kinds gets the same."""
+"""The script, in iPXE's commands (ipxe.org/cmd).
+
+``initrd.magic`` is one archive of all initrds, including files with a path: the same for both kinds of firmware.
+"""
 
 
 def write(parts: Parts, folder: Path) -> None:

@@ -1,5 +1,8 @@
-"""Target ``qemu``: loose files for QEMU's direct kernel boot (``-kernel``, ``-initrd``, ``-append``, and the root as a disk), and the disk of
-an installed node as ``disk.qcow2``, which boots under UEFI firmware."""
+"""Target ``qemu``: files for QEMU's direct kernel boot, and a disk.
+
+Direct boot uses ``-kernel``, ``-initrd``, ``-append``, and the root as a disk. ``disk.qcow2`` is the disk of an
+installed node, which boots under UEFI firmware.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,11 @@ from builder.targets.target import Parts, Target
 
 
 def write(parts: Parts, folder: Path) -> None:
-    """Put ``disk.qcow2``, ``vmlinuz``, ``initrd.img``, ``root.img`` (hashes at its end) and ``cmdline`` (one line) into ``folder``."""
+    """Put disk, kernel, initrd, root and command line into ``folder``.
+
+    The files are ``disk.qcow2``, ``vmlinuz``, ``initrd.img``, ``root.img`` (hashes at its end) and ``cmdline`` (one
+    line).
+    """
     parts.installed.write_qcow2(folder / "disk.qcow2")
     parts.kernel.rename(folder / "vmlinuz")
     parts.initrd.rename(folder / "initrd.img")

@@ -1,4 +1,4 @@
-"""Targets ``raw`` and ``raw.zst``: the disk of an installed node, byte by byte, for ``dd`` and for everything that takes a plain image."""
+"""Targets ``raw`` and ``raw.zst``: the plain disk of an installed node, for ``dd`` and other programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_compressed(parts: Parts, folder: Path) -> None:
     """Put ``disk.raw.zst`` into ``folder``."""
     disk = parts.work / DISK
     parts.raw_disk(disk)
-    # Worker mode: its output is the same for every number of workers, and differs from that without.
+    # Worker mode: its output is the same for every number of workers, but differs from that of no workers.
     parts.tools.run("zstd", "-q", "-T2", "-10", "-o", str(folder / f"{DISK}.zst"), str(disk))
     disk.unlink()
 

@@ -1,4 +1,4 @@
-"""What a target is, and the finished pieces that it gets."""
+"""What a target is, and the finished pieces that it receives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from builder.formats import boot, disk, qcow2
 from builder.formats.boot import LOADER_CONF, BootFiles
 
 DISK_PARAMETERS = "flotilla.root=partition flotilla.state=partition"
-"""Of the kernel of a node that lives on a disk of ours: root and state are partitions of it."""
+"""Kernel parameters of a node on a disk of ours: root and state are partitions of it."""
 
 DATASOURCES = "installed,nocloud"
 """Where such a node finds its user-data: on that disk, or on a seed volume."""
@@ -25,12 +25,14 @@ DATASOURCES = "installed,nocloud"
 
 @dataclass(frozen=True)
 class Parts:
-    """The finished pieces of a node, as files on the host; ``root`` ends with its tree of hashes, ``drivers`` is an initrd to go after ``initrd``
-    wherever disks may be other than virtio, and ``uki`` kernel and both initrds as one EFI program without a command line; these two are not to be moved
-    or changed.
+    """The finished pieces of a node, as files on the host.
 
-    ``consoles`` are the definition's; ``command_line``, too, with the root hash: what every target's has. ``work`` is a folder to make things in;
-    ``epoch`` is the one time (seconds) that artifacts may have in them.
+    ``root`` ends with its tree of hashes, ``drivers`` is an initrd to follow ``initrd`` where disks may not be virtio,
+    and ``uki`` is kernel and both initrds as one EFI program without a command line; these two must not be moved or
+    changed.
+
+    ``consoles`` are the definition's; ``command_line`` is the definition's with the root hash, common to all targets.
+    ``work`` is a folder for temporary files; ``epoch`` is the one time (seconds) that artifacts may have in them.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Parts:
 
     @property
     def any_console(self) -> str:
-        """Parameters for wherever nobody knows whether somebody looks at a screen or at one of ``consoles``; the last is also /dev/console."""
+        """Parameters for an unknown console, a screen or one of ``consoles``; the last one is also /dev/console."""
         return " ".join(f"console={device}" for device in ("tty0", *self.consoles))
 
     def unified_kernel(self, command_line: str) -> bytearray:
@@ -69,11 +71,11 @@ class Parts:
 
     @cached_property
     def installed(self) -> Installed:
-        """What goes onto a disk; made when first asked for."""
+        """The contents of a disk, made on first use."""
         return self.install(DATASOURCES)
 
     def install(self, datasources: str) -> Installed:
-        """What goes onto a disk whose node looks for its user-data in ``datasources`` (of ``cloudconfig apply``, first to last)."""
+        """The contents of a disk whose node reads user-data from ``datasources`` (of ``cloudconfig apply``)."""
         uki = self.unified_kernel(
             self.parameters(self.any_console, DISK_PARAMETERS, f"flotilla.datasource={datasources}")
         )
@@ -104,8 +106,8 @@ class Installed:
     def write(self, output: Path, *, at_least: int = 0, multiple_of: int = 1) -> Path:
         """Write the disk as the sparse file ``output``, and return that.
 
-        It is as large as the definition says, or larger where a platform wants ``at_least`` so many bytes or a ``multiple_of`` so many; the
-        first boot gives what is free to the state.
+        It has the size of the definition, or more where a platform requires ``at_least`` so many bytes or a
+        ``multiple_of`` so many; the first boot adds the free space to the state.
         """
         size = -(-max(self.layout.size, at_least) // multiple_of) * multiple_of
         disk.write(replace(self.layout, size=size), self.extents, output, self.tools)
@@ -122,7 +124,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Contents:
-    """The finished pieces of a container: the ``tree`` that is its one layer, and the ``configuration`` that it runs with.
+    """The finished pieces of a container: the ``tree`` of its only layer, and its ``configuration`` for running.
 
     ``epoch`` is the one time (seconds) that artifacts may have in them.
     """
@@ -136,8 +138,11 @@ class Contents:
 
 @dataclass(frozen=True)
 class Target:
-    """A way to deliver a node. ``name`` is what ``--target`` takes, ``summary`` what its help says; ``write`` puts the files that people get
-    into the empty folder that it is given. The same parts must give the same bytes."""
+    """A form in which a node is delivered.
+
+    ``name`` is the value of ``--target``, ``summary`` is for its help; ``write`` puts the files to deliver into the
+    empty folder that it receives. The same parts must give the same bytes.
+    """
 
     name: str
     summary: str

@@ -1,7 +1,8 @@
 """Target ``vagrant``: boxes for the providers libvirt and virtualbox.
 
-Format: Vagrant's documentation, "Box File Format", and vagrant-libvirt's, "Box Format" (its version 1); for VirtualBox the DMTF's "Open
-Virtualization Format Specification" 1.1 (DSP0243), as far as VirtualBox reads it: that it is to start by UEFI only the Vagrantfile can say.
+Format: Vagrant's documentation, "Box File Format", and vagrant-libvirt's, "Box Format" (its version 1); for VirtualBox
+the DMTF's "Open Virtualization Format Specification" 1.1 (DSP0243), as far as VirtualBox reads it: only the Vagrantfile
+can request UEFI.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from builder.targets.target import DATASOURCES, Parts, Target
 from terminal import Failure
 
 KEYS: Final = "/usr/share/flotilla/vagrant/user-data"
-"""Lets in who has vagrant's well-known key (``image/overlay``); read if no other user-data is there."""
+"""Accepts vagrant's well-known key (``image/overlay``); read if there is no other user-data."""
 DISK_BYTES: Final = 16 << 30
-"""What a box believes to have; it takes what is written."""
+"""Nominal size of a box's disk; it occupies only what is written."""
 MEMORY_MIB: Final = 1024
 VMDK: Final = "box-disk001.vmdk"
 
@@ -132,7 +133,10 @@ _OVF: Final = """\
 
 
 def write(parts: Parts, folder: Path) -> None:
-    """Put ``<name>-libvirt.box`` and ``<name>-virtualbox.box`` into ``folder``. Raises :class:`Failure` for another architecture than amd64."""
+    """Put ``<name>-libvirt.box`` and ``<name>-virtualbox.box`` into ``folder``.
+
+    Raises :class:`Failure` for another architecture than amd64.
+    """
     if parts.architecture != "amd64":
         raise Failure(
             f"vagrant boxes are for amd64, this node is for {parts.architecture}",
@@ -175,7 +179,7 @@ def _metadata(provider: str, parts: Parts, **further: object) -> Member:
 
 
 def _vagrantfile(provider: str, parts: Parts) -> Member:
-    # VirtualBox's own prefix; every machine made from the box gets another address from vagrant in any case.
+    # VirtualBox's own prefix; vagrant gives every machine made from the box another address.
     mac = "080027" + hashlib.sha256(parts.name.encode()).hexdigest()[:6].upper()
     text = Template(_VAGRANTFILE).substitute(provider=Template(provider).substitute(memory=MEMORY_MIB, mac=mac))
     return Member("Vagrantfile", text.encode())
