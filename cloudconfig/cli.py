@@ -112,7 +112,8 @@ def new_parser() -> Parser:
         "--datasource",
         metavar="NAME",
         default="auto",
-        help="auto (default), ec2, installed, nocloud, openstack, file:PATH, none; several with commas: the first that is there",
+        help="auto (default), ec2, installed, nocloud, openstack, file:PATH, none; several with commas: the first "
+        "that is there",
     )
     sub.add_argument("--root", metavar="DIR", default="/", help="a folder to write into instead of the running system")
     sub.add_argument(
@@ -128,7 +129,7 @@ def new_parser() -> Parser:
     for name, run, text in (
         ("environment", _environment, "put the addresses of this machine into /etc/environment"),
         ("fetch", _fetch, "bring the files of write_files that have a source"),
-        ("phone-home", _phone_home, "tell the URL of phone_home that the node is up"),
+        ("phone-home", _phone_home, "report to the URL of phone_home that the node is up"),
     ):
         commands.add_parser(name, help=f"on a node, a step of a unit: {text}").set_defaults(run=run)
     return parser
@@ -240,7 +241,7 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    """All at once, for nobody else to read: user-data may hold secrets."""
+    """Write the file atomically, readable by its owner only: user-data may contain secrets."""
     if not path.name:
         raise UsageFailure(
             "names no file", where=f"--output '{path}'", hint="leave it away to write to standard output"
@@ -264,14 +265,15 @@ def _apply(options: argparse.Namespace) -> int:
     if live and os.geteuid() != 0:
         raise Failure("only root may apply user-data to this machine", hint="sudo cloudconfig apply, or --root DIR")
     if live and not Path(NODE_CODE).is_dir():
-        # Also installed where clusters are made: its host name, keys and files are not to be replaced by mistake.
+        # Also installed on computers that run clusters: their host name, keys and files must not be replaced by
+        # mistake.
         raise Failure("this machine is no node", where=NODE_CODE, hint="--root DIR writes into a folder")
     command_line = Path("/proc/cmdline").read_text("utf-8", "replace") if options.datasource == "auto" else ""
     name = datasource.chosen(options.datasource, command_line)
     target = machine.Live() if live else machine.Folder()
     outcome = apply.apply(name, options.root, target, online=not options.early)
     for line in outcome.lines():
-        # Shown on the console, where many programs write: each line says whose it is.
+        # Shown on the console, where many programs write: each line names its program.
         print(f"cloudconfig: {line}", flush=True)
     return 0 if outcome.good else 1
 

@@ -1,4 +1,6 @@
-"""The command ``discovery``. Each subcommand imports what it needs: ``join`` runs at boot, where imports cost seconds."""
+"""The command ``discovery``.
+
+Each subcommand imports what it needs: ``join`` runs at boot, where imports cost seconds."""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def new_parser() -> argparse.ArgumentParser:
-    """What the command takes."""
+    """The command's arguments."""
     parser = Parser(
         prog="discovery",
         description="How etcd members find each other.",
@@ -102,7 +104,8 @@ def _serve(options: argparse.Namespace) -> int:
     )
     server.start()
     try:
-        # Until SIGINT or SIGTERM, which both raise KeyboardInterrupt: see terminal.command. A daemon that is stopped has not failed.
+        # Until SIGINT or SIGTERM, which both raise KeyboardInterrupt: see terminal.command. A daemon that is stopped
+        # has not failed.
         with suppress(KeyboardInterrupt):
             print(server.base_url, flush=True)
             while True:

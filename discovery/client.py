@@ -1,7 +1,7 @@
-"""Reading and making tokens at a discovery service, ours or another that speaks etcd's v2 keys.
+"""Reads and makes tokens at a discovery service, ours or another with etcd's v2 keys API.
 
-Runs on nodes, at boot, under emulation: standard library only, and little of it. A member that starts again asks nobody, so
-the HTTP client, half of the time that all imports take, is loaded by the first request.
+Runs on nodes, at boot, under emulation: standard library only, and little of it. A member that restarts does not need
+the service, so the HTTP client, half of the time that all imports take, is loaded by the first request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HINT_URL = "a discovery URL is http://HOST:PORT/TOKEN"
 
 
 class Unreachable(Failure):
-    """The service does not answer, or says that it cannot now."""
+    """The service does not answer, or reports that it cannot now."""
 
 
 class Registered(NamedTuple):
@@ -37,14 +37,14 @@ class Registered(NamedTuple):
 
 
 class Roster(NamedTuple):
-    """A token: the cluster's size, and who has registered, in order. The first ``size`` are its members."""
+    """A token: the cluster's size, and the registered machines in order. The first ``size`` are its members."""
 
     size: int
     registered: tuple[Registered, ...]
 
     @property
     def members(self) -> tuple[Registered, ...]:
-        """Those who have a slot."""
+        """The machines that have a slot."""
         return self.registered[: self.size]
 
     @property
@@ -60,12 +60,12 @@ class Roster(NamedTuple):
 
     @property
     def initial_cluster(self) -> str:
-        """What etcd itself makes of a complete roster."""
+        """The value that etcd itself makes from a complete roster."""
         return ",".join(member.value for member in self.members)
 
 
 def hidden(text: str) -> str:
-    """``text`` as a log may have it: a token is cut short, since who knows it may join."""
+    """``text`` as a log may have it: a token is cut short, since it is enough to join the cluster."""
     return _TOKEN.sub(r"\1...", text)
 
 
@@ -76,7 +76,7 @@ def checked(url: str) -> tuple[SplitResult, str, int | None]:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise _not_http(url) from None
-    # The parser is lenient: it drops line breaks, and takes blanks and letters that no request line can hold.
+    # The parser is lenient: it drops line breaks, and accepts blanks and letters that no request line can contain.
     if (
         not host
         or parts.scheme not in ("http", "https")
@@ -114,7 +114,7 @@ def read(url: str, *, timeout: float = 5.0, proxy: str = "") -> Roster:
 
 
 def new(base_url: str, size: int, *, timeout: float = 5.0) -> str:
-    """Ask the service for a token for ``size`` members; returns its discovery URL. Raises Unreachable, Failure."""
+    """Request a token for ``size`` members from the service; returns its discovery URL. Raises Unreachable, Failure."""
     status, body = request("PUT", _below(base_url, "new"), timeout=timeout, form={"size": str(size)})
     text = body.decode("utf-8", "replace").strip()
     if status != 200 or not text.startswith(("http://", "https://")):
@@ -162,7 +162,7 @@ def _connection(url: str, timeout: float, proxy: str) -> tuple[HTTPConnection, s
     from http.client import HTTPConnection, HTTPSConnection
 
     parts, host, port = checked(url)
-    # A proxy may be HOST:PORT, as etcd takes it.
+    # A proxy may be HOST:PORT, as etcd accepts it.
     proxy_host, proxy_port = checked(proxy if "://" in proxy else f"http://{proxy}")[1:] if proxy else (None, None)
     path = quote(parts.path or "/", safe="/%:") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme == "https":

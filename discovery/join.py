@@ -1,12 +1,13 @@
 """What a node's etcd becomes: a member that starts again, a new member, or a proxy of a cluster that is full.
 
-This is the ExecStart of etcd.service. It is given etcd's own settings (``ETCD_...`` in the environment), decides, and *becomes* the program that
-it chose (exec, same process), so that systemd's notification, signals and exit codes are etcd's. :func:`decide` is pure;
-:class:`Join` does what it says. Standard library only, and lean: it runs at boot, on emulated processors.
+This is the ExecStart of etcd.service. It receives etcd's own settings (``ETCD_...`` in the environment), decides, and
+*becomes* the program that it chose (exec, same process), so that systemd's notification, signals and exit codes are
+etcd's. :func:`decide` is pure; :class:`Join` carries it out. Standard library only, and lean: it runs at boot, on
+emulated processors.
 
-Why not leave it all to ``etcd --discovery``: once a cluster runs, the service must not be needed any more; a machine too many becomes
-a proxy instead of an exit; and a machine that was rebooted while it waited for the others holds a slot, to which etcd, which knows nothing of
-it, would answer "duplicate ID" for ever.
+Why ``etcd --discovery`` alone is not enough: once a cluster runs, the service must not be needed any more; an extra
+machine becomes a proxy instead of exiting; and a machine that was rebooted while it waited for the others holds a slot,
+for which etcd, which does not know that, would report "duplicate ID" for ever.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _NOTIFY_TIMEOUT_S = 30.0  # it blocks only if systemd has not read the last few 
 
 
 class Misconfigured(Failure):
-    """The settings cannot work; trying again is of no use. Exit code 78 (EX_CONFIG) tells systemd so."""
+    """The settings cannot work; trying again is of no use. Exit code 78 (EX_CONFIG) signals that to systemd."""
 
     exit_code = 78
 
@@ -64,8 +65,8 @@ class Listed(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """``member``: etcd with ``environment``; ``proxy``: of the ``roster``'s members; ``ask``: read the token first, or with a ``roster`` its members'
-    list; ``wait``: for more to register.
+    """``member``: etcd with ``environment``; ``proxy``: of the ``roster``'s members; ``ask``: read the token first, or
+    with a ``roster`` its members' list; ``wait``: for more to register.
 
     ``reason`` is a sentence for the journal.
     """
@@ -94,7 +95,10 @@ def decide(
     roster: Roster | None,
     listed: Sequence[Listed] | None = None,
 ) -> Decision:
-    """What to become, from etcd's settings, what an earlier run left, the token, and whom the cluster lists (None: not read yet).
+    """What to become.
+
+    That depends on etcd's settings, the files of an earlier run, the token, and the members that the cluster lists
+    (None: not read yet).
 
     Raises Misconfigured for settings that cannot work, Failure for a slot whose data is lost.
     """
@@ -140,18 +144,21 @@ def decide(
 
 
 def _wiped(static: Mapping[str, str], discovery: str, roster: Roster, listed: Sequence[Listed] | None) -> Decision:
-    """An empty memory must not vote under its old name; it may as somebody new, if a person has put that one in its place."""
+    """An empty memory must not vote under its old name.
+
+    It may vote as a new member, if an administrator has added that one in its place."""
     if listed is None:
-        return Decision("ask", "its data is gone: asks the others whether it was added anew", {}, roster)
+        return Decision("ask", "its data is gone: asks the others whether it was added again", {}, roster)
     mine = {url.strip() for url in static[_PEER_URLS].split(",")}
     if any(not member.name and set(member.urls) == mine for member in listed):
         cluster = ",".join(f"{member.name or static[_NAME]}={url}" for member in listed for url in member.urls)
         found = {**static, _CLUSTER: cluster, _STATE: "existing"}
-        return Decision("member", "its data is gone, and it was added anew: joins as that", found, roster)
+        return Decision("member", "its data is gone, and it was added again: joins as that new member", found, roster)
     raise Failure(
         "this node is registered as a member, but its data is gone",
         where=hidden(discovery),
-        hint="with an empty memory it must not vote under its old name. On another node: 'etcdctl member list', 'etcdctl member remove ID',"
+        hint="with an empty memory it must not vote under its old name. On another node: 'etcdctl member list', "
+        "'etcdctl member remove ID',"
         f" 'etcdctl member add {static[_NAME]} --peer-urls={static[_PEER_URLS]}'; then it joins by itself",
     )
 
@@ -165,7 +172,7 @@ def _registered(static: Mapping[str, str], discovery: str, roster: Roster) -> De
 
 
 class Join:
-    """Carries out decisions. ``say`` tells a person, ``become`` replaces this process."""
+    """Carries out decisions. ``say`` reports to the user, ``become`` replaces this process."""
 
     def __init__(
         self,
@@ -206,7 +213,7 @@ class Join:
         return Remembered(has_wal, joining, proxied, endpoints)
 
     def decision(self) -> Decision:
-        """What to become if the service is asked now. Raises Unreachable, Failure."""
+        """What to become by the service's current answer. Raises Unreachable, Failure."""
         remembered = self.remembered()
         decided = decide(self._environment, remembered, None)
         if decided.kind == "ask":
@@ -241,7 +248,7 @@ class Join:
 
     def _become_member(self, decided: Decision) -> None:
         if _DISCOVERY in decided.environment:
-            # Before etcd registers: after a crash it tells "interrupted" from "wiped".
+            # Before etcd registers: after a crash it distinguishes "interrupted" from "wiped".
             self._write(self._joining, decided.environment[_DISCOVERY] + "\n")
         elif self.remembered().has_wal:
             self._joining.unlink(missing_ok=True)
@@ -255,13 +262,13 @@ class Join:
             *(self._etcd, "gateway", "start"),
             *(f"--endpoints={','.join(endpoints)}", f"--listen-addr={local_address(self._environment)}"),
         ]
-        # The gateway is ready at once and never says so itself; were this said after the exec, nobody could.
+        # The gateway is ready at once and never reports it itself; after the exec nothing else could.
         notify("READY=1\nSTATUS=proxy of " + ", ".join(endpoints), self._environment)
         kept = {key: value for key, value in self._environment.items() if not key.startswith(("ETCD_", "NOTIFY_"))}
         self._become(argv, kept)
 
     def _listed(self, roster: Roster) -> tuple[Listed, ...]:
-        """Whom the first member that answers lists; nobody, if none does."""
+        """The members that the first member to answer lists; empty if none answers."""
         for peer in (url for member in roster.members for url in member.urls):
             if found := listed_in(self._members(peer)):
                 return found
@@ -281,7 +288,7 @@ class Join:
         return tuple(hosts)
 
     def _members(self, peer: str) -> bytes:
-        """What a member says on its port for peers; nothing, if it does not answer."""
+        """A member's answer on its port for peers; empty if it does not answer."""
         try:
             status, body = request("GET", peer.rstrip("/") + "/members", timeout=_PEER_TIMEOUT_S)
         except Failure:
@@ -317,7 +324,9 @@ def _has_wal(directory: Path) -> bool:
 
 
 def endpoints_of(members: bytes) -> tuple[str, ...]:
-    """``host:port`` of all clients' URLs in what ``GET /members`` says on a peer's port; empty if it cannot be understood.
+    """``host:port`` of all clients' URLs in the answer to ``GET /members`` on a peer's port.
+
+    Empty if it cannot be understood.
 
     A member that advertises its loopback address (etcd's default) is reached at the host of its peer URL.
     """
@@ -338,7 +347,7 @@ def endpoints_of(members: bytes) -> tuple[str, ...]:
 
 
 def listed_in(members: bytes) -> tuple[Listed, ...]:
-    """Everybody in what ``GET /members`` says on a peer's port; empty if it cannot be understood."""
+    """All members in the answer to ``GET /members`` on a peer's port; empty if it cannot be parsed."""
     try:
         found = tuple(
             Listed(str(member.get("name", "")), tuple(map(str, member["peerURLs"]))) for member in record.parse(members)

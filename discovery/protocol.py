@@ -1,8 +1,8 @@
 """The part of etcd's v2 keys API that ``etcd --discovery`` speaks, over a :class:`~discovery.registry.Registry`.
 
-Wire reference: docs/discovery.md. What differs from the public service of old, and why: an answer is 201 only after the registration
-is on disk, since etcd never repeats it; a PUT always means "create", since a second event for one member would be counted as one more
-member; nothing is ever deleted under a token, for the same reason.
+Wire reference: docs/discovery.md. Differences from the former public service, with their reasons: an answer is 201 only
+after the registration is on disk, since etcd never repeats it; a PUT always means "create", since a second event for
+one member would be counted as one more member; nothing is ever deleted under a token, for the same reason.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class _Code(Enum):
 
 
 class Protocol:
-    """Answers requests for ``service``. Paths: ``/new``, ``/health``, ``/TOKEN[/]``, ``/TOKEN/_config/size``, ``/TOKEN/ID``."""
+    """Answers requests for ``service``.
+
+    Paths: ``/new``, ``/health``, ``/TOKEN[/]``, ``/TOKEN/_config/size``, ``/TOKEN/ID``."""
 
     def __init__(self, service: DiscoveryServer) -> None:
         self._service = service
@@ -202,7 +204,8 @@ class Protocol:
         )
 
     def _log(self, peer: str, line: str) -> None:
-        """The request line goes to the service's log, with the token cut short: who knows it may join."""
+        """The request line goes to the service's log, with the token cut short, since it is enough to join the
+        cluster."""
         self._service.log(f"{peer} {hidden(line)}")
 
 

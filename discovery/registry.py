@@ -1,8 +1,9 @@
 """All tokens of a discovery service, as an immutable value: every change is a method that returns the next value.
 
-Counting follows etcd's v2 store: one index for everything, one more for each change. It begins so that no member ever has an index below 2
-(a client that waits for the creation at index 1 would ask for "from now on", and wait for ever). A member is registered once
-and never changes or goes: clients count events, so one member is exactly one event, and the members *are* the history.
+Counting follows etcd's v2 store: one index for everything, increased by each change. It begins so that no member ever
+has an index below 2 (a client that waits for the creation at index 1 would request "from now on", and wait for ever). A
+member is registered once and never changed or removed: clients count events, so one member is exactly one event, and
+the members *are* the history.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A cluster to be: ``size`` members, in the order in which they came. ``touched_s`` is the Unix time of its last change."""
+    """A cluster to be: ``size`` members, in the order in which they came.
+
+    ``touched_s`` is the Unix time of its last change."""
 
     size: int
     index: int
@@ -142,8 +145,8 @@ class Registry:
         return Registry(index, {**self.tokens, name: grown})
 
     def expire(self, before_s: float, empty_before_s: float = -math.inf) -> Registry:
-        """Without the tokens that were last touched before this time, or that have no member and were made before ``empty_before_s``;
-        itself if there are none."""
+        """Without the tokens that were last touched before this time, or that have no member and were made before
+        ``empty_before_s``; itself if there are none."""
         kept = {
             name: token
             for name, token in self.tokens.items()
@@ -172,7 +175,9 @@ class Registry:
 
     @classmethod
     def load(cls, text: str, *, where: str) -> Registry:
-        """What :meth:`dump` wrote. Raises Failure: a registry that cannot be read is not to be replaced by an empty one."""
+        """What :meth:`dump` wrote.
+
+        Raises Failure: a registry that cannot be read must not be replaced by an empty one."""
         try:
             data = record.parse(text)
             if data["v"] != _VERSION:
@@ -213,10 +218,11 @@ def _text(value: object, pattern: re.Pattern[str]) -> str:
 
 
 def _is_usable(value: str) -> bool:
-    """Whether etcd could use ``value`` as its ``--initial-cluster``: it stops for one that it cannot, and so would all other members.
+    """Whether etcd could use ``value`` as its ``--initial-cluster``: if not, it and all other members would fail.
 
-    Its rule for a URL (``types.NewURLs``): http or https, a host and a port, no path, not even a slash; a host that is a name is looked up later. Ours are
-    narrower where they must be: nothing that does not print, since the value goes into journals and environments.
+    Its rule for a URL (``types.NewURLs``): http or https, a host and a port, no path, not even a slash; a host that is
+    a name is looked up later. Ours are narrower where they must be: nothing that does not print, since the value goes
+    into journals and environments.
     """
     if not value.isprintable():
         return False

@@ -1,4 +1,4 @@
-"""The discovery service as an object: its registry, the file that remembers it, and the threads that serve it."""
+"""The discovery service as an object: its registry, the file that stores it, and the threads that serve it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ KEEP_ALIVE_S = 60.0  # then a watch gets an empty 200, on which etcd asks again
 class DiscoveryServer:
     """A discovery service in threads of this process.
 
-    ``address`` and ``port`` (0 = any free one) are where it listens; ``state_file`` is what it remembers; ``public_url`` is how machines
-    reach it, if that differs (through a forward or a proxy). A token ends ``ttl_s`` seconds after its last change, and within an hour
-    if it has no member by then (None: never).
+    ``address`` and ``port`` (0 = any free one) are where it listens; ``state_file`` is what it remembers;
+    ``public_url`` is how machines reach it, if that differs (through a forward or a proxy). A token ends ``ttl_s``
+    seconds after its last change, and within an hour if it has no member by then (None: never).
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class DiscoveryServer:
         self._http.start()
 
     def stop(self) -> None:
-        """Answer whoever waits, stop listening, drop all connections. The state is on disk already."""
+        """Answer waiting clients, stop listening, drop all connections. The state is on disk already."""
         if self._http is None:
             return
         with self.changed:
             self.stopping = True
             self.changed.notify_all()
-        self._http.stop()  # waits for answers to leave: whoever waits gets "ask again", not a broken connection
+        self._http.stop()  # waits until answers are sent: waiting clients get "ask again", not a broken connection
         self._http = None
 
     @property
@@ -105,7 +105,9 @@ class DiscoveryServer:
         return f"{self.base_url}/{token}"
 
     def new_token(self, size: int) -> str:
-        """A new token for a cluster of ``size``. Raises Failure if the size is out of range or the tokens are used up."""
+        """A new token for a cluster of ``size``.
+
+        Raises Failure if the size is out of range or the tokens are used up."""
         token = secrets.token_hex(16)
         try:
             self.change(lambda registry, now_s: registry.new(token, size, now_s))
@@ -149,7 +151,7 @@ class DiscoveryServer:
             text = self._state_file.read_text()
         except FileNotFoundError:
             empty = Registry()
-            self._save(empty)  # tells now, not at the first token, if it cannot be written
+            self._save(empty)  # fails now, not at the first token, if it cannot be written
             return empty
         except (OSError, UnicodeDecodeError) as error:
             raise Failure(
@@ -162,7 +164,7 @@ class DiscoveryServer:
     def _save(self, registry: Registry) -> None:
         directory = self._state_file.parent
         try:
-            # mkstemp makes it 0600, and a token is a secret: who knows it may join.
+            # mkstemp makes it 0600, and a token is a secret: it is enough to join the cluster.
             handle, name = tempfile.mkstemp(dir=directory, prefix=f".{self._state_file.name}.")
             try:
                 with os.fdopen(handle, "w") as file:

@@ -1,11 +1,13 @@
-"""The one thin etcd v3 client that all of the house shares, and its in-memory twin.
+"""The thin etcd v3 client that all packages share, and its in-memory twin.
 
 Nouns: a :class:`KeyValue` is a key at a revision; a transaction is :class:`Compare` s that choose between two lists of
-:class:`Op` s; a :class:`Lease` is time that keys may be bound to; a :class:`WatchBatch` is what changed up to a revision.
-:class:`Client` talks to a real etcd through its JSON gateway; :class:`etcd.fake.FakeEtcd` is the same in memory, under a
-virtual clock. Both satisfy :class:`etcd.protocol.Etcd`, and one conformance suite (tests/etcd) runs against both.
+:class:`Op` s; a :class:`Lease` is time that keys may be bound to; a :class:`WatchBatch` is what changed up to a
+revision. :class:`Client` talks to a real etcd through its JSON gateway; :class:`etcd.fake.FakeEtcd` is the same in
+memory, under a virtual clock. Both satisfy :class:`etcd.protocol.Etcd`, and one conformance suite (tests/etcd) runs
+against both.
 
-``etcd.Client`` and ``etcd.Tls`` load what speaks HTTP and TLS when they are first asked for, so that pure code may import the values cheaply.
+``etcd.Client`` and ``etcd.Tls`` load the HTTP and TLS modules on first access, so that pure code can import the values
+cheaply.
 """
 
 from __future__ import annotations

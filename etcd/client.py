@@ -23,9 +23,9 @@ _T = TypeVar("_T")
 class Client:
     """See :class:`etcd.protocol.Etcd`. Thread-safe.
 
-    ``endpoints`` are tried in turn; ``timeout`` is seconds for one request to one endpoint. ``watch_silence``, if given, is how long a watch may
-    bring nothing, not even a progress notice, before it is taken for lost: more than etcd's
-    ``--experimental-watch-progress-notify-interval`` (10 minutes, unless set).
+    ``endpoints`` are tried in turn; ``timeout`` is seconds for one request to one endpoint. ``watch_silence``, if
+    given, is how long a watch may bring nothing, not even a progress notice, before it is taken for lost: more than
+    etcd's ``--experimental-watch-progress-notify-interval`` (10 minutes, unless set).
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Client:
                 following: Future[tuple[Json, float]] | None = None
                 if answer.get("more") is True:
                     after, newest = self._decoded(answer, wire.decode_end)
-                    revision = revision or newest  # of the first page; later ones tell the store's at their time
+                    revision = revision or newest  # of the first page; later ones have the store's at their time
                     request |= {"key": after, "limit": str(size.keys), "revision": str(revision)}
                     following = beside.submit(self._page, dict(request))
                 page = self._decoded(answer, wire.decode_range)
@@ -121,7 +121,9 @@ class Client:
             raise
 
     def lease_grant(self, ttl_s: int) -> Lease:
-        """See :meth:`etcd.protocol.Etcd.lease_grant`. Sent twice at worst: a lease that nobody renews ends by itself."""
+        """See :meth:`etcd.protocol.Etcd.lease_grant`.
+
+        Sent twice at worst: a lease that is not renewed expires."""
         if ttl_s < 1:
             raise ValueError(f"a lease of {ttl_s} s")
         return self._call(

@@ -1,7 +1,7 @@
-"""Kept connections to one endpoint: HTTP/1.1 as far as etcd's gateway speaks it, with or without TLS (RFC 9112).
+"""Persistent connections to one endpoint: the HTTP/1.1 of etcd's gateway, with or without TLS (RFC 9112).
 
-A general HTTP library spends five times as long on a request, most of it on headers that nobody looks at. Of an answer's headers three matter
-here: its length, whether it comes in chunks, and whether the connection ends with it.
+A general HTTP library spends five times as long on a request, most of it on headers that no caller reads. Of an
+answer's headers three matter here: its length, whether it comes in chunks, and whether the connection ends with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 LINE_MAX = 64 << 10
 HEADERS_MAX = 200
 PIECE = 1 << 20
-"""Bytes that are read at once: an answer that promises more than it has must not make us set aside what it promises."""
+"""Bytes that are read at once: an answer that is shorter than announced must not make us allocate that length."""
 
 
 class NotConnectedError(OSError):
@@ -24,13 +24,14 @@ class NotConnectedError(OSError):
 
 
 class BrokenError(OSError):
-    """The connection ended, fell silent, or brought what is no HTTP, after the request was sent, in full or in part."""
+    """The connection ended, timed out, or brought invalid HTTP, after the request was sent, in full or in part."""
 
 
 class Pool:
     """Connections to ``host`` and ``port``, of which up to ``kept_max`` are kept for the next request. Thread-safe.
 
-    ``timeout`` is seconds to connect, and that the other side may be silent. ``options`` are of ``socket.setsockopt``. ``context`` is for TLS.
+    ``timeout`` is seconds to connect, and that the other side may be silent. ``options`` are of ``socket.setsockopt``.
+    ``context`` is for TLS.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Pool:
         self._context = context
         self._idle: list[_Connection] = []
         self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._idle)  # a client that nobody closes leaves no connection behind
+        weakref.finalize(self, _close_all, self._idle)  # a client that is never closed leaves no connection behind
         name = f"[{host}]" if ":" in host else host
         self._end = f" HTTP/1.1\r\nHost: {name}:{port}\r\n".encode("ascii")
 
@@ -123,7 +124,7 @@ class _Connection:
         self._reader = connected.makefile("rb")
 
     def is_quiet(self) -> bool:
-        """Whether nothing came since the last answer: what comes unasked is the end, or an error."""
+        """Whether nothing came since the last answer: unrequested data is the end, or an error."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return not poll.poll(0)
@@ -146,7 +147,7 @@ class _Connection:
         return status, self._exactly(length), kept
 
     def _head(self) -> tuple[int, int | None, bool, bool]:
-        """Status, length if it is told, whether in chunks, and whether the connection stays open."""
+        """Status, length if given, whether in chunks, and whether the connection stays open."""
         version, _, rest = self._line().partition(b" ")
         code = rest[:3]
         if not version.startswith(b"HTTP/1.") or len(code) != 3 or not code.isdigit():
@@ -189,7 +190,7 @@ class _Connection:
                 break
             parts.append(self._exactly(size))
             if self._exactly(2) != b"\r\n":
-                raise ValueError("a chunk of another length than it tells")
+                raise ValueError("a chunk of another length than announced")
         for _ in range(HEADERS_MAX):
             if not self._line():
                 return b"".join(parts)

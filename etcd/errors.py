@@ -1,4 +1,4 @@
-"""What may go wrong between us and etcd, by what the caller can do about it."""
+"""Errors between us and etcd, by what the caller can do about them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from terminal import Failure
 
 
 class EtcdError(Failure):
-    """etcd refused a request, or answered what cannot be understood. ``where`` is the endpoint.
+    """etcd refused a request, or its answer cannot be parsed. ``where`` is the endpoint.
 
     ``code`` is the gRPC status code (https://grpc.github.io/grpc/core/md_doc_statuscodes.html), 0 if there was none.
     """
@@ -19,8 +19,8 @@ class EtcdError(Failure):
 class Unavailable(EtcdError):  # noqa: N818 - named for what a caller does about it
     """No endpoint gave an answer: try again later, from the same revision in case of a watch.
 
-    ``maybe_applied`` is true if a write was sent and its answer was lost: read before writing again. ``reached`` is true if an etcd
-    took the request at all: one without a leader, for instance, which may have one in a moment.
+    ``maybe_applied`` is true if a write was sent and its answer was lost: read before writing again. ``reached`` is
+    true if an etcd took the request at all: one without a leader, for instance, which may have one in a moment.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class Unavailable(EtcdError):  # noqa: N818 - named for what a caller does about
 
 
 class Compacted(EtcdError):  # noqa: N818 - named for what a caller does about it
-    """The revision asked for is history that etcd has thrown away: read everything anew.
+    """etcd has discarded the history of the requested revision: read everything again.
 
-    ``compact_revision`` is the oldest revision that still can be read, 0 if etcd did not say.
+    ``compact_revision`` is the oldest revision that still can be read, 0 if unknown.
     """
 
     def __init__(self, compact_revision: int, *, where: str | None = None) -> None:
@@ -66,7 +66,7 @@ class Corrupt(EtcdError):  # noqa: N818 - named for what a caller does about it
 
 
 class TooLarge(EtcdError):  # noqa: N818 - named for what a caller does about it
-    """The request is larger than etcd takes: send less at once."""
+    """The request is larger than etcd accepts: send less at once."""
 
 
 class Denied(EtcdError):  # noqa: N818 - named for what a caller does about it

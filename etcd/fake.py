@@ -1,4 +1,4 @@
-"""etcd in memory, for tests and simulations: same answers, no network, and time that passes only when told.
+"""etcd in memory, for tests and simulations: same answers, no network, and time that passes only on request.
 
     fake = FakeEtcd()
     lease = fake.lease_grant(10)
@@ -8,8 +8,8 @@
     other.reachable = False            # ... whose network is gone: its calls and watches are Unavailable
     fake.lose_reply()                  # the next write is applied, but its answer never comes
 
-A watch may be read by a thread, which blocks, or by a single-threaded simulation with :meth:`FakeWatch.poll`, which never does.
-Where etcd chooses (how events are grouped into batches) the fake gives one batch a revision.
+A watch may be read by a thread, which blocks, or by a single-threaded simulation with :meth:`FakeWatch.poll`, which
+never does. Where etcd chooses (how events are grouped into batches) the fake gives one batch a revision.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class _Lease:
 
 
 class Store:
-    """The key space: every version since the last compaction, leases, and a clock in seconds. Not thread-safe by itself:
-    the clients of it hold ``changed`` while they use it."""
+    """The key space: every version since the last compaction, leases, and a clock in seconds. Not thread-safe by
+    itself: the clients of it hold ``changed`` while they use it."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.RLock())
@@ -93,7 +93,7 @@ class Store:
         return tuple(sorted(found, key=lambda kv: encode_key(kv.key)))
 
     def check_revision(self, revision: int) -> None:
-        """Raise what etcd does for a revision that is no more, or not yet."""
+        """Raise etcd's error for a revision that is compacted, or in the future."""
         if revision > self.revision:
             raise EtcdError("mvcc: required revision is a future revision", where=_WHERE, code=_OUT_OF_RANGE)
         if 0 < revision < self.compacted:
@@ -177,7 +177,7 @@ class Store:
         return Lease(lease, ttl)
 
     def renew(self, lease: int) -> int:
-        """Start the lease's time anew."""
+        """Restart the lease's time."""
         found = self._leases.get(lease)
         if found is None:
             return 0
@@ -220,7 +220,7 @@ class FakeWatch:
         self._store.watches.append(self)
 
     def fill(self, batches_max: int | None = None) -> None:
-        """Take over what happened since the last time, at most so many batches."""
+        """Take the events since the last time, at most so many batches."""
         for batch in self._store.events_since(self._next):
             if batches_max is not None and len(self._ready) >= batches_max:
                 return
@@ -319,7 +319,7 @@ class FakeEtcd:
             self.store.advance(seconds)
 
     def notify_progress(self) -> None:
-        """Send a progress notice to the watches that asked for them."""
+        """Send a progress notice to the watches that requested them."""
         with self.store.changed:
             for watch in self.store.watches:
                 watch.notice()

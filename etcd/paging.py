@@ -1,8 +1,8 @@
-"""How many keys to ask etcd for at once. Pure.
+"""How many keys to request from etcd at once. Pure.
 
-For each page etcd counts all the rest of the range, so that small pages of a long range cost the square of its length: 200,000 keys by 500
-took 11 s of etcd's processor, by 10,000 half a second. But a value may have a megabyte, and an emulated etcd needs thirty times as long.
-So pages grow and shrink with what the last one weighed and took.
+For each page etcd counts all the rest of the range, so that small pages of a long range cost the square of its length:
+200,000 keys by 500 took 11 s of etcd's processor, by 10,000 half a second. But a value may have a megabyte, and an
+emulated etcd needs thirty times as long. So pages grow and shrink with the size and time of the last one.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class TxnResult:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """``ttl`` is in seconds, and may be more than was asked for (etcd has a minimum of 1.5 election timeouts)."""
+    """``ttl`` is in seconds, and may be more than requested (etcd has a minimum of 1.5 election timeouts)."""
 
     id: int
     ttl: int
@@ -181,8 +181,8 @@ class Status:
 class Watch(Protocol):
     """An iterator of batches that blocks until something happens.
 
-    Raises :class:`~etcd.errors.Compacted` if the start is gone, :class:`~etcd.errors.Unavailable` if the stream is lost; ends
-    after :meth:`close`.
+    Raises :class:`~etcd.errors.Compacted` if the start is gone, :class:`~etcd.errors.Unavailable` if the stream is
+    lost; ends after :meth:`close`.
     """
 
     def __iter__(self) -> Iterator[WatchBatch]: ...
@@ -190,7 +190,7 @@ class Watch(Protocol):
     def __next__(self) -> WatchBatch: ...
 
     def close(self) -> None:
-        """End the watch; from any thread, any number of times. A reader that is blocked gets StopIteration at once."""
+        """End the watch; from any thread, any number of times. A blocked reader gets StopIteration at once."""
 
 
 class Etcd(Protocol):
@@ -242,4 +242,4 @@ class Etcd(Protocol):
         """Whether etcd answers a linearizable read, through any endpoint. Never raises."""
 
     def close(self) -> None:
-        """Let go of connections. Watches are closed by who made them."""
+        """Close connections. Watches are closed by their creators."""

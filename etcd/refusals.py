@@ -1,4 +1,4 @@
-"""What etcd refuses, in words that say what to do next.
+"""etcd's refusals as messages with the next step.
 
 Source of its texts: ``api/v3rpc/rpctypes/error.go`` of etcd 3.5, and gRPC's own for a message that is too large.
 """
@@ -31,7 +31,8 @@ _REFUSALS: Final = (
         ("database space exceeded",),
         (),
         "etcd is full, and takes nothing new",
-        "on a node: 'etcdctl compaction REVISION' with the revision of 'etcdctl endpoint status -w json', 'etcdctl defrag' on one"
+        "on a node: 'etcdctl compaction REVISION' with the revision of 'etcdctl endpoint status -w json', "
+        "'etcdctl defrag' on one"
         " member after the other, then 'etcdctl alarm disarm'; docs/room.md says more",
     ),
     _Refusal(
@@ -39,7 +40,8 @@ _REFUSALS: Final = (
         ("corrupt cluster",),
         (_DATA_LOSS,),
         "the members of etcd do not agree on the data, and take no more of it",
-        "on a node: 'etcdctl endpoint hashkv --cluster' tells which member differs; remove that one, and add it again with an empty disk",
+        "on a node: 'etcdctl endpoint hashkv --cluster' shows which member differs; remove that one, and add it again "
+        "with an empty disk",
     ),
     _Refusal(
         TooLarge,
@@ -60,7 +62,8 @@ _REFUSALS: Final = (
         ),
         (_PERMISSION_DENIED, _UNAUTHENTICATED),
         "etcd does not let this client do that",
-        "check the client's certificate, and users and roles: 'etcdctl auth status', 'etcdctl user list', 'etcdctl role list'",
+        "check the client's certificate, and users and roles: 'etcdctl auth status', 'etcdctl user list', "
+        "'etcdctl role list'",
     ),
 )
 

@@ -21,7 +21,8 @@ from terminal import record
 class StreamWatch:
     """See :class:`etcd.protocol.Watch`; made by :meth:`open`.
 
-    ``revision`` is the last one delivered (at first: the store's when the watch began), to resume from ``revision + 1``.
+    ``revision`` is the last one delivered (at first: the store's when the watch began), to resume from
+    ``revision + 1``.
     """
 
     def __init__(self, endpoint: Endpoint, transport: Transport, *, progress: bool) -> None:
@@ -43,7 +44,7 @@ class StreamWatch:
     def open(
         cls, transport: Transport, prefix: str, start_revision: int, *, progress: bool, silence: float | None
     ) -> StreamWatch:
-        """Ask the endpoints in turn for a watch, return the first that is confirmed."""
+        """Request a watch from the endpoints in turn, return the first that is confirmed."""
         create: Json = wire.key_fields(prefix, prefix=True) | {"progress_notify": True}
         if start_revision:
             create["start_revision"] = str(start_revision)

@@ -1,7 +1,7 @@
-"""One JSON request to one of several endpoints: pooling, failover, and telling apart what went wrong.
+"""One JSON request to one of several endpoints: pooling, failover, and the classification of errors.
 
-The rule of failover: what only reads, or may safely happen twice, goes on to the next endpoint after any trouble. A write goes on
-only if the connection was never made; once sent it may have been applied, and the caller has to look
+The rule of failover: a request that only reads, or may safely happen twice, goes to the next endpoint after any error.
+A write does so only if the connection was never made; once sent it may have been applied, and the caller has to check
 (:attr:`~etcd.errors.Unavailable.maybe_applied`).
 """
 
@@ -34,7 +34,9 @@ _CONNECTIONS_MAX = 8  # kept per endpoint; more are opened when needed, and drop
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Mutual TLS: whom we trust, and who we are. PEM files; the key is read once, when the client is made."""
+    """Mutual TLS: the trusted CA, and our certificate and key.
+
+    PEM files; the key is read once, when the client is made."""
 
     cafile: str
     certfile: str = ""
@@ -134,7 +136,9 @@ class Transport:
         ) from trouble
 
     def call_at(self, endpoint: Endpoint, path: str, request: Json) -> Json:
-        """POST ``request`` to this endpoint only. Raises Unavailable (``maybe_applied`` unless it cannot be), EtcdError."""
+        """POST ``request`` to this endpoint only.
+
+        Raises Unavailable (``maybe_applied`` unless it cannot be), EtcdError."""
         where = str(endpoint)
         try:
             status, body = self._pool(endpoint).request("POST", path, json.dumps(request).encode())
@@ -175,7 +179,7 @@ class Transport:
 
 
 def understand(where: str, status: int, body: bytes, request: Json) -> Json:
-    """The answer in ``body``, or the error that it tells. The gateway wraps what it streams in ``result``."""
+    """The answer in ``body``; raises the error in it. The gateway wraps what it streams in ``result``."""
     try:
         answer = record.parse(body)
     except ValueError as error:
@@ -195,7 +199,7 @@ def understand(where: str, status: int, body: bytes, request: Json) -> Json:
 
 
 def told(where: str, answer: Json, request: Json) -> EtcdError:
-    """The error that an answer of the gateway tells: flat, or nested when it was streamed."""
+    """The error in an answer of the gateway: flat, or nested when it was streamed."""
     nested = answer.get("error")
     fields = nested if isinstance(nested, dict) else answer
     code = fields.get("code", fields.get("grpc_code", 0))

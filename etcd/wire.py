@@ -181,8 +181,8 @@ def _decode_event(fields: Json) -> Event:
 def decode_batch(answer: Json) -> WatchBatch:
     """A WatchResponse.
 
-    With events, the header's revision is no place to resume from: while etcd catches up, it names the newest revision of the
-    store in each of several batches. The last event's is.
+    With events, the header's revision is no place to resume from: while etcd catches up, it names the newest revision
+    of the store in each of several batches. The last event's is.
     """
     events = tuple(_decode_event(fields) for fields in object_list(answer, "events"))
     return WatchBatch(events[-1].kv.mod_revision if events else revision(answer), events)

@@ -1,6 +1,9 @@
-"""Keeps the sets of a node's neighbours in step with the kernel: looks once, and again whenever a link, an address or a route has changed.
+"""Keeps the sets of a node's neighbours in step with the kernel.
 
-It is the program of firewall-neighbours.service. It never asks by the clock, and a burst of changes (a container starts) is one look.
+It reads them once, and again whenever a link, an address or a route has changed.
+
+It is the program of firewall-neighbours.service. It never polls, and it reads once for a burst of changes (such as the
+start of a container).
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from firewall.neighbours import commands, neighbours
 
 NFT = "/usr/sbin/nft"
 SETTLE_S = 0.1
-"""Changes come in bursts: a look waits until none has come for so long."""
+"""Changes come in bursts: a reading waits until none has come for so long."""
 BURST_MAX = 1000
-"""Changes without a pause, after which it looks all the same."""
+"""Changes without a pause, after which it reads nevertheless."""
 _BUFFER = 1 << 16
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE."""
@@ -71,7 +74,7 @@ def _ends(data: bytes) -> bool:
         if flags & _INTERRUPTED:
             raise ChangedError
         if kind == _ERROR:
-            raise OSError(-struct.unpack_from("=i", data, offset + 16)[0], "the kernel does not tell its routes")
+            raise OSError(-struct.unpack_from("=i", data, offset + 16)[0], "the kernel does not return its routes")
         if kind == _DONE:
             return True
         offset += max((length + 3) & ~3, 16)
@@ -79,7 +82,7 @@ def _ends(data: bytes) -> bool:
 
 
 def wait(events: socket.socket) -> None:
-    """Return when something changed, or when so much did that the kernel has dropped some of it (netlink(7), ENOBUFS)."""
+    """Return when something changed, also when the kernel dropped notifications (netlink(7), ENOBUFS)."""
     events.settimeout(None)
     try:
         events.recv(_BUFFER)

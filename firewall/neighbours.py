@@ -1,7 +1,10 @@
-"""Which networks are a node's own, from the kernel's links, addresses and routes: dumps of rtnetlink in, elements of the table's sets out. Pure.
+"""Which networks are a node's own, by the kernel's links, addresses and routes. Pure.
 
-A bridge is a card of the node's own if one of its ports is: a network card, a bond, a VLAN. One that has containers (veth) and virtual machines (tun) only is
-theirs. A veth is a card where the node is itself a container, by its name; the end that a container's has on its node is called otherwise.
+The input is dumps of rtnetlink, the output elements of the table's sets.
+
+A bridge is a card of the node's own if one of its ports is: a network card, a bond, a VLAN. One that has containers
+(veth) and virtual machines (tun) only is theirs. A veth is a card where the node is itself a container, by its name;
+the end that a container's has on its node is called otherwise.
 
 Source of the format: rtnetlink(7), netlink(7), the kernel's include/uapi/linux/{if_link,if_addr,rtnetlink}.h.
 """
@@ -28,7 +31,9 @@ _CARDS = ("en", "eth", "host")
 _CARRIERS = ("", "bond", "vlan")
 """Kinds of link that a cloud gives an address; those of tunnels have single addresses, too."""
 _PREFIX_MIN = {socket.AF_INET: 8, socket.AF_INET6: 16}
-"""A route that is wider leads to the world, not to neighbours: a default route without a gateway, or the halves of one that VPNs make."""
+"""A wider route does not lead to neighbours.
+
+It is a default route without a gateway, or one of the halves of it that VPNs make."""
 _PRIVATE = ((0x0A000000, 8), (0x64400000, 10), (0xAC100000, 12), (0xC0A80000, 16))
 """RFC 1918, and RFC 6598 for providers."""
 
@@ -72,7 +77,7 @@ def neighbours(dump: bytes) -> Neighbours:
         if index in own:
             near[len(network)].add(_shown(network, length))
     for index, address in addresses:
-        # Clouds route even neighbours (GCE, Hetzner): nothing but the address tells their network.
+        # Clouds route even neighbours (GCE, Hetzner): only the address shows their network.
         if index in own and links[index].is_ethernet and links[index].kind in _CARRIERS:
             near[4].update(_block(address))
     cards = {links[index].name for index in own if links[index].kind in _OF_CONTAINERS}
@@ -142,7 +147,7 @@ def _own(links: dict[int, _Card]) -> set[int]:
             is_card = not link.master and link.name.startswith(_CARDS)
         else:
             is_card = True
-        # Whoever can name a link is root; yet a name goes into the text for nft.
+        # Only root can name a link; still, a name goes into the text for nft.
         if is_card and link.name and all(char.isascii() and (char.isalnum() or char in "-_.@") for char in link.name):
             own.add(index)
     return own

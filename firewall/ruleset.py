@@ -1,10 +1,12 @@
 """The table ``inet flotilla`` as text for ``nft -f``. Pure.
 
-Loading it replaces the whole table in one transaction (nft(8)) and touches no other one: a packet that one table refuses is gone, one that it accepts is
-judged by the others, too. Connections are refused at their first packet (SYN), without connection tracking: what runs goes on, a node that has no container
-tracks nothing, and a door may lie among the ports that clients take. Only ``strict`` tracks.
+Loading it replaces the whole table in one transaction (nft(8)) and touches no other one: a packet that one table
+refuses is dropped, one that it accepts is also checked by the others. Connections are refused at their first packet
+(SYN), without connection tracking: existing connections continue, a node without containers tracks nothing, and a door
+may be among the ports that clients use. Only ``strict`` tracks.
 
-Who is refused gets ICMP's "administratively prohibited": it knows at once, and that it was a firewall ("No route to host", not "Connection refused").
+A refused client gets ICMP's "administratively prohibited": it learns at once that it was a firewall ("No route to
+host", not "Connection refused").
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import NamedTuple
 
 ETCD_CLIENTS, ETCD_PEERS, SSH = 2379, 2380, 22
-# A cloud's metadata service, which gives away user-data and keys: all of IPv4's link-local addresses, EC2's in IPv6, and Azure's.
+# A cloud's metadata service, which gives away user-data and keys: all of IPv4's link-local addresses, EC2's in IPv6,
+# and Azure's.
 METADATA = ("169.254.0.0/16", "168.63.129.16/32", "fd00:ec2::254/128")
 
 _CONTAINER = 'meta iifkind { "bridge", "veth" } iifname != @cards'
@@ -42,9 +45,9 @@ class Endpoint(NamedTuple):
 class Rules(NamedTuple):
     """All that a node's table depends on.
 
-    ``doors`` are TCP ports; ``machines`` networks of the cluster (``10.0.0.0/16``), and ``neighbours`` says whether the node's own networks are, too;
-    ``nodes_only`` networks and ``endpoints`` services that containers do not reach. With ``strict``, whatever else units publish or bind is closed but for
-    ``allowed``.
+    ``doors`` are TCP ports; ``machines`` networks of the cluster (``10.0.0.0/16``), and ``neighbours`` is whether the
+    node's own networks are also included; ``nodes_only`` networks and ``endpoints`` services that containers do not
+    reach. With ``strict``, whatever else units publish or bind is closed but for ``allowed``.
     """
 
     doors: tuple[int, ...] = (ETCD_CLIENTS, ETCD_PEERS)
@@ -71,7 +74,7 @@ def text(rules: Rules) -> str:
 
 def _parts(rules: Rules) -> Iterator[tuple[str, tuple[str, ...], Iterable[str]]]:
     """(head, comment, body) of every set and chain."""
-    # Names of the sets that say who is of the cluster.
+    # Names of the sets with the machines of the cluster.
     whose = ("machines", "near") if rules.neighbours else ("machines",)
     members = [(family, f"@{name}{version}") for name in whose for version, family, _ in _FAMILIES]
 
@@ -151,7 +154,7 @@ _STRICT_INPUT = (
 _STRICT_PUBLISHED = (
     "ct state established,related accept",
     f"{_CONTAINER} accept",
-    # The port that was asked for: by now it is the container's own.
+    # The port of the request: by now it is the container's own.
     "meta l4proto tcp ct original proto-dst @allowed_tcp accept",
     "meta l4proto udp ct original proto-dst @allowed_udp accept",
     _REFUSE,

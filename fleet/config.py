@@ -1,7 +1,9 @@
-"""fleetd's settings: ``/etc/fleet/fleet.conf`` and ``FLEET_*`` in the environment, which wins. Names are the original's.
+"""fleetd's settings: ``/etc/fleet/fleet.conf`` and ``FLEET_*`` in the environment, which wins.
 
-The file has one ``name=value`` a line, no sections, ``#`` and ``;`` for comments; a value may be in double quotes. Durations are
-Go's (``30s``, ``1m30s``); lists are ``a,b`` or ``["a","b"]``.
+Names are the original's.
+
+The file has one ``name=value`` a line, no sections, ``#`` and ``;`` for comments; a value may be in double quotes.
+Durations are Go's (``30s``, ``1m30s``); lists are ``a,b`` or ``["a","b"]``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """fleetd: agent, engine and HTTP API of one machine, in one process.
 
-The agent has its loop here, the engine in :mod:`fleet.engine.leadership`, so that an engine that reads a large cluster holds up no unit of
-this machine. Other threads (watches, tasks, D-Bus) only ever put messages into a loop's inbox; the loop is the only one to touch its
-agent or engine. The API server has threads of its own. They share nothing but the client of etcd.
+The agent has its loop here, the engine in :mod:`fleet.engine.leadership`, so that an engine that reads a large cluster
+holds up no unit of this machine. Other threads (watches, tasks, D-Bus) only ever put messages into a loop's inbox; the
+loop is the only one to touch its agent or engine. The API server has threads of its own. They share nothing but the
+client of etcd.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Daemon:
         self._inbox: Inbox[Delivered | Lost | Outcome | Seen | _Observed | BaseException | None] = Inbox()
 
     def changed(self, units: Sequence[str]) -> None:
-        """systemd says that these units have changed; from any thread."""
+        """systemd reports that these units have changed; from any thread."""
         self._inbox.post(_Observed(units))
 
     def stop(self) -> None:
@@ -104,7 +105,7 @@ class Daemon:
                 leadership.stop()
 
     def _start(self, task: Task) -> None:
-        # A thread a task, not a pool: a stop may take as long as its unit likes, and must not hold up others.
+        # One thread per task, not a pool: a stop may take as long as its unit needs, and must not delay others.
         threading.Thread(target=lambda: self._inbox.post(task()), name="unit", daemon=True).start()
 
 
@@ -153,15 +154,16 @@ def run(argv: Sequence[str]) -> int:
 def calm_collector() -> None:
     """Let Python look for reference cycles less often.
 
-    The view of a large cluster is millions of objects without any. As it is set by default, the collector walks through all of them again
-    and again while they are made, which costs as much as making them, and stops the world for a second whenever it comes later.
+    The view of a large cluster is millions of objects without any. As it is set by default, the collector walks through
+    all of them again and again while they are made, which costs as much as making them, and stops the world for a
+    second whenever it comes later.
     """
     gc.set_threshold(10_000, 20, 1_000)
 
 
 def _stop_by_signals(daemon: Daemon) -> None:
-    """The first lets the step at hand end: an exception out of the middle of a request leaves a half-made answer behind, of which Python complains in
-    the journal. The second does not wait."""
+    """The first lets the current step end: an exception out of the middle of a request leaves a half-made answer
+    behind, of which Python complains in the journal. The second does not wait."""
 
     def stop(number: int, _: object) -> None:
         signal.signal(number, signal.default_int_handler)
@@ -172,7 +174,7 @@ def _stop_by_signals(daemon: Daemon) -> None:
 
 
 def this_machine(config: Config, root: Path = Path("/")) -> Machine:
-    """Who this machine is: its machine-id, address, metadata and boot. Raises :class:`Failure` without a machine-id."""
+    """This machine: its machine-id, address, metadata and boot. Raises :class:`Failure` without a machine-id."""
     try:
         identity = (root / "etc/machine-id").read_text(encoding="ascii").strip()
         boot = (root / "proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -200,7 +202,7 @@ def inherited_sockets(environment: Mapping[str, str]) -> list[socket.socket]:
 
 
 def notify(text: str, environment: Mapping[str, str]) -> None:
-    """Tell systemd how we are (sd_notify(3)); does nothing when nobody listens."""
+    """Report our state to systemd (sd_notify(3)); does nothing without a notification socket."""
     address = environment.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -1,8 +1,9 @@
 """The agent: the one process that has the node's port open. Messages in, messages out; docs/guest.md has them all.
 
-The host's end is a socket that comes and goes, is reset with the node, or is another one than before since the node's memory was
-restored from a snapshot; the port itself tells little of that. So the host begins with a ``reset``, and until then nothing is listened
-to; a reset forgets all that an earlier host has asked for, and its answer, ``hello``, carries its nonce.
+The host's end is a socket that comes and goes, is reset with the node, or is another one than before since the node's
+memory was restored from a snapshot; the port itself shows little of that. So the host begins with a ``reset``, and
+until then all messages are ignored; a reset discards all that an earlier host has requested, and its answer, ``hello``,
+carries its nonce.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Agent:
         self._unsent = bytearray()
         self._listening = False
         self._tasks: dict[int, Command | Watch] = {}
-        # Edges only: an end without a host is in the state "hung up" all the time, and says so all the time.
+        # Edges only: an end without a host is in the state "hung up" all the time, and would report that all the time.
         self._loop.add(self._port, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET, lambda _: self._exchange())
 
     def run(self) -> None:
@@ -56,7 +57,7 @@ class Agent:
             self._forget_ended()
 
     def close(self) -> None:
-        """End every command, and let go of the port."""
+        """End every command, and close the port."""
         self._drop_all()
         self._loop.close()
         os.close(self._port)
@@ -68,7 +69,7 @@ class Agent:
                 data = os.read(self._port, PIECE_BYTES)
             except BlockingIOError:
                 return
-            if not data:  # nobody is at the other end; when somebody is, there is an edge
+            if not data:  # no host is at the other end; when one connects, there is an edge
                 self._silence()
                 return
             for message in self._lines.feed(data):
@@ -124,7 +125,7 @@ class Agent:
             del self._tasks[number]
 
     def _silence(self) -> None:
-        """The host that spoke to us is gone, and with it who wanted answers."""
+        """The host that sent the requests is gone, and needs no answers."""
         self._drop_all()
         self._unsent.clear()
         self._listening = False
@@ -137,7 +138,7 @@ class Agent:
     def _hello(self, nonce: object) -> None:
         with open(BOOT_ID, encoding="ascii") as file:
             boot = file.read().strip()
-        # What stands on the line already was cut off.
+        # The text that is already on the line was cut off.
         self._unsent += b"\n"
         self._send({"hello": PROTOCOL, "nonce": nonce, "boot": boot, "uptime": time.clock_gettime(time.CLOCK_BOOTTIME)})
 

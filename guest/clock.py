@@ -1,4 +1,4 @@
-"""The node's wall clock, stepped on request: after a snapshot is restored it tells the time of the snapshot."""
+"""The node's wall clock, stepped on request: after a snapshot is restored it shows the time of the snapshot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ RTC_SET_TIME = 0x4024700A
 
 
 def step(epoch_s: float, *, rtc: bool = False) -> tuple[float, float]:
-    """Set the wall clock to ``epoch_s`` seconds since 1970 (UTC), and the hardware's too if ``rtc``; returns the time before and after.
+    """Set the wall clock to ``epoch_s`` seconds since 1970 (UTC), and the hardware's too if ``rtc``.
 
-    Raises OSError if one may not, or there is no such hardware, and ValueError or OverflowError for a time that no clock shows.
+    Returns the time before and after.
+
+    Raises OSError if one may not, or there is no such hardware, and ValueError or OverflowError for a time that no
+    clock shows.
     """
     before = time.clock_gettime(time.CLOCK_REALTIME)
     time.clock_settime(time.CLOCK_REALTIME, epoch_s)
@@ -29,7 +32,9 @@ def step(epoch_s: float, *, rtc: bool = False) -> tuple[float, float]:
 
 
 def rtc_time(epoch_s: float) -> bytes:
-    """``struct rtc_time`` of linux/rtc.h: nine ints, UTC; months from 0, years from 1900. The last three are not looked at."""
+    """``struct rtc_time`` of linux/rtc.h: nine ints, UTC.
+
+    Months from 0, years from 1900. The last three are not looked at."""
     now = time.gmtime(epoch_s)
     values = (now.tm_sec, now.tm_min, now.tm_hour, now.tm_mday, now.tm_mon - 1, now.tm_year - 1900)
     return struct.pack("9i", *values, 0, 0, 0)

@@ -1,4 +1,6 @@
-"""One command: a process in a session of its own, with pipes or a terminal, whose output is sent as far as the host has room for it."""
+"""One command: a process in a session of its own, with pipes or a terminal.
+
+Its output is sent as far as the host has room for it."""
 
 from __future__ import annotations
 
@@ -21,17 +23,21 @@ COST_BYTES = 128
 INPUT_WINDOW_BYTES = 1 << 16
 """Input that the host may be ahead of our ``took``; twice as much ends the command."""
 PIPE_BYTES = 1 << 16
-"""What a pipe holds: more than this, after the process has ended, is the output of others."""
+"""The size of a pipe: after the process has ended, more than this is the output of others."""
 SIGKILL = 9
 
 Send = Callable[[Message], None]
 
 
 class Command:
-    """A running process. ``send`` takes messages for the host; the last of a command is its ``exit``, with which :attr:`is_over` is true."""
+    """A running process.
+
+    ``send`` takes messages for the host; the last of a command is its ``exit``, with which :attr:`is_over` is true."""
 
     def __init__(self, number: int, request: Message, loop: Loop, send: Send) -> None:
-        """Start what ``request`` says, see docs/guest.md. Raises OSError, and KeyError, TypeError, ValueError for a request that is none."""
+        """Start the command of ``request``, see docs/guest.md.
+
+        Raises OSError, and KeyError, TypeError, ValueError for an invalid request."""
         self.number = number
         self._loop, self._send = loop, send
         self._window = WINDOW_BYTES
@@ -46,7 +52,9 @@ class Command:
             self._listen(fd)
 
     def tell(self, message: Message) -> None:
-        """What the host says to this command. Raises KeyError, TypeError, ValueError if that makes no sense."""
+        """Handle a message of the host to this command.
+
+        Raises KeyError, TypeError, ValueError if that makes no sense."""
         match message["do"]:
             case "input":
                 self._input.feed(a2b_base64(message["data"], strict_mode=True))
@@ -73,7 +81,9 @@ class Command:
                 return  # it is ending just now
 
     def drop(self) -> None:
-        """Kill it and forget it: nobody waits for its outcome any more, nor do we: a process that hangs in the kernel dies when it can."""
+        """Kill it and forget it.
+
+        Neither the host nor we wait for its end: a process that hangs in the kernel dies when it can."""
         self.is_over = True
         self.signal(SIGKILL)
         self._input.close()
@@ -81,7 +91,7 @@ class Command:
             self._close(fd)
 
     def _listen(self, fd: int) -> None:
-        # Of an end one is always told: without room for the rest one must not listen at all.
+        # epoll always reports an end: without room for the rest, the descriptor must not be registered at all.
         if self._window > 0:
             self._loop.add(fd, select.EPOLLIN, partial(self._readable, fd))
         else:
@@ -94,13 +104,15 @@ class Command:
             self._listen(fd)  # the other output has just used it up
 
     def _read(self, fd: int, size: int) -> int:
-        """Pass on what ``fd`` has, up to ``size`` bytes; returns how many that were, 0 at the end or if there is nothing now."""
+        """Pass on what ``fd`` has, up to ``size`` bytes.
+
+        Returns how many that were, 0 at the end or if there is nothing now."""
         assert self._window > 0
         try:
             data = os.read(fd, min(size, self._window))
         except BlockingIOError:
             return 0
-        except OSError:  # EIO: nobody has the other end of the terminal open any more
+        except OSError:  # EIO: no process has the other end of the terminal open any more
             data = b""
         if not data:
             self._close(fd)
@@ -113,7 +125,9 @@ class Command:
         return len(data)
 
     def _drain(self, fd: int) -> None:
-        """Pass on what the ended process has left in ``fd``, as far as there is room; then it is closed, whoever else writes to it."""
+        """Pass on what the ended process has left in ``fd``, as far as there is room.
+
+        Then it is closed, even if other processes write to it."""
         self._loop.remove(fd)
         while fd in self._outputs and self._window > 0:
             count = self._read(fd, min(CHUNK_BYTES, self._outputs[fd]))
@@ -146,7 +160,7 @@ class Command:
 
 
 class Input:
-    """The writing end of a command's standard input; without one (``fd`` None) all that is fed is gone."""
+    """The writing end of a command's standard input; without one (``fd`` None) all input is dropped."""
 
     def __init__(self, command: Command, fd: int | None, loop: Loop, send: Send, *, is_terminal: bool) -> None:
         self._number, self._fd, self._is_terminal = command.number, fd, is_terminal
@@ -157,21 +171,21 @@ class Input:
             os.set_blocking(fd, False)
 
     def feed(self, data: bytes) -> None:
-        """Write ``data`` as soon as the command takes it. Raises ValueError if the host does not keep to the window."""
+        """Write ``data`` as soon as the command accepts it. Raises ValueError if the host exceeds the window."""
         if len(self._waiting) + len(data) > 2 * INPUT_WINDOW_BYTES:
             raise ValueError("more input than there is room for")
         self._waiting += data
         self._write()
 
     def end(self) -> None:
-        """There is no more; on a terminal that is what Ctrl-D types."""
+        """End the input; on a terminal that is Ctrl-D."""
         if self._is_terminal:
             self._waiting += b"\x04"
         self._ends = True
         self._write()
 
     def close(self) -> None:
-        """Let go of it: the command has ended, or does not read any more."""
+        """Close it: the command has ended, or does not read any more."""
         if self._fd is not None:
             self._loop.remove(self._fd)
             os.close(self._fd)

@@ -1,4 +1,6 @@
-"""A condition: something that comes true on a node while it starts, and can be looked at for next to nothing. docs/guest.md lists the kinds."""
+"""A condition: a state that a node reaches while it starts, and that is cheap to check.
+
+docs/guest.md lists the kinds."""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ LISTENS = "0A"
 
 
 class Condition:
-    """Either ``look`` tells whether it holds, at once, or ``holds`` tells it of the answer to ``question``."""
+    """Either ``look`` returns whether it holds, at once, or ``holds`` returns it for the answer to ``question``."""
 
     def __init__(
         self,
@@ -28,7 +30,7 @@ class Condition:
 
 
 def condition(wanted: Message) -> Condition:
-    """The condition that a message describes. Raises KeyError, TypeError, ValueError for what is none."""
+    """The condition that a message describes. Raises KeyError, TypeError, ValueError for an invalid one."""
     match wanted:
         case {"exists": str(path)}:
             return Condition(look=lambda: os.path.lexists(path))

@@ -1,4 +1,4 @@
-"""One question to a server on the node itself, asked without waiting: connect, say all, hear the answer, hang up."""
+"""One request to a server on the node itself, without blocking: connect, send all, read the answer, close."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from guest.loop import Loop
 
 ANSWER_BYTES_MAX = 1 << 20
 DEADLINE_S = 30.0
-"""For an answer; after that it is asked anew. An emulated server may take its time."""
+"""For an answer; after that the request is repeated. An emulated server may be slow."""
 PIECE_BYTES = 1 << 16
 
 
@@ -24,9 +24,9 @@ Answered = Callable[[bytes | None], None]
 
 
 class Question:
-    """Whom to ask - a unix socket's path, or a port of the loopback - what to say, and whether what was heard is the whole answer.
+    """A request: its address (a unix socket's path, or a loopback port), its text, and a test for a whole answer.
 
-    Who hangs up has said all. With a ``greeting`` that is said first, and the words when it was answered.
+    An answer also ends when the connection is closed. A ``greeting`` is sent first, and the words once it was answered.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Question:
 
 
 class Conversation:
-    """A question on its way; ``answered`` is told what was heard, or None if that came to nothing."""
+    """A request in progress; ``answered`` receives the answer, or None if there is none."""
 
     def __init__(self, question: Question, loop: Loop, answered: Answered) -> None:
         self._question, self._loop, self._answered = question, loop, answered
@@ -63,7 +63,7 @@ class Conversation:
             self._end(None)
 
     def close(self) -> None:
-        """Hang up without an answer."""
+        """Close without an answer."""
         if self._line is not None:
             self._loop.remove(self._line.fileno())
             self._line.close()

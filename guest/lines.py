@@ -1,7 +1,7 @@
 """The framing of both directions: a message is one JSON object on one line of at most :data:`LINE_BYTES_MAX` bytes.
 
-Whatever is no such line is dropped, by both sides: what a guest wrote half when it was reset, what an earlier connection left in a
-queue, and what somebody sends who means harm. Nobody ever has to wait for the rest of a line that does not come.
+Whatever is no such line is dropped, by both sides: what a guest wrote half when it was reset, what an earlier
+connection left in a queue, and malicious input. No reader ever has to wait for the rest of a line that does not come.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Waiting for many descriptors at once: an epoll and who is to be told. No asyncio: importing it costs an emulated node half a second."""
+"""Waits for many descriptors at once: an epoll and its handlers.
+
+No asyncio: importing it costs an emulated node half a second."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import select
 from collections.abc import Callable
 
 Handler = Callable[[int], None]
-"""Is told the epoll events of its descriptor."""
+"""Receives the epoll events of its descriptor."""
 
 
 class Loop:
@@ -17,7 +19,7 @@ class Loop:
         self._handlers: dict[int, Handler] = {}
 
     def add(self, fd: int, events: int, handler: Handler) -> None:
-        """Tell ``handler`` of ``events`` (select.EPOLL...) on ``fd``; of an end (EPOLLHUP) it is told in any case."""
+        """Call ``handler`` for ``events`` (select.EPOLL...) on ``fd``; an end (EPOLLHUP) is reported in any case."""
         if fd in self._handlers:
             self._poll.modify(fd, events)
         else:
@@ -30,12 +32,12 @@ class Loop:
             self._poll.unregister(fd)
 
     def once(self, timeout_s: float | None) -> None:
-        """Wait until something happens, or for ``timeout_s``, and tell the handlers."""
+        """Wait until something happens, or for ``timeout_s``, and call the handlers."""
         for fd, events in self._poll.poll(timeout_s):
             # A handler may have removed another descriptor of this round.
             if (handler := self._handlers.get(fd)) is not None:
                 handler(events)
 
     def close(self) -> None:
-        """Give the epoll back."""
+        """Close the epoll."""
         self._poll.close()

@@ -1,6 +1,9 @@
-"""Asking the service manager (systemd, PID 1) for one property, in D-Bus, on its private socket: no bus has to be there, and no program runs.
+"""Reads one property from the service manager (systemd, PID 1), in D-Bus, on its private socket.
 
-Of the D-Bus Specification ("Message Format", "Authentication Protocol") this is what one call of ``Properties.Get`` needs, little-endian.
+That needs no bus, and runs no program.
+
+Of the D-Bus Specification ("Message Format", "Authentication Protocol") this is what one call of ``Properties.Get``
+needs, little-endian.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ def escaped(name: str) -> str:
 
 
 def answer(heard: bytes) -> Answer | None:
-    """What the manager said to the one question of this connection; None if it has not said all. Raises ValueError for nonsense."""
+    """The manager's answer to the one request of this connection.
+
+    None if it is incomplete. Raises ValueError for invalid data."""
     begin, _, messages = heard.partition(b"\r\n")
     if not messages:
         return None
@@ -54,7 +59,7 @@ def answer(heard: bytes) -> Answer | None:
         raise ValueError("not let in")
     while len(messages) >= HEADER_BYTES:
         if messages[0] != ord("l"):
-            raise ValueError("not in the order of bytes that was asked for")
+            raise ValueError("not in the requested byte order")
         kind = messages[1]
         body_bytes = int.from_bytes(messages[4:8], "little")
         begin_of_body = HEADER_BYTES + _up(int.from_bytes(messages[12:16], "little"), 8)
@@ -86,7 +91,7 @@ def _get(path: str, interface: str, name: str) -> Question:
     header = b"l" + bytes((CALL, 0, 1)) + _number(len(body)) + _number(1) + _number(len(fields)) + fields
     header += bytes(_up(len(header), 8) - len(header))
     identity = str(os.getuid()).encode().hex().encode()
-    # What comes with BEGIN in one piece, systemd does not look at until more comes.
+    # systemd does not read what comes in one piece with BEGIN until more comes.
     return Question(SOCKET, header + body, _is_whole, greeting=b"\0AUTH EXTERNAL " + identity + b"\r\nBEGIN\r\n")
 
 

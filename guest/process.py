@@ -1,4 +1,6 @@
-"""Starting a process, by posix_spawn alone: nothing of ours is copied for it, which an emulated node would feel."""
+"""Starts a process, by posix_spawn alone.
+
+This way no memory of ours is copied for it, which would be slow on an emulated node."""
 
 from __future__ import annotations
 
@@ -29,14 +31,16 @@ if TYPE_CHECKING:
 
 
 class Process:
-    """A process that was started, and our ends of what it reads and writes: ``outputs`` are descriptor -> "out" or "err"."""
+    """A started process and our ends of its pipes or terminal: ``outputs`` are descriptor -> "out" or "err"."""
 
     def __init__(self, pid: int, pidfd: int, typed: int | None, outputs: dict[int, str], *, terminal: bool) -> None:
         self.pid, self.pidfd, self.input, self.outputs, self.terminal = pid, pidfd, typed, outputs, terminal
 
 
 def start(request: Message) -> Process:
-    """Start ``request["argv"]`` in a new session: on a terminal if there is a ``tty``, else with pipes; ``input`` tells whether it gets one.
+    """Start ``request["argv"]`` in a new session: on a terminal if there is a ``tty``, else with pipes.
+
+    ``input`` is whether it gets one.
 
     Raises OSError, and KeyError, TypeError, ValueError if the request makes no sense.
     """
@@ -107,7 +111,9 @@ def _spawn(
 
 
 def _spare() -> bytes | None:
-    """When memory is short the agent is spared, so that one can look; what it runs is not: it is started with a score of 0."""
+    """When memory is short the agent is spared, so that the node can still be inspected.
+
+    What it runs is not: it is started with a score of 0."""
     try:
         with open(SCORE, "rb+", buffering=0) as file:
             before = file.read().strip()
@@ -126,7 +132,9 @@ def _restore(score: bytes | None) -> None:
 
 
 def set_size(fd: int, size: Sequence[int]) -> None:
-    """Tell the terminal ``fd`` its ``size``: rows, columns. Raises TypeError, ValueError for what is none, OSError."""
+    """Set the ``size`` of the terminal ``fd``: rows, columns.
+
+    Raises TypeError, ValueError for an invalid one, OSError."""
     rows, columns = size
     if not (0 < int(rows) < 1 << 16 and 0 < int(columns) < 1 << 16):
         raise ValueError(f"no size of a terminal: {size}")

@@ -1,4 +1,6 @@
-"""A watch: conditions that come true one after the other, and units that must not fail meanwhile. It tells, so nobody has to ask."""
+"""A watch: conditions that come true one after the other, and units that must not fail meanwhile.
+
+It reports, so the host need not poll."""
 
 from __future__ import annotations
 
@@ -17,13 +19,14 @@ INTERVAL_S_MIN = 0.05
 
 
 class Watch:
-    """Looks every ``interval`` seconds at the first condition that has not come true yet, and at the number of failed units.
+    """Checks every ``interval`` seconds the first condition that is not true yet, and the number of failed units.
 
-    Tells ``{"id": N, "held": INDEX}``, ``{"id": N, "failed": [UNIT...]}`` when those change, and in the end ``{"id": N, "exit": 0}``.
+    Sends ``{"id": N, "held": INDEX}``, ``{"id": N, "failed": [UNIT...]}`` when those change, and in the end
+    ``{"id": N, "exit": 0}``.
     """
 
     def __init__(self, number: int, request: Message, loop: Loop, send: Send) -> None:
-        """Raises KeyError, TypeError, ValueError for a request that is none."""
+        """Raises KeyError, TypeError, ValueError for an invalid request."""
         self.number = number
         self._loop, self._send = loop, send
         self._conditions = [condition(wanted) for wanted in request["conditions"]]
@@ -43,7 +46,7 @@ class Watch:
         return self._held == len(self._conditions)
 
     def tick(self, now: float) -> float:
-        """Look, if it is time; returns when it wants to look again (both on the monotonic clock)."""
+        """Check, if it is time; returns when the next check is due (both on the monotonic clock)."""
         for conversation in list(self._asking.values()):
             conversation.tick(now)
         if now >= self._next_at:
@@ -54,7 +57,7 @@ class Watch:
         return self._next_at
 
     def tell(self, _: Message) -> None:
-        """Raises ValueError: a watch is begun and dropped, and hears nothing in between."""
+        """Raises ValueError: a watch is begun and dropped, and receives no messages in between."""
         raise ValueError("a watch takes no input")
 
     def drop(self) -> None:
@@ -90,7 +93,7 @@ class Watch:
             self._send({"id": self.number, "exit": 0})
 
     def _counted(self, heard: bytes | None) -> None:
-        # None failed is what is heard all the time, and costs one question.
+        # Usually none has failed, and that costs one request.
         if heard is not None and value(heard) not in (None, 0):
             for unit in self._units:
                 self._ask(f"unit {unit}", manager.active_state(unit), partial(self._stated, unit))

@@ -1,10 +1,10 @@
-"""How every command of the house talks to the person who typed it.
+"""How every command communicates with its user.
 
-A :class:`Failure` is a mistake or trouble told in four parts (doing, wrong, where, next step); :func:`command`
-turns a function into a console script with the house's exit codes, :class:`Parser` reads its arguments,
-:func:`did_you_mean` suggests what a mistyped word may be; :class:`Phases` shows progress and records it
-as :class:`Span` values; :func:`table` aligns columns; :func:`held_back` has Ctrl-C wait, and after
-:func:`settled` it comes too late. Nothing else in the house prints an error or decides an exit code.
+A :class:`Failure` is a mistake or an error, described in four parts (doing, wrong, where, next step); :func:`command`
+turns a function into a console script with the common exit codes, :class:`Parser` reads its arguments,
+:func:`did_you_mean` suggests what a mistyped word may be; :class:`Phases` shows progress and records it as
+:class:`Span` values; :func:`table` aligns columns; :func:`held_back` has Ctrl-C wait, and after :func:`settled` it
+comes too late. No other code prints an error or decides an exit code.
 
 Imports only the standard library at load, since it also runs on nodes, where nothing more is promised.
 """

@@ -1,15 +1,16 @@
-"""Trouble as data: what was being done, what is wrong, where, and what to do next."""
+"""Errors as data: what was being done, what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 
 from terminal.printable import printable_lines
 
 
-class Failure(Exception):  # noqa: N818 - a failure is told to a person; an error is a programmer's word
-    """A mistake of the user or trouble of the world, to be told without a traceback.
+class Failure(Exception):  # noqa: N818 - a failure is reported to a user; an error is a programmer's term
+    """A mistake of the user or an external error, to be reported without a traceback.
 
-    ``message`` says what is wrong (no full stop, no repetition of its cause); ``where`` names the file, line, key, port or host;
-    ``hint`` is the next step. Chain with ``raise Failure(...) from error`` and the cause is printed as "caused by".
+    ``message`` is what is wrong (no full stop, no repetition of its cause); ``where`` names the file, line, key, port
+    or host; ``hint`` is the next step. Chain with ``raise Failure(...) from error`` and the cause is printed as "caused
+    by".
     """
 
     exit_code = 1

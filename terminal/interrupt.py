@@ -10,22 +10,23 @@ from contextlib import contextmanager
 from typing import Final
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a command (:func:`terminal.command`)."""
+"""The signals that end a command (:func:`terminal.command`)."""
 
 
 _NUDGE: Final = signal.SIGURG
-"""Nobody sends it to us, and programs that we start ignore it, as by default."""
+"""No process sends it to us, and programs that we start ignore it, as by default."""
 _NUDGES: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""Seconds between them: a computer that is busy may take its time until the main thread waits."""
+"""Seconds between them: on a busy computer it may take long until the main thread waits."""
 
 
 @contextmanager
 def noticed() -> Iterator[None]:
-    """While the block runs, no signal is noticed only when the kernel has done what the main thread waits for.
+    """While the block runs, a signal is handled at once, not only after the system call of the main thread.
 
-    Python's own handlers run between two steps of a program. A signal that comes after the last step before a system call, and before that
-    has begun, interrupts neither: who waits for a pipe or a process then waits on, though Ctrl-C was pressed. So a thread hears of each signal, and interrupts
-    whatever the main thread waits for a moment later, by a signal that means nothing.
+    Python's own handlers run between two steps of a program. A signal that comes after the last step before a system
+    call, and before that has begun, interrupts neither: a wait for a pipe or a process then goes on, though Ctrl-C was
+    pressed. So a thread receives each signal, and interrupts whatever the main thread waits for a moment later, by a
+    signal that means nothing.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -56,9 +57,10 @@ def noticed() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """What would interrupt the block interrupts whoever comes after it.
+    """Signals that would interrupt the block are raised after it.
 
-    For starting a process: an exception before its number is known would leave it running. Handlers of ours are not inherited through ``exec``.
+    For starting a process: an exception before its number is known would leave it running. Handlers of ours are not
+    inherited through ``exec``.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals do not reach it
@@ -75,9 +77,10 @@ def held_back() -> Iterator[None]:
 
 
 def settled() -> None:
-    """What the command was asked for is done: Ctrl-C comes too late now, and is ignored until the process ends.
+    """The command has done its work: Ctrl-C comes too late now, and is ignored until the process ends.
 
-    Without it, one that comes while the interpreter shuts down would have a command that succeeded say that it was interrupted.
+    Without it, one that comes while the interpreter shuts down would have a command that succeeded say that it was
+    interrupted.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -12,7 +12,7 @@ from terminal.version import VERSION
 
 
 class _Debug(argparse.Action):
-    """Behind the name of a verb that passes its words on, where :func:`terminal.command` does not look for it."""
+    """After the name of a verb that passes its arguments on, where :func:`terminal.command` does not look for it."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002 - argparse's name
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
@@ -22,12 +22,13 @@ class _Debug(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose help lists ``--version`` and ``--debug`` (:func:`terminal.command` handles the latter), keeps the line breaks of
-    texts, and which suggests the nearest choice for one that is not there. Parsers of verbs (``add_subparsers``) are of this class, too.
+    """An ``ArgumentParser`` whose help lists ``--version`` and ``--debug`` (:func:`terminal.command` handles the
+    latter), keeps the line breaks of texts, and suggests the nearest choice for an unknown one. Parsers of verbs
+    (``add_subparsers``) are of this class, too.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Takes what ``ArgumentParser`` takes."""
+        """Accepts the arguments of ``ArgumentParser``."""
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*arguments, **options)
         command = self.prog.split()[0]

@@ -20,11 +20,12 @@ _ERASE_LINE = "\r\x1b[K"
 
 
 class Phases:
-    """Tells on stderr which phase is running, how long it takes, and the last detail of it.
+    """Shows on stderr which phase is running, how long it takes, and its last detail.
 
     On a terminal the innermost running phase is a live line with its detail and its seconds; otherwise (a pipe, ``CI``,
-    ``TERM=dumb``) each phase prints one line when it begins and one when it ends, so that a log tells which phase hung. No colour
-    is used, so there is none to turn off. Phases nest. :meth:`detail` and :meth:`line` may be called from any thread.
+    ``TERM=dumb``) each phase prints one line when it begins and one when it ends, so that a log shows which phase hung.
+    No colour is used, so there is none to turn off. Phases nest. :meth:`detail` and :meth:`line` may be called from any
+    thread.
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
@@ -71,16 +72,19 @@ class Phases:
 
     @contextmanager
     def step(self, title: str, what: str = "", *, below: tuple[str, ...] | None = None) -> Iterator[None]:
-        """A part of the running phase, in any thread: told as its detail, and recorded, with ``what`` tells it from others of this title.
+        """A part of the running phase, in any thread: shown as its detail, and recorded.
 
-        A thread that works while the main one goes on to other steps says ``below`` what all of its own belong (:meth:`here`).
+        ``what`` distinguishes it from others of this title.
+
+        A thread that works while the main one goes on to other steps passes ``below`` to say where all of its own
+        belong (:meth:`here`).
         """
         self.detail(f"{title} {what}".rstrip())
         with self._recorder.span(title, what, below=below):
             yield
 
     def here(self) -> tuple[str, ...]:
-        """The names of what this thread is in, outermost first."""
+        """The names of the spans that this thread is in, outermost first."""
         return self._recorder.here()
 
     def spans(self) -> list[Span]:
@@ -88,7 +92,7 @@ class Phases:
         return self._recorder.spans()
 
     def detail(self, text: str) -> None:
-        """Say what the running phase is at; on a pipe it is not printed, so call it as often as you like."""
+        """Set the detail of the running phase; on a pipe it is not printed, so call it as often as you like."""
         with self._lock:
             if self._running:
                 self._running[-1].detail = text

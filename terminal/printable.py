@@ -1,10 +1,10 @@
-"""Other people's words on this terminal: descriptions, metadata, errors of peers, names out of archives and state files."""
+"""Foreign text on this terminal: descriptions, metadata, errors of peers, names from archives and state files."""
 
 from __future__ import annotations
 
 
 def printable(text: str, keep: str = "") -> str:
-    """``text`` with a "?" for each character that could command the terminal or reorder what is read, but for those in ``keep``."""
+    """``text`` with "?" for each character that could control the terminal or reorder text, except ``keep``."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() or each in keep else "?" for each in text)

@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 
 def parse(text: str | bytes | bytearray) -> Any:
-    """The value of a JSON text. Raises ``ValueError`` for all else: nested too deeply, and numbers that JSON does not have
-    (Infinity, NaN) or a float cannot hold, which Python takes and which break whoever counts with them."""
+    """The value of a JSON text. Raises ``ValueError`` for all else: nested too deeply, and numbers that JSON does not
+    have (Infinity, NaN) or a float cannot hold, which Python accepts and which break calculations."""
     if not isinstance(text, str):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
     try:
@@ -25,7 +25,9 @@ def parse(text: str | bytes | bytearray) -> Any:
 
 
 def build(kind: type[T], data: object) -> T:
-    """The dataclass ``kind`` of the fields in the object ``data``, which must have the types that ``kind`` says; see :func:`fit`.
+    """The dataclass ``kind`` of the fields in the object ``data``, which must have the types that ``kind`` declares.
+
+    See :func:`fit`.
 
     Raises ``ValueError``.
     """
@@ -49,8 +51,8 @@ def _types(kind: type) -> dict[str, Any]:
 def fit(kind: Any, value: object, name: str) -> Any:
     """``value``, called ``name`` in complaints, as one of type ``kind``.
 
-    That may be str, int, float, bool, None, a union of these and one other, a tuple of one type or of a given length, a dict with str for
-    keys, or a dataclass (also built already). Raises ``ValueError``.
+    That may be str, int, float, bool, None, a union of these and one other, a tuple of one type or of a given length, a
+    dict with str for keys, or a dataclass (also built already). Raises ``ValueError``.
     """
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if type(value) in kinds or (value is None and None in kinds):

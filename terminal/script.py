@@ -26,13 +26,14 @@ def command(
 ) -> int:
     """Run ``run(arguments)`` as the command ``prog`` and return its exit code.
 
-    0 done, 1 failed, 2 wrong usage (argparse exits with 2 itself), 130 interrupted. A :class:`Failure` is rendered without a
-    traceback; ``--debug`` anywhere in the arguments, or ``FLOTILLA_DEBUG=1``, shows it. Any other exception is a bug of ours and
-    keeps its traceback, save a full disk, which is nobody's bug. ``--version`` as the first argument is answered here. SIGTERM, and
-    SIGHUP unless it is ignored (``nohup``), become ``KeyboardInterrupt``, so that one clean-up path serves all.
+    0 done, 1 failed, 2 wrong usage (argparse exits with 2 itself), 130 interrupted. A :class:`Failure` is rendered
+    without a traceback; ``--debug`` anywhere in the arguments, or ``FLOTILLA_DEBUG=1``, shows it. Any other exception
+    is a bug of ours and keeps its traceback, except for a full disk, which is no bug. ``--version`` as the first
+    argument is answered here. SIGTERM, and SIGHUP unless it is ignored (``nohup``), become ``KeyboardInterrupt``, so
+    that one clean-up path serves all.
 
-    What follows ``--`` belongs to someone else and is never looked at, nor is what follows a word of ``remote``: the subcommands
-    that pass their words on to another machine (``("ssh",)``).
+    Arguments after ``--`` belong to another program and are never parsed, nor are those after a word of ``remote``: the
+    subcommands that pass their arguments on to another machine (``("ssh",)``).
     """
     open_closed()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -59,7 +60,7 @@ def command(
         return 130
     except BrokenPipeError:
         if not _reader_is_gone():
-            raise  # some other pipe or socket: a bug, since whoever opened it should have made it a Failure
+            raise  # some other pipe or socket: a bug, since the code that opened it should have made it a Failure
         # The reader (head, less) has seen enough: no error, but Python would complain once more at exit.
         discard(sys.stdout)
         return 0
@@ -84,14 +85,16 @@ def _debugging() -> bool:
 
 
 def _take_debug(arguments: list[str], remote: Sequence[str]) -> tuple[list[str], bool]:
-    """``arguments`` without our ``--debug``, and whether it was there; words meant for another program stay untouched."""
+    """``arguments`` without our ``--debug``, and whether it was there.
+
+    Arguments for another program are not changed."""
     end = next((at for at, word in enumerate(arguments) if word == "--" or word in remote), len(arguments))
     ours, theirs = arguments[:end], arguments[end:]
     return [word for word in ours if word != "--debug"] + theirs, "--debug" in ours
 
 
 def _reader_is_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads any more."""
+    """Whether stdout is a pipe without a reader."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

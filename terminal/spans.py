@@ -1,4 +1,4 @@
-"""Stretches of time with names: what ran when, inside what, and in which thread."""
+"""Named spans of time: what ran when, inside which span, and in which thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Protocol
 
 
 class Step(Protocol):
-    """What runs around each step of some work, by the step's title, and ``what`` tells it from others of that title: to show it, and to time it.
+    """Runs around each step of some work, to show and to time it.
+
+    A step has a title; ``what`` distinguishes it from others of that title.
 
     :meth:`terminal.Phases.step` is one, :func:`untimed` another.
     """
@@ -28,8 +30,9 @@ def untimed(title: str, what: str = "", /) -> AbstractContextManager[None]:  # n
 class Span:
     """One stretch, from ``begin`` to ``end`` in seconds since its :class:`Recorder` was made.
 
-    ``path`` are the names from the outermost to its own; ``detail`` tells it from others of that path. ``lane`` is 0 in the thread that made the
-    recorder; a span of another thread lies below the one that lane 0 was in when it began, unless it was told another. ``depth`` counts the spans around it in its lane.
+    ``path`` are the names from the outermost to its own; ``detail`` distinguishes it from others of that path. ``lane``
+    is 0 in the thread that made the recorder; a span of another thread lies below the one that lane 0 was in when it
+    began, unless another one was given. ``depth`` counts the spans around it in its lane.
     """
 
     path: tuple[str, ...]
@@ -46,8 +49,8 @@ class Span:
 
 
 class Recorder:
-    """Records spans from any number of threads. A lane is free again when the outermost span of its thread ends, so that a pool of two threads
-    needs two lanes, however often it is made anew."""
+    """Records spans from any number of threads. A lane is free again when the outermost span of its thread ends, so
+    that a pool of two threads needs two lanes, however often it is recreated."""
 
     def __init__(self) -> None:
         self._zero = time.monotonic()
@@ -65,7 +68,9 @@ class Recorder:
 
     @contextmanager
     def span(self, name: str, detail: str = "", *, below: tuple[str, ...] | None = None) -> Iterator[None]:
-        """Record the block, if it fails, too; the outermost one of another thread lies ``below`` that path, if one is given."""
+        """Record the block, if it fails, too.
+
+        The outermost one of another thread lies ``below`` that path, if one is given."""
         thread = threading.get_ident()
         with self._guard:
             around = self._open.setdefault(thread, [])

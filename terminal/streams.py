@@ -1,4 +1,4 @@
-"""Standard streams that the caller has closed, or that nobody reads any more: the work goes on, unheard."""
+"""Standard streams that the caller has closed, or that have no reader any more: the work continues without output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_closed() -> None:
 
 
 def say(text: str, stream: TextIO) -> None:
-    """Print ``text`` as a line on ``stream``; if it is a pipe whose reader went away, there is nobody to tell."""
+    """Print ``text`` as a line on ``stream``; does nothing if it is a pipe without a reader."""
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
@@ -32,5 +32,5 @@ def say(text: str, stream: TextIO) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Turn ``stream`` to the null device for good: what is still buffered would make Python complain at exit."""
+    """Redirect ``stream`` to the null device permanently: buffered text would make Python complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

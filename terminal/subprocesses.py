@@ -14,8 +14,9 @@ from terminal.interrupt import held_back
 def run_to_the_end(words: Sequence[str | os.PathLike[str]], **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program that has something to put away when it is interrupted, such as mounts; its output is captured.
 
-    ``subprocess.run`` would kill it a quarter of a second after Ctrl-C. Here whatever interrupts us asks it and its own programs to end,
-    with SIGTERM, and waits until it did. ``environment`` goes over our own. Raises ``OSError`` if the program cannot be started.
+    ``subprocess.run`` would kill it a quarter of a second after Ctrl-C. Here an interrupt makes it and its own programs
+    end, with SIGTERM, and waits until it did. ``environment`` goes over our own. Raises ``OSError`` if the program
+    cannot be started.
     """
     process = None
     try:

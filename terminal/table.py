@@ -10,7 +10,7 @@ from terminal.printable import printable
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
     """Align ``rows`` under ``header`` with two spaces between columns; no trailing spaces, no final newline.
 
-    Cells are often other people's words: what could command the terminal is a "?".
+    Cells are often foreign text: characters that could control the terminal become "?".
 
     Rows of different lengths raise ``ValueError``.
     """

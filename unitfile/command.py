@@ -1,4 +1,6 @@
-"""Command lines of units, ``ExecStart=`` and its kin (systemd.service(5), "Command lines"; prefixes as systemd 257 takes them)."""
+"""Command lines of units, ``ExecStart=`` and similar.
+
+Source: systemd.service(5), "Command lines"; prefixes as systemd 257 takes them."""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Command(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong with a line; ``fatal`` if systemd then refuses the whole unit, ``used`` if it takes the value all the same.
+    """What is wrong with a line.
+
+    ``fatal`` if systemd then refuses the whole unit, ``used`` if it takes the value all the same.
 
     Otherwise it ignores the line.
     """
@@ -49,7 +53,9 @@ class OpenQuoteError(ValueError):
 
 
 def words(text: str) -> Iterator[str]:
-    """The words of ``text`` with their quotes and escapes as written; raises :class:`OpenQuoteError` where they end badly."""
+    """The words of ``text`` with their quotes and escapes as written.
+
+    Raises :class:`OpenQuoteError` where they end badly."""
     place = 0
     while True:
         while place < len(text) and text[place] in _BLANK:
@@ -69,7 +75,9 @@ def unquoted(word: str) -> str:
 
 
 def read(value: str, unit: UnitName) -> tuple[list[Command], Problem | None]:
-    """The commands of one assignment of ``unit``, several with ``;`` between, and the first problem; what systemd ignores is left out."""
+    """The commands of one assignment of ``unit``, several with ``;`` between, and the first problem.
+
+    What systemd ignores is left out."""
     found: list[Command] = []
     begin, counts, arguments = True, False, words(value)
     try:
@@ -84,7 +92,8 @@ def read(value: str, unit: UnitName) -> tuple[list[Command], Problem | None]:
                     return found, problem
                 found.append(command)
     except OpenQuoteError:
-        # In its very first word systemd overlooks the command; in a later one it refuses the unit, if the command's failure counts.
+        # In the first word systemd ignores the command; in a later one it refuses the unit, if the command's failure
+        # counts.
         fatal = not begin and counts
         return found, Problem("a quote is not closed", 'close it, or write \\" for itself', fatal)
     return found, None
@@ -126,7 +135,7 @@ def _unescaped(match: re.Match[str]) -> str:
 
 
 def _fits(prefix: str, seen: set[str]) -> bool:
-    """Whether systemd still takes ``prefix`` after those in ``seen``: each once, and of +, ! and !! one."""
+    """Whether systemd accepts ``prefix`` after those in ``seen``: each once, and only one of +, ! and !!."""
     if prefix == "!":
         return "+" not in seen and "!!" not in seen
     if prefix == "+":

@@ -1,13 +1,13 @@
 """What systemd knows: the sections of unit files, the directives of each, and the kind of their values.
 
-The data, ``directives.txt``, is systemd's own list, of the version that the image has (image/node.lock): what that program prints, which the
-tests unpack and run by its own loader. For a new version, in the checkout::
+The data, ``directives.txt``, is systemd's own list, of the version that the image has (image/node.lock): what that
+program prints, which the tests unpack and run by its own loader. For a new version, in the checkout::
 
     python -m tests.unitfile.systemd usr/lib/systemd/systemd --dump-configuration-items |
         python -m unitfile.directives 257 > unitfile/directives.txt.new && mv unitfile/directives.txt.new unitfile/directives.txt
 
-Each line is ``sections|kind|directives``: directives that are the same in several sections stand there once. Kinds are systemd's words
-(BOOLEAN, SECONDS, PATH ...); where systemd says OTHER, ``unitfile.values`` goes by the name.
+Each line is ``sections|kind|directives``: directives that are the same in several sections are listed once. Kinds are
+systemd's terms (BOOLEAN, SECONDS, PATH ...); for OTHER, ``unitfile.values`` goes by the directive's name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 DATA = "directives.txt"
 
 FLEET = ("MachineID", "MachineOf", "MachineMetadata", "Conflicts", "Global", "Replaces")
-"""What fleet reads in its section, [X-Fleet]; systemd ignores it, as it does all that begins with ``X-``."""
+"""Fleet's options in its section, [X-Fleet]; systemd ignores it, like all that begins with ``X-``."""
 
 LEGACY = {
     "X-ConditionMachineID": "MachineID",
@@ -29,7 +29,7 @@ LEGACY = {
     "X-ConditionMachineMetadata": "MachineMetadata",
     "X-Conflicts": "Conflicts",
 }
-"""Names of fleet's early days, and what they mean now."""
+"""Names of early versions of fleet, and their current names."""
 
 SECTIONS = {
     "automount": ("Automount",),
@@ -67,7 +67,9 @@ def sections() -> Mapping[str, Mapping[str, str]]:
 
 
 def allowed(suffix: str) -> tuple[str, ...]:
-    """The sections that systemd reads in a unit of type ``suffix``; it warns of others, unless they begin with ``X-``."""
+    """The sections that systemd reads in a unit of type ``suffix``.
+
+    It warns of others, unless they begin with ``X-``."""
     return ("Unit", *SECTIONS[suffix], "Install")
 
 
@@ -76,7 +78,9 @@ def _text() -> str:
 
 
 def compact(dump: Iterable[str], of_version: str) -> str:
-    """The data file for what ``systemd --dump-configuration-items`` prints. Raises :class:`ValueError` for anything else."""
+    """The data file for what ``systemd --dump-configuration-items`` prints.
+
+    Raises :class:`ValueError` for anything else."""
     places: dict[tuple[str, str], list[str]] = {}
     section = ""
     for line in filter(None, (line.strip() for line in dump)):

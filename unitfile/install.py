@@ -23,7 +23,7 @@ class Install:
 
     @classmethod
     def of(cls, unitfile: UnitFile) -> Install:
-        """What ``unitfile`` says."""
+        """Read the section of ``unitfile``."""
         default = _words(unitfile, "DefaultInstance")
         return cls(
             _words(unitfile, "Alias"),
@@ -39,7 +39,7 @@ class Install:
         return bool(self.aliases or self.wanted_by or self.required_by or self.upheld_by or self.also)
 
     def instance(self, name: UnitName) -> UnitName | None:
-        """The unit that enabling ``name`` enables: a template's default instance, ``None`` if it has none, else ``name``.
+        """The unit that enabling ``name`` enables: ``name``, or a template's default instance (``None`` without one).
 
         Raises :class:`unitfile.name.UnitNameError` when the default makes no name.
         """
@@ -50,7 +50,8 @@ class Install:
         return UnitName.parse(f"{name.prefix}@{self.default_instance}.{name.suffix}")
 
     def links(self, name: UnitName, folder: str, target: str) -> tuple[tuple[str, str], ...]:
-        """The links (path, target) that ``systemctl enable`` makes in ``folder`` for the unit ``name``, whose file is ``target``.
+        """The links (path, target) that ``systemctl enable`` makes in ``folder`` for the unit ``name`` with file
+        ``target``.
 
         Raises :class:`unitfile.name.UnitNameError` for a name that the section gives and that is none.
         """

@@ -1,8 +1,9 @@
-"""What is wrong with a unit, before any systemd sees it: :func:`lint`, a pure function from text to findings.
+"""What is wrong with a unit, before any systemd reads it: :func:`lint`, a pure function from text to findings.
 
-It reads as systemd 257 does (``systemd-analyze verify``; the two are compared in tests/unitfile/test_against_systemd.py). An *error* is what
-systemd refuses to load, or a program that the image lacks; a *warning* is what it logs and then ignores: a misspelt directive, a value that it
-cannot read. Messages name sections, directives and places, never values, which may be secrets; hints may.
+It reads as systemd 257 does (``systemd-analyze verify``; the two are compared in
+tests/unitfile/test_against_systemd.py). An *error* is what systemd refuses to load, or a program that the image lacks;
+a *warning* is what it logs and then ignores: a misspelt directive, a value that it cannot read. Messages name sections,
+directives and places, never values, which may be secrets; hints may.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from unitfile.text import Heading, Option, UnitFileError, entries, physical_line
 ERROR: Final = "error"
 WARNING: Final = "warning"
 FINDINGS_MAX: Final = 100
-"""More are not reported: the first ones are enough to begin with, and it bounds the work that a hostile text can cause."""
+"""More are not reported: the first ones suffice, and it bounds the work that a hostile text can cause."""
 
 _WORD_MAX: Final = 64
 _NEAREST_MAX: Final = 16
 _INSTANCE: Final = re.compile(r"%(?:%|([iI]))")
-# The root of a node is read-only there, so what the image lacks stays missing; elsewhere it may be made before the unit starts.
+# The root of a node is read-only there, so what the image lacks stays missing; elsewhere it may be made before the unit
+# starts.
 _READ_ONLY: Final = ("/usr/", "/bin/", "/sbin/", "/lib/", "/lib64/")
 # With one of these the program is looked for in another root.
 _OTHER_ROOTS: Final = (
@@ -34,7 +36,7 @@ _OTHER_ROOTS: Final = (
 
 
 class Finding(NamedTuple):
-    """One thing to say; ``line`` and ``column`` count from 1, 0 when it is about the whole."""
+    """One finding; ``line`` and ``column`` count from 1, 0 when it is about the whole text."""
 
     line: int
     column: int
@@ -50,7 +52,9 @@ class Finding(NamedTuple):
 
 
 class Nearest:
-    """Finds the name that was probably meant; the slow way a few times only, since a hostile text has no end of mistakes."""
+    """Finds the name that was probably meant.
+
+    The slow way a few times only, since a hostile text has no end of mistakes."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, int], str] = {}
@@ -80,9 +84,9 @@ def lint(
 ) -> list[Finding]:
     """The findings about the unit ``name`` with ``text``, in the order of the text; none means clean.
 
-    ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so none is missed. With ``drop_ins`` (their
-    texts) the unit is judged together with them, though only its own lines are. A text that ``is_drop_in`` is judged by its lines alone.
-    ``nearest`` is for those who judge many units: one for all of them.
+    ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so none is missed. With
+    ``drop_ins`` (their texts) the unit is judged together with them, though only its own lines are. A text that
+    ``is_drop_in`` is judged by its lines alone. ``nearest`` is for callers that check many units: one for all of them.
     """
     try:
         unit = UnitName.parse(name)
@@ -104,7 +108,7 @@ def lint(
 
 
 def _options_of(texts: Iterable[str]) -> list[Option]:
-    """What drop-ins add; one that is no unit text has findings of its own."""
+    """The options that drop-ins add; one that is no unit text has findings of its own."""
     found: list[Option] = []
     for text in texts:
         try:
@@ -138,12 +142,12 @@ class _Linter:
                 self._option(entry)
 
     def judge_whole(self, more: Sequence[Option]) -> None:
-        """Judge what only shows when all is read, as systemd does after loading a unit and its drop-ins."""
+        """Check what depends on the whole, as systemd does after loading a unit and its drop-ins."""
         options = [*self._options, *_expanded(self._unit, more)]
-        refused = any(each.severity == ERROR for each in self.found)  # then systemd does not come to the rest
+        refused = any(each.severity == ERROR for each in self.found)  # then systemd does not reach the rest
         for trouble in () if refused else whole.problems(self._unit, options):
             at = trouble.option
-            # What a drop-in says has no line here.
+            # The contents of a drop-in have no line here.
             where = at if any(at is each for each in self._options) else None
             self._add(ERROR, where, trouble.message, trouble.hint, value=True)
         if self._binaries is not None and not any(each.name in _OTHER_ROOTS for each in options):
@@ -242,8 +246,8 @@ class _Linter:
 def _expanded(unit: UnitName, options: Iterable[Option]) -> list[Option]:
     """``options`` with the specifiers expanded that depend on the name alone; a template's name is not whole yet.
 
-    What is left empty then is left out: an empty assignment means something else. Command lines stay as they are: their words and
-    prefixes are read first.
+    What is left empty then is left out: an empty assignment means something else. Command lines stay as they are: their
+    words and prefixes are read first.
     """
     if unit.is_template:
         return list(options)
@@ -257,7 +261,7 @@ def _expanded(unit: UnitName, options: Iterable[Option]) -> list[Option]:
 
 
 def _verb(message: str) -> str:
-    """What stands behind the directive's name: some messages bring their verb."""
+    """The text after the directive's name: some messages have their own verb."""
     return message if message.startswith(("is ", "names ", "wants ")) else f"is wrong: {message}"
 
 

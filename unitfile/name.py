@@ -1,8 +1,8 @@
-"""Names of systemd units: what they may look like, and the parts that specifiers are made of.
+"""Names of systemd units: their syntax, and the parts that specifiers use.
 
-The rules are systemd's (systemd.unit(5), "String Escaping for Inclusion in Unit Names" and `unit_name_is_valid`), with what
-the original fleet added: a name never starts with ``@``. A name ends up as a file name on a node and as a part of a key in
-etcd, so nothing that could leave either is let through.
+The rules are systemd's (systemd.unit(5), "String Escaping for Inclusion in Unit Names" and `unit_name_is_valid`), with
+what the original fleet added: a name never starts with ``@``. A name ends up as a file name on a node and as a part of
+a key in etcd, so characters that could leave either are rejected.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from terminal import Failure
 
 LENGTH_MAX = 255
-"""Characters of a name. The original said 256; systemd and every Linux file system stop at 255, so a longer one could never run."""
+"""Characters of a name.
+
+The original said 256; systemd and every Linux file system stop at 255, so a longer one could never run."""
 
 SUFFIXES = frozenset(
     {"automount", "device", "mount", "path", "scope", "service", "slice", "socket", "swap", "target", "timer"}
@@ -43,8 +45,8 @@ class UnitNameError(Failure):
 class UnitName:
     """A valid unit name in its parts: ``prefix[@instance].suffix``.
 
-    ``instance`` is ``None`` for a plain unit, ``""`` for a template (``redis@.service``) and the text between ``@`` and the
-    suffix otherwise.
+    ``instance`` is ``None`` for a plain unit, ``""`` for a template (``redis@.service``) and the text between ``@`` and
+    the suffix otherwise.
     """
 
     prefix: str
@@ -53,7 +55,7 @@ class UnitName:
 
     @classmethod
     def parse(cls, text: str) -> UnitName:
-        """Take ``text`` apart; raises :class:`UnitNameError` when it is not the name of a systemd unit."""
+        """Parse ``text``; raises :class:`UnitNameError` when it is not the name of a systemd unit."""
         if not text:
             raise UnitNameError("a unit name is empty")
         if len(text) > LENGTH_MAX:

@@ -1,13 +1,13 @@
 """Unit files: systemd's INI dialect as a value (systemd.syntax(7)).
 
-Parsing drops comments and blank lines and groups the options by section, in the order in which sections were first seen;
-writing it back gives the canonical text. The SHA-1 of that text is a unit's hash, the same one that the original fleet
-computed: ``[Service]\\nExecStart=/bin/sleep 1000\\n`` is ``2d432f4a06608c1a8b2848b66c836793a1d48ce6``.
+Parsing drops comments and blank lines and groups the options by section, in the order in which sections were first
+seen; writing it back gives the canonical text. The SHA-1 of that text is a unit's hash, the same one that the original
+fleet computed: ``[Service]\\nExecStart=/bin/sleep 1000\\n`` is ``2d432f4a06608c1a8b2848b66c836793a1d48ce6``.
 
-A continued line keeps its backslash and line break inside the value, so that what a node runs reads as it was written. Two
-oddities are kept as the original kept them, or the hash would be another one: a continuation that leads to an empty line (the value
-ends in backslash and line break), and a comment inside a continuation that itself ends in a backslash. systemd reads neither
-(``Option.folded``).
+A continued line keeps its backslash and line break inside the value, so that what a node runs reads as it was written.
+Two oddities are kept as the original kept them, or the hash would be another one: a continuation that leads to an empty
+line (the value ends in backslash and line break), and a comment inside a continuation that itself ends in a backslash.
+systemd reads neither (``Option.folded``).
 
 All of it takes time in proportion to the length of the text: what arrives by the HTTP API may be hostile.
 """
@@ -31,7 +31,7 @@ _COMMENT = ("#", ";")
 
 
 class UnitFileError(Failure):
-    """The text is no unit file. ``line`` counts from 1; 0 when the trouble is with the whole."""
+    """The text is no unit file. ``line`` counts from 1; 0 when the error is about the whole."""
 
     def __init__(self, message: str, *, line: int = 0, hint: str | None = None) -> None:
         super().__init__(message, where=f"line {line}" if line else None, hint=hint)
@@ -40,7 +40,9 @@ class UnitFileError(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One ``name=value`` of a section; ``line`` is where it was read (0: it was not) and counts for nothing in comparisons."""
+    """One ``name=value`` of a section.
+
+    ``line`` is where it was read (0: it was not) and counts for nothing in comparisons."""
 
     section: str
     name: str
@@ -49,7 +51,7 @@ class Option:
 
     @property
     def folded(self) -> str:
-        """The value with its continued lines joined by a space, and comments between them left out, as systemd reads it."""
+        """The value as systemd reads it: continued lines joined by a space, comments between them left out."""
         if "\n" not in self.value:
             return self.value.strip(_BLANK)
         first, *others, last = self.value.split("\n")
@@ -67,7 +69,9 @@ class Heading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UnitFile:
-    """The options of a unit file, grouped by section. Two files that mean the same options in the same order are equal."""
+    """The options of a unit file, grouped by section.
+
+    Two files that mean the same options in the same order are equal."""
 
     options: tuple[Option, ...]
 
@@ -80,8 +84,8 @@ class UnitFile:
     def of(cls, options: Iterable[Option]) -> UnitFile:
         """Make a unit file of options that come from elsewhere (the HTTP API).
 
-        Raises :class:`UnitFileError` when written out they would read back as something else: a line break that smuggles in
-        another option, a name with ``=`` in it.
+        Raises :class:`UnitFileError` when written out they would read back as something else: a line break that
+        smuggles in another option, a name with ``=`` in it.
         """
         made = cls(
             _grouped(
@@ -120,7 +124,7 @@ class UnitFile:
 
 
 def entries(text: str) -> Iterator[Heading | Option]:
-    """All that unit file ``text`` says, in its order; raises :class:`UnitFileError` at the first mistake."""
+    """The options of the unit file ``text``, in its order; raises :class:`UnitFileError` at the first mistake."""
     _check_whole(text)
     section = ""
     for number, logical in _logical_lines(text.removeprefix("\ufeff")):
@@ -163,7 +167,8 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     for number, physical in enumerate(physical_lines(text), 1):
         line = physical.strip(_BLANK)
         if line.startswith(_COMMENT):
-            # systemd skips it in the middle of a continued line, too; the original kept it there if it ends in a backslash
+            # systemd skips it in the middle of a continued line, too; the original kept it there if it ends in a
+            # backslash
             if pending and physical.endswith("\\"):
                 pending.append(physical)
             continue

@@ -1,7 +1,8 @@
 """Time spans and calendar events as systemd reads them (systemd.time(7)): is this text one?
 
-Each function returns what is wrong, in a few words, or "" if systemd takes the text. Both were compared with ``systemd-analyze timespan``
-and ``systemd-analyze calendar`` (tests/unitfile/test_times.py): whatever differs from the manual is what that program does.
+Each function returns a short message, or "" if systemd accepts the text. Both were compared with
+``systemd-analyze timespan`` and ``systemd-analyze calendar`` (tests/unitfile/test_times.py): whatever differs from the
+manual is what that program does.
 """
 
 from __future__ import annotations
@@ -63,12 +64,14 @@ _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturda
 _DAY: Final = re.compile(rf"({'|'.join(_DAYS)}|{'|'.join(day[:3] for day in _DAYS)})(?=[-., ]|$)", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"[0-9]+")
 _COMPONENTS_MAX: Final = 240
-# Shaped like a name of the zone database: systemd looks whether the file is there, which only the node can know.
+# Shaped like a name of the zone database: systemd checks whether the file exists, which only the node can know.
 _ZONE: Final = re.compile(
-    r"(Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Brazil|Canada|Chile|Etc|Europe|Indian|Mexico|Pacific|US)"
+    r"(Africa|America|Antarctica|Arctic|Asia|Atlantic|Australia|Brazil|Canada|Chile|Etc|Europe|Indian|Mexico|Pacific"
+    r"|US)"
     r"(/[A-Za-z0-9+_-]+){1,2}"
     r"|[A-Z]{2,5}(-[A-Z]{2,4}|[0-9][A-Z]{3})?"
-    r"|Cuba|Egypt|Eire|GB-Eire|Greenwich|Hongkong|Iceland|Iran|Israel|Jamaica|Japan|Kwajalein|Libya|Navajo|Poland|Portugal"
+    r"|Cuba|Egypt|Eire|GB-Eire|Greenwich|Hongkong|Iceland|Iran|Israel|Jamaica|Japan|Kwajalein|Libya|Navajo|Poland"
+    r"|Portugal"
     r"|Singapore|Turkey|Universal|Zulu"
 )
 _YEARS: Final = (1970, 2199)

@@ -1,8 +1,9 @@
-"""Values of directives: would systemd take this one?
+"""Values of directives: would systemd accept this one?
 
-Goes by the kinds of ``unitfile.directives``; where systemd's own list says OTHER, by the directive's name. Each set of words was compared with
-what ``systemd-analyze verify`` of that version says (tests/unitfile/test_against_systemd.py). A value with a specifier (%) is let pass: what
-it will be depends on the unit and the machine.
+Goes by the kinds of ``unitfile.directives``; for OTHER in systemd's own list, by the directive's name. Each set of
+words was compared with the output of ``systemd-analyze verify`` of that version
+(tests/unitfile/test_against_systemd.py). A value with a specifier (%) is not checked: it depends on the unit and the
+machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from unitfile.name import LENGTH_MAX
 
 _TRUE: Final = frozenset({"1", "yes", "y", "true", "t", "on"})
 _FALSE: Final = frozenset({"0", "no", "n", "false", "f", "off"})
-_JOB_MODES: Final = "fail lenient replace replace-irreversibly isolate flush ignore-dependencies ignore-requirements triggering restart-dependencies"
+_JOB_MODES: Final = (
+    "fail lenient replace replace-irreversibly isolate flush ignore-dependencies ignore-requirements triggering "
+    "restart-dependencies"
+)
 _ACTIONS: Final = " ".join(
     ["none", *(verb + force for verb in ("reboot", "poweroff", "halt") for force in ("", "-force", "-immediate"))]
     + [verb + force for verb in ("exit", "kexec", "soft-reboot") for force in ("", "-force")]
@@ -88,7 +92,8 @@ _DECIMAL: Final = re.compile(r"-?[0-9]{1,9}")
 _QUOTA: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,2})?%")
 _PERCENT: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,2})?%")
 _SIGNALS: Final = (
-    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ "
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG "
+    "XCPU XFSZ "
     "VTALRM PROF WINCH IO PWR SYS"
 )
 _SIGNAL: Final = re.compile(r"(?:SIG)?(?:RTM(?:IN(?:\+[0-9]{1,2})?|AX(?:-[0-9]{1,2})?)|[1-9][0-9]?)")
@@ -105,9 +110,11 @@ _VSOCK: Final = re.compile(r"vsock(-[a-z]+)?:[0-9]*:[0-9]+")
 
 
 def problem(kind: str, name: str, value: str) -> Problem | None:
-    """What is wrong with ``value`` of the directive ``name``, whose kind is ``kind``; ``None`` when nothing is known to be.
+    """What is wrong with ``value`` of the directive ``name``, whose kind is ``kind``.
 
-    The caller passes no empty assignment, which is never wrong; a ``value`` of "" is what a specifier came to.
+    ``None`` when nothing is known to be.
+
+    The caller passes no empty assignment, which is never wrong; a ``value`` of "" is the result of a specifier.
     """
     check = _BY_NAME.get(name) or _BY_KIND.get(kind)
     accepted = _WORDS.get(name) or _WORDS.get(kind)
@@ -340,7 +347,7 @@ def _listen(name: str, value: str) -> Problem | None:
 
 
 def _split(value: str) -> Iterator[str]:
-    """Words as far as quotes are closed: systemd, too, takes what it read until then."""
+    """The words before an open quote: systemd also uses what it has read until then."""
     try:
         for word in words(value):
             yield unquoted(word)

@@ -1,4 +1,4 @@
-"""What only shows when a unit has been read whole: the rules by which systemd 257 refuses to load it.
+"""Checks of a whole unit: the rules by which systemd 257 refuses to load it.
 
 One function for each type of unit; each of systemd's rules is one line, in its order.
 """
@@ -54,7 +54,7 @@ class _Settings:
                 self._given.setdefault(option.section, []).append(option)
 
     def last(self, section: str, name: str) -> Option | None:
-        """The assignment that counts of a directive that takes one value; ``None`` if there is none or it is empty."""
+        """The effective assignment of a directive with one value; ``None`` if there is none or it is empty."""
         found = [each for each in self._given.get(section, ()) if each.name == name]
         return found[-1] if found and found[-1].folded else None
 
@@ -64,7 +64,7 @@ class _Settings:
         return "" if option is None else option.folded
 
     def all(self, section: str, *names: str) -> list[Option]:
-        """The assignments of lists that are one to systemd: an empty one empties all that came before."""
+        """The assignments of lists that systemd treats as one: an empty one clears all before it."""
         found: list[Option] = []
         for option in self._given.get(section, ()):
             if option.name not in names:
@@ -202,7 +202,7 @@ def _slice(unit: UnitName, _: _Settings) -> Iterator[Trouble]:
 
 
 def path_stem(path: str) -> str:
-    r"""The part of a unit's name that stands for ``path``: ``/srv/my data`` is ``srv-my\x20data`` (systemd-escape --path)."""
+    r"""The part of a unit's name for ``path`` (systemd-escape --path): ``/srv/my data`` is ``srv-my\x20data``."""
     clean = "/".join(piece for piece in path.split("/") if piece not in ("", "."))
     if not clean:
         return "-"

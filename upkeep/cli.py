@@ -1,6 +1,8 @@
-"""The command ``flotilla-room``, which flotilla-room.timer starts: look how full the disk is, remove what nobody uses, tell.
+"""The command ``flotilla-room``: check how full the disk is, remove what is unused, log it.
 
-It asks docker only from the lower threshold on: below, it costs a node the start of a Python, and nothing else.
+flotilla-room.timer starts it.
+
+It queries docker only above the lower threshold: below, it costs a node only the start of Python.
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ PROG: Final = "flotilla-room"
 STATE: Final = Path("/var")
 DATA: Final = Path("/var/lib/docker")
 RUNS: Final = Path("/run/docker.pid")
-"""Is there while docker runs: to ask one that does not run would start it."""
+"""Exists while docker runs: a request to a stopped docker would start it."""
 STATUS: Final = Path("/run/flotilla-room/status.json")
 
 _EPILOG = """\
 examples:
   sudo flotilla-room --dry-run                 what would go?
   sudo flotilla-room --above 0 --below 0 --idle 0
-                                               remove all that nobody uses, now
-  cat /run/flotilla-room/status.json           how full it was the last time, and what has gone since the start
+                                               remove all that is unused, now
+  cat /run/flotilla-room/status.json           how full it was the last time, and what was removed since the start
 exit codes: 0 done, 1 docker refused or does not answer, 2 wrong usage
 """
 
@@ -42,12 +44,14 @@ class Store(Protocol):
         """All that it has."""
 
     def remove(self, what: Container | Image) -> bool:
-        """Whether it is gone by our doing."""
+        """Whether we removed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """In percent: above ``above`` things go, until no more than ``below`` is full. ``rest_s``: how long they must have been idle."""
+    """In percent: above ``above`` things go, until no more than ``below`` is full.
+
+    ``rest_s``: how long they must have been idle."""
 
     above: float = 85
     below: float = 80
@@ -56,9 +60,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What one look leaves for the next, and for whoever wants to know. ``idle`` has ids with the second, since the node's start, from which on
-    they were idle; ``removed`` counts since then, by kind; ``above`` has the file systems that were too full; ``stuck``: docker's was, and nothing
-    more could go."""
+    """The result of one check, for the next one and for other readers. ``idle`` has ids with the second, since the
+    node's start, from which on they were idle; ``removed`` counts since then, by kind; ``above`` has the file systems
+    that were too full; ``stuck``: docker's was, and nothing more could be removed."""
 
     fills: Sequence[Fill] = ()
     above: tuple[str, ...] = ()
@@ -72,7 +76,7 @@ class Status:
 
     @classmethod
     def parse(cls, text: str) -> Status:
-        """What :meth:`json` told; nothing at all for a text that it did not: the next look begins anew."""
+        """The status in the output of :meth:`json`; an empty one for any other text: the next check starts afresh."""
         try:
             told = json.loads(text)
             idle = {str(key): float(value) for key, value in told["idle"].items()}
@@ -83,7 +87,9 @@ class Status:
 
 
 class Keeper:
-    """One look. ``measure`` tells how full the file systems are, docker's last; ``now`` is in seconds since the node's start."""
+    """One check.
+
+    ``measure`` returns how full the file systems are, docker's last; ``now`` is in seconds since the node's start."""
 
     def __init__(
         self,
@@ -96,7 +102,7 @@ class Keeper:
         self._limits, self._measure, self._store, self._say = limits, measure, store, say
 
     def look(self, before: Status, now: float) -> tuple[Status, Failure | None]:
-        """Look, remove, tell; returns what was found in the end, and what went wrong on the way."""
+        """Check, remove, log; returns the final state, and the error on the way."""
         limits = self._limits
         fills = self._measure()
         above = self._crossed(before.above, fills)
@@ -118,7 +124,7 @@ class Keeper:
             del since[each.id]
         fills = self._measure()
         above = self._crossed(above, fills)
-        # What has not been idle for long may go at the next look.
+        # What has not been idle for long may be removed at the next check.
         is_stuck = fills[-1].percent > limits.above and len(due) == len(idle)
         if is_stuck and not before.stuck:
             self._stuck(fills[-1])
@@ -127,7 +133,7 @@ class Keeper:
     def _remove(
         self, due: Sequence[Container | Image], since: Mapping[str, float], now: float
     ) -> tuple[list[Container | Image], Failure | None]:
-        """Remove of these what has to go, in this order; returns what went, and the last thing that went wrong."""
+        """Remove as many of these as necessary, in this order; returns the removed ones and the last error."""
         assert self._store is not None
         gone, trouble = [], None
         for each in due:
@@ -146,7 +152,7 @@ class Keeper:
         return gone, trouble
 
     def _crossed(self, above: Sequence[str], fills: Sequence[Fill]) -> tuple[str, ...]:
-        """Tell which of these are too full now, or are no longer; ``above`` were. Returns those that are."""
+        """Log which of these are too full now, or are no longer; ``above`` were. Returns those that are."""
         for each in fills:
             fields = {"ROOM_PATH": each.path, "ROOM_PERCENT": f"{each.percent:.0f}"}
             words = f"{each.path} is {each.percent:.0f} % full"
@@ -160,7 +166,8 @@ class Keeper:
         self._say(
             Event.STUCK,
             f"{fill.path} is still {fill.percent:.0f} % full, and nothing more may go: see what is large with"
-            f" 'docker system df -v' and 'du -xh --max-depth=3 {fill.path}', and remove it, or give the node a larger disk",
+            f" 'docker system df -v' and 'du -xh --max-depth=3 {fill.path}', and remove it, or give the node a larger "
+            "disk",
             {"ROOM_PATH": fill.path, "ROOM_PERCENT": f"{fill.percent:.0f}"},
         )
 

@@ -1,4 +1,6 @@
-"""Docker as the room's keeper sees it: its API over its socket. Source: the Engine API of docker, version 1.44 (api/swagger.yaml in moby)."""
+"""Docker as the room's keeper sees it: its API over its socket.
+
+Source: the Engine API of docker, version 1.44 (api/swagger.yaml in moby)."""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from upkeep.space import KEEP, Container, Holdings, Image
 SOCKET: Final = "/run/docker.sock"
 ANSWER_BYTES_MAX: Final = 64 << 20
 TIMEOUT_S: Final = 120.0
-"""For one answer; to delete a large image takes an emulated node its time."""
+"""For one answer; to delete a large image is slow on an emulated node."""
 _BASE: Final = "/v1.44"
 _NO_TAG: Final = "<none>:<none>"
 _GONE, _IN_USE = 404, 409
@@ -33,7 +35,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Docker:
-    """Raises :class:`Failure` for whatever goes wrong. Nothing is ever removed by force."""
+    """Raises :class:`Failure` for all errors. Nothing is ever removed by force."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
@@ -45,10 +47,12 @@ class Docker:
         return Holdings(containers, images)
 
     def remove(self, what: Container | Image) -> bool:
-        """Whether it is gone by our doing; not if somebody was faster, or it is in use again. A container's volumes stay."""
+        """Whether we removed it.
+
+        Not if another process was faster, or it is in use again. A container's volumes stay."""
         if isinstance(what, Container):
             return self._delete(f"/containers/{quote(what.id, safe='')}")
-        # Name by name: docker takes the id only of an image with one name, unless it is forced.
+        # Name by name: docker accepts the id only of an image with one name, unless forced.
         answers = [self._delete(f"/images/{quote(name, safe='')}") for name in what.tags or (what.id,)]
         return all(answers)
 

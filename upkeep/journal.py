@@ -17,7 +17,7 @@ WARNING, NOTICE = 4, 5
 
 
 class Event(StrEnum):
-    """What happens to the room on a disk; the values are the message ids."""
+    """Events about the room on a disk; the values are the message ids."""
 
     FILLING = "2cf6383d8bac4121bc53f68906845d6c"
     REMOVED = "b49d646dcc2b49d2b86926a5b10effd6"
@@ -26,7 +26,9 @@ class Event(StrEnum):
 
 
 def datagram(event: Event, message: str, fields: Mapping[str, str], priority: int) -> bytes:
-    """``message`` as one line; control characters become blanks, in fields, too: they come from names that anybody may choose."""
+    """``message`` as one line.
+
+    Control characters become blanks, in fields, too: they come from names that any user may choose."""
     lines = {
         "MESSAGE": message,
         "MESSAGE_ID": event.value,

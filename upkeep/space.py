@@ -1,8 +1,9 @@
-"""Which containers and images go when a disk fills up. Pure: what docker says, the time and the fill level come in.
+"""Which containers and images go when a disk fills up. Pure: docker's data, the time and the fill level are arguments.
 
-A container is idle once it has ended, an image while no container has it, but for containers that are idle themselves. What has been idle for
-a while goes, the longest idle first, containers before images, until there is room again. Whatever carries the label ``flotilla.keep`` stays.
-The thresholds are those of Kubernetes' kubelet (``image-gc-high-threshold`` and the like).
+A container is idle once it has ended, an image while no container has it, but for containers that are idle themselves.
+What has been idle for a while goes, the longest idle first, containers before images, until there is room again.
+Whatever carries the label ``flotilla.keep`` stays. The thresholds are those of Kubernetes' kubelet
+(``image-gc-high-threshold`` and the like).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Final
 KEEP: Final = "flotilla.keep"
 """The label of containers and images that stay."""
 ENDED: Final = frozenset({"exited", "dead"})
-"""States of containers that will not go on by themselves. ``created`` is none: its start comes."""
+"""States of containers that will not run again by themselves. ``created`` is not one: its start follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """``image`` is the id of its image, ``state`` docker's word, ``created`` in seconds since 1970; ``kept``: it has the label."""
+    """``image`` is the id of its image, ``state`` docker's term, ``created`` in seconds since 1970.
+
+    ``kept``: it has the label."""
 
     id: str
     name: str
@@ -47,7 +50,7 @@ class Holdings:
     images: Sequence[Image]
 
     def idle(self) -> tuple[Container | Image, ...]:
-        """What may go."""
+        """The containers and images that may be removed."""
         ended = [each for each in self.containers if each.state in ENDED and not each.kept]
         ids = {each.id for each in ended}
         used = {each.image for each in self.containers if each.id not in ids}
@@ -56,7 +59,9 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """How full a file system is for all but the system, as df(1) has it: what ext4 keeps (``f_bfree - f_bavail``) counts as full.
+    """How full a file system is for all but the system, as df(1) shows it.
+
+    What ext4 reserves (``f_bfree - f_bavail``) counts as full.
 
     ``size_bytes`` is without what is kept.
     """
@@ -74,7 +79,9 @@ class Fill:
 
 
 def idle_since(idle: Sequence[Container | Image], before: Mapping[str, float], now: float) -> dict[str, float]:
-    """Since when each is idle, by id: as ``before`` knew it, ``now`` for what was not idle then. ``now`` is never before what ``before`` has."""
+    """Since when each is idle, by id: as ``before`` knew it, ``now`` for what was not idle then.
+
+    ``now`` is never before what ``before`` has."""
     return {each.id: min(before.get(each.id, now), now) for each in idle}
 
 

@@ -25,8 +25,8 @@ class Request:
 class Response:
     """``headers`` besides the usual ones; ``content_type`` "" sends none. ``close`` ends the connection after it.
 
-    ``file`` is an open file in place of ``body``: the server reads it to its end, closes it, and ends the connection. Its Content-Length,
-    if it is known, is in ``headers``.
+    ``file`` is an open file in place of ``body``: the server reads it to its end, closes it, and ends the connection.
+    Its Content-Length, if it is known, is in ``headers``.
     """
 
     status: int
@@ -38,7 +38,9 @@ class Response:
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
-    """Raised by a handler in place of a response: the site's own shape for ``status`` (see ``Site.refuse``); ends the connection."""
+    """Raised by a handler in place of a response: the site's own shape for ``status`` (see ``Site.refuse``).
+
+    Ends the connection."""
 
     def __init__(self, status: int, message: str | None = None) -> None:
         super().__init__(status, message)
@@ -46,7 +48,9 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error o
 
 
 def client_of(address: str) -> str:
-    """Whom an address stands for: itself, for IPv6 its /64, whose owner has all of it; "" for this machine, behind which may be many."""
+    """The client of an address: itself, for IPv6 its /64, which has one owner.
+
+    "" for this machine, behind which may be many."""
     import ipaddress  # not every server counts its clients
 
     found = ipaddress.ip_address(address.partition("%")[0])

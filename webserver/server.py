@@ -1,8 +1,9 @@
-"""Bounded HTTP/1.1 over a socket that listens: TCP or unix, of our own or handed in by systemd.
+"""Bounded HTTP/1.1 over a listening socket: TCP or unix, our own or passed in by systemd.
 
-One thread accepts connections; each is served by a thread of its own. Bounds: connections in all and of one client, the size of
-request line, headers and body, and the time for a request to arrive and for each piece of its response to leave. A handler may take its
-time: a watch holds its connection and nothing else. Syntax is checked by ``http.server`` (RFC 9112).
+One thread accepts connections; each is served by a thread of its own. Bounds: connections in all and of one client, the
+size of request line, headers and body, and the time for a request to arrive and for each piece of its response to be
+sent. A handler may take long: a watch holds its connection and nothing else. Syntax is checked by ``http.server`` (RFC
+9112).
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ FINISH_S = 2.0
 """How long :meth:`Server.stop` waits for responses to leave."""
 
 LINE_BYTES_MAX = 1 << 16
-"""Of a request line. All headers together may have as many once more; ``http.client`` takes 100 of them."""
+"""Of a request line. All headers together may have the same number again; ``http.client`` accepts 100 of them."""
 
 NO_CHUNKS = "send a Content-Length, no chunks"
 BAD_LENGTH = "Content-Length is no number"
 _BACKLOG = 128
 _LINGER_S = 1.0
-"""How long a refused client may go on sending: closing before would reset the connection, and its answer would be lost."""
+"""How long a refused client may go on sending: an earlier close would reset the connection and lose its answer."""
 _PAUSE_S = 0.5
 """Before the next try to accept a connection when the process or the computer has no room for one."""
 _PROXY = re.compile(rb"PROXY TCP4 ([0-9.]{7,15}) [0-9.]+ [0-9]+ [0-9]+\r\n")
@@ -50,11 +51,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """What is served, and within which bounds.
+    """A site: its function and its bounds.
 
-    ``handle`` is called in the connection's thread, for ``methods`` only. ``refuse`` gives the response to a status and a message of
-    this module; None is an HTML page. ``name`` is the header ``Server``. ``log`` takes a client's address ("" on a unix socket) and a
-    line about its request, without control characters.
+    ``handle`` is called in the connection's thread, for ``methods`` only. ``refuse`` gives the response to a status and
+    a message of this module; None is an HTML page. ``name`` is the header ``Server``. ``log`` takes a client's address
+    ("" on a unix socket) and a line about its request, without control characters.
     """
 
     handle: Callable[[Request], Response]
@@ -71,15 +72,19 @@ class Site:
     connections_client: int | None = None
     """Of one client (:func:`webserver.message.client_of`); this machine may have all."""
     queue_s: float = 0.0
-    """How long one connection too many waits for another to end before it is closed; those behind it are in the kernel's queue."""
+    """How long one connection too many waits for another to end before it is closed.
+
+    Those behind it are in the kernel's queue."""
     once: bool = False
     """One request a connection, by HTTP/1.0, of which no body is read."""
     proxied: bool = False
-    """A PROXY line (version 1) before the request may name the client. Only for a socket that clients do not reach themselves."""
+    """A PROXY line (version 1) before the request may name the client.
+
+    Only for a socket that clients do not reach themselves."""
 
 
 def listen(address: tuple[str, int]) -> socket.socket:
-    """Listen on TCP; an IPv6 address that stands for all takes IPv4, too. Raises OSError and OverflowError."""
+    """Listen on TCP; the IPv6 wildcard address also accepts IPv4. Raises OSError and OverflowError."""
     listening = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -95,7 +100,7 @@ class Server:
     """Serves ``site`` on ``listening``, a bound, listening stream socket, which is the server's from now on."""
 
     def __init__(self, listening: socket.socket, site: Site, *, tls: ssl.SSLContext | None = None) -> None:
-        """``tls``, if given, is what connections are wrapped in; their handshake has the time of a request."""
+        """``tls``, if given, wraps the connections; their handshake has the time of a request."""
         self.site = site
         self.stopping = False
         self._listening = listening
@@ -110,7 +115,9 @@ class Server:
 
     @classmethod
     def at(cls, path: Path, site: Site) -> Server:
-        """One on a unix socket at ``path``, which :meth:`stop` removes; what a killed server left there is replaced. Raises OSError."""
+        """One on a unix socket at ``path``, which :meth:`stop` removes.
+
+        What a killed server left there is replaced. Raises OSError."""
         path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX)
         try:
@@ -128,7 +135,9 @@ class Server:
         self._thread.start()
 
     def stop(self, finish_s: float = FINISH_S) -> None:
-        """Close the socket, read no more requests, let responses leave for ``finish_s`` seconds at most, and drop all connections."""
+        """Close the socket, read no more requests, and drop all connections.
+
+        Pending responses have ``finish_s`` seconds at most to be sent."""
         with self._changed:
             if self.stopping:
                 return
@@ -240,7 +249,9 @@ class Server:
 
 
 class _Arrivals(io.RawIOBase):
-    """What a socket reads. It must have come by ``deadline`` (monotonic), however busily a byte now and then keeps it alive."""
+    """What a socket reads.
+
+    It must have come by ``deadline`` (monotonic), however busily a byte now and then keeps it alive."""
 
     deadline = 0.0
 
@@ -289,7 +300,7 @@ class _Connection(http.server.BaseHTTPRequestHandler):
     rfile: _Reader
 
     def __init__(self, connection: socket.socket, peer: str, server: Server) -> None:
-        # Not the base's, which would serve at once.
+        # Not the base class's, which would serve at once.
         self._server, self._site = server, server.site
         self.refused = False
         self._arrivals = _Arrivals(connection)
@@ -309,7 +320,7 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         self.rfile.left = 2 * LINE_BYTES_MAX
         self.raw_requestline = self.rfile.readline(LINE_BYTES_MAX + 1)
         if self._site.proxied and not self._peer and (found := _PROXY.fullmatch(self.raw_requestline)):
-            # Once: what comes after it is the client's own word.
+            # Once: what follows it comes from the client itself.
             self.client_address = (found[1].decode(), 0)
             self.raw_requestline = self.rfile.readline(LINE_BYTES_MAX + 1)
         if len(self.raw_requestline) > LINE_BYTES_MAX:
@@ -341,7 +352,8 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         self._arrivals.deadline = time.monotonic() + self._site.request_s
 
     def _read_body(self) -> bytes | None:
-        """The body, None if it was refused: then the connection ends, since what follows cannot be told from it."""
+        """The body, None if it was refused: then the connection ends, since it cannot be distinguished from what
+        follows."""
         if "Transfer-Encoding" in self.headers:
             self.send_error(HTTPStatus.LENGTH_REQUIRED, NO_CHUNKS)
             return None

@@ -1,7 +1,7 @@
-"""Whether a text fits the image that it is for: what a node would refuse or could not do, said on the host, before anything boots.
+"""Whether a text fits its image: reports on the host what a node would refuse or could not do, before it boots.
 
-The parser has judged shapes and :mod:`cloudconfig.check.validate` values; here names are looked up: accounts, groups, shells, units, programs, time zones,
-packages, and what lies where a file would be written.
+The parser checks shapes and :mod:`cloudconfig.check.validate` values; this module looks up names: accounts, groups,
+shells, units, programs, time zones, packages, and what exists where a file would be written.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Fit:
             self._add(
                 ERROR,
                 f"{user.at}.shell",
-                "the image has no such shell, and nobody could log in",
+                "the image has no such shell, so the user could not log in",
                 f"it has {', '.join(shells)}",
             )
         new = user.name not in self._image.users
@@ -107,7 +107,7 @@ class _Fit:
 
     def _path(self, path: str, at: str) -> None:
         problem = self._image.write_problem(path) if path.startswith("/") else ""
-        # That the whole place is read-only has been said without the image.
+        # A read-only place has already been reported without the image.
         if problem and (path.startswith(tuple(f"{place}/" for place in WRITABLE))):
             self._add(ERROR, at, problem)
 

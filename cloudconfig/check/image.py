@@ -1,7 +1,8 @@
-"""What an image has, as far as user-data can ask for it: accounts, programs, units, packages, and what lies where it can write.
+"""What an image has of all that user-data can refer to: accounts, programs, units, packages, files in writable places.
 
-Made from a build's folder (``manifest.json`` and ``files.jsonl``, docs/build-output.md), or from a compact file that this made before: ``image.json``
-beside this module is that of our own image, so that the host can judge user-data without a build. Only the host reads it: a node has the image itself.
+Read from a build's folder (``manifest.json`` and ``files.jsonl``, docs/build-output.md), or from a compact file that
+this module made: ``image.json`` beside it is that of our own image, so that the host can check user-data without a
+build. Only the host reads it: a node has the image itself.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ _BUILT_IN = ("bind", "none", "proc", "ramfs", "swap", "sysfs", "tmpfs")
 
 
 class Image(NamedTuple):
-    """Facts of one image. ``users`` are (home, shell) by name; ``programs`` and ``folders`` absolute paths; ``files`` what is no folder where user-data
-    may write; ``links`` absolute targets of links that lead to folders; ``units`` names, ``masked`` those of them that lead to nothing;
-    ``made_from`` ids of the definition and the lock; ``own`` the units that no package brought."""
+    """Facts of one image. ``users`` are (home, shell) by name; ``programs`` and ``folders`` absolute paths; ``files``
+    what is no folder where user-data may write; ``links`` absolute targets of links that lead to folders; ``units``
+    names, ``masked`` those of them that lead to nothing; ``made_from`` ids of the definition and the lock; ``own`` the
+    units that no package brought."""
 
     users: Mapping[str, tuple[str, str]]
     groups: frozenset[str]
@@ -106,14 +108,14 @@ class Image(NamedTuple):
             for path in sorted(getattr(self, name)):
                 folder, _, last = path.rpartition("/")
                 by_folder[folder].append(last)
-            # A blank in a name would be two names; nobody's program is called so.
+            # A blank in a name would make it two names; no program has such a name.
             value[name] = {folder: " ".join(n for n in names if " " not in n) for folder, names in by_folder.items()}
         lines = [f"{json.dumps(key)}: {json.dumps(part, separators=(',', ':'))}" for key, part in value.items()]
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def usual() -> Image:
-    """The image that a text is for if nothing is said: the one that we run on, on a node; else ours."""
+    """The default image of a text: on a node its own one, else ours."""
     return of_root(Path("/")) if NODE_CODE.is_dir() else ours()
 
 
@@ -139,7 +141,9 @@ def load(path: Path) -> Image:
 
 
 def of_root(root: Path) -> Image:
-    """The facts of a running node, or of a tree like it, from its files; units of ours are not told from others'. Raises Failure."""
+    """The facts of a running node, or of a tree like it, from its files.
+
+    Our own units are not distinguished from others. Raises Failure."""
     import os
     import stat
 
@@ -163,7 +167,7 @@ def of_root(root: Path) -> Image:
     ):
         paths = [root / top]
         if not paths[0].is_symlink():
-            # What containers and services keep below /var/lib is no fact of the image.
+            # Data of containers and services below /var/lib is no fact of the image.
             depth_max = 3 if top == "var" else 12
             for folder, folders, names in os.walk(root / top):
                 paths += [Path(folder) / name for name in (*folders, *names)]
@@ -172,7 +176,7 @@ def of_root(root: Path) -> Image:
         for path in paths:
             try:
                 found = path.lstat()
-                target = os.readlink(path) if stat.S_ISLNK(found.st_mode) else ""  # noqa: PTH115 - the text as it stands
+                target = os.readlink(path) if stat.S_ISLNK(found.st_mode) else ""  # noqa: PTH115 - the raw text
             except OSError:
                 continue
             kind = "symlink" if target else "dir" if stat.S_ISDIR(found.st_mode) else "file"

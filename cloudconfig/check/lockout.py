@@ -1,4 +1,6 @@
-"""Texts after which nobody can log in any more, and their author only wanted something else: said, wherever it shows without the image."""
+"""Finds texts that lock out every user by mistake.
+
+Each is reported wherever it is visible without the image."""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import NamedTuple
 from cloudconfig.text.schema import CORE, CloudConfig, Unit, User, WriteFile
 from unitfile.name import canonical
 
-# Without these no key and no text reaches a node, or nobody reaches it.
+# Without these no key and no text reaches a node, or no user can reach it.
 _NEEDED = {
     "ssh.service": "sshd",
     "ssh.socket": "sshd",
@@ -51,7 +53,7 @@ def dangers(config: CloudConfig) -> Iterator[Danger]:
     places = _key_files(config)
     for file in config.write_files:
         if file.path.startswith(("/etc/pam.d/", "/etc/nsswitch.conf")):
-            yield Danger(f"{file.at}.path", "decides who may log in; a mistake in it locks everybody out")
+            yield Danger(f"{file.at}.path", "decides who may log in; a mistake in it locks out all users")
         name = places.get(file.path)
         if name in with_keys:
             message = f"the keys in this file and those that ssh_authorized_keys gives to {name} are put together"
@@ -59,7 +61,9 @@ def dangers(config: CloudConfig) -> Iterator[Danger]:
 
 
 def key_lines(config: CloudConfig) -> Iterator[tuple[WriteFile, str, tuple[str, ...]]]:
-    """Each file of write_files that is the authorized_keys of core or of one of users: the file, whose it is, and its lines with keys."""
+    """Each file of write_files that is an authorized_keys of core or of one of users.
+
+    Yields the file, its user and its lines with keys."""
     places = _key_files(config)
     for file in config.write_files:
         if file.path in places:
@@ -68,7 +72,9 @@ def key_lines(config: CloudConfig) -> Iterator[tuple[WriteFile, str, tuple[str, 
 
 
 def with_key_files(config: CloudConfig) -> CloudConfig:
-    """``config`` with such files turned into keys: beside ssh_authorized_keys and meta-data, which write the same place, none takes another's away."""
+    """``config`` with such files turned into keys.
+
+    ssh_authorized_keys and meta-data write to the same place, so that none removes the others' keys."""
     found: dict[str, tuple[str, ...]] = {}
     files: set[str] = set()
     for file, user, lines in key_lines(config):

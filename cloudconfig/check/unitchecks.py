@@ -1,4 +1,6 @@
-"""Units in user-data, read as systemd will read them: those of coreos.units, their drop-ins, and files written where systemd looks.
+"""Checks units in user-data as systemd will read them.
+
+These are coreos.units, their drop-ins, and files that are written where systemd looks.
 
 On the host only: a node's boot does not wait for it.
 """
@@ -22,8 +24,8 @@ _FILE = re.compile(r"/(?:etc|run)/systemd/system/([^/]+?)(?:\.d/[^/]+\.conf)?")
 def check(document: Document, text: str, binaries: Collection[str] | None = None) -> Iterator[Finding]:
     """Findings about the units of ``document``, which was parsed from ``text``, at their places there.
 
-    ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so that none is missed. What is no unit text at all
-    in coreos.units, or no unit's name, is reported by :mod:`cloudconfig.check.validate`.
+    ``binaries`` are the absolute paths of the image's programs; ``None``: not known, so that none is missed. What is no
+    unit text at all in coreos.units, or no unit's name, is reported by :mod:`cloudconfig.check.validate`.
     """
     places, nearest = _Places(document, text), lint.Nearest()
     for unit in document.config.units:
@@ -43,7 +45,7 @@ def check(document: Document, text: str, binaries: Collection[str] | None = None
         if match is None or not _is_name(match[1]) or not file.content:
             continue  # an empty file masks a unit
         content = file.content.decode("utf-8", "replace")
-        # Of what is appended to, the rest is not here.
+        # The rest of a file that is appended to is not known here.
         partial = file.append or file.path.endswith(".conf")
         found = lint.lint(match[1], sample(content), binaries, is_drop_in=partial, nearest=nearest)
         yield from places.all(f"{file.at}.content", content, found)

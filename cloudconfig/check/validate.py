@@ -1,6 +1,6 @@
 """Everything about a cloud-config that can be checked without the node that it is for.
 
-The parser has judged shapes; here the values are judged. Messages name key paths and never repeat a value that could be a secret.
+The parser checks shapes, this module values. Messages name key paths and never repeat a value that could be a secret.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ _KEY_TYPES = (
 
 
 def validate(data: bytes, image: Image | None = None) -> tuple[Finding, ...]:
-    """All findings about user-data of any kind for ``image`` (None: the node's that this runs on, else ours), in the order of the text;
-    an empty tuple means clean."""
+    """All findings about user-data of any kind for ``image`` (None: the node's that this runs on, else ours), in the
+    order of the text; an empty tuple means clean."""
     from cloudconfig.check import fit, unitchecks  # a node, which only checks, does not pay for them
     from cloudconfig.check import image as images
 
@@ -82,14 +82,14 @@ def validate(data: bytes, image: Image | None = None) -> tuple[Finding, ...]:
 
 
 def check(document: Document) -> tuple[Finding, ...]:
-    """Judge the values of one parsed cloud-config."""
+    """Check the values of one parsed cloud-config."""
     checker = _Checker(document)
     checker.all()
     return tuple(checker.findings)
 
 
 def _plan_conflicts(parts: Sequence[userdata.Part], documents: Sequence[Document]) -> list[Finding]:
-    """What only shows once everything is written out: two keys that claim one path."""
+    """Errors that only show in the whole plan: two keys that claim one path."""
     from cloudconfig.plan import merge, plan
 
     try:

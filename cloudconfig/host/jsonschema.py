@@ -1,6 +1,7 @@
-"""The JSON schema of a cloud-config, for editors: made of the keys that the parser knows, so that it knows no others.
+"""The JSON schema of a cloud-config, for editors: made from the parser's keys, so that it knows no others.
 
-Draft 2020-12. Editors complete and explain keys by it; what it cannot say (is there such a group?), ``cloudconfig validate`` does.
+Draft 2020-12. Editors complete and explain keys with it; what it cannot check (is there such a group?),
+``cloudconfig validate`` does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _OF_KIND = {schema.TEXT: _TEXT, schema.BOOL: _BOOL, schema.INT: _NUMBER, schema.
 
 
 def _struct(fields: dict[str, dict[str, Any]], required: tuple[str, ...] = (), description: str = "") -> dict[str, Any]:
-    """A mapping with these keys, each spelt with underscores or hyphens; whatever else stands there is a mistake."""
+    """A mapping with these keys, each spelt with underscores or hyphens; any other key is an error."""
     properties: dict[str, Any] = {}
     for name, value in fields.items():
         properties[name] = value
@@ -204,7 +205,8 @@ def schema_of_user_data() -> dict[str, Any]:
     whole = _struct({name: top[name] for name in sorted(top)})
     for name, text in sorted(refused.INSTEAD.items()):
         whole["properties"][name] = {"deprecated": True, "description": text}
-    # A text is told its whole truth by 'validate', which warns of unknown keys; so does an editor, and of keys that begin as others', too.
+    # 'validate' reports everything, including unknown keys; so does an editor, also for keys that begin like other
+    # keys.
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": ID,

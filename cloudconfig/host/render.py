@@ -1,9 +1,10 @@
 """Template and variables -> the user-data of one node. Runs on the host only.
 
-Two steps. jinja2 first, strict: a variable that is not there is an error, in a sandbox, since templates travel. Then
-coreos-cloudinit's four variables ``$private_ipv4``, ``$public_ipv4``, ``$private_ipv6``, ``$public_ipv6``, also with braces, on word
-boundaries; ``\\$private_ipv4`` stays as it is without the backslash. Their values are ``node.private_ipv4`` and so on, or variables of
-that name; one that is missing or empty is an error with its line, since ``http://:2380`` helps nobody. The result is validated.
+Two steps. First jinja2, strict (an undefined variable is an error) and in a sandbox, since templates are shared. Then
+coreos-cloudinit's four variables ``$private_ipv4``, ``$public_ipv4``, ``$private_ipv6``, ``$public_ipv6``, also with
+braces, on word boundaries; ``\\$private_ipv4`` stays, without the backslash. Their values are ``node.private_ipv4`` and
+so on, or variables of that name; one that is missing or empty is an error with its line, since ``http://:2380`` is
+useless. The result is validated.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def render(
     template_text: str, variables: Mapping[str, Any], warn: Callable[[finding.Finding], None] = lambda _: None
 ) -> str:
     """User-data text, substituted and valid; ``warn`` gets each warning. Raises RenderError."""
-    # What says on a node that it is a template is no part of what it becomes.
+    # The line that marks it as a template on a node is no part of the result.
     template_text = formats.JINJA_LINE.sub("{#- jinja #}\n", template_text)
     text = substitute(expand(template_text, variables), _addresses(variables))
     found = validate.validate(text.encode())
@@ -88,7 +89,7 @@ def expand(template_text: str, variables: Mapping[str, Any]) -> str:
         RecursionError,
         MemoryError,
     ) as error:
-        # What an expression of the template raised: the template's mistake, told with the template's line.
+        # An expression of the template raised it: an error in the template, reported with the template's line.
         raise RenderError(
             f"the template fails: {str(error) or 'it needs too much memory'}", where=_line(error)
         ) from None

@@ -1,6 +1,6 @@
 """NoCloud seed volumes: an ISO 9660 image labelled ``cidata`` with the files ``user-data`` and ``meta-data``.
 
-Format: cloud-init's NoCloud datasource, which every hypervisor tool of the world writes. Joliet and Rock Ridge carry the exact names.
+Format: cloud-init's NoCloud datasource, which all hypervisor tools write. Joliet and Rock Ridge hold the exact names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import pycdlib
 from media.isoclock import fixed_clock
 
 LABEL = "cidata"
-# The clock of every volume: two runs with the same input give the same bytes. 1980 is the oldest year that all readers like.
+# The clock of every volume: two runs with the same input give the same bytes. 1980 is the oldest year that all readers
+# like.
 EPOCH = 315532800
 
 

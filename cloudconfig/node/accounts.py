@@ -1,7 +1,7 @@
-"""Accounts of a node: look names up under a root, and make what ``users`` asks for with useradd, usermod and chpasswd.
+"""Accounts of a node: look names up under a root, and carry out ``users`` with useradd, usermod and chpasswd.
 
-Lookups read /etc/passwd and /etc/group of the root themselves: nothing else is a source of accounts on a node, and the root
-may be a folder. Hashes go through standard input, never through arguments, which every process can read.
+Lookups read /etc/passwd and /etc/group of the root themselves: nothing else is a source of accounts on a node, and the
+root may be a folder. Hashes go through standard input, never through arguments, which every process can read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Accounts(NamedTuple):
     groups: dict[str, tuple[int, frozenset[str]]]
 
     def owner(self, text: str) -> tuple[int, int]:
-        """Numeric ids of ``user`` or ``user:group`` by name or number; without a group, the user's own. Raises Failure."""
+        """Numeric ids of ``user`` or ``user:group`` by name or number.
+
+        Without a group, the user's own. Raises Failure."""
         user, _, group = text.partition(":")
         entry = self.users.get(user)
         if entry is None and not user.isdigit():
@@ -71,31 +73,34 @@ class Shadow(NamedTuple):
 
 
 def shadows(root: Root) -> dict[str, Shadow]:
-    """What shadow(5) says of each account, to tell what must be set. Raises RootedError."""
+    """The entry of each account in shadow(5), to find out what must be set. Raises RootedError."""
     return {fields[0]: Shadow(fields[1], fields[7]) for fields in _lines(root, "/etc/shadow", 8)}
 
 
 class Roster(NamedTuple):
-    """What a plan wants of accounts."""
+    """What a plan requires of accounts."""
 
     users: tuple[User, ...]
     groups: tuple[Group, ...] = ()
     passwords: tuple[Password, ...] = ()
 
     def shell_problems(self, has: Callable[[str], bool]) -> list[tuple[str, str]]:
-        """(key path, shell) of each shell that is not there; ``has`` tells of a path whether something is."""
+        """(key path, shell) of each shell that is not there; ``has`` returns whether a path exists."""
         return [(f"{user.at}.shell", user.shell) for user in self.users if user.shell and not has(user.shell)]
 
 
 def apply(root: Root, roster: Roster, machine: Machine) -> None:
-    """Make groups, then accounts, or bring them up to date, then memberships and passwords. Raises Failure with the key path.
+    """Make groups, then accounts, or bring them up to date, then memberships and passwords.
 
-    Groups that are named and not there are made: who comes from CoreOS or cloud-init expects it. An account's own group is useradd's to make, unless
-    there is one of that name already, which the account then takes.
+    Raises Failure with the key path.
+
+    Groups that are named and not there are made: who comes from CoreOS or cloud-init expects it. An account's own group
+    is useradd's to make, unless there is one of that name already, which the account then takes.
     """
     known = read(root)
     shadow = shadows(root)
-    # The password of chpasswd counts, as with cloud-init: setting or locking another one first would do both again at each boot.
+    # The password of chpasswd counts, as with cloud-init: setting or locking another one first would do both again at
+    # each boot.
     later = {password.user for password in roster.passwords}
     users = [user._replace(lock_passwd=False, passwd="") if user.name in later else user for user in roster.users]
     groups = {name: set(members) for name, (_gid, members) in known.groups.items()}
@@ -131,7 +136,9 @@ def apply(root: Root, roster: Roster, machine: Machine) -> None:
 
 
 def add(machine: Machine, user: User, *, has_group: bool) -> None:
-    """Make a new account, all of whose groups are there; ``has_group``: there is one of its own name. Raises Failure."""
+    """Make a new account, all of whose groups are there.
+
+    ``has_group``: there is one of its own name. Raises Failure."""
     _run(machine, ("useradd", *_creation(user, has_group=has_group), user.name), user.at)
 
 
@@ -151,18 +158,18 @@ def _change(machine: Machine, user: User, entry: Entry, groups: dict[str, set[st
 
 
 def _hash(user: User) -> str:
-    """The hash that an account gets: locked if that is said."""
+    """The hash that an account gets, locked if requested."""
     return f"!{user.passwd}" if user.lock_passwd and not user.passwd.startswith("!") else user.passwd
 
 
 def _set_password(machine: Machine, password: Password, now: str) -> None:
-    """Set a password that is not the one of now."""
+    """Set a password if it differs from the current one."""
     if password.hash:
         if now == password.hash:
             return
         _run(machine, ("chpasswd", "-e"), password.at, f"{password.user}:{password.hash}\n")
     else:
-        from cloudconfig.node import crypt  # ctypes is slow to import where processors are emulated
+        from cloudconfig.node import crypt  # ctypes is slow to import on emulated processors
 
         if now and crypt.same(password.plain, now):
             return

@@ -1,9 +1,9 @@
-"""Makes a node what its user-data says. Runs as root, early at boot, once at each boot.
+"""Applies a node's user-data. Runs as root, early at boot, once at each boot.
 
-In order: the host name and SSH keys, by themselves, whatever else is broken; then everything is checked and planned; accounts are made;
-all files and links are staged and renamed in one go, with what a former plan left behind taken away in the same go;
-systemd reloads if a unit changed; commands are queued, never waited for: we run before the services that they start, and
-waiting for them would be waiting for ourselves.
+In order: host name and SSH keys are applied independently of all errors; everything is checked and planned; accounts
+are made; all files and links are staged and renamed together, and the rest of a former plan is removed with them;
+systemd reloads if a unit changed; commands are queued, never waited for: apply runs before the services that they
+start, so it would wait for itself.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ def apply(
     *,
     online: bool = True,
 ) -> Status:
-    """Apply the user-data of the datasource ``source`` (not auto) under ``root_path``, leave the status file, return it.
+    """Apply the user-data of the datasource ``source`` (not auto) under ``root_path``; write and return its status.
 
-    If it takes a network and we are not ``online`` yet, a unit is queued that does it all later; then there is no status file.
+    If it takes a network and we are not ``online`` yet, a unit is queued that does it all later; then there is no
+    status file.
 
     Raises Failure only if not even the status could be written.
     """
@@ -107,11 +108,13 @@ class _Apply:
         self._keyed: set[str] = set()
 
     def run(self) -> Status:
-        """All of it or, when anything goes wrong, foreseen or not: host name, and keys of those who may repair the node."""
+        """Apply everything.
+
+        After any error, foreseen or not, host name and keys of accounts that can repair the node."""
         seed, digest = self._seed, None
         asked = self._attempt(self._read)
         if self._is_deferred:
-            # What leads to the network now, and all of it once that tells the addresses.
+            # Now what is needed for the network; everything once the addresses are known.
             if asked is None or asked.troubles:
                 self._attempt(self._rescue)
             else:
@@ -125,7 +128,7 @@ class _Apply:
         if digest is None:
             self._attempt(self._rescue)
         elif asked is not None and self._troubles:
-            # What failed of the essentials once more: what the rest took of memory is free again.
+            # Try the failed essentials once more: the memory of the rest is free again.
             self._attempt(partial(self._essentials, asked.config))
         warnings = self._attempt(partial(self._warnings, asked)) if asked is not None else None
         result = status.DONE
@@ -142,7 +145,7 @@ class _Apply:
         )
 
     def _read(self) -> Asked:
-        """What user-data asks for. Raises Failure."""
+        """The request in user-data. Raises Failure."""
         contents = userdata.read(self._seed.user_data, partial(instance_names, self._seed))
         self._texts = texts_of(contents)
         self._learn_addresses([part.text for part in contents.parts])
@@ -152,12 +155,12 @@ class _Apply:
         return judge(contents)
 
     def _judged(self, asked: Asked) -> str | None:
-        """What is ``asked``; the plan's hash, None if something is wrong with the request. Raises Failure."""
+        """Apply the request; return the plan's hash, None if something is wrong with the request. Raises Failure."""
         seed = self._seed
         files, findings = guard.attempt(partial(network_files, seed.network), self._troubles.append) or ((), ())
-        # A broken network-config leaves the rest alone: cards then ask DHCP.
+        # A broken network-config does not affect the rest: cards then use DHCP.
         self._troubles.extend(Trouble(f"{NETWORK} {one.path}".strip(), placed(one)) for one in errors(findings))
-        # A broken cloud-config has been reported already; meta-data is judged by nobody else.
+        # A broken cloud-config has been reported already; meta-data is checked only here.
         for where, problem in (
             ("local-hostname", validate.hostname_problem(seed.hostname) if seed.hostname else ""),
             ("public-keys", next(filter(None, map(validate.ssh_key_problem, seed.keys)), "")),
@@ -170,7 +173,10 @@ class _Apply:
         return self._rest(asked._replace(config=asked.config._replace(write_files=(*asked.config.write_files, *files))))
 
     def _rescue(self) -> None:
-        """When the rest is not applied: host name, core's keys, and accounts that may sudo with theirs, each by itself, as far as they are not there."""
+        """Apply the essentials when the rest is not applied.
+
+        These are host name, core's keys, and accounts that may sudo with their keys; each by itself, if it is not there
+        yet."""
         texts = salvage.readable(self._seed.user_data) if self._texts is None else self._texts
         config = self._attempt(partial(salvage.essentials, texts)) or CloudConfig()
         self._essentials(config)
@@ -186,7 +192,7 @@ class _Apply:
         if user.name not in known.users:
             groups = tuple(group for group in user.groups if group in known.groups)
             shell = user.shell if user.shell and self._root.status(user.shell) else ""
-            # Of the rest of the entry as little as can be wrong.
+            # As little of the rest of the entry as possible, since it may be wrong.
             plain = user._replace(groups=groups, shell=shell, gecos="", homedir="", primary_group="", passwd="", uid="")
             plain = plain._replace(system=False, no_create_home=False, no_user_group=False, expiredate="", inactive="")
             accounts.add(self._machine, plain, has_group=user.name in known.groups)
@@ -197,7 +203,7 @@ class _Apply:
         return (*notes, *asked.warnings, *self._unmet(asked.config.needs))
 
     def _unmet(self, needs: tuple[Need, ...]) -> list[Trouble]:
-        """What of ``needs`` no node does, with what to do instead."""
+        """Those of ``needs`` that no node meets, with what to do instead."""
         found = [Trouble(need.at, refused.INSTEAD[need.name]) for need in needs if need.kind == "refused"]
         packages = [need for need in needs if need.kind == "package"]
         if packages:
@@ -207,7 +213,9 @@ class _Apply:
         return found
 
     def _learn_addresses(self, texts: list[str]) -> None:
-        """Find the addresses that ``texts`` ask for, or note that only a network tells them, and we have none yet. Raises Failure."""
+        """Find the addresses that ``texts`` use, or note that they need a network, and that there is none yet.
+
+        Raises Failure."""
         names = frozenset[str]().union(*map(addresses.used, texts))
         if not names and not any(map(addresses.wants_environment, texts)):
             return
@@ -222,7 +230,7 @@ class _Apply:
             self._is_deferred = True
 
     def _network(self, asked: Asked) -> None:
-        """The files of networkd that are sure already, beside all that a former plan left."""
+        """The files of networkd that are certain already, beside all that a former plan left."""
         units = tuple(
             unit for unit in asked.config.units if is_network(unit.name) and not addresses.used(unit.content or "")
         )
@@ -232,24 +240,25 @@ class _Apply:
         try:
             self._files(plan.make(CloudConfig(units=units, write_files=files)), "", is_part=True)
         except Failure:
-            return  # the whole is tried soon, and tells
+            return  # everything is tried soon, and reports the error
 
     def _essentials(self, config: CloudConfig) -> None:
-        """Host name and keys of core, as far as they are not there; what goes wrong with one does not keep back the other."""
+        """Set host name and keys of core, if they are not there. A failure of one does not affect the other."""
         if not self._is_named:
             self._attempt(partial(self._hostname, config.hostname))
         if CORE not in self._keyed:
             self._attempt(partial(self._core, config))
 
     def _usable(self, keys: Iterable[str]) -> tuple[str, ...]:
-        """Those that are keys; also those that our own judgement fails for, since a key too few locks people out."""
+        """Those that are keys; also those for which our own check fails, since a missing key locks users out."""
         judged = ((key, self._attempt(partial(validate.ssh_key_problem, key))) for key in dict.fromkeys(keys))
         return tuple(key for key, problem in judged if not problem)
 
     def _core(self, config: CloudConfig) -> None:
         own = (key for user in config.users if user.name == CORE for key in user.ssh_authorized_keys)
         usable = self._usable((*config.ssh_authorized_keys, *own, *self._seed.keys))
-        # No keys in ruins is no wish to have none: those of the last boot stay, or nobody could log in and repair.
+        # A damaged text without keys does not request to have none: those of the last boot stay, so that a user can log
+        # in and repair it.
         if usable or not self._troubles:
             self._keys(CORE, usable)
 
@@ -339,7 +348,9 @@ class _Apply:
             return False
 
     def _files(self, made: plan.Plan, digest: str, *, is_part: bool = False) -> None:
-        """Write what ``made`` says. What a former plan wrote and this one does not is taken away, unless it ``is_part`` of a plan."""
+        """Write the files and links of ``made``.
+
+        What a former plan wrote and this one does not is removed, unless it ``is_part`` of a plan."""
         known = accounts.read(self._root)
         old = manifest.read(self._root)
         entries: dict[str, manifest.Entry] = {}
@@ -364,7 +375,8 @@ class _Apply:
             users = tuple(user for user, _keys in made.keys)
             ran = tuple(one for one in old.scripts if same or one.startswith(_ONCE))
             record = Manifest(digest, self._seed.instance_id, ran, users, entries)
-            # First the record of both, then the change, then the record of the new: a power cut in between loses track of nothing.
+            # First the record of both, then the change, then the record of the new: a power cut in between loses track
+            # of nothing.
             if is_part:
                 record = old._replace(entries={**old.entries, **entries})
             both = tuple(dict.fromkeys((*old.users, *users)))
@@ -387,7 +399,9 @@ class _Apply:
         return file, mode if file.mode is None else file.mode
 
     def _scripts(self, scripts: tuple[Part, ...], hooks: bool) -> None:
-        """Each script of user-data runs as a unit of its own that nobody waits for; boothooks before anything else is queued."""
+        """Queue each script of user-data as a unit of its own; nothing waits for it.
+
+        Boothooks are queued before anything else."""
         for number, part in enumerate(scripts, 1):
             if (part.when == userdata.HOOK) == hooks:
                 unit = SCRIPT_UNIT if number == 1 else f"{SCRIPT_UNIT}-{number}"
@@ -407,7 +421,7 @@ class _Apply:
             staging.folder(SCRIPTS, 0o700, *staging.own)
             staging.file(path, part.text.encode(), 0o700, *staging.own)
             self._commit(staging)
-        # A boothook does not wait for the system to be up: it prepares it.
+        # A boothook does not wait until the system is up: it prepares it.
         early = ("--property=DefaultDependencies=no",) if part.when == userdata.HOOK else ()
         options = (*early, f"--unit={unit}", *properties)
         self._machine.run(("systemd-run", "--no-block", "--collect", *options, path))
@@ -440,7 +454,7 @@ class _Apply:
         self._changed.extend(path for path in paths if not path.startswith(manifest.FOLDER + "/"))
 
     def _attempt(self, step: Callable[[], T]) -> T | None:
-        """One of several independent steps: whatever goes wrong is noted, the next is tried."""
+        """Run one of several independent steps: an error is recorded, the next is tried."""
         return guard.attempt(step, self._troubles.append)
 
 

@@ -1,9 +1,9 @@
-"""User-data from a cloud's metadata service: EC2's and OpenStack's, at 169.254.169.254, whoever's cloud it is.
+"""User-data from a cloud's metadata service at 169.254.169.254: EC2's and OpenStack's, in any cloud that has them.
 
-Formats: Amazon's "Instance metadata and user data" (version 2: a token first; where there are none, as in clouds that copy version 1, it
-goes without) and OpenStack's "Metadata service". A service that does not answer, or is in trouble (5xx, 429), is asked again until a
-deadline; only 404 means that there is nothing; redirects are not followed and no proxy is asked: what a metadata service says is
-obeyed as root.
+Formats: Amazon's "Instance metadata and user data" (version 2: a token first; where there are none, as in clouds that
+copy version 1, none is used) and OpenStack's "Metadata service". Requests are repeated until a deadline if the service
+does not answer or returns 5xx or 429; only 404 means that there is nothing. Redirects are not followed and no proxy is
+used, since root carries out what a metadata service returns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from terminal import Failure, record
 
 ADDRESS = "169.254.169.254"
 DEADLINE_S = 120.0
-"""For all of it, from the first try on: the network may not be up yet, and in emulation that takes its time."""
+"""For all of it, from the first try on: the network may not be up yet, and is slow in emulation."""
 ANSWER_S = 10.0
 PAUSE_S = (0.1, 5.0)
 """Between two tries: the first, doubled each time up to the last."""
@@ -36,7 +36,9 @@ _HINT = "flotilla.datasource on the kernel command line names the datasource; is
 
 
 class Told(NamedTuple):
-    """What a metadata service said; ``addresses`` by names of :mod:`cloudconfig.text.addresses`; ``damage`` is what it should have said besides."""
+    """The answer of a metadata service.
+
+    ``addresses`` are by names of :mod:`cloudconfig.text.addresses`; ``damage`` is what is missing or broken."""
 
     user_data: bytes
     instance_id: str
@@ -47,7 +49,7 @@ class Told(NamedTuple):
 
 
 class Service:
-    """A metadata service at ``address`` and ``port``, asked until ``deadline_s`` seconds have passed."""
+    """A metadata service at ``address`` and ``port``, queried until ``deadline_s`` seconds have passed."""
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class Service:
         return body
 
     def need(self, path: str, headers: Mapping[str, str]) -> bytes:
-        """The same for what every machine has."""
+        """The same for values that every machine has."""
         body = self.get(path, headers)
         if body is None:
             raise Failure("there is none", where=self._where(path), hint="is it this kind of metadata service?")
@@ -102,7 +104,7 @@ class Service:
             connection.request(method, path, headers={"User-Agent": "flotilla-cloudconfig", **headers})
             response = connection.getresponse()
             body = b""
-            # Not one read to the end: a service that drips would keep us beyond the deadline.
+            # Not a single read to the end: a slow service would keep us beyond the deadline.
             while chunk := response.read1(65536):
                 body += chunk
                 if len(body) > BODY_MAX:
@@ -120,7 +122,7 @@ class Service:
 
 
 def ec2(service: Service) -> Told:
-    """What EC2's metadata service, or one like it, says of this machine. Raises Failure."""
+    """The data of EC2's metadata service, or one like it, on this machine. Raises Failure."""
     ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
     status, token = service.ask("PUT", "/latest/api/token", ttl)
     headers = {}
@@ -142,7 +144,7 @@ def ec2(service: Service) -> Told:
 
 
 def _keys(service: Service, path: str, headers: Mapping[str, str]) -> tuple[str, ...]:
-    # A line for each: "0=name". What is no number is no key.
+    # A line for each: "0=name". Without a number it is no key.
     lines = _text(service.get(path, headers) or b"").splitlines()[:KEYS_MAX]
     numbers = [line.partition("=")[0] for line in lines]
     texts = [_key(service, f"{path}{number}/openssh-key", headers) for number in numbers if _is_number(number)]
@@ -161,7 +163,7 @@ def _key(service: Service, path: str, headers: Mapping[str, str]) -> str:
 
 
 def openstack(service: Service) -> Told:
-    """What OpenStack's metadata service says of this machine. Raises Failure."""
+    """The data of OpenStack's metadata service on this machine. Raises Failure."""
     user_data = service.get("/openstack/latest/user_data", {}) or b""
     damage: list[Trouble] = []
     told = guard.attempt(lambda: _described(service), damage.append) or Told(b"", "", "", ())
@@ -193,7 +195,9 @@ def _described(service: Service) -> Told:
 
 
 def _addresses(service: Service, headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The machine's addresses as EC2's service, or OpenStack's part that is like it, has them; what is not there is left out."""
+    """The machine's addresses as EC2's service, or OpenStack's part that is like it, has them.
+
+    What is not there is left out."""
     found: list[tuple[str, str]] = []
     for path, version in (("local-ipv4", 4), ("public-ipv4", 4), ("ipv6", 6)):
         try:
@@ -219,5 +223,5 @@ def _text(data: bytes) -> str:
 
 
 def _short(name: str) -> str:
-    """Clouds tell the name with the domain; the host name of a node is its own."""
+    """Clouds give the name with the domain; a node's host name is without."""
     return name.partition(".")[0]

@@ -1,10 +1,14 @@
-"""Whether a password is the one that a hash of shadow(5) stands for: crypt(3) of the C library's, which Python 3.13 has no module for."""
+"""Whether a password matches a hash of shadow(5).
+
+Uses crypt(3) of the C library, for which Python 3.13 has no module."""
 
 from __future__ import annotations
 
 
 def same(plain: str, hashed: str) -> bool:
-    """Whether ``hashed`` is made of ``plain``; False, too, where there is no libcrypt or it does not know the kind of hash."""
+    """Whether ``hashed`` is made of ``plain``.
+
+    False, too, where there is no libcrypt or it does not know the kind of hash."""
     import ctypes
 
     try:

@@ -1,12 +1,13 @@
 """Where user-data comes from. The source is named, never guessed: by an option, or on the kernel command line.
 
-``nocloud``: a block device whose virtio serial number is ``cidata``, or that udev found by the label ``cidata``, or a CD drive with a
-disk of that label, holding ISO 9660 with ``user-data`` and ``meta-data``, and perhaps ``network-config``. ``installed``: the same as files on the state partition,
-where an installation left them. ``ec2``, ``openstack``: the metadata service of a cloud (:mod:`cloudconfig.node.cloud`), once there is a
-network. ``file:PATH``: a file with user-data and no meta-data. ``none``: nothing to do.
+``nocloud``: a block device whose virtio serial number is ``cidata``, or that udev found by the label ``cidata``, or a
+CD drive with a disk of that label, holding ISO 9660 with ``user-data`` and ``meta-data``, and perhaps
+``network-config``. ``installed``: the same as files on the state partition, where an installation left them. ``ec2``,
+``openstack``: the metadata service of a cloud (:mod:`cloudconfig.node.cloud`), once there is a network. ``file:PATH``:
+a file with user-data and no meta-data. ``none``: nothing to do.
 
-Several with commas between them (``installed,nocloud``): the first that is there; only the last is waited for, and that none is there is
-then no failure. One that is there and broken is one: nobody wants the next instead.
+Several, separated by commas (``installed,nocloud``): the first that exists is used; only the last is waited for, and it
+is no failure if none exists. One that exists and is broken is a failure: the next one would not be what the user wants.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _OPTION = re.compile(r"(?:^|\s)flotilla\.datasource=(\S*)")
 
 
 class Absent(Failure):
-    """A datasource that is not there; one that is there and broken is any other Failure."""
+    """A datasource that does not exist; one that exists and is broken is any other Failure."""
 
 
 class OfflineError(Exception):
@@ -45,9 +46,10 @@ class OfflineError(Exception):
 
 
 class Seed(NamedTuple):
-    """What a datasource gave: ``source`` for people, user-data bytes, what meta-data says (empty if it does not), all of ``meta``-data
-    that is plain text by key, ``notes`` on what was there and not read, and ``damage``: what is wrong with the rest of the datasource.
-    ``addresses`` are by names of :mod:`cloudconfig.text.addresses`; ``network`` is the text of network-config."""
+    """What a datasource gave: ``source`` for people, user-data bytes, what meta-data says (empty if it does not), all
+    of ``meta``-data that is plain text by key, ``notes`` on what was there and not read, and ``damage``: what is wrong
+    with the rest of the datasource. ``addresses`` are by names of :mod:`cloudconfig.text.addresses`; ``network`` is the
+    text of network-config."""
 
     source: str
     user_data: bytes
@@ -83,7 +85,8 @@ def check(name: str) -> None:
             continue
         raise UsageFailure(
             f"no datasource is called {each!r}" if each not in ("auto", "none") else f"{each!r} stands alone",
-            hint="there are: auto, ec2, installed, nocloud, openstack, file:PATH, none; installed,nocloud means the first that is there",
+            hint="there are: auto, ec2, installed, nocloud, openstack, file:PATH, none; installed,nocloud means the "
+            "first that is there",
         )
 
 
@@ -132,7 +135,7 @@ def _networked(name: str) -> Seed:
 
 
 def installed(system: Path = Path("/")) -> Seed:
-    """Read what an installation left on the state partition. Raises Failure."""
+    """Read the files that an installation left on the state partition. Raises Failure."""
     folder = system / INSTALLED.relative_to("/")
     found = {}
     for name in ("user-data", "meta-data", "network-config"):
@@ -176,7 +179,7 @@ def find_device(system: Path) -> Path | None:
         names = sorted(os.listdir(system / "sys/block"))  # noqa: PTH208 - pathlib costs an object per disk
     except OSError:
         names = []
-    # First what only the hypervisor can say: a label is on every stick that somebody plugs in.
+    # First the serial number, which only the hypervisor can set: any stick that is plugged in may have the label.
     for name in names:
         try:
             serial = (system / "sys/block" / name / "serial").read_text("ascii", "replace").strip()
@@ -190,7 +193,9 @@ def find_device(system: Path) -> Path | None:
 
 
 def read_volume(device: Path) -> Seed:
-    """Read a seed volume from a device or image file; of its files those that can be read. Raises Failure if it is no such volume."""
+    """Read a seed volume from a device or image file.
+
+    Returns those of its files that can be read. Raises Failure if it is no such volume."""
     files: dict[str, bytes] = {}
     damage: list[Trouble] = []
     try:
@@ -215,14 +220,16 @@ def read_volume(device: Path) -> Seed:
 
 
 def _with_meta_data(seed: Seed, data: bytes) -> Seed:
-    """The same without raising: broken meta-data must not keep back the keys of user-data."""
+    """The same without raising: broken meta-data must not hold back the keys of user-data."""
     damage: list[Trouble] = []
     found = guard.attempt(partial(with_meta_data, seed, data), damage.append)
     return found or seed._replace(damage=(*seed.damage, *damage))
 
 
 def with_meta_data(seed: Seed, data: bytes) -> Seed:
-    """Add what ``meta-data`` (YAML: instance-id, local-hostname, public-keys, local-ipv4, public-ipv4) says. Raises Failure when it is broken."""
+    """Add what ``meta-data`` (YAML: instance-id, local-hostname, public-keys, local-ipv4, public-ipv4) says.
+
+    Raises Failure when it is broken."""
     tree = yamltree.read(data.decode("utf-8", "replace"))
     if tree.findings:
         finding = tree.findings[0]

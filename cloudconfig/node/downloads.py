@@ -1,7 +1,7 @@
-"""``write_files[].source``: files that come over the network, checked by their hash, before they show at their path.
+"""``write_files[].source``: files from the network, whose hash is checked before they appear at their path.
 
-Read on both halves; fetched on the node by the unit ``cloudconfig-fetch.service``, which waits for a network and which units that need the file name in
-``After=``. A file that is there with the right hash is not fetched again.
+Parsed on host and node; fetched on the node by the unit ``cloudconfig-fetch.service``, which waits for a network and
+which units that need the file name in ``After=``. A file that exists with the right hash is not fetched again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def fetch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """Bring all files of the list under ``root``, each by itself. Returns what could not be had, by key path; no value is in it."""
+    """Download all files of the list to ``root``, each independently.
+
+    Returns what could not be had, by key path; no value is in it."""
     text = root.read(LIST, 1 << 22)
     if text is None:
         return []
@@ -79,9 +81,10 @@ def _load(wanted: Download, left_s: float) -> bytes:
     import urllib.request
 
     end = time.monotonic() + left_s
-    request = urllib.request.Request(wanted.uri, headers={"User-Agent": "flotilla-cloudconfig"})  # noqa: S310 - http(s) by read()
+    # S310: http(s) by read().
+    request = urllib.request.Request(wanted.uri, headers={"User-Agent": "flotilla-cloudconfig"})  # noqa: S310
     for name, value in wanted.headers:
-        request.add_unredirected_header(name, value)  # a password is for the one whom it was written down for
+        request.add_unredirected_header(name, value)  # a password is only for the server that it is meant for
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_S) as response:  # noqa: S310
             pieces: list[bytes] = []

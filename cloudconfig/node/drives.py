@@ -1,7 +1,8 @@
-"""CD drives, now: what is in one may be needed before udev has come to its controller.
+"""Finds CD drives at once: their contents may be needed before udev has handled their controller.
 
-Loading a driver ends when it has looked at all that hangs on its controllers (the kernel waits for that, ``do_init_module`` in
-kernel/module/main.c), so after :func:`bring_up` a CD drive is there, or there is none. Nothing has to be waited for, and no time is guessed.
+Loading a driver ends when it has probed all devices of its controllers (the kernel waits for that, ``do_init_module``
+in kernel/module/main.c), so after :func:`bring_up` a CD drive exists or there is none. No wait and no timeout is
+needed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _DRIVER = "sr_mod"
 
 
 def load(alias: str) -> None:
-    """Load the kernel module of this name or alias; one that cannot be loaded is for the kernel's log to tell."""
+    """Load the kernel module of this name or alias; the kernel's log reports one that cannot be loaded."""
     import subprocess  # costs a node at boot what most of them never need
 
     subprocess.run(["/sbin/modprobe", "-q", "-b", alias], stdin=subprocess.DEVNULL, check=False)
@@ -42,7 +43,9 @@ def _alias(device: Path) -> str:
 
 
 def labelled(system: Path, label: str) -> Path | None:
-    """The CD drive with the volume called ``label`` (in lower case), read from the disk itself; None if there is none."""
+    """The CD drive with the volume called ``label`` (in lower case), read from the disk itself.
+
+    None if there is none."""
     for drive in sorted((system / "sys/block").glob("sr*")):
         device = system / "dev" / drive.name
         try:

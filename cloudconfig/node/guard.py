@@ -1,7 +1,8 @@
-"""Steps that must not keep others back, whatever happens in them.
+"""Steps whose errors must not prevent others.
 
-A node whose apply ended with a traceback has no host name, no keys and no status: nobody can log in to read the traceback. So here, and
-only here, every exception is caught; one that is no Failure is a mistake of ours and is reported as such, by its kind and place.
+A node whose apply ended with a traceback has no host name, no keys and no status: no user could log in to read the
+traceback. So here, and only here, every exception is caught; one that is no Failure is a bug of ours and is reported as
+such, with its kind and place.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ T = TypeVar("T")
 
 
 def attempt(step: Callable[[], T], note: Callable[[Trouble], None]) -> T | None:
-    """What ``step`` returns; None if it raised, and then ``note`` gets what."""
+    """The result of ``step``; None if it raised, and then ``note`` gets the error."""
     try:
         return step()
     except Exception as error:
@@ -25,7 +26,7 @@ def attempt(step: Callable[[], T], note: Callable[[Trouble], None]) -> T | None:
 
 
 def trouble(error: Exception) -> Trouble:
-    """An exception as data. Never the text of one that is no Failure: it may have a value of user-data in it."""
+    """An exception as data. Never the text of one that is no Failure: it may contain a value of user-data."""
     if isinstance(error, Failure):
         cause = error.__cause__
         detail = f": {cause.message}" if isinstance(cause, Failure) and cause.message != error.message else ""

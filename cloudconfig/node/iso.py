@@ -1,8 +1,8 @@
 """Reads small files from the root of an ISO 9660 volume, without mounting it.
 
-A seed volume is untrusted input of a dozen sectors. Parsing it here, with bounds on everything, spares the node a kernel
-driver, a mount, and the kernel's opinion of a hostile file system. Formats: ECMA-119 for the volume and its directory
-records, Joliet (a supplementary descriptor with UCS-2 names), SUSP/RRIP ``NM`` entries for Rock Ridge names.
+A seed volume is untrusted input of a dozen sectors. Parsing it here, with bounds on everything, spares the node a
+kernel driver, a mount, and the kernel's opinion of a hostile file system. Formats: ECMA-119 for the volume and its
+directory records, Joliet (a supplementary descriptor with UCS-2 names), SUSP/RRIP ``NM`` entries for Rock Ridge names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def label(volume: BinaryIO) -> str:
 
 
 def read(volume: BinaryIO, names: Collection[str]) -> dict[str, bytes]:
-    """Those of the regular files ``names`` that the root directory has; of two with one name the last. Raises IsoError."""
+    """Those of the regular files ``names`` that the root directory has.
+
+    Of two with the same name, the last. Raises IsoError."""
     primary = joliet = None
     for descriptor in _descriptors(volume):
         if descriptor[0] == 1 and primary is None:

@@ -19,8 +19,9 @@ class Machine(Protocol):
         """Set the kernel's host name. Raises Failure."""
 
     def addresses(self, names: Collection[str], known: Mapping[str, str]) -> dict[str, str]:
-        """The machine's addresses (see :mod:`cloudconfig.text.addresses`), of which ``known`` are told already; waits until all ``names`` have one.
-        Raises Failure."""
+        """The machine's addresses (see :mod:`cloudconfig.text.addresses`).
+
+        ``known`` are those that are known already. Waits until all ``names`` have one. Raises Failure."""
 
     def run(self, argv: Sequence[str], secret: str = "") -> None:
         """Run a program to its end, ``secret`` on its standard input. Raises Failure with its first complaint."""

@@ -1,10 +1,9 @@
-"""What the last apply wrote: kept on the state disk, so that the next one can take away what is no longer wanted.
+"""What the last apply wrote: kept on the state disk, so that the next one can remove what is no longer wanted.
 
-``/var/lib/cloudconfig/plan.json`` (root, 0600): version, plan hash, instance id, scripts that ran (SHA-256), users with SSH keys
-of ours, and per path either the
-SHA-256 of a file's content or a link's target, plus what stood there before we came. What stood there is kept in
-``/var/lib/cloudconfig/before/`` and put back when the path leaves the plan: on an overlay, removing alone would hide the
-image's own file.
+``/var/lib/cloudconfig/plan.json`` (root, 0600): version, plan hash, instance id, scripts that ran (SHA-256), users with
+SSH keys from us, and per path either the SHA-256 of a file's content or a link's target, plus what was there before.
+That is kept in ``/var/lib/cloudconfig/before/`` and put back when the path leaves the plan: on an overlay, removing
+alone would hide the image's own file.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ KEPT_MAX = 8 << 20
 
 
 class Entry(NamedTuple):
-    """One path that we wrote: ``sha256`` of a file or ``target`` of a link (the other is empty), and ``before``: how the file
-    there was (``{"mode", "uid", "gid"}``, its content is kept aside; or ``{"target"}`` of a link), None if there was nothing."""
+    """One path that we wrote: ``sha256`` of a file or ``target`` of a link (the other is empty), and ``before``: how
+    the file there was (``{"mode", "uid", "gid"}``, its content is kept aside; or ``{"target"}`` of a link), None if
+    there was nothing."""
 
     sha256: str
     target: str
@@ -40,7 +40,7 @@ class Manifest(NamedTuple):
     instance_id: str = ""
     scripts: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
-    entries: dict[str, Entry] = {}  # noqa: RUF012 - nobody changes it: a record is replaced whole
+    entries: dict[str, Entry] = {}  # noqa: RUF012 - it is never changed: a record is replaced as a whole
 
     def as_json(self) -> bytes:
         """The file's content."""
@@ -56,7 +56,7 @@ class Manifest(NamedTuple):
 
 
 def read(root: Root) -> Manifest:
-    """The record under ``root``; an empty one if there is none or it is damaged (then nothing is taken away)."""
+    """The record under ``root``; an empty one if there is none or it is damaged (then nothing is removed)."""
     try:
         value = record.parse(root.read(PATH, KEPT_MAX) or b"null")
         if not isinstance(value, dict) or value.get("v") != VERSION:
@@ -76,7 +76,7 @@ def read(root: Root) -> Manifest:
 
 
 def claim(root: Root, staging: Staging, old: Manifest, wanted: File | Link) -> Entry:
-    """The record of a path about to be written; keeps aside what somebody else has there. Raises RootedError."""
+    """The record of a path about to be written; keeps a copy of a foreign file there. Raises RootedError."""
     if isinstance(wanted, File):
         made = Entry(hashlib.sha256(wanted.content).hexdigest(), "", None)
     else:
@@ -121,7 +121,9 @@ def original(root: Root, old: Manifest, path: str) -> tuple[bytes, int, str] | N
 
 
 def release(root: Root, staging: Staging, path: str, entry: Entry) -> bool:
-    """Stage that ``path`` becomes what it was before us, if it is still as we wrote it. False if it is not. Raises RootedError."""
+    """Stage that ``path`` becomes what it was before us, if it is still as we wrote it.
+
+    False if it is not. Raises RootedError."""
     if not _is(root, path, entry):
         return False
     if entry.before is None:

@@ -1,4 +1,4 @@
-"""Settings that go into a file beside what others have there: JSON objects, and lines ``NAME=value``. Pure."""
+"""Settings that go into a file beside those of others: JSON objects, and lines ``NAME=value``. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``phone_home``: tell a URL that the node is up, with its host keys and names, as cloud-init does (a POST of a form)."""
+"""``phone_home``: report to a URL that the node is up.
+
+Sends its host keys and names as cloud-init does (a POST of a form)."""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ PAUSE_S = 3.0
 
 
 def form(names: list[str], system: Path = Path("/")) -> dict[str, str]:
-    """The values of ``names``; what is not there is ``N/A``, cloud-init's word."""
+    """The values of ``names``; a missing one is ``N/A``, as in cloud-init."""
     root = Root(str(system))
     try:
         instance = manifest.read(root).instance_id
@@ -36,7 +38,7 @@ def form(names: list[str], system: Path = Path("/")) -> dict[str, str]:
 
 
 def home(system: Path = Path("/"), sleep: Callable[[float], None] = time.sleep) -> None:
-    """Send it, as often as ``tries`` allows. Raises Failure if no try came through."""
+    """Send it, as often as ``tries`` allows. Raises Failure if no try succeeded."""
     import http.client
     import urllib.error
     import urllib.parse
@@ -49,7 +51,8 @@ def home(system: Path = Path("/"), sleep: Callable[[float], None] = time.sleep) 
         if attempt:
             sleep(PAUSE_S)
         try:
-            request = urllib.request.Request(wanted["url"], data, {"User-Agent": "flotilla-cloudconfig"})  # noqa: S310 - http(s) by stages.phone_home()
+            # S310: http(s) by stages.phone_home().
+            request = urllib.request.Request(wanted["url"], data, {"User-Agent": "flotilla-cloudconfig"})  # noqa: S310
             with urllib.request.urlopen(request, timeout=ANSWER_S):  # noqa: S310
                 return
         except urllib.error.HTTPError as error:

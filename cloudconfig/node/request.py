@@ -1,4 +1,4 @@
-"""What user-data and network-config ask for, read on the node: never raises for what is wrong with them."""
+"""The requests of user-data and network-config, read on the node: their mistakes never raise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WARNINGS_MAX = 20  # on a console
 
 
 class Asked(NamedTuple):
-    """What user-data asks for; ``config`` is empty if there are ``troubles``."""
+    """The request in user-data; ``config`` is empty if there are ``troubles``."""
 
     config: CloudConfig
     scripts: tuple[Part, ...]
@@ -27,7 +27,7 @@ class Asked(NamedTuple):
 
 
 def network_files(data: bytes) -> tuple[tuple[WriteFile, ...], tuple[Finding, ...]]:
-    """What network-config, if there is any, becomes."""
+    """The result of network-config, if there is any."""
     if not data:
         return (), ()
     from cloudconfig.plan import network  # most nodes have none
@@ -49,7 +49,7 @@ def static_addresses(texts: list[str], network_config: bytes) -> dict[str, str]:
 
 
 def judge(contents: userdata.Contents) -> Asked:
-    """What user-data asks for."""
+    """The request in user-data."""
     parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
     scripts = tuple(part for part in contents.parts if part.kind == userdata.SCRIPT)
     documents = parse.parse_all(part.text for part in parts)
@@ -57,7 +57,7 @@ def judge(contents: userdata.Contents) -> Asked:
     for part, document in zip(parts, documents, strict=True):
         findings.extend(one._replace(part=part.name) for one in (*document.findings, *validate.check(document)))
     troubles = [Trouble(one.path, placed(one)) for one in errors(findings)]
-    # What is ignored is said here, too: not everybody validates first.
+    # Ignored keys are reported here, too: not every user validates first.
     warnings = tuple(Trouble(one.path, placed(one)) for one in findings if one.severity == WARNING)[:WARNINGS_MAX]
     if not troubles:
         try:
@@ -76,12 +76,12 @@ def _combined(parts: list[Part], documents: list[parse.Document]) -> CloudConfig
 
 
 def instance_names(seed: datasource.Seed) -> Mapping[str, object]:
-    """What jinja templates of user-data may use."""
+    """The data that jinja templates of user-data may use."""
     return jinja.instance_data(seed.source, seed.instance_id, seed.hostname, seed.keys, seed.meta)
 
 
 def texts_of(contents: userdata.Contents) -> tuple[str, ...]:
-    """Where the essentials may stand. A script is no such text: it may write another machine's user-data."""
+    """The texts that may contain the essentials. A script is not one: it may write another machine's user-data."""
     return (*(part.text for part in contents.parts if part.kind == userdata.CLOUD_CONFIG), *contents.ruins)
 
 

@@ -1,12 +1,12 @@
-"""A filesystem under a root descriptor: safe walks, and changes that happen all or not at all.
+"""A filesystem under a root descriptor: safe walks, and changes that happen completely or not at all.
 
 Every path is walked component by component from the root's descriptor with O_NOFOLLOW. A symbolic link on the way is
-followed only if root owns it (a user cannot lead us elsewhere), and always inside the root: an absolute target starts at
-the root again, and ``..`` above it is refused. The last component is never followed: it is replaced.
+followed only if root owns it (a user cannot redirect us), and always inside the root: an absolute target starts at the
+root again, and ``..`` above it is refused. The last component is never followed: it is replaced.
 
 A change is first *staged*: written next to its target under a temporary name, mode 0600 until owner and mode are set,
-and synced. :meth:`Staging.commit` then renames, the only step that shows. Whatever is wrong shows while staging, and then nothing
-stays. A power cut between two renames is repaired by the next apply, which writes what is not as planned.
+and synced. :meth:`Staging.commit` then renames, the only visible step. Errors occur while staging, and then nothing
+remains. A power cut between two renames is repaired by the next apply, which writes what is not as planned.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ class Root:
         self._trusted = {0, os.geteuid()}
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._fd)
 
     @contextmanager
     def parent(self, path: str, made: list[str] | None = None) -> Iterator[tuple[int, str]]:
-        """Descriptor of the folder of ``path``, and its last name. Missing folders are an error, or made if ``made`` is a list,
-        which then gets their paths: mode 0755, owned like the folder that they are made in. Raises RootedError."""
+        """Descriptor of the folder of ``path``, and its last name. Missing folders are an error, or made if ``made`` is
+        a list, which then gets their paths: mode 0755, owned like the folder that they are made in. Raises
+        RootedError."""
         pieces = path.lstrip("/").split("/")
         if not path.startswith("/") or any(piece in ("", ".", "..") for piece in pieces):
             raise RootedError("not a clean absolute path", where=path)
@@ -59,9 +60,9 @@ class Root:
                 os.close(fd)
 
     def read(self, path: str, size_max: int = 1 << 20, *, uid: int | None = None) -> bytes | None:
-        """Content of a regular file, None if there is none. A link as the last name counts as none, and so does, if ``uid`` is
-        given, a file that is not that user's alone (a second hard link could lead to another's). Cut one byte after
-        ``size_max``. Raises RootedError."""
+        """Content of a regular file, None if there is none. A link as the last name counts as none, and so does, if
+        ``uid`` is given, a file that is not that user's alone (a second hard link could lead to another's). Cut one
+        byte after ``size_max``. Raises RootedError."""
         try:
             with self.parent(path) as (folder, name):
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
@@ -116,7 +117,8 @@ class Root:
 
     def _walk(self, pieces: list[str], path: str, made: list[str] | None) -> int:
         """Open the folder ``pieces`` below the root; the caller closes it."""
-        # The folders from the root to here, as descriptors: `..` in a link's target goes back one, never above the first.
+        # The folders from the root to here, as descriptors: `..` in a link's target goes back one, never above the
+        # first.
         trail = [os.dup(self._fd)]
         names: list[str] = []
         todo = list(reversed(pieces))
@@ -260,7 +262,9 @@ class Staging:
         return found
 
     def _temporary(self, folder: int, path: str) -> str:
-        """A name of its own beside ``path``; the same at each run, so that what a power cut left is not left for ever."""
+        """A name of its own beside ``path``.
+
+        The same at each run, so that what a power cut left is not left for ever."""
         name = f".cloudconfig-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)

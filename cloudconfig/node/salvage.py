@@ -1,8 +1,9 @@
-"""Host name, and SSH keys of those who may repair a node, out of texts that cannot be used as a whole.
+"""Host name and SSH keys of accounts that can repair a node, from texts that cannot be used as a whole.
 
-Those are ``core`` and every account that gets root by sudo. A text is read whole if its YAML is whole. If not, each top-level key's lines
-are read alone, so that a mistake elsewhere does not matter; in a broken ``users`` each entry, in a broken list of keys each line. Pure, and
-nothing is raised for whatever text; the work is bounded: the first few places of each key are read, and so many values of YAML.
+Those are ``core`` and every account that gets root by sudo. A text is read whole if its YAML is whole. If not, each
+top-level key's lines are read alone, so that a mistake elsewhere does not matter; in a broken ``users`` each entry, in
+a broken list of keys each line. Pure; no text makes it raise; the work is bounded: it reads the first few places of
+each key, and a limited number of YAML values.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _ALL = re.compile(r"ALL[ \t]*=[ \t]*\([ \t]*ALL[ \t]*(:[ \t]*ALL[ \t]*)?\)[ \t]*
 
 
 def essentials(texts: Iterable[str]) -> CloudConfig:
-    """What ``texts`` say of the host name (the first that does), of core's keys and of accounts that may sudo (``users``).
+    """The host name in ``texts`` (from the first that has one), core's keys, and accounts that may sudo (``users``).
 
     The users have a name, keys and ``sudo`` among their groups, and are otherwise as the text describes them.
     """
@@ -61,7 +62,7 @@ def essentials(texts: Iterable[str]) -> CloudConfig:
 
 
 def readable(data: bytes) -> tuple[str, ...]:
-    """``data`` as a text to look for essentials in, if it is a cloud-config or nothing else that we know (a script is)."""
+    """``data`` as a text to search for essentials, unless it has another known format (such as a script)."""
     text = data[:TEXT_MAX].decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return () if text.startswith("#!") else (text,)
 
@@ -108,7 +109,8 @@ def _whole(text: str, work: _Work) -> CloudConfig | None:
 def _of_block(key: str, block: str, work: _Work) -> CloudConfig:
     root = work.tree(block)
     if root is None:
-        # What stands below at the margin and is no list is not of this key: the end of a message, a line that lost its colon.
+        # What stands below at the margin and is no list is not of this key: the end of a message, a line that lost its
+        # colon.
         end = _MARGIN.search(block, block.find("\n") + 1)
         block = block[: end.start()] if end else block
         root = work.tree(block) if end else None
@@ -118,12 +120,16 @@ def _of_block(key: str, block: str, work: _Work) -> CloudConfig:
 
 
 def _either(read: Callable[[], T], nothing: T) -> T:
-    """What ``read`` returns, ``nothing`` if it raises: our own mistake in one place must not keep back what stands in another."""
+    """What ``read`` returns, ``nothing`` if it raises.
+
+    A bug of ours in one place must not hold back the contents of another."""
     return guard.attempt(read, lambda _: None) or nothing
 
 
 def _of_tree(root: Node) -> CloudConfig:
-    """The essentials of a text whose YAML is whole, whatever is wrong with its values; other keys are not even looked at."""
+    """The essentials of a text whose YAML is whole, whatever is wrong with its values.
+
+    Other keys are not even looked at."""
     if not isinstance(root, Mapping):
         return CloudConfig()
     root = root._replace(pairs=tuple(pair for pair in root.pairs if pair[0].text.replace("-", "_") in _WANTED))
@@ -140,7 +146,7 @@ def _of_tree(root: Node) -> CloudConfig:
 def _may_do_everything(root: Node) -> Iterator[str]:
     """The names of the entries of ``users`` whose ``sudo`` is a rule that allows everything.
 
-    A rule that allows less than everything makes nobody one who can repair, and must not become more.
+    An account whose rule allows less than everything cannot repair the node, and must not get more rights.
     """
     for entry in _list(root, "users"):
         name, rule = _value(entry, "name"), _value(entry, "sudo")

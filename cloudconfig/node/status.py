@@ -1,6 +1,6 @@
-"""How the last apply went: ``/run/cloudconfig/status.json``, readable by all, written once at its end.
+"""The result of the last apply: ``/run/cloudconfig/status.json``, readable by all, written once at its end.
 
-No file: an apply has not ended since boot. It names key paths and paths, never values.
+Without it no apply has ended since boot. It has key paths and paths, never values.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ DONE = "done"  # all is as the user-data says
 DEGRADED = "degraded"  # host name and SSH keys are, the rest is not, or not wholly
 FAILED = "failed"  # nothing could be done
 DEFERRED = "deferred"  # to when there is a network; never in the file
-NONE = "none"  # no datasource, or of several none is there: nothing was asked for
-REPAIR = "hint: 'cloudconfig validate' tells lines; 'sudo cloudconfig apply --datasource file:PATH' repairs"
+NONE = "none"  # no datasource is named, or none of several exists: there is nothing to do
+REPAIR = "hint: 'cloudconfig validate' shows the lines; 'sudo cloudconfig apply --datasource file:PATH' repairs"
 
 
 class Trouble(NamedTuple):

@@ -1,4 +1,6 @@
-"""A network card as network-config describes it, and the files that tell systemd-networkd and udev of it (systemd.network(5), .netdev(5), .link(5)). Pure."""
+"""A network card as network-config describes it, and its files for systemd-networkd and udev. Pure.
+
+Formats: systemd.network(5), .netdev(5), .link(5)."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ ETHERNET = "ethernet"
 BOND = "bond"
 BRIDGE = "bridge"
 VLAN = "vlan"
-# Options of [Bond] and [Bridge] by netplan's and ifupdown's words; a number of milliseconds needs its unit.
+# Options of [Bond] and [Bridge] by netplan's and ifupdown's names; a number of milliseconds needs its unit.
 _BOND = {
     "mode": ("Mode", ""),
     "lacp_rate": ("LACPTransmitRate", ""),
@@ -48,8 +50,8 @@ class Route(NamedTuple):
 
 
 class Card(NamedTuple):
-    """One card or virtual one. ``name`` is its name in network-config, and its own unless something else is matched; ``members`` and ``link`` are such
-    names; numbers are text, empty: not said; ``at`` is the key path."""
+    """One card or virtual one. ``name`` is its name in network-config, and its own unless something else is matched;
+    ``members`` and ``link`` are such names; numbers are text, empty: not set; ``at`` is the key path."""
 
     name: str
     kind: str

@@ -1,9 +1,10 @@
 """Cloud-configs of several MIME parts as one.
 
-Without a word on merging: lists are joined, and two parts that contradict each other are an error (what coreos-cloudinit's parts, applied
-one after another, come to, without the loss). With one, the rules of cloud-init's "Merging user data sections": a part's ``Merge-Type`` or
-``X-Merge-Type`` header, or its key ``merge_how`` or ``merge_type``, says how it is merged into what came before, and holds for later parts
-until one says otherwise; ``dict(replace)+list()+str()``, later keys replace earlier ones, is where none has yet.
+Without merge rules: lists are joined, and two parts that contradict each other are an error (the result of
+coreos-cloudinit, which applies parts one after another, without its loss). Otherwise the rules of cloud-init's "Merging
+user data sections": a part's ``Merge-Type`` or ``X-Merge-Type`` header, or its key ``merge_how`` or ``merge_type``,
+sets how it is merged into what came before, and applies to later parts until one sets another; the default is
+``dict(replace)+list()+str()``: later keys replace earlier ones.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ Rules = MappingType[str, frozenset[str]]
 
 
 def combine(parts: SequenceType[Part], documents: SequenceType[Document]) -> CloudConfig:
-    """One cloud-config out of ``parts``, which ``documents`` are parsed from. Raises PlanError for contradictions and bad merge types."""
+    """One cloud-config out of ``parts``, which ``documents`` are parsed from.
+
+    Raises PlanError for contradictions and bad merge types."""
     if not any(part.merge or any(word in part.text.replace("-", "_") for word in KEYS) for part in parts):
         return plan.combine([document.config for document in documents])
     merged: Node | None = None
@@ -130,7 +133,7 @@ def _recurses(value: Node, settings: frozenset[str]) -> bool:
 
 
 def _own_rules(root: Mapping, header: str) -> Rules | None:
-    """What a part itself says; its keys go before its header."""
+    """A part's own merge rules; its keys override its header."""
     rules: dict[str, frozenset[str]] = {}
     for key, value in root.pairs:
         if _name(key) in KEYS:

@@ -1,7 +1,8 @@
 """network-config of NoCloud, versions 1 and 2 (netplan's), as files of systemd-networkd below /run/systemd/network.
 
-Formats: cloud-init's "Networking config Version 1" and "Version 2". Both become :class:`Card` values (:mod:`cloudconfig.plan.card` writes those out). What says
-nothing to networkd is passed over with a warning; what is broken is an error, and then nothing of it is used: cards ask DHCP, as without it.
+Formats: cloud-init's "Networking config Version 1" and "Version 2". Both become :class:`Card` values
+(:mod:`cloudconfig.plan.card` writes those out). Settings without an equivalent in networkd are skipped with a warning;
+a broken one is an error, and then nothing of it is used: cards use DHCP, as without it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ _SLAAC = ("ipv6_slaac", "ipv6_dhcpv6-stateless")
 
 
 def read(data: bytes) -> tuple[tuple[WriteFile, ...], tuple[Finding, ...]]:
-    """The files that a network-config becomes (none if there is an error), and what there is to say about it."""
+    """The files that a network-config becomes (none if there is an error), and the findings about it."""
     tree = yamltree.read(data.decode("utf-8", "replace"))
     reader = _Reader()
     cards = reader.cards(tree.root) if tree.root is not None else []
@@ -219,7 +220,7 @@ class _Reader(Reader):
                 self.error(
                     node, path, "is of no known type", f"one of: {', '.join((*_V1_KINDS, 'nameserver', 'route'))}"
                 )
-        # Servers and routes of no card are everybody's that has an address.
+        # Servers and routes of no card belong to all cards that have an address.
         dns = tuple(server for servers, _ in everywhere for server in servers)
         search = tuple(domain for _, domains in everywhere for domain in domains)
         for index, card in enumerate(cards):
@@ -323,7 +324,9 @@ class _Reader(Reader):
         return text
 
     def _list(self, fields: Fields, key: str) -> list[tuple[str, Node, str]]:
-        """A list of words, or one word with blanks; an entry may be a mapping with the word as its key (netplan's addresses)."""
+        """A list of words, or one word with blanks.
+
+        An entry may be a mapping with the word as its key (netplan's addresses)."""
         if key in fields and isinstance(fields[key][1], Scalar):
             path, node = fields[key]
             return [(path, node, word) for word in self.text(fields, key).replace(",", " ").split()]
@@ -392,7 +395,9 @@ def _is_address(text: str) -> bool:
 
 
 def _network(text: str, *, host: bool = False) -> str:
-    """``text`` as address and prefix length (masks are understood), of a network or of a ``host`` in it; empty if it is neither."""
+    """``text`` as address and prefix length (masks are understood), of a network or of a ``host`` in it.
+
+    Empty if it is neither."""
     import ipaddress
 
     try:

@@ -1,11 +1,11 @@
-"""A cloud-config, written out: every file, link, account and command that a node gets. Pure; canonical JSON; hashed.
+"""A cloud-config as a plan: every file, link, account and command that a node gets. Pure; canonical JSON; hashed.
 
-A plan leaves no choice to the one who applies it, except what only the node knows: which numeric ids names have.
+A plan leaves nothing open except what only the node knows: the numeric ids of names.
 
-Where things go: units and their drop-ins to /etc/systemd/system (``runtime: true``: /run/systemd/system), network files to
-/etc/systemd/network, the sections etcd2 and fleet to ``/run/systemd/system/<unit>.service.d/20-cloudinit.conf``, where
-coreos-cloudinit put them; their secrets to ``/run/cloudconfig/<unit>.env``, which that names: any local user may ask systemd for what
-stands in a unit.
+Where things go: units and their drop-ins to /etc/systemd/system (``runtime: true``: /run/systemd/system), network files
+to /etc/systemd/network, the sections etcd2 and fleet to ``/run/systemd/system/<unit>.service.d/20-cloudinit.conf``,
+where coreos-cloudinit put them; their secrets to ``/run/cloudconfig/<unit>.env``, to which that refers: any local user
+can read a unit's contents from systemd.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class PlanError(Failure):
 
 
 class Facts(NamedTuple):
-    """What a plan depends on besides the cloud-config: the host name that holds if the config names none; the texts of the
-    image's own units, for ``enable: true`` without content. ``installed`` None: not known (on the host), such units are passed
-    over; otherwise a unit that it returns None for is an error."""
+    """What a plan depends on besides the cloud-config: the host name that holds if the config names none; the texts of
+    the image's own units, for ``enable: true`` without content. ``installed`` None: not known (on the host), such units
+    are passed over; otherwise a unit that it returns None for is an error."""
 
     hostname: str = ""
     installed: Callable[[str], str | None] | None = None
@@ -53,8 +53,8 @@ class Facts(NamedTuple):
 class File(NamedTuple):
     """A regular file; ``owner`` is ``user`` or ``user:group`` by name or number; ``key`` is the key path it comes from.
 
-    With ``append``, ``content`` follows what stood there before us; mode None and owner "" are then that file's, or the default. ``merge``: see
-    :mod:`cloudconfig.node.merging`.
+    With ``append``, ``content`` follows what stood there before us; mode None and owner "" are then that file's, or the
+    default. ``merge``: see :mod:`cloudconfig.node.merging`.
     """
 
     path: str
@@ -75,8 +75,8 @@ class Link(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that an apply does. Files and links are sorted by path; accounts, keys and commands keep their order; ``final`` is a script for
-    once everything runs."""
+    """Everything that an apply does. Files and links are sorted by path; accounts, keys and commands keep their order;
+    ``final`` is a script for once everything runs."""
 
     hostname: str
     files: tuple[File, ...]
@@ -111,7 +111,7 @@ class Plan(NamedTuple):
             "keys": [{"user": user, "keys": keys} for user, keys in self.keys],
             "commands": [{"verb": verb, "unit": unit} for verb, unit in self.commands],
             "groups": [{"name": group.name, "members": group.members} for group in self.groups],
-            # Not the words themselves: the plan's hash is for all to see, and a bad password could be guessed from it.
+            # Not the passwords themselves: the plan's hash is public, and a weak password could be guessed from it.
             "passwords": [{"user": each.user, "hash": each.hash, "expire": each.expire} for each in self.passwords],
             "final": self.final,
         }
@@ -123,7 +123,7 @@ class Plan(NamedTuple):
 
 
 def combine(configs: Sequence[CloudConfig]) -> CloudConfig:
-    """Several cloud-configs (MIME parts) as one: lists are joined, a word said twice differently is a PlanError."""
+    """Several cloud-configs (MIME parts) as one: lists are joined, two different values of a key are a PlanError."""
     if not configs:
         return CloudConfig()
     merged = configs[0]
@@ -208,7 +208,7 @@ def _firewall(config: CloudConfig, builder: _Builder) -> None:
 
 
 def _steps(config: CloudConfig, builder: _Builder) -> None:
-    """Units of ours that do at each boot what takes commands, disks or a network."""
+    """Our own units, which do at each boot what needs commands, disks or a network."""
     if not (config.bootcmd or config.disks or config.downloads or config.runcmd or config.phone_home):
         return
     # Most texts have none of this, and every module costs boot time where processors are emulated.
@@ -250,8 +250,9 @@ def is_secret(option: str, value: str) -> bool:
 def environment(variables: Iterable[tuple[str, str]]) -> str:
     """Lines of a unit's [Service] that set environment variables, quoted as systemd.syntax(7) unquotes.
 
-    Backslash and quote are escaped, ``$`` means nothing there. Specifiers (``%H``) pass, as coreos-cloudinit let them; a ``%`` that begins none
-    is doubled, or systemd would leave out the line. Raises PlanError for control characters: a line break would be another directive.
+    Backslash and quote are escaped, ``$`` means nothing there. Specifiers (``%H``) pass, as coreos-cloudinit let them;
+    a ``%`` that begins none is doubled, or systemd would leave out the line. Raises PlanError for control characters: a
+    line break would be another directive.
     """
 
     def line(name: str, value: str) -> str:
@@ -263,7 +264,7 @@ def environment(variables: Iterable[tuple[str, str]]) -> str:
 
 
 def environment_file(variables: Iterable[tuple[str, str]]) -> str:
-    """The same as a file for EnvironmentFile=, quoted as systemd.exec(5) unquotes: nothing in a value is a specifier there."""
+    """The same as a file for EnvironmentFile=, quoted for systemd.exec(5). Values have no specifiers there."""
     escape = re.compile(r'["\\`$]')
     return "".join(
         f'{name}="{escape.sub(lambda found: chr(92) + found[0], _on_one_line(name, value))}"\n'
@@ -278,7 +279,7 @@ def _on_one_line(name: str, value: str) -> str:
 
 
 def hosts(hostname: str, fqdn: str = "") -> bytes:
-    """/etc/hosts for ``manage_etc_hosts: localhost``: this machine by its names, and the loopback names that resolvers expect."""
+    """/etc/hosts for ``manage_etc_hosts: localhost``: the machine's names, and the loopback names of resolvers."""
     names = [fqdn, hostname, hostname.partition(".")[0]] if hostname else []
     own = ["127.0.1.1", *dict.fromkeys(name for name in names if name)]
     lines = ["127.0.0.1 localhost", *([" ".join(own)] if names else []), "::1 localhost ip6-localhost ip6-loopback"]
@@ -324,7 +325,9 @@ class _Builder:
             self.links[path] = Link(path, target, key)
 
     def settings(self, service: str, options: Sequence[tuple[str, str]], key: str) -> None:
-        """Options of etcd or fleet, as environment of its service; root alone reads them, and systemd tells nobody the secret ones."""
+        """Options of etcd or fleet, as environment of its service.
+
+        Only root can read them, and systemd does not show the secret ones."""
         if not options:
             return
         kept: tuple[list[tuple[str, str]], list[tuple[str, str]]] = [], []
@@ -371,7 +374,9 @@ class _Builder:
             self.link(path, target, key)
 
     def _source(self, name: str, key: str) -> tuple[str, str | None]:
-        """Path and text of the unit ``name`` or its template: one of ours, else the image's; text None if it is not known."""
+        """Path and text of the unit ``name`` or its template: one of ours, else the image's.
+
+        Text None if it is not known."""
         template = UnitName.parse(name).template
         names = (name, template) if template else (name,)
         for one in names:

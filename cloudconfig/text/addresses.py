@@ -1,8 +1,12 @@
-"""The addresses of a machine, and CoreOS's four variables for them: ``$private_ipv4``, ``$public_ipv4``, ``$private_ipv6``, ``$public_ipv6``, also with braces.
+"""The addresses of a machine, and CoreOS's four variables for them.
 
-``\\$private_ipv4`` is the text itself, without the backslash. In a node's text they are replaced before it is read; their values come from, in this order:
-the metadata of a cloud; an address that the text gives a card itself (``Address=`` in a .network file, a static one in network-config); what the cards have
-once networkd has asked for it, first that of the default route. Without a public address the private one counts for both, as on CoreOS's own examples.
+They are ``$private_ipv4``, ``$public_ipv4``, ``$private_ipv6``, ``$public_ipv6``, also with braces.
+
+``\\$private_ipv4`` is the text itself, without the backslash. In a node's text they are replaced before it is parsed.
+Their values come from, in this order: the metadata of a cloud; an address that the text itself gives a card
+(``Address=`` in a .network file, a static one in network-config); the addresses that networkd has obtained for the
+cards, first that of the default route. Without a public address the private one counts for both, as in CoreOS's own
+examples.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ _VIRTUAL = ("lo", "docker", "br-", "veth", "virbr", "flannel", "cni", "tun", "ta
 
 
 def used(text: str) -> frozenset[str]:
-    """The variables whose values ``text`` takes. Comments from the first column on do not count, escaped ones neither."""
+    """The variables whose values ``text`` takes.
+
+    Comments from the first column on do not count, escaped ones neither."""
     plain = "\n".join(line for line in text.split("\n") if not line.startswith("#"))
     return frozenset(match[2] or match[3] for match in VARIABLE.finditer(plain) if not match[1])
 
@@ -43,7 +49,9 @@ def mentions_environment(text: str) -> bool:
 
 
 def substitute(text: str, values: Mapping[str, str]) -> str:
-    """``text`` with its variables replaced, in one pass. A name without a value stays as it is: whoever calls has looked at :func:`used`."""
+    """``text`` with its variables replaced, in one pass.
+
+    A name without a value is not replaced: callers check :func:`used` first."""
 
     def value(match: re.Match[str]) -> str:
         return match[0][1:] if match[1] else values.get(match[2] or match[3]) or match[0]
@@ -52,7 +60,7 @@ def substitute(text: str, values: Mapping[str, str]) -> str:
 
 
 def sample(text: str) -> str:
-    """``text`` with an address of each kind in the place of variables, for whoever judges the shape of a value."""
+    """``text`` with an address of each kind in the place of variables, for checks of a value's shape."""
     return VARIABLE.sub(lambda match: "2001:db8::1" if (match[2] or match[3]).endswith("6") else "192.0.2.1", text)
 
 
@@ -84,7 +92,7 @@ def sort(found: Iterable[str]) -> dict[str, str]:
 
 
 def complete(values: Mapping[str, str]) -> dict[str, str]:
-    """``values``, where one of private and public stands for both if the other is missing."""
+    """``values``, where one of private and public is used for both if the other is missing."""
     whole = dict(values)
     for version in "46":
         pair = (f"private_ipv{version}", f"public_ipv{version}")
@@ -108,7 +116,9 @@ def wait(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, str]:
-    """``known`` and what :func:`cards` (``look``) tells, as soon as all ``names`` have a value. Raises Failure, naming the first that has none."""
+    """``known`` and the result of :func:`cards` (``look``), as soon as all ``names`` have a value.
+
+    Raises Failure, naming the first that has none."""
     end = clock() + wait_s
     while True:
         values = complete({**look(), **{name: value for name, value in known.items() if value}})
@@ -164,7 +174,9 @@ def _ipv4(name: str) -> list[str]:
 
 
 def _ipv6(name: str, system: Path) -> list[str]:
-    """The card's global addresses (proc(5), net/if_inet6): scope 00, not tentative (0x40), temporary (0x01) or deprecated (0x20) ones."""
+    """The card's global addresses (proc(5), net/if_inet6).
+
+    These have scope 00 and are not tentative (0x40), temporary (0x01) or deprecated (0x20)."""
     import ipaddress
 
     try:

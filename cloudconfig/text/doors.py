@@ -1,7 +1,7 @@
 """The key ``firewall``, and the node's table of nftables that follows from it and from the options of etcd and fleet.
 
-Names of hosts cannot stand in such a table: what a text says by name (``discovery: https://discovery.example.org/...``) is left to the cards' own networks
-and to ``firewall.cluster``.
+Such a table cannot contain host names: what a text gives by name (``discovery: https://discovery.example.org/...``) is
+left to the cards' own networks and to ``firewall.cluster``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _Problem: TypeAlias = Callable[[str], tuple[str, str]]
 
 
 def read(reader: Reader, top: Fields) -> tuple[Firewall, ...]:
-    """The key, which is there."""
+    """The key, which exists."""
     path, node = top["firewall"]
     if isinstance(node, Scalar):
         return (Firewall(reader.choice(top, "firewall", MODES) == "strict"),)
@@ -112,7 +112,9 @@ def _network_problem(text: str) -> tuple[str, str]:
 
 
 def _network(text: str) -> str:
-    """``10.77.0.11/24`` is ``10.77.0.0/24``, so that ``$private_ipv4/24`` is the node's own network. Raises ValueError."""
+    """``10.77.0.11/24`` is ``10.77.0.0/24``, so that ``$private_ipv4/24`` is the node's own network.
+
+    Raises ValueError."""
     return str(ip_network(addresses.sample(text), strict=False))
 
 
@@ -130,7 +132,7 @@ def _range(text: str) -> Range:
 
 
 def _urls(text: str) -> Iterator[tuple[str, int]]:
-    """(host, port) of each of ``[NAME=]URL,...``; what is no such URL is passed over: etcd and fleet say so."""
+    """(host, port) of each of ``[NAME=]URL,...``; other values are skipped: etcd and fleet report them."""
     for piece in text.split(","):
         url = piece.strip()
         name, equals, rest = url.partition("=")

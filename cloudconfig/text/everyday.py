@@ -1,4 +1,6 @@
-"""cloud-init's everyday keys, read into the values that they become. Each key has a function in the module of its subject; this is the list of them."""
+"""cloud-init's everyday keys, read into the values that they become.
+
+Each key has a function in the module of its subject; this is the list of them."""
 
 from __future__ import annotations
 
@@ -10,14 +12,15 @@ from cloudconfig.text.schema import CloudConfig, Need, Password, WriteFile
 from cloudconfig.text.yamltree import Node, Scalar
 
 _KEYS = (
-    "bootcmd ca_certs chpasswd disk_setup docker final_message fqdn fs_setup groups growpart locale mount_default_fields mounts ntp password phone_home "
+    "bootcmd ca_certs chpasswd disk_setup docker final_message fqdn fs_setup groups growpart locale "
+    "mount_default_fields mounts ntp password phone_home "
     "power_state runcmd ssh_keys ssh_pwauth swap timezone"
 )
 KEYS = frozenset(_KEYS.split())
 
 
 class UserRest(NamedTuple):
-    """What an entry of ``users`` says besides the account itself."""
+    """The contents of an entry of ``users`` besides the account itself."""
 
     files: tuple[WriteFile, ...]
     passwords: tuple[Password, ...]
@@ -61,7 +64,7 @@ def read(reader: Reader, top: Fields) -> CloudConfig:
 
 
 def needs_of(reader: Reader, root: Node) -> tuple[Need, ...]:
-    """What the keys of a cloud-config ask for that no image gives: a need for each package, and one for each other key."""
+    """The needs that no image meets: one for each package, and one for each other such key of a cloud-config."""
     if not isinstance(root, yamltree.Mapping):
         return ()
     found: list[Need] = []

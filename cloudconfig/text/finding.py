@@ -11,10 +11,10 @@ FINDINGS_MAX = 200
 
 
 class Finding(NamedTuple):
-    """One thing to say about a piece of user-data.
+    """One finding about a piece of user-data.
 
-    ``path`` is the key path (``coreos.units[2].name``; empty for the whole text), ``line`` and ``column`` count from 1 (0: no
-    place), ``part`` names the MIME part, empty when there is only one.
+    ``path`` is the key path (``coreos.units[2].name``; empty for the whole text), ``line`` and ``column`` count from 1
+    (0: no place), ``part`` names the MIME part, empty when there is only one.
     """
 
     severity: str
@@ -40,14 +40,16 @@ class Finding(NamedTuple):
 
 
 class Capped(list[Finding]):
-    """Findings of which each severity keeps its first FINDINGS_MAX, since a hostile text has one for every three bytes of it."""
+    """The first FINDINGS_MAX findings of each severity.
+
+    A hostile text may have a finding for every three bytes."""
 
     def __init__(self) -> None:
         super().__init__()
         self._left = {ERROR: FINDINGS_MAX, WARNING: FINDINGS_MAX}
 
     def append(self, one: Finding) -> None:
-        """Add ``one``, unless there are enough; the last that is added says so."""
+        """Add ``one``, unless there are enough; the last one reports that."""
         left = self._left.get(one.severity, 0)
         if left:
             self._left[one.severity] = left - 1

@@ -1,7 +1,7 @@
-"""What a text is by its first line, as cloud-init decides; and the name and the next step of what we do not read.
+"""The format of a text by its first line, by cloud-init's rules; with name and next step of unsupported ones.
 
-The formats that are read are in :mod:`cloudconfig.text.userdata`. Here are the others that people send to machines, by intent or by mistake:
-each is recognised, so that the message says what it is instead of what it is not.
+The formats that are read are in :mod:`cloudconfig.text.userdata`. This module recognises others that users send to
+machines, by intent or by mistake, so that the message says what the text is instead of what it is not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WRITE = "write it as #cloud-config: docs/cloudconfig.md has the keys"
 
 
 class Stranger(NamedTuple):
-    """A text that is not read: what it is (or why nobody knows), the line that tells, and the next step."""
+    """A text that is not read: what it is (or why that is unknown), the line that shows it, and the next step."""
 
     message: str
     line: int
@@ -119,7 +119,7 @@ def _json(stripped: str, line: int) -> Stranger:
 
 
 def _headless(head: str, first: str, line: int) -> Stranger:
-    """No known kind at all: say what the first line may have been meant for."""
+    """No known kind at all: report what the first line may have been meant for."""
     what = "user-data of no known kind"
     found = re.search(r"^#cloud-config[ \t]*$", head, re.MULTILINE)
     if found:

@@ -1,9 +1,9 @@
 """jinja templates of user-data, first line ``## template: jinja``, rendered on the node with its instance data.
 
-Names are cloud-init's: ``v1.local_hostname``, ``v1.instance_id``, ``ds.meta_data.local_hostname`` and so on, those of ``v1`` also without it.
-In a sandbox, and strict: a name without a value is an error at its place, since cloud-init's ``CI_MISSING_JINJA_VAR`` in a host name or a
-URL is of no use. What rendering may cost is limited, too. jinja2 is not in every image: without it a template is an error that says what
-to do instead.
+Names are cloud-init's: ``v1.local_hostname``, ``v1.instance_id``, ``ds.meta_data.local_hostname`` and so on, those of
+``v1`` also without the prefix. In a sandbox, and strict: a name without a value is an error at its place, since
+cloud-init's ``CI_MISSING_JINJA_VAR`` in a host name or a URL is of no use. The cost of rendering is limited, too.
+jinja2 is not in every image: without it a template is an error that says what to do instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ CPU_S = 5.0
 MEMORY = 64 << 20
 """Bytes that rendering may add to the process."""
 ON_THE_NODE = True
-"""Whether our image has python3-jinja2 (a test holds it against image/node.yaml): what a node cannot read, the host refuses."""
+"""Whether our image has python3-jinja2: the host refuses what a node cannot read.
+
+A test compares it with image/node.yaml."""
 UNRENDERED = "a jinja template: its syntax is right, and the rest shows on the node"
 UNRENDERED_HINT = "see all of it here: cloudconfig render FILE --set v1.local_hostname=web-1 ..."
 _MISSING_HINT = "render it on the host: cloudconfig render FILE --set v1.local_hostname=web-1 ... -o OUT"
@@ -48,7 +50,9 @@ class TemplateError(Failure):
 def instance_data(
     source: str, instance_id: str, hostname: str, keys: tuple[str, ...], meta: Mapping[str, object]
 ) -> dict[str, object]:
-    """The names that a template may use, from what a datasource said; ``meta`` is its meta-data. What it did not say has no name."""
+    """The names that a template may use, from a datasource's values.
+
+    ``meta`` is its meta-data. Missing values have no name."""
     under = {key.replace("-", "_"): value for key, value in meta.items()}
     v1: dict[str, object] = {
         "cloud_name": source.partition(":")[0],
@@ -64,7 +68,9 @@ def instance_data(
 
 
 def expand(text: str, instance: Mapping[str, object] | None) -> str | None:
-    """The text below the first line, rendered; None without ``instance`` data: then only the syntax is judged. Raises TemplateError."""
+    """The text below the first line, rendered.
+
+    None without ``instance`` data: then only the syntax is judged. Raises TemplateError."""
     if instance is None and not ON_THE_NODE:
         raise TemplateError("a jinja template, which this image does not read", 1, 1, hint=_MISSING_HINT)
     try:
@@ -127,7 +133,7 @@ def expand(text: str, instance: Mapping[str, object] | None) -> str | None:
         RecursionError,
         MemoryError,
     ) as error:
-        # What an expression of the template raised: the template's mistake, told with the template's line.
+        # An expression of the template raised it: an error in the template, reported with the template's line.
         reason = type(error).__name__ if isinstance(error, MemoryError | RecursionError) else str(error)[:200]
         line = _line(error)
         raise TemplateError(f"the template fails: {reason}", line, _column(text, line, "")) from None
@@ -195,7 +201,7 @@ def _meta(instance: Mapping[str, object]) -> object:
 
 
 def _column(text: str, line: int, message: str) -> int:
-    """Where in its line the name stands that the message is about; else the first tag, from 1."""
+    """The column of the name in the message, else of the first tag, from 1."""
     row = text.split("\n")[line - 1] if line else ""
     names = _NAME.findall(message)
     for what in (*(rf"\b{re.escape(name)}\b" for name in reversed(names)), r"\{[{%#]"):
@@ -206,7 +212,9 @@ def _column(text: str, line: int, message: str) -> int:
 
 
 def _line(error: BaseException) -> int:
-    """The line of the text in a traceback that jinja2 has mapped back to it; the first line is not part of the template."""
+    """The line of the text in a traceback that jinja2 has mapped back to it.
+
+    The first line is not part of the template."""
     line, frame = 0, error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_code.co_filename == _FILENAME:

@@ -1,6 +1,7 @@
-"""Who may log in, beyond ``users``' names: top-level groups, passwords (chpasswd, password), sudo rules, ssh_pwauth.
+"""Logins beyond ``users``' names: top-level groups, passwords (chpasswd, password), sudo rules, ssh_pwauth.
 
-Where cloud-init and coreos-cloudinit differ, the latter counts: a ``passwd`` lets its owner in unless ``lock_passwd: true`` is said.
+Where cloud-init and coreos-cloudinit differ, the latter counts: an account with ``passwd`` may log in unless
+``lock_passwd: true`` is set.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ _TYPES = ("hash", "text")
 _RANDOM = ("R", "RANDOM")
 # sudoers(5): HOSTS = (RUNAS) TAG: COMMANDS. A line of it, no more: no backslash at the end, no comment, no second line.
 _RULE = re.compile(
-    r"[A-Za-z0-9_!@+%.,/:-]+[ \t]*=[ \t]*(\([A-Za-z0-9_ ,:#%+!-]*\)[ \t]*)?(?P<commands>[^#\x00-\x1f\x7f]*[^\\\x00-\x1f\x7f# \t])"
+    r"[A-Za-z0-9_!@+%.,/:-]+[ \t]*=[ \t]*"
+    r"(\([A-Za-z0-9_ ,:#%+!-]*\)[ \t]*)?(?P<commands>[^#\x00-\x1f\x7f]*[^\\\x00-\x1f\x7f# \t])"
 )
 _TAG = re.compile(r"(?:(?:NO)?(?:PASSWD|EXEC|SETENV|MAIL|LOG_INPUT|LOG_OUTPUT|FOLLOW|INTERCEPT)[ \t]*:[ \t]*)*")
 _COMMAND = re.compile(r"!*[ \t]*(?:ALL|[A-Z][A-Z0-9_]*|sudoedit([ \t].*)?|/[^\"]*)")
@@ -97,7 +99,7 @@ def _password(
         reader.error(
             node,
             path,
-            "a random password would have to be shown to everybody at the console",
+            "a random password would have to be shown on the console",
             "make a hash: mkpasswd --method=yescrypt",
         )
     is_hash = type_ == "hash" or (not type_ and bool(re.match(r"\$(1|2a|2y|5|6|y)(\$.+){2}", secret)))
@@ -127,12 +129,14 @@ def sudo(reader: Reader, fields: Fields, user: str, at: str) -> tuple[WriteFile,
 
 
 def rule_problem(rule: str) -> str:
-    """What is wrong with a rule of sudoers(5) without its user; empty if nothing. Aliases and quoted blanks are no part of it."""
+    """What is wrong with a rule of sudoers(5) without its user.
+
+    Empty if nothing. Aliases and quoted blanks are no part of it."""
     found = _RULE.fullmatch(rule) if len(rule) <= 4096 else None
     if found is None:
         return "not a rule of sudoers"
     for piece in re.split(r"(?<!\\),", found["commands"]):
-        command = piece.strip()[_TAG.match(piece.strip()).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+        command = piece.strip()[_TAG.match(piece.strip()).end() :]  # type: ignore[union-attr]  # matches nothing, too
         if not _COMMAND.fullmatch(command):
             return "not a rule of sudoers: a command is ALL or an absolute path"
     return ""

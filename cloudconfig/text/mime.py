@@ -1,8 +1,8 @@
 """MIME messages -> leaf parts, strictly: damage is an error with its line, where mail readers guess and drop.
 
-Formats: RFC 5322 header fields, RFC 2045 Content-Type and Content-Transfer-Encoding, RFC 2046 multipart (also message/rfc822). The parser
-of the standard library is not used: it repairs in silence what was damaged on the way, recurses, and is quadratic in places. One
-pass here, and every part is charged to a :class:`Budget`.
+Formats: RFC 5322 header fields, RFC 2045 Content-Type and Content-Transfer-Encoding, RFC 2046 multipart (also
+message/rfc822). The parser of the standard library is not used: it silently repairs damage, recurses, and is quadratic
+in places. This one takes one pass, and charges every part to a :class:`Budget`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HINT_BASE64 = "encode the part again; it may have been cut or edited"
 
 
 class MimeError(Failure):
-    """A damaged message: ``line`` counts from 1 in the message, ``part`` is the number of the part (0: the message itself).
+    """A damaged message: ``line`` counts from 1 in it, ``part`` is the number of the part (0: the message itself).
 
     ``mild``: nothing that a mail reader would show is lost.
     """
@@ -87,7 +87,7 @@ class Entity(NamedTuple):
         return found[1].lower() if found else DEFAULT_TYPE
 
     def parameter(self, name: str) -> str:
-        """A parameter of Content-Type, empty if it is not there."""
+        """A parameter of Content-Type, empty if missing."""
         value = self.fields.get("content-type", "")
         at = len(value.partition(";")[0])
         while found := _PARAMETER.match(value, at):
@@ -145,7 +145,8 @@ def entity(data: bytes, line: int = 1, part: int = 0) -> Entity:
 def pieces(whole: Entity) -> Iterator[tuple[int, int, bytes]]:
     """The direct parts of a container as (number from 1, line in the message, raw bytes).
 
-    Parts come before the error of what follows them, so that a message that was cut still gives those that arrived whole. Raises MimeError.
+    Parts come before the error of what follows them, so that a message that was cut still gives those that arrived
+    whole. Raises MimeError.
     """
     if whole.fields.get("content-transfer-encoding", "").lower() not in _PLAIN_ENCODINGS:
         raise MimeError("a multipart must not be encoded as a whole", whole.line, hint="encode its parts")

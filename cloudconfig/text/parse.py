@@ -1,7 +1,7 @@
 """Cloud-config text -> frozen values, findings, and the line of every key.
 
-Nothing raises: a text that cannot be used comes back with findings of severity error. Spelling: hyphens in our keys are
-underscores (``drop-ins`` is ``drop_ins``); both at once are a repetition.
+Nothing raises: a text that cannot be used returns findings of severity error. Spelling: hyphens in our keys are
+underscores (``drop-ins`` is ``drop_ins``); both in one mapping are a repetition.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def of_tree(tree: yamltree.Tree, room: Room | None = None) -> Document:
 
 
 def essentials_of(root: Node) -> CloudConfig:
-    """Host name, SSH keys and accounts of a cloud-config, read without a look at its other keys."""
+    """Host name, SSH keys and accounts of a cloud-config, read independently of its other keys."""
     return _Reader(Room(0)).essentials(root)
 
 
@@ -119,7 +119,7 @@ class _Reader(Reader):
         return self._essentials(top, self.text(top, "fqdn"))
 
     def _essentials(self, top: Fields, fqdn: str) -> CloudConfig:
-        # cloud-init's word for core, who is there anyway, is no account of that name.
+        # cloud-init's name for core, which exists anyway, is no account of that name.
         users = [
             self._user(node, path)
             for path, node in self.items(top, "users")
@@ -131,7 +131,7 @@ class _Reader(Reader):
         )
 
     def _hostname(self, top: Fields, fqdn: str) -> str:
-        """The name of the machine: ``hostname``, else the first label of ``fqdn``, or all of it if that is preferred."""
+        """The machine's name: ``hostname``, else the first label of ``fqdn``, or all of it if that is preferred."""
         if self.bool(top, "preserve_hostname"):
             self.warn(
                 top["preserve_hostname"][1], "preserve_hostname", "a name of user-data or meta-data counts at each boot"
@@ -148,7 +148,9 @@ class _Reader(Reader):
         return doors.read(self, top)
 
     def _etc_hosts(self, top: Fields) -> str:
-        """CoreOS's word is localhost; cloud-init's true and template mean a file of the distribution's, which we do not have."""
+        """CoreOS's value is localhost.
+
+        cloud-init's true and template mean a file of the distribution's, which we do not have."""
         word = self.text(top, "manage_etc_hosts")
         if word.lower() in ("true", "yes", "on", "template"):
             return "localhost"

@@ -1,6 +1,6 @@
-"""Shapes of values in a YAML tree: a mapping's known keys, lists, words, numbers; whatever has another shape becomes a finding.
-
-What the sections of user-data have in common. ``fields`` are what :meth:`Reader.struct` returned: (key path, node) by key, set ones only.
+"""Reads the shapes of values in a YAML tree: a mapping's known keys, lists, words, numbers. Any other shape becomes a
+finding. The sections of user-data share it. ``fields`` are what :meth:`Reader.struct` returned: (key path, node) by
+key, set ones only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Fields: TypeAlias = dict[str, tuple[str, Node]]
 
 
 class Mark(NamedTuple):
-    """Where a key's value stands, from 1; ``block``: it is a ``|`` block, its text starts on the next line."""
+    """The place of a key's value, from 1; ``block``: it is a ``|`` block, its text starts on the next line."""
 
     line: int
     column: int
@@ -142,7 +142,7 @@ class Reader:
         return text
 
     def mark(self, path: str, node: Node) -> None:
-        """Note where the value of a key path stands."""
+        """Record the place of a key path's value."""
         self.marks[path] = Mark(node.line, node.column, isinstance(node, Scalar) and node.block)
 
     def error(self, node: Node, path: str, message: str, hint: str = "") -> None:

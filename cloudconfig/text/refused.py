@@ -1,11 +1,15 @@
 """Keys of cloud-init that no text can have on an image without a package manager, each with what to do instead.
 
-The host calls them errors; a node does the rest of the text and warns, since a machine that is reached can be mended.
+The host calls them errors; a node applies the rest of the text and warns, since a machine that can be reached can be
+repaired.
 """
 
 from __future__ import annotations
 
-_IMAGE = "not on this image, whose root is read-only: run it in a container, or build an image that has it (packages in image/node.yaml)"
+_IMAGE = (
+    "not on this image, whose root is read-only: run it in a container, or build an image that has it (packages in "
+    "image/node.yaml)"
+)
 _SOURCES = (
     "not on this image, which installs nothing: name archives where the image is built (suites in image/node.yaml)"
 )
@@ -32,5 +36,5 @@ INSTEAD = {
     "yum_repos": _SOURCES,
     "zypper": _SOURCES,
 }
-# These ask for what is so anyway; nothing that was asked for is missing, so the host warns only.
+# These request what is the case anyway; nothing is missing, so the host only warns.
 HARMLESS = frozenset(("package_reboot_if_required", "package_update", "package_upgrade"))

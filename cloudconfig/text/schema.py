@@ -1,8 +1,8 @@
 """The keys of a cloud-config and the values that they become.
 
-The keys are coreos-cloudinit's (``coreos.*``, write_files, users, hostname, ssh_authorized_keys, manage_etc_hosts) and those of cloud-init's that make
-sense on an image, in their underscore spelling; the parser accepts hyphens too. etcd's options are those of etcd 2 that etcd 3.5 still reads, plus what
-3.5 added and a node may want.
+The keys are coreos-cloudinit's (``coreos.*``, write_files, users, hostname, ssh_authorized_keys, manage_etc_hosts) and
+those of cloud-init's that make sense on an image, in their underscore spelling; the parser accepts hyphens too. etcd's
+options are those of etcd 2 that etcd 3.5 still reads, plus what 3.5 added and a node may want.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WRITABLE = ("/etc", "/home", "/opt", "/root", "/run", "/srv", "/var")
-"""The root of a node is read-only; these are the places that are not (/etc is an overlay, /home, /root, /opt and /srv live under /var, /run is gone
-after a reboot)."""
+"""The root of a node is read-only; these are the places that are not (/etc is an overlay, /home, /root, /opt and /srv
+live under /var, /run is gone after a reboot)."""
 
 CORE = "core"
 """The account that people log in with."""
@@ -59,10 +59,14 @@ TOP = (
 )
 # Keys of cloud-init that mean nothing here, or nothing yet.
 _TOP_LATER = (
-    "allow_public_ssh_keys apk_repos apt_pipelining byobu_by_default cc_ready_cmd cloud_config_modules cloud_final_modules cloud_init_modules "
-    "datasource datasource_list device_aliases disable_ec2_metadata disable_root disable_root_opts drivers fan install_hotplug_kernel_modules "
-    "keyboard landscape lxd manual_cache_clean mcollective no_ssh_fingerprints output random_seed reporting resize_rootfs "
-    "resolv_conf rsyslog spacewalk ssh ssh_deletekeys ssh_fp_console_blacklist ssh_genkeytypes ssh_publish_hostkeys ssh_quiet_keygen "
+    "allow_public_ssh_keys apk_repos apt_pipelining byobu_by_default cc_ready_cmd cloud_config_modules "
+    "cloud_final_modules cloud_init_modules "
+    "datasource datasource_list device_aliases disable_ec2_metadata disable_root disable_root_opts drivers fan "
+    "install_hotplug_kernel_modules "
+    "keyboard landscape lxd manual_cache_clean mcollective no_ssh_fingerprints output random_seed reporting "
+    "resize_rootfs "
+    "resolv_conf rsyslog spacewalk ssh ssh_deletekeys ssh_fp_console_blacklist ssh_genkeytypes ssh_publish_hostkeys "
+    "ssh_quiet_keygen "
     "ssh_redirect_user syslog_fix_perms system_info ubuntu_pro updates user vendor_data version wireguard"
 )
 TOP_LATER = frozenset(_TOP_LATER.split())
@@ -93,7 +97,10 @@ USER = (
     "system",
     "uid",
 )
-_USER_LATER = "coreos_ssh_import_github coreos_ssh_import_github_users coreos_ssh_import_url create_groups doas selinux_user snapuser ssh_redirect_user"
+_USER_LATER = (
+    "coreos_ssh_import_github coreos_ssh_import_github_users coreos_ssh_import_url create_groups doas selinux_user "
+    "snapuser ssh_redirect_user"
+)
 USER_LATER = frozenset(_USER_LATER.split())
 UPDATE = ("group", "reboot_strategy", "server")
 REBOOT_STRATEGIES = ("best-effort", "etcd-lock", "off", "reboot")
@@ -244,10 +251,13 @@ class Unit(NamedTuple):
 
 
 class WriteFile(NamedTuple):
-    """One entry of write_files; ``content`` is decoded, ``mode`` are permission bits, ``owner`` is ``user`` or ``user:group``.
+    """One entry of write_files.
 
-    With ``append``, mode None and owner "" are those of the file that is there. ``merge``: ``json`` and ``environment`` (lines ``NAME=value``) put
-    the content into what is there. Settings of other keys that become files are of this type, too.
+    ``content`` is decoded, ``mode`` are permission bits, ``owner`` is ``user`` or ``user:group``.
+
+    With ``append``, mode None and owner "" are those of the file that is there. ``merge``: ``json`` and ``environment``
+    (lines ``NAME=value``) put the content into what is there. Settings of other keys that become files are of this
+    type, too.
     """
 
     path: str
@@ -272,7 +282,7 @@ class Download(NamedTuple):
 
 
 class User(NamedTuple):
-    """One entry of users. Empty text and None: not said."""
+    """One entry of users. Empty text and None: not set."""
 
     name: str
     passwd: str
@@ -294,7 +304,7 @@ class User(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A group to be there, and who is to be in it, besides those who are."""
+    """A group that must exist, and its members, in addition to existing ones."""
 
     name: str
     members: tuple[str, ...]
@@ -327,7 +337,7 @@ class Command(NamedTuple):
 
 
 class Disk(NamedTuple):
-    """What disk_setup or fs_setup does with a ``device``, as shell text, and the ``files`` (path, content) that it reads."""
+    """What disk_setup or fs_setup does with a ``device``, as shell text, and its input ``files`` (path, content)."""
 
     device: str
     text: str
@@ -336,8 +346,9 @@ class Disk(NamedTuple):
 
 
 class Need(NamedTuple):
-    """Something that an image has or has not: a ``program`` (by name), a ``filesystem``, a ``zone`` of time, a ``locale``, a ``mountpoint``, a
-    ``package``; or a key that is ``refused``. The host calls a missing one an error; a node passes over it and says so."""
+    """Something that an image has or has not: a ``program`` (by name), a ``filesystem``, a ``zone`` of time, a
+    ``locale``, a ``mountpoint``, a ``package``; or a key that is ``refused``. The host calls a missing one an error; a
+    node skips it and reports that."""
 
     kind: str
     name: str
@@ -345,7 +356,9 @@ class Need(NamedTuple):
 
 
 class Firewall(NamedTuple):
-    """The key firewall. ``cluster`` and ``nodes_only`` are addresses and networks, ``allow`` ports (``80``, ``53/udp``, ``8000-8100``)."""
+    """The key firewall.
+
+    ``cluster`` and ``nodes_only`` are addresses and networks, ``allow`` ports (``80``, ``53/udp``, ``8000-8100``)."""
 
     strict: bool = False
     cluster: tuple[str, ...] = ()
@@ -354,8 +367,8 @@ class Firewall(NamedTuple):
 
 
 class CloudConfig(NamedTuple):
-    """A whole cloud-config. ``etcd`` and ``fleet`` hold (option, value as text) in the order of the text; ``phone_home`` is JSON, ``power_state`` shell
-    text."""
+    """A whole cloud-config. ``etcd`` and ``fleet`` hold (option, value as text) in the order of the text;
+    ``phone_home`` is JSON, ``power_state`` shell text."""
 
     hostname: str = ""
     fqdn: str = ""

@@ -1,6 +1,9 @@
-"""Settings of cloud-init that become files and links: timezone, locale, ntp, ca_certs, ssh_keys; and docker's registries.
+"""Settings of cloud-init that become files and links: timezone, locale, ntp, ca_certs, ssh_keys.
 
-Each function reads one key and returns what is to be written; what only an image can tell (is there such a time zone?) comes back as a need.
+And docker's registries.
+
+Each function reads one key and returns what is to be written; what depends on the image (is there such a time zone?)
+comes back as a need.
 """
 
 from __future__ import annotations
@@ -86,7 +89,9 @@ def ntp(reader: Reader, top: Fields) -> tuple[tuple[WriteFile, ...], tuple[Unit,
 
 
 def ca_certs(reader: Reader, top: Fields) -> tuple[WriteFile, ...]:
-    """Trusted certificates after those of the image, or instead of them, in the bundle that OpenSSL, Go, curl and Python read."""
+    """Trusted certificates after those of the image, or instead of them.
+
+    They are in the bundle that OpenSSL, Go, curl and Python read."""
     section = reader.section(top, "ca_certs", ("trusted", "remove_defaults"))
     found: list[str] = []
     for index, text in enumerate(reader.words(section, "trusted")):
@@ -112,7 +117,7 @@ def ca_certs(reader: Reader, top: Fields) -> tuple[WriteFile, ...]:
 
 
 def ssh_keys(reader: Reader, top: Fields) -> tuple[WriteFile, ...]:
-    """The host's own SSH keys and certificates. sshd is told of those that the image does not have."""
+    """The host's own SSH keys and certificates. sshd is configured to use those that the image does not have."""
     names = [f"{type_}_{part}" for type_ in _KEY_TYPES for part in ("private", "public", "certificate")]
     section = reader.section(
         top, "ssh_keys", names, tuple(f"dsa_{part}" for part in ("private", "public", "certificate"))
@@ -154,7 +159,9 @@ def ssh_keys(reader: Reader, top: Fields) -> tuple[WriteFile, ...]:
 
 
 def docker(reader: Reader, top: Fields) -> tuple[WriteFile, ...]:
-    """docker's registries: mirrors and insecure ones go into daemon.json, beside what is there; credentials are for root, who runs units, and core."""
+    """docker's registries: mirrors and insecure ones go into daemon.json, beside what is there.
+
+    Credentials are for root, which runs units, and core."""
     import base64
     import json
 
@@ -195,7 +202,7 @@ def docker(reader: Reader, top: Fields) -> tuple[WriteFile, ...]:
 
 
 def growpart(reader: Reader, top: Fields) -> None:
-    """The state partition grows in the initrd, whatever is said; saying no has no effect, and is answered."""
+    """The state partition always grows in the initrd; a value of no has no effect, and is reported."""
     section = reader.section(top, "growpart", ("mode", "devices", "ignore_growroot_disabled"))
     if (
         "mode" in section

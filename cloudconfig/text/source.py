@@ -32,7 +32,7 @@ def read(reader: Reader, fields: Fields, path: str) -> Download | None:
         return None
     if "sha256" not in source:
         reader.error(
-            node, at, "has no sha256: what comes unchecked is anybody's", "add the output of: curl -L URI | sha256sum"
+            node, at, "has no sha256: the download could not be verified", "add the output of: curl -L URI | sha256sum"
         )
         return None
     if not _HASH.fullmatch(digest):
@@ -49,7 +49,7 @@ def read(reader: Reader, fields: Fields, path: str) -> Download | None:
 
 
 class _AnyHeader:
-    """The names that a header may have, as the collection of known keys that a reader asks."""
+    """The names that a header may have, as the collection of known keys for a reader."""
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and bool(_HEADER.fullmatch(name.replace("_", "-")))
@@ -69,6 +69,7 @@ def as_json(downloads: Sequence[Download]) -> str:
 def unit() -> str:
     """The unit that fetches; what needs the files orders itself after it."""
     return (
-        "[Unit]\nDescription=Fetch files of user-data (write_files with a source)\nAfter=systemd-networkd.service systemd-resolved.service\n\n"
+        "[Unit]\nDescription=Fetch files of user-data (write_files with a source)\nAfter=systemd-networkd.service "
+        "systemd-resolved.service\n\n"
         "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/cloudconfig fetch\nTimeoutStartSec=15min\n"
     )

@@ -1,5 +1,5 @@
-"""What runs: ``bootcmd`` at each boot before the services; then, once for an instance and after them, ``runcmd``, ``phone_home``, ``final_message`` and
-``power_state``, as one unit that nothing waits for.
+"""What runs: ``bootcmd`` at each boot before the services; then, once for an instance and after them, ``runcmd``,
+``phone_home``, ``final_message`` and ``power_state``, as one unit that nothing waits for.
 
 A command that fails is named in the journal and fails the unit; the ones after it run all the same.
 """
@@ -21,8 +21,11 @@ BOOT_UNIT = "cloudconfig-boot.service"
 BOOT_SCRIPT = "/run/cloudconfig/bootcmd"
 RUN_SCRIPT = "/run/cloudconfig/runcmd"
 FINAL_UNIT = "cloudconfig-final"
-# Of what may be under way when the last step begins; a unit that is not there is no matter.
-FINAL_AFTER = "network.target ssh.service docker.socket cloudconfig-disks.service cloudconfig-fetch.service cloudconfig-script.service"
+# Units that may still be starting when the last step begins; a missing unit does no harm.
+FINAL_AFTER = (
+    "network.target ssh.service docker.socket cloudconfig-disks.service cloudconfig-fetch.service "
+    "cloudconfig-script.service"
+)
 PHONE_FILE = "/run/cloudconfig/phone-home.json"
 _POSTS = ("pub_key_rsa", "pub_key_ecdsa", "pub_key_ed25519", "instance_id", "hostname", "fqdn")
 _URL = re.compile(r"https?://[^\s/?#]+[^\s]*")
@@ -82,7 +85,8 @@ def script(parts: Sequence[Command]) -> str:
 def boot_unit() -> str:
     """The unit of bootcmd: sysinit.target, and so every service, comes after it."""
     return (
-        "[Unit]\nDescription=bootcmd of user-data\nDefaultDependencies=no\nAfter=cloudconfig.service\nBefore=sysinit.target shutdown.target\n"
+        "[Unit]\nDescription=bootcmd of user-data\nDefaultDependencies=no\nAfter=cloudconfig.service\n"
+        "Before=sysinit.target shutdown.target\n"
         "Conflicts=shutdown.target\n\n"
         f"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh {BOOT_SCRIPT}\nTimeoutStartSec=5min\n"
     )
@@ -92,7 +96,8 @@ def final_script(config: CloudConfig) -> str:
     """The last step of ``config``. It waits for the network: runcmd mostly loads something."""
     text = "/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=60 || :\ncode=0\n"
     if config.runcmd:
-        # A file of its own: 'exit' in a command ends it and not what comes after, and no command reads the rest as its input.
+        # A file of its own: 'exit' in a command ends it and not what comes after, and no command reads the rest as its
+        # input.
         text += f"# {_digest(script(config.runcmd))}\n/bin/sh {RUN_SCRIPT} </dev/null || code=$?\n"
     if config.phone_home:
         text += f"# {_digest(config.phone_home)}\n/usr/bin/cloudconfig phone-home || code=1\n"
@@ -109,7 +114,7 @@ def _digest(text: str) -> str:
 
 
 def _message(text: str) -> str:
-    """Shell words for a final_message, its variables filled in when it is said."""
+    """Shell words for a final_message, its variables filled in when it is printed."""
     values = {
         "version": "cloudconfig",
         "timestamp": '"$(date -R)"',

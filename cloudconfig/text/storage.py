@@ -1,7 +1,10 @@
-"""Disks of cloud-init's keys: swap, mounts, disk_setup, fs_setup. They become units below /run, made at each boot and waited for by nobody but docker.
+"""Disks of cloud-init's keys: swap, mounts, disk_setup, fs_setup.
 
-Nothing that holds data is touched: a partition table is made on an empty disk, a file system where there is none. ``overwrite: true`` erases, once for
-a state partition. The tools are the image's: systemd-repart (GPT only), mkfs.ext4, mkswap.
+They become units below /run, made at each boot; only docker waits for them.
+
+Nothing that holds data is touched: a partition table is made on an empty disk, a file system where there is none.
+``overwrite: true`` erases, once for a state partition. The tools are the image's: systemd-repart (GPT only), mkfs.ext4,
+mkswap.
 """
 
 from __future__ import annotations
@@ -108,7 +111,9 @@ def mount_unit_name(path: str, suffix: str = "mount") -> str:
 
 
 def mounts(reader: Reader, top: Fields) -> tuple[tuple[Unit, ...], tuple[Need, ...]]:
-    """``mounts``: [device, place, type, options, ...], as fstab(5) has them; ``mount_default_fields`` for what is left out."""
+    """``mounts``: [device, place, type, options, ...], as fstab(5) has them.
+
+    ``mount_default_fields`` for what is left out."""
     defaults = [None, None, "auto", "defaults,nofail", "0", "2"]
     for index, (_path, node) in enumerate(reader.items(top, "mount_default_fields")[: len(defaults)]):
         if isinstance(node, Scalar) and not node.null:
@@ -233,9 +238,13 @@ def swap(reader: Reader, top: Fields) -> tuple[Unit, ...]:
             "for example: /var/swap.img",
         )
         return ()
-    make = f"[ -e {name} ] || {{ rm -f {name}.new && umask 077 && fallocate -l {size} {name}.new && mkswap {name}.new && mv {name}.new {name}; }}"
+    make = (
+        f"[ -e {name} ] || {{ rm -f {name}.new && umask 077 && fallocate -l {size} {name}.new"
+        f" && mkswap {name}.new && mv {name}.new {name}; }}"
+    )
     service = (
-        "[Unit]\nDescription=Make the swap file of user-data\nDefaultDependencies=no\nRequiresMountsFor=/var\nConflicts=shutdown.target\nBefore=shutdown.target\n\n"
+        "[Unit]\nDescription=Make the swap file of user-data\nDefaultDependencies=no\nRequiresMountsFor=/var\n"
+        "Conflicts=shutdown.target\nBefore=shutdown.target\n\n"
         f"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -ec '{make}'\n"
     )
     text = f"[Unit]\nDescription=Swap of user-data\nRequires={SWAP_UNIT}\nAfter={SWAP_UNIT}\n\n[Swap]\nWhat={name}\n"
@@ -348,7 +357,8 @@ def disks_unit(disks: tuple[Disk, ...]) -> str:
     """The unit that runs the script once the disks are there."""
     devices = " ".join(dict.fromkeys(mount_unit_name(disk.device, "device") for disk in disks))
     return (
-        "[Unit]\nDescription=Partition and format disks for user-data\nDefaultDependencies=no\nConflicts=shutdown.target\nBefore=shutdown.target\n"
+        "[Unit]\nDescription=Partition and format disks for user-data\nDefaultDependencies=no\n"
+        "Conflicts=shutdown.target\nBefore=shutdown.target\n"
         f"RequiresMountsFor=/var\nWants={devices}\nAfter={devices}\n\n"
         f"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh {DISKS_SCRIPT}\nTimeoutStartSec=30min\n"
     )

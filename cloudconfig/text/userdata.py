@@ -1,8 +1,9 @@
-"""User-data bytes -> parts: cloud-configs and scripts, out of plain text, gzip or MIME, and what is wrong with the rest.
+"""User-data bytes -> parts: cloud-configs and scripts from plain text, gzip or MIME; and what is wrong with the rest.
 
-Formats: by the first line (``#cloud-config``, ``#!``, ``#cloud-boothook``, ``## template: jinja``); gzip (RFC 1952) of any of these; MIME
-(:mod:`cloudconfig.text.mime`), where Content-Type comes first and the first line decides for types that say nothing (text/plain,
-application/octet-stream), as cloud-init reads them. Packed into each other they share one budget of depth, parts and bytes.
+Formats: by the first line (``#cloud-config``, ``#!``, ``#cloud-boothook``, ``## template: jinja``); gzip (RFC 1952) of
+any of these; MIME (:mod:`cloudconfig.text.mime`), where Content-Type comes first and the first line decides for types
+without a meaning (text/plain, application/octet-stream), as in cloud-init. Nested ones share one budget of depth, parts
+and bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _SCRIPTS = {
 _GZIP = b"\x1f\x8b"
 _GZIP_NAMES = "gzip gzip-compressed gzipped x-compress x-compressed x-gunzip x-gzip x-gzip-compressed"
 _GZIP_TYPES = frozenset(f"application/{name}" for name in _GZIP_NAMES.split())
-# Types that say nothing: the first line decides.
+# Types without a meaning: the first line decides.
 _OPEN_TYPES = frozenset(("", "text/plain", "text/x-not-multipart", "application/octet-stream")) | _GZIP_TYPES
 _CONFIG_TYPE, _JINJA_TYPE = "text/cloud-config", "text/jinja2"
 _CHARSETS = {
@@ -53,8 +54,8 @@ _CHUNK = 4096
 
 
 class Part(NamedTuple):
-    """One piece: ``kind`` is CLOUD_CONFIG or SCRIPT, ``name`` tells MIME parts apart (empty if there is only one), ``when`` a script
-    runs, and ``merge`` is the part's Merge-Type header."""
+    """One piece: ``kind`` is CLOUD_CONFIG or SCRIPT, ``name`` distinguishes MIME parts (empty if there is only one),
+    ``when`` a script runs, and ``merge`` is the part's Merge-Type header."""
 
     kind: str
     text: str
@@ -64,7 +65,9 @@ class Part(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """All that could be read. With an error among the findings, ``ruins`` are texts of what could not, to look for keys in."""
+    """All that could be read.
+
+    With an error among the findings, ``ruins`` are texts of what could not, to look for keys in."""
 
     parts: tuple[Part, ...]
     findings: tuple[Finding, ...] = ()
@@ -72,7 +75,9 @@ class Contents(NamedTuple):
 
 
 class UserDataError(Failure):
-    """Data that is none of the formats; ``line`` of it is where (0: no place), ``text`` what could be decoded nevertheless."""
+    """Data that is none of the formats.
+
+    ``line`` of it is where (0: no place), ``text`` what could be decoded nevertheless."""
 
     def __init__(self, message: str, *, line: int = 0, hint: str | None = None, text: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -83,7 +88,8 @@ class UserDataError(Failure):
 def read(data: bytes, instance: Callable[[], Mapping[str, object]] | None = None) -> Contents:
     """The parts of ``data``, none if it is empty, and findings; nothing is raised for what is wrong with it.
 
-    ``instance`` gives the instance data that jinja templates are rendered with; None where it is not known (not on the node).
+    ``instance`` gives the instance data that jinja templates are rendered with; None where it is not known (not on the
+    node).
     """
     reader = _Reader(instance)
     try:
@@ -216,7 +222,9 @@ class _Reader:
         self.read(data, leaf, name, depth + 1)
 
     def _damage(self, error: MimeError, container: str, ruin: bytes) -> None:
-        """What is wrong with a message, at its line, with the number of its part; ``ruin`` is what was not read for it."""
+        """What is wrong with a message, at its line, with the number of its part.
+
+        ``ruin`` is what was not read for it."""
         if ruin:
             self.ruins.append(_lenient(ruin))
         number = f"part {error.part}: " if error.part else ""
@@ -237,7 +245,7 @@ class _Reader:
             raise UserDataError(f"not {charset}, though its header says so", text=_lenient(data)) from None
 
     def _text(self, text: str, media_type: str, part: Part, depth: int) -> None:
-        """One text: its type if that says something, its first line if not."""
+        """One text: its type decides if it has a meaning, else its first line."""
         if not text.strip():
             return
         if formats.JINJA_LINE.match(text):
@@ -264,7 +272,7 @@ class _Reader:
             raise UserDataError(odd.message, line=odd.line, hint=odd.hint, text=text)
 
     def _script(self, text: str, part: Part, when: str) -> None:
-        """A script of a type that says when it runs; ``#cloud-boothook`` may stand above it."""
+        """A script of a type that sets when it runs; ``#cloud-boothook`` may precede it."""
         line = 1
         if text.partition("\n")[0].rstrip() == formats.BOOTHOOK:
             text, line = text.partition("\n")[2], 2
@@ -292,7 +300,9 @@ class _Reader:
         self._text(rendered, media_type, part, depth + 1)
 
     def _other(self, text: str, media_type: str, part: Part) -> None:
-        """A type that is not read. cloud-init's own lose something that was meant: errors. Others are passed over, as in mail."""
+        """A type that is not read. cloud-init's own lose something that was meant: errors.
+
+        Others are passed over, as in mail."""
         odd = formats.of_type(media_type)
         if odd:
             raise UserDataError(odd.message, line=odd.line, hint=odd.hint, text=text)
@@ -325,7 +335,7 @@ def _lenient(data: bytes | bytearray) -> str:
 
 
 def _unwrapped(leaf: Entity) -> Entity:
-    """The headers of what was in gzip: a type that says gzip says nothing of it."""
+    """The headers of unpacked contents: the type gzip does not describe them."""
     if leaf.type not in _GZIP_TYPES:
         return leaf
     return leaf._replace(fields={name: value for name, value in leaf.fields.items() if name != "content-type"})

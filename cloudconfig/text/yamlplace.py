@@ -1,7 +1,8 @@
-"""Where in a text the mistake is that a YAML parser stumbled over, and what it was.
+"""The place and kind of the mistake behind an error of the YAML parser.
 
-A parser notices a mistake when nothing fits any more, often lines later: a missing colon at the next key, a quote at the end of the text. What
-people look for is where it began. Pure; the parser's messages are those of libyaml, its tokens tell what stood before.
+A parser notices a mistake only where it cannot continue, often lines later: a missing colon at the next key, a quote at
+the end of the text. Users need the place where it began. Pure; the parser's messages are those of libyaml, its tokens
+show what stood before.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Place(NamedTuple):
 
 
 class _Before(NamedTuple):
-    """What the tokens before the problem say, as offsets: the last scalar, and the brackets that are open (outermost first)."""
+    """Offsets from the tokens before the problem: the last scalar, and the open brackets (outermost first)."""
 
     start: int
     end: int
@@ -48,7 +49,9 @@ def explain(text: str, error: yaml.MarkedYAMLError) -> Place:
 
 
 def position(text: str, offset: int) -> tuple[int, int]:
-    """Line and column of an offset, from 1; an offset behind the last line break is moved to the end of the line before."""
+    """Line and column of an offset, from 1.
+
+    An offset behind the last line break is moved to the end of the line before."""
     offset = max(0, min(offset, len(text)))
     if offset == len(text) and text.endswith("\n"):
         offset = len(text.rstrip())

@@ -1,8 +1,8 @@
 """YAML text -> a tree of raw scalars with line marks.
 
-Built from the parser's events instead of ``yaml.load``, for four reasons: a scalar stays the text that was written (``off``
-is "off", ``0644`` is "0644": whoever wants a number asks for one), every node knows its place, a repeated key is seen, and
-aliases, depth and size can be refused before anything is expanded.
+Built from the parser's events instead of ``yaml.load``, for four reasons: a scalar stays the text that was written
+(``off`` is "off", ``0644`` is "0644": a caller that wants a number converts it), every node knows its place, a repeated
+key is seen, and aliases, depth and size can be refused before anything is expanded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _PREFIX = "tag:yaml.org,2002:"
 
 
 class Scalar(NamedTuple):
-    """A leaf: its text as written; ``plain`` if it was not quoted; ``block`` if it is a ``|`` block, whose text starts a line below."""
+    """A leaf: its text as written.
+
+    ``plain`` if it was not quoted; ``block`` if it is a ``|`` block, whose text starts a line below."""
 
     line: int
     column: int
@@ -45,7 +47,7 @@ class Scalar(NamedTuple):
 
     @property
     def null(self) -> bool:
-        """Whether it is YAML's way to say nothing: a key without a value, ``~`` or ``null``."""
+        """Whether it is YAML's empty value: a key without a value, ``~`` or ``null``."""
         return self.plain and self.text in ("", "~", "null", "Null", "NULL")
 
 
@@ -69,7 +71,9 @@ Node: TypeAlias = "Scalar | Sequence | Mapping"
 
 
 class Tree(NamedTuple):
-    """What could be read: ``root`` is None when nothing could, or when there was nothing; ``nodes`` is how many values there are."""
+    """What could be read: ``root`` is None when nothing could, or when there was nothing.
+
+    ``nodes`` is how many values there are."""
 
     root: Node | None
     findings: tuple[Finding, ...]

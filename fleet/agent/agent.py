@@ -1,12 +1,14 @@
-"""The agent: carries out the orders for one machine and tells what became of them.
+"""The agent: carries out the orders for one machine and reports their results.
 
-It follows ``schedule/<machine>/`` and nothing else. Each unit is worked on by itself (:mod:`fleet.agent.steps`): one that hangs in its
-stop or cannot start holds up no other. What it says about a unit is under the machine's lease, and written on change only.
+It follows ``schedule/<machine>/`` and nothing else. Each unit is handled independently (:mod:`fleet.agent.steps`): one
+that hangs in its stop or cannot start delays no other. A unit's state is under the machine's lease, and written on
+change only.
 
-*What runs is never touched for the control plane's sake.* Without etcd the agent keeps to the last orders it had, and without
-having had any it does nothing. A daemon that stops leaves units, files and lease as they are; the next one finds them and carries
-on. When the lease was lost (this machine was cut off for a whole TTL, and its units may run elsewhere by now) the agent registers
-again, reads its orders again, and begins with what must stop before anything that must start.
+*Running units are never affected by failures of the control plane.* Without etcd the agent keeps to its last orders; if
+it has never had any, it does nothing. A daemon that stops leaves units, files and lease as they are; the next one finds
+them and carries on. When the lease was lost (this machine was cut off for a whole TTL, and its units may run elsewhere
+by now) the agent registers again, reads its orders again, and begins with what must stop before anything that must
+start.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ POLL_S = 30.0
 QUIET_S = 0.5
 CHECK_S = 60.0
 BACKOFF_S = (0.5, 1.0)
-"""Short: no lease may run out after etcd is back, and a machine that rebooted must be there within the engine's grace."""
+"""Short: no lease may run out after etcd is back, and a machine that rebooted must be there within the engine's
+grace."""
 UNIT_BACKOFF_S = (1.0, 60.0)
 
 _LOG = logging.getLogger(__name__)
@@ -52,15 +55,15 @@ class _Slot:
     retry_at: float = 0.0
     backoff_s: float = UNIT_BACKOFF_S[0]
     said: tuple[object, ...] = ()
-    saying: bytes | None = None  # what there is to say, made of ``said``
-    told: bytes | None = None  # what etcd has; b"" for what must be written anew in any case
+    saying: bytes | None = None  # what there is to write, made of ``said``
+    told: bytes | None = None  # what etcd has; b"" if it must be written again in any case
     tell_at: float = 0.0  # not before
-    hold_until: float = 0.0  # nor before this while it is on its way; 0 when there is nothing to tell
+    hold_until: float = 0.0  # nor before this while it is in transition; 0 when there is nothing to write
 
 
 class Agent:
-    """One machine's agent. Call :meth:`step` from one thread; ``run`` gets tasks to carry out beside it, whose outcome must
-    come back through :meth:`finished`. ``systemd`` must report changes to :meth:`observed`.
+    """One machine's agent. Call :meth:`step` from one thread; ``run`` gets tasks to carry out beside it, whose outcome
+    must come back through :meth:`finished`. ``systemd`` must report changes to :meth:`observed`.
     """
 
     def __init__(
@@ -110,15 +113,17 @@ class Agent:
             self._systemd.observe(name, wanted=True)
 
     def deliver(self, batch: WatchBatch) -> None:
-        """Take a batch of the subscription; :meth:`step` looks at it."""
+        """Take a batch of the subscription; :meth:`step` handles it."""
         self._batches.append(batch)
 
     def lost(self, _: EtcdError) -> None:
-        """The subscription has ended; orders are read anew soon, which costs no more than to see from where to resume."""
+        """The subscription has ended.
+
+        Orders are read again soon, which costs no more than to find out where to resume."""
         self._is_lost = True
 
     def observed(self, units: Iterable[str]) -> None:
-        """systemd says that these units have changed."""
+        """systemd reports that these units have changed."""
         self._changed.update(name for name in units if name in self._slots)
 
     def finished(self, outcome: Outcome | Seen, now: float) -> None:
@@ -141,7 +146,7 @@ class Agent:
         self._changed.add(outcome.unit)
 
     def step(self, now: float) -> float:
-        """Do what is due at ``now``; returns when to call again at the latest. Trouble is retried, never raised."""
+        """Do what is due at ``now``; returns when to call again at the latest. Errors are retried, never raised."""
         due = [self._look(now)]
         if self._is_lost:
             self._is_lost = False
@@ -213,7 +218,7 @@ class Agent:
         self.subscription = Subscription(prefix, found.revision + 1, self._serial)
 
     def _forget_orders(self) -> None:
-        """What is known may be out of date. It is kept to until the orders are read anew."""
+        """The known orders may be out of date. They remain valid until the orders are read again."""
         self.subscription = None
         self._batches.clear()
 
@@ -239,7 +244,7 @@ class Agent:
     # Work
 
     def _work(self, now: float) -> float:
-        """Begin what can begin; what must stop comes first. Returns when the next retry is due."""
+        """Begin the steps that can begin, stops first. Returns when the next retry is due."""
         due = now + POLL_S
         if not self._has_orders:
             return due
@@ -264,9 +269,9 @@ class Agent:
     # States
 
     def _look(self, now: float) -> float:
-        """Ask systemd about units that changed, and about all of them once in a while, in case a signal was lost.
+        """Query systemd about units that changed, and regularly about all of them, in case a signal was lost.
 
-        Beside the loop: a systemd that is slow to answer must not keep this machine from renewing its lease.
+        Outside the loop: a systemd that answers slowly must not keep this machine from renewing its lease.
         """
         if now >= self._poll_at:
             self._changed.update(self._slots)
@@ -287,7 +292,7 @@ class Agent:
     def _take_seen(self, seen: Seen, now: float) -> None:
         self._looking.clear()
         if seen.error:
-            _LOG.warning("systemd does not say how units are: %s", seen.error)
+            _LOG.warning("systemd does not report the state of units: %s", seen.error)
             self._changed.update(seen.units)
             self._look_at = now + QUIET_S
         for name, state in seen.states.items():
@@ -297,8 +302,8 @@ class Agent:
     def _tell(self, now: float) -> float:
         """Write what has changed; returns when something that was held back is due.
 
-        A unit that is on its way (a step of it runs, or systemd is being asked about it) is held back for a moment, so that one that
-        is loaded, started and runs is told once, and at once.
+        The state of a unit in transition (one of its steps runs, or systemd is being queried about it) is held back for
+        a moment, so that a unit that is loaded, started and runs is written once, and immediately after.
         """
         due = now + POLL_S
         ops: list[tuple[str, bytes | None]] = []
@@ -322,7 +327,7 @@ class Agent:
         return due
 
     def _state(self, name: str, slot: _Slot) -> bytes | None:
-        """What to say about a unit; ``None`` for nothing: it is not here, and nothing went wrong in getting it here."""
+        """The state to write about a unit; ``None`` if it is not here and loading it did not fail."""
         facts = (slot.here, slot.seen, slot.error, slot.order is not None)
         if facts != slot.said:
             slot.said, slot.saying = facts, self._state_bytes(name, slot)
@@ -365,6 +370,6 @@ class Agent:
 
 
 def _is_over(slot: _Slot) -> bool:
-    """Whether nothing is left of a unit: no order, no file, no word."""
+    """Whether nothing is left of a unit: no order, no file, no state."""
     idle = slot.order is None and not slot.is_busy and not slot.is_broken
     return idle and slot.here.reached is None and slot.told is None

@@ -1,4 +1,4 @@
-"""A machine's presence in the cluster: its key, its lease, and who else claims the same id."""
+"""A machine's presence in the cluster: its key, its lease, and other claims to the same id."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DuplicateMachine(Failure):
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A registration that stands: the lease to write under, and the create revision of the machine's key to fence with."""
+    """A valid registration: the lease to write under, and the create revision of the machine's key as a fence."""
 
     lease: int
     fence: int
@@ -29,8 +29,8 @@ class Presence:
 class Registration:
     """Keeps ``machines/<id>`` alive under a lease of ``ttl_s`` seconds, renewed after each third of it.
 
-    The key is only ever created, never taken over, with one exception: a key that this same boot of this machine made, so that
-    a daemon that restarts carries on with the lease of the one before it and nobody notices.
+    The key is only ever created, never taken over, with one exception: a key that this same boot of this machine made,
+    so that a restarted daemon continues with the lease of the one before it, without any visible effect.
     """
 
     def __init__(self, registry: Registry, machine: Machine, *, ttl_s: int) -> None:
@@ -43,7 +43,7 @@ class Registration:
         self._ttl_s = ttl_s
 
     def keep(self, now: float) -> Presence:
-        """Renew or make the registration; the same object as before when it still stands.
+        """Renew or make the registration; returns the same object as before when it is still valid.
 
         Raises :class:`DuplicateMachine` while another machine has the id, and as the client does.
         """
@@ -59,11 +59,11 @@ class Registration:
         return self.presence
 
     def drop(self) -> None:
-        """The registration turned out to be gone; the next :meth:`keep` makes it anew."""
+        """The registration is gone; the next :meth:`keep` makes it again."""
         self.presence = None
 
     def is_intact(self) -> bool:
-        """Look whether the key is still there, says what it should, and is under this registration's lease."""
+        """Check that the key still exists, has the right value, and is under this registration's lease."""
         found = self._client.get(self._key)
         if self.presence is None or found is None:
             return False
@@ -79,7 +79,7 @@ class Registration:
         if is_mine and found.lease and self._client.lease_keepalive(found.lease) > 0:
             return self._adopt(found, known)
         if is_mine or not found.lease:
-            # Made by an earlier daemon whose lease has just run out, or by a hand and never to go away by itself.
+            # Made by an earlier daemon whose lease has just run out, or by hand, and then it never expires.
             return self._put(found)
         other = (
             "a machine that cannot be read" if known is None else f"the machine at {known.ip or 'an unknown address'}"
@@ -87,7 +87,8 @@ class Registration:
         raise DuplicateMachine(
             f"{other} is registered with this machine's id",
             where=self._key,
-            hint=f"after a reboot this passes within {self._ttl_s} s; if it stays, give one of the two a new /etc/machine-id",
+            hint=f"after a reboot this passes within {self._ttl_s} s; if it stays, give one of the two a new "
+            "/etc/machine-id",
         )
 
     def _adopt(self, found: KeyValue, known: Machine | None) -> Presence:

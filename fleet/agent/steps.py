@@ -12,8 +12,8 @@ loaded                 the same text        launched                    stop
 loaded or launched     the same text        what the order says         nothing
 =====================  ===================  ==========================  =================
 
-A unit that systemd restarts, that failed, or that somebody stopped by hand is not started again: ``launched`` says that it was
-started, once; keeping it up is ``Restart=`` in its file.
+A unit that systemd restarts, that failed, or that was stopped by hand is not started again: ``launched`` means that it
+was started once. ``Restart=`` in its file keeps it running.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SystemdError(Failure):
 
 @dataclass(frozen=True, slots=True)
 class SystemdState:
-    """systemd's three words for a unit, as ``systemctl list-units`` shows them."""
+    """systemd's three states of a unit, as ``systemctl list-units`` shows them."""
 
     load: str = ""
     active: str = ""
@@ -48,14 +48,17 @@ class SystemdState:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What systemd knows of a name before a unit of fleet gets it; as it stands for a name that is free."""
+    """systemd's data on a name before a unit of fleet gets it; the defaults are those of a free name."""
 
     load: str = "not-found"
     active: str = "inactive"
     fragment: str = ""
-    """The path of its unit file; "" for a unit that has none, such as a mount of the kernel's or a slice that units ask for."""
+    """The path of its unit file.
+
+    "" for a unit that has none, such as a mount of the kernel's or a slice that units ask for."""
     is_perpetual: bool = False
-    """It runs as long as the machine does, and cannot be stopped: ``-.slice``, ``system.slice``, ``init.scope``, ``-.mount``."""
+    """It runs as long as the machine and cannot be stopped: ``-.slice``, ``system.slice``, ``init.scope``,
+    ``-.mount``."""
     members: tuple[str, ...] = ()
     """Of a slice: the units in it."""
 
@@ -64,19 +67,21 @@ class Systemd(Protocol):
     """The part of systemd that an agent needs. Calls block; all may raise :class:`SystemdError`. Thread-safe."""
 
     def reload(self) -> None:
-        """Read unit files anew; true for all that were on disk when this was called."""
+        """Read unit files again; covers all that were on disk when this was called."""
 
     def known(self, unit: str) -> Known:
-        """What a unit of this name is at the moment, whoever made it: a file, a template, a generator, the kernel or systemd itself."""
+        """What a unit of this name is at the moment.
+
+        It may come from a file, a template, a generator, the kernel or systemd itself."""
 
     def start(self, unit: str) -> None:
-        """Ask for a start; returns when systemd has accepted the job, not when it is done."""
+        """Request a start; returns when systemd has accepted the job, not when it is done."""
 
     def stop(self, unit: str) -> None:
         """Stop a unit; returns when the stop job is done. A unit that systemd does not know is stopped already."""
 
     def enable(self, unit: str) -> None:
-        """Do what ``[Install]`` says, until the next boot. A target that does not exist is no error."""
+        """Apply ``[Install]`` until the next boot. A target that does not exist is no error."""
 
     def disable(self, unit: str) -> None:
         """Undo :meth:`enable`; no error when there is nothing to undo."""
@@ -102,7 +107,7 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """What is on this machine of a unit: the hash of its file ("" for none), and how far it has come (``None``: no file)."""
+    """A unit on this machine: the hash of its file ("" for none), and the state it has reached (``None``: no file)."""
 
     hash: str = ""
     reached: Desired | None = None
@@ -125,7 +130,7 @@ def next_step(order: Placement | None, here: Here) -> Step | None:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step came to: what is here now, and the trouble ("" for none)."""
+    """The outcome of a step: the state here now, and the error ("" for none)."""
 
     unit: str
     step: Step
@@ -135,7 +140,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What systemd said about units; ``error`` when it said nothing."""
+    """systemd's report about units; ``error`` if there is none."""
 
     units: Sequence[str]
     states: Mapping[str, SystemdState]
@@ -143,7 +148,7 @@ class Seen:
 
 
 def look(units: Sequence[str], systemd: Systemd) -> Seen:
-    """Ask systemd how units are."""
+    """Read the states of units from systemd."""
     try:
         return Seen(units, systemd.states(units))
     except SystemdError as error:
@@ -151,11 +156,11 @@ def look(units: Sequence[str], systemd: Systemd) -> Seen:
 
 
 class OrderError(Failure):
-    """An order contradicts itself, or is none for this machine."""
+    """An order contradicts itself, or is not for this machine."""
 
 
 def perform(step: Step, unit: str, order: Placement | None, here: Here, systemd: Systemd, store: UnitStore) -> Outcome:
-    """Do one step. Trouble with systemd, files or the order is told in the outcome, with what is here unchanged."""
+    """Do one step. Errors of systemd, files or the order are in the outcome; the state here is then unchanged."""
     try:
         after = _perform(step, unit, order, here, systemd, store)
     except (SystemdError, StoreError, OrderError) as error:
@@ -179,7 +184,7 @@ def _perform(step: Step, unit: str, order: Placement | None, here: Here, systemd
             store.mark_launched(unit, launched=False)
             return Here(here.hash, Desired.LOADED)
         case Step.UNLOAD:
-            # The file goes only when the unit has stopped: its ExecStop is in that file.
+            # The file is removed only when the unit has stopped: its ExecStop is in that file.
             systemd.stop(unit)
             systemd.disable(unit)
             systemd.observe(unit, wanted=False)
@@ -212,7 +217,9 @@ def _load(unit: str, order: Placement, systemd: Systemd, store: UnitStore) -> He
 
 
 def _taken(known: Known, unit: str, store: UnitStore) -> str:
-    """Why the name is the machine's own; "" if fleet may have it. Our unit would change theirs, and our stop would stop it."""
+    """Why the name is the machine's own.
+
+    "" if fleet may have it. Our unit would change theirs, and our stop would stop it."""
     if known.load == "not-found":
         return ""
     if known.is_perpetual:
@@ -222,7 +229,7 @@ def _taken(known: Known, unit: str, store: UnitStore) -> str:
     if known.fragment:
         return "" if store.is_ours(unit, known.fragment) else known.fragment
     if unit.endswith(".slice"):
-        # systemd makes a slice for whoever asks: units of fleet may have done that before their slice came.
+        # systemd makes a slice on demand: units of fleet may have caused that before their slice came.
         theirs = sorted(set(known.members) - store.units().keys())
         return f"{theirs[0]} is in it" if theirs else ""
     return "" if known.active in ("inactive", "failed") else f"it is {known.active}"

@@ -1,7 +1,7 @@
-"""systemd over D-Bus: the few calls of org.freedesktop.systemd1 that an agent makes, and the signals that it hears.
+"""systemd over D-Bus: the few calls of org.freedesktop.systemd1 that an agent makes, and the signals that it receives.
 
-Interface: https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html. One connection, made when first
-needed and again when it breaks; one thread reads it. Calls may come from any thread.
+Interface: https://www.freedesktop.org/software/systemd/man/latest/org.freedesktop.systemd1.html. One connection, made
+when first needed and again when it breaks; one thread reads it. Calls may come from any thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jeepney.io.threading import DBusConnection, ReceiveStopped, open_dbus_conne
 from fleet.agent.steps import Known, SystemdError, SystemdState
 
 CALL_S = 90.0
-"""Longest wait for an answer: a daemon-reload of a busy, emulated machine takes its time."""
+"""Longest wait for an answer: a daemon-reload of a busy, emulated machine is slow."""
 
 _JOBS_MAX = 1000
 _NAME = "org.freedesktop.systemd1"
@@ -118,7 +118,9 @@ class Bus:
 
 
 class SystemdManager:
-    """The machine's systemd; see :class:`fleet.agent.steps.Systemd`. ``on_change`` gets names of observed units, from another thread."""
+    """The machine's systemd.
+
+    See :class:`fleet.agent.steps.Systemd`. ``on_change`` gets names of observed units, from another thread."""
 
     def __init__(self, on_change: Callable[[Sequence[str]], None]) -> None:
         self._on_change = on_change
@@ -201,7 +203,9 @@ class SystemdManager:
         return {str(row[0]): SystemdState(str(row[2]), str(row[3]), str(row[4])) for row in rows}
 
     def observe(self, unit: str, wanted: bool) -> None:
-        """See :class:`fleet.agent.steps.Systemd`. Never raises: what a broken bus keeps from us, the next poll finds."""
+        """See :class:`fleet.agent.steps.Systemd`.
+
+        Never raises: what a broken bus keeps from us, the next poll finds."""
         path = unit_path(unit)
         if wanted:
             self._observed[path] = unit

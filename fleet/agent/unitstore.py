@@ -1,7 +1,10 @@
-"""Unit files of fleet on a machine: what is on disk is what the agent knows, so that a daemon that restarts knows it too.
+"""Unit files of fleet on a machine.
 
-``units/`` holds the unit files, ``launched/`` an empty file for each unit that was started; both are under ``/run/fleet``, so that
-a reboot forgets them as it forgets the units. systemd finds a unit file by a link in ``/run/systemd/system``.
+The disk holds all that the agent knows, so that a restarted daemon knows it too.
+
+``units/`` holds the unit files, ``launched/`` an empty file for each unit that was started; both are under
+``/run/fleet``, so that a reboot forgets them as it forgets the units. systemd finds a unit file by a link in
+``/run/systemd/system``.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ class StoreError(Failure):
 
 
 class UnitStore:
-    """The unit files in ``folder``, linked into ``systemd_folder``. Each method is safe to repeat, also when it was cut short.
+    """The unit files in ``folder``, linked into ``systemd_folder``.
 
-    Names that have a unit file in one of ``host_folders`` are the machine's own: a unit of fleet must not stand in for its
-    docker.service, nor stop it when it is destroyed.
+    Each method is safe to repeat, also when it was cut short.
+
+    Names that have a unit file in one of ``host_folders`` are the machine's own: a unit of fleet must not stand in for
+    its docker.service, nor stop it when it is destroyed.
     """
 
     def __init__(self, folder: Path, systemd_folder: Path, host_folders: Sequence[Path] = ()) -> None:
@@ -40,8 +45,8 @@ class UnitStore:
                 raise StoreError("cannot make a folder for unit files", where=str(folder)) from error
 
     def units(self) -> dict[str, str]:
-        """The hash of each unit file that is here, by unit name. Other files are none of ours; one without its link is half written
-        or half removed, and counts as none."""
+        """The hash of each unit file that is here, by unit name. Other files are not ours; one without its link is half
+        written or half removed, and counts as none."""
         found: dict[str, str] = {}
         for path in sorted(self._units.iterdir()):
             try:
@@ -54,7 +59,8 @@ class UnitStore:
         return found
 
     def is_ours(self, name: str, path: str) -> bool:
-        """Whether ``path`` is where the unit file or its link is, or was: systemd may not know yet that it went."""
+        """Whether ``path`` is where the unit file or its link is, or was: systemd may not know yet that it was
+        removed."""
         return Path(path) in (self._units / name, self._systemd / name)
 
     def is_launched(self, name: str) -> bool:
@@ -97,7 +103,7 @@ class UnitStore:
             raise StoreError("cannot remove the unit file", where=str(path)) from error
 
     def mark_launched(self, name: str, launched: bool) -> None:
-        """Remember that a unit was started, or stopped. Raises :class:`StoreError`."""
+        """Record that a unit was started, or stopped. Raises :class:`StoreError`."""
         mark = self._launched / str(UnitName.parse(name))
         try:
             if launched:

@@ -1,8 +1,8 @@
 """From a request to a response, as values: no sockets here.
 
-The traps that the original client sets are handled where they bite: a unit that exists is never 404 under ``/state`` (fleetctl
-1.0.0 would crash on that), a replaced text resets the desired state, and the current state is ``inactive`` only when the
-unit's machine has let go of it.
+Peculiarities of the original client are handled where they matter: a unit that exists is never 404 under ``/state``
+(fleetctl 1.0.0 would crash on that), a replaced text resets the desired state, and the current state is ``inactive``
+only when the unit's machine has released it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _BASES = (["fleet", "v1"], ["v1-alpha"])
 ELECTION_S = 15.0
 """Seconds that a request waits for etcd to elect a leader.
 
-A member stands for election after one to two election timeouts, 5 s each where CPUs are emulated, and a new leader must commit an
-entry before it can be read from.
+A member stands for election after one to two election timeouts, 5 s each where CPUs are emulated, and a new leader must
+commit an entry before it can be read from.
 """
 
 _AGAIN_S = 0.5
@@ -39,7 +39,7 @@ _AGAIN_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One unit with all that is known of it. ``machine`` is "" for one that is nowhere, or everywhere."""
+    """One unit with all that is known about it. ``machine`` is "" for one that is nowhere, or everywhere."""
 
     unit: Unit
     machine: str
@@ -66,7 +66,8 @@ Verbs = Mapping[str, Callable[[], Response]]
 class Api:
     """The API over a registry. Thread-safe as far as the registry is.
 
-    ``patience_s``: nobody is told 503 before etcd had so many seconds to find a leader, unless a write was lost on the way.
+    ``patience_s``: a client gets a 503 only after etcd had so many seconds to find a leader, unless a write was lost on
+    the way.
     """
 
     def __init__(self, registry: Registry, *, patience_s: float = ELECTION_S) -> None:
@@ -103,14 +104,15 @@ class Api:
     def _patiently(self, request: Request) -> Response:
         """As :meth:`_route`, again and again while etcd elects a leader.
 
-        Each write is one transaction, and the last thing that its request does: if it was not lost, nothing was done yet.
+        Each write is one transaction, and the last thing that its request does: if it was not lost, nothing was done
+        yet.
         """
         until = time.monotonic() + self._patience_s
         while True:
             try:
                 return self._route(request)
             except Unavailable as trouble:
-                # An etcd that is not there will not elect anybody.
+                # An etcd that does not run will not elect a leader.
                 if trouble.maybe_applied or not trouble.reached or time.monotonic() >= until:
                     raise
             time.sleep(_AGAIN_S)
@@ -134,7 +136,7 @@ class Api:
         return failed(HTTPStatus.METHOD_NOT_ALLOWED if segments == [""] else HTTPStatus.NOT_FOUND)
 
     def _verbs(self, path: Sequence[str], query: Query, request: Request) -> Verbs | None:
-        """What can be done at ``path``, by verb; ``None`` when there is no such path."""
+        """The handlers of ``path``, by verb; ``None`` when there is no such path."""
         match path:
             case [] | [""]:
                 return {}
@@ -291,7 +293,7 @@ def _require_json(request: Request) -> None:
 
 
 def _all_seen(view: Overview) -> Iterator[_Seen]:
-    """All units by name, with what is known of each."""
+    """All units by name, with all that is known about each."""
     orders: dict[str, Placement] = {}
     for (machine, name), order in sorted(view.placements.items()):
         if machine in view.machines and not order.everywhere:
@@ -315,7 +317,7 @@ def _listed(seen: _Seen) -> shapes.Json:
 
 
 def _no_reason(seen: _Seen) -> str:
-    """Words for a unit that the engine has said nothing about."""
+    """The reason for a unit about which the engine has written nothing."""
     if seen.unit.desired is Desired.INACTIVE:
         return "nobody asked for it: its desired state is inactive"
     if seen.machine:
@@ -348,7 +350,9 @@ def _json(fields: shapes.Json) -> Response:
 
 
 def _discovery() -> Response:
-    """A Google discovery document (https://developers.google.com/discovery/v1/reference/apis), as far as tools ask for it."""
+    """A Google discovery document, with the parts that tools read.
+
+    See https://developers.google.com/discovery/v1/reference/apis."""
     methods = [
         ("Machine", "List", "GET", "machines"),
         ("Unit", "List", "GET", "units"),

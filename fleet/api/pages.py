@@ -1,8 +1,9 @@
 """Lists in pages: the whole list is read once, for the first page, and the others come from what was read then.
 
-The original read everything for each page of a hundred rows: the square of their number, and a row that was missed or told twice when the
-list changed in between. Here a page token also names the reading that its list comes from. A list whose reading is no longer kept (the client was slow, or
-asks another fleetd) is read anew for the page at hand and those after it.
+The original read everything for each page of a hundred rows: the cost was the square of their number, and rows were
+missed or repeated when the list changed in between. Here a page token also names the reading that its list comes from.
+A list whose reading is no longer kept (the client was slow, or now uses another fleetd) is read again for the current
+page and those after it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ KEPT_MAX = 4
 """Readings that are kept at the same time; of 50,000 units each takes some 30 MB."""
 
 KEPT_S = 60.0
-"""Seconds that a reading is kept after its last page was asked for."""
+"""Seconds that a reading is kept after the last request for one of its pages."""
 
 _TOKEN = struct.Struct("<HHQ")
 
@@ -43,7 +44,7 @@ def _parsed(token: str) -> tuple[int, int]:
 
 
 class Pages:
-    """The readings that somebody pages through. Rows are JSON already. Thread-safe."""
+    """The readings whose pages clients are reading. Rows are JSON already. Thread-safe."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -51,7 +52,7 @@ class Pages:
         self._lock = threading.Lock()
 
     def page(self, name: str, token: str, read: Callable[[], Sequence[bytes]]) -> tuple[Sequence[bytes], str]:
-        """Rows of the page that ``token`` names ("" for the first) of the list ``name``, and the token of the next ("" for none).
+        """Rows of the page ``token`` ("" for the first) of the list ``name``, and the next token ("" for none).
 
         ``read`` reads the list. Raises :class:`BadRequest` for a token that is not ours.
         """
@@ -66,7 +67,7 @@ class Pages:
         return rows[begin : begin + PAGE_ROWS], token_of(number + 1, reading)
 
     def _taken(self, name: str, reading: int) -> Sequence[bytes] | None:
-        """Take a reading out; whoever has more pages to give puts it back."""
+        """Take a reading out; the caller puts it back if there are more pages."""
         with self._lock:
             self._forget_old()
             found = self._kept.pop((name, reading), None)
@@ -77,7 +78,7 @@ class Pages:
             self._kept[name, reading] = (self._clock(), rows)
             self._forget_old()
             while len(self._kept) > KEPT_MAX:
-                del self._kept[next(iter(self._kept))]  # of all, it was asked for longest ago
+                del self._kept[next(iter(self._kept))]  # the one with the oldest request
 
     def _forget_old(self) -> None:
         oldest = self._clock() - KEPT_S

@@ -15,7 +15,9 @@ from webserver.message import Response
 from webserver.server import Server, Site
 
 IDLE_S = 60
-"""Seconds that a connection may be silent; the original's client keeps its own open for 90 and copes with losing them."""
+"""Seconds that a connection may be silent.
+
+The original's client keeps its own open for 90 and copes with losing them."""
 
 CONNECTIONS_MAX = 64
 """Connections of one socket that are served at the same time."""
@@ -27,7 +29,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class ApiServer:
-    """Serves ``registry`` on ``sockets``, which are bound, listening stream sockets (unix or TCP); closing them is its job."""
+    """Serves ``registry`` on ``sockets``, which are bound, listening stream sockets (unix or TCP).
+
+    Closing them is its job."""
 
     def __init__(self, registry: Registry, *, sockets: Sequence[socket.socket]) -> None:
         site = Site(
@@ -49,7 +53,7 @@ class ApiServer:
             server.start()
 
     def stop(self) -> None:
-        """Take no more connections and close the sockets; requests that are being answered have a moment to end."""
+        """Accept no more connections and close the sockets; requests that are being answered have a moment to end."""
         for server in self._servers:
             server.stop()
 

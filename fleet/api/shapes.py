@@ -1,7 +1,7 @@
-"""What goes over the wire: JSON shapes of API v1, and the body of a PUT.
+"""The JSON shapes of API v1, and the body of a PUT.
 
-Empty fields and empty lists are left out, as the original does. Ours, all additive: ``statusReason`` of a unit, ``error`` of a
-unit state, ``hint`` of an error, and the answer of ``/why``.
+Empty fields and empty lists are left out, as the original does. Our additions: ``statusReason`` of a unit, ``error`` of
+a unit state, ``hint`` of an error, and the answer of ``/why``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAGE_ROWS = 100
 """Rows of one page, the original's ``token_limit``."""
 
 METADATA_CHANGES_MAX = 100
-"""Keys that one PATCH may change: etcd takes 128 in a transaction."""
+"""Keys that one PATCH may change: etcd accepts 128 in a transaction."""
 
 METADATA_VALUE_MAX = 1024
 """Characters of one metadata value."""
@@ -34,12 +34,14 @@ Shape = TypeVar("Shape")
 
 
 class BadRequest(Failure):
-    """The request is not what the API takes: HTTP 400."""
+    """The API does not accept the request: HTTP 400."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitRequest:
-    """The body of a PUT: ``name`` "" when absent, ``unitfile`` ``None`` without options, ``desired`` ``None`` when absent."""
+    """The body of a PUT.
+
+    When absent, ``name`` is "" and ``desired`` ``None``; ``unitfile`` is ``None`` without options."""
 
     name: str
     unitfile: UnitFile | None
@@ -47,7 +49,9 @@ class UnitRequest:
 
     @classmethod
     def parse(cls, body: bytes) -> UnitRequest:
-        """Read the JSON of a PUT; raises :class:`BadRequest`, or :class:`unitfile.text.UnitFileError` for the options."""
+        """Read the JSON of a PUT.
+
+        Raises :class:`BadRequest`, or :class:`unitfile.text.UnitFileError` for the options."""
         fields = _parsed(body, dict, "object")
         raw = fields.get("options") or []
         if not isinstance(raw, list):
@@ -128,7 +132,7 @@ def why(value: Unit, *, current: str, machine_id: str, reason: str) -> Json:
 
 
 def state(value: UnitState) -> Json:
-    """What a machine says about a unit."""
+    """A machine's report about a unit."""
     return _compact(
         {
             "name": value.name,

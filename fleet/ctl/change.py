@@ -20,7 +20,7 @@ _REPLACEABLE = {
     "loaded": ("inactive", "loaded"),
     "launched": ("inactive", "loaded", "launched"),
 }
-"""From what is asked for to the desired states in which ``--replace`` is taken."""
+"""From the requested state to the desired states in which ``--replace`` is accepted."""
 
 _VERBS = {"inactive": "submit", "loaded": "load", "launched": "start"}
 
@@ -55,7 +55,7 @@ def add_attempts_option(parser: argparse.ArgumentParser) -> None:
 
 
 def submit(settings: Settings, options: argparse.Namespace) -> int:
-    """Tell the cluster about units, without running them."""
+    """Store units in the cluster, without running them."""
     arguments = parse_arguments(options.units)
     with open_reach(settings) as reach:
         for argument, text in _plan(reach.client, arguments, "inactive", replace=options.replace):
@@ -71,7 +71,7 @@ def load(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def start(settings: Settings, options: argparse.Namespace) -> int:
-    """Put units on machines, start them, and wait until systemd says that they run."""
+    """Put units on machines, start them, and wait until systemd reports that they run."""
     return _bring(settings, options, "launched")
 
 
@@ -88,7 +88,7 @@ def stop(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def unload(settings: Settings, options: argparse.Namespace) -> int:
-    """Stop units and take them off their machines."""
+    """Stop units and remove them from their machines."""
     with _existing(settings, options) as (client, found):
         _take_down(client, found, "inactive", options)
     return 0
@@ -166,13 +166,13 @@ def _bring(settings: Settings, options: argparse.Namespace, wanted: str) -> int:
 def _plan(
     client: Client, arguments: Sequence[Argument], wanted: str, *, replace: bool
 ) -> list[tuple[Argument, UnitFile | None]]:
-    """For each unit the text to store, or ``None`` when the cluster has it. Nothing is changed, so a mistake in the last
-    argument leaves the first one alone."""
+    """For each unit the text to store, or ``None`` when the cluster has it. Nothing is changed, so a mistake in the
+    last argument leaves the first one alone."""
     return [(argument, _text_to_store(client, argument, wanted, replace=replace)) for argument in arguments]
 
 
 def _text_to_store(client: Client, argument: Argument, wanted: str, *, replace: bool) -> UnitFile | None:
-    """The order is the original's: the cluster's unit, the file, the cluster's template, the template beside the path."""
+    """In the original's order: the cluster's unit, the file, the cluster's template, the template beside the path."""
     name = str(argument.name)
     record = client.unit(name)
     if record is None:
@@ -203,7 +203,9 @@ def _text_to_store(client: Client, argument: Argument, wanted: str, *, replace: 
 
 
 def _judged(argument: Argument, text: Text) -> UnitFile:
-    """The unit in ``text``, after saying what is wrong with it; raises :class:`Failure` if systemd would refuse it."""
+    """The unit in ``text``, after reporting what is wrong with it.
+
+    Raises :class:`Failure` if systemd would refuse it."""
     findings = text.findings(argument.name)
     for finding in findings:
         _tell(finding.render(str(text.path)))
@@ -238,7 +240,9 @@ def _template_text(client: Client, argument: Argument) -> Text | None:
 
 @contextmanager
 def _existing(settings: Settings, options: argparse.Namespace) -> Iterator[tuple[Client, list[UnitRecord]]]:
-    """The units of a command that are in the cluster. Those that are not fail it, after its work on the others is done."""
+    """The units of a command that are in the cluster.
+
+    Those that are not fail it, after its work on the others is done."""
     names = [str(each.name) for each in parse_arguments(options.units)]
     with open_reach(settings) as reach:
         records = {name: reach.client.unit(name) for name in names}
@@ -268,7 +272,7 @@ def _take_down(client: Client, records: Sequence[UnitRecord], wanted: str, optio
 
 
 def _wait(looks: dict[str, Look], options: argparse.Namespace) -> None:
-    """Wait for units, each of which says itself on stdout what it has come to."""
+    """Wait for units; each prints its result on stdout."""
     wait(
         looks,
         attempts=options.block_attempts,
@@ -278,7 +282,7 @@ def _wait(looks: dict[str, Look], options: argparse.Namespace) -> None:
 
 
 def _look_state(client: Client, name: str, wanted: str) -> Look:
-    """Looks whether a unit has come to a state, and ends with ``Unit x loaded on ...``."""
+    """Checks whether a unit has reached a state, and ends with ``Unit x loaded on ...``."""
 
     def look(seconds: float) -> Verdict:
         record = client.unit(name)
@@ -292,7 +296,7 @@ def _look_state(client: Client, name: str, wanted: str) -> Look:
 
 
 def _look_start(client: Client, name: str) -> Look:
-    """Looks whether a unit is launched, says where, and then whether systemd runs it."""
+    """Checks whether a unit is launched, prints where, and then checks whether systemd runs it."""
     running = Running(name)
     launched = _look_state(client, name, "launched")
     since: list[float] = []
@@ -327,7 +331,7 @@ def _look_gone(client: Client, name: str) -> Look:
     def look(_seconds: float) -> Verdict:
         alive = {each.id for each in client.machines()}
         left = [each.machine for each in client.states(name) if each.machine in alive]
-        if not left or client.unit(name) is not None:  # somebody made it anew: what runs now is theirs
+        if not left or client.unit(name) is not None:  # another client made it again: what runs now is theirs
             return Verdict(Outcome.DONE)
         return Verdict(Outcome.PENDING, f"waiting for machine {left[0]} to let go of unit {name}")
 

@@ -1,7 +1,7 @@
 """The command line of ``fleetctl``: global options, the commands, and what connects the two.
 
-Global options stand before or behind the command, and each has a form in the environment: ``--ssh-username`` is
-``FLEETCTL_SSH_USERNAME``. A command may be shortened as long as it stays clear which one is meant.
+Global options may precede or follow the command, and each has an environment variable: ``--ssh-username`` is
+``FLEETCTL_SSH_USERNAME``. A command may be shortened as long as it is unambiguous.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ COMMANDS = (
     ),
     Command(
         "submit",
-        "tell the cluster about units, without running them",
+        "store units in the cluster, without running them",
         change.add_create_options,
         change.submit,
         ("fleetctl submit hello.service", "fleetctl submit --replace units/redis@.service"),
@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """One parser with every command, for what wants to know all words: shell completion."""
+    """One parser with every command, for shell completion."""
     parser = Parser(PROG, description="Run systemd units on a cluster of machines.")
     _add_globals(parser, defaults=True)
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -244,7 +244,7 @@ def _command_parser(chosen: Command) -> argparse.ArgumentParser:
 
 
 def _add_globals(parser: argparse._ActionsContainer, *, defaults: bool) -> None:
-    """The global options; without ``defaults`` one that is not given leaves no trace, so that a former one stands."""
+    """The global options; without ``defaults`` one that is not given is not set, so that an earlier value remains."""
 
     def add(name: str, default: str, metavar: str, text: str) -> None:
         variable = "FLEETCTL_" + name.upper().replace("-", "_")
@@ -263,7 +263,7 @@ def _add_globals(parser: argparse._ActionsContainer, *, defaults: bool) -> None:
 
 
 def _bare_booleans(arguments: Sequence[str]) -> list[str]:
-    """The original takes ``--strict-host-key-checking`` without a value, too."""
+    """The original also accepts ``--strict-host-key-checking`` without a value."""
     bare = "--strict-host-key-checking"
     return [f"{bare}=true" if each == bare else each for each in arguments]
 

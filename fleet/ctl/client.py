@@ -1,6 +1,7 @@
 """The fleet HTTP API as typed calls. One connection, kept open; nothing here prints or waits.
 
-The API is untrusted input like any other: an answer of the wrong shape is a :class:`Failure` that says so, never a traceback.
+The API is untrusted input like any other: an answer of the wrong shape is a :class:`Failure` that reports it, never a
+traceback.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ class ApiError(Failure):
 
 
 class Unreachable(Failure):
-    """Nobody answers at the endpoint."""
+    """No server answers at the endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitRecord:
-    """A unit as the API shows it. ``current`` and ``machine`` are "" when the API leaves them out; ``reason`` is the engine's word
-    on a unit that it cannot place ("" for none)."""
+    """A unit as the API shows it. ``current`` and ``machine`` are "" when the API leaves them out; ``reason`` is the
+    engine's reason for a unit that it cannot place ("" for none)."""
 
     name: str
     unitfile: UnitFile
@@ -55,7 +56,7 @@ class UnitRecord:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """What the engine says about a unit: one sentence, and how many machines it refused for which reason."""
+    """The engine's explanation of a unit: one sentence, and how many machines it refused for which reason."""
 
     record: UnitRecord
     reason: str
@@ -114,7 +115,7 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """The API at ``endpoint``; ``timeout_s`` bounds each request. Raises :class:`ApiError` and :class:`Unreachable`.
 
-    ``where`` and ``hint`` are what an error says about the endpoint, when its address here means nothing to a person.
+    ``where`` and ``hint`` describe the endpoint in an error, when its address here means nothing to the user.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Client:
         self._put(name, {"name": name, "desiredState": desired, "options": options})
 
     def set_desired(self, name: str, desired: str) -> None:
-        """Ask for a state of a unit that exists."""
+        """Request a state of a unit that exists."""
         self._put(name, {"name": name, "desiredState": desired})
 
     def delete(self, name: str) -> bool:
@@ -173,7 +174,7 @@ class Client:
         return True
 
     def states(self, unit: str = "") -> list[UnitState]:
-        """What machines say about their units (about ``unit`` only, when given), by unit and machine."""
+        """The machines' reports about their units (about ``unit`` only, when given), by unit and machine."""
         query = {"unitName": unit} if unit else {}
         return [
             UnitState(

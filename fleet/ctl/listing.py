@@ -73,7 +73,7 @@ def list_machines(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def list_units(settings: Settings, options: argparse.Namespace) -> int:
-    """What machines say about their units: one row a unit and machine."""
+    """The machines' reports about their units: one row per unit and machine."""
     chosen = _chosen(options.fields, UNIT_FIELDS)
     with open_reach(settings) as reach:
         states = reach.client.states()
@@ -168,7 +168,7 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def no_such_unit(client: Client, names: Sequence[str]) -> Failure:
-    """The failure for names that the cluster does not know, with what they may have been meant to be."""
+    """The failure for names that the cluster does not know, with similar names."""
     what = "unit" if len(names) == 1 else "units"
     known = [each.name for each in client.units()]
     near = [hint for name in names if (hint := did_you_mean(name, known))]

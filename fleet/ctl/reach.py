@@ -15,17 +15,17 @@ from fleet.model.entities import Machine
 from terminal import Failure, UsageFailure
 
 STAGGER_S = 4.0
-"""Seconds to wait for one node before the next is tried as well: an emulated node takes one to three for a handshake."""
+"""Seconds to wait for one node before trying the next, too: an emulated node's handshake takes one to three."""
 
 PROBE_S = 25.0
-"""Seconds for the first answer of a node's API when no other node has a better one: it waits out an election of etcd."""
+"""Seconds for the first answer of a node's API when no other node is better: enough for an election of etcd."""
 
 MACHINE_ID_FILE = Path("/etc/machine-id")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the global options say. Without ``tunnel`` the endpoint is here."""
+    """The global options. Without ``tunnel`` the endpoint is here."""
 
     endpoint: Endpoint
     tunnel: tuple[Address, ...]

@@ -1,4 +1,6 @@
-"""The commands that run something on a unit's machine: status, journal and ssh. Their exit code is the remote program's."""
+"""The commands that run something on a unit's machine: status, journal and ssh.
+
+Their exit code is the remote program's."""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def add_ssh_options(parser: argparse.ArgumentParser) -> None:
 
 
 def status(settings: Settings, options: argparse.Namespace) -> int:
-    """What systemctl says about units, on their machines; the first exit status that is not 0."""
+    """Show systemctl's status of units, on their machines; returns the first exit status that is not 0."""
     arguments = parse_arguments(options.units)
     first_bad = 0
     with open_reach(settings) as reach:
@@ -101,7 +103,9 @@ def journal(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def ssh(settings: Settings, options: argparse.Namespace) -> int:
-    """A shell, or a command, on a machine. As with ssh itself, the words of the command are joined for the remote shell."""
+    """A shell, or a command, on a machine.
+
+    As with ssh itself, the words of the command are joined for the remote shell."""
     command = list(options.arguments)
     if options.machine and options.unit:
         raise UsageFailure("--machine and --unit exclude each other")
@@ -148,7 +152,9 @@ def _places(client: Client, machines: Sequence[Machine], argument: Argument, wan
 
 
 def _matching(machines: Sequence[Machine], text: str) -> list[Machine]:
-    """Machines whose id begins with ``text``, or whose address it is; dots behind a short id are as the lists print it."""
+    """Machines whose id begins with ``text``, or whose address it is.
+
+    Dots behind a short id are as the lists print it."""
     begin = text.partition("/")[0].removesuffix("...")
     return [each for each in machines if (begin and each.id.startswith(begin)) or each.ip == text]
 

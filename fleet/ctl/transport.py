@@ -1,4 +1,6 @@
-"""ssh: the way to a cluster from outside, and from machine to machine. All of it is the OpenSSH client; we only steer it.
+"""ssh connections to a cluster from outside, and from machine to machine.
+
+The OpenSSH client does all of it; this module only controls it.
 
 A *tunnel* is one ssh connection to one node for the life of one command::
 
@@ -6,8 +8,8 @@ A *tunnel* is one ssh connection to one node for the life of one command::
         \\------ control socket there --------- further sessions on the same connection (status, journal, ssh),
                                                or the hop from that node to another one (ssh -W)
 
-What it leaves behind must be nothing, whatever happens to us. So ssh is run by a small shell that removes the folder when
-ssh ends; and ssh ends when our end of its standard input closes, even by SIGKILL, since that ends the remote ``cat``.
+It must leave nothing behind, even if we are killed. So ssh is run by a small shell that removes the folder when ssh
+ends; and ssh ends when our end of its standard input closes, even by SIGKILL, since that ends the remote ``cat``.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ def parse_tunnel(text: str) -> list[Address]:
 
 @dataclass(frozen=True, slots=True)
 class Ssh:
-    """How to ssh, to any host. ``strict`` records an unknown host's key and refuses a changed one; without it no key is checked."""
+    """How to ssh, to any host.
+
+    ``strict`` records an unknown host's key and refuses a changed one; without it no key is checked."""
 
     user: str
     timeout_s: float
@@ -81,7 +85,7 @@ class Ssh:
     strict: bool = True
 
     def arguments(self, address: Address) -> list[str]:
-        """Options and host of an ssh command line, without the ``ssh``; the remote command comes behind."""
+        """Options and host of an ssh command line, without the ``ssh``; the remote command follows."""
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": str(math.ceil(self.timeout_s)),
@@ -164,12 +168,12 @@ class Tunnel:
 
     @property
     def greeting(self) -> int:
-        """The descriptor that is readable when the connection stands or has failed."""
+        """The descriptor that is readable when the connection is up or has failed."""
         assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
     def greeted(self) -> bool:
-        """Read what the other side said; True when it is up. Raises :class:`Failure` when ssh gave up."""
+        """Read the output of the other side; True when it is up. Raises :class:`Failure` when ssh gave up."""
         said = os.read(self.greeting, 4096)
         if not said:
             raise Failure(self._complaint(), where=str(self.address))
@@ -189,12 +193,12 @@ class Tunnel:
         return self._deadline - time.monotonic()
 
     def overdue(self) -> Failure:
-        """What to tell when it has."""
+        """What to report when it has."""
         return Failure(f"no answer within {self._ssh.timeout_s:g} s", where=str(self.address))
 
     def session(self, line: str, *, machine: Machine | None = None, options: Sequence[str] = ()) -> list[str]:
-        """The command line that runs the shell's ``line`` (a login shell when empty) on the tunnel's node, or on ``machine`` by
-        a hop from there.
+        """The command line that runs the shell's ``line`` (a login shell when empty) on the tunnel's node, or on
+        ``machine`` by a hop from there.
 
         ``options`` are for the ssh to the machine: ``-t``, ``-A``, ``-p``.
         """
@@ -205,7 +209,7 @@ class Tunnel:
         return direct_session(self._ssh, machine, line, options=["-o", f"ProxyCommand={hop}", *options])
 
     def _complaint(self) -> str:
-        """What ssh said last on its standard error; it has ended when this is called."""
+        """The last line of ssh's standard error; it has ended when this is called."""
         assert self._process.stderr is not None
         lines = [line.strip() for line in self._process.stderr.read().decode(errors="replace").splitlines()]
         told = next((line for line in reversed(lines) if line), "")
@@ -229,7 +233,9 @@ def direct_session(ssh: Ssh, machine: Machine, line: str, *, options: Sequence[s
 
 
 class Usable(Protocol):
-    """Asks a node whether it is any good, and raises :class:`Failure` if it is not, or not at once unless ``patiently``."""
+    """Checks that a node is usable.
+
+    Raises :class:`Failure` if it is not, or, unless ``patiently``, if it is not usable at once."""
 
     def __call__(self, tunnel: Tunnel, *, patiently: bool) -> None: ...
 
@@ -247,9 +253,10 @@ def open_tunnel(
 
     ``remote_socket`` is the path of the fleet socket on the node.
 
-    The next node is tried as soon as one fails, or does not answer within ``stagger_s``; the slower one stays in the race. Only if
-    none is usable at once are those that were reached asked again, patiently: a node that is cut off from the others costs little then,
-    and an election that all of them wait for is waited for. Raises :class:`Failure` with what each of them said.
+    The next node is tried as soon as one fails, or does not answer within ``stagger_s``; the slower one stays in the
+    race. Only if none is usable at once, those that were reached are tried again, patiently: a node that is cut off
+    from the others costs little then, and an election that all of them wait for is waited for. Raises :class:`Failure`
+    with the error of each of them.
     """
     ssh.prepare()
     with contextlib.ExitStack() as cleanup:
@@ -308,7 +315,7 @@ def _race(
             if greeted:
                 leave(tunnel)
                 doubtful.append(tunnel)
-                with contextlib.suppress(Failure):  # it is asked again if no other is better
+                with contextlib.suppress(Failure):  # it is tried again if no other is better
                     usable(tunnel, patiently=False)
                     return won(tunnel)
     for tunnel in doubtful:
@@ -329,7 +336,7 @@ def _unreachable(trouble: Sequence[Failure], ssh: Ssh) -> Failure:
 def _hint(trouble: Sequence[Failure], ssh: Ssh) -> str:
     text = " ".join(each.message for each in trouble)
     if "Host key verification failed" in text:
-        return f"the node has another key than last time; if it was built anew, remove its line from {ssh.known_hosts}"
+        return f"the node has another key than last time; if it was built again, remove its line from {ssh.known_hosts}"
     if "Permission denied" in text:
         return "give the cluster's key with --ssh-identity-file, or add it to your ssh agent"
     return next((each.hint for each in trouble if each.hint), "is the node up? check --tunnel and --ssh-timeout")

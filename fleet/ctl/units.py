@@ -1,6 +1,6 @@
 """What a unit argument of a command means: a name, and maybe a local file with its text.
 
-The name is the base name of what was typed, before any symbolic link is followed: a link ``polop@redis.service`` to
+The name is the base name of the argument, before any symbolic link is followed: a link ``polop@redis.service`` to
 ``redis.service`` is the unit ``polop@redis.service`` with the text of ``redis.service``.
 """
 
@@ -28,7 +28,9 @@ class Argument:
 
     @classmethod
     def parse(cls, text: str) -> Argument:
-        """Read what was typed. A name without a type is a service. Raises :class:`Failure` for what cannot be a unit name."""
+        """Parse the argument.
+
+        A name without a type is a service. Raises :class:`Failure` for what cannot be a unit name."""
         base = text.rsplit("/", 1)[-1]
         if not base:
             raise Failure("a unit is wanted, this is a folder", where=repr(text), hint="name the unit files in it")
@@ -54,14 +56,14 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What a unit is to be: ``path`` and ``source`` say as which file it was written, ``None`` and "" if the cluster had it."""
+    """A unit to store: ``path`` and ``source`` are those of its file, ``None`` and "" if the cluster had it."""
 
     unit: UnitFile
     path: Path | None = None
     source: str = ""
 
     def findings(self, name: UnitName) -> list[Finding]:
-        """What systemd would say of it as the unit ``name``; nothing of a text that the cluster has taken already."""
+        """systemd's findings about it as the unit ``name``; none for a text that the cluster has already accepted."""
         if self.path is None:
             return []
         from unitfile.lint import lint  # only a text that is to be stored pays for the import
@@ -81,7 +83,7 @@ def parse_arguments(texts: Sequence[str]) -> list[Argument]:
 
 
 def read_file(path: Path) -> Text | None:
-    """The unit file at ``path``; ``None`` when there is nothing. Raises :class:`Failure` for what is no unit file."""
+    """The unit file at ``path``; ``None`` if it does not exist. Raises :class:`Failure` if it is no unit file."""
     try:
         if path.is_dir():
             raise Failure("a unit file is wanted, this is a folder", where=str(path), hint="name the unit files in it")
@@ -89,7 +91,7 @@ def read_file(path: Path) -> Text | None:
             raise Failure(
                 "this link leads nowhere",
                 where=str(path),
-                hint=f"it points to {path.readlink()}; make that file, or the link anew",
+                hint=f"it points to {path.readlink()}; create that file, or make the link again",
             )
         if not path.exists():
             return None

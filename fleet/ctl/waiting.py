@@ -1,8 +1,8 @@
-"""Waiting until the cluster has done what was asked, and saying meanwhile what it is waiting for.
+"""Waits until the cluster has done what a command requests, and shows meanwhile what it waits for.
 
-Two questions, each answered for one look at the cluster by a pure function: has the unit come to the state that was asked for
-(:func:`judge_state`), and does systemd run it (:class:`Running`)? :func:`wait` asks again and again, prints a condition when it
-changes, and ends early when hope is gone.
+Two pure functions each judge one reading of the cluster: has the unit reached the requested state
+(:func:`judge_state`), and does systemd run it (:class:`Running`)? :func:`wait` reads repeatedly, prints a condition
+when it changes, and ends early when the request can no longer succeed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ POLL_S = 0.25
 POLL_MAX_S = 1.0
 
 QUIET_S = 1.0
-"""Seconds at the beginning of a wait in which no condition is printed: what is over by then is not worth a line."""
+"""Seconds at the beginning of a wait in which no condition is printed: waits that end by then need no line."""
 
 SETTLED_S = 10.0
-"""Seconds after which a launched unit that is still inactive counts as finished (or skipped by a condition of its own), and an
-agent's trouble with a unit counts as lasting."""
+"""Seconds after which a launched unit that is still inactive counts as finished (or skipped by a condition of its own),
+and an agent's error with a unit counts as permanent."""
 
 
 class Outcome(enum.Enum):
-    """What one look says."""
+    """The result of one check."""
 
     DONE = enum.auto()
     PENDING = enum.auto()
@@ -40,7 +40,9 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``text``: when pending, the condition that is not met; when done, a line to print ("" for none); when failed, why.
+    """``text``: when pending, the condition that is not met.
+
+    When done, a line to print ("" for none); when failed, why.
 
     ``hint`` belongs to a failure.
     """
@@ -51,13 +53,13 @@ class Verdict:
 
 
 Look = Callable[[float], Verdict]
-"""Looks at one unit; its argument is the seconds since the wait began."""
+"""Checks one unit; its argument is the seconds since the wait began."""
 
 
 def judge_state(
     name: str, record: UnitRecord | None, states: Sequence[UnitState], wanted: str, seconds: float
 ) -> Verdict:
-    """Whether a unit has come to ``wanted``: inactive, loaded or launched."""
+    """Whether a unit has reached ``wanted``: inactive, loaded or launched."""
     if record is None:
         return Verdict(Outcome.FAILED, f"unit {name} was destroyed meanwhile")
     if record.current == wanted:
@@ -77,14 +79,16 @@ def judge_state(
 
 
 class Running:
-    """Whether systemd runs a launched unit. It has a memory: a unit that was seen to start and is inactive now has finished."""
+    """Whether systemd runs a launched unit.
+
+    It has a memory: a unit that was seen to start and is inactive now has finished."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._started = False
 
     def judge(self, record: UnitRecord | None, states: Sequence[UnitState], seconds: float) -> Verdict:
-        """One look at the unit ``seconds`` after it was launched."""
+        """Check the unit ``seconds`` after it was launched."""
         name = self._name
         if record is None:
             return Verdict(Outcome.FAILED, f"unit {name} was destroyed meanwhile")
@@ -125,11 +129,11 @@ def wait(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Look at each unit of ``looks`` until all are done; ``done(name, text)`` is called as each of them is.
+    """Check each unit of ``looks`` until all are done; ``done(name, text)`` is called as each of them is.
 
-    ``attempts`` times two seconds is how long (0: for ever). A condition that changes goes to ``tell``. While the API answers
-    503 (etcd has no majority) that is a condition like any other. Raises :class:`Failure` with all conditions that were not met,
-    after all other units were waited for.
+    ``attempts`` times two seconds is how long (0: for ever). A condition that changes goes to ``tell``. While the API
+    answers 503 (etcd has no majority) that is a condition like any other. Raises :class:`Failure` with all conditions
+    that were not met, after all other units were waited for.
     """
     begin = clock()
     pause = POLL_S

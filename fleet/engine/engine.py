@@ -1,18 +1,22 @@
 """The engine: on every machine, leading on one. It turns plans into orders.
 
-Each engine is a follower, which watches the leader's key and nothing else, or the leader, which has a view of the whole prefix:
-one read, then a watch from the next revision on. It plans on that view, writes the plan in fenced transactions, and plans again
-only when its own writes have come back through the watch; so a plan is always made of what etcd says.
+Each engine is a follower, which watches the leader's key and nothing else, or the leader, which has a view of the whole
+prefix: one read, then a watch from the next revision on. It plans on that view, writes the plan in fenced transactions,
+and plans again only when its own writes have come back through the watch; so a plan is always based on what etcd
+contains.
 
-*Fencing*: each transaction compares the create revision of the leader's key with the one that this engine made. A leader that
-was asleep while its lease ran out may write what it likes: the comparison fails, nothing is changed, and it becomes a follower.
+*Fencing*: each transaction compares the create revision of the leader's key with the one that this engine made. If a
+leader was suspended while its lease ran out, the comparison fails for its writes, nothing is changed, and it becomes a
+follower.
 
-*The lease* is renewed by :meth:`Engine.keep`, beside :meth:`Engine.step`: to read and plan a large cluster takes longer than a lease
-lasts. No clock of ours ends a reign. Etcd does: by a fence that fails, or by saying that the lease or the key is gone.
+*The lease* is renewed by :meth:`Engine.keep`, beside :meth:`Engine.step`: to read and plan a large cluster takes longer
+than a lease lasts. No clock of ours ends the leadership. etcd does: by a fence that fails, or by reporting that the
+lease or the key is gone.
 
-*Trouble* costs no second reading. A write that failed is sent again, which is safe, since it is fenced and nobody else writes these
-keys; a watch that broke is resumed at the revision it had come to. The leader reads anew when etcd has compacted that revision,
-refuses a write, or has gone back in time (it was restored). Each gap starts the clock of :class:`fleet.engine.eviction.Departures` anew.
+*Errors* do not make it read everything again. A write that failed is repeated, which is safe, since it is fenced and no
+other process writes these keys; a watch that broke is resumed at its last revision. The leader reads again when etcd
+has compacted that revision, refuses a write, or has gone back in time (it was restored). Each gap restarts the clock of
+:class:`fleet.engine.eviction.Departures`.
 
 Time comes in as ``now`` (seconds of any steady clock); the loop around it is :mod:`fleet.engine.leadership`.
 """
@@ -45,7 +49,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class _Reign:
-    """A leadership: its lease, the revision that fences its writes, and whether etcd has said that the lease is gone."""
+    """A leadership: its lease, the revision that fences its writes, and whether etcd reported the lease gone."""
 
     lease: int
     fence: int
@@ -53,7 +57,7 @@ class _Reign:
 
 
 class Engine:
-    """One machine's engine. Call :meth:`step` from one thread and :meth:`keep` from another; hand it what its
+    """One machine's engine. Call :meth:`step` from one thread and :meth:`keep` from another; pass it what its
     :attr:`subscription` brings.
 
     ``ttl_s`` is the leader's lease, ``agent_ttl_s`` that of machines.
@@ -86,7 +90,7 @@ class Engine:
         return self._reign is not None
 
     def deliver(self, batch: WatchBatch) -> None:
-        """Take a batch of the subscription; :meth:`step` looks at it."""
+        """Take a batch of the subscription; :meth:`step` handles it."""
         self._batches.append(batch)
 
     def lost(self, error: EtcdError) -> None:
@@ -94,10 +98,12 @@ class Engine:
         self._lost = error
 
     def keep(self, now: float) -> float:
-        """Renew the lease of the reign, if there is one; returns when to call again at the latest. From a thread of its own.
+        """Renew the lease of the leadership, if there is one.
 
-        Trouble is retried, never raised. A lease that cannot be renewed may live on all the same (a new leader of etcd prolongs
-        all leases), so that only etcd's word that it is gone ends the reign, at the next step.
+        Returns when to call again at the latest. From a thread of its own.
+
+        Errors are retried, never raised. A lease that cannot be renewed may live on all the same (a new leader of etcd
+        prolongs all leases), so that only etcd's report that it is gone ends the leadership, at the next step.
         """
         reign = self._reign
         if reign is None:
@@ -114,7 +120,9 @@ class Engine:
         return now + self._ttl_s / 3
 
     def step(self, now: float) -> float:
-        """Do what is due at ``now``; returns when to call again at the latest. Trouble with etcd is retried, never raised."""
+        """Do what is due at ``now``.
+
+        Returns when to call again at the latest. Errors of etcd are retried, never raised."""
         if self._lost is not None:
             if self._view is None or isinstance(self._lost, Compacted):
                 self._forget_view()
@@ -135,7 +143,7 @@ class Engine:
         return due
 
     def resign(self) -> None:
-        """Let another lead at once (an orderly stop). What runs is not touched."""
+        """Let another engine lead at once (an orderly stop). Running units are not affected."""
         if self._reign is not None:
             lease = self._reign.lease
             self._step_down("resigned")
@@ -221,7 +229,7 @@ class Engine:
         return view
 
     def _resume(self, now: float, view: Overview) -> None:
-        """Watch on from what the view has."""
+        """Continue the watch from the view's revision."""
         if self._client.range(self._registry.key_leader).revision < view.revision:
             raise EtcdError("etcd has gone back to an earlier revision")
         self._subscribe(self._registry.prefix, view.revision + 1)
@@ -230,7 +238,7 @@ class Engine:
             self._departures.interrupted(now)
 
     def _expected(self, now: float, view: Overview) -> Departures:
-        """Who should be there, by a view that is whole from now on."""
+        """The machines that should be there, by a view that is whole from now on."""
         departures = Departures(now, ttl_s=self._agent_ttl_s, grace_s=GRACE_S)
         for machine in view.alive:
             departures.came(machine)
@@ -292,7 +300,7 @@ class Engine:
             self._scheduler.drop_unit(name)
 
     def _write(self, now: float, reign: _Reign, view: Overview, departures: Departures) -> float:
-        """Write one transaction, or plan when all is written and has come back; returns when to go on."""
+        """Write one transaction, or plan when all is written and has come back; returns when to continue."""
         if not self._writes:
             if view.revision < self._written:
                 if now >= self._heard_at + CATCH_UP_S:
@@ -355,7 +363,8 @@ def told(decision: Decision) -> str:
 def batches(registry: Registry, plan: Plan) -> Iterator[list[Op]]:
     """A plan as lists of operations, each small enough for a transaction.
 
-    All of one unit is together (a move is one transaction) unless it alone is too much: a global unit on hundreds of machines.
+    All of one unit is together (a move is one transaction) unless it alone is too much: a global unit on hundreds of
+    machines.
     """
     by_unit: dict[str, list[Op]] = {}
     for decision in plan.decisions:

@@ -1,14 +1,15 @@
-"""When a machine that has vanished loses its units. Pure: the time comes in.
+"""When a machine that has vanished loses its units. Pure: the time is an argument.
 
-A machine's key goes when its lease has run out, so it has been silent for a whole TTL by then. Two things can make that a lie:
-we were not looking (a new leader, a watch that broke: keys may be gone because etcd itself was away, and machines are about to
-come back), or so many vanish at once that a partition is likelier than as many deaths. So
+A machine's key is deleted when its lease runs out, so the machine has been silent for a whole TTL by then. There are
+two exceptions: there was a gap in our view (a new leader, a watch that broke: keys may be gone because etcd itself was
+away, and machines are about to come back), or so many vanish at once that a partition is likelier than as many
+failures. So
 
-- nobody is evicted until the view has been whole for a full TTL; any gap starts that clock anew;
-- a machine that vanishes while we look has a short grace to come back;
-- when more than a third of all machines vanish within a TTL, they are evicted one at a time, a TTL apart, until none is away.
-  Those that lost their units in that TTL already count, since the leases of machines that are cut off together run out one
-  after the other, as far apart as their renewals were.
+- no machine is evicted until the view has been whole for a full TTL; any gap restarts that clock;
+- a machine that vanishes while the view is whole has a short grace period to come back;
+- when more than a third of all machines vanish within a TTL, they are evicted one at a time, a TTL apart, until none is
+  away. Machines that lost their units in that TTL already count, since the leases of machines that are cut off together
+  run out one after the other, as far apart as their renewals were.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable
 class Departures:
     """Which machines are away, since when, in a view that is whole from ``since`` on.
 
-    ``ttl_s`` is the machines' lease, ``grace_s`` what one that vanished before our eyes has to come back.
+    ``ttl_s`` is the machines' lease, ``grace_s`` the time to come back for one that vanished while the view was whole.
     """
 
     def __init__(self, since: float, *, ttl_s: float, grace_s: float) -> None:
@@ -54,7 +55,7 @@ class Departures:
             self._paced_from = None
 
     def left(self, machine: str, now: float) -> None:
-        """A machine is not alive, seen at ``now``."""
+        """A machine is not alive, observed at ``now``."""
         self._alive.discard(machine)
         self._away.setdefault(machine, now)
         self._evicted = {each: at for each, at in self._evicted.items() if now < at + self._ttl_s}
@@ -63,7 +64,7 @@ class Departures:
             self._paced_from = max((at + self._ttl_s for at in self._evicted.values()), default=now)
 
     def take_due(self, now: float) -> list[str]:
-        """Machines to evict now. Whoever comes back later is a newcomer."""
+        """Machines to evict now. One that comes back later counts as new."""
         due = sorted((self._ripe(away), machine) for machine, away in self._away.items() if self._ripe(away) <= now)
         if self._paced_from is not None and due:
             if now < self._paced_from:
@@ -78,7 +79,7 @@ class Departures:
         return [machine for _, machine in due]
 
     def next_due(self) -> float | None:
-        """When to ask again; ``None`` when nobody is away."""
+        """When to check again; ``None`` when no machine is away."""
         if not self._away:
             return None
         ripe = min(self._ripe(away) for away in self._away.values())

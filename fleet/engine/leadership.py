@@ -22,7 +22,7 @@ class Leadership:
         self._threads: list[threading.Thread] = []
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
-        """Begin; ``failed`` is told of a bug, which must end the daemon and not just a thread of it."""
+        """Begin; ``failed`` is called with a bug, which must end the daemon and not just one of its threads."""
 
         def run(work: Callable[[], None]) -> None:
             try:
@@ -35,7 +35,7 @@ class Leadership:
             self._threads[-1].start()
 
     def stop(self) -> None:
-        """End both threads, after what they are doing, and let another lead at once."""
+        """End both threads after their current step, and let another engine lead at once."""
         self._stopping.set()
         self._inbox.post(None)
         for thread in self._threads:

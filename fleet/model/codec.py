@@ -1,7 +1,8 @@
 """What the values in etcd look like: JSON objects with a version ``v``, one shape a kind of key.
 
-A reader is strict about what it uses and lenient about what it does not know, so that a newer writer may add a field without
-raising ``v``. Whatever cannot be used raises :class:`BrokenValue`; nothing else ever comes out of here, whatever the bytes.
+A reader is strict about what it uses and lenient about what it does not know, so that a newer writer may add a field
+without raising ``v``. Whatever cannot be used raises :class:`BrokenValue`; nothing else ever comes out of here,
+whatever the bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _MACHINE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class BrokenValue(Failure):
-    """A value is not what its key promises."""
+    """A value does not have the format of its key."""
 
 
 # Writing
@@ -101,7 +102,7 @@ def machine(key: str, value: bytes) -> Machine:
 
 
 def metadata(key: str, value: bytes) -> str:
-    """A machine's metadata that was set at run time; "" for one that was taken away."""
+    """A machine's metadata that was set at run time; "" for one that was removed."""
     fields = _load(value)
     _same(key, f"metadata/{machine_id(_text(fields, 'machine'))}/{_text(fields, 'key')}")
     return _text(fields, "value")
@@ -120,7 +121,7 @@ def unit(key: str, value: bytes) -> Unit:
 
 
 def placement(key: str, value: bytes) -> Placement:
-    """An order to a machine. The text is kept as it is: the agent writes it, it does not need to read it."""
+    """An order to a machine. The text is kept unchanged: the agent writes it, and need not read it."""
     fields = _load(value)
     try:
         name = str(UnitName.parse(_text(fields, "unit")))
@@ -140,7 +141,7 @@ def placement(key: str, value: bytes) -> Placement:
 
 
 def broken_placement(machine: str, unit: str) -> Placement | None:
-    """A stand-in for an order that cannot be read; ``None`` when the key is none of ours either."""
+    """A placeholder for an order that cannot be read; ``None`` when the key is not ours either."""
     try:
         return Placement(str(UnitName.parse(unit)), machine_id(machine), Desired.LOADED, text="", hash="")
     except (UnitNameError, BrokenValue):
@@ -148,7 +149,7 @@ def broken_placement(machine: str, unit: str) -> Placement | None:
 
 
 def state(key: str, value: bytes) -> UnitState:
-    """What a machine says about a unit."""
+    """A machine's report about a unit."""
     fields = _load(value)
     found = UnitState(
         name=_text(fields, "unit"),
@@ -165,7 +166,7 @@ def state(key: str, value: bytes) -> UnitState:
 
 
 def status(_key: str, value: bytes) -> str:
-    """The engine's sentence about a unit."""
+    """The engine's explanation of a unit."""
     return _text(_load(value), "reason")
 
 
@@ -192,7 +193,7 @@ def _load(value: bytes) -> dict[str, object]:
         text = value.decode()
         fields = record.parse(text)
         if "\\u" in text:
-            # Raises for half a surrogate pair, which would blow up whoever writes it on.
+            # Raises for half a surrogate pair, which would fail later, where it is written.
             json.dumps(fields, ensure_ascii=False).encode()
     except ValueError as error:
         raise BrokenValue("not JSON") from error

@@ -1,7 +1,8 @@
 """The nouns of fleet, as values: machines, units, placements, states. Nothing here does I/O.
 
-A *unit* is what a user wants (text and desired state). A *placement* is the engine's word to one machine: run this text. A
-*unit state* is what that machine last said about it. What users see as the current state is derived from the three.
+A *unit* is what a user wants (text and desired state). A *placement* is the engine's word to one machine: run this
+text. A *unit state* is what that machine last said about it. What users see as the current state is derived from the
+three.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from unitfile.text import UnitFile
 
 
 class Desired(enum.StrEnum):
-    """What a unit should come to; the same three words tell what it has come to (see :func:`current_state`)."""
+    """The state that a unit should reach; its current state has the same values (see :func:`current_state`)."""
 
     INACTIVE = "inactive"  # known to the cluster, on no machine
     LOADED = "loaded"  # on a machine, known to its systemd, not started
@@ -23,7 +24,7 @@ class Desired(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine that is alive. ``id`` is its machine-id; ``boot`` tells two machines with one id apart."""
+    """A machine that is alive. ``id`` is its machine-id; ``boot`` distinguishes two machines with the same id."""
 
     id: str
     ip: str = ""
@@ -59,10 +60,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """What a machine last said about a unit. ``load``, ``active`` and ``sub`` are systemd's words, "" when unknown.
+    """A machine's last report about a unit. ``load``, ``active`` and ``sub`` are systemd's states, "" when unknown.
 
-    ``reached`` is how far the agent has come with its order; ``hash`` is that of the text that it has loaded; ``error`` is
-    the agent's trouble with the unit ("" for none).
+    ``reached`` is how far the agent has come with its order; ``hash`` is that of the text that it has loaded; ``error``
+    is the agent's trouble with the unit ("" for none).
     """
 
     name: str
@@ -76,7 +77,7 @@ class UnitState:
 
 
 def current_state(unit: Unit, machine: str | None, states: Iterable[UnitState]) -> Desired:
-    """How far a unit has come: ``machine`` is where it is placed (``None``: nowhere), ``states`` what machines say about it.
+    """A unit's progress: ``machine`` is where it is placed (``None``: nowhere), ``states`` are the machines' reports.
 
     A text that was replaced counts as loaded until its machine has the new one, and a unit that was unloaded counts as
     loaded until its machine has let go of it: only then may a client believe ``inactive``.

@@ -4,16 +4,16 @@ Keys under one prefix (``/flotilla/fleet/`` by default), with who writes each:
 
 =====================================  ===============================================================
 ``machines/<id>``                      the machine's agent, under its lease
-``metadata/<id>/<key>``                whoever serves the HTTP API; it goes over the machine's own, and outlives the machine
-``units/<name>``                       whoever serves the HTTP API
+``metadata/<id>/<key>``                the HTTP API; it overrides the machine's own, and outlives the machine
+``units/<name>``                       the HTTP API
 ``schedule/<machine>/<unit>``          the leading engine, fenced
 ``states/<machine>/<unit>``            the machine's agent, under its lease
 ``status/<unit>``                      the leading engine, fenced: why a unit is nowhere, or where a global one is
-``engine/leader``                      whoever leads, under a lease of its own
+``engine/leader``                      the leader, under a lease of its own
 =====================================  ===============================================================
 
-Values are JSON objects with a version ``v`` (see :mod:`fleet.model.codec`). A value of another version, or a broken one, is skipped
-and told in :meth:`Registry.problems`; it never stops anything.
+Values are JSON objects with a version ``v`` (see :mod:`fleet.model.codec`). A value of another version, or a broken
+one, is skipped and listed by :meth:`Registry.problems`; it never stops anything.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from unitfile.text import UnitFileError
 
 PREFIX = "/flotilla/fleet/"
 VALUE_MAX = 1 << 20
-"""Bytes of a unit's value. etcd takes 1.5 MiB a request; the order for the unit, which says a little more, must fit too."""
+"""Bytes of a unit's value. etcd takes 1.5 MiB a request.
+
+The order for the unit, which says a little more, must fit too."""
 
 _ATTEMPTS = 8
 _TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
@@ -58,7 +60,7 @@ class UnitExists(Failure):
 
 
 class Contended(Failure):
-    """Other writers changed the unit again and again while we tried to."""
+    """Other writers changed the unit repeatedly while we tried to."""
 
     def __init__(self, name: str) -> None:
         super().__init__("the unit is being changed by others at the same time", where=name, hint="try again")
@@ -73,14 +75,16 @@ class Problem:
 
 
 class Overview:
-    """All that the cluster knows, in dicts: one read of the prefix, kept up to date with :meth:`put` and :meth:`delete`.
+    """The state of the cluster in dicts.
+
+    It is one read of the prefix, kept up to date with :meth:`put` and :meth:`delete`.
 
     Keys of ``placements`` and ``states`` are (machine, unit). ``revision`` is the last one that is in it.
 
     A value that cannot be read is not the same as none: ``alive`` has the ids of all machine keys, readable or not;
     ``unreadable`` the names of units whose value is broken (``units`` keeps what was last read of them); a broken order
-    counts as one with an empty text, so that the engine writes it anew. ``machines`` have their metadata merged: what was set at
-    run time goes over what the machine says, and a machine of which a part cannot be read is left out.
+    counts as one with an empty text, so that the engine writes it again. ``machines`` have their metadata merged:
+    values set at run time override those of the machine, and a machine of which a part cannot be read is left out.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -192,16 +196,16 @@ class Registry:
         return self._get(self.key_unit(name), codec.unit)
 
     def states(self, machine: str | None = None) -> list[UnitState]:
-        """What machines say about units, by (machine, unit); only what one machine says when given."""
+        """The machines' reports about units, by (machine, unit); only those of ``machine`` when given."""
         part = "states/" if machine is None else f"states/{machine}/"
         return [state for _, state in self._range(part, codec.state)]
 
     def states_of(self, unit: str) -> list[UnitState]:
-        """What is said about one unit, by machine."""
+        """The reports about one unit, by machine."""
         return self.on_machines(unit)[1]
 
     def on_machines(self, unit: str) -> tuple[list[Placement], list[UnitState]]:
-        """The orders for one unit and what is said about it, by machine, of machines that are alive.
+        """The orders for one unit and the reports about it, by machine, of machines that are alive.
 
         Costs two keys a machine, however many units there are.
         """
@@ -221,7 +225,7 @@ class Registry:
         return {each.unit: each.machine for _, each in self._range("schedule/", codec.placement) if not each.everywhere}
 
     def unit_status(self, name: str) -> str | None:
-        """The engine's sentence about a unit that has no order, or is global; ``None`` when it has said nothing.
+        """The engine's explanation of a unit that has no order, or is global; ``None`` when there is none.
 
         Why any other is where it is, its order says.
         """
@@ -237,7 +241,7 @@ class Registry:
         return view
 
     def problems(self) -> list[Problem]:
-        """Values that this registry has skipped and that have not been seen whole since, by key."""
+        """Values that this registry has skipped and not read successfully since, by key."""
         with self._lock:
             return [self._problems[key] for key in sorted(self._problems)]
 
@@ -246,8 +250,9 @@ class Registry:
     def create_unit(self, unit: Unit, *, replace: bool = False) -> None:
         """Store a unit. With ``replace``, one of that name is overwritten in the same transaction.
 
-        Raises :class:`UnitExists` (the same unit again is no error), and :class:`fleet.model.requirements.RequirementsError` or
-        :class:`unitfile.name.UnitNameError` for a unit that no machine may run.
+        Raises :class:`UnitExists` (the same unit again is no error), and
+        :class:`fleet.model.requirements.RequirementsError` or :class:`unitfile.name.UnitNameError` for a unit that no
+        machine may run.
         """
         check_unit(unit)
         key = self.key_unit(unit.name)
@@ -262,7 +267,9 @@ class Registry:
             raise UnitExists(unit.name)
 
     def set_desired(self, name: str, desired: Desired) -> None:
-        """Change what a unit should come to. Raises :class:`NoSuchUnit`, :class:`Contended`, or as :meth:`create_unit`."""
+        """Change a unit's desired state.
+
+        Raises :class:`NoSuchUnit`, :class:`Contended`, or as :meth:`create_unit`."""
         key = self.key_unit(name)
         for _ in range(_ATTEMPTS):
             found = self.client.get(key)
@@ -279,9 +286,9 @@ class Registry:
         raise Contended(name)
 
     def delete_unit(self, name: str) -> None:
-        """Forget a unit; the engine and the agents then take it off its machine. Raises :class:`NoSuchUnit`."""
+        """Delete a unit; the engine and the agents then remove it from its machine. Raises :class:`NoSuchUnit`."""
         key = self.key_unit(name)
-        # Asked first: an etcd without a leader is met by a read then, of which nothing can be lost.
+        # Read first: then a read, of which nothing can be lost, meets an etcd without a leader.
         if self.client.get(key) is None:
             raise NoSuchUnit(name)
         done = self.client.txn([Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name))])
@@ -289,7 +296,9 @@ class Registry:
             raise NoSuchUnit(name)
 
     def set_metadata(self, changes: Mapping[tuple[str, str], str]) -> None:
-        """Set metadata of machines, alive or not, by (machine, key); "" takes a key away, also one that the machine itself has."""
+        """Set metadata of machines, alive or not, by (machine, key).
+
+        "" takes a key away, also one that the machine itself has."""
         ops = [
             Op.put(f"{self.prefix}metadata/{machine}/{key}", codec.metadata_bytes(machine, key, value))
             for (machine, key), value in changes.items()
@@ -299,7 +308,7 @@ class Registry:
     # Keys
 
     def key_machine(self, machine: str) -> str:
-        """Where a machine says that it is alive."""
+        """The key of a machine's registration."""
         return f"{self.prefix}machines/{machine}"
 
     def key_unit(self, name: str) -> str:
@@ -311,7 +320,7 @@ class Registry:
         return f"{self.prefix}schedule/{machine}/{unit}"
 
     def key_state(self, machine: str, unit: str = "") -> str:
-        """Where a machine tells about a unit; without ``unit``, the prefix of all that it tells."""
+        """The key of a machine's report about a unit; without ``unit``, the prefix of all its reports."""
         return f"{self.prefix}states/{machine}/{unit}"
 
     def key_status(self, name: str) -> str:
@@ -326,7 +335,7 @@ class Registry:
     # Decoding
 
     def decoded(self, found: KeyValue, decode: Callable[[str, bytes], Value]) -> Value | None:
-        """The value of a key, or ``None`` after noting the problem; ``decode`` gets the key without the prefix."""
+        """The value of a key, or ``None`` after recording the problem; ``decode`` gets the key without the prefix."""
         try:
             value = decode(found.key.removeprefix(self.prefix), found.value)
         except codec.BrokenValue as error:
@@ -336,7 +345,7 @@ class Registry:
         return value
 
     def ranged(self, prefix: str) -> RangeResult:
-        """All keys that begin with ``prefix``; problems that were noted about keys which are gone are dropped."""
+        """All keys that begin with ``prefix``; recorded problems of keys that are gone are dropped."""
         found = self.client.range(prefix)
         with self._lock:
             noted = [key for key in self._problems if key.startswith(prefix)]
@@ -352,7 +361,7 @@ class Registry:
         return self.decoded(found, decode)
 
     def forget(self, key: str) -> None:
-        """Drop the problem that was noted about a key, if any: it was read whole, or is gone."""
+        """Drop the recorded problem of a key, if any: it was read successfully, or is gone."""
         if not self._problems:
             return
         with self._lock:

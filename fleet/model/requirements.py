@@ -1,6 +1,6 @@
 """The ``[X-Fleet]`` section: where a unit may run.
 
-Rules and values are the original's (its old ``X-Condition`` names too), except that a name nobody knows is refused at
+Rules and values are the original's (its old ``X-Condition`` names too), except that an unknown name is refused at
 submit instead of being ignored: a misspelt ``Conflict=`` must not lead to two copies on one machine.
 """
 
@@ -25,22 +25,23 @@ SECTION = "X-Fleet"
 _TRUE = frozenset({"true", "yes", "1", "on", "t"})
 _FALSE = frozenset({"false", "no", "0", "off", "f", ""})
 _SHORT_ID = 8
-# Far above what anybody has. Each name is compared with each unit, a specifier is up to 255 characters when it is expanded, and splitting
-# quoted words takes time in the square of their length.
+# Far above any real use. Each name is compared with each unit, a specifier is up to 255 characters when it is expanded,
+# and splitting quoted words takes time in the square of their length.
 _WORDS_MAX = 1000
 _LENGTH_MAX = 1 << 16
 
 
 class RequirementsError(Failure):
-    """A unit asks for something that fleet does not know or that contradicts itself."""
+    """A unit requires something that fleet does not know or that contradicts itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a unit demands of its machine.
+    """A unit's requirements on its machine.
 
-    ``machine_id`` is a full id or its first 8 characters. ``metadata`` maps a key to the values of which one must match; all
-    keys must. ``conflicts`` and ``replaces`` are globs over unit names; ``machine_of`` are unit names to share a machine with.
+    ``machine_id`` is a full id or its first 8 characters. ``metadata`` maps a key to the values of which one must
+    match; all keys must. ``conflicts`` and ``replaces`` are globs over unit names; ``machine_of`` are unit names to
+    share a machine with.
     """
 
     machine_id: str = ""
@@ -93,8 +94,8 @@ class Requirements:
 def check_unit(unit: Unit) -> Requirements:
     """Refuse a unit that could never run, before it is stored.
 
-    Raises :class:`UnitNameError` for a bad name, :class:`RequirementsError` for a bad ``[X-Fleet]``, an empty file, a type
-    that no file can define, or a template that is asked to run.
+    Raises :class:`UnitNameError` for a bad name, :class:`RequirementsError` for a bad ``[X-Fleet]``, an empty file, a
+    type that no file can define, or a template that is to run.
     """
     name = UnitName.parse(unit.name)
     if name.suffix not in RUNNABLE_SUFFIXES:

@@ -19,7 +19,9 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """Keys that begin with ``prefix``, from ``start_revision`` on. ``serial`` tells a new wish from an old one."""
+    """Keys that begin with ``prefix``, from ``start_revision`` on.
+
+    ``serial`` distinguishes a new request from an old one."""
 
     prefix: str
     start_revision: int
@@ -43,7 +45,7 @@ class Lost:
 
 
 class Feed:
-    """Keeps one watch open, the one last asked for, and hands what it brings to ``post`` (from a thread of its own)."""
+    """Keeps one watch open, the one last requested, and passes its batches to ``post`` (from a thread of its own)."""
 
     def __init__(self, client: Etcd, post: Callable[[Delivered | Lost], None]) -> None:
         self._client = client
@@ -91,7 +93,7 @@ class Inbox(Generic[Message]):
         self._queue.put(message)
 
     def take(self, due: float) -> Iterator[Message]:
-        """Wait for a message until ``due`` (of ``time.monotonic``), and give all there are."""
+        """Wait for a message until ``due`` (of ``time.monotonic``), and return all there are."""
         try:
             yield self._queue.get(timeout=max(0.0, due - time.monotonic()))
             while True:
@@ -101,11 +103,11 @@ class Inbox(Generic[Message]):
 
 
 class Loop(Protocol):
-    """What follows a subscription."""
+    """An object that follows a subscription."""
 
     @property
     def subscription(self) -> Subscription | None:
-        """What it wants to follow now."""
+        """The subscription that it follows now."""
 
     def deliver(self, batch: WatchBatch) -> None:
         """Take a batch of it."""
@@ -115,7 +117,7 @@ class Loop(Protocol):
 
 
 def hand(loop: Loop, message: Delivered | Lost) -> None:
-    """Hand on what a watch brought, unless the loop no longer wants it."""
+    """Pass on a watch's message, unless the loop no longer follows that watch."""
     if loop.subscription != message.subscription:
         return
     if isinstance(message, Delivered):

@@ -1,6 +1,7 @@
 """What the scheduler knows of the cluster, indexed for its questions: who is where, and which machine fits which unit.
 
-:class:`Index` holds the whole of the rules about fitting, once: placing, checking what is placed, and explaining all ask here.
+:class:`Index` holds the whole of the rules about fitting, once: placing, checking what is placed, and explaining all
+ask here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from unitfile.name import UnitName
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What the scheduler needs to know of a unit. ``problem`` tells why its ``[X-Fleet]`` cannot be followed ("" if it can)."""
+    """What the scheduler needs to know of a unit.
+
+    ``problem`` is why its ``[X-Fleet]`` cannot be followed ("" if it can)."""
 
     name: str
     desired: Desired
@@ -58,7 +61,9 @@ class _Host:
 
 
 class _Ranking:
-    """Machines that satisfy one MachineMetadata, by (number of units, id). Entries that are out of date are dropped when met."""
+    """Machines that satisfy one MachineMetadata, by (number of units, id).
+
+    Entries that are out of date are dropped when met."""
 
     __slots__ = ("_heap", "members")
 
@@ -121,7 +126,7 @@ class Index:
         self._rankings.clear()
 
     def set_spec(self, name: str, spec: Spec | None) -> None:
-        """A unit is as ``spec`` says, or gone."""
+        """A unit has this ``spec``, or is gone."""
         if spec is None:
             self.specs.pop(name, None)
         else:
@@ -212,7 +217,7 @@ class Index:
             (machine for machine in machines if machine in self.machines), key=lambda each: (self.counts[each], each)
         )
 
-    # Whether a machine fits: the one place that knows
+    # Whether a machine fits: decided only here
 
     def rejection(self, spec: Spec, machine: str) -> Rejection | None:
         """Why a live machine cannot take a unit that it does not have; ``None`` when it can."""
@@ -227,7 +232,7 @@ class Index:
         return found
 
     def misplaced(self, spec: Spec, machine: str) -> Rejection | None:
-        """What of MachineID, MachineMetadata and MachineOf speaks against a live machine."""
+        """Which of MachineID, MachineMetadata and MachineOf excludes a live machine."""
         wanted = spec.requirements
         if wanted.machine_id and not short_id_matches(wanted.machine_id, machine):
             return Rejection(Reject.OTHER_MACHINE, wanted.machine_id)
@@ -255,7 +260,9 @@ class Index:
         return Rejection(Reject.REPLACED, min(found)) if found else None
 
     def _replaces(self, unit: str, other: str) -> bool:
-        """Whether ``unit`` replaces ``other``. Units that replace each other, also in a ring, do not: they would for ever."""
+        """Whether ``unit`` replaces ``other``.
+
+        Units that replace each other, also in a ring, do not: they would for ever."""
         if unit == other or unit not in self._replacers or not self.specs[unit].requirements.replaces_unit(other):
             return False
         reached = {other}
@@ -270,13 +277,13 @@ class Index:
         return unit not in reached
 
     def waits_for(self, unit: str) -> str | None:
-        """A live machine that still speaks of a unit that it should no longer have."""
+        """A live machine that still reports a unit that it should no longer have."""
         present = self.present.get(unit, set())
         left = [each for each in present if each in self.machines and (each, unit) not in self.placements]
         return min(left, default=None)
 
     def rejections(self, spec: Spec, without: Iterable[str] = ()) -> Counter[Rejection]:
-        """How many live machines refuse a unit, by reason; those in ``without`` are not asked."""
+        """How many live machines refuse a unit, by reason, except those in ``without``."""
         skipped = set(without)
         found = (self.rejection(spec, machine) for machine in self.machines if machine not in skipped)
         return Counter(each for each in found if each is not None)

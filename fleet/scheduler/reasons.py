@@ -79,7 +79,9 @@ def waits_for(machine: str) -> str:
 
 
 def least_loaded(count: int, left: tuple[str, Why] | None = None) -> str:
-    """Why a unit is where it is; ``count`` is how many the machine had before, ``left`` the machine that it comes from."""
+    """Why a unit is where it is.
+
+    ``count`` is how many the machine had before, ``left`` the machine that it comes from."""
     text = f"placed where the fewest units were ({count}) of the machines that fit"
     return text if left is None else f"moved from machine {left[0]} ({left[1].value}); {text}"
 

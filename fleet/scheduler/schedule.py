@@ -1,19 +1,20 @@
-"""The scheduler: which unit runs where. A pure function of what is known, with no I/O, no clock and no dice.
+"""The scheduler: which unit runs where. A pure function of its input, without I/O, clock or randomness.
 
-:class:`Scheduler` keeps an index of the cluster, is told what changes, and :meth:`Scheduler.plan` says what to do about it;
-:func:`decide` is the same from scratch, and gives the same answer (a property test holds that).
+:class:`Scheduler` keeps an index of the cluster and receives changes; :meth:`Scheduler.plan` returns what to do about
+them. :func:`decide` plans from scratch, with the same result (a property test checks that).
 
 The rules, in order:
 
 1. A unit stays where it is as long as its machine fits; nothing moves to balance anything.
-2. A machine fits when ``MachineID``, ``MachineMetadata``, ``MachineOf``, ``Conflicts`` and ``Replaces`` all allow it. Of two
-   units on a machine that come to conflict, the one whose name sorts first stays.
+2. A machine fits when ``MachineID``, ``MachineMetadata``, ``MachineOf``, ``Conflicts`` and ``Replaces`` all allow it.
+   Of two units on a machine that come to conflict, the one whose name sorts first stays.
 3. A unit without a machine goes to the one that fits with the fewest units; of equals, to the one whose id sorts first.
-4. A unit that left a live machine is placed anew only when that machine no longer speaks of it, so that two copies do not run.
+4. A unit that left a live machine is placed again only when that machine no longer reports it, so that two copies do
+   not run.
 5. A global unit is placed on each machine that fits.
 
-What cannot be read is left alone: a unit whose value is broken keeps its machine, and a machine that is away keeps its units
-until it is evicted.
+What cannot be read is left alone: a unit whose value is broken keeps its machine, and a machine that is away keeps its
+units until it is evicted.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write, complete: ``decisions`` by unit and machine, and the ``explanations`` that change (``None``: none)."""
+    """All that is to be written: ``decisions`` by unit and machine, and changed ``explanations`` (``None``: none)."""
 
     decisions: tuple[Decision, ...] = ()
     explanations: tuple[tuple[str, str | None], ...] = ()
@@ -53,8 +54,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """All that a plan is made of. ``unreadable`` are units whose value is broken; ``evicted`` are machines whose units must
-    move; ``present`` are the (machine, unit) that machines speak of; ``explanations`` is what users are told now."""
+    """The input of a plan.
+
+    ``unreadable`` are units whose value is broken; ``evicted`` are machines whose units must move; ``present`` are the
+    (machine, unit) that machines report; ``explanations`` is what users see now."""
 
     machines: Mapping[str, Machine] = field(default_factory=dict)
     evicted: frozenset[str] = frozenset()
@@ -71,9 +74,9 @@ def decide(cluster: ClusterView) -> Plan:
 
 
 class Scheduler:
-    """An index of the cluster that plans only what a change may concern.
+    """An index of the cluster that plans only what a change may affect.
 
-    Tell it of every change with the ``set_`` and ``drop_`` methods, in any order; telling the same twice changes nothing.
+    Pass it every change with the ``set_`` and ``drop_`` methods, in any order; passing the same twice changes nothing.
     :meth:`plan` takes its own decisions for done: when writing them fails, make a new scheduler.
     """
 
@@ -138,7 +141,7 @@ class Scheduler:
         self._set_spec(name, None)
 
     def set_unreadable(self, name: str) -> None:
-        """A unit's value is broken: what is known of it stays, and nothing is done about it until it is whole or gone."""
+        """A unit's value is broken: its known state is kept, and nothing is done until it is readable or gone."""
         if name not in self._index.unreadable:
             self._index.unreadable.add(name)
             self._index.refresh_pending(name)
@@ -159,21 +162,21 @@ class Scheduler:
             self._touch_unit(unit)
 
     def set_present(self, machine: str, unit: str) -> None:
-        """A machine speaks of a unit."""
+        """A machine reports a unit."""
         here = self._index.present.setdefault(unit, set())
         if machine not in here:
             here.add(machine)
             self._changed = self._changed or unit in self._index.pending
 
     def drop_present(self, machine: str, unit: str) -> None:
-        """A machine no longer speaks of a unit."""
+        """A machine no longer reports a unit."""
         here = self._index.present.get(unit, set())
         if machine in here:
             here.discard(machine)
             self._changed = self._changed or unit in self._index.pending
 
     def set_explanation(self, unit: str, text: str | None) -> None:
-        """What users are told about a unit now, beside the reason in its order."""
+        """The current explanation of a unit for users, beside the reason in its order."""
         if self._explanations.get(unit) != text:
             self._explain(unit, text)
             self._touch_unit(unit)
@@ -181,7 +184,7 @@ class Scheduler:
     # What to do about it
 
     def plan(self) -> Plan:
-        """Decisions for all that was told since the last plan. They count as carried out from here on."""
+        """Decisions for all changes since the last plan. From then on they count as carried out."""
         if not self._changed:
             return Plan()
         self._decisions.clear()
@@ -204,7 +207,7 @@ class Scheduler:
         return Plan(decisions, explanations)
 
     def _settle(self, machine: str) -> None:
-        """Take off a machine what must leave it, refresh what stays, and give it the global units that fit."""
+        """Remove from a machine what must leave it, update what stays, and add the global units that fit."""
         if machine in self._evicted:
             for unit in self._index.units_on(machine):
                 if unit not in self._index.specs and unit not in self._index.unreadable:
@@ -257,7 +260,7 @@ class Scheduler:
         return removed
 
     def _refresh(self, machine: str, unit: str) -> None:
-        """Give a machine the unit's present text and desired state."""
+        """Write the unit's current text and desired state to a machine's order."""
         if self._index.is_left_alone(unit):
             return
         spec = self._index.specs[unit]
@@ -280,8 +283,8 @@ class Scheduler:
     def _place_pending(self) -> None:
         """Find machines for units without one, in the order of their names.
 
-        A unit placed now may be the peer that another waits for, and one that it replaces must find another machine; so the
-        rounds go on until one changes nothing.
+        A unit placed now may be the peer that another waits for, and one that it replaces must find another machine; so
+        the rounds go on until one changes nothing.
         """
         queue = sorted(self._index.pending)
         for _ in range(_ROUNDS_MAX):
@@ -313,7 +316,7 @@ class Scheduler:
         finally:
             candidates.close()
 
-    # What users are told
+    # What users see
 
     def _explain_all(self, examined: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
         changed: list[tuple[str, str | None]] = []
@@ -391,13 +394,15 @@ class Scheduler:
         self._index.take(machine, unit)
 
     def _record(self, decision: Decision) -> None:
-        """Note a decision that is about to be done to the index. Only the last about a unit on a machine counts."""
+        """Record a decision that is about to be applied to the index.
+
+        Only the last about a unit on a machine counts."""
         key = (decision.machine, decision.unit)
         self._before.setdefault(key, self._index.placements.get(key))
         self._decisions[key] = decision
 
     def _net_decisions(self) -> tuple[Decision, ...]:
-        """Decisions that leave something other than there was, by unit and machine."""
+        """Decisions that change the schedule, by unit and machine."""
         placements = self._index.placements
         changed = [key for key, before in self._before.items() if placements.get(key) != before]
         return tuple(self._decisions[key] for key in sorted(changed, key=lambda key: (key[1], key[0])))
