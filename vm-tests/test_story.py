@@ -165,6 +165,21 @@ def test_a_bad_unit_name_is_refused(fleetctl: Fleetctl, name: str) -> None:
     assert answer.err.strip(), "and it says why"
 
 
+@pytest.mark.parametrize("name", ["ssh.service", "serial-getty@ttyS0.service", "system.slice"])
+def test_the_machines_own_units_are_not_taken_over(
+    cluster: Cluster, fleetctl: Fleetctl, story: Story, name: str
+) -> None:
+    """Destroying one that was taken over would leave the console dead, or hang."""
+    shown = f"systemctl show -P FragmentPath -P ActiveState -P MainPID {name}"
+    before = [node.check(shown) for node in cluster.nodes]
+    path = story.folder / name
+    path.write_text("[Slice]\n" if name.endswith(".slice") else BYSTANDER)
+    answer = fleetctl("start", "--block-attempts", "3", path)
+    assert answer.code == 1, answer
+    fleetctl.check("destroy", name)
+    assert [node.check(shown) for node in cluster.nodes] == before
+
+
 def test_pull_the_plug(cluster: Cluster, fleetctl: Fleetctl, story: Story) -> None:
     home = cluster_home(story)
     home.check("echo kept > /home/core/note && sync")
