@@ -95,7 +95,7 @@ def build(world: World, target: str, around: Surroundings, *words: str) -> dict[
 
 BUILDS = """
 import json, os, shutil, sys
-import builder.build
+import builder.pipeline.build
 from builder.cli import main
 
 for task in json.loads(sys.argv[1]):
