@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ from builder.core.store import disk_full
 from terminal import Failure
 
 WORK: Final = ".partial"
+_TRIES: Final = 1000
+"""Times that a folder may be removed by other builds just when this one wants it."""
 
 
 @contextmanager
@@ -47,10 +50,11 @@ def held(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[P
     finally:
         if lock is not None:
             shutil.rmtree(work, ignore_errors=True)
-            os.close(lock)
-        for path in made:
+        for path in made:  # before the lock goes: a build that waits for it must find out that this folder is removed
             with suppress(OSError):  # it is not empty, as intended
                 path.rmdir()
+        if lock is not None:
+            os.close(lock)
 
 
 @contextmanager
@@ -74,9 +78,14 @@ def kept(folder: Path) -> Iterator[None]:
 
 def _locked(folder: Path, waiting: Callable[[], None]) -> int:
     """An open descriptor of ``folder`` that holds its lock; the lock goes with the descriptor."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for attempt in count():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileExistsError, FileNotFoundError):  # another build removed it meanwhile; or it cannot be made at all
+            if attempt == _TRIES:
+                raise
+            continue
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,12 +94,14 @@ def _locked(folder: Path, waiting: Callable[[], None]) -> int:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             # The former holder may have removed the folder, because it delivered nothing: then this lock is of a
             # removed folder.
-            if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
-                return descriptor
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                    return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+    raise AssertionError("unreachable")
 
 
 @contextmanager

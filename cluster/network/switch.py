@@ -432,8 +432,7 @@ class _Link(asyncio.BufferedProtocol):
         return self._buffer[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        # A copy: what a node does not take at once is kept as it is, while the buffer is used again.
-        chunk = bytes(self._buffer[: self._filled + nbytes])
+        chunk = bytes(self._buffer[: self._filled + nbytes])  # a copy: the buffer is used again while this waits
         try:
             used, full = self._switch.forward(self.port, chunk)
         except FrameTooLongError:
@@ -474,11 +473,12 @@ class _Link(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def _watch(self) -> None:
-        self._patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._look, self._taken_bytes)
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_at(due := loop.time() + PATIENCE_S, self._look, self._taken_bytes, due)
 
-    def _look(self, taken_bytes_before: int) -> None:
-        """Give the node up if it took nothing since; a slow one is waited for."""
-        if self._taken_bytes > taken_bytes_before:
+    def _look(self, taken_bytes_before: int, due: float) -> None:
+        """Give the node up if it took nothing since; wait for a slow one, and when this process itself had no time."""
+        if self._taken_bytes > taken_bytes_before or asyncio.get_running_loop().time() > due + PATIENCE_S / 2:
             self._watch()
         else:
             self._release(stalled=True)

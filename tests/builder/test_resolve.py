@@ -137,7 +137,7 @@ def test_an_unknown_package_is_told_by_name(resolver: Resolver) -> None:
     ("request_", "words"),
     [
         (ask("tool", assume=("tool",)), "both asked for and assumed"),
-        (ask(Want("tool", "sid")), "asked from the suite 'sid'"),
+        (ask(Want("tool", "sid")), "requested from the suite 'sid'"),
     ],
 )
 def test_a_request_that_contradicts_itself_is_refused_before_any_download(

@@ -71,7 +71,7 @@ def test_a_node_that_is_off_or_silent_still_has_a_console(node: Asked, monkeypat
     monkeypatch.setattr(node, "root", silent)
     off = look(cast("Node", node), "off (signal 9)")
     assert (off.console, off.units, off.etcd) == ("the last 30 lines", "", "")
-    assert "cannot be asked: node-1: no root shell" in look(cast("Node", node), "running").units
+    assert "it does not answer: node-1: no root shell" in look(cast("Node", node), "running").units
 
 
 def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
