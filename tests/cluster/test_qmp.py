@@ -229,6 +229,15 @@ def test_a_flood_of_events_is_not_taken_as_fast_as_it_comes(socket_path: Path) -
 # --- the real one -----------------------------------------------------------------------------------------------------
 
 
+def listens(path: Path) -> bool:
+    """Whether a server takes connections at ``path``: the file is there a moment before (bind(2), then listen(2)).
+
+    ``__SO_ACCEPTCON`` of /proc/net/unix (linux/net.h).
+    """
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return any(row[-1] == str(path) and int(row[3], 16) & 0x10000 for row in rows[1:])
+
+
 def test_qemu_itself_takes_commands_side_by_side_tells_events_and_goes_away(socket_path: Path) -> None:
     async def main() -> None:
         events: list[str] = []
@@ -239,7 +248,7 @@ def test_qemu_itself_takes_commands_side_by_side_tells_events_and_goes_away(sock
         )
         made = qmp.Monitor(socket_path, lambda name, _: events.append(name))
         try:
-            await eventually_async(socket_path.exists)
+            await eventually_async(lambda: listens(socket_path))
             states = await asyncio.gather(*(made.execute("query-status") for _ in range(20)))
             assert {qmp.status(state) for state in states} <= {"prelaunch", "paused"}
             await made.execute("cont")
