@@ -176,7 +176,8 @@ def test_the_machines_own_units_are_not_taken_over(
     path.write_text("[Slice]\n" if name.endswith(".slice") else BYSTANDER)
     answer = fleetctl("start", "--block-attempts", "3", path)
     assert answer.code == 1, answer
-    fleetctl.check("destroy", name)
+    fleetctl("destroy", name)  # if it came as far as the cluster
+    assert name not in fleetctl.check("list-unit-files", "--no-legend")
     assert [node.check(shown) for node in cluster.nodes] == before
 
 
