@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -47,6 +46,7 @@ from fleet.model import codec
 from fleet.model.entities import Desired, Placement, Unit, UnitState
 from fleet.model.registry import Registry
 from unitfile.text import UnitFile
+from webserver.unix import UnixConnection
 
 PHASES = ("fill", "read", "failover")
 SUBMITTERS = 8
@@ -203,22 +203,9 @@ class ControlPlane:
             self.processes[name] = subprocess.Popen(argv, stdout=log, stderr=log, cwd=ROOT)
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("fleet")
-        self._path = path
-
-    def connect(self) -> None:
-        """See http.client."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(self._path))
-
-
 def submit(path: Path, units: Sequence[Unit]) -> None:
     """Submit these over one connection; exits when one is refused."""
-    connection = UnixConnection(path)
+    connection = UnixConnection(path, host="fleet")
     for unit in units:
         options = [{"section": each.section, "name": each.name, "value": each.value} for each in unit.unitfile.options]
         body = json.dumps({"desiredState": "launched", "options": options})

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from terminal import Failure, Parser, UsageFailure, command
+from terminal import Failure, Parser, UsageFailure, command, record
 from upkeep.journal import Event, tell
 from upkeep.space import Container, Fill, Holdings, Image, idle_since, order
 
@@ -78,11 +78,11 @@ class Status:
     def parse(cls, text: str) -> Status:
         """The status in the output of :meth:`json`; an empty one for any other text: the next check starts afresh."""
         try:
-            told = json.loads(text)
+            told = record.parse(text)
             idle = {str(key): float(value) for key, value in told["idle"].items()}
             removed = {str(key): int(value) for key, value in told["removed"].items()}
             return cls((), tuple(str(each) for each in told["above"]), told["stuck"] is True, idle, removed)
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             return cls()
 
 

@@ -5,14 +5,13 @@ Source: the Engine API of docker, version 1.44 (api/swagger.yaml in moby)."""
 from __future__ import annotations
 
 import http.client
-import json
-import socket
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
 
-from terminal import Failure
+from terminal import Failure, record
 from upkeep.space import KEEP, Container, Holdings, Image
+from webserver.unix import UnixConnection
 
 SOCKET: Final = "/run/docker.sock"
 ANSWER_BYTES_MAX: Final = 64 << 20
@@ -21,17 +20,6 @@ TIMEOUT_S: Final = 120.0
 _BASE: Final = "/v1.44"
 _NO_TAG: Final = "<none>:<none>"
 _GONE, _IN_USE = 404, 409
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("docker", timeout=TIMEOUT_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(self._path)
 
 
 class Docker:
@@ -69,15 +57,15 @@ class Docker:
         if status != http.client.OK:
             raise self._refused(target, status, answer)
         try:
-            found = json.loads(answer)
-        except (ValueError, RecursionError):
+            found = record.parse(answer)
+        except ValueError:
             raise self._nonsense() from None
         if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
             raise self._nonsense()
         return found
 
     def _ask(self, method: str, target: str) -> tuple[int, bytes]:
-        connection = _Connection(self._path)
+        connection = UnixConnection(self._path, host="docker", timeout_s=TIMEOUT_S)
         try:
             connection.request(method, _BASE + target)
             response = connection.getresponse()
@@ -136,7 +124,7 @@ class Docker:
 
     def _refused(self, target: str, status: int, answer: bytes) -> Failure:
         try:
-            words = str(json.loads(answer)["message"])
-        except (ValueError, LookupError, TypeError, RecursionError):
+            words = str(record.parse(answer)["message"])
+        except (ValueError, LookupError, TypeError):
             words = f"HTTP status {status}"
         return Failure(f"docker refused: {words}", where=target, hint="see: journalctl -u docker")

@@ -2,5 +2,5 @@
 
 A package provides a :class:`webserver.server.Site`: its bounds, and a function from a
 :class:`webserver.message.Request` to a :class:`webserver.message.Response`. All misbehaviour of clients on a socket is
-handled here. Runs on nodes: standard library only.
+handled here; :mod:`webserver.unix` is a client's side. Runs on nodes: standard library only.
 """

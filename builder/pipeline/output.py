@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -78,12 +77,14 @@ def kept(folder: Path) -> Iterator[None]:
 
 def _locked(folder: Path, waiting: Callable[[], None]) -> int:
     """An open descriptor of ``folder`` that holds its lock; the lock goes with the descriptor."""
-    for attempt in count():
+    tries = _TRIES
+    while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except (FileExistsError, FileNotFoundError):  # another build removed it meanwhile; or it cannot be made at all
-            if attempt == _TRIES:
+            tries -= 1
+            if not tries:
                 raise
             continue
         try:
@@ -101,7 +102,6 @@ def _locked(folder: Path, waiting: Callable[[], None]) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
-    raise AssertionError("unreachable")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import re
-import socket
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import IO
 from cluster.services.addresses import REGISTRY_PORT
 from cluster.services.imagefile import CHUNK_BYTES, ImageFile, Manifest, opened
 from terminal import Failure, UsageFailure, record
+from webserver.unix import UnixConnection
 
 REGISTRY = f"registry:{REGISTRY_PORT}"
 DEADLINE_S = 120
@@ -64,19 +64,6 @@ def push(
         return tuple(pushed)
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(REGISTRY, timeout=DEADLINE_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE_S)
-        self.sock.connect(str(self._path))
-
-
 class _Push:
     """Pushing into one repository."""
 
@@ -112,7 +99,7 @@ class _Push:
             )  # fmt: skip
 
     def _status(self, method: str, target: str) -> int:
-        connection = _Connection(self._registry)
+        connection = UnixConnection(self._registry, host=REGISTRY, timeout_s=DEADLINE_S)
         try:
             connection.request(method, target)
             return connection.getresponse().status
@@ -131,7 +118,7 @@ class _Push:
 
         Raises :class:`Failure` with the registry's message.
         """
-        connection = _Connection(self._registry)
+        connection = UnixConnection(self._registry, host=REGISTRY, timeout_s=DEADLINE_S)
         connection.blocksize = CHUNK_BYTES
         try:
             connection.request(method, target, body, headers or {})

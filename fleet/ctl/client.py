@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urlsplit
@@ -16,6 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from fleet.model.entities import Machine, UnitState
 from terminal import Failure, UsageFailure, record
 from unitfile.text import Option, UnitFile
+from webserver.unix import UnixConnection
 
 BASE = "/fleet/v1"
 
@@ -95,21 +95,8 @@ class Endpoint:
     def connection(self, timeout_s: float) -> http.client.HTTPConnection:
         """A connection that opens on first use."""
         if self.path:
-            return _UnixConnection(self.path, timeout_s)
+            return UnixConnection(self.path, timeout_s=timeout_s)
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class Client:

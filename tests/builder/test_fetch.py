@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import errno
 import hashlib
 import shutil
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,10 +14,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from builder.core.store import Store
 from builder.debian import fetch as fetching
@@ -27,6 +21,7 @@ from builder.debian.downloads import FetchFailure, downloaded
 from builder.debian.fetch import Options, fetch
 from builder.debian.lockfile import LockedPackage
 from builder.debian.mirror import Mirror
+from tests.certificate import self_signed
 
 HASTY = Options(threads=4, attempts=3, pause=0.001)
 
@@ -315,32 +310,12 @@ def test_one_failure_stops_the_others(web: Web, store: Store) -> None:
     assert leftovers(store) == []
 
 
-def certificate(folder: Path) -> Path:
-    """Key and self-signed certificate of 127.0.0.1, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mirror of a company")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(
-            name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1)
-        )
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "mirror.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(private + made.public_bytes(Encoding.PEM))
-    return path
-
-
 def test_the_hosts_authorities_decide(web: Web, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A company's mirror has a certificate of the company's own authority, which its computers trust; no other list of
     authorities counts.
     """
-    pem = certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    pem = tmp_path / "mirror.pem"
+    context = self_signed(pem, x509.IPAddress(ip_address("127.0.0.1")))
     web.server.socket = context.wrap_socket(web.server.socket, server_side=True)
     mirror = Mirror({"debian": f"https://127.0.0.1:{web.server.server_port}/debian"})
     package = web.package("a", b"bytes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import http.client
 import io
 import logging
@@ -18,11 +17,10 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.certificate import self_signed
 from tests.eventually import eventually
 from webserver import server as http_server
 from webserver.message import Refusal, Request, Response, client_of
@@ -175,22 +173,7 @@ def test_a_handler_may_take_longer_than_a_request(start: Start) -> None:
 
 
 def test_tls_is_handed_in(start: Start, tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(
-            name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1)
-        )
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    encoding, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
-    (tmp_path / "pem").write_bytes(
-        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, no_password) + certificate.public_bytes(encoding)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "pem")
+    context = self_signed(tmp_path / "pem", x509.DNSName("localhost"))
     server = start(tls=context, request_s=2.0)
     trusting = ssl.create_default_context(cafile=str(tmp_path / "pem"))
     # One who does not speak TLS, and one who says nothing, hold up nobody.
