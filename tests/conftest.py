@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,12 +27,15 @@ from tests.browser import WIDE, Browser, browser
 from tests.eventually import WITHIN_S, eventually
 from tests.ports import free_ports
 
-# No deadline: the machine is shared, and a slow example is not a wrong one. CI repeats what it did last time.
+CI = "CI" in os.environ
+"""Chance repeats what it did last time there: a red run is of the change, not of the dice. Elsewhere it explores."""
+
+# No deadline: the machine is shared, and a slow example is not a wrong one.
 _CALM = settings(
     print_blob=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize="CI" in os.environ,
+    derandomize=CI,
 )
 settings.register_profile("whole", _CALM)
 settings.register_profile("fast", _CALM, max_examples=20)  # of ./scripts/test --fast
@@ -40,8 +44,9 @@ settings.load_profile(os.environ.get("FLOTILLA_PROFILE", "whole"))
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """A seed for this test: ``FLOTILLA_SEED``, else a new one. The report of a failure tells it."""
-    chosen = int(os.environ.get("FLOTILLA_SEED", random.SystemRandom().getrandbits(32)))
+    """A seed for this test: ``FLOTILLA_SEED``, else a new one (under CI one of its name). A failure's report has it."""
+    new = zlib.crc32(request.node.nodeid.encode()) if CI else random.SystemRandom().getrandbits(32)
+    chosen = int(os.environ.get("FLOTILLA_SEED", new))
     request.node.add_report_section("setup", "seed", f"repeat with FLOTILLA_SEED={chosen}")
     return chosen
 

@@ -243,7 +243,7 @@ def test_scripts_are_executable_and_parse() -> None:
 
 def test_ci_runs_the_tests_and_nothing_else() -> None:
     code = [line for line in (ROOT / ".ci/run").read_text("utf-8").splitlines() if line and not line.startswith("#")]
-    assert code == ['exec "$(dirname "$0")/../scripts/test"']
+    assert code == ['exec env CI=true "$(dirname "$0")/../scripts/test"']
 
 
 def test_the_license_is_there() -> None:

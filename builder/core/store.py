@@ -9,7 +9,8 @@ Layout, under ``$XDG_CACHE_HOME/flotilla`` (or ``--store``)::
     tmp/<unique>/              work in progress; never read by others
 
 An id is the hash of everything that shaped the result (:func:`identify`), so an artifact never changes. Work is done in
-``tmp`` and committed with one ``rename``: a crash leaves only a folder in ``tmp``, which the next build removes.
+``tmp`` and committed with one ``rename``: a crash leaves only a folder in ``tmp``, which the next
+command that works in the store removes.
 """
 
 from __future__ import annotations
@@ -98,9 +99,10 @@ class Store:
 
         A full disk raises a :class:`Failure` with numbers instead of an ``OSError``.
         """
-        holder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
-        lock = os.open(holder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(self.root / "tmp", fcntl.LOCK_SH):
+            holder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
+            lock = os.open(holder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         work = holder / "work"
         work.mkdir()
         try:
@@ -130,15 +132,23 @@ class Store:
         return True
 
     def _sweep(self) -> None:
-        """Remove what crashed builds left in ``tmp``: folders whose lock is not held."""
-        for holder in (self.root / "tmp").iterdir():
-            with suppress(OSError):
-                lock = os.open(holder / "lock", os.O_RDWR)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Remove what crashed builds left in ``tmp``: all that no living process has locked."""
+        # Without this lock, another's folder that is made and not yet locked would look abandoned.
+        with _locked(self.root / "tmp", fcntl.LOCK_EX):
+            for holder in (self.root / "tmp").iterdir():
+                with suppress(OSError), _locked(holder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     shutil.rmtree(holder, ignore_errors=True)
-                finally:
-                    os.close(lock)
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold the lock of a folder (flock(2)), which ends with the process at the latest."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Aside(Store):

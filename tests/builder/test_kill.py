@@ -164,6 +164,8 @@ def test_killed_at_any_moment_the_next_build_is_right(world: World, seed: int) -
             for told in json.loads((world.output / "manifest.json").read_text())["artifacts"]:
                 assert sha256(world.output / told["name"]) == told["sha256"]
     assert killed > 1, "too few were killed to say anything"
+    # What is up to date is left alone, with what the last one left if it was killed when all was done.
+    (world.overlay / "etc/issue").write_text("the small world, at last\n")
     assert world.image() == 0
     assert world.leftovers() == []
     made = snapshot(world.output)

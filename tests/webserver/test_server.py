@@ -46,7 +46,7 @@ def handle(request: Request) -> Response:
         case "/last":
             return Response(200, b"last", close=True)
         case _:
-            return Response(200, f"{request.method} {request.target} {request.body.decode()}".encode())
+            return Response(200, f"{request.method} {request.target} ".encode() + request.body)
 
 
 @pytest.fixture
@@ -424,7 +424,8 @@ def test_stop_does_not_wait_for_a_queue(start: Start) -> None:
     with connect(server), connect(server) as waiting:
         eventually(lambda: server.connections == 1)
         server.stop()
-        assert waiting.recv(1) == b""
+        with suppress(ConnectionResetError):  # if it was not accepted by then
+            assert waiting.recv(1) == b""
 
 
 def test_a_unix_socket_replaces_a_dead_one_and_goes(tmp_path: Path) -> None:
