@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from xdist.scheduler import Scheduling
 
 NAME: Final = "vm-tests"
+"""Of the cluster that a module has; its driver follows."""
 TTL_S: Final = 20
 """Of a machine's lease: how long fleet waits before it believes that a machine is gone."""
 SETTLED_S: Final = 300
@@ -43,21 +44,31 @@ SETTLED_S: Final = 300
 ALONE: Final = frozenset(
     {"test_arm64", "test_disk", "test_iso", "test_room", "test_shell", "test_targets", "test_userdata"}
 )
-"""Modules whose machines boot one at a time, and make no cluster of the name above."""
+"""Modules whose machines boot one at a time, and share nothing with those of other modules."""
+
+
+EMULATED: Final = frozenset({"test_chaos", "test_example", "test_faults", "test_node"})
+"""Modules that have a cluster of virtual machines: the first of them boots it, the others restore its snapshot."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
-    """Two workers: one machine alone keeps one processor busy for minutes, and clusters wait a lot."""
+    """For two workers on two processors, which one emulated machine keeps busy: what may not run at the same time is
+    one row of tests. The longest row is the first, by the names of its modules.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
-    class InTwoRows(LoadScopeScheduling):
-        """Single machines in a row, and beside them clusters in a row."""
+    emulates_all = bool(requirements.lacks())
 
+    class InRows(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "machines" if Path(nodeid.partition("::")[0]).stem in ALONE else "clusters"
+            module = Path(nodeid.partition("::")[0]).stem
+            if module in ALONE:
+                return module
+            return "emulated clusters" if emulates_all or module in EMULATED else "clusters"
 
-    return InTwoRows(config, log)
+    config.option.loadscopereorder = False  # by the number of tests, which says little of their time
+    return InRows(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -162,12 +173,13 @@ def redis_archive() -> Path:
 @contextmanager
 def three_nodes(redis_archive: Path, driver: str) -> Iterator[Cluster]:
     """Three nodes, healthy, with redis' image on each; gone when the block is over."""
-    remove()
-    options = Options(size=3, name=NAME, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s", driver=driver)
+    name = f"{NAME}-{driver}"
+    remove(name)
+    options = Options(size=3, name=name, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s", driver=driver)
     try:
         yield up_cached(options, Phases(sys.__stderr__)).cluster
     finally:
-        remove()
+        remove(name)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +221,7 @@ def _is_settled(node: Node) -> bool:
     return node.has_shell and node.root("systemctl is-system-running").out.strip() in ("running", "degraded")
 
 
-def remove(name: str = NAME) -> None:
+def remove(name: str) -> None:
     """As ``cluster-down --name NAME``."""
     command = [str(Path(sys.executable).parent / "cluster-down"), "--name", name]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
