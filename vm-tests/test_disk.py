@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import pytest
 
-from builder.debian.tools import ToolFailure, Tools
+from builder.core.toolbox import ToolFailure
+from builder.debian.tools import Tools
 from cloudconfig.host import seed
 
 from .firmware import STATE_BYTES, Machine, direct, drive, machine

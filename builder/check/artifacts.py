@@ -21,7 +21,8 @@ from typing import IO, Final
 from pycdlib.pycdlibexception import PyCdlibException
 
 from builder.about import filelist
-from builder.debian.tools import ToolFailure, Tools
+from builder.core.toolbox import ToolFailure
+from builder.debian.tools import Tools
 from builder.formats import volumes
 from terminal import Failure
 

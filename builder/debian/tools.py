@@ -13,20 +13,21 @@ import shlex
 import struct
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from builder.core import data
 from builder.core.architecture import ARCHITECTURES, HOST, known
 from builder.core.store import Store, identify
+from builder.core.toolbox import ToolFailure
 from builder.core.tree import Entry, Kind, Tree
 from builder.debian import mirror as mirrors
 from builder.debian.apt import Programs
 from builder.debian.lockfile import Lock
 from builder.debian.mirror import Mirror
 from builder.debian.packages import obtain
-from terminal import Failure, Step, untimed
+from terminal import Step, untimed
 
 VERSION: Final = 2
 """Version of the unpacked form and its launchers; part of the closure's id."""
@@ -43,13 +44,9 @@ _ELF_HEADER: Final = struct.Struct("<4sBB10xHHIQQQIHHH")
 _PT_INTERP: Final = 3
 
 
-class ToolFailure(Failure):
-    """A program of the closure is not there, or failed."""
-
-
 @dataclass(frozen=True)
 class Tools:
-    """An unpacked closure in the folder ``root``."""
+    """An unpacked closure in the folder ``root``: a :class:`builder.core.toolbox.Closure`."""
 
     root: Path
     architecture: str = HOST
@@ -66,7 +63,7 @@ class Tools:
     ) -> Tools:
         """The closure of ``lock``: from the store, or fetched and unpacked now.
 
-        Raises :class:`Failure` if this computer cannot run them, and as :func:`builder.debian.packages.obtain` does.
+        Raises :class:`terminal.Failure` if this computer cannot run them, and as :func:`builder.debian.packages.obtain` does.
         """
         require_host(lock.architecture, os.uname().machine)
         name = closure_id(lock)
@@ -104,6 +101,10 @@ class Tools:
             )
         return path
 
+    def resolved(self) -> Tools:
+        """The same closure, by a path without links."""
+        return replace(self, root=self.root.resolve())
+
     def programs(self) -> list[str]:
         """The names of all programs, sorted."""
         return sorted(path.name for path in (self.root / "launch").iterdir())
@@ -124,12 +125,7 @@ class Tools:
         feed: bytes | bytearray = b"",
         epoch: int | None = None,
     ) -> bytes:
-        """Run ``name`` with ``feed`` on its standard input; returns what it wrote to its standard output.
-
-        With ``epoch`` (seconds), programs that honour ``SOURCE_DATE_EPOCH`` write that instead of the current time.
-
-        Raises :class:`ToolFailure` with command, exit code and the end of its output if it does not exit with 0.
-        """
+        """Run ``name``: see :meth:`builder.core.toolbox.Closure.run`."""
         command = [*self.command(name), *arguments]
         environment = self.environment(name)
         if epoch is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.debian.tools import Tools
+from builder.core.toolbox import Toolbox
 from builder.formats.filesystem import feed
 from media.sparse import data_ranges
 
@@ -33,7 +33,7 @@ class Member:
     sparse: bool = False
 
 
-def tar_gz(members: Iterable[Member], output: Path, epoch: int, tools: Tools) -> None:
+def tar_gz(members: Iterable[Member], output: Path, epoch: int, tools: Toolbox) -> None:
     """Write ``members``, all of time ``epoch`` (seconds), as the new file ``output``.
 
     Raises :class:`Failure` if that fails.

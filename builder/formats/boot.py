@@ -11,12 +11,12 @@ import hashlib
 import struct
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from builder.core.toolbox import Closure
 from builder.debian.deb import Package
-from builder.debian.tools import Tools
 from terminal import Failure
 
 _FOLDER: Final = "usr/lib/systemd/boot/efi/"
@@ -81,17 +81,17 @@ def unified_kernel(
     os_release: bytes,
     output: Path,
     epoch: int,
-    tools: Tools,
+    tools: Closure,
 ) -> None:
     """Write the UKI of these as the new file ``output``, with an empty command line of full size.
 
     The same input gives the same bytes.
 
-    Raises :class:`builder.debian.tools.ToolFailure` if ukify fails.
+    Raises :class:`builder.core.toolbox.ToolFailure` if ukify fails.
     """
     inputs = {"stub": files.stub, "os-release": os_release, "cmdline": b"-" * COMMAND_LINE_BYTES}
     # Byte code is kept by the path of its source: resolve links to the closure, so that it is always the same.
-    tools = replace(tools, root=tools.root.resolve())
+    tools = tools.resolved()
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         work = Path(name)
         for part, data in inputs.items():
@@ -149,7 +149,7 @@ def contents_digest(contents: Mapping[str, bytes | bytearray]) -> bytes:
 
 
 def system_partition(
-    contents: Mapping[str, bytes | bytearray], size: int, output: Path, epoch: int, tools: Tools
+    contents: Mapping[str, bytes | bytearray], size: int, output: Path, epoch: int, tools: Closure
 ) -> None:
     """Write a FAT file system of ``size`` bytes with ``contents`` (path to bytes) as the new, sparse file ``output``.
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from builder.core.extent import Extent
+from builder.core.toolbox import Closure
 from builder.core.verity import Verity
-from builder.debian.tools import Tools
 from builder.definition.definition import Disk
 from media.partition import Partition
 from media.sparse import data_ranges
@@ -117,10 +117,10 @@ def extents(where: Layout, esp: Path, root: Path, verity: Verity) -> tuple[Exten
     return tuple(extent for _, _, extent in found)
 
 
-def write(where: Layout, contents: Sequence[Extent], output: Path, tools: Tools) -> None:
+def write(where: Layout, contents: Sequence[Extent], output: Path, tools: Closure) -> None:
     """Write the disk as the new, sparse file ``output``.
 
-    Raises :class:`builder.debian.tools.ToolFailure` if sfdisk fails.
+    Raises :class:`builder.core.toolbox.ToolFailure` if sfdisk fails.
     """
     write_table(where, output, tools)
     with output.open("r+b") as file:
@@ -129,7 +129,7 @@ def write(where: Layout, contents: Sequence[Extent], output: Path, tools: Tools)
                 _copy(source.fileno(), file.fileno(), extent)
 
 
-def write_table(where: Layout, output: Path, tools: Tools) -> None:
+def write_table(where: Layout, output: Path, tools: Closure) -> None:
     """Write a disk that has only its partition table as the new, sparse file ``output``; raises as :func:`write`."""
     with output.open("wb") as file:
         file.truncate(where.size)

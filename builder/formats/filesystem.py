@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from builder.core.store import disk_full
+from builder.core.toolbox import Toolbox
 from builder.core.tree import Content, Entry, Kind, Slice, Tree
-from builder.debian.tools import Tools
 from terminal import Failure, held_back
 
 _TYPES: Final = {Kind.FILE: tarfile.REGTYPE, Kind.DIRECTORY: tarfile.DIRTYPE, Kind.SYMLINK: tarfile.SYMTYPE}
@@ -60,7 +60,7 @@ def _member(entry: Entry, epoch: int) -> Iterator[bytes | Content]:
         yield b"\0" * (-entry.size % 512)
 
 
-def pack(tree: Tree, kind: str, options: Sequence[str], output: Path, epoch: int, tools: Tools) -> None:
+def pack(tree: Tree, kind: str, options: Sequence[str], output: Path, epoch: int, tools: Toolbox) -> None:
     """Write ``tree`` as the new filesystem ``output`` of ``kind`` (squashfs or erofs) with the writer's ``options``.
 
     Raises :class:`Failure` with the writer's last output if it fails.

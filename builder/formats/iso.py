@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builder.debian.tools import Tools
+from builder.core.toolbox import Closure
 from builder.formats import disk
 from media.isoclock import fixed_clock
 from terminal import Failure
@@ -54,13 +54,13 @@ class Contents:
     bios: str | None = None
 
 
-def write(contents: Contents, identity: Sequence[bytes], output: Path, epoch: int, tools: Tools) -> None:
+def write(contents: Contents, identity: Sequence[bytes], output: Path, epoch: int, tools: Closure) -> None:
     """Write the new file ``output``. The same contents and ``identity`` give the same bytes.
 
     The identifiers of the partition table are derived from ``identity``.
 
     All times are ``epoch`` (seconds). Raises :class:`Failure` if two paths look the same to a reader without Rock
-    Ridge, and :class:`builder.debian.tools.ToolFailure` if sfdisk fails.
+    Ridge, and :class:`builder.core.toolbox.ToolFailure` if sfdisk fails.
     """
     start, size = _file_system(contents, output, epoch)
     with output.open("r+b") as file:

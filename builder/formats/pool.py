@@ -16,8 +16,8 @@ from typing import Final
 
 from builder.core import verity
 from builder.core.store import Store, identify
+from builder.core.toolbox import Closure
 from builder.core.tree import Content, Entry, Kind, Tree
-from builder.debian.tools import Tools
 from builder.formats import filesystem, squashfs
 from builder.formats.squashfs import Blocks
 from terminal import record
@@ -67,7 +67,7 @@ def fits(kind: str, options: Sequence[str]) -> bool:
     return kind == "squashfs" and all(word in _HARMLESS or word.startswith("-X") for word in words)
 
 
-def pool(base: Tree, options: Sequence[str], tools: Tools, store: Store) -> Pool:
+def pool(base: Tree, options: Sequence[str], tools: Closure, store: Store) -> Pool:
     """The pool of the contents of ``base``, packed with mksquashfs's ``options``: from ``store``, or made now.
 
     Raises :class:`terminal.Failure` as :func:`builder.formats.filesystem.pack` does.
@@ -98,7 +98,7 @@ def contents(tree: Tree) -> list[Content]:
     return list({entry.content.sha256: entry.content for entry in tree if entry.size}.values())
 
 
-def _make(found: Sequence[Content], options: Sequence[str], folder: Path, tools: Tools) -> None:
+def _make(found: Sequence[Content], options: Sequence[str], folder: Path, tools: Closure) -> None:
     names = [f"{number:08d}" for number in range(len(found))]
     flat = Tree.of(Entry(name, Kind.FILE, content=content) for name, content in zip(names, found, strict=True))
     image = folder / _IMAGE

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from builder.debian.tools import Tools
+from builder.core.toolbox import Closure
 from builder.formats.disk import SECTOR
 from terminal import Failure
 
@@ -32,7 +32,7 @@ Magic, version, flags, capacity, grain, place and size of the descriptor; sector
 _CONTENT_ID: Final = re.compile(rb"^CID=[0-9a-f]{1,8}$", re.MULTILINE)
 
 
-def vhd(raw: Path, output: Path, identifier: uuid.UUID, epoch: int, tools: Tools) -> None:
+def vhd(raw: Path, output: Path, identifier: uuid.UUID, epoch: int, tools: Closure) -> None:
     """A fixed VHD: the raw bytes and a footer. The size of ``raw``, whole MiB as clouds want it, is kept to the byte.
 
     ``identifier`` and ``epoch`` (seconds) replace qemu-img's random identifier and current time.
@@ -56,7 +56,7 @@ def vhd_footer(footer: bytes, identifier: uuid.UUID, epoch: int) -> bytes:
     return _VHD_FOOTER.pack(*fields)
 
 
-def vmdk(raw: Path, output: Path, identifier: uuid.UUID, tools: Tools) -> None:
+def vmdk(raw: Path, output: Path, identifier: uuid.UUID, tools: Closure) -> None:
     """VMware's stream-optimised form, to which an OVF refers: compressed, to be read sequentially.
 
     The content identifier, a number that changes with the contents, comes from ``identifier`` instead of a random
@@ -91,6 +91,6 @@ def _no_content_identifier() -> Failure:
     return Failure("this VMDK has no content identifier", hint="qemu-img of another version? See image/tools.lock")
 
 
-def _convert(raw: Path, form: str, options: Sequence[str], output: Path, tools: Tools) -> None:
+def _convert(raw: Path, form: str, options: Sequence[str], output: Path, tools: Closure) -> None:
     words = [word for option in options for word in ("-o", option)]
     tools.run("qemu-img", "convert", "-f", "raw", "-O", form, *words, str(raw), str(output))

@@ -13,7 +13,7 @@ from typing import Final
 
 import pycdlib
 
-from builder.debian.tools import Tools
+from builder.core.toolbox import Closure
 from builder.formats.disk import SECTOR
 from terminal import record
 
@@ -28,13 +28,13 @@ _ROOT_HASH: Final = re.compile(r"-(?:[0-9a-f]{16}|[0-9a-f]{8})(?=\.)")
 _CHUNK: Final = 1 << 20
 
 
-def pieces(path: Path, tools: Tools, scratch: Path) -> Iterator[tuple[str, Path]]:
+def pieces(path: Path, tools: Closure, scratch: Path) -> Iterator[tuple[str, Path]]:
     """(name, file in the folder ``scratch``) of each thing inside ``path``.
 
     These are the file inside a compression or a disk format, named "", the partitions of a disk, the files of an ISO or
     a FAT file system. Nothing for any other file.
 
-    Raises :class:`builder.debian.tools.ToolFailure` and pycdlib's ``PyCdlibException`` for damaged files.
+    Raises :class:`builder.core.toolbox.ToolFailure` and pycdlib's ``PyCdlibException`` for damaged files.
     """
     with path.open("rb") as file:
         head = file.read(_ISO[0] + 8)
@@ -66,7 +66,7 @@ def _plain(path: str) -> str:
     return _ROOT_HASH.sub("", path)
 
 
-def _partitions(path: Path, tools: Tools, scratch: Path) -> Iterator[tuple[str, Path]]:
+def _partitions(path: Path, tools: Closure, scratch: Path) -> Iterator[tuple[str, Path]]:
     table = record.parse(tools.run("sfdisk", "--json", str(path)))["partitiontable"]
     listed = scratch / "table"
     # The path of the file stands in it, before each partition's number.
@@ -95,7 +95,7 @@ def _part(path: Path, offset: int, size: int, target: Path) -> Path:
     return target
 
 
-def _fat(path: Path, tools: Tools, scratch: Path) -> Iterator[tuple[str, Path]]:
+def _fat(path: Path, tools: Closure, scratch: Path) -> Iterator[tuple[str, Path]]:
     folder = scratch / "fat"
     folder.mkdir()
     tools.run("mcopy", "-s", "-m", "-i", str(path), "::/", str(folder))

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from builder.core.toolbox import Toolbox
 from builder.core.tree import Entry, Tree, directory, file
-from builder.debian.tools import Tools
 from builder.finish.elf import needed
 from builder.finish.modules import module_closure
 from builder.formats import cpio, filesystem
@@ -94,7 +94,7 @@ def _resolve(tree: Tree, name: str) -> Entry | None:
     return next((tree.get(tree.resolve(path)) for path in paths), None)
 
 
-def pack(entries: Sequence[Entry], output: Path, tools: Tools, *, release: bool) -> None:
+def pack(entries: Sequence[Entry], output: Path, tools: Toolbox, *, release: bool) -> None:
     """Write ``entries`` as the new cpio archive ``output`` for the kernel; with ``release``, compressed.
 
     It uses zstd, since every kernel of Debian unpacks it, in a fraction of xz's time, with one thread, so that the

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.core.store import Store
+from builder.core.toolbox import Closure
 from builder.debian.lockfile import Lock
-from builder.debian.tools import Tools
 from builder.definition.definition import Definition
 from terminal import Step, untimed
 
@@ -18,5 +18,5 @@ class Workshop:
     what: Definition
     lock: Lock
     store: Store
-    tools: Tools
+    tools: Closure
     step: Step = untimed

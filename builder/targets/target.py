@@ -9,9 +9,9 @@ from pathlib import Path
 
 from builder.core.architecture import ArchitectureName
 from builder.core.extent import Extent
+from builder.core.toolbox import Closure
 from builder.core.tree import Tree
 from builder.core.verity import Verity
-from builder.debian.tools import Tools
 from builder.definition.definition import Container, Disk
 from builder.formats import boot, disk, qcow2
 from builder.formats.boot import LOADER_CONF, BootFiles
@@ -50,7 +50,7 @@ class Parts:
     disk: Disk
     work: Path
     epoch: int
-    tools: Tools
+    tools: Closure
 
     def parameters(self, *further: str) -> str:
         """The kernel's command line with ``further`` parameters."""
@@ -101,7 +101,7 @@ class Installed:
 
     layout: disk.Layout
     extents: tuple[Extent, ...]
-    tools: Tools
+    tools: Closure
 
     def write(self, output: Path, *, at_least: int = 0, multiple_of: int = 1) -> Path:
         """Write the disk as the sparse file ``output``, and return that.

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.core.extent import Extent
+from builder.core.toolbox import ToolFailure
 from builder.core.verity import Verity, hash_bytes
-from builder.debian.tools import ToolFailure, Tools
+from builder.debian.tools import Tools
 from builder.definition.definition import Disk, size_text
 from builder.formats import disk
 from builder.formats.disk import MIB, SECTOR, Layout

@@ -14,10 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder.core import data
+from builder.core.toolbox import ToolFailure
 from builder.core.tree import Entry, Inline, Kind, Tree, directory, file, symlink
 from builder.debian.lockfile import Lock
 from builder.debian.tools import (
-    ToolFailure,
     Tools,
     inner_target,
     is_dynamic,

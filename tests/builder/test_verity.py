@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.core.toolbox import ToolFailure
 from builder.core.verity import BLOCK, Verity, hash_bytes, protect
-from builder.debian.tools import ToolFailure, Tools
+from builder.debian.tools import Tools
 from terminal import Failure
 
 
