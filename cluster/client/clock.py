@@ -7,9 +7,8 @@ node.clock.strobe(60, period_s=0.5, duration_s=20)
 
 from __future__ import annotations
 
-from cluster.client.control import Ask
 from cluster.client.fault import Fault, recorded
-from cluster.model.protocol import Begun, NodeRequest, StepClock, StrobeClock
+from cluster.model.protocol import Ask, Begun, NodeRequest, StepClock, StrobeClock
 from terminal import UsageFailure
 
 STEP_S_MAX = 50 * 365 * 86400

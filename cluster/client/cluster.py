@@ -26,6 +26,7 @@ from cluster.machines.process import Process
 from cluster.model.description import Description
 from cluster.model.layout import NAME_PATTERN, Layout, clusters_root, make_private
 from cluster.model.protocol import (
+    DEADLINE_S,
     Adopt,
     ClusterState,
     Faults,
@@ -189,7 +190,7 @@ class Cluster:
                 )
             time.sleep(0.02)
 
-    def ask(self, request: Request[T], /, *, deadline_s: float = control.DEADLINE_S) -> T:
+    def ask(self, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:
         """Ask the supervisor, see :func:`cluster.client.control.ask`. Raises :class:`Failure`."""
         self.require_running()
         return control.ask(self.layout.control, request, deadline_s=deadline_s)

@@ -7,21 +7,13 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from cluster.model import encoding
-from cluster.model.protocol import LINE_BYTES_MAX, Request
+from cluster.model.protocol import DEADLINE_S, LINE_BYTES_MAX, Request
 from terminal import Failure
 
 T = TypeVar("T")
-DEADLINE_S = 30.0
-
-
-class Ask(Protocol):
-    """Sends requests to one cluster's supervisor, as :func:`ask` does."""
-
-    def __call__(self, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:
-        """The reply to ``request``. Raises :class:`Failure`."""
 
 
 def ask(path: Path, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:

@@ -8,11 +8,10 @@ node.disk.corrupt("/var/lib/etcd/data/member/wal/0000000000000000-00000000000000
 
 from __future__ import annotations
 
-from cluster.client.control import Ask
 from cluster.client.fault import Fault, recorded
 from cluster.faults import corruption
 from cluster.faults.disk import Errors, Slow
-from cluster.model.protocol import Begun, CorruptDisk, FailDisk, FillDisk, NodeRequest, SlowDisk
+from cluster.model.protocol import Ask, Begun, CorruptDisk, FailDisk, FillDisk, NodeRequest, SlowDisk
 from terminal import UsageFailure
 
 DISK_DEADLINE_S = 60.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from cluster.client.control import Ask
-from cluster.model.protocol import Begun, Heal
+from cluster.model.protocol import Ask, Begun, Heal
 
 
 class Fault:

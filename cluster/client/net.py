@@ -14,19 +14,24 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from cluster.client.control import Ask
 from cluster.client.fault import Fault
-from cluster.client.node import Node
 from cluster.model.impairment import Impairment
-from cluster.model.protocol import Capture, EndCapture, HealNetwork, Impair, NetworkFaults
+from cluster.model.protocol import Ask, Capture, EndCapture, HealNetwork, Impair, NetworkFaults
 from cluster.network import partition
 from cluster.network.impairment import HOST, Pair, bits_per_s, both_ways, no_port, port_name, seconds, share
 from cluster.network.pcap import BYTES_MAX
 from terminal import UsageFailure
 
-Where: TypeAlias = Node | int | str
+
+class Numbered(Protocol):
+    """A :class:`cluster.client.node.Node`, of which the network knows the number only."""
+
+    number: int
+
+
+Where: TypeAlias = Numbered | int | str
 """A node, its number or name; 0 or "host" is this computer."""
 
 
@@ -148,7 +153,7 @@ class Net:
 
     def port(self, where: Where) -> int:
         """The port of a node, or of this computer. Raises :class:`UsageFailure` if there is none."""
-        if isinstance(where, Node):
+        if not isinstance(where, int | str):
             where = where.number
         ports = (HOST, *self._numbers())
         for port in ports:

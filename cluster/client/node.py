@@ -15,10 +15,12 @@ from cluster.client.eventually import eventually
 from cluster.client.fault import Fault
 from cluster.client.ssh import Connection
 from cluster.client.unit import Unit
+from cluster.model import connection_uri
 from cluster.model.description import Description
 from cluster.model.layout import Layout
 from cluster.model.machine import cluster_address
 from cluster.model.protocol import (
+    DEADLINE_S,
     KillNode,
     NodeState,
     PauseNode,
@@ -64,7 +66,9 @@ class Node:
         self.factor = description.accelerator.factor
         """How many times longer than with hardware everything takes there."""
         self.control = layout.control
-        self._start_deadline_s = START_DEADLINE_S if description.here([number]) else SEND_DEADLINE_S
+        self._start_deadline_s = (
+            START_DEADLINE_S if connection_uri.count_here(description.connect, [number]) else SEND_DEADLINE_S
+        )
         self.disk = Disk(number, self._ask, self.factor)
         self.clock = Clock(number, self._ask, self.factor)
         self._ssh = Connection(
@@ -262,7 +266,7 @@ class Node:
         """Its state, from those of all nodes; none if the cluster no longer has it."""
         return [node for node in self._ask(Status()).nodes if node.node == self.number]
 
-    def _ask(self, request: Request[T], /, *, deadline_s: float = control.DEADLINE_S) -> T:
+    def _ask(self, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:
         return control.ask(self.control, request, deadline_s=deadline_s)
 
     def close(self) -> None:

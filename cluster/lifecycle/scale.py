@@ -16,6 +16,7 @@ from cluster.client.node import Node
 from cluster.faults import stall
 from cluster.lifecycle import membership, ports, preflight, provision, readiness
 from cluster.lifecycle.readiness import Readiness
+from cluster.model import connection_uri
 from cluster.model.description import Description, members_of
 from cluster.model.layout import Layout
 from cluster.model.machine import NODES_MAX
@@ -40,7 +41,7 @@ def add(name: str, count: int, phases: Phases, load_images: Sequence[Path] = ())
             raise UsageFailure(f"{count} more nodes: numbers go from 1 to {NODES_MAX}", hint="cluster add")
         kind, memory_mib = cluster.description.accelerator.name, cluster.description.memory_mib
         first = max(cluster.description.last_number, *cluster.description.numbers) + 1
-        here = cluster.description.here(range(first, first + count))
+        here = connection_uri.count_here(cluster.description.connect, range(first, first + count))
         preflight.require_memory(here, memory_mib, kind, preflight.free_memory_mib())
         preflight.require_disk(cluster.layout.state, count, 0, preflight.free_disk_bytes(cluster.layout.state))
         return [_add(cluster.name, phases, load_images) for _ in range(count)]

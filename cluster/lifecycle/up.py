@@ -231,7 +231,10 @@ def _resume(cluster: Cluster, options: Options, phases: Phases) -> None:
     try:
         with phases.phase("preparing"):
             description = cluster.description
-            kind, count = description.accelerator.name, description.here(description.numbers)
+            kind, count = (
+                description.accelerator.name,
+                connection_uri.count_here(description.connect, description.numbers),
+            )
             preflight.require_memory(count, description.memory_mib, kind, preflight.free_memory_mib())
             for port in (*description.ssh_ports, description.discovery_port):
                 ports.insist(port, 1, f"the port of cluster {cluster.name!r}", ())

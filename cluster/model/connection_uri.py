@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -60,6 +61,15 @@ def parse(uri: str) -> Place:
             hint = "the cluster needs no system-wide libvirt: /session instead of /system"
             raise UsageFailure("guests of the system's libvirt belong to root", where=where, hint=hint)
     raise UsageFailure("no such libvirt connection", where=where, hint=f"one of {KINDS}")
+
+
+def count_here(connect: Sequence[str], numbers: Iterable[int]) -> int:
+    """How many of the nodes ``numbers`` run on this computer: they are dealt to the URIs ``connect`` in turn.
+
+    Without a URI, all of them do.
+    """
+    local = [parse(uri).is_local for uri in connect] or [True]
+    return sum(local[(number - 1) % len(local)] for number in numbers)
 
 
 def _embed_root(text: str, where: str) -> Path:

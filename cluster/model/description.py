@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cluster.model import connection_uri, machine
+from cluster.model import machine
 from cluster.model.accelerator import Accelerator
 from cluster.model.layout import Layout
 from cluster.model.machine import Machine
@@ -79,13 +78,6 @@ class Description:
     def numbers(self) -> tuple[int, ...]:
         """The nodes' numbers, ascending."""
         return self.node_numbers or tuple(range(1, self.size + 1))
-
-    def here(self, numbers: Iterable[int]) -> int:
-        """How many of the nodes with these ``numbers`` run on this computer."""
-        if not self.connect:
-            return len(list(numbers))
-        local = [connection_uri.parse(uri).is_local for uri in self.connect]
-        return sum(local[(number - 1) % len(local)] for number in numbers)
 
     def role(self, number: int) -> str:
         """What node ``number`` is to etcd: "member" or "proxy"."""

@@ -10,7 +10,7 @@ one side hangs up; :data:`TURNS` is what its caller sends.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar, get_args
+from typing import Generic, Protocol, TypeAlias, TypeVar, get_args
 
 from cluster.model.description import Description
 from cluster.model.impairment import Impairment
@@ -19,6 +19,8 @@ VERSION = 1
 """To be raised with every change of a request or a reply."""
 LINE_BYTES_MAX = 1 << 20
 """Of one request or reply."""
+DEADLINE_S = 30.0
+"""For a reply, unless the caller says how long it may take."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -136,6 +138,13 @@ class Captured:
 @dataclass(frozen=True, slots=True)
 class Request(Generic[T_co]):
     """A request, whose reply is of type ``T_co``."""
+
+
+class Ask(Protocol):
+    """Sends requests to one cluster's supervisor, as :func:`cluster.client.control.ask` does."""
+
+    def __call__(self, request: Request[T], /, *, deadline_s: float = DEADLINE_S) -> T:
+        """The reply to ``request``. Raises :class:`terminal.Failure`."""
 
 
 @dataclass(frozen=True, slots=True)
