@@ -54,7 +54,7 @@ def cluster() -> Iterator[Cluster]:
         cluster.ask(SwitchDiscovery(running=False))
         for node in (three, four):
             node.start()
-        with Readiness(cluster, phases) as readiness:
+        with Readiness(cluster.nodes, cluster.description.size, cluster.ask, phases) as readiness:
             readiness.wait_shell()
             time.sleep(LATE_S / 2)
             cluster.ask(SwitchDiscovery(running=True))

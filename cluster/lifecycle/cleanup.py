@@ -22,9 +22,6 @@ from cluster.model.description import Description
 from cluster.model.layout import NAME_PATTERN, Layout, clusters_root, runtime_roots
 from terminal import Failure
 
-KEPT = "kept"
-"""A file in the folder of a cluster that failed to come up and is kept for inspection."""
-
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
@@ -78,7 +75,7 @@ def _of_folder(state: Path) -> Leftover | None:
         return Leftover(state.name, "a cluster that was hardly begun", True)
     except Failure:
         return None  # of another version, or made by hand
-    if not description.ready and not (layout.state / KEPT).exists():
+    if not description.ready and not layout.kept.exists():
         return Leftover(state.name, "a cluster that never came up", True)
     recorded = clusters.processes(layout)
     if recorded and not recorded[0].alive:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.faults import stall
 from cluster.lifecycle import startup
-from cluster.lifecycle.startup import ETCD_PORT, StartupReports, names
-from cluster.model.protocol import Status
+from cluster.lifecycle.startup import ETCD_PORT, StartupReports
+from cluster.model.protocol import Ask, Status
 from terminal import Failure, Phases, record
 
 SHELL_S, SSH_S, ETCD_S, FLEET_S = 40.0, 40.0, 30.0, 30.0
@@ -52,16 +51,20 @@ class NotReady(Failure):
 
 
 class Readiness:
-    """Waits for one cluster, stage by stage, from the start of its machines to :meth:`close`.
+    """Waits for nodes of one cluster, stage by stage, from the start of their machines to :meth:`close`.
 
     All ``wait_...`` raise :class:`NotReady` at the deadline, or earlier if success is impossible: a node is off, or a
     unit has failed on it.
     """
 
-    def __init__(self, cluster: Cluster, phases: Phases) -> None:
-        self._cluster, self._phases = cluster, phases
-        self._factor = cluster.description.accelerator.factor
-        self._reports = StartupReports(cluster)
+    def __init__(self, nodes: Sequence[Node], size: int, ask: Ask, phases: Phases) -> None:
+        """``size`` is how many nodes the cluster has, ``ask`` sends requests to its supervisor.
+
+        Raises :class:`Failure` if the supervisor does not answer.
+        """
+        self._nodes, self._size, self._ask, self._phases = nodes, size, ask, phases
+        self._factor = nodes[0].factor
+        self._reports = StartupReports(nodes[0].control, [node.number for node in nodes], size, self._factor)
         self._mute: set[int] = set()
         self._knocked: dict[int, float] = {}
         self._greeted: dict[int, float] = {}
@@ -75,7 +78,7 @@ class Readiness:
     def wait_shell(self) -> None:
         """Wait for every node's root shell. Nodes without one that accept ssh are checked by ssh from now on."""
         self._wait("root shell", self._begins, SHELL_S)
-        if mute := [node for node in self._cluster.nodes if node.number in self._mute]:
+        if mute := [node for node in self._nodes if node.number in self._mute]:
             self._phases.line(
                 f"no root shell on {names(mute)} (an older image?): asked by ssh, "
                 "and 'cluster console' has only its log"
@@ -93,17 +96,16 @@ class Readiness:
 
     def wait_fleet(self) -> None:
         """Fleet on every node lists all machines."""
-        size = self._cluster.description.size
-        ready = self._told_or(startup.FLEET, lambda node: len(machines(node)) == size)
+        ready = self._told_or(startup.FLEET, lambda node: len(machines(node)) == self._size)
         if not self._mute:
             self._wait("fleet", ready, FLEET_S)
             return
         # One node after the other: each check runs a program on the node, and the others make progress meanwhile.
-        for node in self._cluster.nodes:
+        for node in self._nodes:
             self._wait("fleet", ready, FLEET_S, ("etcd.service", "fleet.service"), [node])
 
     def _begins(self, node: Node) -> bool:
-        if self._reports.of(node).uptime is not None:
+        if self._reports.of(node.number).uptime is not None:
             return True
         if time.monotonic() - self._knocked.get(node.number, 0.0) < KNOCK_S:
             return False
@@ -117,13 +119,13 @@ class Readiness:
     def _lets_in(self, node: Node) -> bool:
         if node.number in self._mute:
             return greets(node) and node.run("true").rc == 0
-        if startup.SSH not in self._reports.of(node).holds:
+        if startup.SSH not in self._reports.of(node.number).holds:
             return False
         node.pin(node.root(f"cat {HOST_KEY}").out)
         return True
 
     def _told_or(self, what: str, asked: Callable[[Node], bool]) -> Callable[[Node], bool]:
-        return lambda node: asked(node) if node.number in self._mute else what in self._reports.of(node).holds
+        return lambda node: asked(node) if node.number in self._mute else what in self._reports.of(node.number).holds
 
     def _wait(
         self,
@@ -142,7 +144,7 @@ class Readiness:
         """
         seconds *= self._factor
         begin = looked = time.monotonic()
-        unmet = {node.number: node for node in (self._cluster.nodes if nodes is None else nodes)}
+        unmet = {node.number: node for node in (self._nodes if nodes is None else nodes)}
         told = False
         executor = ThreadPoolExecutor(len(unmet))
         try:
@@ -153,7 +155,7 @@ class Readiness:
                         del unmet[number]
                 if not unmet:
                     return
-                _require_on(self._cluster, list(unmet.values()))
+                self._require_on(unmet.values())
                 self._require_no_failure()
                 waited = time.monotonic() - begin
                 first = next(iter(unmet.values()))
@@ -171,10 +173,24 @@ class Readiness:
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
+    def _require_on(self, nodes: Iterable[Node]) -> None:
+        states = {state.node: state for state in self._ask(Status()).nodes}
+        for node in nodes:
+            state = states[node.number]
+            if state.state == "off":
+                raise NotReady(f"its machine is off: {state.ended}", node)
+            if state.state == "stalled":
+                raise NotReady(f"it stands still: {stall.WHY}", node, hint=stall.HINT)
+
     def _require_no_failure(self) -> None:
-        for node in self._cluster.nodes:
-            if failed := self._reports.of(node).failed:
+        for node in self._nodes:
+            if failed := self._reports.of(node.number).failed:
                 raise NotReady(f"{', '.join(failed)} has failed", node)
+
+
+def names(nodes: Iterable[Node]) -> str:
+    """Their names, for people."""
+    return ", ".join(node.name for node in nodes)
 
 
 def greets(node: Node) -> bool:
@@ -248,13 +264,3 @@ def _is(ready: Callable[[Node], bool], node: Node) -> bool:
         return ready(node)
     except Failure:
         return False
-
-
-def _require_on(cluster: Cluster, nodes: list[Node]) -> None:
-    states = {state.node: state for state in cluster.ask(Status()).nodes}
-    for node in nodes:
-        state = states[node.number]
-        if state.state == "off":
-            raise NotReady(f"its machine is off: {state.ended}", node)
-        if state.state == "stalled":
-            raise NotReady(f"it stands still: {stall.WHY}", node, hint=stall.HINT)

@@ -107,7 +107,7 @@ def _restore(found: Snapshot, name: str, layout: Layout, former: Description | N
             cluster.launch()
         with phases.phase("restoring"):
             cluster.ask(Restore(str(found.folder)), deadline_s=SAVE_DEADLINE_S)
-        with Readiness(cluster, phases) as readiness:
+        with Readiness(cluster.nodes, cluster.description.size, cluster.ask, phases) as readiness:
             with phases.phase("setting clocks"):
                 readiness.wait_shell()
                 step_clocks(cluster)

@@ -107,10 +107,8 @@ class _Joining:
         node.start()
 
     def boot(self, cluster: Cluster, node: Node, phases: Phases) -> None:
-        view = Cluster(cluster.layout, cluster.description)
-        view.nodes = [node]
         try:
-            with Readiness(view, phases) as ready:
+            with Readiness([node], cluster.description.size, cluster.ask, phases) as ready:
                 with phases.phase(f"waiting for {node.name}"):
                     ready.wait_shell()
                     ready.wait_ssh()

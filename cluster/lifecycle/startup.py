@@ -6,11 +6,10 @@ Each guest receives the list of conditions once, and reports when each has come 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from cluster.client.cluster import Cluster
-from cluster.client.node import Node
 from cluster.client.root_shell import Line
 from cluster.model.protocol import Watch
 from terminal import Failure
@@ -50,28 +49,29 @@ class StartupReport:
 
 
 class StartupReports:
-    """Listens to every node of a cluster until :meth:`close`."""
+    """Listens to nodes of a cluster until :meth:`close`."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        """Requests what :func:`conditions` lists. Raises :class:`Failure` if the supervisor does not answer."""
-        self._told = {node.number: StartupReport() for node in cluster.nodes}
-        self._conditions = conditions(cluster.description.size)
+    def __init__(self, control: Path, numbers: Sequence[int], size: int, factor: float) -> None:
+        """Requests what :func:`conditions` lists for a cluster of ``size`` from the nodes ``numbers``.
+
+        ``control`` is the supervisor's socket; nodes take ``factor`` times as long as hardware. Raises
+        :class:`Failure` if the supervisor does not answer.
+        """
+        self._told = {number: StartupReport() for number in numbers}
+        self._conditions = conditions(size)
         self._changed = threading.Condition()
         self._changes = 0
-        interval = min(INTERVAL_S * cluster.description.accelerator.factor, INTERVAL_S_MAX)
+        wanted = tuple(condition for _, condition in self._conditions)
+        interval = min(INTERVAL_S * factor, INTERVAL_S_MAX)
         self._lines: list[Line] = []
         try:
-            for node in cluster.nodes:
-                self._lines.append(self._ask(cluster, node, interval))
+            for number in numbers:
+                self._lines.append(Line(control, Watch(number, wanted, UNITS, interval)))
         except BaseException:
             self.close()
             raise
-        for node, line in zip(cluster.nodes, self._lines, strict=True):
-            threading.Thread(target=self._listen, args=(self._told[node.number], line), daemon=True).start()
-
-    def _ask(self, cluster: Cluster, node: Node, interval: float) -> Line:
-        conditions = tuple(condition for _, condition in self._conditions)
-        return Line(cluster.layout.control, Watch(node.number, conditions, UNITS, interval))
+        for told, line in zip(self._told.values(), self._lines, strict=True):
+            threading.Thread(target=self._listen, args=(told, line), daemon=True).start()
 
     def __enter__(self) -> StartupReports:
         return self
@@ -84,9 +84,9 @@ class StartupReports:
         for line in self._lines:
             line.close()
 
-    def of(self, node: Node) -> StartupReport:
-        """What ``node`` has reported so far."""
-        return self._told[node.number]
+    def of(self, number: int) -> StartupReport:
+        """What node ``number`` has reported so far."""
+        return self._told[number]
 
     def wait(self, seconds: float) -> None:
         """Return when a node reports something new, or after ``seconds``."""
@@ -116,8 +116,3 @@ class StartupReports:
             case {"lost": _}:  # reset: all begins again
                 told.uptime, told.failed = None, ()
                 told.holds.clear()
-
-
-def names(nodes: Iterable[Node]) -> str:
-    """Their names, for people."""
-    return ", ".join(node.name for node in nodes)

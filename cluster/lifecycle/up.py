@@ -11,7 +11,6 @@ from builder.core.architecture import HOST, suffix
 from cluster.client import cluster as clusters
 from cluster.client.cluster import Cluster
 from cluster.lifecycle import ports, preflight, provision, readiness
-from cluster.lifecycle.cleanup import KEPT
 from cluster.lifecycle.preflight import MEMORY_MIB_MAX, MEMORY_MIB_MIN
 from cluster.lifecycle.readiness import Readiness
 from cluster.machines import probe, qemu
@@ -188,7 +187,7 @@ def _make(options: Options, layout: Layout, phases: Phases) -> Cluster:
         return Cluster(layout, ready)
     except BaseException:
         if options.keep and layout.state.exists():
-            (layout.state / KEPT).touch()
+            layout.kept.touch()
             phases.line(f"kept as it is: {layout.state}; cluster-down --name {options.name} removes it")
         else:
             with clusters.undisturbed():
@@ -389,7 +388,7 @@ def _boot(cluster: Cluster, options: Options, phases: Phases) -> None:
             for node in cluster.nodes:
                 phases.detail(node.name)
                 node.start()
-        with Readiness(cluster, phases) as ready:
+        with Readiness(cluster.nodes, cluster.description.size, cluster.ask, phases) as ready:
             with phases.phase("waiting for a root shell"):
                 ready.wait_shell()
             with phases.phase("waiting for ssh"):

@@ -4,7 +4,7 @@ $XDG_STATE_HOME/flotilla/clusters/NAME/
     cluster.json        what the cluster is (description.py); supervisor.json: the processes that run it now
     key, key.pub        its ssh key; known_hosts: the nodes' host keys, pinned at first contact
     image/              the image its nodes boot; discovery.json: the discovery service's memory
-    timeline.jsonl      what was done to it
+    timeline.jsonl      what was done to it; kept: there if no clean-up may remove it
     node-1/             state.img (sparse), cidata.iso, user-data, console.log, qemu.log
     .../*.log.1         the end of a log that became too long (logs.py)
 $XDG_RUNTIME_DIR/flotilla/NAME-HASH/
@@ -79,6 +79,11 @@ class Layout:
     def lock(self) -> Path:
         """Held by the command that changes the cluster; beside its folder, since it outlives that."""
         return self.state.parent / f".{self.state.name}.lock"
+
+    @property
+    def kept(self) -> Path:
+        """An empty file, there if a person wants to look at the cluster although it did not come up or its test failed."""
+        return self.state / "kept"
 
     @property
     def key(self) -> Path:

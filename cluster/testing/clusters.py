@@ -35,8 +35,6 @@ from terminal import Failure, UsageFailure
 from terminal.failure import render
 
 NAME = re.compile(r"pytest-(\d+)-\d+")
-KEPT = "kept"
-"""A file in the folder of a cluster that a person wanted to keep."""
 MARKER_OPTIONS = ("size", "memory", "load", "user_data", "agent_ttl", "cold", "examples")
 
 WATCHES: pytest.StashKey[list[Watch]] = pytest.StashKey()
@@ -95,7 +93,7 @@ class SessionClusters:
         finally:
             for made in factory.made:
                 if self.settings.keep and item.stash.get(FAILED, False):
-                    (made.layout.state / KEPT).touch()
+                    made.layout.kept.touch()
                     made.close()
                     self.kept.append(f"{item.nodeid}: {attach(made)}")
                 else:
@@ -313,7 +311,7 @@ def remove_orphans() -> None:
     for name in Cluster.names():
         named = NAME.fullmatch(name)
         layout = Layout.of(name)
-        if named is None or (layout.state / KEPT).exists() or Process.of(int(named[1])) is not None:
+        if named is None or layout.kept.exists() or Process.of(int(named[1])) is not None:
             continue
         with suppress(Failure), clusters.changing(layout):  # another session may be at it
             clusters.remove(layout)
