@@ -11,20 +11,18 @@ import json
 import secrets
 import threading
 import time
+import typing
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from discovery.client import hidden
-from discovery.registry import AlreadyRegistered, Full, Invalid, Registration, UnknownToken
+from discovery.registry import AlreadyRegistered, Full, Invalid, Registration, Registry, UnknownToken
 from terminal import Failure
 from webserver.message import Request, Response, client_of
 from webserver.server import BAD_LENGTH, NO_CHUNKS, Site
-
-if TYPE_CHECKING:
-    from discovery.server import DiscoveryServer
 
 SIZE_DEFAULT = 3
 _CONNECTIONS_MAX = 512
@@ -50,12 +48,37 @@ class _Code(Enum):
     RAFT_INTERNAL = (300, "Raft Internal Error")
 
 
+class Service(typing.Protocol):
+    """What requests are about: a :class:`discovery.server.DiscoveryServer`."""
+
+    log: Callable[[str], None]
+    stopping: bool
+    """Whether it is about to end: so does the connection of a watch, with its answer."""
+
+    @property
+    def registry(self) -> Registry:
+        """What is registered now."""
+        ...
+
+    def url(self, token: str) -> str:
+        """What goes into ``etcd --discovery``."""
+        ...
+
+    def change(self, step: Callable[[Registry, float], Registry]) -> Registry:
+        """Do ``step(registry, now)``, on disk before anyone sees it. Raises what ``step`` does, and Failure."""
+        ...
+
+    def wait(self, token: str, index: int, member_id: str | None) -> Registration | None:
+        """The first registration at ``index`` or later; None when the keep-alive is due. Raises UnknownToken."""
+        ...
+
+
 class Protocol:
     """Answers requests for ``service``.
 
     Paths: ``/new``, ``/health``, ``/TOKEN[/]``, ``/TOKEN/_config/size``, ``/TOKEN/ID``."""
 
-    def __init__(self, service: DiscoveryServer) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
         self._lock = threading.Lock()
         self._made: dict[str, deque[float]] = {}  # when each client made its tokens
