@@ -121,7 +121,7 @@ class Protocol:
         except Full as refused:
             return self._refuse(403, _Code.INVALID_FIELD, str(refused))
         except Failure as failure:
-            self._service.log(str(failure))
+            self._service.log(failure.on_one_line)
             return self._refuse(500, _Code.RAFT_INTERNAL, failure.message)
 
     def _route(

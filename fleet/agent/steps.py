@@ -212,7 +212,7 @@ def _load(unit: str, order: Placement, systemd: Systemd, store: UnitStore) -> He
             systemd.enable(unit)
         except SystemdError as error:
             # Not being started by a target is a smaller loss than not running at all.
-            _LOG.warning("%s runs, but is not enabled: %s", unit, error)
+            _LOG.warning("%s runs, but is not enabled: %s", unit, error.on_one_line)
     return Here(order.hash, Desired.LOADED)
 
 

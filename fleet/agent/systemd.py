@@ -185,7 +185,7 @@ class SystemdManager:
         try:
             self._call("DisableUnitFiles", "asb", ([unit], True))
         except RefusedError as error:
-            _LOG.info("%s was not disabled: %s", unit, error)
+            _LOG.info("%s was not disabled: %s", unit, error.on_one_line)
 
     def forget_failure(self, unit: str) -> None:
         """See :class:`fleet.agent.steps.Systemd`."""
@@ -216,7 +216,7 @@ class SystemdManager:
             try:
                 bus.call(DBus().AddMatch(_changes_of(path)) if wanted else DBus().RemoveMatch(_changes_of(path)))
             except SystemdError as error:
-                _LOG.info("changes of %s are not reported: %s", unit, error)
+                _LOG.info("changes of %s are not reported: %s", unit, error.on_one_line)
 
     def _call(self, method: str, signature: str | None = None, body: tuple[object, ...] = ()) -> tuple[object, ...]:
         return self._connected().call(new_method_call(_MANAGER, method, signature, body))

@@ -113,9 +113,9 @@ class Engine:
                 reign.is_over = True
             self._keep_trouble = ""
         except EtcdError as error:
-            if str(error) != self._keep_trouble:
-                _LOG.warning("the leader's lease was not renewed: %s", error)
-            self._keep_trouble = str(error)
+            if error.on_one_line != self._keep_trouble:
+                _LOG.warning("the leader's lease was not renewed: %s", error.on_one_line)
+            self._keep_trouble = error.on_one_line
             return now + self._ttl_s / 10
         return now + self._ttl_s / 3
 
