@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-def printable(text: str, keep: str = "") -> str:
-    """``text`` with "?" for each character that could control the terminal or reorder text, except ``keep``."""
+def printable(text: str, keep: str = "", instead: str = "?") -> str:
+    """``text`` with ``instead`` of each character that could control the terminal or reorder text, except ``keep``."""
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() or each in keep else "?" for each in text)
+    return "".join(each if each.isprintable() or each in keep else instead for each in text)
 
 
 def printable_lines(text: str) -> str:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
+from terminal import printable
+
 SOCKET: Final = "/run/systemd/journal/socket"
 WARNING, NOTICE = 4, 5
 
@@ -36,7 +38,8 @@ def datagram(event: Event, message: str, fields: Mapping[str, str], priority: in
         "SYSLOG_IDENTIFIER": "flotilla-room",
         **fields,
     }
-    return "".join(f"{name}={_line(value)}\n" for name, value in lines.items()).encode("utf-8", "replace")
+    text = "".join(f"{name}={printable(value, instead=' ')}\n" for name, value in lines.items())
+    return text.encode("utf-8", "replace")
 
 
 def tell(event: Event, message: str, fields: Mapping[str, str] | None = None, *, path: str = SOCKET) -> None:
@@ -45,8 +48,4 @@ def tell(event: Event, message: str, fields: Mapping[str, str] | None = None, *,
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.sendto(data, path)
         return
-    print(_line(message), file=sys.stderr)
-
-
-def _line(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)
+    print(printable(message, instead=" "), file=sys.stderr)
