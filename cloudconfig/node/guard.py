@@ -1,8 +1,8 @@
 """Steps whose errors must not prevent others.
 
 A node whose apply ended with a traceback has no host name, no keys and no status: no user could log in to read the
-traceback. So here, and only here, every exception is caught; one that is no Failure is a bug of ours and is reported as
-such, with its kind and place.
+traceback. So every exception is caught here, as only the web server does besides, for one request; one that is no
+Failure is a bug of ours and is reported as such, with its kind and place.
 """
 
 from __future__ import annotations

@@ -17,12 +17,11 @@ from typing import TypeVar
 from cloudconfig.node import guard
 from cloudconfig.text import formats, yamltree
 from cloudconfig.text.parse import essentials_of
-from cloudconfig.text.schema import CloudConfig, User
+from cloudconfig.text.schema import CORE, CloudConfig, User
 from cloudconfig.text.yamltree import Mapping, Node, Scalar
 
 T = TypeVar("T")
 
-CORE = "core"
 SUDO_GROUPS = frozenset(("sudo", "wheel", "admin", "root"))
 """What distributions call the group that may sudo; on our image it is sudo."""
 BLOCKS_MAX = 16
