@@ -63,6 +63,15 @@ root: {type: squashfs, fast: [-comp, lz4], release: [-comp, zstd]}
 disk: {esp: 16MiB, root: 4MiB, verity: 1MiB, state: 1MiB}
 """
 
+MINE = """\
+version: 1
+name: mine
+suites: [{suite: one}, {suite: one-security}]
+packages: [tool]
+container: {repository: test/mine}
+"""
+"""What tests of locks lock, out of an archive of their own."""
+
 TOLD = {"files.jsonl", "manifest.json", "sbom.spdx.json", "sizes.html"}
 """The files that every build's folder has beside its artifacts proper, and that are the same each time (its timings are
 not).

@@ -13,19 +13,11 @@ from builder.debian.lockfile import Lock
 from builder.debian.tools import Tools
 from terminal import command
 from tests.builder.conftest import Archive, Signer
-from tests.builder.smallworld import World
+from tests.builder.smallworld import MINE, World
 
 pytestmark = pytest.mark.slow
 
 Out = pytest.CaptureFixture[str]
-
-DEFINITION = """\
-version: 1
-name: mine
-suites: [{suite: one}, {suite: one-security}]
-packages: [tool]
-container: {repository: test/mine}
-"""
 
 
 class Locking:
@@ -34,7 +26,7 @@ class Locking:
     def __init__(self, folder: Path, store: Path, archive: Archive, signer: Signer) -> None:
         self.path, self.archive, self._signer = folder / "mine.yaml", archive, signer
         self.lock_path, self.reviews = folder / "mine.lock", folder / "scripts.json"
-        self.path.write_text(DEFINITION)
+        self.path.write_text(MINE)
         self._options = ["--store", str(store), "--mirror", f"file://{archive.root.parent}", "--quiet"]
 
     def lock(self, *words: str) -> int:
@@ -156,10 +148,10 @@ def test_what_was_refused_counts_only_for_the_definition_that_it_answers(mine: L
     mine.archive.add("one", "tool")
     mine.archive.add("one", "other", scripts={"config": "true\n"})
     assert mine.lock() == 0
-    mine.path.write_text(DEFINITION.replace("[tool]", "[tool, other]"))
+    mine.path.write_text(MINE.replace("[tool]", "[tool, other]"))
     assert mine.lock() == 1
     assert mine.scripts("--quiet") == 1
-    mine.path.write_text(DEFINITION)
+    mine.path.write_text(MINE)
     capsys.readouterr()
     assert mine.scripts() == 0
     assert "other" not in capsys.readouterr().out
@@ -177,7 +169,7 @@ def test_a_review_that_is_not_ours_to_write_is_told(
 
 
 def test_tools_are_never_installed_so_nobody_reads_their_scripts(mine: Locking) -> None:
-    mine.path.write_text(DEFINITION.replace("container: {repository: test/mine}\n", ""))
+    mine.path.write_text(MINE.replace("container: {repository: test/mine}\n", ""))
     mine.archive.add("one", "tool", scripts={"postinst": "true\n"})
     assert mine.lock() == 0
 
@@ -246,7 +238,7 @@ def test_several_are_named_one_by_one_and_a_new_wish_comes_along(mine: Locking) 
     assert mine.lock() == 0
     for name in ("tool", "lib", "data", "more"):
         mine.archive.add("one", name, "1.1-1", Depends="lib, data" if name == "tool" else None)
-    mine.path.write_text(DEFINITION.replace("[tool]", "[tool, more]"))
+    mine.path.write_text(MINE.replace("[tool]", "[tool, more]"))
     assert mine.lock("--upgrade", "lib", "--upgrade", "data") == 0
     assert mine.versions() == {"tool": "1.0-1", "lib": "1.1-1", "data": "1.1-1", "more": "1.1-1"}
 

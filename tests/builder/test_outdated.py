@@ -15,20 +15,11 @@ from builder.debian.apt import Programs
 from builder.debian.tools import Tools
 from terminal import command
 from tests.builder.conftest import Archive, Signer
-from tests.builder.smallworld import BASE, World
+from tests.builder.smallworld import BASE, MINE, World
 
 pytestmark = pytest.mark.slow
 
 Out = pytest.CaptureFixture[str]
-
-DEFINITION = """\
-version: 1
-name: mine
-suites: [{suite: one}, {suite: one-security}]
-packages: [tool]
-overlay: overlay
-container: {repository: test/mine}
-"""
 
 
 class Releasing:
@@ -39,7 +30,7 @@ class Releasing:
         self.lock_path, self.output = folder / "mine.lock", folder / "out"
         (folder / "overlay/etc").mkdir(parents=True)
         (folder / "overlay/etc/issue").write_text("mine\n")
-        self.path.write_text(DEFINITION)
+        self.path.write_text(MINE + "overlay: overlay\n")
         self._options = ["--store", str(store), "--mirror", f"file://{archive.root.parent}", "--quiet"]
         for suite in ("one", "one-security"):
             archive.stanzas.setdefault(suite, [])
