@@ -27,10 +27,13 @@ EMULATED_CACHE_MIB = 256
 """Translated code kept per emulated node. QEMU's default is an eighth of all memory, each."""
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny"
-"""System calls that QEMU does not need are forbidden to it (seccomp), and so are new privileges to its children.
+"""System calls that QEMU does not need are forbidden to it and to its children (seccomp), and so are new privileges
+(``no_new_privs``).
 
-It starts one program: the one that carries a connection of ``guestfwd``, in a session of its own (setsid(2), which QEMU
-counts among the ways to elevate privileges).
+Two groups stay allowed, for the one program that QEMU starts, which carries a connection of ``guestfwd``: ``spawn``
+(fork, execve), and ``elevateprivileges``, with ``children`` too, since libslirp gives it a session of its own, and
+QEMU counts setsid(2) among the ways to elevate privileges. libslirp could connect to a socket instead of starting a
+program, but QEMU 10 does not offer that. ``tests/cluster/test_guestfwd.py`` fails once they can be forbidden.
 """
 
 MACHINES = {"amd64": ("-M", "q35", "-cpu", "max"), "arm64": ("-M", "virt", "-cpu", "max,pauth-impdef=on")}

@@ -7,6 +7,7 @@ tested as they are.
 
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -118,16 +120,16 @@ def service() -> Iterator[int]:
         server.join()
 
 
-LIBVIRTS_SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+LIBVIRTS_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """What libvirt 9.0 puts on every command line."""
 
 
-@pytest.fixture(params=["alone", "by libvirt"])
-def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Iterator[RunningNode]:
+@contextmanager
+def connected(program: Path, sandbox: str, service: int, folder: Path) -> Iterator[RunningNode]:
     """A guest on the management network that a node's command line describes, with a forwarder in a folder with an
     awkward name.
     """
-    forward = tmp_path / "it's, a folder" / "forward.py"
+    forward = folder / "it's, a folder" / "forward.py"
     forward.parent.mkdir()
     shutil.copy(description.FORWARD, forward)
     runtime = Path(os.environ["XDG_RUNTIME_DIR"])
@@ -136,18 +138,17 @@ def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Itera
         name="node-1",
         accelerator="tcg",
         memory_mib=128,
-        image=tmp_path,
+        image=folder,
         cmdline="",
-        state_disk=tmp_path,
-        cidata=tmp_path,
-        console=tmp_path,
-        net_socket=tmp_path,
-        qmp_socket=tmp_path,
-        shell_socket=tmp_path,
+        state_disk=folder,
+        cidata=folder,
+        console=folder,
+        net_socket=folder,
+        qmp_socket=folder,
+        shell_socket=folder,
         ssh_port=free_ports(1)[0],
         forward=(sys.executable, "-I", "-S", str(forward), "127.0.0.1", str(service)),
     )
-    program = qemu.find({"PATH": os.environ["PATH"]}).path
     words = argv(program, machine, 0)
     management = words[words.index("-netdev") + 1]
     wire = {"type": "stream", "id": "wire", "server": False, "addr": {"type": "unix", "path": str(runtime / "wire")}}
@@ -160,22 +161,9 @@ def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Itera
         listener.bind(str(runtime / "wire"))
         listener.listen()
         listener.settimeout(20)
-        by_libvirt = request.param == "by libvirt"
-        command = [
-            str(emulator(program) if by_libvirt else program),
-            *(LIBVIRTS_SANDBOX if by_libvirt else ("-sandbox", SANDBOX)),
-            "-nodefaults",
-            "-display",
-            "none",
-            "-M",
-            "none",
-            "-netdev",
-            management,
-            "-netdev",
-            json.dumps(wire),
-            *hub,
-        ]
-        with subprocess.Popen(command) as process:
+        alone = ("-nodefaults", "-display", "none", "-M", "none")
+        networks = ("-netdev", management, "-netdev", json.dumps(wire), *hub)
+        with subprocess.Popen([str(program), "-sandbox", sandbox, *alone, *networks]) as process:
             try:
                 line, _ = listener.accept()
                 with line:
@@ -183,6 +171,21 @@ def guest(request: pytest.FixtureRequest, service: int, tmp_path: Path) -> Itera
                     yield RunningNode(line)
             finally:
                 process.kill()
+
+
+@pytest.fixture
+def program() -> Path:
+    """The real QEMU."""
+    return qemu.find({"PATH": os.environ["PATH"]}).path
+
+
+@pytest.fixture(params=["alone", "by libvirt"])
+def guest(request: pytest.FixtureRequest, program: Path, service: int, tmp_path: Path) -> Iterator[RunningNode]:
+    """Such a guest, as each driver runs it."""
+    by_libvirt = request.param == "by libvirt"
+    how = (emulator(program), LIBVIRTS_SANDBOX) if by_libvirt else (program, SANDBOX)
+    with connected(*how, service, tmp_path) as guest:
+        yield guest
 
 
 def test_a_guest_reaches_the_discovery_service(guest: RunningNode) -> None:
@@ -194,3 +197,19 @@ def test_a_guest_reaches_nothing_else_of_this_computer(guest: RunningNode, servi
     """10.0.2.2 is QEMU's name for this computer; without ``restrict`` its loopback services would answer there."""
     guest.resolve("10.0.2.2")
     assert guest.ask("10.0.2.2", service, b"let me in") is None
+
+
+@pytest.mark.parametrize("also", ["spawn=deny", "elevateprivileges=deny", "elevateprivileges=children"])
+def test_the_sandbox_forbids_all_that_it_can(also: str, program: Path, service: int, tmp_path: Path) -> None:
+    """What it allows, a guest's way to the discovery service needs. If this fails, QEMU can do without: forbid it."""
+    stricter = SANDBOX.replace(f"{also.partition('=')[0]}=allow", also)
+    assert stricter != SANDBOX
+    with connected(program, stricter, service, tmp_path) as guest:
+        guest.resolve(HOST_ADDRESS)
+        assert not guest.ask(HOST_ADDRESS, DISCOVERY_PORT, b"get /token")
+
+
+def test_every_group_of_the_sandbox_is_decided(program: Path) -> None:
+    told = subprocess.run([program, "-help"], capture_output=True, text=True, check=True).stdout
+    usage = told[told.index("-sandbox on") : told.index("Enable seccomp")]
+    assert set(re.findall(r"(\w+)=allow", usage)) == set(re.findall(r"(\w+)=", SANDBOX))
