@@ -12,20 +12,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from terminal import Failure, Parser, UsageFailure, command, record
+from terminal import Failure, Parser, UsageFailure, command
 from upkeep.journal import Event, tell
 from upkeep.space import Container, Fill, Holdings, Image, idle_since, order
+from upkeep.status import METRICS, PATHS, STATUS, Status
 
 PROG: Final = "flotilla-room"
-STATE: Final = Path("/var")
-DATA: Final = Path("/var/lib/docker")
 RUNS: Final = Path("/run/docker.pid")
 """Exists while docker runs: a request to a stopped docker would start it."""
-STATUS: Final = Path("/run/flotilla-room/status.json")
 
 _EPILOG = """\
 examples:
@@ -33,6 +31,7 @@ examples:
   sudo flotilla-room --above 0 --below 0 --idle 0
                                                remove all that is unused, now
   cat /run/flotilla-room/status.json           how full it was the last time, and what was removed since the start
+  cat /run/flotilla-room/room.prom             the same as metrics of Prometheus
 exit codes: 0 done, 1 docker refused or does not answer, 2 wrong usage
 """
 
@@ -56,34 +55,6 @@ class Limits:
     above: float = 85
     below: float = 80
     rest_s: float = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The result of one check, for the next one and for other readers. ``idle`` has ids with the second, since the
-    node's start, from which on they were idle; ``removed`` counts since then, by kind; ``above`` has the file systems
-    that were too full; ``stuck``: docker's was, and nothing more could be removed."""
-
-    fills: Sequence[Fill] = ()
-    above: tuple[str, ...] = ()
-    stuck: bool = False
-    idle: Mapping[str, float] = field(default_factory=dict)
-    removed: Mapping[str, int] = field(default_factory=dict)
-
-    def json(self) -> dict[str, Any]:
-        """Read by :meth:`parse`."""
-        return {"v": 1, **asdict(self)}
-
-    @classmethod
-    def parse(cls, text: str) -> Status:
-        """The status in the output of :meth:`json`; an empty one for any other text: the next check starts afresh."""
-        try:
-            told = record.parse(text)
-            idle = {str(key): float(value) for key, value in told["idle"].items()}
-            removed = {str(key): int(value) for key, value in told["removed"].items()}
-            return cls((), tuple(str(each) for each in told["above"]), told["stuck"] is True, idle, removed)
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
-            return cls()
 
 
 class Keeper:
@@ -179,7 +150,7 @@ def described(what: Container | Image) -> tuple[str, str]:
     return "image", ", ".join(what.tags) or what.id
 
 
-def measured(paths: Sequence[Path] = (STATE, DATA)) -> list[Fill]:
+def measured(paths: Sequence[Path] = PATHS) -> list[Fill]:
     """Of each file system that ``paths`` are on, the last that of the last path that is there."""
     found: dict[int, Fill] = {}
     for path in paths:
@@ -217,15 +188,21 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     before = Status.parse(STATUS.read_text("utf-8", "replace")) if STATUS.exists() else Status()
     status, trouble = Keeper(limits, measured, store).look(before, time.clock_gettime(time.CLOCK_BOOTTIME))
-    STATUS.parent.mkdir(exist_ok=True)
-    fresh = STATUS.with_suffix(".new")
-    fresh.write_text(json.dumps(status.json(), indent=1) + "\n")
-    fresh.replace(STATUS)
+    _publish(STATUS, json.dumps(status.json(), indent=1) + "\n")
+    _publish(METRICS, status.metrics())
     if trouble is not None:
         raise trouble
     for fill in status.fills:
         print(f"{fill.path}: {fill.percent:.0f} % full", file=sys.stderr)
     return 0
+
+
+def _publish(path: Path, text: str) -> None:
+    """Write the file ``path`` in one step: others read it at any time."""
+    path.parent.mkdir(exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
 
 
 def _parser() -> Parser:

@@ -17,6 +17,7 @@ import pytest
 
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
+from cluster.client.room import rooms
 from upkeep.journal import Event
 
 from .conftest import until
@@ -80,6 +81,13 @@ def test_what_nobody_uses_goes_and_what_runs_stays(cluster: Cluster) -> None:
     assert answers(node, "busy")
     status = json.loads(node.root("cat /run/flotilla-room/status.json").out)
     assert (status["removed"]["container"] >= 1, status["removed"]["image"], status["stuck"]) == (True, 1, True)
+    (room,) = rooms([node])
+    assert room is not None
+    assert (room.above, room.removed) == (("/var",), status["removed"]), "cluster status tells it"
+    metrics = node.ask(
+        "setpriv --reuid=65534 --regid=65534 --clear-groups cat /run/flotilla-room/room.prom"
+    ).splitlines()
+    assert {'flotilla_room_above{path="/var"} 1', 'flotilla_room_removed_total{kind="image"} 1'} <= set(metrics)
     told = node.root(f"journalctl -q -o cat MESSAGE_ID={Event.REMOVED.value}").out
     assert "removed the container ended: unused for at least 0 min" in told
     assert "removed the image unused:1, unused:2" in told

@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from cluster.client.node import Node
+from cluster.client.room import Room, rooms
 from cluster.lifecycle.restore import up_cached
 from cluster.lifecycle.up import Options
 from terminal import Phases
@@ -103,6 +104,11 @@ def test_a_container_that_fills_the_disk_stops_nothing_but_itself(node: Node) ->
     told = root(node, f"journalctl -q -o cat MESSAGE_ID={Event.REMOVED.value}")
     assert "removed the container ended" in told
     assert "removed the image unused:1" in told
+    told = root(node, f"journalctl -q -o cat MESSAGE_ID={Event.STUCK.value}")
+    assert "/var is still 100 % full, and nothing more may go" in told
+    (shown,) = rooms([node])
+    assert shown == Room({"/var": 100}, ("/var",), stuck=True, removed={"container": 1, "image": 1})
+    assert "flotilla_room_stuck 1" in root(node, "cat /run/flotilla-room/room.prom").splitlines()
 
     # Whatever the superblock says (a disk formatted by an older image) the next boot keeps the room again, on a full
     # disk, too.

@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cluster.cli.verbs import Verbs, json_argument
 from cluster.client.cluster import Cluster
+from cluster.client.room import rooms
 from cluster.faults import stall
 from cluster.model import timeline
 from cluster.model.timeline import Event
@@ -20,6 +21,8 @@ from terminal import Failure, table
 
 WATCH_S = 1.0
 """Between two looks of ``status --watch``."""
+ROOM_S = 30.0
+"""There between two questions to the nodes about their disks, which they check every five minutes."""
 FOLLOW_S = 0.2
 """Between two looks of ``timeline -f``."""
 TO_TOP_AND_CLEAR = "\x1b[H\x1b[J"
@@ -45,15 +48,32 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         return _watch(cluster, as_json=arguments.json)
     status = cluster.status()
+    status = with_rooms(status, _rooms(cluster, status))
     print(json.dumps(status) if arguments.json else status_text(status))
     return 0
 
 
+Rooms = Mapping[str, dict[str, Any]]
+"""What nodes say of their disks (:class:`cluster.client.room.Room`), by name."""
+
+
+def _rooms(cluster: Cluster, status: dict[str, Any]) -> Rooms:
+    """Of those nodes that can be asked."""
+    on = {node["name"] for node in status["nodes"] if node["state"] == "running"}
+    nodes = [node for node in cluster.nodes if node.name in on]
+    return {node.name: asdict(room) for node, room in zip(nodes, rooms(nodes), strict=True) if room is not None}
+
+
+def with_rooms(status: dict[str, Any], told: Rooms) -> dict[str, Any]:
+    """The result of :meth:`Cluster.status` with each node's ``room``: an object, or None if it is not known."""
+    return {**status, "nodes": [{**node, "room": told.get(node["name"])} for node in status["nodes"]]}
+
+
 def status_text(status: dict[str, Any]) -> str:
-    """The result of :meth:`Cluster.status`, for people."""
+    """The result of :meth:`Cluster.status`, for people, with what :func:`with_rooms` adds."""
     how = status["accelerator"]
     rows = [
-        [n["name"], n["state"], n["address"], n["role"], f"127.0.0.1:{n['ssh_port']}", n["ended"] or "-"]
+        [n["name"], n["state"], n["address"], n["role"], f"127.0.0.1:{n['ssh_port']}", _disk(n), n["ended"] or "-"]
         for n in status["nodes"]
     ]
     lines = [
@@ -61,13 +81,34 @@ def status_text(status: dict[str, Any]) -> str:
             f"cluster {status['name']!r} is {status['state']} "
             f"({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})"
         ),
-        table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "LAST END"]),
+        table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "DISK", "LAST END"]),
         *(f"{n['name']} stands still: {stall.WHY}" for n in status["nodes"] if n["state"] == "stalled"),
+        *(line for n in status["nodes"] for line in room_lines(n)),
         *(f"fault {fault['id']}: {fault['what']}" for fault in status["faults"]),
     ]
     offered = [f"{name} {where}" for name, where in status["services"].items() if where is not None]
     lines += ["", "for nodes: " + ", ".join(offered)]
     return "\n".join(lines)
+
+
+def _disk(node: dict[str, Any]) -> str:
+    """How full the fullest of its file systems is."""
+    room = node.get("room")
+    return f"{max(room['percent'].values())} %" if room else "-"
+
+
+def room_lines(node: dict[str, Any]) -> list[str]:
+    """What there is to say about a node's disk: that it is too full, and what was removed."""
+    room = node.get("room")
+    if not room:
+        return []
+    lines = [f"{node['name']}: {path} is {room['percent'][path]} % full" for path in room["above"]]
+    if room["stuck"]:
+        lines.append(f"{node['name']}: nothing more may be removed: see journalctl -t flotilla-room there")
+    counts = [f"{count} {kind}{'s' * (count != 1)}" for kind, count in room["removed"].items() if count]
+    if counts:
+        lines.append(f"{node['name']}: removed since its start, to make room: {', '.join(counts)}")
+    return lines
 
 
 def changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
@@ -79,6 +120,8 @@ def changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
     lines += [f"{node['name']} is {node['state']}" for node in now["nodes"] if old.get(node["name"]) != node["state"]]
     new = {node["name"] for node in now["nodes"]}
     lines += [f"{name} is gone" for name in old if name not in new]
+    said = set() if before is None else {line for node in before["nodes"] for line in room_lines(node)}
+    lines += [line for node in now["nodes"] for line in room_lines(node) if line not in said]
     held = {} if before is None else {fault["id"]: fault["what"] for fault in before["faults"]}
     holds = {fault["id"]: fault["what"] for fault in now["faults"]}
     lines += [f"fault {number}: {what}" for number, what in holds.items() if number not in held]
@@ -89,11 +132,17 @@ def changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
 def _watch(cluster: Cluster, *, as_json: bool) -> int:
     redraws = sys.stdout.isatty() and not as_json
     before = None
+    told: Rooms = {}
+    asked = -ROOM_S
     if redraws:
         print(CLEAR, end="")
     try:
         while True:
-            now = Cluster.open(cluster.name).status()  # nodes may have joined or left
+            cluster = Cluster.open(cluster.name)  # nodes may have joined or left
+            now = cluster.status()
+            if time.monotonic() - asked >= ROOM_S:
+                told, asked = _rooms(cluster, now), time.monotonic()
+            now = with_rooms(now, told)
             if redraws:
                 print(TO_TOP_AND_CLEAR + status_text(now), flush=True)
             else:

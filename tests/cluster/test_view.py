@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main, main_down, main_up
-from cluster.cli.view import changes, event_text
+from cluster.cli.view import changes, event_text, with_rooms
 from cluster.client.cluster import Cluster
+from cluster.client.room import Room
 from cluster.model import timeline
 from cluster.model.protocol import Mark
 from cluster.model.timeline import Event
 from tests.cluster.commands import call
 from tests.cluster.test_sweep import CLUSTER
+from upkeep.space import Fill
+from upkeep.status import Status
 
 
 @pytest.fixture
@@ -152,6 +155,60 @@ def test_changes_from_one_status_to_the_next() -> None:
         "fault 2: slow",
         "healed 1: cut",
     ]
+
+
+FULL = Status((Fill("/var", 1000, 91.4),), ("/var",), stuck=True, removed={"container": 1, "image": 3})
+
+
+def test_status_shows_how_full_disks_are_and_what_was_removed(
+    standin: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the node's own check has written it; nothing of a node that has not checked yet."""
+    told = tmp_path / "room"
+    told.write_text("")
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    monkeypatch.setenv("STANDIN_ROOM", str(told))
+    assert call(main_up, "1", "--image", str(image)) == 0
+    capsys.readouterr()
+
+    def shown(*words: str) -> str:
+        assert call(main, "status", *words) == 0
+        return capsys.readouterr().out
+
+    assert "DISK" in shown()
+    assert "%" not in shown()
+    assert json.loads(shown("--json"))["nodes"][0]["room"] is None
+    told.write_text(json.dumps(FULL.json()))
+    assert "  91 %  " in shown()
+    assert shown().splitlines()[3:6] == [
+        "node-1: /var is 91 % full",
+        "node-1: nothing more may be removed: see journalctl -t flotilla-room there",
+        "node-1: removed since its start, to make room: 1 container, 3 images",
+    ]
+    assert json.loads(shown("--json"))["nodes"][0]["room"] == {
+        "percent": {"/var": 91}, "above": ["/var"], "stuck": True, "removed": {"container": 1, "image": 3},
+    }  # fmt: skip
+    assert call(main_down) == 0
+
+
+def test_a_disk_that_fills_up_is_a_change() -> None:
+    before = {"name": "lab", "state": "running", "nodes": [{"name": "node-1", "state": "running"}], "faults": []}
+    full = {"node-1": {"percent": {"/var": 91}, "above": ["/var"], "stuck": False, "removed": {}}}
+    assert changes(before, with_rooms(before, full)) == ["node-1: /var is 91 % full"]
+    assert changes(with_rooms(before, full), with_rooms(before, full)) == []
+
+
+def test_what_a_hostile_node_says_of_its_room_is_bounded() -> None:
+    names = {f"/var/{number}": 1 for number in range(1000)}
+    hostile = Status(
+        (Fill("/var\x1b[2J", 1, 50.0), Fill("/var", 1, 1e300)),
+        ("/var\x1b[2J", "/elsewhere"),
+        removed={"image": 10**400, **names},
+    )
+    room = Room.parse(json.dumps(hostile.json()))
+    assert room == Room({"/var": 100}, (), False, {"container": 0, "image": 10**9})
+    assert Room.parse("x" * (2 << 20)) is None
+    assert Room.parse('{"v": 1}') is None
 
 
 def test_a_line_of_a_timeline(monkeypatch: pytest.MonkeyPatch) -> None:

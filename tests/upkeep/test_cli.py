@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terminal import Failure, UsageFailure
-from upkeep.cli import Keeper, Limits, Status, measured, run
+from upkeep.cli import Keeper, Limits, measured, run
 from upkeep.journal import Event
 from upkeep.space import Container, Fill, Holdings, Image
+from upkeep.status import Status
 
 RUNNING = Container("c1", "web", "i1", "running", 0)
 ENDED = Container("c2", "job", "i2", "exited", 0)
@@ -133,17 +134,6 @@ def test_it_frees_enough_or_all_that_may_go(
     assert was_above or disk.things == dict(things)
     again = disk.look(status)
     assert (again.removed, again.above) == (status.removed, status.above), "a second look changes nothing"
-
-
-@given(
-    st.text()
-    | st.recursive(
-        st.none() | st.floats() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["above", "idle", "removed", "stuck"]), inner),
-    ).map(json.dumps)
-)
-def test_a_status_that_is_damaged_is_none(text: str) -> None:
-    assert isinstance(Status.parse(text), Status)
 
 
 def test_one_file_system_is_measured_once(tmp_path: Path) -> None:
