@@ -102,6 +102,8 @@ def test_images_pushed_are_pulled(cluster: Cluster, node: Node, redis_archive: P
     check(node, f"docker pull {name}", 600)
     assert name in check(node, "docker images --format '{{.Repository}}:{{.Tag}}'")
     assert "redis" in check(node, f"docker run --rm {name} redis-server --version", 300).lower()
+    refused = node.run(f"docker tag {name} registry:5000/mine && docker push registry:5000/mine", 300)
+    assert (refused.rc, "denied: nodes only pull" in refused.err) == (1, True), refused
 
 
 def test_the_time_is_this_computers_also_when_it_is_wrong(cluster: Cluster, node: Node) -> None:

@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``target`` is the raw path with its query, still percent-encoded; ``headers`` have names in lower case.
+    """``target`` is the raw path with its query, still percent-encoded; ``headers`` have names in lower case, and are
+    joined by commas if there are several of one name.
 
     ``peer`` is the client's address: of the TCP connection, or as a PROXY line names it, else "".
     """

@@ -335,7 +335,10 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         body = b"" if self._site.once else self._read_body()
         if body is None:
             return
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        headers: dict[str, str] = {}
+        for name, value in self.headers.items():
+            # Several lines of one name are one list (RFC 9110, 5.3).
+            headers[name.lower()] = f"{headers[name.lower()]}, {value}" if name.lower() in headers else value
         try:
             response = self._site.handle(Request(self.command, self.path, headers, body, self._peer))
         except Refusal as refused:

@@ -256,11 +256,11 @@ class Cluster:
 
         Returns the names under which nodes pull them. Raises :class:`Failure`.
         """
-        from cluster.services.push import push
+        from cluster.services.push import Shelf, push
         from cluster.services.registry import find
 
         self.ask(StartRegistry(str(find())))
-        return push(image, self.layout.registry_socket, name, progress)
+        return push(image, Shelf(self.layout.registry_socket, self.layout.registry), name, progress)
 
     def shift_time(self, seconds: float) -> Fault:
         """Make the segment's time server wrong by ``seconds``; nodes follow at their next query.

@@ -128,8 +128,13 @@ class Layout:
         return self.runtime / f"net-{number}"
 
     @property
+    def registry(self) -> Path:
+        """The container registry's data, settings and log, once there is one."""
+        return self.state / "registry"
+
+    @property
     def registry_socket(self) -> Path:
-        """The container registry's socket."""
+        """The container registry's socket, which takes images, too; nodes reach another (cluster.services.pulls)."""
         return self.runtime / "images"
 
     def qmp_socket(self, number: int) -> Path:

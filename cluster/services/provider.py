@@ -13,7 +13,7 @@ from cluster.model.description import FORWARD, Description
 from cluster.model.layout import Layout
 from cluster.model.machine import DISCOVERY_PORT
 from cluster.model.protocol import Begun
-from cluster.services import addresses, dhcp, files, metadata, ntp, packet, registry
+from cluster.services import addresses, dhcp, files, metadata, ntp, packet, pulls, registry
 from cluster.services.addresses import EVERY_NODE, METADATA, METADATA_SOURCES, SERVICES, Neighbour, packed
 from cluster.services.host import Caller, Host
 from cluster.services.metadata import Instance, Metadata
@@ -71,13 +71,14 @@ class Services:
             changed=changed,
             say=say,
         )
-        self.registry = Registry(layout.state / "registry", layout.registry_socket, changed, say)
+        self.registry = Registry(layout.registry, layout.registry_socket, changed, say)
         self._metadata = Metadata(self._instance, secrets.token_bytes(32))
         self._servers: list[Server] = []
 
     async def start(self) -> None:
         """Listen; a registry that has images runs, if it can. Raises OSError."""
         await self._stack.start()
+        self._serve("pulls", pulls.site(self._layout.registry_socket, self._say))
         if self._has_metadata:
             self._serve("meta", metadata.site(self._metadata, self._say))
         if self._description.files is not None:
@@ -183,7 +184,7 @@ class Services:
         return [
             Door(SERVICES, DISCOVERY_PORT, (*forward, "127.0.0.1", discovery)),
             Door(SERVICES, addresses.FILES_PORT, (*forward, str(self._layout.runtime / "files"))),
-            Door(SERVICES, addresses.REGISTRY_PORT, (*forward, str(self._layout.registry_socket))),
+            Door(SERVICES, addresses.REGISTRY_PORT, (*forward, str(self._layout.runtime / "pulls"))),
             *(
                 Door(alias(node.address), addresses.METADATA_PORT, (*forward, meta, node.address))
                 for node in (EVERY_NODE if self._has_metadata else ())

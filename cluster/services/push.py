@@ -5,12 +5,17 @@ It uses a few requests of the registry protocol (OCI distribution specification 
 
 from __future__ import annotations
 
+import fcntl
 import http.client
+import os
 import re
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cluster.services.addresses import REGISTRY_PORT
 from cluster.services.imagefile import CHUNK_BYTES, ImageFile, Manifest, opened
@@ -39,29 +44,83 @@ def reference(text: str) -> tuple[str, str]:
     return name, tag
 
 
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Where images are put: the registry's unix socket, and the folder of its data, which it may fill up to
+    ``bytes_max`` and as long as ``free_bytes_min`` of the disk are free: nodes' disks are on it, too.
+    """
+
+    socket: Path
+    folder: Path
+    bytes_max: int = 32 << 30
+    free_bytes_min: int = 1 << 30
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One push at a time: of two, each would take the same room. Another one waits. Raises OSError."""
+        lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def require_room(self, wanted: int) -> None:
+        """Raise :class:`Failure` unless there is room for so many more bytes."""
+        stored = sum(path.lstat().st_blocks * 512 for path in self.folder.rglob("*"))
+        if stored + wanted > self.bytes_max:
+            raise Failure(
+                f"the cluster's registry has {_gigabytes(stored)} of at most {_gigabytes(self.bytes_max)}, and this is"
+                f" {_gigabytes(wanted)} more",
+                where=str(self.folder),
+                hint="it ends with its cluster (cluster down); single images cannot be removed",
+            )
+        free = shutil.disk_usage(self.folder).free
+        if free - wanted < self.free_bytes_min:
+            raise Failure(
+                f"this computer's disk has {_gigabytes(free)} left, this is {_gigabytes(wanted)}, and"
+                f" {_gigabytes(self.free_bytes_min)} stay free for the nodes",
+                where=str(self.folder),
+                hint="make room there",
+            )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
 def push(
-    path: Path, registry: Path, name: str | None = None, progress: Callable[[str], None] = lambda _: None
+    path: Path, registry: Shelf, name: str | None = None, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[str, ...]:
     """Push all images of the file or folder ``path``; returns the names under which nodes find them.
 
-    ``registry`` is the registry's unix socket. ``name`` replaces the one in the file, which then holds one image.
-    Raises :class:`Failure`.
+    ``name`` replaces the one in the file, which then holds one image. Raises :class:`Failure`, before anything is
+    stored if there is no room for it.
     """
-    with opened(path) as images:
+    with registry.alone(), opened(path) as images:
         if name is not None and len({manifest.data for manifest in images.manifests}) > 1:
             raise UsageFailure("there are several images in it, for which one name is too few", where=str(path))
         manifests = [manifest._replace(name=name) for manifest in images.manifests[:1]] if name else images.manifests
-        pushed = []
+        pushes = []
         for manifest in manifests:
             if not manifest.name:
                 raise UsageFailure("the image has no name", where=str(path), hint="give it one: --as redis:7")
             repository, tag = reference(manifest.name)
-            try:
-                _Push(images, registry, repository, progress).manifest(manifest, tag)
-            except (OSError, http.client.HTTPException) as error:
-                raise Failure(f"the registry does not answer: {error}", where=str(registry)) from error
-            pushed.append(f"{REGISTRY}/{repository}:{tag}")
-        return tuple(pushed)
+            pushes.append((_Push(images, registry.socket, repository, progress), manifest, tag))
+        try:
+            missing = {digest for one, manifest, _ in pushes for digest in one.missing(manifest)}
+            if missing:
+                registry.require_room(sum(map(images.size, missing)))
+            return tuple(one.manifest(manifest, tag) for one, manifest, tag in pushes)
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(f"the registry does not answer: {error}", where=str(registry.socket)) from error
+
+
+def _blobs(content: Mapping[str, Any]) -> Iterator[str]:
+    """Digests of the configuration and the layers that a manifest names."""
+    for entry in (content.get("config"), *content.get("layers", ())):
+        if entry is not None:
+            yield str(entry["digest"])
 
 
 class _Push:
@@ -69,27 +128,39 @@ class _Push:
 
     def __init__(self, images: ImageFile, registry: Path, repository: str, progress: Callable[[str], None]) -> None:
         self._images, self._registry = images, registry
-        self._base = f"/v2/{repository}"
+        self._repository = repository
         self._progress = progress
 
-    def manifest(self, manifest: Manifest, tag: str) -> None:
-        """Push a manifest or an index after all that it names: a registry takes it no earlier."""
+    def missing(self, manifest: Manifest) -> Iterator[str]:
+        """Digests of what it names, at any depth, and the registry does not have in this repository."""
         content = record.parse(manifest.data)
         for entry in content.get("manifests", ()):
-            with self._images.open(entry["digest"]) as file:
-                self.manifest(Manifest(str(entry["mediaType"]), file.read()), str(entry["digest"]))
-        for entry in (content.get("config"), *content.get("layers", ())):
-            if entry is not None:
-                self._blob(str(entry["digest"]))
-        target = f"{self._base}/manifests/{tag}"
+            yield from self.missing(self._child(entry))
+        yield from (digest for digest in _blobs(content) if not self._has(digest))
+
+    def manifest(self, manifest: Manifest, tag: str) -> str:
+        """Push a manifest or an index after all that it names: a registry takes it no earlier. Returns its name."""
+        content = record.parse(manifest.data)
+        for entry in content.get("manifests", ()):
+            self.manifest(self._child(entry), str(entry["digest"]))
+        for digest in _blobs(content):
+            if not self._has(digest):
+                self._blob(digest)
+        target = f"/v2/{self._repository}/manifests/{tag}"
         self._ask("PUT", target, HTTPStatus.CREATED, manifest.data, {"Content-Type": manifest.kind})
+        return f"{REGISTRY}/{self._repository}:{tag}"
+
+    def _child(self, entry: Mapping[str, object]) -> Manifest:
+        with self._images.open(str(entry["digest"])) as file:
+            return Manifest(str(entry["mediaType"]), file.read())
+
+    def _has(self, digest: str) -> bool:
+        return self._status("HEAD", f"/v2/{self._repository}/blobs/{digest}") == HTTPStatus.OK
 
     def _blob(self, digest: str) -> None:
-        if self._status("HEAD", f"{self._base}/blobs/{digest}") == HTTPStatus.OK:
-            return
         size = self._images.size(digest)
         self._progress(f"{digest[7:19]} ({size / 1e6:.1f} MB)")
-        place = self._ask("POST", f"{self._base}/blobs/uploads/", HTTPStatus.ACCEPTED)
+        place = self._ask("POST", f"/v2/{self._repository}/blobs/uploads/", HTTPStatus.ACCEPTED)
         # An absolute address of our own Host header; only its path is ours to ask over this socket.
         target = re.sub(r"^https?://[^/]+", "", place)
         with self._images.open(digest) as file:

@@ -43,6 +43,8 @@ def handle(request: Request) -> Response:
             return Response(200, b"x" * 50_000_000)
         case "/nothing":
             return Response(204, headers={"X-Why": "no body"})
+        case "/accept":
+            return Response(200, request.headers["accept"].encode())
         case "/last":
             return Response(200, b"last", close=True)
         case _:
@@ -97,6 +99,13 @@ def is_served(server: Server) -> bool:
 
 
 # Well-behaved clients
+
+
+def test_several_headers_of_one_name_are_a_list(start: Start) -> None:
+    """RFC 9110, 5.3."""
+    with connect(start()) as connection:
+        connection.sendall(b"GET /accept HTTP/1.0\r\nAccept: a/b\r\nHost: x\r\naccept: c/d, e/f\r\n\r\n")
+        assert read(connection).endswith(b"\r\n\r\na/b, c/d, e/f")
 
 
 def test_one_connection_carries_many_requests(server: Server) -> None:

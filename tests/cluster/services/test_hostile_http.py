@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cluster.machines import forward
 from cluster.model.description import FORWARD
 from cluster.model.layout import Layout, make_private
-from cluster.services import files, metadata
+from cluster.services import files, metadata, pulls
 from cluster.services.metadata import Metadata
 from tests.cluster.services.test_metadata import TOKEN, TTL, find
 from tests.eventually import eventually
@@ -27,6 +27,7 @@ PATHS = [
     "/latest/api/token",
     "/latest/user-data",
     "/openstack/latest/",
+    "/v2/a/manifests/b",
     "/a/../b",
     "/%00",
     "/%ed%a0%80",
@@ -38,14 +39,16 @@ PATHS = [
 ]
 
 
-@pytest.fixture(params=["metadata", "files"])
+@pytest.fixture(params=["metadata", "files", "pulls"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     runtime = Layout.of("web").runtime
     make_private(runtime)
     if request.param == "metadata":
         site = metadata.site(Metadata(find, b"secret"), lambda _: None)
-    else:
+    elif request.param == "files":
         site = files.site(tmp_path, lambda _: None)
+    else:
+        site = pulls.site(tmp_path / "no registry", lambda _: None)
     server = Server.at(runtime / "web", site)
     server.start()
     yield server

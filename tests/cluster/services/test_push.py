@@ -3,12 +3,12 @@
 import asyncio
 import gzip
 import hashlib
-import http.client
 import io
 import json
-import socket
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.model.layout import Layout, make_private
+from cluster.services import pulls
 from cluster.services.imagefile import LAYER, MANIFEST, opened
-from cluster.services.push import push, reference
+from cluster.services.push import Shelf, push, reference
 from cluster.services.registry import Registry, find
 from terminal import Failure, UsageFailure
+from webserver.server import Server
+from webserver.unix import UnixConnection
 
 CONFIG = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
 PLAIN, PACKED = b"layer" * 1000, gzip.compress(b"another" * 1000, mtime=0)
@@ -79,8 +82,8 @@ async def twice(service: Registry) -> None:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Path]:
-    """The socket of a registry that runs."""
+def registry(tmp_path: Path) -> Iterator[Shelf]:
+    """A registry that runs."""
     place = Layout.of("push")
     make_private(place.runtime)
     said: list[str] = []
@@ -90,16 +93,14 @@ def registry(tmp_path: Path) -> Iterator[Path]:
         assert not service.used
         runner.run(twice(service))
         assert service.used
-        yield place.registry_socket
+        yield Shelf(place.registry_socket, service.folder)
         runner.run(service.stop())
     assert service.process is None
     assert not place.registry_socket.exists()
 
 
-def get(registry: Path, path: str, accept: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("registry")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(registry))
+def get(registry: Shelf, path: str, accept: str) -> tuple[int, bytes]:
+    connection = UnixConnection(registry.socket)
     connection.request("GET", path, headers={"Accept": accept})
     response = connection.getresponse()
     body = response.read()
@@ -107,7 +108,7 @@ def get(registry: Path, path: str, accept: str) -> tuple[int, bytes]:
     return response.status, body
 
 
-def test_a_docker_archive_can_be_pulled_again(registry: Path, archive: Path) -> None:
+def test_a_docker_archive_can_be_pulled_again(registry: Shelf, archive: Path) -> None:
     progress: list[str] = []
     assert push(archive, registry, progress=progress.append) == (
         "registry:5000/redis:7",
@@ -128,7 +129,7 @@ def test_a_docker_archive_can_be_pulled_again(registry: Path, archive: Path) -> 
     assert not progress  # the registry has it all
 
 
-def test_an_oci_layout_with_an_index(registry: Path, layout: Path, tmp_path: Path) -> None:
+def test_an_oci_layout_with_an_index(registry: Shelf, layout: Path, tmp_path: Path) -> None:
     assert push(layout, registry) == ("registry:5000/team/app:1.0",)
     status, body = get(registry, "/v2/team/app/manifests/1.0", "application/vnd.oci.image.index.v1+json")
     assert status == 200
@@ -138,11 +139,110 @@ def test_an_oci_layout_with_an_index(registry: Path, layout: Path, tmp_path: Pat
     assert push(tar(tmp_path / "oci.tar", packed), registry, "again") == ("registry:5000/again:latest",)
 
 
-def test_the_registry_refuses_what_is_not_what_its_digest_says(registry: Path, layout: Path) -> None:
+def test_the_registry_refuses_what_is_not_what_its_digest_says(registry: Shelf, layout: Path) -> None:
     (layout / "blobs" / digest(PACKED).replace(":", "/")).write_bytes(b"x")
     with pytest.raises(Failure, match="refused") as caught:
         push(layout, registry)
     assert "DIGEST" in caught.value.message
+
+
+def test_a_registry_is_filled_so_far_and_no_further(registry: Shelf, archive: Path, layout: Path) -> None:
+    """And what does not fit leaves nothing behind. What it has already takes no room."""
+    push(archive, registry)
+
+    def stored() -> list[Path]:
+        return sorted((registry.folder / "data").rglob("*"))
+
+    before = stored()
+    used = sum(path.lstat().st_blocks * 512 for path in registry.folder.rglob("*"))
+    full = replace(registry, bytes_max=used)
+    with pytest.raises(
+        Failure, match=r"the cluster's registry has 0.00 GB of at most 0.00 GB, and this is 0.00 GB more"
+    ):
+        push(layout, full)
+    crowded = replace(registry, free_bytes_min=1 << 60)
+    with pytest.raises(Failure, match=r"this computer's disk has .* left") as caught:
+        push(layout, crowded)
+    assert caught.value.hint == "make room there"
+    assert stored() == before
+    assert push(archive, full, "redis:mine") == ("registry:5000/redis:mine",)
+    push(layout, replace(registry, bytes_max=2 * used))
+
+
+def test_pushes_take_their_turns(registry: Shelf, archive: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        with registry.alone():
+            waits = pool.submit(push, archive, registry)
+            assert wait([waits], 0.5).not_done, "it waits until this one is done"
+        assert waits.result(60)
+
+
+@pytest.fixture
+def node(registry: Shelf) -> Iterator[UnixConnection]:
+    """What a node reaches of that registry."""
+    server = Server.at(registry.socket.with_name("pulls"), pulls.site(registry.socket, lambda _: None))
+    server.start()
+    connection = UnixConnection(registry.socket.with_name("pulls"), timeout_s=60)
+    yield connection
+    connection.close()
+    server.stop()
+
+
+def asked(
+    node: UnixConnection, method: str, path: str, accept: tuple[str, ...] = ()
+) -> tuple[int, dict[str, str], bytes]:
+    node.putrequest(method, path)
+    for kind in accept:
+        node.putheader("Accept", kind)  # a line each, as docker does
+    node.endheaders()
+    response = node.getresponse()
+    body = response.read()
+    node.close()
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, body
+
+
+def test_a_node_pulls(registry: Shelf, node: UnixConnection, archive: Path) -> None:
+    push(archive, registry)
+    status, headers, body = asked(node, "GET", "/v2/")
+    assert (status, headers["docker-distribution-api-version"]) == (200, "registry/2.0")
+    status, headers, body = asked(node, "GET", "/v2/redis/manifests/7", (MANIFEST, "application/json"))
+    assert (status, headers["content-type"], headers["docker-content-digest"]) == (200, MANIFEST, digest(body))
+    head = asked(node, "HEAD", f"/v2/redis/blobs/{digest(PLAIN)}")
+    assert (head[0], head[1]["content-length"], head[2]) == (200, str(len(PLAIN)), b"")
+    assert asked(node, "GET", f"/v2/redis/blobs/{digest(PLAIN)}")[2] == PLAIN
+    assert json.loads(asked(node, "GET", "/v2/redis/tags/list")[2]) == {"name": "redis", "tags": ["7"]}
+    assert asked(node, "GET", "/v2/redis/manifests/8")[0] == 404
+    assert asked(node, "GET", "/debug/vars")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v2/redis/blobs/uploads/"),
+        ("PATCH", "/v2/redis/blobs/uploads/1"),
+        ("PUT", "/v2/redis/manifests/7"),
+        ("DELETE", "/v2/redis/manifests/7"),
+    ],
+)
+def test_a_node_stores_and_removes_nothing(registry: Shelf, node: UnixConnection, method: str, path: str) -> None:
+    """Told as the registry itself would, so that docker prints it."""
+    status, _, body = asked(node, method, path)
+    (error,) = json.loads(body)["errors"]
+    assert (status, error["code"]) == (403, "DENIED")
+    assert "cluster push" in error["message"]
+    assert not (registry.folder / "data").exists()
+
+
+def test_before_anything_is_pushed(tmp_path: Path, home: Path) -> None:
+    place = Layout.of("none").runtime
+    make_private(place)
+    server = Server.at(place / "pulls", pulls.site(tmp_path / "none", lambda _: None))
+    server.start()
+    try:
+        status, _, body = asked(UnixConnection(place / "pulls", timeout_s=60), "GET", "/v2/")
+        assert (status, "cluster push IMAGE.tar" in body.decode()) == (503, True)
+    finally:
+        server.stop()
 
 
 def test_what_is_no_image(tmp_path: Path, archive: Path, layout: Path) -> None:
@@ -171,11 +271,11 @@ def test_several_images_and_none_with_a_name(tmp_path: Path, layout: Path) -> No
     index["manifests"].append({"mediaType": MANIFEST, "digest": f"sha256:{'0' * 64}", "size": 2})
     (layout / "index.json").write_text(json.dumps(index))
     with pytest.raises(UsageFailure, match="several"):
-        push(layout, tmp_path, "redis")
+        push(layout, Shelf(tmp_path, tmp_path), "redis")
     del index["manifests"][0]
     (layout / "index.json").write_text(json.dumps(index))
     with pytest.raises(UsageFailure, match="no name") as caught:
-        push(layout, tmp_path)
+        push(layout, Shelf(tmp_path, tmp_path))
     assert caught.value.hint == "give it one: --as redis:7"
 
 
