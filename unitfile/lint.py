@@ -2,8 +2,8 @@
 
 It reads as systemd 257 does (``systemd-analyze verify``; the two are compared in
 tests/unitfile/test_against_systemd.py). An *error* is what systemd refuses to load, or a program that the image lacks;
-a *warning* is what it logs and then ignores: a misspelt directive, a value that it cannot read. Messages name sections,
-directives and places, never values, which may be secrets; hints may.
+a *warning* is what it logs and then ignores, a misspelt directive or a value that it cannot read, and a secret that any
+local user can read. Messages name sections, directives and places, never values, which may be secrets; hints may.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from unitfile import command, directives, values, whole
+from unitfile import command, directives, secret, values, whole
 from unitfile.name import UnitName, UnitNameError
 from unitfile.text import Heading, Option, UnitFileError, entries, physical_lines
 
@@ -194,6 +194,11 @@ class _Linter:
         if problem is not None:
             severity = ERROR if problem.fatal else WARNING
             self._add(severity, option, f"{name}= {_verb(problem.message)}", problem.hint, value=True)
+        if name == "Environment":
+            for variable in secret.exposed(option.folded):
+                message = f"{name}= has the value of {variable[:_WORD_MAX]}, which any local user can read"
+                hint = "put it into a file of mode 0600, and name that with LoadCredential= or EnvironmentFile="
+                self._add(WARNING, option, message, hint, value=True)
 
     def _fleet_option(self, option: Option) -> None:
         if option.name not in directives.FLEET and option.name not in directives.LEGACY:

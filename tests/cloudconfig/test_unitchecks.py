@@ -54,6 +54,37 @@ def test_a_value_has_its_column() -> None:
     assert found(text)[0].startswith("f:7:23: warning: coreos.units[0].content: OnCalendar= is wrong")
 
 
+def test_a_secret_in_the_environment_is_a_warning_in_units_drop_ins_and_files() -> None:
+    text = """\
+coreos:
+  units:
+  - name: a.service
+    content: |
+      [Service]
+      ExecStart=/bin/true
+      Environment=MODE=fast DB_PASSWORD=hunter2
+    drop_ins:
+    - name: 10-more.conf
+      content: |
+        [Service]
+        Environment=API_TOKEN=hunter2
+write_files:
+- path: /etc/systemd/system/ssh.service.d/10-more.conf
+  content: |
+    [Service]
+    Environment=SSH_SECRET=hunter2
+"""
+    unit, drop_in, file = found(text)
+    hint = "    hint: put it into a file of mode 0600, and name that with LoadCredential= or EnvironmentFile="
+    said = "warning: coreos.units[0].content: Environment= has the value of DB_PASSWORD, which any local user can read"
+    assert unit.splitlines() == [f"f:8:19: {said}", hint]
+    assert drop_in.startswith(
+        "f:13:21: warning: coreos.units[0].drop_ins[0].content: Environment= has the value of API_TOKEN"
+    )
+    assert file.startswith("f:18:17: warning: write_files[0].content: Environment= has the value of SSH_SECRET")
+    assert "hunter2" not in unit + drop_in + file
+
+
 def test_in_a_quoted_text_the_line_stands_in_the_message() -> None:
     text = 'coreos:\n  units:\n  - {name: a.service, content: "[Service]\\nExecStart=bin/true\\n"}\n'
     assert found(text)[-1].startswith(
