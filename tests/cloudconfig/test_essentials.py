@@ -103,6 +103,28 @@ CONFIG = f"Content-Type: text/cloud-config\n\n{KEYS}{ADMIN}"
 BROKEN = "Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n!!!!"
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        KEYS + ADMIN + "unknown: 1\n",
+        (KEYS + ADMIN).replace("\n", "\r\n"),
+        (KEYS + ADMIN).rstrip("\n"),
+        "\ufeff" + KEYS + ADMIN,
+        gzip.compress((KEYS + ADMIN).encode(), mtime=0),
+    ],
+    ids=["unknown-key", "crlf", "no-newline", "bom", "gzip"],
+)
+def test_what_editors_and_tools_do_to_a_text_harms_nothing(node: Node, data: str | bytes) -> None:
+    outcome = node.apply(data)
+    assert outcome.result == "done"
+    assert node.machine.hostname == "n1"
+    assert KEY in node.read(CORE_KEYS)
+    assert OPS in node.read(OPS_KEYS)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -126,6 +148,9 @@ BROKEN = "Content-Type: text/plain\nContent-Transfer-Encoding: base64\n\n!!!!"
         "## template: jinja\n" + KEYS + ADMIN + "a: {{ nothing }}\n",
         KEYS.replace("#cloud-config", "#cloud-confg") + ADMIN,
         KEYS.encode() + ADMIN.encode() + b"a: \xff\n",
+        KEYS + ADMIN + "motd:\n\t- tabbed\n",
+        KEYS + ADMIN + BOMB,
+        KEYS + ADMIN + "#" * (10 << 20),
     ],
 )
 def test_whatever_is_damaged_the_essentials_are_applied(node: Node, data: str | bytes) -> None:

@@ -239,6 +239,13 @@ class TestRules:
         assert where(world(first, second, alive="x")) == {"a.service": "x"}
         assert where(world(unit("a.service", "Conflicts=b.*"), unit("b.service"), alive="x")) == {"a.service": "x"}
 
+    def test_a_unit_is_in_no_conflict_with_itself(self) -> None:
+        """But each with the others of its pattern, which is how one asks for one per machine."""
+        assert where(world(unit("a.service", "Conflicts=a.*"), alive="x")) == {"a.service": "x"}
+        both = (unit("app@1.service", "Conflicts=db.* app@*"), unit("app@2.service", "Conflicts=app@* db.*"))
+        assert len(where(world(*both, alive="x"))) == 1
+        assert set(where(world(*both, alive="xy")).values()) == {"x", "y"}
+
     def test_global_goes_everywhere_and_to_newcomers(self) -> None:
         every = unit("g.service", "Global=true")
         cluster = world(every, alive="ab")
