@@ -1,12 +1,13 @@
 """Where the secrets of user-data do not turn up: a canary in each place that may hold one, and then a search of all
 that others can read.
 
-Two nodes whose user-data comes from the metadata service, so that the second could ask for the first one's. The image
-cannot hold a canary: they are made after it was built.
+Two nodes whose user-data comes from the metadata service, so that the second could ask for the first one's. Snapshots
+hold secrets, since memory does: tests/cluster/test_snapshot.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import shlex
@@ -20,6 +21,7 @@ import pytest
 from cloudconfig.host.render import default_template
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
+from cluster.lifecycle.preflight import IMAGE_FILES
 from cluster.lifecycle.up import Options, up
 from cluster.testing.plugin import clusters_of
 from terminal import Phases
@@ -67,11 +69,24 @@ def asking(address: str) -> str:
 
 
 class World(NamedTuple):
-    """Two nodes, healthy; ``canary`` is in all secrets of the first, ``token`` is that of their discovery URL."""
+    """Two nodes, healthy; ``canary`` is in all secrets of the first, ``token`` is that of their discovery URL.
+
+    ``built``: the files of the image from before they booted it, by name.
+    """
 
     cluster: Cluster
     canary: str
     token: str
+    built: dict[str, str]
+
+
+def hashes(image: Path) -> dict[str, str]:
+    """Of the files that a node boots, which are compressed."""
+    found = {}
+    for name in IMAGE_FILES:
+        with (image / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +96,14 @@ def world(image: Path, folder: Path, request: pytest.FixtureRequest) -> Iterator
     template = folder / "secrets.yaml.j2"
     text = default_template().replace("write_files:\n", TOP, 1).replace("  fleet:\n", FLEET, 1)
     template.write_text(text.replace("CANARY", canary))
+    built = hashes(image)
     remove(NAME)
     try:
         driver = clusters_of(request.config).driver(request.node)
         options = Options(size=2, name=NAME, image=image, user_data=template, driver=driver, datasource="ec2")
         cluster = up(options, Phases(sys.__stderr__)).cluster
         until("its own commands ran", lambda: cluster.nodes[0].root("test -e /run/ran").rc == 0, 60, 0.2)
-        yield World(cluster, canary, cluster.description.token)
+        yield World(cluster, canary, cluster.description.token, built)
     finally:
         remove(NAME)
 
@@ -145,6 +161,13 @@ def test_etcd(node: Node, world: World) -> None:
     assert "machines" in told
     assert world.canary not in told
     assert world.token not in told
+
+
+def test_the_image(node: Node, world: World, image: Path) -> None:
+    """Neither what was built nor the cluster's copy, whose files are the same, has changed; and it holds no canary."""
+    assert hashes(image) == hashes(world.cluster.layout.image) == world.built
+    assert node.root("grep -rqs 'Flotilla' /usr/lib/os-release", 300).rc == 0, "it can be searched"
+    assert node.root(f"grep -rlsF --devices=skip -e {world.canary} -e {world.token} /usr", 300).out == ""
 
 
 def test_another_node_asks_for_metadata(world: World) -> None:

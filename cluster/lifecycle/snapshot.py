@@ -5,7 +5,8 @@
         key, key.pub, known_hosts, discovery.json, image/     as in a cluster's folder
         node-1/             memory, devices, state.img (sparse), cidata.iso, user-data
 
-Memory is mapped from here by every restored cluster, each writing to private copies of its pages; what a node knows
+All of it is for its owner alone, since memory, disks and user-data hold the nodes' secrets. Memory is mapped from here
+by every restored cluster, each writing to private copies of its pages; what a node knows
 (addresses, keys, the discovery service's URL) does not depend on the cluster's name or on this computer's ports. A
 snapshot is only restored by what made it: the same QEMU (its build), command line, processor and image.
 """
@@ -190,6 +191,7 @@ def making(tag: str) -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # shows clean() that it is in use
         yield part
+        _make_private(part)
         discard(tag)
         part.rename(target)
     except BaseException:
@@ -197,6 +199,15 @@ def making(tag: str) -> Iterator[Path]:
         raise
     finally:
         os.close(lock)
+
+
+def _make_private(folder: Path) -> None:
+    """What is in ``folder``, too, if it is copied elsewhere. The image has no secrets, and its files are the build's."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o700)
+        elif path.parent != folder / "image":
+            path.chmod(0o600)
 
 
 def clean() -> None:

@@ -126,6 +126,27 @@ def test_machines_go_on_in_another_cluster_from_the_very_letter(counting: Cluste
         third.remove()
 
 
+def test_what_holds_secrets_is_for_its_owner_alone(counting: Cluster) -> None:
+    """Each file, whatever the caller's umask is: it may be copied out of the folder, which is closed, too. The image
+    holds none, and stays as it was built: its files are shared.
+    """
+    (counting.nodes[0].folder / "user-data").write_text("#cloud-config\n# canary\n")
+    built = {path: (path.stat().st_mode, path.read_bytes()) for path in counting.layout.image.iterdir()}
+    before = os.umask(0)
+    try:
+        made = take(counting, "private", quiet()).folder
+    finally:
+        os.umask(before)
+    image = made / "image"
+    kept = [path for path in made.rglob("*") if path.parent != image]
+    assert {"memory", "devices", "state.img", "user-data", "key", "cluster.json"} <= {path.name for path in kept}
+    for path in (made, made.parent, *kept):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+    holding = {path.name for path in made.rglob("*") if path.is_file() and b"canary" in path.read_bytes()}
+    assert holding == {"user-data"}
+    assert {path: (path.stat().st_mode, path.read_bytes()) for path in counting.layout.image.iterdir()} == built
+
+
 def test_a_cluster_with_a_node_off_or_paused_is_not_kept(counting: Cluster) -> None:
     counting.nodes[1].pause()
     with pytest.raises(Failure, match="node-2 is paused"):
