@@ -108,10 +108,10 @@ def push(
             repository, tag = reference(manifest.name)
             pushes.append((_Push(images, registry.socket, repository, progress), manifest, tag))
         try:
-            missing = {digest for one, manifest, _ in pushes for digest in one.missing(manifest)}
+            missing = {digest for one, manifest, _ in pushes for digest in one.missing(manifest, set())}
             if missing:
                 registry.require_room(sum(map(images.size, missing)))
-            return tuple(one.manifest(manifest, tag) for one, manifest, tag in pushes)
+            return tuple(one.manifest(manifest, tag, set()) for one, manifest, tag in pushes)
         except (OSError, http.client.HTTPException) as error:
             raise Failure(f"the registry does not answer: {error}", where=str(registry.socket)) from error
 
@@ -131,18 +131,18 @@ class _Push:
         self._repository = repository
         self._progress = progress
 
-    def missing(self, manifest: Manifest) -> Iterator[str]:
+    def missing(self, manifest: Manifest, seen: set[str]) -> Iterator[str]:
         """Digests of what it names, at any depth, and the registry does not have in this repository."""
         content = record.parse(manifest.data)
-        for entry in content.get("manifests", ()):
-            yield from self.missing(self._child(entry))
+        for _, child in self._children(content, seen):
+            yield from self.missing(child, seen)
         yield from (digest for digest in _blobs(content) if not self._has(digest))
 
-    def manifest(self, manifest: Manifest, tag: str) -> str:
+    def manifest(self, manifest: Manifest, tag: str, seen: set[str]) -> str:
         """Push a manifest or an index after all that it names: a registry takes it no earlier. Returns its name."""
         content = record.parse(manifest.data)
-        for entry in content.get("manifests", ()):
-            self.manifest(self._child(entry), str(entry["digest"]))
+        for digest, child in self._children(content, seen):
+            self.manifest(child, digest, seen)
         for digest in _blobs(content):
             if not self._has(digest):
                 self._blob(digest)
@@ -150,9 +150,14 @@ class _Push:
         self._ask("PUT", target, HTTPStatus.CREATED, manifest.data, {"Content-Type": manifest.kind})
         return f"{REGISTRY}/{self._repository}:{tag}"
 
-    def _child(self, entry: Mapping[str, object]) -> Manifest:
-        with self._images.open(str(entry["digest"])) as file:
-            return Manifest(str(entry["mediaType"]), file.read())
+    def _children(self, content: Mapping[str, Any], seen: set[str]) -> Iterator[tuple[str, Manifest]]:
+        """The manifests of an index, with their digests. Each once: one that names itself would never end."""
+        for entry in content.get("manifests", ()):
+            digest = str(entry["digest"])
+            if digest not in seen:
+                seen.add(digest)
+                with self._images.open(digest) as file:
+                    yield digest, Manifest(str(entry["mediaType"]), file.read())
 
     def _has(self, digest: str) -> bool:
         return self._status("HEAD", f"/v2/{self._repository}/blobs/{digest}") == HTTPStatus.OK

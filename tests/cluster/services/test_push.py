@@ -258,6 +258,16 @@ def test_what_is_no_image(tmp_path: Path, archive: Path, layout: Path) -> None:
         assert caught.value.hint
 
 
+def test_an_index_that_names_itself_is_refused(registry: Shelf, layout: Path) -> None:
+    index = json.loads((layout / "index.json").read_text())
+    (named,) = index["manifests"]
+    (layout / "blobs" / named["digest"].replace(":", "/")).write_text(
+        json.dumps({"schemaVersion": 2, "manifests": [named] * 9})
+    )
+    with pytest.raises(Failure, match="the registry refused"):
+        push(layout, registry)
+
+
 def test_a_digest_cannot_lead_out_of_the_layout(layout: Path) -> None:
     with opened(layout) as images:
         for name in ("sha256:../../index.json", "../x:y", "sha256:", "x"):
