@@ -22,7 +22,8 @@ from pathlib import Path
 
 from etcd import Client
 from fleet.agent.agent import Agent, Task
-from fleet.agent.steps import Known, Outcome, Seen, SystemdState
+from fleet.agent.sight import Seen
+from fleet.agent.steps import Ended, Known, Outcome, SystemdState
 from fleet.agent.unitstore import UnitStore
 from fleet.api.server import ApiServer
 from fleet.daemon import calm_collector
@@ -54,9 +55,22 @@ class HollowSystemd:
         """No name is taken."""
         return Known()
 
-    def start(self, unit: str) -> None:
+    def start(self, unit: str) -> str:
         """It runs."""
         self._running.add(unit)
+        return unit
+
+    def result(self, job: str) -> str:  # noqa: ARG002
+        """It went well."""
+        return "done"
+
+    def properties(self, unit: str) -> dict[str, object]:  # noqa: ARG002
+        """Nothing is to be explained."""
+        return {}
+
+    def journal(self, unit: str, invocation: str) -> list[str]:  # noqa: ARG002
+        """Nor was anything said."""
+        return []
 
     def stop(self, unit: str) -> None:
         """It has stopped."""
@@ -85,7 +99,7 @@ class HollowSystemd:
 def run_agents(client: Client, first: int, count: int, ttl_s: int, folder: Path) -> None:
     """The agents of so many machines, in one loop, until the process is killed."""
     registry = Registry(client)
-    inbox: Inbox[tuple[int, Delivered | Lost | Outcome | Seen]] = Inbox()
+    inbox: Inbox[tuple[int, Delivered | Lost | Outcome | Ended | Seen]] = Inbox()
     agents: list[Agent] = []
     feeds: list[Feed] = []
     for number in range(count):

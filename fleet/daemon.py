@@ -23,7 +23,8 @@ from pathlib import Path
 
 from etcd.protocol import Etcd
 from fleet.agent.agent import Agent, Task
-from fleet.agent.steps import Outcome, Seen, Systemd
+from fleet.agent.sight import Seen
+from fleet.agent.steps import Ended, Outcome, Systemd
 from fleet.agent.unitstore import UnitStore
 from fleet.config import Config, ConfigError, load
 from fleet.engine.leadership import Leadership
@@ -61,7 +62,7 @@ class Daemon:
         self._machine = machine
         self._store = store
         self._config = config
-        self._inbox: Inbox[Delivered | Lost | Outcome | Seen | _Observed | BaseException | None] = Inbox()
+        self._inbox: Inbox[Delivered | Lost | Outcome | Ended | Seen | _Observed | BaseException | None] = Inbox()
 
     def changed(self, units: Sequence[str]) -> None:
         """systemd reports that these units have changed; from any thread."""
@@ -93,7 +94,7 @@ class Daemon:
                             hand(agent, message)
                         case _Observed(units):
                             agent.observed(units)
-                        case Outcome() | Seen():
+                        case Outcome() | Ended() | Seen():
                             agent.finished(message, time.monotonic())
                         case BaseException():
                             raise message

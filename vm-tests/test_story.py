@@ -158,6 +158,63 @@ def test_a_unit_that_no_machine_can_take_is_told_why(fleetctl: Fleetctl, story: 
     fleetctl.check("destroy", "nowhere.service")
 
 
+# What systemd does with each: exit code of `start`, and what its message has to say. It is the real one's doing.
+BEGINNINGS = {
+    "missing.service": ("[Service]\nExecStart=/nope\n", 1, ("203/EXEC", "/nope", "fleetctl restart")),
+    "words.service": (
+        "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo out of cheese; exit 3'\n",
+        1,
+        ("exited with 3", "out of cheese"),
+    ),
+    "asserted.service": (
+        "[Unit]\nAssertPathExists=/nope\n[Service]\nExecStart=/bin/true\n",
+        1,
+        ("AssertPathExists=/nope", "goes on trying"),
+    ),
+    "alone.timer": ("[Timer]\nOnActiveSec=1h\n", 1, ("refused", "alone.service")),
+    "needy.service": (
+        (
+            "[Unit]\nRequires=words.service\nAfter=words.service\n[Service]\nExecStart=/bin/sleep inf\n"
+            "[X-Fleet]\nMachineOf=words.service\n"
+        ),
+        1,
+        ("words.service is failed",),
+    ),
+    "skipped.service": (
+        "[Unit]\nConditionPathExists=/nope\n[Service]\nExecStart=/bin/true\n",
+        0,
+        ("ConditionPathExists=/nope",),
+    ),
+    "slow.service": ("[Service]\nType=oneshot\nExecStart=/bin/sleep 3\n", 0, ("finished",)),
+}
+
+
+def test_start_tells_the_truth(fleetctl: Fleetctl, story: Story) -> None:
+    for name, (text, code, words) in BEGINNINGS.items():
+        (story.folder / name).write_text(text)
+        answer = fleetctl("start", story.folder / name)
+        assert answer.code == code, (name, answer)
+        said = answer.out + answer.err
+        assert [word for word in words if word not in said] == [], (name, answer)
+        if code:
+            assert words[0] in fleetctl.check("why", name)
+
+
+def test_what_a_unit_lacked_comes(cluster: Cluster, fleetctl: Fleetctl, story: Story) -> None:
+    """A refused one is tried again, and one that failed runs after a stop and a start."""
+    (story.folder / "alone.service").write_text(
+        "[Service]\nExecStart=/bin/sh -c 'test -e /run/ok && exec sleep inf'\n[X-Fleet]\nMachineOf=alone.timer\n"
+    )
+    assert fleetctl("start", story.folder / "alone.service").code == 1
+    fleetctl.check("start", "--block-attempts", "60", "alone.timer")
+    for node in cluster.nodes:
+        node.root("touch /run/ok")
+    fleetctl.check("stop", "alone.service")
+    fleetctl.check("start", "alone.service")
+    assert active_at(fleetctl, "alone.service")
+    fleetctl.check("destroy", "alone.timer", "alone.service", *(name for name in BEGINNINGS if name != "alone.timer"))
+
+
 @pytest.mark.parametrize("name", ["../x.service", "x.unknown", "a b.service", f"{'x' * 300}.service"])
 def test_a_bad_unit_name_is_refused(fleetctl: Fleetctl, name: str) -> None:
     answer = fleetctl("start", name)

@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from etcd.errors import EtcdError, LeaseNotFound
 from etcd.protocol import Compare, KeyValue, Op, WatchBatch
 from fleet.agent.registration import DuplicateMachine, Presence, Registration
-from fleet.agent.steps import Here, Outcome, Seen, Step, Systemd, SystemdState, look, next_step, perform
-from fleet.agent.unitstore import UnitStore
+from fleet.agent.sight import RUNNING, Explanation, Seen, is_refusal, look
+from fleet.agent.steps import Ended, Here, Outcome, Step, Systemd, SystemdState, await_end, next_step, perform
+from fleet.agent.unitstore import StoreError, UnitStore
 from fleet.model import codec
-from fleet.model.entities import Desired, Machine, Placement, UnitState
+from fleet.model.entities import STARTING, Desired, Machine, Placement, UnitState
 from fleet.model.registry import Registry
 from fleet.model.watch import Subscription
 
@@ -39,7 +40,7 @@ UNIT_BACKOFF_S = (1.0, 60.0)
 
 _LOG = logging.getLogger(__name__)
 
-Task = Callable[[], Outcome | Seen]
+Task = Callable[[], Outcome | Ended | Seen]
 
 
 @dataclass
@@ -51,6 +52,11 @@ class _Slot:
     here: Here = field(default_factory=Here)
     seen: SystemdState = field(default_factory=SystemdState)
     error: str = ""
+    job: str = ""  # the start job that runs
+    start: str = ""  # as in UnitState; of the last start
+    ended: str = ""  # the result of a start job, until systemd has been asked how the unit is after it
+    explained: Explanation = field(default_factory=Explanation)
+    is_refused: bool = False  # and so its start is tried again
     is_busy: bool = False
     retry_at: float = 0.0
     backoff_s: float = UNIT_BACKOFF_S[0]
@@ -126,24 +132,60 @@ class Agent:
         """systemd reports that these units have changed."""
         self._changed.update(name for name in units if name in self._slots)
 
-    def finished(self, outcome: Outcome | Seen, now: float) -> None:
+    def finished(self, outcome: Outcome | Ended | Seen, now: float) -> None:
         """A task has ended."""
-        if isinstance(outcome, Seen):
-            self._take_seen(outcome, now)
-            return
+        match outcome:
+            case Seen():
+                self._take_seen(outcome, now)
+            case Ended():
+                self._take_end(outcome)
+            case Outcome():
+                self._take_outcome(outcome, now)
+
+    def _take_outcome(self, outcome: Outcome, now: float) -> None:
         slot = self._slots[outcome.unit]
         slot.is_busy = False
         slot.here = outcome.here
         slot.error = outcome.error
+        slot.is_refused = outcome.is_refused
+        slot.job = outcome.job
+        slot.start = STARTING if outcome.job else "refused" if outcome.is_refused else ""
+        slot.ended = ""
+        if outcome.step is not Step.START:
+            slot.explained = Explanation()
         if outcome.error:
             _LOG.warning("%s: %s", outcome.unit, outcome.error)
-            slot.retry_at = now + slot.backoff_s
-            slot.backoff_s = min(2 * slot.backoff_s, UNIT_BACKOFF_S[1])
+            self._postpone(slot, now)
         else:
             _LOG.info("%s: %s done", outcome.unit, outcome.step.value)
             slot.retry_at = 0.0
-            slot.backoff_s = UNIT_BACKOFF_S[0]
+            if not outcome.job:  # a start is over when its job is
+                slot.backoff_s = UNIT_BACKOFF_S[0]
+        if outcome.job:
+            self._run(lambda: await_end(outcome.unit, outcome.job, self._systemd))
+        if outcome.step is Step.LOAD and not outcome.error:
+            self._encourage(now)
         self._changed.add(outcome.unit)
+
+    def _take_end(self, end: Ended) -> None:
+        """A start job has ended. What came of it, systemd is asked next."""
+        slot = self._slots.get(end.unit)
+        if slot is None or slot.job != end.job:
+            return  # it was stopped meanwhile
+        slot.job, slot.ended = "", end.result
+        if not end.result:
+            slot.start = ""
+        self._changed.add(end.unit)
+
+    def _postpone(self, slot: _Slot, now: float) -> None:
+        slot.retry_at = now + slot.backoff_s
+        slot.backoff_s = min(2 * slot.backoff_s, UNIT_BACKOFF_S[1])
+
+    def _encourage(self, now: float) -> None:
+        """A unit has come, or has started: another one may have been refused for want of it."""
+        for slot in self._slots.values():
+            if slot.is_refused:
+                slot.retry_at = min(slot.retry_at, now)
 
     def step(self, now: float) -> float:
         """Do what is due at ``now``; returns when to call again at the latest. Errors are retried, never raised."""
@@ -229,14 +271,19 @@ class Agent:
         slot.is_broken = order is None
         if order is not None and order != slot.order:
             slot.order = order
-            slot.retry_at = 0.0
-            slot.backoff_s = UNIT_BACKOFF_S[0]
+            self._begin_anew(slot)
 
     def _drop_order(self, name: str) -> None:
         slot = self._slot(name)
         slot.order = None
         slot.is_broken = False
+        self._begin_anew(slot)
+
+    def _begin_anew(self, slot: _Slot) -> None:
         slot.retry_at = 0.0
+        slot.backoff_s = UNIT_BACKOFF_S[0]
+        if slot.is_refused:
+            slot.is_refused, slot.start, slot.error, slot.explained = False, "", "", Explanation()
 
     def _slot(self, name: str) -> _Slot:
         return self._slots.setdefault(name, _Slot())
@@ -286,7 +333,10 @@ class Agent:
         self._changed.clear()
         if names:
             self._looking.update(names)
-            self._run(lambda: look(names, self._systemd))
+            ended = {name: self._slots[name].ended for name in names if self._slots[name].ended}
+            # One whose start job runs is explained at its end.
+            explained = {name for name in names if self._slots[name].explained.note or self._slots[name].job}
+            self._run(lambda: look(names, self._systemd, ended, explained))
         return self._poll_at
 
     def _take_seen(self, seen: Seen, now: float) -> None:
@@ -296,8 +346,35 @@ class Agent:
             self._changed.update(seen.units)
             self._look_at = now + QUIET_S
         for name, state in seen.states.items():
-            if name in self._slots:
-                self._slots[name].seen = state
+            slot = self._slots.get(name)
+            if slot is None:
+                continue
+            slot.seen = state
+            if name in seen.explanations:
+                slot.explained = seen.explanations[name]
+            elif state.active in RUNNING:
+                slot.explained = Explanation()
+            if slot.ended and slot.ended == seen.ended.get(name):
+                self._settle_start(name, slot, now)
+
+    def _settle_start(self, name: str, slot: _Slot, now: float) -> None:
+        """A start job has ended, and this is how the unit is after it."""
+        slot.start, slot.ended = slot.ended, ""
+        if not is_refusal(slot.start, slot.seen):
+            slot.backoff_s = UNIT_BACKOFF_S[0]
+            if slot.seen.active in RUNNING:
+                self._encourage(now)
+            return
+        # As if it had not been asked for: so it is tried again, by the next daemon, too.
+        slot.is_refused = True
+        slot.error = slot.explained.note
+        slot.here = Here(slot.here.hash, Desired.LOADED)
+        try:
+            self._store.mark_launched(name, launched=False)
+        except StoreError as error:
+            _LOG.warning("%s", error)
+        _LOG.warning("%s: %s", name, slot.error)
+        self._postpone(slot, now)
 
     def _tell(self, now: float) -> float:
         """Write what has changed; returns when something that was held back is due.
@@ -313,7 +390,7 @@ class Agent:
                 slot.hold_until = 0.0
                 continue
             ready_at = slot.tell_at
-            if slot.is_busy or name in self._changed or name in self._looking:
+            if slot.is_busy or slot.job or slot.ended or name in self._changed or name in self._looking:
                 slot.hold_until = slot.hold_until or now + QUIET_S
                 ready_at = max(ready_at, slot.hold_until)
             if value is not None and now < ready_at:
@@ -328,14 +405,17 @@ class Agent:
 
     def _state(self, name: str, slot: _Slot) -> bytes | None:
         """The state to write about a unit; ``None`` if it is not here and loading it did not fail."""
-        facts = (slot.here, slot.seen, slot.error, slot.order is not None)
+        facts = (slot.here, slot.seen, slot.error, slot.start, slot.explained, slot.is_refused, slot.order is not None)
         if facts != slot.said:
             slot.said, slot.saying = facts, self._state_bytes(name, slot)
         return slot.saying
 
     def _state_bytes(self, name: str, slot: _Slot) -> bytes | None:
-        if slot.here.reached is None and not (slot.order is not None and slot.error):
+        reached = slot.here.reached
+        if reached is None and not (slot.order is not None and slot.error):
             return None
+        if slot.is_refused:
+            reached = Desired.LAUNCHED  # so much was done; whether it runs, systemd says
         return codec.state_bytes(
             UnitState(
                 name=name,
@@ -344,8 +424,11 @@ class Agent:
                 active=slot.seen.active,
                 sub=slot.seen.sub,
                 hash=slot.here.hash,
-                reached=slot.here.reached or Desired.INACTIVE,
+                reached=reached or Desired.INACTIVE,
                 error=slot.error,
+                start=slot.start,
+                note=slot.explained.note,
+                log=slot.explained.log,
             )
         )
 

@@ -13,7 +13,8 @@ loaded or launched     the same text        what the order says         nothing
 =====================  ===================  ==========================  =================
 
 A unit that systemd restarts, that failed, or that was stopped by hand is not started again: ``launched`` means that it
-was started once. ``Restart=`` in its file keeps it running.
+was started once. ``Restart=`` in its file keeps it running. A unit that systemd refused to start was not started: it
+stays at ``loaded``, and is tried again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,14 @@ _LOG = logging.getLogger(__name__)
 
 class SystemdError(Failure):
     """systemd refused, or cannot be reached."""
+
+
+class RefusedError(SystemdError):
+    """systemd answered with an error; ``name`` is D-Bus's name for it."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message or name)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +83,11 @@ class Systemd(Protocol):
 
         It may come from a file, a template, a generator, the kernel or systemd itself."""
 
-    def start(self, unit: str) -> None:
-        """Request a start; returns when systemd has accepted the job, not when it is done."""
+    def start(self, unit: str) -> str:
+        """Request a start; returns the job as soon as systemd has accepted it. Raises :class:`RefusedError`."""
+
+    def result(self, job: str) -> str:
+        """Wait until a job of :meth:`start` has ended, as long as that takes, and return its result."""
 
     def stop(self, unit: str) -> None:
         """Stop a unit; returns when the stop job is done. A unit that systemd does not know is stopped already."""
@@ -92,8 +104,16 @@ class Systemd(Protocol):
     def states(self, units: Sequence[str]) -> dict[str, SystemdState]:
         """The states of these units. One that systemd does not know has load state ``not-found``."""
 
+    def properties(self, unit: str) -> Mapping[str, object]:
+        """All properties of a unit, as D-Bus has them; empty when systemd does not know it."""
+
+    def journal(self, unit: str, invocation: str) -> Sequence[str]:
+        """The last lines of the journal about one run of a unit, or of systemd about it without an ``invocation``.
+
+        Empty when the journal cannot be read."""
+
     def observe(self, unit: str, wanted: bool) -> None:
-        """Report changes of this unit from now on, or no longer."""
+        """Report changes of this unit from now on, and keep what is known of it, or no longer."""
 
 
 class Step(enum.Enum):
@@ -130,29 +150,34 @@ def next_step(order: Placement | None, here: Here) -> Step | None:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a step: the state here now, and the error ("" for none)."""
+    """The outcome of a step: the state here now, and the error ("" for none).
+
+    ``job`` is the job of a start that systemd accepted; ``is_refused`` is true if it did not."""
 
     unit: str
     step: Step
     here: Here
     error: str = ""
+    job: str = ""
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """systemd's report about units; ``error`` if there is none."""
+class Ended:
+    """A start job has ended; ``result`` is "" when nobody knows how."""
 
-    units: Sequence[str]
-    states: Mapping[str, SystemdState]
-    error: str = ""
+    unit: str
+    job: str
+    result: str
 
 
-def look(units: Sequence[str], systemd: Systemd) -> Seen:
-    """Read the states of units from systemd."""
+def await_end(unit: str, job: str, systemd: Systemd) -> Ended:
+    """Wait for the end of a start job."""
     try:
-        return Seen(units, systemd.states(units))
+        return Ended(unit, job, systemd.result(job))
     except SystemdError as error:
-        return Seen(units, {}, str(error))
+        _LOG.info("%s: the result of its start is not known: %s", unit, error)
+        return Ended(unit, job, "")
 
 
 class OrderError(Failure):
@@ -162,27 +187,24 @@ class OrderError(Failure):
 def perform(step: Step, unit: str, order: Placement | None, here: Here, systemd: Systemd, store: UnitStore) -> Outcome:
     """Do one step. Errors of systemd, files or the order are in the outcome; the state here is then unchanged."""
     try:
-        after = _perform(step, unit, order, here, systemd, store)
+        return _perform(step, unit, order, here, systemd, store)
     except (SystemdError, StoreError, OrderError) as error:
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""
         return Outcome(unit, step, here, f"cannot {step.value} it: {error}{cause}")
-    return Outcome(unit, step, after)
 
 
-def _perform(step: Step, unit: str, order: Placement | None, here: Here, systemd: Systemd, store: UnitStore) -> Here:
+def _perform(step: Step, unit: str, order: Placement | None, here: Here, systemd: Systemd, store: UnitStore) -> Outcome:
     match step:
         case Step.LOAD:
             if order is None:
                 raise OrderError("nothing says what to load", where=unit)
-            return _load(unit, order, systemd, store)
+            return Outcome(unit, step, _load(unit, order, systemd, store))
         case Step.START:
-            systemd.start(unit)
-            store.mark_launched(unit, launched=True)
-            return Here(here.hash, Desired.LAUNCHED)
+            return _start(unit, here, systemd, store)
         case Step.STOP:
             systemd.stop(unit)
             store.mark_launched(unit, launched=False)
-            return Here(here.hash, Desired.LOADED)
+            return Outcome(unit, step, Here(here.hash, Desired.LOADED))
         case Step.UNLOAD:
             # The file is removed only when the unit has stopped: its ExecStop is in that file.
             systemd.stop(unit)
@@ -191,7 +213,18 @@ def _perform(step: Step, unit: str, order: Placement | None, here: Here, systemd
             store.remove(unit)
             systemd.reload()
             systemd.forget_failure(unit)
-            return Here()
+            return Outcome(unit, step, Here())
+
+
+def _start(unit: str, here: Here, systemd: Systemd, store: UnitStore) -> Outcome:
+    # What the user asks for is a new beginning: systemd must not count the failures before it (StartLimitBurst=).
+    systemd.forget_failure(unit)
+    try:
+        job = systemd.start(unit)
+    except RefusedError as refusal:
+        return Outcome(unit, Step.START, here, f"systemd refuses to start it: {refusal}", is_refused=True)
+    store.mark_launched(unit, launched=True)
+    return Outcome(unit, Step.START, Here(here.hash, Desired.LAUNCHED), job=job)
 
 
 def _load(unit: str, order: Placement, systemd: Systemd, store: UnitStore) -> Here:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from jeepney import (
     DBusAddress,
@@ -24,7 +25,8 @@ from jeepney.bus_messages import DBus
 from jeepney.io.common import RouterClosed
 from jeepney.io.threading import DBusConnection, ReceiveStopped, open_dbus_connection
 
-from fleet.agent.steps import Known, SystemdError, SystemdState
+from fleet.agent.journal import last_lines
+from fleet.agent.steps import Known, RefusedError, SystemdError, SystemdState
 
 CALL_S = 90.0
 """Longest wait for an answer: a daemon-reload of a busy, emulated machine is slow."""
@@ -36,14 +38,6 @@ _UNITS = "/org/freedesktop/systemd1/unit/"
 _NO_SUCH_UNIT = (f"{_NAME}.NoSuchUnit", f"{_NAME}.UnitNotLoaded", "org.freedesktop.DBus.Error.FileNotFound")
 
 _LOG = logging.getLogger(__name__)
-
-
-class RefusedError(SystemdError):
-    """systemd answered with an error; ``name`` is D-Bus's name for it."""
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(message or name)
-        self.name = name
 
 
 def unit_path(unit: str) -> str:
@@ -126,8 +120,9 @@ class SystemdManager:
         self._on_change = on_change
         self._bus: Bus | None = None
         self._opening = threading.Lock()
-        self._changed = threading.Condition()
+        self._ending = threading.Lock()
         self._jobs: OrderedDict[str, str] = OrderedDict()  # path -> result, of jobs that have ended
+        self._awaited: dict[str, Future[str]] = {}  # path -> where its result goes
         self._observed: dict[str, str] = {}  # path -> unit
         self._reloading = threading.Lock()
         self._reloads_begun = 0
@@ -146,11 +141,7 @@ class SystemdManager:
     def known(self, unit: str) -> Known:
         """See :class:`fleet.agent.steps.Systemd`."""
         (path,) = self._call("LoadUnit", "s", (unit,))
-        told = DBusAddress(str(path), _NAME, "org.freedesktop.DBus.Properties")
-        (found,) = self._connected().call(new_method_call(told, "GetAll", "s", (f"{_NAME}.Unit",)))
-        if not isinstance(found, dict):
-            raise SystemdError("systemd's properties of a unit are no properties", where=unit)
-        properties = {name: value for name, (_, value) in found.items()}
+        properties = self._properties(str(path), "Unit")
         return Known(
             load=str(properties["LoadState"]),
             active=str(properties["ActiveState"]),
@@ -159,9 +150,27 @@ class SystemdManager:
             members=tuple(map(str, properties.get("SliceOf", ()))),  # since systemd 249
         )
 
-    def start(self, unit: str) -> None:
+    def properties(self, unit: str) -> Mapping[str, object]:
         """See :class:`fleet.agent.steps.Systemd`."""
-        self._call("StartUnit", "ss", (unit, "replace"))
+        try:
+            kind = unit.rpartition(".")[2].capitalize()
+            return self._properties(unit_path(unit), "Unit") | self._properties(unit_path(unit), kind)
+        except RefusedError as error:
+            _LOG.info("%s: systemd does not tell its properties: %s", unit, error)
+            return {}
+
+    def journal(self, unit: str, invocation: str) -> Sequence[str]:
+        """See :class:`fleet.agent.steps.Systemd`."""
+        return last_lines(unit, invocation)
+
+    def start(self, unit: str) -> str:
+        """See :class:`fleet.agent.steps.Systemd`."""
+        (job,) = self._call("StartUnit", "ss", (unit, "replace"))
+        return str(job)
+
+    def result(self, job: str) -> str:
+        """See :class:`fleet.agent.steps.Systemd`."""
+        return self._job_result(self._connected(), job)
 
     def stop(self, unit: str) -> None:
         """See :class:`fleet.agent.steps.Systemd`. As long as its ``TimeoutStopSec`` allows."""
@@ -214,12 +223,23 @@ class SystemdManager:
         bus = self._bus
         if bus is not None and bus.is_open:
             try:
-                bus.call(DBus().AddMatch(_changes_of(path)) if wanted else DBus().RemoveMatch(_changes_of(path)))
+                if wanted:
+                    _follow(bus, path, unit)
+                else:
+                    bus.call(DBus().RemoveMatch(_changes_of(path)))
+                    bus.call(new_method_call(_MANAGER, "UnrefUnit", "s", (unit,)))
             except SystemdError as error:
                 _LOG.info("changes of %s are not reported: %s", unit, error.on_one_line)
 
     def _call(self, method: str, signature: str | None = None, body: tuple[object, ...] = ()) -> tuple[object, ...]:
         return self._connected().call(new_method_call(_MANAGER, method, signature, body))
+
+    def _properties(self, path: str, interface: str) -> dict[str, Any]:
+        told = DBusAddress(path, _NAME, "org.freedesktop.DBus.Properties")
+        (found,) = self._connected().call(new_method_call(told, "GetAll", "s", (f"{_NAME}.{interface}",)))
+        if not isinstance(found, dict):
+            raise SystemdError("systemd's properties of a unit are no properties", where=path)
+        return {name: value for name, (_, value) in found.items()}
 
     def _connected(self) -> Bus:
         with self._opening:
@@ -228,38 +248,56 @@ class SystemdManager:
                 bus.call(
                     DBus().AddMatch(f"type='signal',sender='{_NAME}',interface='{_NAME}.Manager',member='JobRemoved'")
                 )
-                for path in list(self._observed):
-                    bus.call(DBus().AddMatch(_changes_of(path)))
+                for path, unit in list(self._observed.items()):
+                    _follow(bus, path, unit)
                 bus.call(new_method_call(_MANAGER, "Subscribe"))
                 self._bus = bus
             return self._bus
 
     def _job_result(self, bus: Bus, job: str) -> str:
-        with self._changed:
-            while job not in self._jobs:
-                if not bus.is_open:
-                    raise SystemdError("the connection to the system bus ended before the job did")
-                self._changed.wait()
-            return self._jobs[job]
+        with self._ending:
+            if job in self._jobs:
+                return self._jobs[job]
+            if not bus.is_open:
+                raise SystemdError("the connection to the system bus ended before the job did")
+            end = self._awaited.setdefault(job, Future())
+        return end.result()
 
     def _on_signal(self, message: Message) -> None:
         fields = message.header.fields
         if fields.get(HeaderFields.member) == "JobRemoved":
             _, job, _, result = message.body
-            with self._changed:
+            with self._ending:
                 self._jobs[job] = result
                 while len(self._jobs) > _JOBS_MAX:
                     self._jobs.popitem(last=False)
-                self._changed.notify_all()
+                awaited = self._awaited.pop(job, None)
+            if awaited is not None:
+                awaited.set_result(result)
             return
         unit = self._observed.get(str(fields.get(HeaderFields.path)))
         if unit is not None:
             self._on_change([unit])
 
     def _on_end(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        with self._ending:
+            given_up = list(self._awaited.values())
+            self._awaited.clear()
+        for each in given_up:
+            each.set_exception(SystemdError("the connection to the system bus ended before the job did"))
         self._on_change(list(self._observed.values()))
+
+
+def _follow(bus: Bus, path: str, unit: str) -> None:
+    """Have changes of a unit reported, and have systemd remember it.
+
+    Otherwise systemd forgets a unit that does not run, and with it how that came: its result, and which of its
+    conditions did not hold. It drops the reference when the connection ends."""
+    bus.call(DBus().AddMatch(_changes_of(path)))
+    try:
+        bus.call(new_method_call(_MANAGER, "RefUnit", "s", (unit,)))
+    except RefusedError as error:
+        _LOG.info("%s: systemd does not keep it: %s", unit, error)
 
 
 def _changes_of(path: str) -> str:

@@ -1,7 +1,7 @@
 """The JSON shapes of API v1, and the body of a PUT.
 
-Empty fields and empty lists are left out, as the original does. Our additions: ``statusReason`` of a unit, ``error`` of
-a unit state, ``hint`` of an error, and the answer of ``/why``.
+Empty fields and empty lists are left out, as the original does. Our additions: ``statusReason`` of a unit, ``error``,
+``start``, ``note`` and ``log`` of a unit state, ``hint`` of an error, and the answer of ``/why``.
 """
 
 from __future__ import annotations
@@ -142,6 +142,9 @@ def state(value: UnitState) -> Json:
             "systemdActiveState": value.active,
             "systemdSubState": value.sub,
             "error": value.error,
+            "start": value.start,
+            "note": value.note,
+            "log": list(value.log),
         }
     )
 

@@ -172,6 +172,9 @@ class Client:
                 _text(each, "systemdSubState"),
                 _text(each, "hash"),
                 error=_text(each, "error"),
+                start=_text(each, "start"),
+                note=_text(each, "note"),
+                log=_lines(each, "log"),
             )
             for each in self._pages("/state", "states", query)
         ]
@@ -304,6 +307,13 @@ def _text(value: Mapping[str, object], key: str) -> str:
     if not isinstance(found, str):
         raise Failure(f"a field of the fleet API is no text: {key}", hint="check --endpoint")
     return found
+
+
+def _lines(value: Mapping[str, object], key: str) -> tuple[str, ...]:
+    found = value.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise Failure(f"a field of the fleet API is no list of texts: {key}", hint="check --endpoint")
+    return tuple(found)
 
 
 def _texts(value: Mapping[str, object], key: str) -> dict[str, str]:

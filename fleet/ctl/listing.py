@@ -90,6 +90,9 @@ def list_units(settings: Settings, options: argparse.Namespace) -> int:
                     "sub": each.sub,
                     "hash": each.hash,
                     "error": each.error,
+                    "start": each.start,
+                    "note": each.note,
+                    "log": list(each.log),
                 }
                 for each in states
             ]
@@ -148,7 +151,16 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
     record = found.record
     if options.json:
         told = [
-            {"machine": each.machine, "active": each.active, "sub": each.sub, "error": each.error} for each in states
+            {
+                "machine": each.machine,
+                "active": each.active,
+                "sub": each.sub,
+                "error": each.error,
+                "start": each.start,
+                "note": each.note,
+                "log": list(each.log),
+            }
+            for each in states
         ]
         fields = {"desired": record.desired, "current": record.current, "machine": record.machine}
         print(json.dumps({"unit": name, **fields, "reason": found.reason, "states": told}))
@@ -161,9 +173,16 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
     print(printable(f"{name}: desired {record.desired}{current}, {place}"))
     print(f"  {printable(found.reason)}")
     for each in states:
-        trouble = f": {each.error}" if each.error else ""
+        why = each.error or each.note
+        trouble = f": {why}" if why else ""
         cell = machine_cell(machines.get(each.machine, Machine(each.machine)))
         print(printable(f"  {cell} says {each.active or 'nothing'} ({each.sub or '-'}){trouble}"))
+        for line in each.log:
+            print(printable(f"    {line}"))
+        if each.error:
+            print("    its machine goes on trying")
+        elif each.active == "failed":
+            print(f"    mend it, then: fleetctl restart {name}")
     return 0
 
 

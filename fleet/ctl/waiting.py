@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fleet.ctl.client import ApiError, UnitRecord
-from fleet.model.entities import Machine, UnitState
+from fleet.model.entities import STARTING, Machine, UnitState
 from terminal import Failure
 
 ATTEMPT_S = 2.0
@@ -29,6 +29,13 @@ SETTLED_S = 10.0
 """Seconds after which a launched unit that is still inactive counts as finished (or skipped by a condition of its own),
 and an agent's error with a unit counts as permanent."""
 
+REFUSED_S = 3.0
+"""Seconds that a unit must be refused before that counts: what it lacks may be on its way, in the same command."""
+
+STEADY_S = 0.7
+"""Seconds that a unit must run whose start says nothing about its program. An agent writes a change of state within
+half a second."""
+
 
 class Outcome(enum.Enum):
     """The result of one check."""
@@ -36,6 +43,7 @@ class Outcome(enum.Enum):
     DONE = enum.auto()
     PENDING = enum.auto()
     FAILED = enum.auto()
+    REFUSED = enum.auto()  # it is tried again, and may succeed with another unit's help
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ def judge_state(
     if record.current == wanted:
         return Verdict(Outcome.DONE)
     if record.desired != wanted:
-        return Verdict(Outcome.FAILED, f"somebody else asked for unit {name} to be {record.desired} meanwhile")
+        return _taken_over(name, record)
     error = next((each.error for each in states if each.machine == record.machine and each.error), "")
     if error and seconds >= SETTLED_S:
         return Verdict(Outcome.FAILED, f"unit {name} cannot be {wanted}: {error}", f"see: fleetctl status {name}")
@@ -79,45 +87,88 @@ def judge_state(
 
 
 class Running:
-    """Whether systemd runs a launched unit.
+    """Whether systemd runs a launched unit: the result of its start job decides, and how the unit is after the job.
 
-    It has a memory: a unit that was seen to start and is inactive now has finished."""
+    It has a memory, of since when the unit runs: a service of ``Type=simple`` counts as started as soon as its process
+    exists, before anybody knows whether its program does. An agent of an earlier version tells no result; there a unit
+    that was seen to start and is inactive now has finished.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._started = False
+        self._active_since: float | None = None
+        self._refusal: Verdict | None = None  # of the last start that has ended
 
     def judge(self, record: UnitRecord | None, states: Sequence[UnitState], seconds: float) -> Verdict:
         """Check the unit ``seconds`` after it was launched."""
         name = self._name
         if record is None:
             return Verdict(Outcome.FAILED, f"unit {name} was destroyed meanwhile")
+        if record.desired != "launched":
+            return _taken_over(name, record)
         state = next((each for each in states if each.machine == record.machine), None)
         if state is None:
             return Verdict(
                 Outcome.PENDING, f"waiting for unit {name} to run: its machine has not said anything about it"
             )
-        told = f"{state.active or 'unknown'} ({state.sub or 'unknown'})"
+        if state.start == STARTING:
+            return self._refusal or self._pending(state)
+        self._refusal = None
         if state.load not in ("loaded", ""):
             why = state.error or f"systemd says that it is {state.load}"
             return Verdict(Outcome.FAILED, f"unit {name} cannot be started: {why}", f"see: fleetctl status {name}")
+        if state.active not in ("active", "reloading", "refreshing"):
+            self._active_since = None
         match state.active:
-            case "active" | "reloading":
+            case "active" | "reloading" | "refreshing":
+                if self._active_since is None:
+                    self._active_since = seconds
+                if state.start and is_simple(record) and seconds - self._active_since < STEADY_S:
+                    return Verdict(Outcome.PENDING, f"unit {name} runs; waiting to see whether it keeps running")
                 return Verdict(Outcome.DONE)
             case "failed":
-                why = f": {state.error}" if state.error else ""
-                return Verdict(Outcome.FAILED, f"unit {name} is {told}{why}", f"see: fleetctl journal {name}")
-            case "activating":
-                self._started = True
-            case _ if self._started:
-                return Verdict(Outcome.DONE, f"Unit {name} has finished: it is {told}")
-            case _ if seconds >= SETTLED_S and state.error:
-                return Verdict(
-                    Outcome.FAILED, f"unit {name} cannot be started: {state.error}", f"see: fleetctl journal {name}"
-                )
-            case _ if seconds >= SETTLED_S:
-                return Verdict(Outcome.DONE, f"Unit {name} has finished or was skipped: it is {told}")
-        return Verdict(Outcome.PENDING, f"waiting for unit {name} to run: it is {state.error or told}")
+                return self._failed(f"unit {name} is {_told(state)}", state, f"mend it, then: fleetctl restart {name}")
+            case "activating" | "deactivating":
+                self._started = self._started or state.active == "activating"
+                return self._pending(state)
+        if state.error and (state.start or seconds >= SETTLED_S):
+            hint = "its machine goes on trying"
+            self._refusal = self._failed(f"unit {name} cannot be started", state, hint, Outcome.REFUSED)
+            return self._refusal
+        if state.start == "canceled":
+            return self._failed(f"unit {name} is {_told(state)}", state, f"start it again: fleetctl restart {name}")
+        if state.start or self._started:
+            note = f", {state.note}" if state.note else ""
+            return Verdict(Outcome.DONE, f"Unit {name} has finished: it is {_told(state)}{note}")
+        if seconds >= SETTLED_S:
+            return Verdict(Outcome.DONE, f"Unit {name} has finished or was skipped: it is {_told(state)}")
+        return self._pending(state)
+
+    def _pending(self, state: UnitState) -> Verdict:
+        why = state.error or _told(state) + (f", {state.note}" if state.note else "")
+        return Verdict(Outcome.PENDING, f"waiting for unit {self._name} to run: it is {why}")
+
+    def _failed(self, what: str, state: UnitState, hint: str, outcome: Outcome = Outcome.FAILED) -> Verdict:
+        why = state.error or state.note
+        text = "\n".join([f"{what}: {why}" if why else what, *(f"    {line}" for line in state.log)])
+        return Verdict(outcome, text, f"see: fleetctl journal {self._name}; {hint}")
+
+
+def _taken_over(name: str, record: UnitRecord) -> Verdict:
+    return Verdict(Outcome.FAILED, f"somebody else asked for unit {name} to be {record.desired} meanwhile")
+
+
+def is_simple(record: UnitRecord) -> bool:
+    """Whether systemd takes the unit for started as soon as its process exists (systemd.service(5), ``Type=``)."""
+    if not record.name.endswith(".service"):
+        return False
+    given = record.unitfile.get("Service", "Type")[-1:]
+    return given in ((), ("",), ("simple",), ("idle",)) and not record.unitfile.get("Service", "BusName")
+
+
+def _told(state: UnitState) -> str:
+    return f"{state.active or 'unknown'} ({state.sub or 'unknown'})"
 
 
 def wait(
@@ -133,19 +184,29 @@ def wait(
 
     ``attempts`` times two seconds is how long (0: for ever). A condition that changes goes to ``tell``. While the API
     answers 503 (etcd has no majority) that is a condition like any other. Raises :class:`Failure` with all conditions
-    that were not met, after all other units were waited for.
+    that were not met, after all other units were waited for. A unit that is refused fails when it stays so and all
+    others are done.
     """
     begin = clock()
     pause = POLL_S
     pending = dict.fromkeys(looks, "")
     told = dict.fromkeys(looks, "")
     failed: list[Verdict] = []
+    refused: dict[str, float] = {}  # since when
     while pending:
         for name in list(pending):
-            verdict = _look(looks[name], clock() - begin)
+            now = clock()
+            verdict = _look(looks[name], now - begin)
+            if verdict.outcome is Outcome.REFUSED:
+                since = refused.setdefault(name, now)
+                # As long as another unit is on its way, this one may be waiting for it.
+                if now - since < REFUSED_S or pending.keys() - refused.keys():
+                    verdict = Verdict(Outcome.PENDING, verdict.text.partition("\n")[0])
+            else:
+                refused.pop(name, None)
             if verdict.outcome is Outcome.PENDING:
                 pending[name] = verdict.text
-                if verdict.text != told[name] and clock() - begin >= QUIET_S:
+                if verdict.text != told[name] and now - begin >= QUIET_S:
                     told[name] = verdict.text
                     tell(verdict.text)
                 continue

@@ -76,6 +76,9 @@ def state_bytes(state: UnitState) -> bytes:
             "hash": state.hash,
             "reached": state.reached.value,
             "error": state.error,
+            "start": state.start,
+            "note": state.note,
+            "log": list(state.log),
         }
     )
 
@@ -160,6 +163,9 @@ def state(key: str, value: bytes) -> UnitState:
         hash=_text(fields, "hash"),
         reached=_desired(fields, "reached"),
         error=_text(fields, "error"),
+        start=_text(fields, "start"),
+        note=_text(fields, "note"),
+        log=_lines(fields, "log"),
     )
     _same(key, f"states/{found.machine}/{found.name}")
     return found
@@ -210,6 +216,13 @@ def _text(fields: Mapping[str, object], name: str) -> str:
     if not isinstance(found, str):
         raise BrokenValue(f"{name} is no text")
     return found
+
+
+def _lines(fields: Mapping[str, object], name: str) -> tuple[str, ...]:
+    found = fields.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise BrokenValue(f"{name} is no list of texts")
+    return tuple(found)
 
 
 def _flag(fields: Mapping[str, object], name: str) -> bool:

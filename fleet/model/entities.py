@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 
 from unitfile.text import UnitFile
 
+STARTING = "starting"
+"""``UnitState.start`` while the job runs, or waits for other units."""
+
 
 class Desired(enum.StrEnum):
     """The state that a unit should reach; its current state has the same values (see :func:`current_state`)."""
@@ -64,6 +67,11 @@ class UnitState:
 
     ``reached`` is how far the agent has come with its order; ``hash`` is that of the text that it has loaded; ``error``
     is the agent's trouble with the unit ("" for none).
+
+    ``start`` is the result of the start job: :data:`STARTING` until it has ended, then systemd's word for it
+    (``done``, ``failed``, ``dependency``, ...; org.freedesktop.systemd1(5), JobRemoved), or "" when the agent does not
+    know it. With a result, the other fields are from after the job. ``note`` says why systemd's state is not what was
+    asked for: a failure, or a condition that did not hold; ``log`` are the unit's last lines in the journal then.
     """
 
     name: str
@@ -74,6 +82,9 @@ class UnitState:
     hash: str = ""
     reached: Desired = Desired.LOADED
     error: str = ""
+    start: str = ""
+    note: str = ""
+    log: tuple[str, ...] = ()
 
 
 def current_state(unit: Unit, machine: str | None, states: Iterable[UnitState]) -> Desired:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from etcd.protocol import Op
-from fleet.agent.steps import SystemdError, SystemdState
+from fleet.agent.sight import Seen
+from fleet.agent.steps import Ended, SystemdError, SystemdState
 from fleet.model import codec
 from fleet.model.entities import Desired, current_state
 from tests.fleet.world import TTL_S, Node, World
@@ -495,12 +496,106 @@ class TestUnitsAreIndependent:
         world.run(10)
         assert world.running("good.service") == ["a"]
         (bad,) = world.registry.states_of("bad.service")
-        assert bad.error == "cannot start it: bad.service: will not start"
-        assert current(world, "bad.service") is Desired.LOADED
+        assert (bad.error, bad.start) == ("systemd refuses to start it: will not start", "refused")
+        assert current(world, "bad.service") is Desired.LAUNCHED, "whether it runs is systemd's word"
         world.nodes["a"].systemd.refuses.clear()
         world.run(60)
         assert world.running("bad.service") == ["a"]
         assert world.registry.states_of("bad.service")[0].error == ""
+
+    def test_what_became_of_a_start_is_told_with_its_reason(self, world: World) -> None:
+        """Result and state in one value, from after the job, with the last lines; and it is explained once."""
+        systemd = world.nodes["a"].systemd
+        systemd.ends["bad.service"] = ("failed", "failed", "failed")
+        systemd.told["bad.service"] = {"Result": "exit-code", "ExecMainCode": 1, "ExecMainStatus": 203}
+        world.submit("bad.service", "MachineID=a")
+        world.run(100)
+        (bad,) = world.registry.states_of("bad.service")
+        assert (bad.start, bad.active, bad.error) == ("failed", "failed", "")
+        assert bad.note == "it failed (exit-code): its main process exited with 203/EXEC"
+        assert len(bad.log) == 5
+        assert (systemd.starts["bad.service"], systemd.log.count("properties bad.service")) == (1, 1)
+        del systemd.ends["bad.service"]
+        world.registry.set_desired("bad.service", Desired.LOADED)
+        world.run(3)
+        assert world.registry.states_of("bad.service")[0].start == ""
+        world.registry.set_desired("bad.service", Desired.LAUNCHED)
+        world.run(3)
+        (good,) = world.registry.states_of("bad.service")
+        assert (good.start, good.active, good.note, good.log) == ("done", "active", "", ())
+        assert systemd.log[-1] == "start bad.service"
+        assert systemd.log[-2] == "reset-failed bad.service", "earlier failures do not count against it"
+
+    def test_a_refused_start_is_tried_again_also_by_the_next_daemon(self, world: World) -> None:
+        systemd = world.nodes["a"].systemd
+        systemd.ends["x.timer"] = ("failed", "inactive", "dead")
+        world.submit("x.timer", "MachineID=a")
+        world.run(5)
+        (state,) = world.registry.states_of("x.timer")
+        assert (state.start, state.active, state.reached) == ("failed", "inactive", Desired.LAUNCHED)
+        assert state.error == "systemd refused to start it: it did not even try, see its log"
+        assert state.log == tuple(f"systemd: line {number}" for number in range(15, 20)), "an earlier run said nothing"
+        tries = systemd.starts["x.timer"]
+        assert tries > 1
+        world.nodes["a"].kill_daemon()
+        world.nodes["a"].start_daemon()
+        world.run(5)
+        assert systemd.starts["x.timer"] > tries
+        world.run(200)  # until it is tried once a minute
+        tries = systemd.starts["x.timer"]
+        world.run(5)
+        assert systemd.starts["x.timer"] <= tries + 1
+        del systemd.ends["x.timer"]
+        world.submit("x.service", "MachineID=a")
+        world.run(3)
+        assert world.running("x.timer") == ["a"], "what it lacked has come"
+        assert world.registry.states_of("x.timer")[0].error == ""
+
+    def test_a_refused_start_that_is_no_longer_wanted_is_forgotten(self, world: World) -> None:
+        systemd = world.nodes["a"].systemd
+        systemd.ends["u.service"] = ("assert", "inactive", "dead")
+        world.submit("u.service", "MachineID=a")
+        world.run(3)
+        world.registry.set_desired("u.service", Desired.LOADED)
+        world.run(3)
+        tries = systemd.starts["u.service"]
+        world.run(100)
+        (state,) = world.registry.states_of("u.service")
+        assert (state.start, state.error, state.reached, state.note) == ("", "", Desired.LOADED, "")
+        assert systemd.starts["u.service"] == tries
+
+    def test_a_start_that_somebody_cancels_is_not_tried_again(self, world: World) -> None:
+        systemd = world.nodes["a"].systemd
+        systemd.ends["u.service"] = ("canceled", "inactive", "dead")
+        world.submit("u.service", "MachineID=a")
+        world.run(100)
+        (state,) = world.registry.states_of("u.service")
+        assert (state.start, state.note) == ("canceled", "another job cancelled its start")
+        assert systemd.starts["u.service"] == 1
+
+    def test_a_start_that_takes_its_time_can_be_stopped(self, world: World) -> None:
+        node = world.nodes["a"]
+        world.submit("u.service", "MachineID=a", desired=Desired.LOADED)
+        world.run(5)
+        node.holds_tasks = True
+        world.registry.set_desired("u.service", Desired.LAUNCHED)
+        world.run(1)
+        agent = node.agent
+        assert agent is not None
+        agent.finished(node.tasks.pop(0)(), world.now)  # the start is accepted, and its job runs
+        world.run(3)
+        assert world.registry.states_of("u.service")[0].start == "starting"
+        late = node.tasks.copy()
+        node.tasks.clear()
+        agent.finished(next(done for task in late if isinstance(done := task(), Seen)), world.now)
+        node.holds_tasks = False
+        world.registry.set_desired("u.service", Desired.LOADED)
+        world.run(3)
+        assert world.running("u.service") == []
+        agent.finished(next(done for task in late if isinstance(done := task(), Ended)), world.now)
+        world.run(3)
+        (state,) = world.registry.states_of("u.service")
+        assert (state.start, state.reached) == ("", Desired.LOADED)
 
     def test_one_that_hangs_in_its_stop_holds_up_no_other(self, world: World) -> None:
         for name in ("1.service", "2.service"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.agent.steps import Known, SystemdError, SystemdState
+from fleet.agent.steps import Ended, Known, SystemdError, SystemdState, await_end
 from fleet.agent.systemd import SystemdManager, unit_path
 from tests.eventually import WITHIN_S, eventually, is_blocked
 from tests.fleet.systembus import SystemBus
@@ -79,6 +79,34 @@ def test_what_systemd_knows_of_a_name(bus: SystemBus, systemd: SystemdManager) -
     assert bus.called("GetAll") == [("org.freedesktop.systemd1.Unit",)] * 2
 
 
+def test_a_start_has_a_job_whose_end_is_waited_for(bus: SystemBus, systemd: SystemdManager) -> None:
+    job = systemd.start("x.service")
+    results: queue.SimpleQueue[str] = queue.SimpleQueue()
+    waiting = threading.Thread(target=lambda: results.put(systemd.result(job)))
+    waiting.start()
+    eventually(lambda: systemd._awaited)
+    bus.end_job("x.service", "dependency")
+    assert results.get(timeout=WITHIN_S) == "dependency"
+    waiting.join(WITHIN_S)
+    assert not systemd._awaited
+
+
+def test_a_start_whose_bus_breaks_has_no_result(bus: SystemBus, systemd: SystemdManager) -> None:
+    job = systemd.start("x.service")
+    ends: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+    threading.Thread(target=lambda: ends.put(await_end("x.service", job, systemd))).start()
+    eventually(lambda: systemd._awaited)
+    bus.cut()
+    assert ends.get(timeout=WITHIN_S) == Ended("x.service", job, "")
+
+
+def test_properties_are_those_of_any_unit_and_of_its_type(bus: SystemBus, systemd: SystemdManager) -> None:
+    assert systemd.properties("x.timer")["LoadState"] == "not-found"
+    assert bus.called("GetAll") == [("org.freedesktop.systemd1.Unit",), ("org.freedesktop.systemd1.Timer",)]
+    bus.errors["GetAll"] = "org.freedesktop.DBus.Error.UnknownInterface"
+    assert systemd.properties("x.timer") == {}
+
+
 def test_a_stop_waits_for_its_job(bus: SystemBus, systemd: SystemdManager) -> None:
     bus.finish_jobs = False
     stopping = threading.Thread(target=systemd.stop, args=("x.service",))
@@ -125,6 +153,7 @@ def test_changes_of_observed_units_are_reported(
     systemd.states([])
     systemd.observe("after@1.service", wanted=True)
     assert len([rule for (rule,) in bus.called("AddMatch") if "PropertiesChanged" in str(rule)]) == 2
+    assert bus.called("RefUnit") == [("before.service",), ("after@1.service",)]
     bus.change(unit_path("other.service"))
     bus.change(unit_path("after@1.service"))
     bus.change(unit_path("before.service"))

@@ -18,7 +18,7 @@ from etcd.errors import EtcdError
 from etcd.fake import FakeEtcd, FakeWatch
 from etcd.protocol import RangeResult
 from fleet.agent.agent import Agent, Task
-from fleet.agent.steps import Known, SystemdError, SystemdState
+from fleet.agent.steps import Known, RefusedError, SystemdError, SystemdState
 from fleet.agent.unitstore import UnitStore
 from fleet.engine.engine import Engine
 from fleet.model.entities import Desired, Machine
@@ -45,6 +45,9 @@ class FakeSystemd:
         self.files_at_stop: dict[str, bool] = {}
         self.starts: dict[str, int] = {}
         self.own: dict[str, Known] = {}
+        self.ends: dict[str, tuple[str, str, str]] = {}  # how starts end: result, active, sub
+        self.ended: dict[str, SystemdState] = {}
+        self.told: dict[str, dict[str, object]] = {}  # properties
 
     def reload(self) -> None:
         self.log.append("reload")
@@ -55,17 +58,32 @@ class FakeSystemd:
             return self.own.get(unit, Known())
         return Known("loaded", "active" if self.active.get(unit) else "inactive", str(self.folder / unit))
 
-    def start(self, unit: str) -> None:
+    def start(self, unit: str) -> str:
         self.log.append(f"start {unit}")
         if unit in self.refuses or unit not in self.loaded:
-            raise SystemdError("will not start", where=unit)
-        self.active[unit] = True
+            raise RefusedError("org.freedesktop.systemd1.BadUnitSetting", "will not start")
         self.starts[unit] = self.starts.get(unit, 0) + 1
+        end = self.ends.get(unit, ("done", "active", "running"))
+        self.active[unit] = end[1] == "active"
+        if not self.active[unit]:
+            self.ended[unit] = SystemdState("loaded", *end[1:])
+        return unit
+
+    def result(self, job: str) -> str:
+        return self.ends.get(job, ("done",))[0]
+
+    def properties(self, unit: str) -> dict[str, object]:
+        self.log.append(f"properties {unit}")
+        return self.told.get(unit, {})
+
+    def journal(self, unit: str, invocation: str) -> list[str]:
+        return [f"{invocation or 'systemd'}: line {number}" for number in range(20)]
 
     def stop(self, unit: str) -> None:
         self.log.append(f"stop {unit}")
         self.files_at_stop[unit] = (self.folder / unit).exists()
         self.active[unit] = False
+        self.ended.pop(unit, None)
 
     def enable(self, unit: str) -> None:
         self.log.append(f"enable {unit}")
@@ -83,7 +101,8 @@ class FakeSystemd:
         return {
             name: SystemdState("loaded", "active", "running")
             if self.active.get(name)
-            else SystemdState("loaded" if name in self.loaded else "not-found", "inactive", "dead")
+            else self.ended.get(name)
+            or SystemdState("loaded" if name in self.loaded else "not-found", "inactive", "dead")
             for name in units
         }
 

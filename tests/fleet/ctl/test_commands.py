@@ -158,7 +158,7 @@ class TestStart:
         assert said.err.splitlines()[-3:] == [
             "fleetctl: error: unit hello.service is failed (failed)",
             "",
-            "hint: see: fleetctl journal hello.service",
+            "hint: see: fleetctl journal hello.service; mend it, then: fleetctl restart hello.service",
         ]
 
     def test_a_unit_that_finishes(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:

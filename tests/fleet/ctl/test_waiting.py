@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -137,3 +138,99 @@ class TestRunning:
         verdict = Running("x.service").judge(record("launched", "launched"), [state], 0)
         assert verdict.outcome is Outcome.FAILED
         assert "bad-setting" in verdict.text
+
+    @pytest.mark.parametrize(
+        ("state", "outcome", "text"),
+        [
+            ({"start": "starting", "active": "failed"}, Outcome.PENDING, "it is failed"),  # of the last time
+            ({"start": "starting", "active": "inactive"}, Outcome.PENDING, "it is inactive"),  # it waits for others
+            ({"start": "done", "active": "inactive"}, Outcome.DONE, "has finished"),
+            (
+                {"start": "done", "active": "inactive", "note": "it was skipped: X"},
+                Outcome.DONE,
+                "has finished: it is inactive (sub), it was skipped: X",
+            ),
+            ({"start": "failed", "active": "failed", "note": "203/EXEC"}, Outcome.FAILED, "failed (sub): 203/EXEC"),
+            ({"start": "failed", "active": "activating", "note": "203/EXEC"}, Outcome.PENDING, "203/EXEC"),  # Restart=
+            ({"start": "failed", "active": "inactive", "error": "refused"}, Outcome.REFUSED, "refused"),
+            ({"start": "dependency", "active": "inactive", "error": "y failed"}, Outcome.REFUSED, "y failed"),
+            ({"start": "canceled", "active": "inactive", "note": "cancelled"}, Outcome.FAILED, "cancelled"),
+            ({"start": "canceled", "active": "active"}, Outcome.DONE, ""),  # and then started by hand
+        ],
+    )
+    @pytest.mark.parametrize("seconds", [0, 3600])
+    def test_the_result_of_the_start_decides(
+        self, state: dict[str, Any], outcome: Outcome, text: str, seconds: float
+    ) -> None:
+        """Whenever one looks."""
+        said = UnitState("x.service", A, "loaded", sub="sub", **state)
+        unit = UnitRecord("x.service", UnitFile.parse("[Service]\nType=notify\n"), "launched", "launched", A, "")
+        verdict = Running("x.service").judge(unit, [said], seconds)
+        assert verdict.outcome is outcome
+        assert text in verdict.text
+
+    def test_a_start_that_is_tried_again_is_still_refused(self) -> None:
+        running = Running("x.service")
+        unit = record("launched", "launched")
+        assert running.judge(unit, [UnitState("x.service", A, start="starting")], 0).outcome is Outcome.PENDING
+        refused = UnitState("x.service", A, "loaded", "inactive", "dead", start="assert", error="no")
+        verdict = running.judge(unit, [refused], 1)
+        assert running.judge(unit, [UnitState("x.service", A, start="starting")], 2) == verdict
+        assert running.judge(unit, [UnitState("x.service", A, active="active", start="done")], 3) != verdict
+
+    def test_somebody_stops_it_meanwhile(self) -> None:
+        state = UnitState("x.service", A, "loaded", "failed", "failed", start="canceled")
+        verdict = Running("x.service").judge(record("loaded", "launched"), [state], 1)
+        assert (verdict.outcome, verdict.text.partition(" ")[0]) == (Outcome.FAILED, "somebody")
+
+    def test_the_last_lines_are_in_the_message(self) -> None:
+        state = UnitState("x.service", A, "loaded", "failed", "failed", start="failed", note="203", log=("one", "two"))
+        verdict = Running("x.service").judge(record("launched", "launched"), [state], 0)
+        assert verdict.text == "unit x.service is failed (failed): 203\n    one\n    two"
+        assert verdict.hint == "see: fleetctl journal x.service; mend it, then: fleetctl restart x.service"
+
+    @pytest.mark.parametrize(
+        ("text", "is_simple"),
+        [
+            ("[Service]\nExecStart=/bin/x\n", True),
+            ("[Service]\nType=notify\nType=simple\n", True),
+            ("[Service]\nType=notify\n", False),
+            ("[Service]\nBusName=x.y\n", False),
+        ],
+    )
+    def test_a_process_that_exists_is_not_yet_a_program_that_runs(self, text: str, is_simple: bool) -> None:
+        unit = UnitRecord("x.service", UnitFile.parse(text), "launched", "launched", A, "")
+        up = UnitState("x.service", A, "loaded", "active", "running", start="done")
+        down = UnitState("x.service", A, "loaded", "activating", "auto-restart", start="done")
+        running = Running("x.service")
+        first = running.judge(unit, [up], 5)
+        assert first.outcome is (Outcome.PENDING if is_simple else Outcome.DONE)
+        assert running.judge(unit, [down], 5.5).outcome is Outcome.PENDING
+        assert running.judge(unit, [up], 6).outcome is (Outcome.PENDING if is_simple else Outcome.DONE)
+        assert running.judge(unit, [up], 7).outcome is Outcome.DONE
+
+
+class TestRefused:
+    def refused(self) -> Verdict:
+        return Verdict(Outcome.REFUSED, "refused", "why")
+
+    def test_it_fails_when_it_stays_so(self) -> None:
+        clock = Clock()
+        with pytest.raises(Failure) as caught:
+            clock.wait([(0, self.refused())])
+        assert (caught.value.message, caught.value.hint) == ("refused", "why")
+        assert 103 <= clock.now < 105
+
+    def test_another_unit_may_bring_what_it_lacks(self) -> None:
+        clock = Clock()
+        clock.wait(
+            [(0, self.refused()), (61, Verdict(Outcome.DONE, "up"))],
+            [(0, pending("loading")), (60, Verdict(Outcome.DONE, "up"))],
+        )
+        assert clock.done == ["u1 up", "u0 up"]
+
+    def test_two_that_are_refused_do_not_wait_for_each_other(self) -> None:
+        clock = Clock()
+        with pytest.raises(Failure):
+            clock.wait([(0, self.refused())], [(0, self.refused())])
+        assert clock.now < 106
