@@ -8,6 +8,7 @@ client of etcd.
 
 from __future__ import annotations
 
+import enum
 import gc
 import json
 import logging
@@ -17,8 +18,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from etcd.protocol import Etcd
@@ -49,24 +50,52 @@ fleetd is meant to be started by fleet.service. Stopping it stops no unit.
 """
 
 
+_LIVE = ("metadata", "public_ip", "verbosity")
+"""Settings that a running daemon takes over. The others take effect when it is restarted, which stops no unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Observed:
     units: Sequence[str]
 
 
+class _Signal(enum.Enum):
+    RELOAD = enum.auto()
+    REPORT = enum.auto()
+
+
 class Daemon:
     """Agent and engine of one machine, each with its loop."""
 
-    def __init__(self, registry: Registry, machine: Machine, store: UnitStore, config: Config) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        machine: Machine,
+        store: UnitStore,
+        config: Config,
+        read: Callable[[], tuple[Config, Machine]] | None = None,
+    ) -> None:
+        """``read`` reads the configuration, and this machine by it, again. Raises :class:`Failure`."""
         self._registry = registry
         self._machine = machine
         self._store = store
         self._config = config
-        self._inbox: Inbox[Delivered | Lost | Outcome | Ended | Seen | _Observed | BaseException | None] = Inbox()
+        self._read = read
+        self._inbox: Inbox[Delivered | Lost | Outcome | Ended | Seen | _Observed | _Signal | BaseException | None] = (
+            Inbox()
+        )
 
     def changed(self, units: Sequence[str]) -> None:
         """systemd reports that these units have changed; from any thread."""
         self._inbox.post(_Observed(units))
+
+    def reload(self) -> None:
+        """Read the configuration again, and use of it what a running daemon can; from any thread."""
+        self._inbox.post(_Signal.RELOAD)
+
+    def report(self) -> None:
+        """Print what the agent knows as a line of JSON; from any thread."""
+        self._inbox.post(_Signal.REPORT)
 
     def stop(self) -> None:
         """End :meth:`run`; from any thread."""
@@ -96,6 +125,10 @@ class Daemon:
                             agent.observed(units)
                         case Outcome() | Ended() | Seen():
                             agent.finished(message, time.monotonic())
+                        case _Signal.RELOAD:
+                            self._reload(agent)
+                        case _Signal.REPORT:
+                            print(json.dumps(agent.report()), flush=True)
                         case BaseException():
                             raise message
                         case None:
@@ -104,6 +137,25 @@ class Daemon:
             feed.follow(None)
             if leadership is not None:
                 leadership.stop()
+
+    def _reload(self, agent: Agent) -> None:
+        if self._read is None:
+            return
+        try:
+            config, machine = self._read()
+        except Failure as failure:
+            _LOG.error("the configuration stays as it was: %s", failure.on_one_line)
+            return
+        changed = [
+            each.name for each in fields(Config) if getattr(config, each.name) != getattr(self._config, each.name)
+        ]
+        later = [name for name in changed if name not in (*_LIVE, "ignored")]
+        _LOG.info("the configuration was read again; changed: %s", ", ".join(changed) or "nothing")
+        if later:
+            _LOG.warning("restart fleetd for the new %s; that stops no unit", ", ".join(later))
+        self._config = replace(self._config, **{name: getattr(config, name) for name in _LIVE})
+        logging.getLogger().setLevel(_level(config))
+        agent.become(machine)
 
     def _start(self, task: Task) -> None:
         # One thread per task, not a pool: a stop may take as long as its unit needs, and must not delay others.
@@ -118,19 +170,25 @@ def main() -> int:
 def run(argv: Sequence[str]) -> int:
     """Run fleetd until SIGTERM or SIGINT."""
     options = _parser().parse_args(argv)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # until there is a daemon to take them
     config = load(options.config, os.environ)
     if options.check_config:
         return _check(config, as_json=options.json)
     calm_collector()
-    level = logging.DEBUG if config.verbosity > 0 else logging.INFO
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr, level=_level(config), format="%(name)s: %(message)s")
     for name in config.ignored:
         _LOG.warning("the setting %s has no effect", name)
     machine = this_machine(config)
     registry = Registry(_client(config), config.etcd_key_prefix)
     store = UnitStore(Path(config.units_directory), SYSTEMD_FOLDER, HOST_FOLDERS)
     store.prepare()
-    daemon = Daemon(registry, machine, store, config)
+
+    def read() -> tuple[Config, Machine]:
+        config = load(options.config, os.environ)
+        return config, this_machine(config)
+
+    daemon = Daemon(registry, machine, store, config, read)
     from fleet.agent.systemd import SystemdManager
     from fleet.api.server import ApiServer
 
@@ -139,7 +197,7 @@ def run(argv: Sequence[str]) -> int:
         server.start()
         notify("READY=1\nSTATUS=running", os.environ)
         _LOG.info("machine %s at %s, etcd at %s", machine.id, machine.ip or "?", ", ".join(config.etcd_servers))
-        _stop_by_signals(daemon)
+        _heed_signals(daemon)
         daemon.run(SystemdManager(daemon.changed))
         _LOG.info("stopping; units run on")
     except KeyboardInterrupt:
@@ -162,8 +220,14 @@ def calm_collector() -> None:
     gc.set_threshold(10_000, 20, 1_000)
 
 
-def _stop_by_signals(daemon: Daemon) -> None:
-    """The first lets the current step end: an exception out of the middle of a request leaves a half-made answer
+def _level(config: Config) -> int:
+    return logging.DEBUG if config.verbosity > 0 else logging.INFO
+
+
+def _heed_signals(daemon: Daemon) -> None:
+    """HUP reads the configuration again and USR1 prints what the agent knows, as in the original. TERM and INT stop.
+
+    The first lets the current step end: an exception out of the middle of a request leaves a half-made answer
     behind, of which Python complains in the journal. The second does not wait."""
 
     def stop(number: int, _: object) -> None:
@@ -172,6 +236,8 @@ def _stop_by_signals(daemon: Daemon) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda *_: daemon.reload())
+    signal.signal(signal.SIGUSR1, lambda *_: daemon.report())
 
 
 def this_machine(config: Config, root: Path = Path("/")) -> Machine:

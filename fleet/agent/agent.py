@@ -66,6 +66,21 @@ class _Slot:
     tell_at: float = 0.0  # not before
     hold_until: float = 0.0  # nor before this while it is in transition; 0 when there is nothing to write
 
+    def report(self) -> dict[str, object]:
+        """See :meth:`Agent.report`."""
+        return {
+            "desired": None if self.order is None else self.order.desired.value,
+            "reached": None if self.here.reached is None else self.here.reached.value,
+            "hash": self.here.hash,
+            "busy": self.is_busy or bool(self.job),
+            "start": self.start,
+            "error": self.error,
+            "note": self.explained.note,
+            "load": self.seen.load,
+            "active": self.seen.active,
+            "sub": self.seen.sub,
+        }
+
 
 class Agent:
     """One machine's agent. Call :meth:`step` from one thread; ``run`` gets tasks to carry out beside it, whose outcome
@@ -109,6 +124,22 @@ class Agent:
     def trouble(self) -> str:
         """Why this machine is not registered at the moment; "" when it is."""
         return self._trouble
+
+    def become(self, machine: Machine) -> None:
+        """This machine has another address or other metadata from now on. Its id is the same."""
+        self._machine = machine
+        self._registration.become(machine)
+
+    def report(self) -> dict[str, object]:
+        """All that is known of this machine and its units, for a person who looks for an error; JSON can hold it."""
+        return {
+            "machine": self._machine.id,
+            "ip": self._machine.ip,
+            "metadata": dict(self._machine.metadata),
+            "registered": self._presence is not None,
+            "trouble": self._trouble,
+            "units": {name: slot.report() for name, slot in sorted(self._slots.items())},
+        }
 
     def adopt(self) -> None:
         """Take over the unit files that an earlier daemon of this boot left. Call once, before the first step."""

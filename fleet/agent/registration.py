@@ -41,6 +41,12 @@ class Registration:
         self._machine = machine
         self._key = registry.key_machine(machine.id)
         self._ttl_s = ttl_s
+        self._is_stale = False  # the key says what this machine was
+
+    def become(self, machine: Machine) -> None:
+        """This machine has another address or other metadata; the next :meth:`keep` says so."""
+        self._is_stale = self._is_stale or machine != self._machine
+        self._machine = machine
 
     def keep(self, now: float) -> Presence:
         """Renew or make the registration; returns the same object as before when it is still valid.
@@ -56,6 +62,9 @@ class Registration:
         if self.presence is None:
             self.presence = self._make()
             self.renew_at = now + self._ttl_s / 3
+        elif self._is_stale:
+            self._rewrite(self.presence)
+        self._is_stale = False
         return self.presence
 
     def drop(self) -> None:
@@ -92,11 +101,16 @@ class Registration:
         )
 
     def _adopt(self, found: KeyValue, known: Machine | None) -> Presence:
+        presence = Presence(found.lease, found.create_revision)
         if known != self._machine:
-            guard = Compare.created(self._key, "==", found.create_revision)
-            self._client.txn([guard], [Op.put(self._key, codec.machine_bytes(self._machine), lease=found.lease)])
+            self._rewrite(presence)
         _LOG.info("carrying on with the lease of the daemon before")
-        return Presence(found.lease, found.create_revision)
+        return presence
+
+    def _rewrite(self, presence: Presence) -> None:
+        """Write the key's value again, if it is still this registration's; if not, that is found out elsewhere."""
+        guard = Compare.created(self._key, "==", presence.fence)
+        self._client.txn([guard], [Op.put(self._key, codec.machine_bytes(self._machine), lease=presence.lease)])
 
     def _put(self, found: KeyValue | None) -> Presence:
         """Write the key under a new lease, if it still is as ``found``."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,24 @@ class TestLoop:
         assert [machine.id for machine in registry.machines()] == ["a"], "its lease runs on for the next daemon"
         assert etcd.get(registry.key_leader) is None, "but another may lead at once"
 
+    def test_settings_that_are_read_again_reach_the_cluster(self, running: Callable[..., Running]) -> None:
+        """Under the same lease: nobody may take this machine for another."""
+        etcd = FakeEtcd()
+        registry = Registry(etcd)
+        node = running(etcd.connect(), "a")
+        eventually(lambda: etcd.get(registry.key_machine("a")))
+        before = etcd.get(registry.key_machine("a"))
+        node.daemon._read = lambda: (
+            Config(metadata={"disk": "ssd"}),
+            Machine("a", metadata={"disk": "ssd"}, boot="boot-a"),
+        )
+        node.daemon.reload()
+        eventually(lambda: registry.machines()[0].metadata == {"disk": "ssd"})
+        after = etcd.get(registry.key_machine("a"))
+        assert before is not None
+        assert after is not None
+        assert (after.lease, after.create_revision) == (before.lease, before.create_revision)
+
     def test_etcd_may_come_later(self, running: Callable[..., Running]) -> None:
         etcd = FakeEtcd()
         client = etcd.connect()
@@ -134,53 +153,102 @@ def test_failover_on_a_real_etcd(
     assert registry.problems() == []
 
 
-class TestProcess:
-    """The console script in a process of its own."""
+class Process:
+    """The console script in a process of its own. Nobody is where its etcd would be: it must not mind."""
 
-    def test_it_serves_says_ready_and_ends_in_order(self, tmp_path: Path) -> None:
-        bus = SystemBus(tmp_path)
-        told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        told.bind(str(tmp_path / "notify"))
-        told.settimeout(20)
-        root = tmp_path / "root"
+    def __init__(self, folder: Path) -> None:
+        self.api = folder / "api.sock"
+        self.settings = folder / "fleet.conf"
+        self.settings.write_text("metadata=disk=ssd\n")
+        self.bus = SystemBus(folder)
+        self.told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.told.bind(str(folder / "notify"))
+        self.told.settimeout(20)
+        root = folder / "root"
         code = (
             "import sys, pathlib, fleet.daemon as d; from terminal import command; "
             f"d.SYSTEMD_FOLDER = pathlib.Path({str(root / 'systemd')!r}); "
-            "d.this_machine = lambda config: d.Machine('a' * 32, boot='b'); "
+            "d.this_machine = lambda config: d.Machine('a' * 32, metadata=config.metadata, boot='b'); "
             "sys.exit(command('fleetd', d.run))"
         )
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
-            "NOTIFY_SOCKET": str(tmp_path / "notify"),
-            "FLEET_ETCD_SERVERS": "http://127.0.0.1:9",  # nobody there: it must not mind
+            "DBUS_SYSTEM_BUS_ADDRESS": self.bus.address,
+            "NOTIFY_SOCKET": str(folder / "notify"),
+            "FLEET_ETCD_SERVERS": "http://127.0.0.1:9",
             "FLEET_UNITS_DIRECTORY": str(root),
         }
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "--socket", str(tmp_path / "api.sock")],
-            env=environment,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            assert told.recv(200) == b"READY=1\nSTATUS=running"
-            with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(20)
-                client.connect(str(tmp_path / "api.sock"))
-                client.sendall(b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                assert b" 503 " in client.recv(200)
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=60)
-            assert process.returncode == 0, errors.decode()
-            assert told.recv(200) == b"STOPPING=1"
-            assert b"Traceback" not in errors
-            assert b"units run on" in errors
-            assert not (tmp_path / "api.sock").exists()
-        finally:
-            process.kill()
-            process.wait()
-            told.close()
-            bus.close()
+        self.errors = folder / "errors"
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, "--socket", str(self.api), "--config", str(self.settings)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+
+    def answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(str(self.api))
+            client.sendall(b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return b" 503 " in client.recv(200)
+
+    def says(self, text: str) -> bool:
+        return text in self.errors.read_text()
+
+    def report(self) -> dict[str, Any]:
+        self.process.send_signal(signal.SIGUSR1)
+        assert self.process.stdout is not None
+        found = json.loads(self.process.stdout.readline())
+        assert isinstance(found, dict)
+        return found
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.told.close()
+        self.bus.close()
+
+
+class TestProcess:
+    """The console script in a process of its own."""
+
+    @pytest.fixture
+    def fleetd(self, tmp_path: Path) -> Iterator[Process]:
+        made = Process(tmp_path)
+        yield made
+        made.close()
+
+    def test_it_serves_says_ready_and_ends_in_order(self, fleetd: Process) -> None:
+        assert fleetd.told.recv(200) == b"READY=1\nSTATUS=running"
+        assert fleetd.answers()
+        fleetd.process.send_signal(signal.SIGTERM)
+        assert fleetd.process.wait(timeout=60) == 0, fleetd.errors.read_text()
+        assert fleetd.told.recv(200) == b"STOPPING=1"
+        assert not fleetd.says("Traceback")
+        assert fleetd.says("units run on")
+        assert not fleetd.api.exists()
+
+    def test_hup_and_usr1_end_nothing(self, fleetd: Process) -> None:
+        """HUP reads the settings again, and those of a running daemon change; USR1 prints what it knows."""
+        assert fleetd.told.recv(200) == b"READY=1\nSTATUS=running"
+        eventually(lambda: fleetd.says("units run on as they are"))
+        report = fleetd.report()
+        assert (report["machine"], report["metadata"], report["units"]) == ("a" * 32, {"disk": "ssd"}, {})
+        assert "cannot connect to etcd" in report["trouble"]
+        fleetd.settings.write_text("metadata=disk=hdd,zone=1\nagent_ttl=1m\n")
+        fleetd.process.send_signal(signal.SIGHUP)
+        eventually(lambda: fleetd.says("changed: agent_ttl, metadata"))
+        eventually(lambda: fleetd.says("restart fleetd for the new agent_ttl"))
+        assert fleetd.report()["metadata"] == {"disk": "hdd", "zone": "1"}
+        fleetd.settings.write_text("nonsense=1\n")
+        fleetd.process.send_signal(signal.SIGHUP)
+        eventually(lambda: fleetd.says("the configuration stays as it was"))
+        assert fleetd.report()["metadata"] == {"disk": "hdd", "zone": "1"}
+        assert fleetd.answers(), "on the socket that it had"
+        assert fleetd.process.poll() is None
 
 
 class TestCommandLine:
