@@ -16,7 +16,7 @@ lease or the key is gone.
 *Errors* do not make it read everything again. A write that failed is repeated, which is safe, since it is fenced and no
 other process writes these keys; a watch that broke is resumed at its last revision. The leader reads again when etcd
 has compacted that revision, refuses a write, or has gone back in time (it was restored). Each gap restarts the clock of
-:class:`fleet.engine.eviction.Departures`.
+:class:`fleet.engine.eviction.Evictions`.
 
 Time comes in as ``now`` (seconds of any steady clock); the loop around it is :mod:`fleet.engine.leadership`.
 """
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from etcd.errors import Compacted, EtcdError, Unavailable
 from etcd.protocol import Compare, Event, Op, WatchBatch
-from fleet.engine.eviction import Departures
+from fleet.engine.eviction import Evictions
 from fleet.model import codec
 from fleet.model.registry import Overview, Registry
 from fleet.model.watch import Subscription
@@ -73,7 +73,7 @@ class Engine:
         self._reign: _Reign | None = None
         self._view: Overview | None = None
         self._scheduler = Scheduler()
-        self._departures: Departures | None = None
+        self._evictions: Evictions | None = None
         self._batches: deque[WatchBatch] = deque()
         self._writes: deque[list[Op]] = deque()
         self._written = 0
@@ -196,21 +196,21 @@ class Engine:
             return now  # time has passed, and the watch begins before the first plan
         if self.subscription is None:
             self._resume(now, self._view)
-        if self._departures is None:
-            self._departures = self._expected(now, self._view)
+        if self._evictions is None:
+            self._evictions = self._expected(now, self._view)
         while self._batches:
             batch = self._batches.popleft()
             for event in batch.events:
                 if event.kv.key == self._registry.key_leader and event.kv.create_revision != reign.fence:
                     self._step_down("its key is not its own any more")
                     return now
-                self._apply(event, now, self._view, self._departures)
+                self._apply(event, now, self._view, self._evictions)
             self._view.revision = max(self._view.revision, batch.revision)
             self._heard_at = now
-        for machine in self._departures.take_due(now):
+        for machine in self._evictions.take_due(now):
             _LOG.warning("machine %s is gone; its units move", machine)
             self._scheduler.evict_machine(machine)
-        return self._write(now, reign, self._view, self._departures)
+        return self._write(now, reign, self._view, self._evictions)
 
     def _read(self) -> Overview:
         view = self._registry.overview()
@@ -234,19 +234,19 @@ class Engine:
             raise EtcdError("etcd has gone back to an earlier revision")
         self._subscribe(self._registry.prefix, view.revision + 1)
         self._heard_at = now
-        if self._departures is not None:
-            self._departures.interrupted(now)
+        if self._evictions is not None:
+            self._evictions.interrupted(now)
 
-    def _expected(self, now: float, view: Overview) -> Departures:
+    def _expected(self, now: float, view: Overview) -> Evictions:
         """The machines that should be there, by a view that is whole from now on."""
-        departures = Departures(now, ttl_s=self._agent_ttl_s, grace_s=GRACE_S)
+        evictions = Evictions(now, ttl_s=self._agent_ttl_s, grace_s=GRACE_S)
         for machine in view.alive:
-            departures.came(machine)
+            evictions.came(machine)
         for machine in sorted({machine for machine, _ in view.placements} - view.alive):
-            departures.left(machine, now)
-        return departures
+            evictions.left(machine, now)
+        return evictions
 
-    def _apply(self, event: Event, now: float, view: Overview, departures: Departures) -> None:
+    def _apply(self, event: Event, now: float, view: Overview, evictions: Evictions) -> None:
         """Bring view and scheduler up to date with one event."""
         if event.kind == "put":
             view.put(event.kv)
@@ -256,9 +256,9 @@ class Engine:
         machine, _, unit = rest.partition("/")
         match kind:
             case "machines":
-                self._apply_machine(rest, now, view, departures)
+                self._apply_machine(rest, now, view, evictions)
             case "metadata" if machine in view.alive:
-                self._apply_machine(machine, now, view, departures)
+                self._apply_machine(machine, now, view, evictions)
             case "units":
                 self._apply_unit(rest, view)
             case "schedule":
@@ -268,7 +268,7 @@ class Engine:
                 else:
                     self._scheduler.set_placement(order)
                     if machine not in view.alive:
-                        departures.left(machine, now)
+                        evictions.left(machine, now)
             case "states":
                 if (machine, unit) in view.states:
                     self._scheduler.set_present(machine, unit)
@@ -277,14 +277,14 @@ class Engine:
             case "status":
                 self._scheduler.set_explanation(rest, view.reasons.get(rest))
 
-    def _apply_machine(self, machine: str, now: float, view: Overview, departures: Departures) -> None:
+    def _apply_machine(self, machine: str, now: float, view: Overview, evictions: Evictions) -> None:
         if machine not in view.alive:
             self._scheduler.drop_machine(machine)
-            departures.left(machine, now)
-            if departures.is_mass:
-                _LOG.error("many machines are away at once: %s; moving units slowly", ", ".join(departures.away))
+            evictions.left(machine, now)
+            if evictions.is_mass:
+                _LOG.error("many machines are away at once: %s; moving units slowly", ", ".join(evictions.away))
             return
-        departures.came(machine)
+        evictions.came(machine)
         known = view.machines.get(machine)
         if known is None:
             self._scheduler.drop_machine(machine)
@@ -299,7 +299,7 @@ class Engine:
         else:
             self._scheduler.drop_unit(name)
 
-    def _write(self, now: float, reign: _Reign, view: Overview, departures: Departures) -> float:
+    def _write(self, now: float, reign: _Reign, view: Overview, evictions: Evictions) -> float:
         """Write one transaction, or plan when all is written and has come back; returns when to continue."""
         if not self._writes:
             if view.revision < self._written:
@@ -323,7 +323,7 @@ class Engine:
             if any(op.kind == "put" for op in ops) or any(each.deleted for each in done.responses):
                 self._written, self._heard_at = done.revision, now
             return now
-        departure = departures.next_due()
+        departure = evictions.next_due()
         return now + IDLE_S if departure is None else min(now + IDLE_S, departure)
 
     # Ending
@@ -336,7 +336,7 @@ class Engine:
     def _forget_view(self) -> None:
         self.subscription = None
         self._view = None
-        self._departures = None
+        self._evictions = None
         self._batches.clear()
         self._writes.clear()
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class Departures:
+class Evictions:
     """Which machines are away, since when, in a view that is whole from ``since`` on.
 
     ``ttl_s`` is the machines' lease, ``grace_s`` the time to come back for one that vanished while the view was whole.

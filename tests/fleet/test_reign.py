@@ -144,7 +144,7 @@ class TestTrouble:
         assert leader.client.readings == readings
         assert world.leader() is leader
 
-    def test_a_gap_starts_the_clock_of_departures_anew(self, world: World) -> None:
+    def test_a_gap_starts_the_clock_of_evictions_anew(self, world: World) -> None:
         world.submit("1.service")
         world.run(45)
         leader = world.leader()

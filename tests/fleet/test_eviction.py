@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fleet.engine.eviction import Departures
+from fleet.engine.eviction import Evictions
 
 
-def view(*alive: str, since: float = 0) -> Departures:
-    made = Departures(since, ttl_s=30, grace_s=2)
+def view(*alive: str, since: float = 0) -> Evictions:
+    made = Evictions(since, ttl_s=30, grace_s=2)
     for each in alive:
         made.came(each)
     return made
