@@ -138,6 +138,10 @@ def assemble(
     truncated.
     """
     old = _Superblock.of(image)
+    if sum(1 for _ in tree) < old.fragments:
+        # unsquashfs takes an image with more fragments than inodes for a broken one.
+        blocks = {name: lies for name, lies in blocks.items() if lies.fragment == _NONE}
+        old = replace(old, fragments=0)
     with image.open("rb") as source, output.open("w+b") as file:
         _span(image, 0, old.inodes_at).send(source.fileno(), file.fileno())
         file.seek(old.inodes_at)

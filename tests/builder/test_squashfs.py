@@ -131,6 +131,12 @@ def test_more_fragments_than_a_block_of_their_table_tells(closure: Tools, tmp_pa
     check(base, base, closure, tmp_path)
 
 
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_a_tree_with_fewer_paths_than_the_pool_has_fragments(count: int, closure: Tools, tmp_path: Path) -> None:
+    base = Tree(file(f"{number:04}", noise(BLOCK - 90, number)) for number in range(40))
+    check(base, Tree(list(base)[:count]), closure, tmp_path)
+
+
 def test_owners_and_attributes_beyond_a_block_of_their_tables(closure: Tools, tmp_path: Path) -> None:
     tree = Tree(
         Entry(f"{n:05}", Kind.FILE, uid=n, gid=n + 1, mtime=1, xattrs={"user.number": str(n).encode() * 9})
