@@ -101,8 +101,10 @@ class Daemon:
         """End :meth:`run`; from any thread."""
         self._inbox.post(None)
 
-    def run(self, systemd: Systemd) -> None:
-        """Work until :meth:`stop`. Leaves units, files and this machine's lease as they are; gives up leadership."""
+    def run(self, systemd: Systemd) -> str:
+        """Work until :meth:`stop`. Leaves units, files and this machine's lease as they are; gives up leadership.
+
+        Returns what that means, in a sentence."""
         agent = Agent(self._registry, self._machine, systemd, self._store, self._start, ttl_s=self._config.agent_ttl)
         agent.adopt()
         leadership = None
@@ -132,7 +134,7 @@ class Daemon:
                         case BaseException():
                             raise message
                         case None:
-                            return
+                            return _farewell(agent.launched, self._config.agent_ttl)
         finally:
             feed.follow(None)
             if leadership is not None:
@@ -193,17 +195,18 @@ def run(argv: Sequence[str]) -> int:
     from fleet.api.server import ApiServer
 
     server = ApiServer(registry, sockets=[*inherited_sockets(os.environ), *_own_sockets(options.socket)])
+    meaning = "units run on"
     try:
         server.start()
         notify("READY=1\nSTATUS=running", os.environ)
         _LOG.info("machine %s at %s, etcd at %s", machine.id, machine.ip or "?", ", ".join(config.etcd_servers))
         _heed_signals(daemon)
-        daemon.run(SystemdManager(daemon.changed))
-        _LOG.info("stopping; units run on")
+        meaning = daemon.run(SystemdManager(daemon.changed))
+        _LOG.info("stopping: %s", meaning)
     except KeyboardInterrupt:
-        _LOG.info("stopping at once; units run on")
+        _LOG.info("stopping at once: %s", meaning)
     finally:
-        notify("STOPPING=1", os.environ)
+        notify(f"STOPPING=1\nSTATUS={meaning}", os.environ)
         server.stop()
         if options.socket is not None:
             options.socket.unlink(missing_ok=True)
@@ -218,6 +221,17 @@ def calm_collector() -> None:
     second whenever it comes later.
     """
     gc.set_threshold(10_000, 20, 1_000)
+
+
+def _farewell(units: int, ttl_s: int) -> str:
+    """What the end of this daemon means for the units of its machine."""
+    if not units:
+        return "no unit of fleet runs here"
+    runs = "1 unit runs on" if units == 1 else f"{units} units run on"
+    return (
+        f"{runs}, and nobody starts or stops any; unless fleetd is back within {ttl_s} s, the cluster starts what can "
+        "move elsewhere, too"
+    )
 
 
 def _level(config: Config) -> int:

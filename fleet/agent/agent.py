@@ -125,6 +125,11 @@ class Agent:
         """Why this machine is not registered at the moment; "" when it is."""
         return self._trouble
 
+    @property
+    def launched(self) -> int:
+        """How many units were started here and not stopped."""
+        return sum(slot.here.reached is Desired.LAUNCHED for slot in self._slots.values())
+
     def become(self, machine: Machine) -> None:
         """This machine has another address or other metadata from now on. Its id is the same."""
         self._machine = machine

@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from etcd.errors import EtcdError, NoSpace, TooLarge, Unavailable
 from fleet.api import shapes
 from fleet.api.pages import Pages
-from fleet.model.entities import Desired, Placement, Unit, UnitState, current_state
-from fleet.model.registry import Contended, NoSuchUnit, Overview, Registry, UnitExists
-from fleet.model.requirements import SECTION, Requirements, RequirementsError
+from fleet.api.seen import Seen, all_seen, look_at
+from fleet.model.entities import Desired, Unit, UnitState
+from fleet.model.registry import Contended, NoSuchUnit, Registry, UnitExists
+from fleet.model.requirements import RequirementsError
 from terminal import Failure
 from unitfile.name import UnitName, UnitNameError
 from unitfile.text import UnitFileError
@@ -35,24 +35,6 @@ commit an entry before it can be read from.
 """
 
 _AGAIN_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """One unit with all that is known about it. ``machine`` is "" for one that is nowhere, or everywhere."""
-
-    unit: Unit
-    machine: str
-    states: Sequence[UnitState]
-    reason: str
-
-    @property
-    def is_global(self) -> bool:
-        return _is_global(self.unit)
-
-    @property
-    def current(self) -> Desired:
-        return current_state(self.unit, self.machine or None, self.states)
 
 
 class _NotJson(Failure):
@@ -154,6 +136,8 @@ class Api:
                 return {"GET": lambda: self._states(query)}
             case ["state", name]:
                 return {"GET": lambda: self._state(name)}
+            case ["progress"]:
+                return {"POST": lambda: self._progress(request)}
             case ["why", name]:
                 return {"GET": lambda: self._why(name)}
             case ["discovery"]:
@@ -169,7 +153,7 @@ class Api:
         return _respond(HTTPStatus.NO_CONTENT)
 
     def _units(self, query: Query) -> Response:
-        return self._page("units", query, lambda: map(_listed, _all_seen(self._registry.overview())))
+        return self._page("units", query, lambda: map(_listed, all_seen(self._registry.overview())))
 
     def _unit(self, name: str) -> Response:
         seen = self._look(name)
@@ -225,19 +209,39 @@ class Api:
         nothing = UnitState(name, seen.machine, load="not-found", active="inactive", sub="dead")
         return _json(shapes.state(states[0] if states else nothing))
 
-    def _look(self, name: str) -> _Seen:
+    def _look(self, name: str) -> Seen:
         """One unit, its place and its states, without reading the whole cluster. Raises :class:`NoSuchUnit`."""
         UnitName.parse(name)
-        registry = self._registry
-        unit = registry.unit(name)
-        if unit is None:
+        seen = look_at(self._registry, {name: ""})
+        if not seen:
             raise NoSuchUnit(name)
-        placed, reason = "", registry.unit_status(name) or ""
-        orders, states = registry.on_machines(name)
-        for order in orders:
-            if not order.everywhere:
-                placed, reason = order.machine, order.reason or reason
-        return _Seen(unit, placed, states, reason)
+        return seen[0]
+
+    def _progress(self, request: Request) -> Response:
+        """Many units at once, and nothing else, for a client that waits for them."""
+        _require_json(request)
+        wanted = shapes.ProgressRequest.parse(request.body)
+        seen = look_at(self._registry, wanted.units)
+        # Of one that is destroyed, machines may have something left.
+        gone = wanted.units.keys() - {each.unit.name for each in seen}
+        left = self._registry.on_machines({name: wanted.units[name] for name in sorted(gone)}) if gone else {}
+        rows = [
+            shapes.progress(
+                each.unit,
+                current="" if each.is_global else each.current.value,
+                machine_id=each.machine,
+                reason=each.reason,
+                states=sorted(each.states, key=_by_unit),
+                is_brief=wanted.is_brief,
+            )
+            for each in seen
+        ]
+        rows += [
+            {"name": name, "states": [shapes.state(each) for each in states]}
+            for name, (_, states) in left.items()
+            if states
+        ]
+        return _json({"units": rows} if rows else {})
 
     def _page(self, key: str, query: Query, read: Callable[[], Iterable[shapes.Json]]) -> Response:
         """A page of the list that ``read`` reads, as the query wants it."""
@@ -292,46 +296,19 @@ def _require_json(request: Request) -> None:
         raise _NotJson("the body must be application/json")
 
 
-def _all_seen(view: Overview) -> Iterator[_Seen]:
-    """All units by name, with all that is known about each."""
-    orders: dict[str, Placement] = {}
-    for (machine, name), order in sorted(view.placements.items()):
-        if machine in view.machines and not order.everywhere:
-            orders[name] = order
-    states: dict[str, list[UnitState]] = {}
-    for (machine, name), state in view.states.items():
-        if machine in view.machines:
-            states.setdefault(name, []).append(state)
-    for name in sorted(view.units):
-        placed = orders.get(name)
-        reason = view.reasons.get(name, "")
-        if placed is not None:
-            reason = placed.reason or reason
-        yield _Seen(view.units[name], "" if placed is None else placed.machine, states.get(name, ()), reason)
-
-
-def _listed(seen: _Seen) -> shapes.Json:
+def _listed(seen: Seen) -> shapes.Json:
     """A unit in the list; the current state of a global one is ``inactive`` there, as the original has it."""
     current = Desired.INACTIVE if seen.is_global else seen.current
     return shapes.unit(seen.unit, current=current.value, machine_id=seen.machine, reason=seen.reason)
 
 
-def _no_reason(seen: _Seen) -> str:
+def _no_reason(seen: Seen) -> str:
     """The reason for a unit about which the engine has written nothing."""
     if seen.unit.desired is Desired.INACTIVE:
         return "nobody asked for it: its desired state is inactive"
     if seen.machine:
         return "the engine placed it there and gave no reason"
     return "the engine has not looked at it yet"
-
-
-def _is_global(unit: Unit) -> bool:
-    if not unit.unitfile.get(SECTION, "Global"):
-        return False  # as almost all are: a list has no time to read the other options of each
-    try:
-        return Requirements.parse(UnitName.parse(unit.name), unit.unitfile).global_
-    except (UnitNameError, RequirementsError):
-        return False  # stored by other means than this API; the engine says what is wrong with it
 
 
 def _by_unit(state: UnitState) -> tuple[str, str]:

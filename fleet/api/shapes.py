@@ -1,18 +1,19 @@
 """The JSON shapes of API v1, and the body of a PUT.
 
 Empty fields and empty lists are left out, as the original does. Our additions: ``statusReason`` of a unit, ``error``,
-``start``, ``note`` and ``log`` of a unit state, ``hint`` of an error, and the answer of ``/why``.
+``start``, ``note`` and ``log`` of a unit state, ``hint`` of an error, and the answers of ``/why`` and ``/progress``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from fleet.model.entities import Desired, Machine, Unit, UnitState
 from terminal import Failure, record
+from unitfile.name import UnitName
 from unitfile.text import Option, UnitFile
 
 BODY_SIZE_MAX = 4 << 20
@@ -20,6 +21,9 @@ BODY_SIZE_MAX = 4 << 20
 
 PAGE_ROWS = 100
 """Rows of one page, the original's ``token_limit``."""
+
+PROGRESS_UNITS_MAX = 1000
+"""Units of one request for their progress."""
 
 METADATA_CHANGES_MAX = 100
 """Keys that one PATCH may change: etcd accepts 128 in a transaction."""
@@ -63,6 +67,28 @@ class UnitRequest:
             raise BadRequest(f"desiredState {wanted[:80]!r} is none of {', '.join(Desired)}") from None
         options = [_option(each) for each in raw]
         return cls(_text(fields, "name"), UnitFile.of(options) if options else None, desired)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressRequest:
+    """The body of a POST to ``/progress``: units, each with the machine where it was last seen, or "".
+
+    ``is_brief``: the texts are not wanted."""
+
+    units: Mapping[str, str]
+    is_brief: bool
+
+    @classmethod
+    def parse(cls, body: bytes) -> ProgressRequest:
+        """Read the JSON. Raises :class:`BadRequest`, or :class:`unitfile.name.UnitNameError`."""
+        fields = _parsed(body, dict, "object")
+        raw = fields.get("units")
+        if not isinstance(raw, list) or not all(isinstance(each, dict) for each in raw):
+            raise BadRequest("units is no list of objects")
+        if len(raw) > PROGRESS_UNITS_MAX:
+            raise BadRequest(f"{len(raw)} units at once, {PROGRESS_UNITS_MAX} is the most")
+        units = {str(UnitName.parse(_text(each, "name"))): _text(each, "machineID") for each in raw}
+        return cls(units, fields.get("brief") is True)
 
 
 def metadata_changes(body: bytes) -> dict[tuple[str, str], str]:
@@ -116,6 +142,16 @@ def unit(value: Unit, *, current: str, machine_id: str, reason: str = "") -> Jso
             "statusReason": reason,
         }
     )
+
+
+def progress(
+    value: Unit, *, current: str, machine_id: str, reason: str, states: Sequence[UnitState], is_brief: bool
+) -> Json:
+    """A unit, without its text if ``is_brief``, and the machines' reports about it."""
+    told = unit(value, current=current, machine_id=machine_id, reason=reason)
+    if is_brief:
+        told.pop("options", None)
+    return told | _compact({"states": [state(each) for each in states]})
 
 
 def why(value: Unit, *, current: str, machine_id: str, reason: str) -> Json:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
-from fleet.ctl.client import Client, UnitRecord
+from fleet.ctl.client import UnitRecord
 from fleet.ctl.listing import no_such_unit
 from fleet.ctl.reach import Settings, open_reach
+from fleet.ctl.session import PATIENCE_S, Session, Trouble
 from fleet.ctl.units import Argument, Text, parse_arguments, read_file
-from fleet.ctl.waiting import Look, Outcome, Running, Verdict, judge_state, location, wait
+from fleet.ctl.waiting import ATTEMPT_S, Look, Outcome, Running, Verdict, judge_state, machine_cell, wait
 from terminal import Failure, did_you_mean, printable, printable_lines
 from unitfile.text import UnitFile
 
@@ -57,11 +58,15 @@ def add_attempts_option(parser: argparse.ArgumentParser) -> None:
 def submit(settings: Settings, options: argparse.Namespace) -> int:
     """Store units in the cluster, without running them."""
     arguments = parse_arguments(options.units)
-    with open_reach(settings) as reach:
-        for argument, text in _plan(reach.client, arguments, "inactive", replace=options.replace):
-            if text is not None:
-                reach.client.put(str(argument.name), text, "inactive")
-            print(f"Unit {argument.name} inactive")
+    with _open(settings) as session:
+        plan = _plan(session, arguments, "inactive", replace=options.replace)
+        done: list[str] = []
+        with session.telling([str(each.name) for each in arguments], done):
+            for argument, text in plan:
+                if text is not None:
+                    session.put(str(argument.name), text, "inactive")
+                done.append(str(argument.name))
+                print(f"Unit {argument.name} inactive", flush=True)
     return 0
 
 
@@ -77,56 +82,71 @@ def start(settings: Settings, options: argparse.Namespace) -> int:
 
 def stop(settings: Settings, options: argparse.Namespace) -> int:
     """Stop units; they stay on their machines."""
-    with _existing(settings, options) as (client, found):
+    with _existing(settings, options) as (session, found):
         idle = [each.name for each in found if each.desired == "inactive"]
         if idle:
             raise Failure(
                 f"not running, so it cannot be stopped: {' '.join(idle)}", hint="see: fleetctl list-unit-files"
             )
-        _take_down(client, found, "loaded", options)
+        _take_down(session, found, "loaded", options)
     return 0
 
 
 def unload(settings: Settings, options: argparse.Namespace) -> int:
     """Stop units and remove them from their machines."""
-    with _existing(settings, options) as (client, found):
-        _take_down(client, found, "inactive", options)
+    with _existing(settings, options) as (session, found):
+        _take_down(session, found, "inactive", options)
     return 0
 
 
 def restart(settings: Settings, options: argparse.Namespace) -> int:
     """Stop units and start them again, on the machines where they are."""
-    with _existing(settings, options) as (client, found):
-        for record in found:
-            if record.desired == "inactive":
-                raise Failure(f"unit {record.name} is on no machine", hint=f"start it: fleetctl start {record.name}")
-            _ask(client, record, "loaded")
-            if record.is_global:
-                _wait({record.name: _look_stopped_everywhere(client, record.name)}, options)
-            else:
-                _wait({record.name: _look_state(client, record.name, "loaded")}, options)
-            client.set_desired(record.name, "launched")
-            if record.is_global:
-                print(f"Triggered global unit {record.name} restart")
-            else:
-                _wait({record.name: _look_start(client, record.name)}, options)
+    with _existing(settings, options) as (session, found):
+        done: list[str] = []
+        with session.telling([each.name for each in found], done):
+            for record in found:
+                if record.desired == "inactive":
+                    raise Failure(
+                        f"unit {record.name} is on no machine", hint=f"start it: fleetctl start {record.name}"
+                    )
+                _restart(session, record, options)
+                done.append(record.name)
     return 0
+
+
+def _restart(session: Session, record: UnitRecord, options: argparse.Namespace) -> None:
+    name = record.name
+    if record.desired != "loaded":
+        session.set_desired(name, "loaded")
+    stopped = _look_stopped_everywhere(session, name) if record.is_global else _look_state(session, name, "loaded")
+    try:
+        _wait(session, {name: stopped}, options)
+    except Failure as failure:
+        raise Failure(
+            f"{failure}\n  unit {name} was asked to stop, and not to start again",
+            hint=f"start it: fleetctl start {name}",
+        ) from None
+    session.set_desired(name, "launched")
+    if record.is_global:
+        print(f"Triggered global unit {name} restart", flush=True)
+    else:
+        _wait(session, {name: _look_start(session, name)}, options)
 
 
 def destroy(settings: Settings, options: argparse.Namespace) -> int:
     """Make the cluster forget units; they are stopped and taken off their machines."""
-    names = [str(each.name) for each in parse_arguments(options.units)]
-    with open_reach(settings) as reach:
-        missing = [name for name in names if not reach.client.delete(name)]
-        gone = [name for name in names if name not in missing]
-        if options.no_block:
-            for name in gone:
-                print(f"Destroyed {name}")
-        else:
-            looks = {name: _look_gone(reach.client, name) for name in gone}
-            wait(looks, attempts=options.block_attempts, tell=_tell, done=lambda name, _: print(f"Destroyed {name}"))
-        if missing:
-            raise no_such_unit(reach.client, missing)
+    with _existing(settings, options) as (session, found):
+        names = [each.name for each in found]
+        done: list[str] = []
+        with session.telling(names, done):
+            for name in names:
+                session.delete(name)
+                done.append(name)
+                if options.no_block:
+                    print(f"Destroyed {name}", flush=True)
+        if not options.no_block:
+            looks = {name: _look_gone(session, name) for name in names}
+            _wait(session, looks, options, done=lambda name, _: print(f"Destroyed {name}", flush=True))
     return 0
 
 
@@ -139,18 +159,22 @@ def _bring(settings: Settings, options: argparse.Namespace, wanted: str) -> int:
                 f"{argument.name} is a template, which cannot be {wanted}",
                 hint=f"{_VERBS[wanted]} an instance of it: {argument.name.prefix}@1.{argument.name.suffix}",
             )
-    with open_reach(settings) as reach:
-        client = reach.client
-        plan = _plan(client, arguments, wanted, replace=options.replace)
-        for argument, text in plan:
-            if text is not None:
-                client.put(str(argument.name), text, wanted)
-            else:
-                client.set_desired(str(argument.name), wanted)
+    names = [str(each.name) for each in arguments]
+    with _open(settings, options) as session:
+        plan = _plan(session, arguments, wanted, replace=options.replace)
+        done: list[str] = []
+        with session.telling(names, done):
+            for argument, text in plan:
+                name = str(argument.name)
+                if text is not None:
+                    session.put(name, text, wanted)
+                else:
+                    session.set_desired(name, wanted)
+                done.append(name)
+        session.read(names)
         looks: dict[str, Look] = {}
-        for argument, _ in plan:
-            name = str(argument.name)
-            record = client.unit(name)
+        for name in names:
+            record = session.record(name)
             if record is not None and record.is_global:
                 print(f"Triggered global unit {name} {_VERBS[wanted]}")
             elif options.no_block:
@@ -158,29 +182,31 @@ def _bring(settings: Settings, options: argparse.Namespace, wanted: str) -> int:
                 if record is not None and not record.machine and record.reason:
                     _tell(f"warning: unit {name} is on no machine: {record.reason}")
             else:
-                looks[name] = _look_start(client, name) if wanted == "launched" else _look_state(client, name, wanted)
-        _wait(looks, options)
+                looks[name] = _look_start(session, name) if wanted == "launched" else _look_state(session, name, wanted)
+        _wait(session, looks, options)
     return 0
 
 
 def _plan(
-    client: Client, arguments: Sequence[Argument], wanted: str, *, replace: bool
+    session: Session, arguments: Sequence[Argument], wanted: str, *, replace: bool
 ) -> list[tuple[Argument, UnitFile | None]]:
     """For each unit the text to store, or ``None`` when the cluster has it. Nothing is changed, so a mistake in the
     last argument leaves the first one alone."""
-    return [(argument, _text_to_store(client, argument, wanted, replace=replace)) for argument in arguments]
+    templates = {each.name.template for each in arguments if each.name.template is not None}
+    session.read(list(dict.fromkeys([*(str(each.name) for each in arguments), *sorted(templates)])))
+    return [(argument, _text_to_store(session, argument, wanted, replace=replace)) for argument in arguments]
 
 
-def _text_to_store(client: Client, argument: Argument, wanted: str, *, replace: bool) -> UnitFile | None:
+def _text_to_store(session: Session, argument: Argument, wanted: str, *, replace: bool) -> UnitFile | None:
     """In the original's order: the cluster's unit, the file, the cluster's template, the template beside the path."""
     name = str(argument.name)
-    record = client.unit(name)
+    record = session.record(name)
     if record is None:
-        return _judged(argument, _new_text(client, argument))
+        return _judged(argument, _new_text(session, argument))
     # The file's text only matters when there is one; a name alone means the unit that the cluster knows.
     text = read_file(argument.path) if replace or not argument.path.is_dir() else None
     if replace and text is None and argument.template_path is not None:
-        text = _template_text(client, argument)
+        text = _template_text(session, argument)
     if text is None:
         if replace:
             raise Failure(
@@ -216,8 +242,8 @@ def _judged(argument: Argument, text: Text) -> UnitFile:
     return text.unit
 
 
-def _new_text(client: Client, argument: Argument) -> Text:
-    text = read_file(argument.path) or _template_text(client, argument)
+def _new_text(session: Session, argument: Argument) -> Text:
+    text = read_file(argument.path) or _template_text(session, argument)
     if text is not None:
         return text
     template = argument.name.template
@@ -225,80 +251,110 @@ def _new_text(client: Client, argument: Argument) -> Text:
     otherwise = "give the path of a unit file, or a name that fleetctl list-unit-files shows"
     raise Failure(
         f"no such unit: {argument.name} is not in the cluster, and there is no file {argument.path}{instead}",
-        hint=did_you_mean(str(argument.name), [each.name for each in client.units()], otherwise),
+        hint=did_you_mean(str(argument.name), [each.name for each in session.ask(session.client.units)], otherwise),
     )
 
 
-def _template_text(client: Client, argument: Argument) -> Text | None:
+def _template_text(session: Session, argument: Argument) -> Text | None:
     """The text of the template of an instance, from the cluster or else from beside the path."""
     template, path = argument.name.template, argument.template_path
     if template is None or path is None:
         return None
-    record = client.unit(template)
+    record = session.record(template)
     return Text(record.unitfile) if record is not None else read_file(path)
 
 
 @contextmanager
-def _existing(settings: Settings, options: argparse.Namespace) -> Iterator[tuple[Client, list[UnitRecord]]]:
+def _open(settings: Settings, options: argparse.Namespace | None = None) -> Iterator[Session]:
+    """The cluster, for a command with the ``options`` of how long to wait."""
+    patience_s: float | None = PATIENCE_S
+    if options is not None and not getattr(options, "no_block", False):
+        patience_s = options.block_attempts * ATTEMPT_S or None
+    with open_reach(settings) as reach:
+        yield Session(reach, _tell, patience_s)
+
+
+@contextmanager
+def _existing(settings: Settings, options: argparse.Namespace) -> Iterator[tuple[Session, list[UnitRecord]]]:
     """The units of a command that are in the cluster.
 
     Those that are not fail it, after its work on the others is done."""
     names = [str(each.name) for each in parse_arguments(options.units)]
-    with open_reach(settings) as reach:
-        records = {name: reach.client.unit(name) for name in names}
-        yield reach.client, [record for record in records.values() if record is not None]
+    with _open(settings, options) as session:
+        session.read(names)
+        records = {name: session.record(name) for name in names}
+        yield session, [record for record in records.values() if record is not None]
         if missing := [name for name, record in records.items() if record is None]:
-            raise no_such_unit(reach.client, missing)
+            raise no_such_unit(session.client, missing)
 
 
-def _ask(client: Client, record: UnitRecord, wanted: str) -> None:
-    if record.desired != wanted:
-        client.set_desired(record.name, wanted)
-
-
-def _take_down(client: Client, records: Sequence[UnitRecord], wanted: str, options: argparse.Namespace) -> None:
+def _take_down(session: Session, records: Sequence[UnitRecord], wanted: str, options: argparse.Namespace) -> None:
     """The common part of ``stop`` and ``unload``."""
     verb = "stop" if wanted == "loaded" else "unload"
     looks: dict[str, Look] = {}
-    for record in records:
-        _ask(client, record, wanted)
-        if record.is_global:
-            print(f"Triggered global unit {record.name} {verb}")
-        elif options.no_block:
-            print(f"Triggered unit {record.name} {verb}")
-        else:
-            looks[record.name] = _look_state(client, record.name, wanted)
-    _wait(looks, options)
+    done: list[str] = []
+    with session.telling([each.name for each in records], done):
+        for record in records:
+            if record.desired != wanted:
+                session.set_desired(record.name, wanted)
+            done.append(record.name)
+            if record.is_global:
+                print(f"Triggered global unit {record.name} {verb}", flush=True)
+            elif options.no_block:
+                print(f"Triggered unit {record.name} {verb}", flush=True)
+            else:
+                looks[record.name] = _look_state(session, record.name, wanted)
+    _wait(session, looks, options)
 
 
-def _wait(looks: dict[str, Look], options: argparse.Namespace) -> None:
+def _wait(
+    session: Session,
+    looks: dict[str, Look],
+    options: argparse.Namespace,
+    done: Callable[[str, str], None] | None = None,
+) -> None:
     """Wait for units; each prints its result on stdout."""
-    wait(
-        looks,
-        attempts=options.block_attempts,
-        tell=_tell,
-        done=lambda _, text: print(printable(text), flush=True) if text else None,
-    )
+    waited = set(looks)
+
+    def refresh(names: Collection[str]) -> str:
+        waited.intersection_update(names)
+        try:
+            session.refresh(names)
+        except Trouble as trouble:
+            return trouble.message
+        return ""
+
+    def show(_: str, text: str) -> None:
+        if text:
+            print(printable(text), flush=True)
+
+    try:
+        wait(looks, refresh=refresh, attempts=options.block_attempts, tell=_tell, done=done or show)
+    except KeyboardInterrupt:
+        _tell(f"no longer waiting for {' '.join(sorted(waited))}; the cluster goes on with them")
+        raise
 
 
-def _look_state(client: Client, name: str, wanted: str) -> Look:
+def _look_state(session: Session, name: str, wanted: str) -> Look:
     """Checks whether a unit has reached a state, and ends with ``Unit x loaded on ...``."""
 
     def look(seconds: float) -> Verdict:
-        record = client.unit(name)
-        verdict = judge_state(name, record, client.states(name), wanted, seconds)
+        record = session.record(name)
+        verdict = judge_state(name, record, session.states(name), wanted, seconds)
         if verdict.outcome is not Outcome.DONE:
             return verdict
-        place = "" if wanted == "inactive" else location(record, client.machines())
+        place = ""
+        if record is not None and record.machine and wanted != "inactive":
+            place = f" on {machine_cell(session.machine(record.machine))}"
         return Verdict(Outcome.DONE, f"Unit {name} {wanted}{place}")
 
     return look
 
 
-def _look_start(client: Client, name: str) -> Look:
+def _look_start(session: Session, name: str) -> Look:
     """Checks whether a unit is launched, prints where, and then checks whether systemd runs it."""
     running = Running(name)
-    launched = _look_state(client, name, "launched")
+    launched = _look_state(session, name, "launched")
     since: list[float] = []
 
     def look(seconds: float) -> Verdict:
@@ -308,16 +364,16 @@ def _look_start(client: Client, name: str) -> Look:
                 return verdict
             print(printable_lines(verdict.text), flush=True)
             since.append(seconds)
-        return running.judge(client.unit(name), client.states(name), seconds - since[0])
+        return running.judge(session.record(name), session.states(name), seconds - since[0])
 
     return look
 
 
-def _look_stopped_everywhere(client: Client, name: str) -> Look:
+def _look_stopped_everywhere(session: Session, name: str) -> Look:
     """Looks whether no machine runs a global unit any more."""
 
     def look(_seconds: float) -> Verdict:
-        busy = [each for each in client.states(name) if each.active not in ("inactive", "failed", "")]
+        busy = [each for each in session.states(name) if each.active not in ("inactive", "failed", "")]
         if not busy:
             return Verdict(Outcome.DONE)
         return Verdict(Outcome.PENDING, f"waiting for unit {name} to stop on {len(busy)} machines")
@@ -325,15 +381,14 @@ def _look_stopped_everywhere(client: Client, name: str) -> Look:
     return look
 
 
-def _look_gone(client: Client, name: str) -> Look:
+def _look_gone(session: Session, name: str) -> Look:
     """Looks whether a destroyed unit is off the machines that are alive."""
 
     def look(_seconds: float) -> Verdict:
-        alive = {each.id for each in client.machines()}
-        left = [each.machine for each in client.states(name) if each.machine in alive]
-        if not left or client.unit(name) is not None:  # another client made it again: what runs now is theirs
+        left = session.states(name)
+        if not left or session.record(name) is not None:  # another client made it again: what runs now is theirs
             return Verdict(Outcome.DONE)
-        return Verdict(Outcome.PENDING, f"waiting for machine {left[0]} to let go of unit {name}")
+        return Verdict(Outcome.PENDING, f"waiting for machine {left[0].machine} to let go of unit {name}")
 
     return look
 

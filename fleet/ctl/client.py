@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode, urlsplit
 
 from fleet.model.entities import Machine, UnitState
@@ -53,6 +53,10 @@ class UnitRecord:
         values = self.unitfile.get("X-Fleet", "Global")
         return bool(values) and values[-1].lower() in ("true", "yes", "1", "on", "t")
 
+    def with_text(self, unitfile: UnitFile) -> UnitRecord:
+        """The same, with this text."""
+        return replace(self, unitfile=unitfile)
+
 
 @dataclass(frozen=True, slots=True)
 class Why:
@@ -60,6 +64,14 @@ class Why:
 
     record: UnitRecord
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A unit (``None``: it was destroyed) and the machines' reports about it."""
+
+    record: UnitRecord | None
+    states: Sequence[UnitState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,11 @@ class Client:
         self._hint = hint or "on a node, is fleet.service running? from elsewhere, set --tunnel or FLEETCTL_TUNNEL"
         self._connection: http.client.HTTPConnection | None = None
 
+    def move(self, endpoint: Endpoint, where: str) -> None:
+        """Go on at another endpoint."""
+        self.close()
+        self.endpoint, self._where = endpoint, where
+
     def close(self) -> None:
         """Close the connection; the client opens another one when it is used again."""
         if self._connection is not None:
@@ -160,24 +177,25 @@ class Client:
             raise
         return True
 
+    def progress(self, units: Mapping[str, str], *, is_brief: bool = False) -> dict[str, Progress]:
+        """All that is known of these units, in few requests; without those that do not exist and have left nothing.
+
+        ``units`` has the machine where each was last seen, or "". ``is_brief`` leaves out the texts."""
+        found: dict[str, Progress] = {}
+        names = list(units)
+        size = 1000 if is_brief else 50
+        for begin in range(0, len(names), size):
+            wanted = [{"name": name, "machineID": units[name]} for name in names[begin : begin + size]]
+            answer = self._json("POST", "/progress", {"units": wanted, "brief": is_brief})
+            for row in _rows(answer, "units"):
+                record = _record(row) if row.get("desiredState") else None
+                found[_text(row, "name")] = Progress(record, [_state(each) for each in _rows(row, "states")])
+        return found
+
     def states(self, unit: str = "") -> list[UnitState]:
         """The machines' reports about their units (about ``unit`` only, when given), by unit and machine."""
         query = {"unitName": unit} if unit else {}
-        return [
-            UnitState(
-                _text(each, "name"),
-                _text(each, "machineID"),
-                _text(each, "systemdLoadState"),
-                _text(each, "systemdActiveState"),
-                _text(each, "systemdSubState"),
-                _text(each, "hash"),
-                error=_text(each, "error"),
-                start=_text(each, "start"),
-                note=_text(each, "note"),
-                log=_lines(each, "log"),
-            )
-            for each in self._pages("/state", "states", query)
-        ]
+        return [_state(each) for each in self._pages("/state", "states", query)]
 
     def why(self, name: str) -> Why | None:
         """Why the unit is where it is, or nowhere; ``None`` when there is none of that name."""
@@ -199,21 +217,16 @@ class Client:
             seen.add(token)
             parameters = {**(query or {}), **({"nextPageToken": token} if token else {})}
             answer = self._json("GET", path + ("?" + urlencode(parameters) if parameters else ""))
-            rows = answer.get(key, [])
-            if not isinstance(rows, list):
-                raise self._nonsense(f"{key} is no list")
-            for row in rows:
-                if not isinstance(row, dict):
-                    raise self._nonsense(f"an entry of {key} is no object")
-                yield row
+            yield from _rows(answer, key)
             token = _text(answer, "nextPageToken")
             if not token:
                 return
         raise self._nonsense("a page leads back to itself")
 
-    def _json(self, method: str, path: str) -> Mapping[str, object]:
+    def _json(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, object]:
+        content = None if body is None else json.dumps(body).encode()
         try:
-            answer = record.parse(self._request(method, path))
+            answer = record.parse(self._request(method, path, content))
         except ValueError:
             raise self._nonsense("its answer is not JSON") from None
         if not isinstance(answer, dict):
@@ -299,6 +312,28 @@ def _record(value: Mapping[str, object]) -> UnitRecord:
         _text(value, "machineID"),
         _text(value, "statusReason"),
     )
+
+
+def _state(value: Mapping[str, object]) -> UnitState:
+    return UnitState(
+        _text(value, "name"),
+        _text(value, "machineID"),
+        _text(value, "systemdLoadState"),
+        _text(value, "systemdActiveState"),
+        _text(value, "systemdSubState"),
+        _text(value, "hash"),
+        error=_text(value, "error"),
+        start=_text(value, "start"),
+        note=_text(value, "note"),
+        log=_lines(value, "log"),
+    )
+
+
+def _rows(value: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    found = value.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise Failure(f"this is no fleet API: {key} is no list of objects", hint="check --endpoint")
+    return found
 
 
 def _text(value: Mapping[str, object], key: str) -> str:

@@ -36,10 +36,48 @@ class Settings:
 class Reach:
     """The open way to a cluster: ``client`` speaks to its API, :meth:`run` runs programs on its machines."""
 
-    def __init__(self, client: Client, settings: Settings, tunnel: Tunnel | None) -> None:
-        self.client = client
+    def __init__(self, settings: Settings) -> None:
+        endpoint = settings.endpoint
+        if settings.tunnel and not endpoint.path:
+            raise UsageFailure(
+                "a tunnel leads to a unix socket on a node, not to a host", where=str(endpoint), hint="drop --endpoint"
+            )
         self._settings = settings
-        self._tunnel = tunnel
+        self._tunnel: Tunnel | None = None
+        self._opened = contextlib.ExitStack()
+        if settings.tunnel:
+            self._tunnel = self._opened.enter_context(self._race())
+            self.client = _client_of(self._tunnel, settings, settings.request_timeout_s)
+        else:
+            self.client = Client(endpoint, timeout_s=settings.request_timeout_s)
+
+    def close(self) -> None:
+        """Close the way."""
+        self.client.close()
+        self._opened.close()
+
+    def open_again(self) -> None:
+        """The way is broken: open another one, maybe to another node. Raises :class:`Failure` if there is none."""
+        self.client.close()
+        if self._settings.tunnel:
+            self._opened.close()
+            self._tunnel = self._opened.enter_context(self._race())
+            self.client.move(*_end_of(self._tunnel, self._settings))
+
+    def _race(self) -> contextlib.AbstractContextManager[Tunnel]:
+        settings = self._settings
+
+        def usable(tunnel: Tunnel, *, patiently: bool) -> None:
+            # With a choice of nodes, one whose fleetd is down or has no etcd is as good as dead.
+            if len(settings.tunnel) > 1:
+                seconds = min(PROBE_S if patiently else STAGGER_S, settings.request_timeout_s)
+                with contextlib.closing(_client_of(tunnel, settings, seconds)) as client:
+                    try:
+                        client.machines()
+                    except Failure as failure:
+                        raise Failure(failure.message, where=str(tunnel.address), hint=failure.hint) from None
+
+        return open_tunnel(settings.tunnel, settings.ssh, settings.endpoint.path, usable, stagger_s=STAGGER_S)
 
     def run(self, machine: Machine, line: str, *, options: Sequence[str] = ()) -> int:
         """Run the shell's ``line`` (a login shell when empty) on ``machine`` with our own standard streams.
@@ -60,39 +98,18 @@ class Reach:
 @contextlib.contextmanager
 def open_reach(settings: Settings) -> Iterator[Reach]:
     """Open the way that ``settings`` describe, and close it behind the caller."""
-    endpoint = settings.endpoint
-    if not settings.tunnel:
-        with contextlib.closing(Client(endpoint, timeout_s=settings.request_timeout_s)) as client:
-            yield Reach(client, settings, None)
-        return
-    if not endpoint.path:
-        raise UsageFailure(
-            "a tunnel leads to a unix socket on a node, not to a host", where=str(endpoint), hint="drop --endpoint"
-        )
+    with contextlib.closing(Reach(settings)) as reach:
+        yield reach
 
-    def client_of(tunnel: Tunnel, timeout_s: float) -> Client:
-        return Client(
-            Endpoint("localhost", path=str(tunnel.socket)),
-            timeout_s=timeout_s,
-            where=f"{endpoint} on {tunnel.address}",
-            hint="is fleet.service running on that node?",
-        )
 
-    def usable(tunnel: Tunnel, *, patiently: bool) -> None:
-        # With a choice of nodes, one whose fleetd is down or has no etcd is as good as dead.
-        if len(settings.tunnel) > 1:
-            seconds = min(PROBE_S if patiently else STAGGER_S, settings.request_timeout_s)
-            with contextlib.closing(client_of(tunnel, seconds)) as client:
-                try:
-                    client.machines()
-                except Failure as failure:
-                    raise Failure(failure.message, where=str(tunnel.address), hint=failure.hint) from None
+def _client_of(tunnel: Tunnel, settings: Settings, timeout_s: float) -> Client:
+    endpoint, where = _end_of(tunnel, settings)
+    return Client(endpoint, timeout_s=timeout_s, where=where, hint="is fleet.service running on that node?")
 
-    with (
-        open_tunnel(settings.tunnel, settings.ssh, endpoint.path, usable, stagger_s=STAGGER_S) as tunnel,
-        contextlib.closing(client_of(tunnel, settings.request_timeout_s)) as client,
-    ):
-        yield Reach(client, settings, tunnel)
+
+def _end_of(tunnel: Tunnel, settings: Settings) -> tuple[Endpoint, str]:
+    """Where a tunnel's API is here, and how to call that in a message."""
+    return Endpoint("localhost", path=str(tunnel.socket)), f"{settings.endpoint} on {tunnel.address}"
 
 
 def local_machine_id() -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from fleet.ctl.client import ApiError, UnitRecord
+from fleet.ctl.client import UnitRecord
 from fleet.model.entities import STARTING, Machine, UnitState
 from terminal import Failure
 
@@ -174,6 +174,7 @@ def _told(state: UnitState) -> str:
 def wait(
     looks: dict[str, Look],
     *,
+    refresh: Callable[[Collection[str]], str],
     attempts: int,
     tell: Callable[[str], None],
     done: Callable[[str, str], None],
@@ -182,8 +183,9 @@ def wait(
 ) -> None:
     """Check each unit of ``looks`` until all are done; ``done(name, text)`` is called as each of them is.
 
-    ``attempts`` times two seconds is how long (0: for ever). A condition that changes goes to ``tell``. While the API
-    answers 503 (etcd has no majority) that is a condition like any other. Raises :class:`Failure` with all conditions
+    Before each round ``refresh`` reads those that are still waited for, all at once; it returns what keeps the cluster
+    from answering ("" for nothing), which is a condition of all of them. ``attempts`` times two seconds is how long (0:
+    for ever). A condition that changes goes to ``tell``. Raises :class:`Failure` with all conditions
     that were not met, after all other units were waited for. A unit that is refused fails when it stays so and all
     others are done.
     """
@@ -191,12 +193,17 @@ def wait(
     pause = POLL_S
     pending = dict.fromkeys(looks, "")
     told = dict.fromkeys(looks, "")
+    told_trouble = ""
     failed: list[Verdict] = []
     refused: dict[str, float] = {}  # since when
     while pending:
-        for name in list(pending):
+        trouble = refresh(list(pending))
+        if trouble and trouble != told_trouble:
+            tell(trouble)
+        told_trouble = trouble
+        for name in [] if trouble else list(pending):
             now = clock()
-            verdict = _look(looks[name], now - begin)
+            verdict = looks[name](now - begin)
             if verdict.outcome is Outcome.REFUSED:
                 since = refused.setdefault(name, now)
                 # As long as another unit is on its way, this one may be waiting for it.
@@ -221,7 +228,9 @@ def wait(
         if left <= 0:
             failed.extend(
                 Verdict(
-                    Outcome.FAILED, f"gave up after {attempts * ATTEMPT_S:g} s, {text}", f"ask: fleetctl why {name}"
+                    Outcome.FAILED,
+                    f"gave up after {attempts * ATTEMPT_S:g} s, {trouble or text}",
+                    f"ask: fleetctl why {name}",
                 )
                 for name, text in pending.items()
             )
@@ -232,27 +241,10 @@ def wait(
         raise Failure("\n  ".join(each.text for each in failed), hint="\n      ".join(_hints(failed)) or None)
 
 
-def location(record: UnitRecord | None, machines: Sequence[Machine]) -> str:
-    """`` on aaaaaaaa.../10.77.0.11`` of a placed unit, otherwise ""."""
-    if record is None or not record.machine:
-        return ""
-    machine = next((each for each in machines if each.id == record.machine), Machine(record.machine))
-    return f" on {machine_cell(machine)}"
-
-
 def machine_cell(machine: Machine, *, full: bool = False) -> str:
     """A machine in a table: its id, cut short unless ``full``, and its address when it has one."""
     short = machine.id if full or len(machine.id) <= 8 else machine.id[:8] + "..."
     return f"{short}/{machine.ip}" if machine.ip else short
-
-
-def _look(look: Look, seconds: float) -> Verdict:
-    try:
-        return look(seconds)
-    except ApiError as error:
-        if error.status != 503:
-            raise
-        return Verdict(Outcome.PENDING, f"waiting for the cluster: {error.message}")
 
 
 def _hints(failed: Sequence[Verdict]) -> list[str]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -38,6 +38,9 @@ VALUE_MAX = 1 << 20
 The order for the unit, which says a little more, must fit too."""
 
 _ATTEMPTS = 8
+_WIDE_MAX = 5_000
+"""Pairs of machine and unit that are looked up one by one: 100 transactions, as a thousand machines cost for five
+units. A whole cluster of 50,000 units takes etcd as long as 1,000 transactions do."""
 _TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
 _LOG = logging.getLogger(__name__)
 
@@ -202,23 +205,60 @@ class Registry:
 
     def states_of(self, unit: str) -> list[UnitState]:
         """The reports about one unit, by machine."""
-        return self.on_machines(unit)[1]
+        return self.on_machines({unit: ""})[unit][1]
 
-    def on_machines(self, unit: str) -> tuple[list[Placement], list[UnitState]]:
-        """The orders for one unit and the reports about it, by machine, of machines that are alive.
+    def on_machines(self, units: Mapping[str, str]) -> dict[str, tuple[list[Placement], list[UnitState]]]:
+        """The orders for each unit and the reports about it, by machine, of machines that are alive.
 
-        Costs two keys a machine, however many units there are.
+        ``units`` has the machine where each is believed to be, or "". If that is right, it costs two keys, and two keys
+        a machine otherwise. Where that would be more than reading everything, everything is read.
         """
         machines = [each.key.rpartition("/")[2] for each in self.client.range(self.prefix + "machines/").kvs]
-        orders: list[Placement | None] = []
-        states: list[UnitState | None] = []
-        for begin in range(0, len(machines), _TXN_OPS // 2):
-            some = machines[begin : begin + _TXN_OPS // 2]
-            keys = [key for each in some for key in (self.key_schedule(each, unit), self.key_state(each, unit))]
+        alive = set(machines)
+        found = self._on([(machine, name) for name, machine in units.items() if machine in alive])
+        lost = [name for name in units if not any(not each.everywhere for each in found.get(name, ((), ()))[0])]
+        if len(lost) * len(machines) <= _WIDE_MAX:
+            found |= self._on([(machine, name) for name in lost for machine in machines])
+        else:
+            found |= self._everywhere(set(lost), alive)
+        return {name: found.get(name, ([], [])) for name in units}
+
+    def _on(self, places: Sequence[tuple[str, str]]) -> dict[str, tuple[list[Placement], list[UnitState]]]:
+        """Orders and reports of these (machine, unit); those of one unit at one revision, if there are not many."""
+        found: dict[str, tuple[list[Placement], list[UnitState]]] = {}
+        for begin in range(0, len(places), _TXN_OPS // 2):
+            some = places[begin : begin + _TXN_OPS // 2]
+            keys = [key for each in some for key in (self.key_schedule(*each), self.key_state(*each))]
             answers = self.client.txn([], [Op.get(key) for key in keys]).responses
-            orders += [self.decoded(each, codec.placement) for answer in answers[::2] for each in answer.kvs]
-            states += [self.decoded(each, codec.state) for answer in answers[1::2] for each in answer.kvs]
-        return [each for each in orders if each is not None], [each for each in states if each is not None]
+            for (_, name), orders, states in zip(some, answers[::2], answers[1::2], strict=True):
+                here = found.setdefault(name, ([], []))
+                here[0].extend(order for each in orders.kvs if (order := self.decoded(each, codec.placement)))
+                here[1].extend(state for each in states.kvs if (state := self.decoded(each, codec.state)))
+        return found
+
+    def _everywhere(self, names: Set[str], alive: Set[str]) -> dict[str, tuple[list[Placement], list[UnitState]]]:
+        found: dict[str, tuple[list[Placement], list[UnitState]]] = {}
+        for _, order in self._range("schedule/", codec.placement, names):
+            if order.machine in alive:
+                found.setdefault(order.unit, ([], []))[0].append(order)
+        for _, state in self._range("states/", codec.state, names):
+            if state.machine in alive:
+                found.setdefault(state.name, ([], []))[1].append(state)
+        return found
+
+    def each(self, names: Sequence[str]) -> dict[str, tuple[Unit, str]]:
+        """Those of these units that exist, with the engine's explanation (see :meth:`unit_status`; "" for none)."""
+        found: dict[str, tuple[Unit, str]] = {}
+        for begin in range(0, len(names), _TXN_OPS // 2):
+            some = names[begin : begin + _TXN_OPS // 2]
+            keys = [key for name in some for key in (self.key_unit(name), self.key_status(name))]
+            answers = self.client.txn([], [Op.get(key) for key in keys]).responses
+            for name, units, reasons in zip(some, answers[::2], answers[1::2], strict=True):
+                unit = next((self.decoded(each, codec.unit) for each in units.kvs), None)
+                if unit is not None:
+                    reason = next((self.decoded(each, codec.status) for each in reasons.kvs), None)
+                    found[name] = (unit, reason or "")
+        return found
 
     def placements(self) -> dict[str, str]:
         """The machine of each placed unit. Global units are on many machines and are left out."""
@@ -367,8 +407,13 @@ class Registry:
         with self._lock:
             self._problems.pop(key, None)
 
-    def _range(self, part: str, decode: Callable[[str, bytes], Value]) -> list[tuple[str, Value]]:
+    def _range(
+        self, part: str, decode: Callable[[str, bytes], Value], names: Set[str] | None = None
+    ) -> list[tuple[str, Value]]:
+        """Values of the keys that begin with ``part``; with ``names``, of those that end in one of them."""
         found = self.ranged(self.prefix + part).kvs
+        if names is not None:
+            found = tuple(each for each in found if each.key.rpartition("/")[2] in names)
         pairs = ((each.key, self.decoded(each, decode)) for each in found)
         return [(key, value) for key, value in pairs if value is not None]
 

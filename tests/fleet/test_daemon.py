@@ -43,8 +43,12 @@ class Running:
         store.prepare()
         config = Config(agent_ttl=ttl_s, engine_reconcile_interval=0.5)
         self.daemon = Daemon(self.registry, Machine(name, boot=f"boot-{name}"), store, config)
-        self.thread = threading.Thread(target=self.daemon.run, args=(self.systemd,))
+        self.meaning = ""
+        self.thread = threading.Thread(target=self._run)
         self.thread.start()
+
+    def _run(self) -> None:
+        self.meaning = self.daemon.run(self.systemd)
 
     def stop(self) -> None:
         self.daemon.stop()
@@ -81,6 +85,10 @@ class TestLoop:
         node.systemd.active["x.service"] = True
         node.stop()
         assert node.systemd.active == {"x.service": True}
+        assert node.meaning == (
+            "1 unit runs on, and nobody starts or stops any; unless fleetd is back within 30 s, the cluster starts what "
+            "can move elsewhere, too"
+        )
         assert "stop x.service" not in node.systemd.log
         assert [machine.id for machine in registry.machines()] == ["a"], "its lease runs on for the next daemon"
         assert etcd.get(registry.key_leader) is None, "but another may lead at once"
@@ -226,9 +234,9 @@ class TestProcess:
         assert fleetd.answers()
         fleetd.process.send_signal(signal.SIGTERM)
         assert fleetd.process.wait(timeout=60) == 0, fleetd.errors.read_text()
-        assert fleetd.told.recv(200) == b"STOPPING=1"
+        assert fleetd.told.recv(200) == b"STOPPING=1\nSTATUS=no unit of fleet runs here"
         assert not fleetd.says("Traceback")
-        assert fleetd.says("units run on")
+        assert fleetd.says("stopping: no unit of fleet runs here")
         assert not fleetd.api.exists()
 
     def test_hup_and_usr1_end_nothing(self, fleetd: Process) -> None:

@@ -18,7 +18,7 @@ from etcd.fake import FakeEtcd
 from fleet.api import shapes
 from fleet.api.handlers import ELECTION_S, Api
 from fleet.api.pages import KEPT_S, Pages
-from fleet.model import codec
+from fleet.model import codec, registry
 from fleet.model.entities import Desired, Machine, Placement, UnitState
 from fleet.model.registry import Registry
 from tests.fleet.clusters import unit
@@ -145,6 +145,60 @@ class TestReads:
             "currentState": "inactive",
             "reason": "no machine has disk=tape",
         }
+
+    def test_progress_of_many_units_at_once(self, world: World) -> None:
+        world.add_machine(Machine(B))
+        for name in ("a.service", "b.service", "idle.service"):
+            world.registry.create_unit(unit(name))
+        world.registry.create_unit(unit("g.service", "Global=true"))
+        world.place("a.service", A, reason="least loaded")
+        world.say(running("a.service", A))
+        world.place("b.service", B)
+        world.say(running("b.service", B))
+        for machine in (A, B):
+            world.place("g.service", machine, everywhere=True)
+            world.say(running("g.service", machine))
+        world.say(running("gone.service", B))  # it was destroyed, and its machine has not let go of it
+
+        def ask(*units: tuple[str, str]) -> dict[str, Any]:
+            wanted = {"units": [{"name": name, "machineID": machine} for name, machine in units], "brief": True}
+            status, body = world("POST", "/fleet/v1/progress", wanted)
+            assert status == 200
+            return {each["name"]: each for each in body.get("units", [])}
+
+        names = ["a.service", "b.service", "idle.service", "g.service", "gone.service", "never.service"]
+        found = ask(*((name, "") for name in names))
+        assert list(found) == ["a.service", "b.service", "idle.service", "g.service", "gone.service"]
+        assert (found["a.service"]["machineID"], found["a.service"]["statusReason"]) == (A, "least loaded")
+        assert [each["machineID"] for each in found["g.service"]["states"]] == [A, B]
+        assert found["gone.service"].keys() == {"name", "states"}
+        assert "options" not in found["a.service"]
+        for guess in (A, B, "nonsense/../"):  # whether it is right or not
+            assert ask(*((name, guess) for name in names)) == found
+        assert ask() == {}
+
+    @pytest.mark.parametrize("pairs_max", [0, 1, 1000])
+    def test_progress_costs_no_more_than_reading_everything(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, pairs_max: int
+    ) -> None:
+        monkeypatch.setattr(registry, "_WIDE_MAX", pairs_max)
+        world.add_machine(Machine(B))
+        names = [f"{number}.service" for number in range(60)]
+        for number, name in enumerate(names):
+            world.place(name, (A, B)[number % 2])
+            world.say(running(name, (A, B)[number % 2]))
+        world.say(running(names[0], "c" * 32))  # a machine that is gone
+        found = world.registry.on_machines(dict.fromkeys(names[:50], "") | {names[50]: A, names[51]: A})
+        assert list(found) == names[:52]
+        assert [orders[0].machine for orders, _ in found.values()] == [(A, B)[number % 2] for number in range(52)]
+        assert all(len(states) == 1 for _, states in found.values())
+
+    @pytest.mark.parametrize(
+        "body",
+        [{}, {"units": 1}, {"units": [1]}, {"units": [{"name": "../x"}]}, {"units": [{"name": "x.service"}] * 1001}],
+    )
+    def test_progress_of_nonsense(self, world: World, body: Any) -> None:
+        assert world("POST", "/fleet/v1/progress", body)[0] == 400
 
     def test_many_machines_are_asked_for_in_several_transactions(self, world: World) -> None:
         """etcd takes 128 operations at most; the unit is on the last machine."""
@@ -361,9 +415,10 @@ class TestRefusals:
         path=st.one_of(
             st.text(max_size=60),
             st.text("/[]:@%?#&=.a", max_size=20),
+            st.just("/fleet/v1/progress"),
             st.builds(
                 "/fleet/v1/{}/{}".format,
-                st.sampled_from(["units", "state", "why", "machines", "discovery"]),
+                st.sampled_from(["units", "state", "why", "machines", "discovery", "progress"]),
                 st.text(max_size=30),
             ),
         ),
@@ -374,7 +429,8 @@ class TestRefusals:
                 lambda inner: st.one_of(
                     st.lists(inner, max_size=3),
                     st.dictionaries(
-                        st.sampled_from(["name", "options", "desiredState", "section", "value", "op", "path"]), inner
+                        st.sampled_from(["name", "options", "desiredState", "section", "value", "op", "path", "units"]),
+                        inner,
                     ),
                 ),
             ).map(lambda value: json.dumps(value).encode()),

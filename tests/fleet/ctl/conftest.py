@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,13 @@ import pytest
 
 from etcd.errors import Unavailable
 from etcd.fake import FakeEtcd
+from fleet.api.handlers import Api
 from fleet.api.server import ApiServer
 from fleet.ctl import cli, waiting
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
 from fleet.model.registry import Registry
+from webserver.message import Request, Response
 
 A, B = "a" * 32, "b" * 32
 HELLO = "[Unit]\nDescription=Hello\n\n[Service]\nExecStart=/bin/sleep 1000\n"
@@ -55,6 +57,7 @@ class World(Registry):
         super().__init__(client)
         self.scripts: dict[str, Script] = {}
         self.away_after = 0  # so many looks from now etcd is away for one of them
+        self.meanwhile: dict[int, Callable[[], object]] = {}  # what happens during the n-th look from now
 
     def add_machine(self, machine: Machine) -> None:
         self.client.put(self.key_machine(machine.id), codec.machine_bytes(machine))
@@ -71,17 +74,21 @@ class World(Registry):
         super().delete_unit(name)
         self.step()
 
-    def states_of(self, unit: str) -> list[UnitState]:
-        """Each question about one unit is a look, after which the next thing on its script happens."""
+    def on_machines(self, units: Mapping[str, str]) -> dict[str, tuple[list[Placement], list[UnitState]]]:
+        """Each question about units is a look, after which the next thing on their scripts happens."""
+        self.meanwhile = {number - 1: event for number, event in self.meanwhile.items()}
+        if event := self.meanwhile.pop(0, None):
+            event()
         if self.away_after:
             self.away_after -= 1
             if not self.away_after:
                 raise Unavailable("played")
-        found = super().states_of(unit)
-        script = self.scripts.get(unit)
-        if script is not None and len(script.says) > 1:
-            script.says.pop(0)
-            self.step()
+        found = super().on_machines(units)
+        for unit in units:
+            script = self.scripts.get(unit)
+            if script is not None and len(script.says) > 1 and found[unit][1]:
+                script.says.pop(0)
+                self.step()
         return found
 
     def step(self) -> None:
@@ -119,8 +126,23 @@ class Fleetctl:
     def __init__(self, world: World, api: Path, capfd: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
         self.world = world
         self.socket = api
+        self.requests: list[str] = []
+        self.serve()
         self._capfd = capfd
         self._patch = patch
+
+    def serve(self) -> None:
+        """Begin to listen."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(str(self.socket))
+        listening.listen()
+        self._server = ApiServer(self.world, sockets=[listening])
+        self._server.start()
+
+    def go_away(self) -> None:
+        """As a fleetd that ends: connections break, and nobody listens."""
+        self._server.stop()
+        self.socket.unlink(missing_ok=True)
 
     def __call__(self, *arguments: str) -> Said:
         self._capfd.readouterr()
@@ -150,11 +172,6 @@ def fleetctl(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Fleetctl]:
     path = tmp_path_factory.mktemp("api") / "fleet.sock"
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listening.bind(str(path))
-    listening.listen()
-    server = ApiServer(world, sockets=[listening])
-    server.start()
     for name in ("TUNNEL", "ENDPOINT", "SSH_IDENTITY_FILE", "KNOWN_HOSTS_FILE", "STRICT_HOST_KEY_CHECKING"):
         monkeypatch.delenv(f"FLEETCTL_{name}", raising=False)
     monkeypatch.setenv("FLEETCTL_ENDPOINT", f"unix://{path}")
@@ -165,8 +182,18 @@ def fleetctl(
     monkeypatch.setattr(waiting, "ATTEMPT_S", 0.05)
     monkeypatch.setattr(waiting, "SETTLED_S", 0.02)
     monkeypatch.setattr(waiting, "QUIET_S", 0.0)
-    yield Fleetctl(world, path, capfd, monkeypatch)
-    server.stop()
+    made = Fleetctl(world, path, capfd, monkeypatch)
+    handle = Api.handle
+
+    def noted(api: Api, request: Request) -> Response:
+        made.requests.append(f"{request.method} {request.target}")
+        return handle(api, request)
+
+    monkeypatch.setattr(Api, "handle", noted)
+    made.go_away()
+    made.serve()  # with the notes
+    yield made
+    made.go_away()
 
 
 @pytest.fixture

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from etcd.errors import NoSpace, Unavailable
+from fleet.model.entities import Unit
+from tests.eventually import WITHIN_S
 
 A = "a" * 32
 Fleetctl = Any  # tests/fleet/ctl/conftest.py, which importlib mode keeps out of reach
@@ -420,6 +426,106 @@ class TestTrouble:
         said = fleetctl("start", "hello.service")
         assert said.code == 0
         assert "waiting for the cluster: fleet server unable to communicate with etcd" in said.err
+
+    def test_a_fleetd_that_restarts_is_waited_for(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        """Its connection breaks while a unit is waited for, and for a while nobody listens."""
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(
+            fleetctl, [("activating", "start")] * 5 + [("active", "running")]
+        )
+        gone = threading.Event()
+
+        def restart() -> None:
+            fleetctl.go_away()
+            gone.set()
+
+        def come_back() -> None:
+            gone.wait(WITHIN_S)
+            fleetctl.serve()
+
+        # From another thread: the server waits for the request that it is answering.
+        back = threading.Thread(target=come_back)
+        back.start()
+        fleetctl.world.meanwhile[4] = lambda: threading.Thread(target=restart).start()
+        said = fleetctl("start", "hello.service")
+        back.join(WITHIN_S)
+        assert said.code == 0
+        assert said.out == "Unit hello.service launched on aaaaaaaa.../10.77.0.11\n"
+
+    def test_nobody_comes_back(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(fleetctl, [("activating", "start")])
+        fleetctl.world.meanwhile[4] = lambda: threading.Thread(target=fleetctl.go_away).start()
+        said = fleetctl("start", "--block-attempts", "20", "hello.service")
+        assert said.code == 1
+        assert "waiting for the cluster: unix://" in said.err
+        assert "gave up after 1 s, waiting for the cluster: unix://" in said.err
+
+    def test_an_election_while_it_asks(
+        self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The answer to the second is lost: it is asked for again, and all three run."""
+        names = ["1.service", "2.service", "3.service"]
+        for name in names:
+            unit_file(name)
+        create = fleetctl.world.create_unit
+        lost = [True]
+
+        def create_unit(unit: Unit, *, replace: bool = False) -> None:
+            create(unit, replace=replace)
+            if unit.name == "2.service" and lost:
+                lost.clear()
+                raise Unavailable("played", maybe_applied=True)
+
+        monkeypatch.setattr(fleetctl.world, "create_unit", create_unit)
+        said = fleetctl("start", *names)
+        assert said.code == 0, said
+        assert said.err.count("waiting for the cluster: fleet server unable to communicate with etcd\n") == 1
+
+    @pytest.mark.parametrize("verb", ["submit", "load", "start"])
+    def test_what_ends_half_way_says_how_far_it_came(
+        self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch, verb: str
+    ) -> None:
+        names = ["1.service", "2.service", "3.service"]
+        for name in names:
+            unit_file(name)
+        create = fleetctl.world.create_unit
+
+        def create_unit(unit: Unit, *, replace: bool = False) -> None:
+            if unit.name == "2.service":
+                raise NoSpace("etcd is full")
+            create(unit, replace=replace)
+
+        monkeypatch.setattr(fleetctl.world, "create_unit", create_unit)
+        said = fleetctl(verb, *names)
+        assert said.code == 1
+        assert "asked for: 1.service\n  not asked for: 2.service 3.service\n" in said.err
+
+    def test_who_interrupts_is_told_what_goes_on(
+        self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unit_file()
+        fleetctl.world.scripts["hello.service"] = script(fleetctl, [("activating", "start")])
+        main = threading.main_thread().ident
+        assert main is not None
+        fleetctl.world.meanwhile[5] = lambda: signal.pthread_kill(main, signal.SIGINT)
+        said = fleetctl("start", "hello.service")
+        assert said.code == 130
+        assert "no longer waiting for hello.service; the cluster goes on with them\n" in said.err
+
+    def test_many_units_are_waited_for_by_few_requests(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+        names = [f"{number}.service" for number in range(200)]
+        for name in names:
+            unit_file(name)
+        for name in names[:100]:
+            fleetctl.world.scripts[name] = script(fleetctl, [("activating", "start")] * 3 + [("active", "running")])
+        fleetctl.requests.clear()
+        assert fleetctl("start", *names).code == 0
+        puts = [each for each in fleetctl.requests if each.startswith("PUT")]
+        others = [each for each in fleetctl.requests if not each.startswith("PUT")]
+        assert len(puts) == 200
+        assert set(others) == {"POST /fleet/v1/progress", "GET /fleet/v1/machines"}
+        assert len(others) < 20, "not three for each unit and round"
 
     def test_status_of_a_unit_that_is_nowhere(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
         unit_file()

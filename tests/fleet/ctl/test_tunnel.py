@@ -94,6 +94,26 @@ class TestWhichNode:
         assert fleetctl("--tunnel", nodes, "list-machines").code == 0
         assert left_over(ssh) == []
 
+    def test_one_that_dies_while_a_unit_is_waited_for(
+        self, fleetctl: Fleetctl, ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another way is opened, and the command goes on where it was."""
+        file = tmp_path / "hello.service"
+        file.write_text("[Service]\nExecStart=/bin/sleep 1000\n")
+        opened: list[transport.Tunnel] = []
+        start = transport.Tunnel.__init__
+
+        def note(tunnel: transport.Tunnel, *arguments: Any) -> None:
+            start(tunnel, *arguments)
+            opened.append(tunnel)
+
+        monkeypatch.setattr(transport.Tunnel, "__init__", note)
+        fleetctl.world.meanwhile[3] = lambda: os.killpg(opened[-1]._process.pid, signal.SIGKILL)
+        said = fleetctl("--tunnel", "127.0.0.1:2202,127.0.0.1:2206", "start", str(file))
+        assert said.code == 0, said
+        assert said.out == "Unit hello.service launched on aaaaaaaa.../10.77.0.11\n"
+        assert len(opened) > 1
+
     def test_none(self, fleetctl: Fleetctl, ssh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reach, "STAGGER_S", 0.05)
         said = fleetctl("--ssh-timeout", "8", "--tunnel", "127.0.0.1:2201,127.0.0.1:2203", "list-machines")

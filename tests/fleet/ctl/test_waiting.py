@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -23,6 +23,12 @@ class Clock:
         self.now = 100.0
         self.told: list[tuple[float, str]] = []
         self.done: list[str] = []
+        self.troubles: list[tuple[float, float]] = []  # from which second to which
+        self.read: list[int] = []  # how many units, round after round
+
+    def refresh(self, names: Collection[str]) -> str:
+        self.read.append(len(names))
+        return "no leader" if any(begin <= self.now - 100 < end for begin, end in self.troubles) else ""
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -35,6 +41,7 @@ class Clock:
 
         wait(
             {f"u{number}": look_of(script) for number, script in enumerate(scripts)},
+            refresh=self.refresh,
             attempts=attempts,
             tell=lambda text: self.told.append((self.now - 100, text)),
             done=lambda name, text: self.done.append(f"{name} {text}"),
@@ -79,6 +86,25 @@ def test_a_failure_ends_the_wait_for_that_unit_only() -> None:
         )
     assert (caught.value.message, caught.value.hint) == ("u0 is broken", "look at it")
     assert clock.done == ["u1 up"]
+
+
+def test_trouble_of_the_cluster_is_told_once_and_waited_for() -> None:
+    clock = Clock()
+    clock.troubles = [(5, 40), (50, 60)]
+    clock.wait([(0, pending("starting")), (30, Verdict(Outcome.DONE, "up"))])
+    assert [text for _, text in clock.told] == ["starting", "no leader"]
+    assert clock.now >= 140
+    clock = Clock()
+    clock.troubles = [(0, 1000)]
+    with pytest.raises(Failure, match="gave up after 6 s, no leader"):
+        clock.wait([(0, Verdict(Outcome.DONE, "up"))], attempts=3)
+
+
+def test_all_are_read_at_once_and_only_those_that_are_waited_for() -> None:
+    clock = Clock()
+    clock.wait(*[[(0, pending("x")), (second, Verdict(Outcome.DONE, "up"))] for second in (0.5, 3, 3)])
+    assert clock.read[0] == 3
+    assert clock.read[-1] == 2
 
 
 def record(desired: str, current: str, machine: str = A, reason: str = "") -> UnitRecord:

@@ -1,0 +1,181 @@
+"""One command's dealings with a cluster: what it last read of its units, and patience with a cluster in trouble.
+
+While etcd elects a leader, or a fleetd restarts, or the node at the other end of the tunnel dies, a command that has
+begun goes on: it says so once, tries again, and opens another way if the one that it had is broken. All that it asks
+for may be asked twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from fleet.ctl import waiting
+from fleet.ctl.client import ApiError, Progress, UnitRecord, Unreachable
+from fleet.ctl.reach import Reach
+from fleet.model.entities import Machine, UnitState
+from terminal import Failure
+from unitfile.text import UnitFile
+
+PATIENCE_S = 60.0
+"""Seconds of trouble that a command bears that does not wait for its units, and so has no limit of its own."""
+
+AGAIN_S = 1.0
+
+Answer = TypeVar("Answer")
+
+
+class Session:
+    """The cluster as one command sees it. ``tell`` gets what the user should know meanwhile.
+
+    ``patience_s`` is how long trouble may last (``None``: for ever). Nothing is borne before the first answer: then the
+    endpoint is probably wrong. Methods raise :class:`Failure`."""
+
+    def __init__(
+        self,
+        reach: Reach,
+        tell: Callable[[str], None],
+        patience_s: float | None = PATIENCE_S,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.client = reach.client
+        self._reach = reach
+        self._tell = tell
+        self._patience_s = patience_s
+        self._clock = clock
+        self._sleep = sleep
+        self._has_answered = False
+        self._progress: dict[str, Progress] = {}
+        self._texts: dict[str, UnitFile] = {}
+        self._machines: dict[str, Machine] = {}
+
+    # What was read
+
+    def refresh(self, names: Collection[str]) -> None:
+        """Read these units, once: whoever waits for them has patience of his own.
+
+        Raises :class:`Trouble` for what may pass."""
+        try:
+            self._read(names)
+        except (ApiError, Unreachable) as failure:
+            raise self._trouble(failure) from failure
+
+    def read(self, names: Collection[str]) -> None:
+        """Read these units."""
+        self._patiently(lambda: self._read(names))
+
+    def _read(self, names: Collection[str]) -> None:
+        for wanted, is_brief in (
+            ([name for name in names if name in self._texts], True),
+            ([name for name in names if name not in self._texts], False),
+        ):
+            found = self.client.progress({name: self._home(name) for name in wanted}, is_brief=is_brief)
+            for name in wanted:
+                self._progress[name] = found.get(name, Progress(None, ()))
+                record = self._progress[name].record
+                if record is not None and not is_brief:
+                    self._texts[name] = record.unitfile
+
+    def _home(self, name: str) -> str:
+        known = self._progress.get(name)
+        if known is None:
+            return ""
+        if known.record is not None and known.record.machine:
+            return known.record.machine
+        return known.states[0].machine if known.states else ""
+
+    def record(self, name: str) -> UnitRecord | None:
+        """A unit as it was read last; its text as it was read first, or put since."""
+        found = self._progress[name].record if name in self._progress else None
+        return None if found is None else found.with_text(self._texts.get(name, found.unitfile))
+
+    def states(self, name: str) -> Sequence[UnitState]:
+        """What machines said of a unit when it was read last."""
+        return self._progress[name].states if name in self._progress else ()
+
+    def machine(self, identity: str) -> Machine:
+        """The machine of that id, read when it is first asked for; only its id when it is gone."""
+        if identity and identity not in self._machines:
+            self._machines |= {each.id: each for each in self.ask(lambda: self.client.machines())}
+        return self._machines.get(identity, Machine(identity))
+
+    # What is asked for
+
+    def put(self, name: str, text: UnitFile, desired: str) -> None:
+        """Create the unit, or replace its text when that differs."""
+        self._texts.pop(name, None)
+        self.ask(lambda: self.client.put(name, text, desired))
+
+    def set_desired(self, name: str, desired: str) -> None:
+        """Request a state of a unit that exists."""
+        self.ask(lambda: self.client.set_desired(name, desired))
+
+    def delete(self, name: str) -> None:
+        """Remove the unit, if it is there."""
+        self.ask(lambda: self.client.delete(name))
+
+    def ask(self, call: Callable[[], Answer]) -> Answer:
+        """One or more requests, patiently."""
+        return self._patiently(call)
+
+    def _patiently(self, call: Callable[[], Answer]) -> Answer:
+        since: float | None = None
+        told = ""
+        while True:
+            try:
+                answer = call()
+            except (ApiError, Unreachable) as failure:
+                trouble = self._trouble(failure)
+            else:
+                self._has_answered = True
+                return answer
+            now = self._clock()
+            since = now if since is None else since
+            if self._patience_s is not None and now - since >= self._patience_s:
+                raise trouble.cause from None
+            if trouble.message != told:
+                told = trouble.message
+                self._tell(told)
+            self._sleep(min(AGAIN_S, waiting.POLL_S))
+
+    def _trouble(self, failure: ApiError | Unreachable) -> Trouble:
+        """Trouble that may pass, after opening the way again if it was that; raises ``failure`` if it is none."""
+        if not self._has_answered or (isinstance(failure, ApiError) and failure.status != 503):
+            raise failure
+        if isinstance(failure, Unreachable):
+            try:
+                self._reach.open_again()
+            except Failure as worse:
+                return Trouble(worse)
+        return Trouble(failure)
+
+    @contextmanager
+    def telling(self, names: Sequence[str], done: Collection[str]) -> Iterator[None]:
+        """What ends the block early, tells which of the units in ``names`` are ``done`` and which are not."""
+
+        def told() -> str:
+            rest = [name for name in names if name not in done]
+            return f"asked for: {' '.join(done)}\n  not asked for: {' '.join(rest)}"
+
+        try:
+            yield
+        except Failure as failure:
+            if not done:
+                raise
+            raise Failure(f"{failure}\n  {told()}", hint=failure.hint) from None
+        except KeyboardInterrupt:
+            self._tell(told())
+            raise
+
+
+class Trouble(Exception):  # noqa: N818 - no error: it may pass
+    """The cluster does not answer now. ``message`` says so; ``cause`` is what to raise when patience has ended."""
+
+    def __init__(self, cause: Failure) -> None:
+        self.cause = cause
+        self.message = f"waiting for the cluster: {str(cause).partition(chr(10))[0]}"
+        super().__init__(self.message)
