@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -14,7 +16,7 @@ from builder.core.tree import Kind
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 
-from .redis import IMAGE, running
+from .redis import IMAGE, START_S, running
 
 pytestmark = [pytest.mark.fast, pytest.mark.needs("kernel")]
 
@@ -26,6 +28,11 @@ LISTENERS: Final = {
     ("tcp", "2380"),  # etcd, for its peers
     ("udp", "68"),  # the management card's DHCP client
 }
+
+
+REFUSED: Final = frozenset({"EPERM", "EACCES", "EROFS"})
+BREAKOUT: Final = Path(__file__).with_name("breakout.py")
+UNPRIVILEGED: Final = "--cap-drop ALL --user 65534:65534"
 
 
 def on_all(cluster: Cluster, command: str) -> list[str]:
@@ -103,10 +110,10 @@ def test_every_path_of_the_root_is_what_the_build_lists(node: Node, image: Path,
     assert sums == {path: wanted[path].sha256 for path in sums}
 
 
-def test_nothing_listens_but_what_the_design_names(cluster: Cluster) -> None:
+def test_what_the_design_names_listens_and_nothing_else(cluster: Cluster) -> None:
     for text in on_all(cluster, "sudo ss --no-header -tuln"):
         found = {(line.split()[0], line.split()[4].rpartition(":")[2]) for line in text.splitlines()}
-        assert found <= LISTENERS, f"unexpected: {sorted(found - LISTENERS)}"
+        assert found == LISTENERS
 
 
 def test_ssh_takes_keys_only_and_never_root(node: Node) -> None:
@@ -142,6 +149,50 @@ def test_containers_are_confined(cluster: Cluster) -> None:
     assert "Permission denied" in refused.err
     allowed = node.root(f"{free} --security-opt apparmor=unconfined {asks}", 120)
     assert (allowed.out.strip(), allowed.rc) == ("unconfined", 0), allowed.err
+
+
+@pytest.fixture(scope="module")
+def targets(node: Node) -> tuple[str, ...]:
+    """What :data:`BREAKOUT`, which is put onto the node, tries: the node's first process, fleet's, one of the very
+    account that tries; its root file system, and the disk that this is on.
+    """
+    node.put(BREAKOUT, "/tmp/breakout.py")
+    node.ask("systemd-run --quiet --unit=victim --uid=65534 --gid=65534 sleep infinity")
+    pids = ["1", *(node.ask(f"systemctl show -P MainPID {unit}").strip() for unit in ("fleet", "victim"))]
+    disk = node.ask("lsblk -nro MAJ:MIN,RO | awk '$2 == 1 { print $1; exit }'").strip()
+    of_processes = (f"{kind}:{pid}" for pid in pids for kind in ("trace", "memory"))
+    return (*of_processes, "write:/usr/x", "write:/usr/bin/x", "remount:/usr", f"disk:{disk}")
+
+
+def tried(node: Node, before: str, targets: Sequence[str]) -> dict[str, str]:
+    """What became of each attempt, made by way of the command ``before``."""
+    command = f"{before} python3 -I /tmp/breakout.py {shlex.join(targets)}"
+    found: dict[str, str] = json.loads(node.ask(command, START_S))
+    return found
+
+
+def test_an_account_reaches_no_other_process_and_no_system_file(node: Node, targets: Sequence[str]) -> None:
+    """Not even a process of its own that it has not started. Root does reach them: these are the right ones."""
+    allowed = [each for each in targets if each.startswith(("trace", "memory", "disk"))]
+    assert set(tried(node, "", ["trace:own", *allowed]).values()) == {"allowed"}
+    found = tried(node, "setpriv --reuid 65534 --regid 65534 --clear-groups", ["trace:own", *targets])
+    assert found.pop("trace:own") == "allowed"
+    assert set(found.values()) <= REFUSED, found
+
+
+@pytest.mark.parametrize("options", [UNPRIVILEGED, "--user 0:0"])
+def test_a_container_reaches_no_process_and_no_system_file(node: Node, targets: Sequence[str], options: str) -> None:
+    """Even if it sees all processes and has the node's ``/usr``, and if it is docker's root."""
+    mounts = "-v /usr:/usr -v /tmp/breakout.py:/tmp/breakout.py:ro"
+    alone = f"docker run --rm {options} {mounts} --entrypoint /usr/bin/env {IMAGE}"
+    seeing = alone.replace("--rm", "--rm --pid host")
+    found = tried(node, seeing, ["trace:own", *targets])
+    assert found.pop("trace:own") == "allowed"
+    assert set(found.values()) <= REFUSED, found
+    if options != UNPRIVILEGED:
+        assert found["write:/usr/x"] == "EROFS", "nothing else stands in its way"
+    processes = "import os; print(*[name for name in os.listdir('/proc') if name.isdigit()])"
+    assert node.ask(f"{alone} python3 -Ic {shlex.quote(processes)}", START_S).split() == ["1"]
 
 
 def test_every_setting_of_the_kernel_is_in_force(cluster: Cluster) -> None:
