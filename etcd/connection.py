@@ -182,10 +182,10 @@ class _Connection:
     def _chunks(self) -> bytes:
         parts: list[bytes] = []
         while True:
-            told = self._line().partition(b";")[0].strip()
-            if not 0 < len(told) <= 12 or told.translate(None, b"0123456789abcdefABCDEF"):
+            length = self._line().partition(b";")[0].strip()
+            if not 0 < len(length) <= 12 or length.translate(None, b"0123456789abcdefABCDEF"):
                 raise ValueError("a chunk without its length")
-            size = int(told, 16)
+            size = int(length, 16)
             if size == 0:
                 break
             parts.append(self._exactly(size))

@@ -13,7 +13,7 @@ from etcd import wire
 from etcd.errors import Compacted, EtcdError, Unavailable
 from etcd.protocol import WatchBatch
 from etcd.refusals import refusal
-from etcd.transport import KEEPALIVE, Endpoint, Transport, told
+from etcd.transport import KEEPALIVE, Endpoint, Transport, error_in
 from etcd.wire import Json
 from terminal import record
 
@@ -142,7 +142,7 @@ class StreamWatch:
             raise EtcdError("an event is not JSON", where=self._where) from error
         result = answer.get("result") if isinstance(answer, dict) else None
         if not isinstance(result, dict):
-            raise told(self._where, answer if isinstance(answer, dict) else {}, {})
+            raise error_in(self._where, answer if isinstance(answer, dict) else {}, {})
         return result
 
     def close(self) -> None:

@@ -191,14 +191,14 @@ def understand(where: str, status: int, body: bytes, request: Json) -> Json:
     if not isinstance(answer, dict):
         raise EtcdError("the answer is not a JSON object", where=where, hint="is this the client port of an etcd?")
     if "error" in answer or status != 200:
-        raise told(where, answer, request)
+        raise error_in(where, answer, request)
     result = answer.get("result", answer)
     if not isinstance(result, dict):
         raise EtcdError("the result in the answer is not a JSON object", where=where)
     return result
 
 
-def told(where: str, answer: Json, request: Json) -> EtcdError:
+def error_in(where: str, answer: Json, request: Json) -> EtcdError:
     """The error in an answer of the gateway: flat, or nested when it was streamed."""
     nested = answer.get("error")
     fields = nested if isinstance(nested, dict) else answer

@@ -36,16 +36,16 @@ def main() -> int:
     """Run for ever. Raises OSError: systemd starts it again."""
     events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     events.bind((0, _GROUPS))
-    told = ""
+    loaded = ""
     while True:
         try:
             wanted = commands(neighbours(dump()))
         except ChangedError:
             settle(events)
             continue
-        if wanted != told:
+        if wanted != loaded:
             load(wanted)
-            told = wanted
+            loaded = wanted
         wait(events)
         settle(events)
 

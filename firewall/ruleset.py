@@ -67,8 +67,13 @@ def text(rules: Rules) -> str:
         "delete table inet flotilla",
         "table inet flotilla {",
     ]
-    for name, told, body in _parts(rules):
-        lines += [*(f"    # {line}" for line in told), f"    {name} {{", *(f"        {line}" for line in body), "    }"]
+    for name, comment, body in _parts(rules):
+        lines += [
+            *(f"    # {line}" for line in comment),
+            f"    {name} {{",
+            *(f"        {line}" for line in body),
+            "    }",
+        ]
     return "\n".join((*lines, "}")) + "\n"
 
 
@@ -80,13 +85,13 @@ def _parts(rules: Rules) -> Iterator[tuple[str, tuple[str, ...], Iterable[str]]]
 
     yield "set doors", ("Ports of the node's own services.",), _set("inet_service", map(str, sorted(set(rules.doors))))
     for version, _, kind in _FAMILIES:
-        told = (f"Machines of the cluster that user-data names, IPv{version}.",)
-        yield f"set machines{version}", told, _intervals(kind, _networks(rules.machines, version))
+        comment = (f"Machines of the cluster that user-data names, IPv{version}.",)
+        yield f"set machines{version}", comment, _intervals(kind, _networks(rules.machines, version))
     for version, _, kind in _FAMILIES:
-        told = (f"Networks of the node's own cards, IPv{version}; firewall-neighbours.service keeps it.",)
-        yield f"set near{version}", told, _intervals(kind, ())
-    told = ("Bridges and veths that are cards of the node's own, likewise: behind all others are containers.",)
-    yield "set cards", told, _set("ifname", ())
+        comment = (f"Networks of the node's own cards, IPv{version}; firewall-neighbours.service keeps it.",)
+        yield f"set near{version}", comment, _intervals(kind, ())
+    comment = ("Bridges and veths that are cards of the node's own, likewise: behind all others are containers.",)
+    yield "set cards", comment, _set("ifname", ())
     if rules.strict:
         for protocol in ("tcp", "udp"):
             yield f"set allowed_{protocol}", (), _intervals("inet_service", _ports(rules.allowed, protocol))
@@ -137,8 +142,8 @@ def _parts(rules: Rules) -> Iterator[tuple[str, tuple[str, ...], Iterable[str]]]
         ),
     )
     if rules.strict:
-        told = ("What units publish. Between containers of this node, docker's own rules judge.",)
-        yield "chain published", told, _STRICT_PUBLISHED
+        comment = ("What units publish. Between containers of this node, docker's own rules judge.",)
+        yield "chain published", comment, _STRICT_PUBLISHED
 
 
 _STRICT_INPUT = (

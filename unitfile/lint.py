@@ -102,7 +102,7 @@ def lint(
         linter.judge_whole(_options_of(drop_ins))
     if len(linter.found) > FINDINGS_MAX:
         first = sorted(linter.found, key=lambda each: (each.severity != ERROR, each))[:FINDINGS_MAX]
-        more = Finding(0, 0, f"more than {FINDINGS_MAX} findings", "mend these first", WARNING)
+        more = Finding(0, 0, f"more than {FINDINGS_MAX} findings", "correct these first", WARNING)
         return [*sorted(first), more]
     return sorted(linter.found)
 

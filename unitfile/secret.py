@@ -22,7 +22,7 @@ _NO_SECRET: Final = re.compile(
 
 
 def exposed(value: str) -> Iterator[str]:
-    """Names of the variables in ``value``, of one ``Environment=``, that hold a secret as far as one can tell."""
+    """Names of the variables in ``value``, of one ``Environment=``, that probably hold a secret."""
     try:
         for word in words(value):
             name, separator, text = unquoted(word).partition("=")

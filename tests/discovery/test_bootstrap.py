@@ -29,7 +29,7 @@ MakeEtcd = Callable[[], Any]
 
 @pytest.fixture
 def requests() -> list[str]:
-    """What the services of :func:`serve` were asked."""
+    """The requests to the services of :func:`serve`."""
     return []
 
 
@@ -65,9 +65,9 @@ def test_three_members_a_surplus_one_and_a_wiped_one(
     assert read(url).members[0].id == member_id(one.peer, url), "our idea of the id is etcd's"
     start(two, "two")
     eventually(lambda: len(read(url).members) == 2, "two registers")
-    asked = len(requests)
+    before = len(requests)
     # Each waits, is kept alive by an empty answer, and asks again: four times, so that each of the two has done so.
-    eventually(lambda: sum("wait=true" in line for line in requests[asked:]) >= 4, lambda: "\n".join(requests))
+    eventually(lambda: sum("wait=true" in line for line in requests[before:]) >= 4, lambda: "\n".join(requests))
     port = server.port
     server.stop()
     server = serve(port)
@@ -229,7 +229,7 @@ def make_leader(etcds: list[Any], member: int) -> None:
 def test_a_wiped_member_comes_back_as_somebody_new(
     serve: Callable[..., DiscoveryServer], node: Callable[[str, str], Node]
 ) -> None:
-    """Not by itself, and with nothing done on it: a person removes it and adds it anew on another node.
+    """Not by itself, and with nothing done on it: a person removes it and adds it again on another node.
 
     Here it has led the others.
     """

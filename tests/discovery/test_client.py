@@ -84,7 +84,7 @@ def test_redirects_are_followed_but_not_for_ever(
         request("GET", answering(302, b"", Location="http://[::1"), timeout=5)
 
 
-def test_errors_do_not_tell_tokens(server: DiscoveryServer, answering: Callable[..., str]) -> None:
+def test_errors_name_no_tokens(server: DiscoveryServer, answering: Callable[..., str]) -> None:
     token = "0123456789abcdef" * 2
     for base, message in (
         (server.base_url, "not know"),
@@ -97,7 +97,7 @@ def test_errors_do_not_tell_tokens(server: DiscoveryServer, answering: Callable[
         assert "/012345..." in str(refused.value)
 
 
-def test_a_proxy_is_asked_for_the_whole_url(server: DiscoveryServer) -> None:
+def test_a_proxy_gets_the_whole_url(server: DiscoveryServer) -> None:
     url = server.url(server.new_token(4))
     # Our own service takes absolute URLs, as every HTTP/1.1 server must, and so can play its own proxy.
     elsewhere = url.replace("127.0.0.1", "nowhere.invalid")

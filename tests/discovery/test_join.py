@@ -54,7 +54,7 @@ def test_the_id_is_that_of_etcd() -> None:
     assert len(member_id(PEER, URL)) <= 16
 
 
-def test_data_decides_before_all_else_and_the_service_is_not_asked() -> None:
+def test_data_decides_before_all_else_without_a_request_to_the_service() -> None:
     decided = decide(NODE, Remembered(has_wal=True), None)
     assert decided.kind == "member"
     assert "ETCD_DISCOVERY" not in decided.environment
@@ -74,7 +74,7 @@ def test_without_discovery_it_starts_as_configured() -> None:
         ({"ETCD_INITIAL_ADVERTISE_PEER_URLS": ""}, "needs an address"),
     ],
 )
-def test_settings_that_cannot_work_are_told_to_systemd_as_such(change: dict[str, str], match: str) -> None:
+def test_settings_that_cannot_work_have_an_exit_status_of_their_own(change: dict[str, str], match: str) -> None:
     with pytest.raises(Misconfigured, match=match) as refused:
         decide(NODE | change, FRESH, None)
     assert refused.value.exit_code == 78
@@ -90,7 +90,7 @@ def test_it_asks_and_registers_if_there_is_room() -> None:
     assert "2 of 3: n2, n3" in decided.reason
 
 
-def test_one_too_many_is_a_proxy_unless_told_to_exit() -> None:
+def test_one_too_many_is_a_proxy_unless_configured_to_exit() -> None:
     full = roster(3, *others(3))
     assert decide(NODE, FRESH, full).kind == "proxy"
     with pytest.raises(Failure, match="full"):
@@ -120,7 +120,7 @@ WIPED = ["", "http://another/token"]
     [
         (),
         (Listed("n2", (PEER,)), Listed("b", ("http://b:2380",))),  # the old one is still there
-        (Listed("", ("http://b:2380",)),),  # somebody else was added
+        (Listed("", ("http://b:2380",)),),  # another member was added
         (Listed("", (PEER, "http://b:2380")),),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_slot_whose_data_is_gone_is_not_taken_again(joining: str, listed: tupl
 
 
 @pytest.mark.parametrize("joining", WIPED)
-def test_who_was_added_anew_joins_as_that(joining: str) -> None:
+def test_a_member_that_was_added_again_joins_as_new(joining: str) -> None:
     listed = (Listed("b", ("http://b:2380", "http://b:2381")), Listed("", (PEER,)))
     decided = decide(NODE, Remembered(joining=joining), roster(3, PEER, *others(2)), listed)
     assert decided.kind == "member"
@@ -143,7 +143,7 @@ def test_who_was_added_anew_joins_as_that(joining: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"7", b"[7]", b'[{"name": "a"}]', b'[{"peerURLs": ["\\n"]}]'])
-def test_a_list_that_makes_no_sense_lists_nobody(body: bytes) -> None:
+def test_a_list_that_makes_no_sense_is_empty(body: bytes) -> None:
     assert listed_in(body) == ()
 
 
@@ -253,7 +253,7 @@ def test_a_proxy_asks_the_members_and_remembers_for_the_day_the_service_is_gone(
     ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ready.bind(str(tmp_path / "notify"))
     environment = NODE | {"ETCD_DISCOVERY": url, "NOTIFY_SOCKET": str(tmp_path / "notify")}
-    node = Pretender(tmp_path, environment, [None] * 10)  # nobody answers on the peer port: it guesses in the end
+    node = Pretender(tmp_path, environment, [None] * 10)  # no member answers on the peer port: it guesses in the end
     notices: list[str] = []
 
     def listen() -> None:

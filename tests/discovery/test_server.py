@@ -123,7 +123,7 @@ def test_a_watch_without_index_begins_now(server: DiscoveryServer) -> None:
     register(server, token, "before")
     answered = threading.Event()
 
-    def keep_registering() -> None:  # since nobody can tell when the watch has begun
+    def keep_registering() -> None:  # since it is not known when the watch has begun
         for number in range(100):
             if answered.wait(0.1):
                 return
@@ -171,7 +171,7 @@ def test_machines_beyond_the_size_see_for_themselves(server: DiscoveryServer) ->
         ("GET", "/{unknown}", 404, 100),
         ("GET", "/{unknown}?wait=true", 404, 100),
         ("PUT", "/{unknown}/a?value=a%3Dhttp://a:1", 404, 100),
-        ("GET", "/{token}/nobody", 404, 100),
+        ("GET", "/{token}/unknown", 404, 100),
         ("GET", "/{token}/a/b/c", 404, 100),
         ("GET", "/../../etc/passwd", 404, 100),
         ("GET", "/{token}?wait=true&waitIndex=x", 400, 203),
@@ -344,7 +344,7 @@ def test_the_url_that_machines_see(serve: Callable[..., DiscoveryServer]) -> Non
     assert ask(server, "GET", "/new").body.startswith(b"http://10.0.2.100:7379/")
 
 
-def test_the_log_does_not_tell_tokens(serve: Callable[..., DiscoveryServer]) -> None:
+def test_the_log_contains_no_tokens(serve: Callable[..., DiscoveryServer]) -> None:
     lines: list[str] = []
     server = serve(log=lines.append)
     token = server.new_token(1)
@@ -382,7 +382,7 @@ def test_a_state_that_cannot_be_read(state: Path, content: str) -> None:
     assert state.read_text() == content
 
 
-def test_an_address_of_nobody(state: Path) -> None:
+def test_an_address_of_no_machine(state: Path) -> None:
     with pytest.raises(Failure, match="not an address of this machine") as refused:
         DiscoveryServer("256.1.1.1", 0, state).start()
     assert refused.value.hint

@@ -47,7 +47,7 @@ Answer = Callable[[BaseHTTPRequestHandler], object]
 
 
 class Impostor(ThreadingHTTPServer):
-    """An endpoint that answers every request as told, and counts them by path."""
+    """An endpoint that answers every request with ``answer``, and counts requests by path."""
 
     daemon_threads = True
 
@@ -136,7 +136,7 @@ def connect() -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture
 def dead() -> str:
-    """An endpoint where nobody listens."""
+    """An endpoint where no one listens."""
     return f"http://127.0.0.1:{free_ports(1)[0]}"
 
 
@@ -196,7 +196,7 @@ def test_a_mute_endpoint_costs_one_timeout(impostor: Make, connect: Connect) -> 
 
 
 def test_a_read_that_was_refused_everywhere_did_reach_an_etcd(impostor: Make, connect: Connect, dead: str) -> None:
-    """Which tells an election, over in a moment, from an etcd that does not run."""
+    """Which distinguishes an election, over in a moment, from an etcd that does not run."""
     electing = impostor(says({"error": "etcdserver: leader changed", "code": 14}, 503)).endpoint
     for endpoints in ([electing], [electing, dead]):
         with pytest.raises(Unavailable) as trouble:
@@ -204,7 +204,7 @@ def test_a_read_that_was_refused_everywhere_did_reach_an_etcd(impostor: Make, co
         assert (trouble.value.reached, trouble.value.maybe_applied) == (True, False)
 
 
-def test_nobody_answers(connect: Connect, dead: str) -> None:
+def test_no_endpoint_answers(connect: Connect, dead: str) -> None:
     with pytest.raises(Unavailable) as single:
         connect(dead).put("a", b"")
     assert (single.value.where, single.value.reached, single.value.maybe_applied) == (dead, False, False)
@@ -317,7 +317,7 @@ def test_a_watch_that_is_not_confirmed(impostor: Make, connect: Connect, lines: 
         connect(impostor(streams(*lines)).endpoint).watch("a")
 
 
-def test_silence_is_noticed_if_asked(impostor: Make, connect: Connect) -> None:
+def test_silence_is_noticed_on_request(impostor: Make, connect: Connect) -> None:
     free = threading.Event()
     server = impostor(streams(CREATED, then=lambda: free.wait(5)))
     watch = connect(server.endpoint, watch_silence=0.2).watch("a")
@@ -443,11 +443,11 @@ def test_mutual_tls(make_etcd: Callable[[str], Any], tmp_path: Path, monkeypatch
     assert list(watch) == []
     client.close()
 
-    nobody = Client([server.endpoint], tls=Tls(tls.cafile))
-    assert not nobody.health()
+    without_certificate = Client([server.endpoint], tls=Tls(tls.cafile))
+    assert not without_certificate.health()
     with pytest.raises(Unavailable):
-        nobody.get("a")
-    nobody.close()
+        without_certificate.get("a")
+    without_certificate.close()
 
 
 def test_tls_files_that_are_wrong(tmp_path: Path) -> None:

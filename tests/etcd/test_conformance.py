@@ -78,7 +78,7 @@ def test_a_missing_key_is_none(etcd: Etcd, p: str) -> None:
     assert etcd.get(p + "nothing") is None
 
 
-def test_put_tells_the_revision_that_get_and_range_show(etcd: Etcd, p: str) -> None:
+def test_put_returns_the_revision_that_get_and_range_show(etcd: Etcd, p: str) -> None:
     first = etcd.put(p + "a", b"1")
     second = etcd.put(p + "a", b"\x00\xff")
     assert second == first + 1
@@ -126,7 +126,7 @@ def test_a_revision_that_is_not_yet(etcd: Etcd, p: str) -> None:
         etcd.range(p, revision=now + 1000)
 
 
-def test_delete_tells_what_was_there(etcd: Etcd, p: str) -> None:
+def test_delete_returns_what_was_there(etcd: Etcd, p: str) -> None:
     before = etcd.put(p + "a", b"")
     assert etcd.delete(p + "a")
     assert not etcd.delete(p + "a")

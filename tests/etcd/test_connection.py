@@ -145,7 +145,7 @@ def peer() -> Iterator[Callable[[Callable[[socket.socket], None]], Peer]]:
         each.close()
 
 
-def asked(accepted: socket.socket) -> bytes:
+def received(accepted: socket.socket) -> bytes:
     """One request; b"" when there is none any more."""
     got = b""
     while b"\r\n\r\n" not in got:
@@ -159,7 +159,7 @@ def asked(accepted: socket.socket) -> bytes:
 class TestPool:
     def test_a_connection_is_kept(self, peer: Callable[..., Peer]) -> None:
         def serve(accepted: socket.socket) -> None:
-            while request := asked(accepted):
+            while request := received(accepted):
                 assert request.startswith(b"GET /x HTTP/1.1\r\nHost: 127.0.0.1:")
                 accepted.sendall(OK)
 
@@ -170,11 +170,11 @@ class TestPool:
         pool.close()
 
     def test_one_that_the_other_side_closed_meanwhile_is_not_used(self, peer: Callable[..., Peer]) -> None:
-        """A write that is sent on it would be lost, and nobody could tell whether it was carried out."""
+        """A write that is sent on it would be lost, and the caller could not know whether it was carried out."""
         closed = threading.Semaphore(0)
 
         def serve(accepted: socket.socket) -> None:
-            asked(accepted)
+            received(accepted)
             accepted.sendall(OK)
             accepted.shutdown(socket.SHUT_RDWR)
             closed.release()
@@ -190,13 +190,13 @@ class TestPool:
     def test_broken_is_not_the_same_as_never_connected(self, peer: Callable[..., Peer]) -> None:
         with pytest.raises(NotConnectedError):
             Pool("127.0.0.1", free_ports(1)[0], timeout=10, kept_max=2).request("GET", "/x")
-        server = peer(asked)
+        server = peer(received)
         with pytest.raises(BrokenError, match="ended in the middle"):
             Pool("127.0.0.1", server.port, timeout=10, kept_max=2).request("GET", "/x")
 
     def test_no_more_than_so_many_are_kept(self, peer: Callable[..., Peer]) -> None:
         def serve(accepted: socket.socket) -> None:
-            while asked(accepted):
+            while received(accepted):
                 accepted.sendall(OK)
 
         server = peer(serve)
@@ -209,9 +209,9 @@ class TestPool:
         ended = threading.Event()
 
         def serve(accepted: socket.socket) -> None:
-            asked(accepted)
+            received(accepted)
             accepted.sendall(OK)
-            asked(accepted)
+            received(accepted)
             ended.set()
 
         server = peer(serve)

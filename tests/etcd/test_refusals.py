@@ -1,4 +1,4 @@
-"""A real etcd that is full, or guarded: what it says becomes an error that tells what to do, and to do that helps."""
+"""A real etcd that is full, or guarded: its answer becomes an error that says what to do, and doing that helps."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def test_a_full_etcd_says_what_to_do_and_that_helps(etcd_binary: str, make_etcd:
         for _ in range(20):
             client.put("/big", b"x" * 1_000_000)
     assert full.value.where == process.endpoint
-    status, told = put(api, "a.service", UNIT)
-    assert (status, told["message"]) == (507, "etcd is full, and takes nothing new (mvcc: database space exceeded)")
+    status, answer = put(api, "a.service", UNIT)
+    assert (status, answer["message"]) == (507, "etcd is full, and takes nothing new (mvcc: database space exceeded)")
     for words in ("etcdctl compaction", "etcdctl endpoint status", "etcdctl defrag", "etcdctl alarm disarm"):
-        assert f"'{words}" in told["hint"]
+        assert f"'{words}" in answer["hint"]
     assert api.handle(Request("GET", "/fleet/v1/units")).status == 200, "it can still be read"
 
     revision = json.loads(etcdctl("endpoint", "status", "-w", "json"))[0]["Status"]["header"]["revision"]
@@ -82,9 +82,9 @@ def test_an_etcd_that_asks_who_one_is(etcd_binary: str, make_etcd: Callable[[], 
     client = Client([process.endpoint])
     with pytest.raises(Denied, match="etcd does not let this client do that"):
         client.get("/a")
-    status, told = put(Api(Registry(client)), "a.service", UNIT)
+    status, answer = put(Api(Registry(client)), "a.service", UNIT)
     assert status == 500
-    assert "etcdctl auth status" in told["hint"]
+    assert "etcdctl auth status" in answer["hint"]
     with pytest.raises(EtcdError):
         next(client.watch("/a"))
     client.close()
@@ -100,16 +100,16 @@ def test_more_than_one_request_may_be(real_etcd: str) -> None:
 
 @given(st.text(), st.integers(-1, 20))
 def test_whatever_it_says_is_one_of_our_errors(message: str, code: int) -> None:
-    told = refusal(message, where="here", code=code)
-    assert isinstance(told, EtcdError)
-    assert told.where == "here" or (code == 5 and "lease" in message)
+    error = refusal(message, where="here", code=code)
+    assert isinstance(error, EtcdError)
+    assert error.where == "here" or (code == 5 and "lease" in message)
 
 
-def test_one_that_has_too_much_to_do_is_asked_again() -> None:
-    told = refusal("etcdserver: too many requests", where="here", code=8)
-    assert isinstance(told, Unavailable)
-    assert told.reached
-    assert not told.maybe_applied, "it was refused before it was begun"
+def test_an_overloaded_etcd_is_tried_again() -> None:
+    error = refusal("etcdserver: too many requests", where="here", code=8)
+    assert isinstance(error, Unavailable)
+    assert error.reached
+    assert not error.maybe_applied, "it was refused before it was begun"
 
 
 def test_a_failure_on_one_line() -> None:

@@ -1,4 +1,4 @@
-"""What the kernel tells of links, addresses and routes, and which networks are a node's own by that."""
+"""What the kernel reports of links, addresses and routes, and which networks are a node's own by that."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ETH = LO + link(2, "eth0")
 
 
 @pytest.mark.parametrize(
-    ("told", "near4", "near6"),
+    ("dumped", "near4", "near6"),
     [
         (ETH + route(2, "10.77.0.0/24"), "10.77.0.0/24", ""),
         (ETH + route(2, "2001:db8::/64") + route(2, "fe80::/64"), "", "2001:db8::/64"),
@@ -62,7 +62,7 @@ ETH = LO + link(2, "eth0")
         (ETH + route(2, "10.9.0.0/16", more=attribute(9, bytes(8))), "", ""),
         (ETH + route(2, "10.9.0.0/16", more=attribute(18, bytes(18))), "", ""),
         (ETH + route(2, "10.9.0.0/16", more=attribute(30, bytes(4))), "", ""),
-        # To the world, though without a gateway; to nobody; of another table.
+        # To the world, though without a gateway; to no destination; of another table.
         (ETH + route(2, "0.0.0.0/0") + route(2, "128.0.0.0/1") + route(2, "2000::/3"), "", ""),
         (ETH + route(2, "10.9.0.0/16", kind=6), "", ""),
         (ETH + route(2, "10.9.0.0/16", table=1000), "", ""),
@@ -91,29 +91,29 @@ ETH = LO + link(2, "eth0")
         (ETH + link(3, "tailscale0", "tun", arp=65534) + address(3, "100.64.0.1/32"), "", ""),
     ],
 )
-def test_which_networks_are_the_nodes_own(told: bytes, near4: str, near6: str) -> None:
-    found = neighbours(told)
+def test_which_networks_are_the_nodes_own(dumped: bytes, near4: str, near6: str) -> None:
+    found = neighbours(dumped)
     assert (" ".join(found.near4), " ".join(found.near6)) == (near4, near6)
 
 
 def test_a_bridge_with_a_card_in_it_is_a_card() -> None:
-    told = ETH + link(3, "br0", "bridge") + link(4, "enp1s0", master=3) + route(3, "10.77.0.0/24")
-    assert neighbours(told) == Neighbours(("10.77.0.0/24",), (), ("br0",))
-    with_container = told + link(5, "veth1", "veth", master=3)
+    dumped = ETH + link(3, "br0", "bridge") + link(4, "enp1s0", master=3) + route(3, "10.77.0.0/24")
+    assert neighbours(dumped) == Neighbours(("10.77.0.0/24",), (), ("br0",))
+    with_container = dumped + link(5, "veth1", "veth", master=3)
     assert neighbours(with_container).cards == ("br0",)
 
 
 def test_the_card_of_a_node_that_is_a_container_is_one() -> None:
     for name in ("eth0", "host0"):
-        told = LO + link(2, name, "veth") + route(2, "172.17.0.0/16")
-        assert neighbours(told) == Neighbours(("172.17.0.0/16",), (), (name,))
+        dumped = LO + link(2, name, "veth") + route(2, "172.17.0.0/16")
+        assert neighbours(dumped) == Neighbours(("172.17.0.0/16",), (), (name,))
     assert neighbours(LO + link(3, "br0", "bridge") + link(2, "eth9", "veth", master=3)).cards == ()
 
 
 @pytest.mark.parametrize("name", ['a"', "a}b", "a;b", "\N{EM DASH}", "a$b", "a\\"])
 def test_a_name_that_means_something_to_nft_is_no_card(name: str) -> None:
-    told = LO + link(3, name, "bridge") + link(4, "enp1s0", master=3)
-    assert neighbours(told).cards == ()
+    dumped = LO + link(3, name, "bridge") + link(4, "enp1s0", master=3)
+    assert neighbours(dumped).cards == ()
 
 
 def test_commands() -> None:
@@ -128,9 +128,9 @@ def test_commands() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_read(told: bytes) -> None:
-    found = neighbours(told)
-    assert found == neighbours(told)
+def test_any_bytes_are_read(dumped: bytes) -> None:
+    found = neighbours(dumped)
+    assert found == neighbours(dumped)
 
 
 @given(
@@ -138,16 +138,16 @@ def test_any_bytes_are_read(told: bytes) -> None:
         lambda kind: st.binary(max_size=80).map(lambda body: message(kind, body))
     )
 )
-def test_a_message_that_says_anything_gives_networks_or_nothing(told: bytes) -> None:
-    found = neighbours(ETH + told)
+def test_a_message_that_says_anything_gives_networks_or_nothing(dumped: bytes) -> None:
+    found = neighbours(ETH + dumped)
     for network in (*found.near4, *found.near6):
         assert ipaddress.ip_network(network, strict=False).prefixlen >= 8
 
 
-def test_what_this_computer_tells() -> None:
-    """The kernel itself: its loopback is read, and is nobody's neighbour; networks are well-formed."""
-    told = dump()
-    assert b"lo\0" in told
-    found = neighbours(told)
+def test_what_this_computer_reports() -> None:
+    """The kernel itself: its loopback is read, and is no neighbour; networks are well-formed."""
+    dumped = dump()
+    assert b"lo\0" in dumped
+    found = neighbours(dumped)
     assert not [network for network in found.near4 if network.startswith("127.")]
     assert all(ipaddress.ip_network(network) for network in (*found.near4, *found.near6))

@@ -64,7 +64,7 @@ def test_containers_are_refused_before_anybody_is_let_in(made: Rules) -> None:
     chains = chains_of(text(made))
     assert chains["door"][0].startswith('meta iifkind { "bridge", "veth" } iifname != @cards counter reject')
     assert chains["door"][-1] == "counter reject with icmpx admin-prohibited"
-    # What is jumped to may only refuse: nothing is accepted before the doors were asked.
+    # What is jumped to may only refuse: nothing is accepted before the doors are checked.
     reached = chains["input"][2 : chains["input"].index("tcp flags & (fin | syn | rst | ack) == syn jump node") + 1]
     assert [rule for rule in reached if rule.endswith("accept")] == []
     assert [rule for name in ("door", "node", "from_container") for rule in chains[name] if "accept" in rule] == []

@@ -50,7 +50,7 @@ def test_force_is_for_data_and_for_nothing_else() -> None:
             device.check(disk, 2 << 30, force=True)
 
 
-def test_mounts_are_told_by_device_number() -> None:
+def test_mounts_are_found_by_device_number() -> None:
     """Names in the table are whatever the mounting program said; numbers are the kernel's."""
     table = (
         "22 1 0:21 / /proc rw - proc proc rw\n"
@@ -83,7 +83,7 @@ def test_what_wipefs_says_of_real_contents(tmp_path: Path, closure: Tools) -> No
     with image.open("wb") as file:
         file.truncate(16 << 20)
     closure.run("sfdisk", "--quiet", str(image), feed=b"label: gpt\nsize=4MiB\n")
-    # Both copies of the table and the protective boot sector; each is told once.
+    # Both copies of the table and the protective boot sector; each is reported once.
     assert device.signatures(wipefs(image)) == ["gpt on disk", "PMBR on disk"]
 
 

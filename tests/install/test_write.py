@@ -44,7 +44,7 @@ def phases() -> Phases:
 
 
 def has_table(path: Path) -> bool:
-    """Would anybody find partitions?"""
+    """Would a reader find partitions?"""
     data = path.read_bytes()
     return b"EFI PART" in (data[512:520], data[-512:-504]) or data[510:512] == b"\x55\xaa"
 
@@ -77,8 +77,8 @@ def test_state_with_user_data_is_copied_whole(
     assert part.read_bytes() == image.read_bytes()
     closure.run("e2fsck", "-f", "-n", str(part))
     assert closure.run("debugfs", "-R", "cat /lib/flotilla/user-data", str(part)) == b"#cloud-config\nhostname: it\n"
-    told = closure.run("debugfs", "-R", "stat /lib/flotilla/user-data", str(part)).decode()
-    assert "Mode:  0600" in told
+    stat = closure.run("debugfs", "-R", "stat /lib/flotilla/user-data", str(part)).decode()
+    assert "Mode:  0600" in stat
     assert "Mode:  0755" in closure.run("debugfs", "-R", "stat /lib/flotilla", str(part)).decode()
     assert "Mode:  0755" in closure.run("debugfs", "-R", "stat /", str(part)).decode()
 
@@ -200,11 +200,11 @@ def test_the_table_is_written_after_all_else(
     pwrite = os.pwrite
     places: list[int] = []
 
-    def told(file: int, data: Any, at: int) -> int:
+    def recorded(file: int, data: Any, at: int) -> int:
         places.append(at)
         return pwrite(file, data, at)
 
-    monkeypatch.setattr(os, "pwrite", told)
+    monkeypatch.setattr(os, "pwrite", recorded)
     write.write(layout, SIZE, tmp_path, target, phases)
     assert places[-1] == 0
     assert places[-2] > SIZE - MIB

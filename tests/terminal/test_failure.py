@@ -1,4 +1,4 @@
-"""A failure tells what is wrong, where, why, and what to do next: each once."""
+"""A failure says what is wrong, where, why, and what to do next: each once."""
 
 from terminal import Failure, UsageFailure
 from terminal.failure import render

@@ -22,7 +22,7 @@ def steady(text: str) -> str:
     return SECONDS.sub("(T)", text)
 
 
-def test_a_log_tells_what_began_and_what_ended() -> None:
+def test_a_log_says_what_began_and_what_ended() -> None:
     log = io.StringIO()
     phases = Phases(log)
     with phases.phase("outer"):
@@ -92,7 +92,7 @@ def test_a_terminal_has_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("CI", "true"), ("TERM", "dumb")])
-def test_no_control_characters_where_nobody_looks(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_no_control_characters_where_no_person_reads(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""A program that is interrupted puts away what it has made before we go on."""
+"""A program that is interrupted cleans up what it has made before we go on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_program_that_is_not_there() -> None:
 def test_interrupted_it_has_all_the_time_to_put_things_away(tmp_path: Path) -> None:
     """Twice what ``subprocess.run`` would give it."""
     mount = tmp_path / "mount"
-    # Its clean-up takes time, and it is a shell, which heeds a signal between two commands.
+    # Its clean-up takes time, and it is a shell, which handles a signal between two commands.
     program = f"trap 'sleep 0.5; rm {mount}; exit' TERM; touch {mount}; while :; do sleep 0.1; done"
 
     def interrupt() -> None:

@@ -37,7 +37,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], error: BaseException | N
     assert captured.out == ""
 
 
-def test_a_full_disk_is_told_with_a_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_reported_with_a_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(OSError(errno.ENOSPC, "No space left on device", "/tmp/root.img")) == 1
     err = capsys.readouterr().err
     assert err.startswith("prog: error: /tmp/root.img: No space left on device\n")
@@ -158,7 +158,7 @@ def test_a_closed_stream_is_no_error(closed: str, body: str, code: int) -> None:
     assert process.returncode == code
 
 
-def test_progress_and_errors_that_nobody_reads_stop_nothing() -> None:
+def test_closed_output_for_progress_and_errors_stops_nothing() -> None:
     body = "sys.stdin.readline()\nwith Phases().phase('work'):\n    pass\nraise UsageFailure('no')"
     process = script(body)
     assert process.stderr is not None

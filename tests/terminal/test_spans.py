@@ -47,7 +47,7 @@ def test_threads_have_lanes_and_lie_below_what_was_running() -> None:
             both.wait(10)
 
     with recorder.span("packages"):
-        for _ in range(3):  # a pool made anew takes the lanes of the one before
+        for _ in range(3):  # a new pool takes the lanes of the one before
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(work, ("a", "b")))
     with recorder.span("after"):
@@ -85,7 +85,7 @@ def test_a_thread_that_works_aside_says_where_it_belongs() -> None:
 
 
 @given(st.recursive(st.just([]), lambda inside: st.lists(inside, max_size=3), max_leaves=12))
-def test_any_nesting_is_told(shape: list[object]) -> None:
+def test_any_nesting_is_recorded(shape: list[object]) -> None:
     recorder = Recorder()
 
     def go(inside: list[object]) -> int:

@@ -185,7 +185,7 @@ def test_tls_is_handed_in(start: Start, tmp_path: Path) -> None:
     context = self_signed(tmp_path / "pem", x509.DNSName("localhost"))
     server = start(tls=context, request_s=2.0)
     trusting = ssl.create_default_context(cafile=str(tmp_path / "pem"))
-    # One who does not speak TLS, and one who says nothing, hold up nobody.
+    # A client that does not speak TLS, and one that sends nothing, delay no other.
     with connect(server) as silent, connect(server) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
         with trusting.wrap_socket(connect(server), server_hostname="localhost") as connection:
