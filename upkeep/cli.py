@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from terminal import Failure, Parser, UsageFailure, command
-from upkeep.journal import Event, tell
+from upkeep.journal import Event, report
 from upkeep.space import Container, Fill, Holdings, Image, idle_since, order
 from upkeep.status import METRICS, PATHS, STATUS, Status
 
@@ -67,7 +67,7 @@ class Keeper:
         limits: Limits,
         measure: Callable[[], Sequence[Fill]],
         store: Store | None,
-        say: Callable[[Event, str, Mapping[str, str]], None] = tell,
+        say: Callable[[Event, str, Mapping[str, str]], None] = report,
     ) -> None:
         """``store`` is None while docker does not run."""
         self._limits, self._measure, self._store, self._say = limits, measure, store, say
@@ -156,11 +156,11 @@ def measured(paths: Sequence[Path] = PATHS) -> list[Fill]:
     for path in paths:
         try:
             device = path.stat().st_dev
-            told = os.statvfs(path)
+            usage = os.statvfs(path)
         except FileNotFoundError:
             continue
         name = found.pop(device).path if device in found else str(path)
-        found[device] = Fill.of(name, told.f_frsize, told.f_blocks, told.f_bfree, told.f_bavail)
+        found[device] = Fill.of(name, usage.f_frsize, usage.f_blocks, usage.f_bfree, usage.f_bavail)
     return list(found.values())
 
 

@@ -42,7 +42,7 @@ def datagram(event: Event, message: str, fields: Mapping[str, str], priority: in
     return text.encode("utf-8", "replace")
 
 
-def tell(event: Event, message: str, fields: Mapping[str, str] | None = None, *, path: str = SOCKET) -> None:
+def report(event: Event, message: str, fields: Mapping[str, str] | None = None, *, path: str = SOCKET) -> None:
     """Write to the journal, or to stderr where there is none."""
     data = datagram(event, message, fields or {}, NOTICE if event in (Event.REMOVED, Event.ROOM_AGAIN) else WARNING)
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

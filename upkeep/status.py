@@ -37,12 +37,12 @@ class Status:
     def parse(cls, text: str) -> Status:
         """The status in the output of :meth:`json`; an empty one for any other text: the next check starts afresh."""
         try:
-            told = record.parse(text)
-            fills = tuple(record.build(Fill, each) for each in told["fills"])
-            above = tuple(str(each) for each in told["above"])
-            idle = {str(key): float(value) for key, value in told["idle"].items()}
-            removed = {str(key): int(value) for key, value in told["removed"].items()}
-            return cls(fills, above, told["stuck"] is True, idle, removed)
+            state = record.parse(text)
+            fills = tuple(record.build(Fill, each) for each in state["fills"])
+            above = tuple(str(each) for each in state["above"])
+            idle = {str(key): float(value) for key, value in state["idle"].items()}
+            removed = {str(key): int(value) for key, value in state["removed"].items()}
+            return cls(fills, above, state["stuck"] is True, idle, removed)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
             return cls()
 

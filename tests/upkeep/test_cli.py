@@ -22,7 +22,7 @@ USED, OF_ENDED, UNUSED = Image("i1", ("web:1",), 0), Image("i2", ("job:1",), 1),
 
 
 class Disk:
-    """100 bytes, ``sizes`` of them taken by things of docker, ``other`` by somebody else.
+    """100 bytes, ``sizes`` of them taken by things of docker, ``other`` by something else.
 
     Docker refuses what ``refuses`` names.
     """
@@ -54,7 +54,7 @@ class Disk:
         status, self.trouble = keeper.look(before, now)
         return status
 
-    def told(self) -> list[Event]:
+    def reported(self) -> list[Event]:
         return [event for event, _ in self.events]
 
 
@@ -63,7 +63,7 @@ def test_it_stops_as_soon_as_there_is_room() -> None:
     status = disk.look()
     assert list(disk.things) == [RUNNING, USED, OF_ENDED, UNUSED]
     assert status.removed == {"container": 1}
-    assert disk.told() == [Event.FILLING, Event.REMOVED, Event.ROOM_AGAIN]
+    assert disk.reported() == [Event.FILLING, Event.REMOVED, Event.ROOM_AGAIN]
     assert disk.events[1][1].startswith("removed the container job: unused for at least 0 min")
     assert (status.above, status.stuck, set(status.idle)) == ((), False, {"i2", "i3"})
 
@@ -75,25 +75,25 @@ def test_below_the_threshold_nothing_goes() -> None:
     assert status.idle == {"c2": 1000, "i2": 1000, "i3": 1000}, "but it is known how long they have been idle"
 
 
-def test_what_runs_stays_however_full_it_is_and_that_is_told_once() -> None:
+def test_what_runs_stays_however_full_it_is_and_that_is_reported_once() -> None:
     disk = Disk({RUNNING: 50, USED: 45, UNUSED: 1})
     status = disk.look()
     assert list(disk.things) == [RUNNING, USED]
     assert status.stuck
-    assert disk.told() == [Event.FILLING, Event.REMOVED, Event.STUCK]
+    assert disk.reported() == [Event.FILLING, Event.REMOVED, Event.STUCK]
     status = disk.look(status)
-    assert disk.told()[3:] == []
+    assert disk.reported()[3:] == []
     assert status.removed == {"image": 1}
     disk.things[RUNNING] = 5
     assert not disk.look(status).stuck
-    assert disk.told()[3:] == [Event.ROOM_AGAIN]
+    assert disk.reported()[3:] == [Event.ROOM_AGAIN]
 
 
 def test_what_was_used_a_moment_ago_goes_at_a_later_look() -> None:
     disk = Disk({UNUSED: 90})
     limits = Limits(rest_s=120)
     first = disk.look(now=1000, limits=limits)
-    assert (list(disk.things), first.stuck, disk.told()) == ([UNUSED], False, [Event.FILLING])
+    assert (list(disk.things), first.stuck, disk.reported()) == ([UNUSED], False, [Event.FILLING])
     second = disk.look(Status.parse(json.dumps(first.json())), now=1120, limits=limits)
     assert (list(disk.things), second.removed) == ([], {"image": 1})
 
@@ -105,14 +105,14 @@ def test_docker_s_refusal_does_not_keep_the_rest() -> None:
     assert str(disk.trouble) == "docker refused: no space left on device"
 
 
-def test_a_docker_that_is_silent_makes_nobody_forget() -> None:
+def test_a_docker_that_is_silent_loses_no_state() -> None:
     disk = Disk({UNUSED: 90})
     disk.is_silent = True
     status = disk.look(Status(idle={"i3": 7}, removed={"image": 2}))
     assert (status.idle, status.removed, str(disk.trouble)) == ({"i3": 7}, {"image": 2}, "docker does not answer")
 
 
-def test_without_docker_it_only_tells() -> None:
+def test_without_docker_it_only_reports() -> None:
     events: list[Event] = []
     keeper = Keeper(Limits(), lambda: [Fill("/var", 100, 99)], None, lambda event, *_: events.append(event))
     status, trouble = keeper.look(Status(), 0)

@@ -35,13 +35,13 @@ NAMELESS = {"Id": "sha256:2", "RepoTags": ["<none>:<none>"], "Created": 16000000
 
 
 class Impostor(socketserver.ThreadingUnixStreamServer):
-    """Answers as ``answers`` (target -> status, body) says, 404 otherwise; ``asked`` has all requests."""
+    """Answers as ``answers`` (target -> status, body) says, 404 otherwise; ``requests`` has all requests."""
 
     daemon_threads = True
 
     def __init__(self, path: str) -> None:
         self.answers: dict[str, tuple[int, bytes]] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         super().__init__(path, Handler)
 
 
@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         words = f"{self.command} {self.path}"
-        self.server.asked.append(words)
+        self.server.requests.append(words)
         status, body = self.server.answers.get(words, (404, b'{"message": "not there"}'))
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -105,7 +105,7 @@ def test_nothing_is_removed_by_force_and_an_image_by_each_of_its_names(impostor:
         impostor.answers[f"DELETE /v1.44{target}"] = (200, b"[]")
     assert all(docker.remove(each) for each in found.containers)
     assert all(docker.remove(each) for each in found.images)
-    assert impostor.asked[2:] == [f"DELETE /v1.44{target}" for target in targets]
+    assert impostor.requests[2:] == [f"DELETE /v1.44{target}" for target in targets]
 
 
 @pytest.mark.parametrize("status", [404, 409])
@@ -115,15 +115,15 @@ def test_what_is_gone_or_in_use_again_is_left(impostor: Impostor, docker: Docker
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b'{"message": "write /x: no space left on device"}', "write /x: no space left on device"),
         (b"[" * 99999, "HTTP status 500"),
     ],
 )
-def test_a_refusal_is_told(impostor: Impostor, docker: Docker, body: bytes, told: str) -> None:
+def test_a_refusal_is_reported(impostor: Impostor, docker: Docker, body: bytes, message: str) -> None:
     impostor.answers["DELETE /v1.44/images/x"] = (500, body)
-    with pytest.raises(Failure, match=f"docker refused: {told}"):
+    with pytest.raises(Failure, match=f"docker refused: {message}"):
         docker.remove(Image("x", (), 0))
 
 

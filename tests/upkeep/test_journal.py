@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upkeep.journal import Event, datagram, tell
+from upkeep.journal import Event, datagram, report
 
 
 @given(st.text(), st.text())
@@ -29,14 +29,14 @@ def test_an_event_is_one_datagram(tmp_path: Path) -> None:
     path = str(tmp_path / "journal")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(path)
-        tell(Event.FILLING, "/var is 91 % full", {"ROOM_PERCENT": "91"}, path=path)
+        report(Event.FILLING, "/var is 91 % full", {"ROOM_PERCENT": "91"}, path=path)
         said = journal.recv(1 << 16).decode()
     assert f"MESSAGE=/var is 91 % full\nMESSAGE_ID={Event.FILLING.value}\nPRIORITY=4\n" in said
     assert said.endswith("ROOM_PERCENT=91\n")
 
 
-def test_without_a_journal_it_is_told_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(Event.STUCK, "/var is\n full", path=str(tmp_path / "none"))
+def test_without_a_journal_it_is_reported_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report(Event.STUCK, "/var is\n full", path=str(tmp_path / "none"))
     assert capsys.readouterr().err == "/var is  full\n"
 
 

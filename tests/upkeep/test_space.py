@@ -35,7 +35,7 @@ def test_nothing_goes_before_it_has_rested(
     idle = holdings.idle()
     since = idle_since(idle, before, now)
     assert set(since) == {each.id for each in idle}
-    assert all(told <= now for told in since.values())
+    assert all(start <= now for start in since.values())
     due = order(idle, since, now, rest_s)
     assert {each.id for each in due} == {each.id for each in idle if now - since[each.id] >= rest_s}
     kinds = [isinstance(each, Image) for each in due]
@@ -54,7 +54,7 @@ def test_the_order_is_not_that_of_docker_s_lists(holdings: Holdings, random: obj
     assert order(idle, since, 0, 0) == expected
 
 
-def test_a_container_that_starts_again_is_idle_anew() -> None:
+def test_a_container_that_starts_again_is_idle_from_then() -> None:
     ended = Container("c", "c", "i", "exited", 0)
     known = idle_since(Holdings([ended], []).idle(), {}, 10)
     assert known == {"c": 10}
