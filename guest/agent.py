@@ -113,7 +113,7 @@ class Agent:
         elif do == "ping":
             self._send({"id": number, "exit": 0})
         elif task is not None:  # else it has ended meanwhile
-            task.tell(message)
+            task.receive(message)
 
     def _refuse(self, number: int, why: str) -> None:
         if (task := self._tasks.pop(number, None)) is not None:

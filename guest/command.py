@@ -51,7 +51,7 @@ class Command:
             os.set_blocking(fd, False)
             self._listen(fd)
 
-    def tell(self, message: Message) -> None:
+    def receive(self, message: Message) -> None:
         """Handle a message of the host to this command.
 
         Raises KeyError, TypeError, ValueError if that makes no sense."""

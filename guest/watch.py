@@ -38,7 +38,7 @@ class Watch:
         self._next_at = 0.0
         self._asking: dict[str, Conversation] = {}
         self._states: dict[str, bool] = {}
-        self._told: list[str] = []
+        self._reported: list[str] = []
 
     @property
     def is_over(self) -> bool:
@@ -56,7 +56,7 @@ class Watch:
                 self._ask("count", manager.failed_units(), self._counted)
         return self._next_at
 
-    def tell(self, _: Message) -> None:
+    def receive(self, _: Message) -> None:
         """Raises ValueError: a watch is begun and dropped, and receives no messages in between."""
         raise ValueError("a watch takes no input")
 
@@ -101,8 +101,8 @@ class Watch:
     def _stated(self, unit: str, heard: bytes | None) -> None:
         self._states[unit] = heard is not None and value(heard) == "failed"
         failed = [unit for unit in self._units if self._states.get(unit)]
-        if failed != self._told:
-            self._told = failed
+        if failed != self._reported:
+            self._reported = failed
             self._send({"id": self.number, "failed": failed})
 
     def _ask(self, what: str, question: Question, answered: Answered) -> None:

@@ -58,11 +58,11 @@ async def _relay(reader: asyncio.StreamReader, session: Session) -> None:
                 case Input(data):
                     await session.type(b64decode(data))
                 case EndOfInput():
-                    session.tell("end")
+                    session.send("end")
                 case Resize(size):
-                    session.tell("size", size=list(size))
+                    session.send("size", size=list(size))
                 case Signal(number):
-                    session.tell("signal", signal=number)
+                    session.send("signal", signal=number)
     except (OSError, ValueError):
         pass
     session.give_up("its asker went away")

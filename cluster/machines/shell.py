@@ -42,7 +42,7 @@ UNSENT_BYTES_MAX = 1 << 18
 
 It is several times what sessions leave there before a reset waits in vain.
 """
-HELLOS_TOLD_MAX = 100
+HELLOS_LOGGED_MAX = 100
 """Of one machine, in the log: a guest may send hello as often as it likes."""
 
 
@@ -86,7 +86,7 @@ class Session:
             if "exit" in message:
                 return
 
-    def tell(self, do: str, **values: Any) -> None:
+    def send(self, do: str, **values: Any) -> None:
         """Send a request about this command: ``size``, ``signal``, ``end``."""
         if not self.is_over:
             self._shell.send({"do": do, "id": self.number, **values})
@@ -101,12 +101,12 @@ class Session:
             if self.is_over:
                 return
             self._room -= len(piece)
-            self.tell("input", data=b64encode(piece).decode())
+            self.send("input", data=b64encode(piece).decode())
             await self._shell.sent()
 
     def give_up(self, why: str) -> None:
         """Kill it; its caller receives ``why``."""
-        self.tell("drop")
+        self.send("drop")
         self._shell.forget(self, why)
 
     def heard(self, message: Message) -> None:
@@ -145,7 +145,7 @@ class Shell:
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
         self._nonce = ""
-        self._told = 0
+        self._logged = 0
         self._next = 1
         self._sessions: dict[int, Session] = {}
 
@@ -153,7 +153,7 @@ class Shell:
         """Connect to a QEMU that listens, and go on until it hangs up. Raises OSError."""
         await self.close()
         reader, self._writer = await asyncio.open_unix_connection(str(self.path))
-        self._told = 0
+        self._logged = 0
         self._reset()
         self._task = asyncio.create_task(self._listen(reader, self._writer))
 
@@ -208,8 +208,8 @@ class Shell:
                             err += _bytes(message, "err")
                             code = message.get("exit")
                             if len(out) + len(err) > OUTPUT_BYTES_MAX:
-                                told = f"{printable(command)!r} says more than {OUTPUT_BYTES_MAX >> 20} MiB"
-                                raise Failure(told, where=self.name)
+                                complaint = f"{printable(command)!r} says more than {OUTPUT_BYTES_MAX >> 20} MiB"
+                                raise Failure(complaint, where=self.name)
                     finally:
                         typing.cancel()
         except TimeoutError:
@@ -281,8 +281,8 @@ class Shell:
                     self._reset()
                 elif nonce == self._nonce and self.hello is None:
                     self.hello = Hello(printable(boot), uptime)
-                    self._told += 1
-                    if self._told <= HELLOS_TOLD_MAX:
+                    self._logged += 1
+                    if self._logged <= HELLOS_LOGGED_MAX:
                         self._log(f"{self.name}'s root shell is there, {uptime:.1f} s after its start")
                     async with self._changed:
                         self._changed.notify_all()
@@ -315,14 +315,14 @@ def run_request(command: str | None, *, has_input: bool, tty: Message | None = N
 def overdue(command: str, seconds: float, said: bytes, where: str) -> Failure:
     """The failure of a command that did not end, with the last line of its output ``said``."""
     last = said.decode(errors="replace").strip().splitlines()[-1:]
-    told = f"; the last it said: {printable(last[0])}" if last else ""
-    return Failure(f"{command!r} did not end within {seconds:.0f} s{told}", where=where)
+    ending = f"; the last it said: {printable(last[0])}" if last else ""
+    return Failure(f"{command!r} did not end within {seconds:.0f} s{ending}", where=where)
 
 
 async def _type(session: Session, data: bytes | None) -> None:
     if data is not None:
         await session.type(data)
-        session.tell("end")
+        session.send("end")
 
 
 def _bytes(message: Message, name: str) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.machines.shell import HELLOS_TOLD_MAX, UNREAD_BYTES_MAX, Shell, run_request
+from cluster.machines.shell import HELLOS_LOGGED_MAX, UNREAD_BYTES_MAX, Shell, run_request
 from cluster.model.utterance import TEXT_CHARS_MAX, kept
 from guest.lines import LINE_BYTES_MAX, Lines
 from terminal import Failure
@@ -109,32 +109,32 @@ STARTED = b'{"hello":1,"nonce":null,"boot":"b","uptime":1}\n'
 
 def test_hello_without_end_does_not_fill_what_waits_for_the_guest(socket_path: Path) -> None:
     """It says that it has started, again and again, and takes none of the resets that this calls for."""
-    starts, asked = 100_000, 0
+    starts, resets = 100_000, 0
 
     def answers(request: dict[str, Any]) -> list[bytes]:
-        nonlocal asked
-        asked += 1
-        return [hello(request) * 500, *[STARTED * 1000] * (starts // 1000)] if asked == 1 else [hello(request)]
+        nonlocal resets
+        resets += 1
+        return [hello(request) * 500, *[STARTED * 1000] * (starts // 1000)] if resets == 1 else [hello(request)]
 
     async def scene(shell: Shell) -> None:
-        await eventually_async(lambda: asked > 1000 and shell.hello is not None)
-        assert asked < starts / 2
+        await eventually_async(lambda: resets > 1000 and shell.hello is not None)
+        assert resets < starts / 2
 
     assert len(against(socket_path, answers, scene)) == 2
 
 
 def test_hello_without_end_does_not_fill_the_log(socket_path: Path) -> None:
-    asked = 0
+    resets = 0
 
     def answers(request: dict[str, Any]) -> list[bytes]:
-        nonlocal asked
-        asked += 1
-        return [hello(request), STARTED] if asked < 3 * HELLOS_TOLD_MAX else [hello(request)]
+        nonlocal resets
+        resets += 1
+        return [hello(request), STARTED] if resets < 3 * HELLOS_LOGGED_MAX else [hello(request)]
 
     async def scene(shell: Shell) -> None:
-        await eventually_async(lambda: asked == 3 * HELLOS_TOLD_MAX and shell.hello is not None)
+        await eventually_async(lambda: resets == 3 * HELLOS_LOGGED_MAX and shell.hello is not None)
 
-    assert len(against(socket_path, answers, scene)) == HELLOS_TOLD_MAX
+    assert len(against(socket_path, answers, scene)) == HELLOS_LOGGED_MAX
 
 
 @pytest.mark.parametrize("uptime", ["1e400", "-1e400", "NaN", "9" * 4000, '"1"', "[]", "true"])
@@ -187,7 +187,7 @@ def test_a_command_of_ours_that_never_stops_talking_is_ended(socket_path: Path) 
     assert peak_bytes(lambda: against(socket_path, answers, scene)) < 64 << 20
 
 
-def test_what_nobody_reads_is_bounded_whatever_it_is_made_of(socket_path: Path) -> None:
+def test_unread_output_is_bounded_whatever_it_is_made_of(socket_path: Path) -> None:
     """Objects in lists take twenty times the room of their text."""
     nested = b'{"id":1,"held":1,"failed":[%s]}\n' % b",".join([b"{}"] * 40_000)
     assert len(nested) < LINE_BYTES_MAX

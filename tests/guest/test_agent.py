@@ -137,7 +137,7 @@ def test_a_command_ends_when_its_process_does_whoever_holds_the_pipe(world: Worl
     world(scene)
 
 
-def test_input_that_nobody_reads_is_no_trouble(world: World) -> None:
+def test_input_that_no_process_reads_is_no_trouble(world: World) -> None:
     async def scene(shell: Shell, _: Hypervisor) -> None:
         assert (await shell.run("true", timeout=SOON_S, stdin=bytes(1 << 20))).rc == 0
         assert (await shell.run("head -c 3", timeout=SOON_S, stdin=b"abcdef" * 100_000)).out == "abc"
@@ -152,11 +152,11 @@ def test_a_terminal_has_a_size_and_ends_its_jobs(world: World) -> None:
         said = bytearray()
 
         async with shell.session(run_request("bash --norc -i", has_input=True, tty=tty)) as session:
-            told = session.messages()
+            messages = session.messages()
 
             async def until(text: bytes) -> None:
                 while text not in said:
-                    message = await anext(told)
+                    message = await anext(messages)
                     said.extend(b64decode(message.get("out", "")))
                 del said[: said.index(text) + len(text)]
 
@@ -164,7 +164,7 @@ def test_a_terminal_has_a_size_and_ends_its_jobs(world: World) -> None:
             await session.type(b"PS1='ask''ing> '; stty size; echo $TERM; tty\n")
             await until(b"33 111\r\nxterm\r\n/dev/pts/")
             await until(b"asking> ")
-            session.tell("size", size=[40, 100])
+            session.send("size", size=[40, 100])
             await session.type(b"stty size\n")
             await until(b"40 100")
             await until(b"asking> ")
@@ -176,7 +176,7 @@ def test_a_terminal_has_a_size_and_ends_its_jobs(world: World) -> None:
             await until(b"42")
             await until(b"asking> ")
             await session.type(b"exit 5\n")
-            codes = [message["exit"] async for message in told if "exit" in message]
+            codes = [message["exit"] async for message in messages if "exit" in message]
             assert codes == [5]
 
     world(scene)
@@ -187,7 +187,7 @@ def test_the_end_of_input_ends_a_shell_on_a_terminal(world: World) -> None:
         tty = {"size": [24, 80], "term": "dumb"}
         async with shell.session(run_request("cat", has_input=True, tty=tty)) as session:
             await session.type(b"line\n")
-            session.tell("end")
+            session.send("end")
             assert [message async for message in session.messages()][-1] == {"id": session.number, "exit": 0}
 
     world(scene)
@@ -218,7 +218,7 @@ def test_a_new_host_kills_what_the_former_left_and_drops_its_halves(world: World
     world(scene)
 
 
-def test_a_reset_node_is_told_and_served_again(world: World, tmp_path: Path) -> None:
+def test_a_reset_is_reported_and_the_node_served_again(world: World, tmp_path: Path) -> None:
     async def scene(shell: Shell, guest: Hypervisor) -> None:
         lost = asyncio.create_task(shell.run(f"touch {tmp_path}/begun; sleep 60", timeout=30))
         await eventually_async((tmp_path / "begun").exists)
@@ -231,7 +231,7 @@ def test_a_reset_node_is_told_and_served_again(world: World, tmp_path: Path) -> 
     world(scene)
 
 
-def test_before_a_reset_nobody_is_listened_to(short: Path) -> None:
+def test_requests_before_a_reset_are_ignored(short: Path) -> None:
     async def main() -> None:
         async with asyncio.timeout(30), hypervisor(short) as guest:
             reader, writer = await asyncio.open_unix_connection(str(guest.socket))
@@ -265,12 +265,12 @@ def test_requests_that_make_no_sense_are_refused_and_the_agent_lives(world: Worl
             with pytest.raises(Failure, match=f"the node refuses: .*{words}"):
                 await collected(shell, request)
         async with shell.session(run_request("cat", has_input=True)) as session:
-            session.tell("input", data="!")
+            session.send("input", data="!")
             with pytest.raises(Failure, match="no sense"):
                 await said(session)
         async with shell.session(run_request("sleep 60", has_input=True)) as session:
             for _ in range(20):
-                session.tell("input", data="eHh4" * 4000)
+                session.send("input", data="eHh4" * 4000)
             with pytest.raises(Failure, match="more input than there is room for"):
                 await said(session)
         assert (await shell.run("echo alive", timeout=SOON_S)).out == "alive\n"
@@ -303,7 +303,7 @@ def test_a_command_too_long_for_a_line_is_refused_here(world: World) -> None:
     world(scene)
 
 
-def test_a_watch_tells_when_things_come_true_in_their_order(world: World, tmp_path: Path) -> None:
+def test_a_watch_reports_its_conditions_in_their_order(world: World, tmp_path: Path) -> None:
     async def scene(shell: Shell, _: Hypervisor) -> None:
         first, second = tmp_path / "first", tmp_path / "second"
         request = {
@@ -312,14 +312,14 @@ def test_a_watch_tells_when_things_come_true_in_their_order(world: World, tmp_pa
             "interval": 0.05,
         }
         async with shell.session(request) as session:
-            told = session.messages()
+            messages = session.messages()
             second.write_text("yes")
             await asyncio.sleep(0.2)  # four intervals
             assert session._messages.empty(), "the second is not looked at before the first"
             first.touch()
-            assert (await anext(told))["held"] == 0
-            assert (await anext(told))["held"] == 1
-            assert (await anext(told))["exit"] == 0
+            assert (await anext(messages))["held"] == 0
+            assert (await anext(messages))["held"] == 1
+            assert (await anext(messages))["exit"] == 0
 
     world(scene)
 

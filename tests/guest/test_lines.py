@@ -1,4 +1,4 @@
-"""Framing: however the bytes come, the messages are the same, and nothing that anybody sends is held or breaks it."""
+"""Framing: however the bytes come, the messages are the same, and no input is held for ever or breaks it."""
 
 from itertools import pairwise
 from typing import Any

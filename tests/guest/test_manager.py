@@ -27,7 +27,7 @@ def parsed(question: Question) -> Message:
     return found
 
 
-def test_the_number_of_failed_units_is_asked_for() -> None:
+def test_the_request_for_the_number_of_failed_units() -> None:
     message = parsed(manager.failed_units())
     fields = {str(key.name): value for key, value in message.header.fields.items()}
     assert message.header.message_type == MessageType.method_call
@@ -42,7 +42,7 @@ def test_the_number_of_failed_units_is_asked_for() -> None:
 
 
 @given(st.text("abcXYZ019-_.@:\\", min_size=1, max_size=60))
-def test_any_units_state_can_be_asked_for(name: str) -> None:
+def test_the_request_for_any_units_state(name: str) -> None:
     message = parsed(manager.active_state(name))
     assert message.body == ("org.freedesktop.systemd1.Unit", "ActiveState")
 

@@ -27,7 +27,7 @@ class Systemd:
 
     def __init__(self, path: Path) -> None:
         self.states: dict[str, str] = {}
-        self.asked = 0
+        self.calls = 0
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -43,7 +43,7 @@ class Systemd:
                 line, _ = self._listener.accept()
             except OSError:
                 return
-            with line, suppress(ConnectionError):  # who asked may have been dropped meanwhile
+            with line, suppress(ConnectionError):  # the caller may have been dropped meanwhile
                 self._answer(line)
 
     def _answer(self, line: socket.socket) -> None:
@@ -62,7 +62,7 @@ class Systemd:
                 return
             calls = parser.feed(piece)
         (call,) = calls
-        self.asked += 1
+        self.calls += 1
         _, name = call.body
         path = {str(key.name): value for key, value in call.header.fields.items()}["path"]
         units = {manager.escaped(unit): state for unit, state in self.states.items()}
@@ -101,10 +101,10 @@ class Watched:
     """A watch that goes on for as long as a test looks at it."""
 
     def __init__(self, conditions: list[dict[str, Any]], units: tuple[str, ...] = ()) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.sent: list[dict[str, Any]] = []
         self._loop = Loop()
         request = {"conditions": conditions, "units": list(units), "interval": 0.05}
-        self.watch = Watch(1, request, self._loop, self.told.append)
+        self.watch = Watch(1, request, self._loop, self.sent.append)
 
     def go_on(self, until: Callable[[], bool] = lambda: False, seconds: float = 10.0) -> None:
         """Let it look, until ``until`` or for ``seconds``."""
@@ -115,7 +115,7 @@ class Watched:
             self._loop.once(0.02)
 
     def is_silent(self) -> bool:
-        """Whether nobody it has asked is listened to any more."""
+        """Whether it waits for no answer any more."""
         return not self._loop._handlers
 
     def close(self) -> None:
@@ -124,11 +124,11 @@ class Watched:
         self._loop.close()
 
     def holds(self, count: int) -> bool:
-        self.go_on(lambda: sum("held" in message for message in self.told) >= count)
-        return sum("held" in message for message in self.told) == count
+        self.go_on(lambda: sum("held" in message for message in self.sent) >= count)
+        return sum("held" in message for message in self.sent) == count
 
 
-def test_an_http_server_is_asked_until_it_says_so(watching: Make) -> None:
+def test_an_http_server_is_polled_until_it_says_so(watching: Make) -> None:
     said = [(503, "no"), (200, '{"health":"false"}'), (200, '{"health":"true"}')]
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -147,10 +147,10 @@ def test_an_http_server_is_asked_until_it_says_so(watching: Make) -> None:
         assert watched.holds(1)
         server.shutdown()
     assert said == []
-    assert watched.told == [{"id": 1, "held": 0}, {"id": 1, "exit": 0}]
+    assert watched.sent == [{"id": 1, "held": 0}, {"id": 1, "exit": 0}]
 
 
-def test_a_server_that_is_not_there_yet_or_hangs_is_asked_again(
+def test_a_server_that_is_not_there_yet_or_hangs_is_tried_again(
     short: Path, monkeypatch: pytest.MonkeyPatch, watching: Make
 ) -> None:
     monkeypatch.setattr(conversation, "DEADLINE_S", 0.3)
@@ -161,58 +161,58 @@ def test_a_server_that_is_not_there_yet_or_hangs_is_asked_again(
         listener.bind(str(path))
         listener.listen()
         watched.go_on(seconds=1)  # it is connected, and gets no answer
-        assert watched.told == []
+        assert watched.sent == []
         listener.setblocking(False)
         monkeypatch.setattr(conversation, "DEADLINE_S", 30)
-        while not watched.told:  # those that were given up come first
+        while not watched.sent:  # those that were given up come first
             with suppress(BlockingIOError):
                 line, _ = listener.accept()
                 watched.go_on(seconds=0.1)  # it says what it wants, as far as it has not given up
                 with line, suppress(BrokenPipeError):
                     line.recv(4096)
                     line.sendall(b'HTTP/1.0 200 OK\r\n\r\n[{"id":1},{"id":2}]')
-            watched.go_on(lambda: bool(watched.told), seconds=0.1)
+            watched.go_on(lambda: bool(watched.sent), seconds=0.1)
     assert watched.holds(1)
 
 
 def test_a_units_state_is_a_condition(systemd: Systemd, watching: Make) -> None:
     watched = watching([{"unit": "a-b.service", "is": "active"}])
     watched.go_on(seconds=0.3)
-    assert watched.told == []
+    assert watched.sent == []
     systemd.states["a-b.service"] = "activating"
     watched.go_on(seconds=0.3)
-    assert watched.told == []
+    assert watched.sent == []
     systemd.states["a-b.service"] = "active"
     assert watched.holds(1)
 
 
-def test_a_unit_that_fails_is_told_once_and_others_failures_are_not(systemd: Systemd, watching: Make) -> None:
+def test_a_unit_that_fails_is_reported_once_and_others_failures_are_not(systemd: Systemd, watching: Make) -> None:
     systemd.states = {"etcd.service": "active", "fleet.service": "activating", "other.service": "failed"}
     watched = watching([{"exists": "/no/such/file"}], ("etcd.service", "fleet.service"))
     watched.go_on(seconds=3.0)
-    assert watched.told == []
+    assert watched.sent == []
     systemd.states["etcd.service"] = "failed"
-    watched.go_on(lambda: bool(watched.told))
-    assert watched.told == [{"id": 1, "failed": ["etcd.service"]}]
+    watched.go_on(lambda: bool(watched.sent))
+    assert watched.sent == [{"id": 1, "failed": ["etcd.service"]}]
     watched.go_on(seconds=0.5)
-    assert len(watched.told) == 1
+    assert len(watched.sent) == 1
     systemd.states["etcd.service"] = "active"
-    watched.go_on(lambda: len(watched.told) == 2)
-    assert watched.told[1] == {"id": 1, "failed": []}
+    watched.go_on(lambda: len(watched.sent) == 2)
+    assert watched.sent[1] == {"id": 1, "failed": []}
 
 
 def test_no_manager_is_no_failure(short: Path, monkeypatch: pytest.MonkeyPatch, watching: Make) -> None:
     monkeypatch.setattr(manager, "SOCKET", str(short / "none"))
     watched = watching([{"unit": "x.service", "is": "active"}, {"exists": "/"}], ("x.service",))
     watched.go_on(seconds=0.5)
-    assert watched.told == []
+    assert watched.sent == []
 
 
 def test_a_watch_that_is_given_up_says_so_and_looks_no_more(systemd: Systemd, watching: Make) -> None:
     watched = watching([{"unit": "x.service", "is": "active"}], ("x.service",))
-    watched.go_on(lambda: systemd.asked > 2)
+    watched.go_on(lambda: systemd.calls > 2)
     with pytest.raises(ValueError, match="takes no input"):
-        watched.watch.tell({"do": "input", "data": ""})
+        watched.watch.receive({"do": "input", "data": ""})
     watched.watch.drop()
-    assert watched.told == []
+    assert watched.sent == []
     assert watched.is_silent()
