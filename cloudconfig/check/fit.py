@@ -115,7 +115,9 @@ class _Fit:
         user, _, group = owner.partition(":")
         for name, known in ((user, self._whole.accounts), (group, self._whole.groups)):
             if name and not name.isdigit() and name not in known:
-                self._add(ERROR, at, f"nobody called {name} here or in the image", "declare it in users or groups")
+                self._add(
+                    ERROR, at, f"no account is called {name}, here or in the image", "declare it in users or groups"
+                )
 
     def _unit(self, unit: Unit) -> None:
         name = canonical(unit.name)

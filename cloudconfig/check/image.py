@@ -137,7 +137,7 @@ def load(path: Path) -> Image:
         hint = "--image takes the folder that 'osbuild image' made, or what 'cloudconfig facts' printed"
         raise Failure(f"cannot be read: {error.strerror}", where=error.filename or str(path), hint=hint) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Failure("tells no facts of an image", where=str(path), hint="build it again: osbuild image") from error
+        raise Failure("does not describe an image", where=str(path), hint="build it again: osbuild image") from error
 
 
 def of_root(root: Path) -> Image:

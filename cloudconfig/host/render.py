@@ -162,7 +162,7 @@ def choose_node(variables: dict[str, Any], name: str) -> None:
     found = [node for node in nodes if isinstance(node, dict) and node.get("name") == name]
     if len(found) != 1:
         names = ", ".join(str(node.get("name")) for node in nodes if isinstance(node, dict))
-        raise Failure(f"{len(found)} nodes are called so", where=f"--node {name}", hint=f"there are: {names}")
+        raise Failure(f"{len(found)} nodes have this name", where=f"--node {name}", hint=f"there are: {names}")
     variables["node"] = found[0]
 
 

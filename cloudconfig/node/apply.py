@@ -18,7 +18,7 @@ from cloudconfig.check import validate
 from cloudconfig.node import accounts, datasource, guard, manifest, merging, salvage, status
 from cloudconfig.node.machine import Machine
 from cloudconfig.node.manifest import Manifest
-from cloudconfig.node.request import Asked, instance_names, judge, network_files, placed, static_addresses, texts_of
+from cloudconfig.node.request import Request, instance_names, judge, network_files, placed, static_addresses, texts_of
 from cloudconfig.node.rooted import Root, RootedError, Staging
 from cloudconfig.node.status import Status, Trouble
 from cloudconfig.plan import plan
@@ -112,25 +112,25 @@ class _Apply:
 
         After any error, foreseen or not, host name and keys of accounts that can repair the node."""
         seed, digest = self._seed, None
-        asked = self._attempt(self._read)
+        request = self._attempt(self._read)
         if self._is_deferred:
             # Now what is needed for the network; everything once the addresses are known.
-            if asked is None or asked.troubles:
+            if request is None or request.troubles:
                 self._attempt(self._rescue)
             else:
-                self._attempt(partial(self._essentials, asked.config))
-                self._attempt(partial(self._network, asked))
+                self._attempt(partial(self._essentials, request.config))
+                self._attempt(partial(self._network, request))
             return Status(status.DEFERRED, seed.source)
         self._troubles.extend(seed.damage)
-        if asked is not None:
-            self._troubles.extend(asked.troubles)
-            digest = self._attempt(partial(self._judged, asked))
+        if request is not None:
+            self._troubles.extend(request.troubles)
+            digest = self._attempt(partial(self._judged, request))
         if digest is None:
             self._attempt(self._rescue)
-        elif asked is not None and self._troubles:
+        elif request is not None and self._troubles:
             # Try the failed essentials once more: the memory of the rest is free again.
-            self._attempt(partial(self._essentials, asked.config))
-        warnings = self._attempt(partial(self._warnings, asked)) if asked is not None else None
+            self._attempt(partial(self._essentials, request.config))
+        warnings = self._attempt(partial(self._warnings, request)) if request is not None else None
         result = status.DONE
         if self._troubles:
             result = status.DEGRADED if digest is not None or self._is_named or self._keyed else status.FAILED
@@ -144,7 +144,7 @@ class _Apply:
             warnings=warnings or (),
         )
 
-    def _read(self) -> Asked:
+    def _read(self) -> Request:
         """The request in user-data. Raises Failure."""
         contents = userdata.read(self._seed.user_data, partial(instance_names, self._seed))
         self._texts = texts_of(contents)
@@ -154,7 +154,7 @@ class _Apply:
         self._texts = texts_of(contents)
         return judge(contents)
 
-    def _judged(self, asked: Asked) -> str | None:
+    def _judged(self, request: Request) -> str | None:
         """Apply the request; return the plan's hash, None if something is wrong with the request. Raises Failure."""
         seed = self._seed
         files, findings = guard.attempt(partial(network_files, seed.network), self._troubles.append) or ((), ())
@@ -167,10 +167,12 @@ class _Apply:
         ):
             if problem:
                 self._troubles.append(Trouble(f"meta-data {where}", problem))
-        if asked.troubles or seed.damage:
+        if request.troubles or seed.damage:
             return None
-        self._essentials(asked.config)
-        return self._rest(asked._replace(config=asked.config._replace(write_files=(*asked.config.write_files, *files))))
+        self._essentials(request.config)
+        return self._rest(
+            request._replace(config=request.config._replace(write_files=(*request.config.write_files, *files)))
+        )
 
     def _rescue(self) -> None:
         """Apply the essentials when the rest is not applied.
@@ -198,9 +200,9 @@ class _Apply:
             accounts.add(self._machine, plain, has_group=user.name in known.groups)
         self._keys(user.name, keys)
 
-    def _warnings(self, asked: Asked) -> tuple[Trouble, ...]:
+    def _warnings(self, request: Request) -> tuple[Trouble, ...]:
         notes = (Trouble("", note) for note in self._seed.notes)
-        return (*notes, *asked.warnings, *self._unmet(asked.config.needs))
+        return (*notes, *request.warnings, *self._unmet(request.config.needs))
 
     def _unmet(self, needs: tuple[Need, ...]) -> list[Trouble]:
         """Those of ``needs`` that no node meets, with what to do instead."""
@@ -229,13 +231,13 @@ class _Apply:
             self._addresses = known
             self._is_deferred = True
 
-    def _network(self, asked: Asked) -> None:
+    def _network(self, request: Request) -> None:
         """The files of networkd that are certain already, beside all that a former plan left."""
         units = tuple(
-            unit for unit in asked.config.units if is_network(unit.name) and not addresses.used(unit.content or "")
+            unit for unit in request.config.units if is_network(unit.name) and not addresses.used(unit.content or "")
         )
-        files = tuple(file for file in asked.config.write_files if file.at == NETWORK)
-        if asked.troubles or not (units or files):
+        files = tuple(file for file in request.config.write_files if file.at == NETWORK)
+        if request.troubles or not (units or files):
             return
         try:
             self._files(plan.make(CloudConfig(units=units, write_files=files)), "", is_part=True)
@@ -296,9 +298,9 @@ class _Apply:
             staging.file(path, text.encode(), 0o600, entry.uid, entry.gid)
             self._commit(staging)
 
-    def _rest(self, asked: Asked) -> str:
+    def _rest(self, request: Request) -> str:
         """All but the essentials, all or nothing as far as files go. Returns the plan's hash. Raises Failure."""
-        config = asked.config
+        config = request.config
         if self._addresses and not any(file.path == addresses.ENVIRONMENT for file in config.write_files):
             text = addresses.environment(self._addresses).encode()
             file = WriteFile(addresses.ENVIRONMENT, text, None, "", addresses.ENVIRONMENT, merge=merging.ENVIRONMENT)
@@ -317,10 +319,10 @@ class _Apply:
             self._attempt(partial(self._machine.run, ("networkctl", "reload")))
         if plan.FIREWALL in self._changed and self._root.status(_FIREWALL_LOADED):
             self._attempt(partial(self._machine.run, ("systemctl", "--no-block", "restart", FIREWALL_UNIT)))
-        self._scripts(asked.scripts, hooks=True)
+        self._scripts(request.scripts, hooks=True)
         for verb, unit in made.commands:
             self._attempt(partial(self._machine.run, ("systemctl", "--no-block", verb, unit)))
-        self._scripts(asked.scripts, hooks=False)
+        self._scripts(request.scripts, hooks=False)
         if made.final:
             from cloudconfig.text import stages
 
@@ -338,7 +340,7 @@ class _Apply:
             return
         written = {file.path for file in made.files}
         for path, _shell in roster.shell_problems(lambda shell: shell in written or self._there(shell)):
-            raise Failure("there is no such shell, and who has none cannot log in", where=path)
+            raise Failure("there is no such shell; without a shell the account cannot log in", where=path)
         accounts.apply(self._root, roster, self._machine)
 
     def _there(self, path: str) -> bool:

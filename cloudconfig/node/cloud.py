@@ -35,7 +35,7 @@ _NO_TOKENS = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_
 _HINT = "flotilla.datasource on the kernel command line names the datasource; is the network card that leads there up?"
 
 
-class Told(NamedTuple):
+class Metadata(NamedTuple):
     """The answer of a metadata service.
 
     ``addresses`` are by names of :mod:`cloudconfig.text.addresses`; ``damage`` is what is missing or broken."""
@@ -121,7 +121,7 @@ class Service:
         return f"http://{self._address}{path}"
 
 
-def ec2(service: Service) -> Told:
+def ec2(service: Service) -> Metadata:
     """The data of EC2's metadata service, or one like it, on this machine. Raises Failure."""
     ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
     status, token = service.ask("PUT", "/latest/api/token", ttl)
@@ -140,7 +140,7 @@ def ec2(service: Service) -> Told:
         lambda: _short(_text(service.get(f"{base}/local-hostname", headers) or b"")), damage.append
     )
     keys = guard.attempt(lambda: _keys(service, f"{base}/public-keys/", headers), damage.append)
-    return Told(user_data, instance or "", hostname or "", keys or (), _addresses(service, headers), tuple(damage))
+    return Metadata(user_data, instance or "", hostname or "", keys or (), _addresses(service, headers), tuple(damage))
 
 
 def _keys(service: Service, path: str, headers: Mapping[str, str]) -> tuple[str, ...]:
@@ -162,15 +162,15 @@ def _key(service: Service, path: str, headers: Mapping[str, str]) -> str:
     return _text(body)
 
 
-def openstack(service: Service) -> Told:
+def openstack(service: Service) -> Metadata:
     """The data of OpenStack's metadata service on this machine. Raises Failure."""
     user_data = service.get("/openstack/latest/user_data", {}) or b""
     damage: list[Trouble] = []
-    told = guard.attempt(lambda: _described(service), damage.append) or Told(b"", "", "", ())
-    return told._replace(user_data=user_data, addresses=_addresses(service, {}), damage=tuple(damage))
+    metadata = guard.attempt(lambda: _described(service), damage.append) or Metadata(b"", "", "", ())
+    return metadata._replace(user_data=user_data, addresses=_addresses(service, {}), damage=tuple(damage))
 
 
-def _described(service: Service) -> Told:
+def _described(service: Service) -> Metadata:
     path = "/openstack/latest/meta_data.json"
     try:
         meta: Any = record.parse(service.need(path, {}))
@@ -180,7 +180,7 @@ def _described(service: Service) -> Told:
         raise Failure("it does not say which machine this is (uuid)", where=path)
     keys = meta.get("public_keys")
     hostname = meta.get("hostname")
-    return Told(
+    return Metadata(
         user_data=b"",
         instance_id=meta["uuid"],
         hostname=_short(hostname) if isinstance(hostname, str) else "",
@@ -210,11 +210,11 @@ def _addresses(service: Service, headers: Mapping[str, str]) -> tuple[tuple[str,
     return tuple(found)
 
 
-KINDS: dict[str, Callable[[Service], Told]] = {"ec2": ec2, "openstack": openstack}
+KINDS: dict[str, Callable[[Service], Metadata]] = {"ec2": ec2, "openstack": openstack}
 
 
 def _passes(status: int) -> bool:
-    """Whether a status is trouble that time may mend. 501 is not: the service does not know the method."""
+    """Whether a status is trouble that may pass. 501 is not: the service does not know the method."""
     return status == HTTPStatus.TOO_MANY_REQUESTS or (status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED)
 
 

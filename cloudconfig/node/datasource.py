@@ -128,9 +128,15 @@ def _fetch(name: str, wait_s: float, system: Path) -> Seed:
 def _networked(name: str) -> Seed:
     from cloudconfig.node import cloud  # half a second of boot time that no other datasource needs
 
-    told = cloud.KINDS[name](cloud.Service())
+    metadata = cloud.KINDS[name](cloud.Service())
     return Seed(
-        name, told.user_data, told.instance_id, told.hostname, told.keys, damage=told.damage, addresses=told.addresses
+        name,
+        metadata.user_data,
+        metadata.instance_id,
+        metadata.hostname,
+        metadata.keys,
+        damage=metadata.damage,
+        addresses=metadata.addresses,
     )
 
 

@@ -67,7 +67,7 @@ def _one(
             sleep(pause)
             pause = min(2 * pause, longest)
         if hashlib.sha256(content).hexdigest() != wanted.sha256:
-            raise Failure("what came has another hash, and is thrown away")
+            raise Failure("the download has another hash and was removed")
     uid, gid = accounts.read(root).owner(wanted.owner)
     with Staging(root) as staging:
         staging.file(wanted.path, content, wanted.mode, uid, gid)

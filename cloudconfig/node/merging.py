@@ -24,7 +24,7 @@ def merge(kind: str, old: bytes, new: bytes) -> bytes:
     except ValueError:
         there = None
     if not isinstance(there, dict):
-        raise Failure("what is there is no JSON object, and nothing can be put into it")
+        raise Failure("the file is not a JSON object, so nothing can be added to it")
     return (json.dumps(_deep(there, record.parse(new)), indent=2, sort_keys=True) + "\n").encode()
 
 

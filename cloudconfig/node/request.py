@@ -17,7 +17,7 @@ from cloudconfig.text.userdata import Part
 WARNINGS_MAX = 20  # on a console
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """The request in user-data; ``config`` is empty if there are ``troubles``."""
 
     config: CloudConfig
@@ -48,7 +48,7 @@ def static_addresses(texts: list[str], network_config: bytes) -> dict[str, str]:
     return addresses.given(files)
 
 
-def judge(contents: userdata.Contents) -> Asked:
+def judge(contents: userdata.Contents) -> Request:
     """The request in user-data."""
     parts = [part for part in contents.parts if part.kind == userdata.CLOUD_CONFIG]
     scripts = tuple(part for part in contents.parts if part.kind == userdata.SCRIPT)
@@ -62,10 +62,10 @@ def judge(contents: userdata.Contents) -> Asked:
     if not troubles:
         try:
             config = _combined(parts, documents)
-            return Asked(lockout.with_key_files(config), scripts, (), warnings)
+            return Request(lockout.with_key_files(config), scripts, (), warnings)
         except plan.PlanError as error:
             troubles.append(Trouble(error.path, error.message))
-    return Asked(CloudConfig(), (), tuple(troubles), warnings)
+    return Request(CloudConfig(), (), tuple(troubles), warnings)
 
 
 def _combined(parts: list[Part], documents: list[parse.Document]) -> CloudConfig:

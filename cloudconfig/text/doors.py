@@ -44,7 +44,10 @@ def read(reader: Reader, top: Fields) -> tuple[Firewall, ...]:
     cluster = _entries(reader, fields, "cluster", _network_problem)
     if "cluster" in fields and not cluster:
         reader.error(
-            fields["cluster"][1], "firewall.cluster", "names nobody", "leave it away: then the cards' networks"
+            fields["cluster"][1],
+            "firewall.cluster",
+            "names no machine",
+            "leave it out to admit the networks of the node's cards",
         )
     return (Firewall(strict, cluster, allowed, _entries(reader, fields, "nodes_only", _network_problem)),)
 
@@ -105,10 +108,10 @@ def _entries(reader: Reader, fields: Fields, key: str, problem: _Problem) -> tup
 
 def _network_problem(text: str) -> tuple[str, str]:
     try:
-        everybody = _network(text).endswith("/0")
+        is_all = _network(text).endswith("/0")
     except ValueError:
         return "not an address or a network", "for example: 10.77.0.0/24, 10.77.0.11, fd00::/64"
-    return ("is everybody", "a network of your own, or an address") if everybody else ("", "")
+    return ("includes every address", "a network of your own, or an address") if is_all else ("", "")
 
 
 def _network(text: str) -> str:

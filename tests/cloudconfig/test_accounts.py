@@ -147,7 +147,7 @@ def test_an_account_is_locked(node: ShadowNode) -> None:
         "users: [{name: core, plain_text_passwd: correct-horse}]\n",
     ],
 )
-def test_plain_passwords_are_set_once_and_told_nowhere(node: ShadowNode, text: str) -> None:
+def test_plain_passwords_are_set_once_and_printed_nowhere(node: ShadowNode, text: str) -> None:
     outcome = node.apply(config(text))
     assert outcome.errors == ()
     assert crypt.same("correct-horse", node.shadow("core")[1])
@@ -164,7 +164,7 @@ def test_a_hash_by_chpasswd_and_the_change_at_the_first_login(node: ShadowNode) 
     assert node.apply(text).errors == ()
     assert node.shadow("core")[1:3] == [HASH, "0"]
     node.apply(text)
-    assert node.machine.ran == [], "who has changed it is not asked again"
+    assert node.machine.ran == [], "a password that was changed does not expire again"
 
 
 def test_what_useradd_refuses_keeps_files_back_and_names_the_place(node: ShadowNode) -> None:

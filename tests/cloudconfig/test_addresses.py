@@ -91,9 +91,9 @@ def test_one_stands_for_both() -> None:
 
 
 def test_waiting_ends_with_an_address_or_with_its_name() -> None:
-    told: Iterator[dict[str, str]] = iter([{}, {}, {"private_ipv4": "10.0.0.5"}])
+    found: Iterator[dict[str, str]] = iter([{}, {}, {"private_ipv4": "10.0.0.5"}])
     slept: list[float] = []
-    values = addresses.wait(["public_ipv4"], {}, lambda: next(told), clock=lambda: 0.0, sleep=slept.append)
+    values = addresses.wait(["public_ipv4"], {}, lambda: next(found), clock=lambda: 0.0, sleep=slept.append)
     assert (values["public_ipv4"], len(slept)) == ("10.0.0.5", 2)
     with pytest.raises(Failure, match=r"\$private_ipv6: no card has such an address"):
         addresses.wait(["private_ipv4", "private_ipv6"], {"private_ipv4": "10.0.0.5"}, dict, wait_s=0)

@@ -26,7 +26,7 @@ KEYS = f"#cloud-config\nhostname: n1\nssh_authorized_keys: ['{KEY}']\n"
 
 
 class Recorder:
-    """A machine that writes down what it is told; ``refuse`` is a word whose commands fail."""
+    """A machine that records its commands; ``refuse`` is a word whose commands fail."""
 
     def __init__(self, refuse: str = "") -> None:
         self.ran: list[str] = []
@@ -190,7 +190,7 @@ def test_after_a_reboot_only_what_run_forgot_is_written(node: Node) -> None:
         ("write_files: [{path: /usr/x}]\n", "read-only"),
         ("hostname: twice\n", "stands here twice"),
         ("write_files: [{path: /etc/a}, {path: /etc/a}]\n", "already claimed"),
-        ("write_files: [{path: /etc/a}, {path: /etc/b, owner: nobody-here}]\n", "no account is called nobody-here"),
+        ("write_files: [{path: /etc/a}, {path: /etc/b, owner: no-one-here}]\n", "no account is called no-one-here"),
         ("write_files: [{path: /etc/a}, {path: /etc/passwd/x}]\n", "not for write_files"),
         ("write_files: [{path: /etc/a}, {path: /etc/folder}]\n", "is a folder"),
         ("write_files: [{path: /etc/a}, {path: /etc/out/x}]\n", "leads out of the root"),
@@ -227,7 +227,7 @@ def test_keys_of_meta_data_are_applied_with_a_broken_config(node: Node) -> None:
     assert KEY in node.read("var/home/core/.ssh/authorized_keys")
 
 
-def test_broken_meta_data_is_told_and_left_out(node: Node) -> None:
+def test_broken_meta_data_is_reported_and_left_out(node: Node) -> None:
     outcome = node.apply("", keys=("garbage",), hostname="two words")
     assert [trouble.path for trouble in outcome.errors] == ["meta-data local-hostname", "meta-data public-keys"]
     assert (outcome.result, node.machine.hostname) == ("degraded", "")
@@ -242,7 +242,7 @@ def test_broken_user_data_does_not_take_old_keys_away(node: Node) -> None:
 
 
 def test_what_a_former_plan_wrote_is_taken_away(node: Node) -> None:
-    """Unless somebody changed it meanwhile; and what stood there before comes back."""
+    """Unless it was changed meanwhile; and what was there before comes back."""
     node.write("etc/issue", "of the image\n")
     (node.path / "etc/issue").chmod(0o640)
     (node.path / "etc/localtime").symlink_to("/usr/share/zoneinfo/UTC")
@@ -283,7 +283,7 @@ write_files:
     for _ in range(2):
         assert node.apply(text).result == "done"
         assert node.read("etc/hosts.allow") == "of the image\none\ntwo\n"
-        assert (node.path / "etc/hosts.allow").stat().st_mode & 0o777 == 0o640, "nobody asked for another mode"
+        assert (node.path / "etc/hosts.allow").stat().st_mode & 0o777 == 0o640, "no other mode was requested"
         assert (node.read("etc/new"), (node.path / "etc/new").stat().st_mode & 0o777) == ("ab", 0o600)
         assert (node.read("etc/other"), (node.path / "etc/other").stat().st_mode & 0o777) == ("x", 0o644)
     node.apply(text.replace("two", "three"))
@@ -376,7 +376,7 @@ def test_users(node: Node) -> None:
         "usermod -a -G root -s /bin/sh core",
     ]
     assert node.machine.secrets[1] == "joe:$y$j9T$salt$hash\n"
-    # This useradd made nobody, so there is no home for the keys: told, and the rest is done.
+    # This useradd made no account, so there is no home for the keys: reported, and the rest is done.
     assert [trouble.message for trouble in outcome.errors] == ["no account is called joe"]
     assert outcome.result == "degraded"
 
@@ -390,7 +390,7 @@ def test_keys_of_a_user_who_left_the_plan_are_taken_away(node: Node) -> None:
     assert node.read("var/home/joe/.ssh/authorized_keys") == "by hand\n"
 
 
-def test_a_failing_command_is_told_and_the_others_are_queued(node: Node) -> None:
+def test_a_failing_command_is_reported_and_the_others_are_queued(node: Node) -> None:
     node.machine = Recorder(refuse="a.service")
     outcome = node.apply(WHOLE)
     assert outcome.result == "degraded"
@@ -417,14 +417,14 @@ def test_a_script_runs_once_for_an_instance(node: Node) -> None:
     assert node.machine.ran == [run, run]
 
 
-def test_networkd_is_told_if_it_runs(node: Node) -> None:
+def test_networkd_is_reloaded_if_it_runs(node: Node) -> None:
     text = "#cloud-config\ncoreos: {units: [{name: 1.network, content: '[Match]'}]}\n"
     node.write("run/systemd/netif/state", "")
     node.apply(text)
     assert node.machine.ran == ["networkctl reload"]
 
 
-def test_the_firewall_is_loaded_anew_when_it_changed_and_runs(node: Node) -> None:
+def test_the_firewall_is_loaded_again_when_it_changed_and_runs(node: Node) -> None:
     """At boot it comes later, and reads what is there; and what user-data no longer says is taken back."""
     restart = "systemctl --no-block restart firewall.service"
     node.write("etc/flotilla/firewall.nft", "the image's")
@@ -488,8 +488,8 @@ def test_nothing_saved_is_a_failure(node: Node) -> None:
 
 
 def test_the_owner_that_is_not_there_is_named(node: Node) -> None:
-    (error,) = node.apply("#cloud-config\nwrite_files: [{path: /etc/x, owner: nobody-here}]\n").errors
-    assert error == ("write_files[0].owner", "no account is called nobody-here")
+    (error,) = node.apply("#cloud-config\nwrite_files: [{path: /etc/x, owner: no-one-here}]\n").errors
+    assert error == ("write_files[0].owner", "no account is called no-one-here")
 
 
 def test_values_never_reach_the_status(node: Node) -> None:

@@ -120,9 +120,9 @@ def test_render_writes_nothing_that_is_not_valid(tmp_path: Path, capsys: pytest.
     template.write_text("#cloud-config\nhostname: {{ name }}\nusers: x\n")
     assert run("render", str(template), "--set", "name=a b", "-o", str(out)) == 1
     assert not out.exists()
-    told = capsys.readouterr().err
-    assert "rendered:2:11: error: hostname: not a host name" in told
-    assert "rendered:3:8: error: users: must be a list" in told
+    printed = capsys.readouterr().err
+    assert "rendered:2:11: error: hostname: not a host name" in printed
+    assert "rendered:3:8: error: users: must be a list" in printed
     assert run("render", str(template), "-o", str(out)) == 1
     assert "template line 2: 'name' is undefined" in capsys.readouterr().err
 

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import pytest
 
 from cloudconfig.node import cloud
-from cloudconfig.node.cloud import BODY_MAX, Service, Told
+from cloudconfig.node.cloud import BODY_MAX, Service
 from cluster.services.addresses import Neighbour
 from cluster.services.metadata import Instance, Metadata
 from terminal import Failure
 
 Answer = Callable[[str, str, dict[str, str]], "tuple[int, bytes, dict[str, str]]"]
 KEY = "ssh-ed25519 AAAA me"
-TOLD = Told(b"#cloud-config\n", "i-1", "node-1", (KEY,))
+METADATA = cloud.Metadata(b"#cloud-config\n", "i-1", "node-1", (KEY,))
 ADDRESSES = (("private_ipv4", "10.77.0.11"), ("public_ipv4", "10.77.0.11"))
 
 
@@ -68,12 +68,12 @@ def at(port: int, deadline_s: float = 5.0) -> Service:
 
 
 @pytest.mark.parametrize("kind", ["ec2", "openstack"])
-def test_what_a_cluster_tells(ours: Answer, kind: str) -> None:
+def test_what_a_cluster_serves(ours: Answer, kind: str) -> None:
     with serving(ours) as port:
-        told = cloud.KINDS[kind](at(port))
-    assert told._replace(addresses=()) == TOLD
-    # OpenStack's own format has none, and what it has of EC2's wants a token here: the cards are asked.
-    assert told.addresses == (ADDRESSES if kind == "ec2" else ())
+        metadata = cloud.KINDS[kind](at(port))
+    assert metadata._replace(addresses=()) == METADATA
+    # OpenStack's own format has none, and what it has of EC2's wants a token here: the cards' are taken.
+    assert metadata.addresses == (ADDRESSES if kind == "ec2" else ())
 
 
 @pytest.mark.parametrize("status", [403, 404, 405, 501])
@@ -93,28 +93,28 @@ def test_ec2_of_clouds_without_tokens(ours: Answer, status: int) -> None:
 
     # 501 is a 5xx, but no trouble that passes: the method is unknown there.
     with serving(answer) as port:
-        assert cloud.ec2(at(port)) == Told(b"", "i-old", "old", ("ssh-rsa A a", "ssh-rsa B b"))
+        assert cloud.ec2(at(port)) == cloud.Metadata(b"", "i-old", "old", ("ssh-rsa A a", "ssh-rsa B b"))
 
 
 def test_trouble_is_waited_out(ours: Answer) -> None:
-    asked: list[str] = []
+    paths: list[str] = []
 
     def answer(method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-        asked.append(path)
-        if len(asked) in (1, 4):
+        paths.append(path)
+        if len(paths) in (1, 4):
             return 503, b"", {}
-        if len(asked) == 2:
+        if len(paths) == 2:
             return 429, b"", {}
-        if len(asked) == 6:
+        if len(paths) == 6:
             return 200, b"half", {"Content-Length": "400"}
         return ours(method, path, headers)
 
     with serving(answer) as port:
-        assert cloud.ec2(at(port)) == TOLD._replace(addresses=ADDRESSES)
-    assert len(asked) == 6 + 4 + 3
+        assert cloud.ec2(at(port)) == METADATA._replace(addresses=ADDRESSES)
+    assert len(paths) == 6 + 4 + 3
 
 
-def test_no_service_is_told_after_the_deadline_with_the_last_trouble() -> None:
+def test_no_service_is_reported_after_the_deadline_with_the_last_trouble() -> None:
     now, slept = [0.0], []
 
     def sleep(seconds: float) -> None:
@@ -122,7 +122,7 @@ def test_no_service_is_told_after_the_deadline_with_the_last_trouble() -> None:
         now[0] += seconds
 
     with serving(lambda *_: (404, b"", {})) as port:
-        pass  # nobody listens there any more
+        pass  # no one listens there any more
     service = Service("127.0.0.1", port, deadline_s=30, clock=lambda: now[0], sleep=sleep)
     with pytest.raises(Failure, match="no answer after 30 s: Connection refused") as caught:
         cloud.openstack(service)
@@ -134,17 +134,17 @@ def test_no_service_is_told_after_the_deadline_with_the_last_trouble() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307])
 def test_a_redirect_is_not_followed(status: int) -> None:
-    asked: list[str] = []
+    paths: list[str] = []
 
     def answer(method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
-        asked.append(path)
+        paths.append(path)
         return status, b"", {"Location": "/elsewhere"}
 
     with serving(answer) as port:
         for kind in (cloud.ec2, cloud.openstack):
             with pytest.raises(Failure, match=f"HTTP status {status}"):
                 kind(at(port))
-    assert "/elsewhere" not in asked
+    assert "/elsewhere" not in paths
 
 
 @pytest.mark.parametrize("status", [400, 401])
@@ -159,7 +159,7 @@ def test_a_refusal_is_no_empty_answer(ours: Answer, status: int) -> None:
             assert str(caught.value.where).endswith(("user-data", "user_data"))
 
 
-def test_another_kind_of_service_is_told() -> None:
+def test_another_kind_of_service_is_reported() -> None:
     with serving(lambda *_: (404, b"", {})) as port:
         for kind in (cloud.ec2, cloud.openstack):
             (trouble,) = kind(at(port)).damage
@@ -168,16 +168,16 @@ def test_another_kind_of_service_is_told() -> None:
 
 
 @pytest.mark.parametrize("broken", ["instance-id", "local-hostname", "public-keys/"])
-def test_what_ec2_tells_wrongly_keeps_back_nothing_else(ours: Answer, broken: str) -> None:
+def test_an_error_of_ec2_keeps_back_nothing_else(ours: Answer, broken: str) -> None:
     def answer(method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
         return (400, b"", {}) if path.endswith(broken) else ours(method, path, headers)
 
     with serving(answer) as port:
-        told = cloud.ec2(at(port))
-    (trouble,) = told.damage
+        metadata = cloud.ec2(at(port))
+    (trouble,) = metadata.damage
     assert trouble.path.endswith(broken)
-    assert told.user_data
-    assert [told.instance_id != "", told.hostname != "", told.keys != ()].count(False) == 1
+    assert metadata.user_data
+    assert [metadata.instance_id != "", metadata.hostname != "", metadata.keys != ()].count(False) == 1
 
 
 def test_a_key_is_short(ours: Answer) -> None:
@@ -211,9 +211,9 @@ def test_an_answer_without_end_is_cut_off(ours: Answer, extra: dict[str, str]) -
 )
 def test_openstacks_description_may_be_broken(body: bytes, message: str) -> None:
     with serving(lambda *_: (200, body, {})) as port:
-        told = cloud.openstack(at(port))
-    assert told.user_data == body
-    (trouble,) = told.damage
+        metadata = cloud.openstack(at(port))
+    assert metadata.user_data == body
+    (trouble,) = metadata.damage
     assert message in trouble.message
 
 
@@ -224,7 +224,7 @@ def test_openstacks_description_may_be_strange() -> None:
         return (200, body, {}) if path.endswith(".json") else (404, b"", {})
 
     with serving(answer) as port:
-        assert cloud.openstack(at(port)) == Told(b"", "u", "", ("ssh-rsa B b",))
+        assert cloud.openstack(at(port)) == cloud.Metadata(b"", "u", "", ("ssh-rsa B b",))
 
 
 @pytest.mark.parametrize("token", [b"a\r\nX-Evil: 1", b"\xff", b"x" * 2000])

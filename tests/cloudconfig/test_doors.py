@@ -77,9 +77,9 @@ def test_the_key(text: str, wanted: Rules) -> None:
         ("{cluster: [node-1]}", "firewall.cluster[0]", "not an address or a network"),
         ("{cluster: [10.0.0.0/33]}", "firewall.cluster[0]", "not an address or a network"),
         ("{cluster: ['10.0.0.0/8 }']}", "firewall.cluster[0]", "not an address or a network"),
-        ("{cluster: [0.0.0.0/0]}", "firewall.cluster[0]", "is everybody"),
-        ("{cluster: ['::/0']}", "firewall.cluster[0]", "is everybody"),
-        ("{cluster: []}", "firewall.cluster", "names nobody"),
+        ("{cluster: [0.0.0.0/0]}", "firewall.cluster[0]", "includes every address"),
+        ("{cluster: ['::/0']}", "firewall.cluster[0]", "includes every address"),
+        ("{cluster: []}", "firewall.cluster", "names no machine"),
         ("{nodes_only: [registry.example.org]}", "firewall.nodes_only[0]", "not an address or a network"),
         (f"{{nodes_only: {['10.0.0.1'] * 257}}}", "firewall.nodes_only", "more than 256 entries"),
     ],
@@ -99,7 +99,7 @@ def test_two_parts_may_not_differ() -> None:
         plan.make(plan.combine([one, other]))
 
 
-def test_what_etcd_is_told_is_known() -> None:
+def test_the_settings_of_etcd_are_known() -> None:
     """Its ports where others reach them, the members by address, and what serves nodes."""
     found = doors.rules(
         config_of(
@@ -124,7 +124,7 @@ def test_what_etcd_is_told_is_known() -> None:
 
 
 def test_a_table_of_ones_own_stays() -> None:
-    """Written by write_files it is kept, and what etcd is told changes nothing in it; the key beside it is a mistake."""
+    """write_files keeps it; the settings of etcd change nothing in it; the key beside it is an error."""
     own = f"write_files: [{{path: {FIREWALL}, content: mine}}]\ncoreos: {{etcd2: {{listen_peer_urls: 'http://10.1.0.1:7001'}}}}\n"
     assert table_of(own) == "mine"
     with pytest.raises(PlanError, match="already claimed"):

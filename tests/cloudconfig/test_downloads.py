@@ -91,7 +91,7 @@ def test_fetched_once(node: ShadowNode) -> None:
 
 def test_another_content_is_thrown_away(node: ShadowNode) -> None:
     with serving((200, b"evil")) as (url, _):
-        assert apply(node, url) == ["write_files[0]: what came has another hash, and is thrown away"]
+        assert apply(node, url) == ["write_files[0]: the download has another hash and was removed"]
     assert not (node.path / "opt/bin/tool").exists()
 
 
@@ -109,7 +109,7 @@ def test_too_large(node: ShadowNode, monkeypatch: pytest.MonkeyPatch) -> None:
         assert apply(node, url) == ["write_files[0]: larger than 0 MiB"]
 
 
-def test_a_password_is_not_told_to_another_host(node: ShadowNode) -> None:
+def test_a_password_is_not_sent_to_another_host(node: ShadowNode) -> None:
     with serving((200, BODY)) as (other, came), serving((302, other.encode())) as (url, _):
         assert apply(node, url, more=", headers: {Authorization: Bearer x}") == []
     assert "Authorization" not in came[0]

@@ -49,7 +49,7 @@ def test_nothing_is_loaded_where_no_drive_can_be(tmp_path: Path) -> None:
     assert loaded == []
 
 
-def test_the_disk_is_told_by_its_label(tmp_path: Path) -> None:
+def test_the_disk_is_found_by_its_label(tmp_path: Path) -> None:
     volume = seed.volume({"user-data": "#cloud-config\n", "meta-data": ""})
     assert drives.labelled(tmp_path, "cidata") is None
     drive(tmp_path, "sr0", None)
@@ -62,7 +62,7 @@ def test_the_disk_is_told_by_its_label(tmp_path: Path) -> None:
 
 
 def test_user_data_on_a_disk_that_udev_has_not_seen_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a vagrant box finds it: nobody waits for a datasource that is not the last, and the drive is there all the
+    """As a vagrant box finds it: a datasource that is not the last is not waited for, and the drive is there all the
     same.
     """
     pci(tmp_path, "1f.2", SATA)
@@ -78,7 +78,7 @@ def test_user_data_on_a_disk_that_udev_has_not_seen_yet(tmp_path: Path, monkeypa
     assert (found.source, found.user_data) == ("nocloud", b"#cloud-config\nhostname: a\n")
 
 
-def test_without_any_disk_the_next_one_is_asked(tmp_path: Path) -> None:
+def test_without_any_disk_the_next_one_is_read(tmp_path: Path) -> None:
     other = tmp_path / "user-data"
     other.write_text("#cloud-config\n")
     found = datasource.fetch(f"installed,nocloud,file:{other}", system=tmp_path)

@@ -65,9 +65,7 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
     ["text.userdata.read", "text.parse.parse_all", "check.validate.check", "plan.merge.combine", "plan.plan.make",
      "node.manifest.read", "node.accounts.apply", "node.manifest.claim", "node.accounts.shadows"],
 )  # fmt: skip
-def test_an_exception_that_nobody_foresaw(
-    node: Node, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unforeseen_exception(node: Node, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     module, _, name = where.rpartition(".")
     monkeypatch.setattr(importlib.import_module(f"cloudconfig.{module}"), name, raising(error))
     outcome = node.apply(KEYS + ADMIN + "write_files: [{path: /etc/x, content: hi}]\nmerge_how: list(append)\n")
@@ -80,7 +78,7 @@ def test_an_exception_that_nobody_foresaw(
     assert "secret-value" not in outcome.as_json()
 
 
-def test_a_datasource_that_fails_in_a_way_that_nobody_foresaw(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_datasource_that_fails_with_an_unforeseen_exception(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasource, "fetch", raising(ZeroDivisionError()))
     outcome = apply_module.apply("test", str(node.path), node.machine)
     assert outcome.result == "failed"

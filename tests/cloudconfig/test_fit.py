@@ -1,5 +1,5 @@
-"""Texts against the image: whatever a node would refuse is an error on the host, and nobody is locked out without a
-word.
+"""Texts against the image: whatever a node would refuse is an error on the host, and no user is locked out without a
+warning.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def test_what_a_node_does_is_clean(text: str) -> None:
     [
         ("users: [{name: core, shell: /bin/zsh}]\n", "f:2:29: error: users[0].shell: the image has no such shell"),
         ("users: [{name: a, shell: /etc/passwd}]\n", "users[0].shell: the image has no such shell"),
-        ("groups: [{a: [nobody-here]}]\n", "groups[0].a: no account of that name"),
+        ("groups: [{a: [no-one-here]}]\n", "groups[0].a: no account of that name"),
         (
             "chpasswd: {users: [{name: joe, password: '$6$salt$hash'}]}\n",
             "chpasswd.users[0].password: no account of that name",
@@ -58,7 +58,7 @@ def test_what_a_node_does_is_clean(text: str) -> None:
             "write_files: [{path: /etc/group-x/y}, {path: /etc/issue/x}]\n",
             "write_files[1].path: goes through /etc/issue",
         ),
-        ("write_files: [{path: /etc/a, owner: 'core:nope'}]\n", "write_files[0].owner: nobody called nope"),
+        ("write_files: [{path: /etc/a, owner: 'core:nope'}]\n", "write_files[0].owner: no account is called nope"),
         ("write_files: [{path: /usr/x, source: {uri: 'http://a/b', sha256: " + "0" * 64 + "}}]\n", "read-only"),
         (
             "coreos: {units: [{name: nope.service, command: start}]}\n",

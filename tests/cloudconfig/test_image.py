@@ -56,7 +56,7 @@ def row(path: str, kind: str = "file", mode: str = "0644", **more: str) -> str:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
-    """The two files of a build that tell of an image."""
+    """The two files of a build that describe an image."""
     rows = [
         row("/bin", "symlink", target="usr/bin"),
         row("/etc", "dir", "0755"),
@@ -164,7 +164,7 @@ def test_a_node_is_looked_at_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"v": 2}', '{"v": 1, "users": 3}', "\x00"])
 def test_what_is_no_file_of_facts(tmp_path: Path, text: str) -> None:
     (tmp_path / "facts").write_text(text)
-    with pytest.raises(Failure, match="tells no facts of an image"):
+    with pytest.raises(Failure, match="does not describe an image"):
         image.load(tmp_path / "facts")
 
 

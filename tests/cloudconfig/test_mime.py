@@ -195,7 +195,7 @@ def test_unknown_types_are_warned_about_and_skipped() -> None:
 
 
 def test_text_around_the_parts() -> None:
-    """Before them it is for people; after them somebody may have meant it."""
+    """Before them it is for people; after them it may be meant."""
     data = message(GOOD).replace(b"\n\n--X", b"\n\nThis is a message in MIME format.\n--X", 1) + b"more\n"
     contents = userdata.read(data)
     (warning,) = contents.findings

@@ -91,7 +91,7 @@ def test_every_documented_option_is_known(section: str) -> None:
 
 
 def test_words_stay_words() -> None:
-    """`off` is YAML 1.1's false; here it is the word, and false where a truth is asked for (coreos/bugs 854)."""
+    """`off` is YAML 1.1's false; here it is the word, and false where a truth value is expected (coreos/bugs 854)."""
     found = document("coreos: {update: {reboot-strategy: off}, etcd2: {debug: off, name: on}}\nhostname: no\n")
     assert found.config.reboot_strategy == "off"
     assert found.config.etcd == (("debug", "false"), ("name", "on"))
@@ -244,7 +244,7 @@ def test_nothing_said_is_nothing_wrong() -> None:
 )
 @pytest.mark.parametrize("first", [True, False])
 def test_keys_and_name_are_saved_from_ruins(ruin: str, first: bool) -> None:
-    """Somebody must be able to log in, wherever the mistake stands (coreos/bugs 74, 661, 783)."""
+    """A user must be able to log in, wherever the error is (coreos/bugs 74, 661, 783)."""
     good = "hostname: n1\nssh-authorized-keys:\n- one\n# a comment\n- two\n"
     text = "#cloud-config\n" + (ruin + good if first else good + ruin)
     saved = salvage.essentials([text])

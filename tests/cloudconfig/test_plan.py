@@ -83,8 +83,8 @@ SECRET = "cana%H-ry$A"
         ("etcd2: {initial_cluster_token: VALUE}", "ETCD_INITIAL_CLUSTER_TOKEN"),
     ],
 )
-def test_systemd_tells_no_secret(section: str, name: str) -> None:
-    """Whoever is on the node may ask it for a unit's Environment, so secrets stand in a file, and as they are: nothing
+def test_systemd_shows_no_secret(section: str, name: str) -> None:
+    """Whoever is on the node may ask it for a unit's Environment, so secrets are in a file, and as they are: nothing
     in them is a specifier.
     """
     files = {file.path: file for file in planned(f"coreos: {{{section.replace('VALUE', SECRET)}}}\n").files}

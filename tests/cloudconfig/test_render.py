@@ -126,7 +126,7 @@ def test_set_refused(assignment: str, message: str) -> None:
 
 
 def test_nodes() -> None:
-    with pytest.raises(Failure, match="--node node-9: 0 nodes are called so") as caught:
+    with pytest.raises(Failure, match="--node node-9: 0 nodes have this name") as caught:
         variables("node-9")
     assert caught.value.hint == "there are: node-1, node-2"
     with pytest.raises(Failure, match="no list called nodes"):

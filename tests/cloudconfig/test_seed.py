@@ -176,7 +176,7 @@ def test_an_unknown_datasource_is_wrong_usage() -> None:
 
 
 @pytest.mark.parametrize("name", ["installed,gce", "gce,nocloud", "nocloud,", ",", "none,nocloud", "nocloud,auto"])
-def test_each_of_several_is_checked_before_any_is_asked(name: str, tmp_path: Path) -> None:
+def test_each_of_several_is_checked_before_any_is_read(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageFailure) as caught:
         datasource.fetch(name, wait_s=0, system=tmp_path)
     assert "installed, nocloud" in (caught.value.hint or "")
@@ -200,7 +200,7 @@ def test_what_the_network_has_waits_for_it(tmp_path: Path) -> None:
 
 
 def test_a_seed_from_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cloud.KINDS, "ec2", lambda _: cloud.Told(b"data", "i-1", "n1", ("key",)))
+    monkeypatch.setitem(cloud.KINDS, "ec2", lambda _: cloud.Metadata(b"data", "i-1", "n1", ("key",)))
     assert datasource.fetch("ec2") == Seed("ec2", b"data", "i-1", "n1", ("key",))
 
 
@@ -240,7 +240,7 @@ def test_the_hypervisors_disk_wins_over_a_label(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.disk("vdc", "cidata", VOLUME)
     (tmp_path / "dev/disk/by-label").mkdir(parents=True)
-    (tmp_path / "dev/disk/by-label/cidata").write_bytes(b"a stick of somebody's")
+    (tmp_path / "dev/disk/by-label/cidata").write_bytes(b"another stick")
     assert datasource.nocloud(system=tmp_path, wait_s=0).user_data == USER_DATA
 
 
@@ -251,7 +251,7 @@ def test_a_label_found_by_udev_is_enough(tmp_path: Path) -> None:
     assert datasource.nocloud(system=tmp_path, wait_s=0).hostname == "node-1"
 
 
-def test_no_disk_is_told_after_the_wait(tmp_path: Path) -> None:
+def test_no_disk_is_reported_after_the_wait(tmp_path: Path) -> None:
     now = [0.0]
     with pytest.raises(Failure, match="nocloud: no volume called cidata after 2 s"):
         datasource.nocloud(
@@ -302,7 +302,7 @@ def test_one_of_the_two_is_enough(files: dict[str, bytes], seed: Seed, tmp_path:
     assert datasource.installed(tmp_path) == seed
 
 
-def test_nothing_installed_is_told(tmp_path: Path) -> None:
+def test_nothing_installed_is_reported(tmp_path: Path) -> None:
     install(tmp_path)
     with pytest.raises(datasource.Absent, match="/var/lib/flotilla: there is neither user-data nor meta-data"):
         datasource.fetch("installed", system=tmp_path)
@@ -324,11 +324,11 @@ def test_the_first_that_is_there_wins(tmp_path: Path) -> None:
 
 
 def test_only_the_last_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
+    waits: list[float] = []
 
     def absent(*, system: Path, wait_s: float) -> Seed:
         assert system == tmp_path
-        asked.append(wait_s)
+        waits.append(wait_s)
         raise datasource.Absent("not there")
 
     monkeypatch.setattr(datasource, "nocloud", absent)
@@ -336,7 +336,7 @@ def test_only_the_last_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert datasource.fetch("installed,nocloud", wait_s=9, system=tmp_path) is None
     with pytest.raises(datasource.Absent):
         datasource.fetch("nocloud", wait_s=9, system=tmp_path)
-    assert asked == [0, 9, 9]
+    assert waits == [0, 9, 9]
 
 
 def test_what_is_there_and_broken_is_not_passed_over(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""swap, mounts, disk_setup, fs_setup: units that systemd reads, and a script that erases nothing unasked, run on files
+"""swap, mounts, disk_setup, fs_setup: units that systemd reads, and a script that erases only on request, run on files
 by the real mkfs and blkid.
 """
 
@@ -164,7 +164,7 @@ def test_a_file_system_where_there_is_none_and_no_other_is_touched(tmp_path: Pat
     assert label(disk) == "third", "erased once"
 
 
-def test_what_is_not_there_is_told_and_the_others_are_done(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported_and_the_others_are_done(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4 << 20))
     text = "fs_setup: [{device: /dev/vdc, filesystem: ext4}, {device: /dev/vdb, filesystem: ext4, label: x}]\n"

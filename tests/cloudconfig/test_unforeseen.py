@@ -1,4 +1,4 @@
-"""An exception that nobody foresaw, in every function that an apply calls: host name, keys and status are there all the
+"""An unforeseen exception in every function that an apply calls: host name, keys and status are there all the
 same.
 """
 
@@ -160,14 +160,14 @@ def test_a_function_that_fails_always(nodes: Nodes, monkeypatch: pytest.MonkeyPa
         own = set(nodes.called())
     codes = [code for code in codes if code not in own]
     assert len(codes) > 100
-    tell = guard.trouble
+    trouble = guard.trouble
 
     def again(error: Exception) -> Trouble:
-        """Once an exception has been told, the function that raised it raises again."""
+        """Once an exception has been reported, the function that raised it raises again."""
         sys.settrace(None)
-        told = tell(error)
+        reported = trouble(error)
         sys.settrace(current)
-        return told
+        return reported
 
     monkeypatch.setattr(guard, "trouble", again)
     lacking = {}

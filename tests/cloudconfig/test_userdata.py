@@ -49,7 +49,7 @@ def test_kinds(data: bytes, parts: tuple[Part, ...]) -> None:
     assert userdata.read(data) == userdata.Contents(parts)
 
 
-def test_mime_parts_are_told_apart_by_name() -> None:
+def test_mime_parts_are_distinguished_by_name() -> None:
     config, script = userdata.read(MIME.encode()).parts
     assert (config.kind, config.name, config.text.strip()) == (CLOUD_CONFIG, "part 1", CONFIG.strip())
     assert (script.kind, script.name, script.text) == (SCRIPT, "part 2", "#!/bin/sh\necho hi\n")

@@ -88,7 +88,7 @@ BAD = {
     "fleet-variable": ("coreos: {fleet: {public_ip: '${public_ipv4}x'}}\n", "public_ip: not an IP address"),
     "owner-unknown": (
         "write_files:\n- path: /etc/x\n  owner: joe\n",
-        "f:4:10: error: write_files[0].owner: nobody called joe here or in the image",
+        "f:4:10: error: write_files[0].owner: no account is called joe, here or in the image",
     ),
     "etcd-discovery": ("coreos: {etcd2: {discovery: nope}}\n", "coreos.etcd2.discovery: not a URL"),
     "etcd-token": ("coreos: {etcd2: {discovery: 'http://a/'}}\n", "a discovery URL ends in a token"),
@@ -195,9 +195,9 @@ users: [{{name: a, passwd: {secret}, ssh_authorized_keys: [{secret}]}}]
 write_files: [{{path: /etc/x, encoding: b64, content: '{secret}!'}}]
 coreos: {{etcd2: {{discovery: {secret}}}, fleet: {{etcd_servers: {secret}}}}}
 """
-    told = found(text)
-    assert len(told) == 6
-    assert secret not in "\n".join(told)
+    printed = found(text)
+    assert len(printed) == 6
+    assert secret not in "\n".join(printed)
 
 
 def test_parts_are_named() -> None:
