@@ -200,7 +200,7 @@ def run(argv: Sequence[str]) -> int:
         server.start()
         notify("READY=1\nSTATUS=running", os.environ)
         _LOG.info("machine %s at %s, etcd at %s", machine.id, machine.ip or "?", ", ".join(config.etcd_servers))
-        _heed_signals(daemon)
+        _handle_signals(daemon)
         meaning = daemon.run(SystemdManager(daemon.changed))
         _LOG.info("stopping: %s", meaning)
     except KeyboardInterrupt:
@@ -229,7 +229,7 @@ def _farewell(units: int, ttl_s: int) -> str:
         return "no unit of fleet runs here"
     runs = "1 unit runs on" if units == 1 else f"{units} units run on"
     return (
-        f"{runs}, and nobody starts or stops any; unless fleetd is back within {ttl_s} s, the cluster starts what can "
+        f"{runs}, and nothing starts or stops any; unless fleetd is back within {ttl_s} s, the cluster starts what can "
         "move elsewhere, too"
     )
 
@@ -238,7 +238,7 @@ def _level(config: Config) -> int:
     return logging.DEBUG if config.verbosity > 0 else logging.INFO
 
 
-def _heed_signals(daemon: Daemon) -> None:
+def _handle_signals(daemon: Daemon) -> None:
     """HUP reads the configuration again and USR1 prints what the agent knows, as in the original. TERM and INT stop.
 
     The first lets the current step end: an exception out of the middle of a request leaves a half-made answer
@@ -260,9 +260,7 @@ def this_machine(config: Config, root: Path = Path("/")) -> Machine:
         identity = (root / "etc/machine-id").read_text(encoding="ascii").strip()
         boot = (root / "proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Failure(
-            "cannot tell which machine this is", hint="systemd-machine-id-setup makes /etc/machine-id"
-        ) from error
+        raise Failure("cannot identify this machine", hint="systemd-machine-id-setup makes /etc/machine-id") from error
     if len(identity) != 32 or not all(each in "0123456789abcdef" for each in identity):
         raise Failure(
             "the machine-id is not 32 hexadecimal digits",
@@ -291,7 +289,7 @@ def notify(text: str, environment: Mapping[str, str]) -> None:
         try:
             sender.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
         except OSError as error:
-            _LOG.warning("systemd was not told %r: %s", text, error)
+            _LOG.warning("cannot report %r to systemd: %s", text, error)
 
 
 def _client(config: Config) -> Etcd:

@@ -54,7 +54,7 @@ class _Slot:
     error: str = ""
     job: str = ""  # the start job that runs
     start: str = ""  # as in UnitState; of the last start
-    ended: str = ""  # the result of a start job, until systemd has been asked how the unit is after it
+    ended: str = ""  # the result of a start job, until systemd has reported how the unit is after it
     explained: Explanation = field(default_factory=Explanation)
     is_refused: bool = False  # and so its start is tried again
     is_busy: bool = False
@@ -62,8 +62,8 @@ class _Slot:
     backoff_s: float = UNIT_BACKOFF_S[0]
     said: tuple[object, ...] = ()
     saying: bytes | None = None  # what there is to write, made of ``said``
-    told: bytes | None = None  # what etcd has; b"" if it must be written again in any case
-    tell_at: float = 0.0  # not before
+    written: bytes | None = None  # what etcd has; b"" if it must be written again in any case
+    write_at: float = 0.0  # not before
     hold_until: float = 0.0  # nor before this while it is in transition; 0 when there is nothing to write
 
     def report(self) -> dict[str, object]:
@@ -204,7 +204,7 @@ class Agent:
         self._changed.add(outcome.unit)
 
     def _take_end(self, end: Ended) -> None:
-        """A start job has ended. What came of it, systemd is asked next."""
+        """A start job has ended. Its outcome is read from systemd next."""
         slot = self._slots.get(end.unit)
         if slot is None or slot.job != end.job:
             return  # it was stopped meanwhile
@@ -234,7 +234,7 @@ class Agent:
             try:
                 self._listen(now)
                 due.append(self._work(now))
-                due.append(self._tell(now))
+                due.append(self._write_states(now))
                 self._backoff_s = BACKOFF_S[0]
                 self._trouble = ""
                 due.append(self._registration.renew_at)
@@ -282,10 +282,10 @@ class Agent:
         found = self._registry.ranged(prefix)
         spoken = self._client.range(self._registry.key_state(self._machine.id))
         for slot in self._slots.values():
-            slot.told = None
+            slot.written = None
         for each in spoken.kvs:
             is_lasting = self._presence is not None and each.lease == self._presence.lease
-            self._slot(each.key.rpartition("/")[2]).told = each.value if is_lasting else b""
+            self._slot(each.key.rpartition("/")[2]).written = each.value if is_lasting else b""
         ordered = {each.key.rpartition("/")[2] for each in found.kvs}
         for name in self._slots.keys() - ordered:
             self._drop_order(name)
@@ -307,15 +307,15 @@ class Agent:
         slot.is_broken = order is None
         if order is not None and order != slot.order:
             slot.order = order
-            self._begin_anew(slot)
+            self._begin_again(slot)
 
     def _drop_order(self, name: str) -> None:
         slot = self._slot(name)
         slot.order = None
         slot.is_broken = False
-        self._begin_anew(slot)
+        self._begin_again(slot)
 
-    def _begin_anew(self, slot: _Slot) -> None:
+    def _begin_again(self, slot: _Slot) -> None:
         slot.retry_at = 0.0
         slot.backoff_s = UNIT_BACKOFF_S[0]
         if slot.is_refused:
@@ -401,7 +401,7 @@ class Agent:
             if slot.seen.active in RUNNING:
                 self._encourage(now)
             return
-        # As if it had not been asked for: so it is tried again, by the next daemon, too.
+        # As if it had not been requested: so it is tried again, by the next daemon, too.
         slot.is_refused = True
         slot.error = slot.explained.note
         slot.here = Here(slot.here.hash, Desired.LOADED)
@@ -412,7 +412,7 @@ class Agent:
         _LOG.warning("%s: %s", name, slot.error)
         self._postpone(slot, now)
 
-    def _tell(self, now: float) -> float:
+    def _write_states(self, now: float) -> float:
         """Write what has changed; returns when something that was held back is due.
 
         The state of a unit in transition (one of its steps runs, or systemd is being queried about it) is held back for
@@ -422,10 +422,10 @@ class Agent:
         ops: list[tuple[str, bytes | None]] = []
         for name, slot in self._slots.items():
             value = self._state(name, slot)
-            if value == slot.told:
+            if value == slot.written:
                 slot.hold_until = 0.0
                 continue
-            ready_at = slot.tell_at
+            ready_at = slot.write_at
             if slot.is_busy or slot.job or slot.ended or name in self._changed or name in self._looking:
                 slot.hold_until = slot.hold_until or now + QUIET_S
                 ready_at = max(ready_at, slot.hold_until)
@@ -478,17 +478,17 @@ class Agent:
             ops.append(Op.delete(key) if value is None else Op.put(key, value, lease=presence.lease))
         fence = Compare.created(self._registry.key_machine(self._machine.id), "==", presence.fence)
         if not self._client.txn([fence], ops).succeeded:
-            _LOG.warning("this machine's key is not its own any more; registering again")
+            _LOG.warning("another daemon has this machine's key; registering again")
             self._registration.drop()
             self._presence = None
             return
         for name, value in states:
-            self._slots[name].told = value
-            self._slots[name].tell_at = now + QUIET_S
+            self._slots[name].written = value
+            self._slots[name].write_at = now + QUIET_S
             self._slots[name].hold_until = 0.0
 
 
 def _is_over(slot: _Slot) -> bool:
     """Whether nothing is left of a unit: no order, no file, no state."""
     idle = slot.order is None and not slot.is_busy and not slot.is_broken
-    return idle and slot.here.reached is None and slot.told is None
+    return idle and slot.here.reached is None and slot.written is None

@@ -1,4 +1,4 @@
-"""What the agent sees of its units in systemd: their states, and why one is not what was asked for.
+"""What the agent sees of its units in systemd: their states, and why one is not as requested.
 
 An explanation is made once, when a unit has failed or its start job has ended otherwise than well: it costs a few calls
 and a look into the journal, so the regular polls ask for none. Sources of the names: org.freedesktop.systemd1(5),
@@ -90,7 +90,7 @@ _EXIT_NAMES = dict(
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a unit is not what was asked for, in a sentence without its subject, and its last lines in the journal."""
+    """Why a unit is not as requested, in a sentence without its subject, and its last lines in the journal."""
 
     note: str = ""
     log: tuple[str, ...] = ()
@@ -116,14 +116,14 @@ def look(units: Sequence[str], systemd: Systemd, ended: Mapping[str, str], expla
     whose explanation is known."""
     try:
         states = systemd.states(units)
-        told = {
+        explanations = {
             name: _explanation(name, state, ended.get(name, ""), systemd)
             for name, state in states.items()
             if _needs_explanation(state, ended.get(name, ""), is_explained=name in explained)
         }
     except SystemdError as error:
         return Seen(units, {}, str(error))
-    return Seen(units, states, ended=ended, explanations=told)
+    return Seen(units, states, ended=ended, explanations=explanations)
 
 
 def is_refusal(result: str, state: SystemdState) -> bool:
@@ -182,7 +182,7 @@ def why(properties: Mapping[str, object], state: SystemdState, result: str) -> s
 
 def _bad_ends(properties: Mapping[str, object]) -> Iterator[str]:
     """How the commands of a unit ended that did not end well."""
-    is_main_told = False
+    is_main_named = False
     for name in _COMMANDS:
         found = properties.get(name)
         for command in found if isinstance(found, (list, tuple)) else ():
@@ -190,9 +190,9 @@ def _bad_ends(properties: Mapping[str, object]) -> Iterator[str]:
             path, _, is_ignored, *_, code, status = command
             end = _end(code, status)
             if end and not is_ignored:
-                is_main_told = is_main_told or name == "ExecStart"
+                is_main_named = is_main_named or name == "ExecStart"
                 yield f"{name}={path} {end}"
-    if not is_main_told:
+    if not is_main_named:
         end = _end(properties.get("ExecMainCode"), properties.get("ExecMainStatus"))
         if end:
             yield f"its main process {end}"

@@ -164,7 +164,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A start job has ended; ``result`` is "" when nobody knows how."""
+    """A start job has ended; ``result`` is "" when it is not known how."""
 
     unit: str
     job: str

@@ -156,7 +156,7 @@ class SystemdManager:
             kind = unit.rpartition(".")[2].capitalize()
             return self._properties(unit_path(unit), "Unit") | self._properties(unit_path(unit), kind)
         except RefusedError as error:
-            _LOG.info("%s: systemd does not tell its properties: %s", unit, error)
+            _LOG.info("%s: systemd does not report its properties: %s", unit, error)
             return {}
 
     def journal(self, unit: str, invocation: str) -> Sequence[str]:
@@ -235,8 +235,8 @@ class SystemdManager:
         return self._connected().call(new_method_call(_MANAGER, method, signature, body))
 
     def _properties(self, path: str, interface: str) -> dict[str, Any]:
-        told = DBusAddress(path, _NAME, "org.freedesktop.DBus.Properties")
-        (found,) = self._connected().call(new_method_call(told, "GetAll", "s", (f"{_NAME}.{interface}",)))
+        properties = DBusAddress(path, _NAME, "org.freedesktop.DBus.Properties")
+        (found,) = self._connected().call(new_method_call(properties, "GetAll", "s", (f"{_NAME}.{interface}",)))
         if not isinstance(found, dict):
             raise SystemdError("systemd's properties of a unit are no properties", where=path)
         return {name: value for name, (_, value) in found.items()}

@@ -305,7 +305,7 @@ def _listed(seen: Seen) -> shapes.Json:
 def _no_reason(seen: Seen) -> str:
     """The reason for a unit about which the engine has written nothing."""
     if seen.unit.desired is Desired.INACTIVE:
-        return "nobody asked for it: its desired state is inactive"
+        return "not requested: its desired state is inactive"
     if seen.machine:
         return "the engine placed it there and gave no reason"
     return "the engine has not looked at it yet"

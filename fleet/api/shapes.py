@@ -148,10 +148,10 @@ def progress(
     value: Unit, *, current: str, machine_id: str, reason: str, states: Sequence[UnitState], is_brief: bool
 ) -> Json:
     """A unit, without its text if ``is_brief``, and the machines' reports about it."""
-    told = unit(value, current=current, machine_id=machine_id, reason=reason)
+    shown = unit(value, current=current, machine_id=machine_id, reason=reason)
     if is_brief:
-        told.pop("options", None)
-    return told | _compact({"states": [state(each) for each in states]})
+        shown.pop("options", None)
+    return shown | _compact({"states": [state(each) for each in states]})
 
 
 def why(value: Unit, *, current: str, machine_id: str, reason: str) -> Json:

@@ -61,7 +61,7 @@ def submit(settings: Settings, options: argparse.Namespace) -> int:
     with _open(settings) as session:
         plan = _plan(session, arguments, "inactive", replace=options.replace)
         done: list[str] = []
-        with session.telling([str(each.name) for each in arguments], done):
+        with session.reporting([str(each.name) for each in arguments], done):
             for argument, text in plan:
                 if text is not None:
                     session.put(str(argument.name), text, "inactive")
@@ -103,7 +103,7 @@ def restart(settings: Settings, options: argparse.Namespace) -> int:
     """Stop units and start them again, on the machines where they are."""
     with _existing(settings, options) as (session, found):
         done: list[str] = []
-        with session.telling([each.name for each in found], done):
+        with session.reporting([each.name for each in found], done):
             for record in found:
                 if record.desired == "inactive":
                     raise Failure(
@@ -123,7 +123,7 @@ def _restart(session: Session, record: UnitRecord, options: argparse.Namespace) 
         _wait(session, {name: stopped}, options)
     except Failure as failure:
         raise Failure(
-            f"{failure}\n  unit {name} was asked to stop, and not to start again",
+            f"{failure}\n  unit {name} was stopped, and not started again",
             hint=f"start it: fleetctl start {name}",
         ) from None
     session.set_desired(name, "launched")
@@ -138,7 +138,7 @@ def destroy(settings: Settings, options: argparse.Namespace) -> int:
     with _existing(settings, options) as (session, found):
         names = [each.name for each in found]
         done: list[str] = []
-        with session.telling(names, done):
+        with session.reporting(names, done):
             for name in names:
                 session.delete(name)
                 done.append(name)
@@ -163,7 +163,7 @@ def _bring(settings: Settings, options: argparse.Namespace, wanted: str) -> int:
     with _open(settings, options) as session:
         plan = _plan(session, arguments, wanted, replace=options.replace)
         done: list[str] = []
-        with session.telling(names, done):
+        with session.reporting(names, done):
             for argument, text in plan:
                 name = str(argument.name)
                 if text is not None:
@@ -180,7 +180,7 @@ def _bring(settings: Settings, options: argparse.Namespace, wanted: str) -> int:
             elif options.no_block:
                 print(f"Triggered unit {name} {_VERBS[wanted]}")
                 if record is not None and not record.machine and record.reason:
-                    _tell(f"warning: unit {name} is on no machine: {record.reason}")
+                    _report(f"warning: unit {name} is on no machine: {record.reason}")
             else:
                 looks[name] = _look_start(session, name) if wanted == "launched" else _look_state(session, name, wanted)
         _wait(session, looks, options)
@@ -215,10 +215,10 @@ def _text_to_store(session: Session, argument: Argument, wanted: str, *, replace
         return None
     if text.unit.hash() == record.unitfile.hash():
         if replace:
-            _tell(f"unit {name} has this text already")
+            _report(f"unit {name} has this text already")
         return None
     if not replace:
-        _tell(f"warning: unit {name} in the cluster differs from {argument.path}; use --replace to store the file")
+        _report(f"warning: unit {name} in the cluster differs from {argument.path}; use --replace to store the file")
         return None
     if record.desired not in _REPLACEABLE[wanted]:
         raise Failure(
@@ -234,10 +234,10 @@ def _judged(argument: Argument, text: Text) -> UnitFile:
     Raises :class:`Failure` if systemd would refuse it."""
     findings = text.findings(argument.name)
     for finding in findings:
-        _tell(finding.render(str(text.path)))
+        _report(finding.render(str(text.path)))
     if any(finding.severity == "error" for finding in findings):
         raise Failure(
-            f"systemd would refuse the unit {argument.name}", where=str(text.path), hint="mend the errors named above"
+            f"systemd would refuse the unit {argument.name}", where=str(text.path), hint="correct the errors above"
         )
     return text.unit
 
@@ -271,7 +271,7 @@ def _open(settings: Settings, options: argparse.Namespace | None = None) -> Iter
     if options is not None and not getattr(options, "no_block", False):
         patience_s = options.block_attempts * ATTEMPT_S or None
     with open_reach(settings) as reach:
-        yield Session(reach, _tell, patience_s)
+        yield Session(reach, _report, patience_s)
 
 
 @contextmanager
@@ -293,7 +293,7 @@ def _take_down(session: Session, records: Sequence[UnitRecord], wanted: str, opt
     verb = "stop" if wanted == "loaded" else "unload"
     looks: dict[str, Look] = {}
     done: list[str] = []
-    with session.telling([each.name for each in records], done):
+    with session.reporting([each.name for each in records], done):
         for record in records:
             if record.desired != wanted:
                 session.set_desired(record.name, wanted)
@@ -329,9 +329,9 @@ def _wait(
             print(printable(text), flush=True)
 
     try:
-        wait(looks, refresh=refresh, attempts=options.block_attempts, tell=_tell, done=done or show)
+        wait(looks, refresh=refresh, attempts=options.block_attempts, report=_report, done=done or show)
     except KeyboardInterrupt:
-        _tell(f"no longer waiting for {' '.join(sorted(waited))}; the cluster goes on with them")
+        _report(f"no longer waiting for {' '.join(sorted(waited))}; the cluster goes on with them")
         raise
 
 
@@ -393,7 +393,7 @@ def _look_gone(session: Session, name: str) -> Look:
     return look
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     print(printable_lines(text), file=sys.stderr, flush=True)
 
 

@@ -256,7 +256,7 @@ class Client:
             self.close()
             raise self._unreachable(error) from error
         if status >= http.client.BAD_REQUEST:
-            message, hint = _told(status, answer)
+            message, hint = _error_in(status, answer)
             raise ApiError(status, message, hint=hint)
         return answer
 
@@ -285,7 +285,7 @@ class Client:
         return Failure(f"this is no fleet API: {message}", where=self._where, hint="check --endpoint")
 
 
-def _told(status: int, body: bytes) -> tuple[str, str | None]:
+def _error_in(status: int, body: bytes) -> tuple[str, str | None]:
     """Message and hint of an error body ``{"error":{"code":N,"message":"...","hint":"..."}}``, or the plain status."""
     try:
         error = record.parse(body)["error"]

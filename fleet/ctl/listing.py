@@ -150,7 +150,7 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
         machines = _by_id(reach.client)
     record = found.record
     if options.json:
-        told = [
+        reported = [
             {
                 "machine": each.machine,
                 "active": each.active,
@@ -163,7 +163,7 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
             for each in states
         ]
         fields = {"desired": record.desired, "current": record.current, "machine": record.machine}
-        print(json.dumps({"unit": name, **fields, "reason": found.reason, "states": told}))
+        print(json.dumps({"unit": name, **fields, "reason": found.reason, "states": reported}))
         return 0
     if record.machine:
         place = "on " + machine_cell(machines.get(record.machine, Machine(record.machine)))
@@ -182,7 +182,7 @@ def why(settings: Settings, options: argparse.Namespace) -> int:
         if each.error:
             print("    its machine goes on trying")
         elif each.active == "failed":
-            print(f"    mend it, then: fleetctl restart {name}")
+            print(f"    correct it, then: fleetctl restart {name}")
     return 0
 
 

@@ -122,7 +122,7 @@ def ssh(settings: Settings, options: argparse.Namespace) -> int:
         if not found and not options.machine:
             found = _places(reach.client, machines, parse_arguments([named])[0], None)
         if not found:
-            raise Failure(f"no machine begins with {named}", hint="see: fleetctl list-machines --full")
+            raise Failure(f"no machine has an id that begins with {named}", hint="see: fleetctl list-machines --full")
         if len(found) > 1:
             raise Failure(
                 f"{named} can be {len(found)} machines", hint="choose one: " + " ".join(each.id for each in found)

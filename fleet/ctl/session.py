@@ -1,8 +1,8 @@
 """One command's dealings with a cluster: what it last read of its units, and patience with a cluster in trouble.
 
 While etcd elects a leader, or a fleetd restarts, or the node at the other end of the tunnel dies, a command that has
-begun goes on: it says so once, tries again, and opens another way if the one that it had is broken. All that it asks
-for may be asked twice.
+begun goes on: it says so once, tries again, and opens another way if the one that it had is broken. All that it
+requests may be requested twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Answer = TypeVar("Answer")
 
 
 class Session:
-    """The cluster as one command sees it. ``tell`` gets what the user should know meanwhile.
+    """The cluster as one command sees it. ``report`` gets what the user should know meanwhile.
 
     ``patience_s`` is how long trouble may last (``None``: for ever). Nothing is borne before the first answer: then the
     endpoint is probably wrong. Methods raise :class:`Failure`."""
@@ -36,7 +36,7 @@ class Session:
     def __init__(
         self,
         reach: Reach,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         patience_s: float | None = PATIENCE_S,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -44,7 +44,7 @@ class Session:
     ) -> None:
         self.client = reach.client
         self._reach = reach
-        self._tell = tell
+        self._report = report
         self._patience_s = patience_s
         self._clock = clock
         self._sleep = sleep
@@ -98,12 +98,12 @@ class Session:
         return self._progress[name].states if name in self._progress else ()
 
     def machine(self, identity: str) -> Machine:
-        """The machine of that id, read when it is first asked for; only its id when it is gone."""
+        """The machine of that id, read when it is first needed; only its id when it is gone."""
         if identity and identity not in self._machines:
             self._machines |= {each.id: each for each in self.ask(lambda: self.client.machines())}
         return self._machines.get(identity, Machine(identity))
 
-    # What is asked for
+    # What is requested
 
     def put(self, name: str, text: UnitFile, desired: str) -> None:
         """Create the unit, or replace its text when that differs."""
@@ -124,7 +124,7 @@ class Session:
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
         since: float | None = None
-        told = ""
+        reported = ""
         while True:
             try:
                 answer = call()
@@ -137,9 +137,9 @@ class Session:
             since = now if since is None else since
             if self._patience_s is not None and now - since >= self._patience_s:
                 raise trouble.cause from None
-            if trouble.message != told:
-                told = trouble.message
-                self._tell(told)
+            if trouble.message != reported:
+                reported = trouble.message
+                self._report(reported)
             self._sleep(min(AGAIN_S, waiting.POLL_S))
 
     def _trouble(self, failure: ApiError | Unreachable) -> Trouble:
@@ -154,21 +154,21 @@ class Session:
         return Trouble(failure)
 
     @contextmanager
-    def telling(self, names: Sequence[str], done: Collection[str]) -> Iterator[None]:
-        """What ends the block early, tells which of the units in ``names`` are ``done`` and which are not."""
+    def reporting(self, names: Sequence[str], done: Collection[str]) -> Iterator[None]:
+        """What ends the block early, reports which of the units in ``names`` are ``done`` and which are not."""
 
-        def told() -> str:
+        def outcome() -> str:
             rest = [name for name in names if name not in done]
-            return f"asked for: {' '.join(done)}\n  not asked for: {' '.join(rest)}"
+            return f"requested: {' '.join(done)}\n  not requested: {' '.join(rest)}"
 
         try:
             yield
         except Failure as failure:
             if not done:
                 raise
-            raise Failure(f"{failure}\n  {told()}", hint=failure.hint) from None
+            raise Failure(f"{failure}\n  {outcome()}", hint=failure.hint) from None
         except KeyboardInterrupt:
-            self._tell(told())
+            self._report(outcome())
             raise
 
 

@@ -182,7 +182,7 @@ class Tunnel:
         found = re.search(r"^([0-9a-f]{32})\r?\n", self._said, re.MULTILINE)
         if found is None:
             if len(self._said) > 65536:
-                raise Failure("the node talks too much when one logs in", where=str(self.address))
+                raise Failure("the node prints too much at login", where=str(self.address))
             return False
         self.machine_id = found.group(1)
         return True
@@ -212,8 +212,8 @@ class Tunnel:
         """The last line of ssh's standard error; it has ended when this is called."""
         assert self._process.stderr is not None
         lines = [line.strip() for line in self._process.stderr.read().decode(errors="replace").splitlines()]
-        told = next((line for line in reversed(lines) if line), "")
-        return told.removeprefix("ssh: ") or f"ssh ended with exit code {self._process.wait()}"
+        complaint = next((line for line in reversed(lines) if line), "")
+        return complaint.removeprefix("ssh: ") or f"ssh ended with exit code {self._process.wait()}"
 
 
 def direct_session(ssh: Ssh, machine: Machine, line: str, *, options: Sequence[str] = ()) -> list[str]:

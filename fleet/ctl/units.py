@@ -33,7 +33,7 @@ class Argument:
         A name without a type is a service. Raises :class:`Failure` for what cannot be a unit name."""
         base = text.rsplit("/", 1)[-1]
         if not base:
-            raise Failure("a unit is wanted, this is a folder", where=repr(text), hint="name the unit files in it")
+            raise Failure("a unit is needed; this is a folder", where=repr(text), hint="name the unit files in it")
         if base.rpartition(".")[2] not in SUFFIXES or "." not in base:
             base += ".service"
         try:
@@ -86,7 +86,7 @@ def read_file(path: Path) -> Text | None:
     """The unit file at ``path``; ``None`` if it does not exist. Raises :class:`Failure` if it is no unit file."""
     try:
         if path.is_dir():
-            raise Failure("a unit file is wanted, this is a folder", where=str(path), hint="name the unit files in it")
+            raise Failure("a unit file is needed; this is a folder", where=str(path), hint="name the unit files in it")
         if path.is_symlink() and not path.exists():
             raise Failure(
                 "this link leads nowhere",
@@ -96,7 +96,7 @@ def read_file(path: Path) -> Text | None:
         if not path.exists():
             return None
         if not path.is_file():
-            raise Failure("a unit file is wanted, this is no regular file", where=str(path))
+            raise Failure("a unit file is needed; this is not a regular file", where=str(path))
         with path.open("rb") as stream:
             content = stream.read(SIZE_MAX + 1)
     except OSError as error:

@@ -90,7 +90,7 @@ class Running:
     """Whether systemd runs a launched unit: the result of its start job decides, and how the unit is after the job.
 
     It has a memory, of since when the unit runs: a service of ``Type=simple`` counts as started as soon as its process
-    exists, before anybody knows whether its program does. An agent of an earlier version tells no result; there a unit
+    exists, before it is known whether its program does. An agent of an earlier version reports no result; there a unit
     that was seen to start and is inactive now has finished.
     """
 
@@ -128,7 +128,9 @@ class Running:
                     return Verdict(Outcome.PENDING, f"unit {name} runs; waiting to see whether it keeps running")
                 return Verdict(Outcome.DONE)
             case "failed":
-                return self._failed(f"unit {name} is {_told(state)}", state, f"mend it, then: fleetctl restart {name}")
+                return self._failed(
+                    f"unit {name} is {_described(state)}", state, f"correct it, then: fleetctl restart {name}"
+                )
             case "activating" | "deactivating":
                 self._started = self._started or state.active == "activating"
                 return self._pending(state)
@@ -137,16 +139,18 @@ class Running:
             self._refusal = self._failed(f"unit {name} cannot be started", state, hint, Outcome.REFUSED)
             return self._refusal
         if state.start == "canceled":
-            return self._failed(f"unit {name} is {_told(state)}", state, f"start it again: fleetctl restart {name}")
+            return self._failed(
+                f"unit {name} is {_described(state)}", state, f"start it again: fleetctl restart {name}"
+            )
         if state.start or self._started:
             note = f", {state.note}" if state.note else ""
-            return Verdict(Outcome.DONE, f"Unit {name} has finished: it is {_told(state)}{note}")
+            return Verdict(Outcome.DONE, f"Unit {name} has finished: it is {_described(state)}{note}")
         if seconds >= SETTLED_S:
-            return Verdict(Outcome.DONE, f"Unit {name} has finished or was skipped: it is {_told(state)}")
+            return Verdict(Outcome.DONE, f"Unit {name} has finished or was skipped: it is {_described(state)}")
         return self._pending(state)
 
     def _pending(self, state: UnitState) -> Verdict:
-        why = state.error or _told(state) + (f", {state.note}" if state.note else "")
+        why = state.error or _described(state) + (f", {state.note}" if state.note else "")
         return Verdict(Outcome.PENDING, f"waiting for unit {self._name} to run: it is {why}")
 
     def _failed(self, what: str, state: UnitState, hint: str, outcome: Outcome = Outcome.FAILED) -> Verdict:
@@ -156,7 +160,7 @@ class Running:
 
 
 def _taken_over(name: str, record: UnitRecord) -> Verdict:
-    return Verdict(Outcome.FAILED, f"somebody else asked for unit {name} to be {record.desired} meanwhile")
+    return Verdict(Outcome.FAILED, f"another client has set unit {name} to {record.desired} meanwhile")
 
 
 def is_simple(record: UnitRecord) -> bool:
@@ -167,7 +171,7 @@ def is_simple(record: UnitRecord) -> bool:
     return given in ((), ("",), ("simple",), ("idle",)) and not record.unitfile.get("Service", "BusName")
 
 
-def _told(state: UnitState) -> str:
+def _described(state: UnitState) -> str:
     return f"{state.active or 'unknown'} ({state.sub or 'unknown'})"
 
 
@@ -176,7 +180,7 @@ def wait(
     *,
     refresh: Callable[[Collection[str]], str],
     attempts: int,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     done: Callable[[str, str], None],
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -185,22 +189,22 @@ def wait(
 
     Before each round ``refresh`` reads those that are still waited for, all at once; it returns what keeps the cluster
     from answering ("" for nothing), which is a condition of all of them. ``attempts`` times two seconds is how long (0:
-    for ever). A condition that changes goes to ``tell``. Raises :class:`Failure` with all conditions
+    for ever). A condition that changes goes to ``report``. Raises :class:`Failure` with all conditions
     that were not met, after all other units were waited for. A unit that is refused fails when it stays so and all
     others are done.
     """
     begin = clock()
     pause = POLL_S
     pending = dict.fromkeys(looks, "")
-    told = dict.fromkeys(looks, "")
-    told_trouble = ""
+    reported = dict.fromkeys(looks, "")
+    reported_trouble = ""
     failed: list[Verdict] = []
     refused: dict[str, float] = {}  # since when
     while pending:
         trouble = refresh(list(pending))
-        if trouble and trouble != told_trouble:
-            tell(trouble)
-        told_trouble = trouble
+        if trouble and trouble != reported_trouble:
+            report(trouble)
+        reported_trouble = trouble
         for name in [] if trouble else list(pending):
             now = clock()
             verdict = looks[name](now - begin)
@@ -213,9 +217,9 @@ def wait(
                 refused.pop(name, None)
             if verdict.outcome is Outcome.PENDING:
                 pending[name] = verdict.text
-                if verdict.text != told[name] and now - begin >= QUIET_S:
-                    told[name] = verdict.text
-                    tell(verdict.text)
+                if verdict.text != reported[name] and now - begin >= QUIET_S:
+                    reported[name] = verdict.text
+                    report(verdict.text)
                 continue
             del pending[name]
             if verdict.outcome is Outcome.DONE:

@@ -202,7 +202,7 @@ class Engine:
             batch = self._batches.popleft()
             for event in batch.events:
                 if event.kv.key == self._registry.key_leader and event.kv.create_revision != reign.fence:
-                    self._step_down("its key is not its own any more")
+                    self._step_down("another engine has its key")
                     return now
                 self._apply(event, now, self._view, self._evictions)
             self._view.revision = max(self._view.revision, batch.revision)
@@ -310,7 +310,7 @@ class Engine:
                 return self._heard_at + CATCH_UP_S
             plan = self._scheduler.plan()
             for decision in plan.decisions:
-                _LOG.info("%s", told(decision))
+                _LOG.info("%s", described(decision))
             self._writes.extend(batches(self._registry, plan))
         if self._writes:
             ops = self._writes[0]
@@ -346,7 +346,7 @@ class Engine:
         self._forget_view()
 
 
-def told(decision: Decision) -> str:
+def described(decision: Decision) -> str:
     """A decision as a line for the journal."""
     if decision.placement is None:
         because = (

@@ -70,8 +70,8 @@ class UnitState:
 
     ``start`` is the result of the start job: :data:`STARTING` until it has ended, then systemd's word for it
     (``done``, ``failed``, ``dependency``, ...; org.freedesktop.systemd1(5), JobRemoved), or "" when the agent does not
-    know it. With a result, the other fields are from after the job. ``note`` says why systemd's state is not what was
-    asked for: a failure, or a condition that did not hold; ``log`` are the unit's last lines in the journal then.
+    know it. With a result, the other fields are from after the job. ``note`` says why systemd's state is not as
+    requested: a failure, or a condition that did not hold; ``log`` are the unit's last lines in the journal then.
     """
 
     name: str

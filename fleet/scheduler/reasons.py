@@ -56,7 +56,7 @@ _MANY: Mapping[Reject, str] = {
 }
 
 
-def told(counts: Mapping[Rejection, int]) -> str:
+def described(counts: Mapping[Rejection, int]) -> str:
     """Refusals with how many machines made each: ``2 lack metadata disk=ssd, 1 conflicts with redis@1.service``."""
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     parts = [
@@ -70,7 +70,7 @@ def told(counts: Mapping[Rejection, int]) -> str:
 
 def no_machine(counts: Mapping[Rejection, int]) -> str:
     """Why a unit is nowhere."""
-    return f"no machine: {told(counts)}" if counts else "no machine: none is alive"
+    return f"no machine: {described(counts)}" if counts else "no machine: none is alive"
 
 
 def waits_for(machine: str) -> str:
@@ -94,4 +94,4 @@ def everywhere() -> str:
 def global_summary(placed: int, alive: int, counts: Mapping[Rejection, int]) -> str:
     """The state of a global unit as a whole."""
     text = f"global: on {placed} of {alive} machine{'' if alive == 1 else 's'}"
-    return f"{text}; {told(counts)}" if counts else text
+    return f"{text}; {described(counts)}" if counts else text

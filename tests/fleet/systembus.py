@@ -19,7 +19,7 @@ MANAGER = DBusAddress("/org/freedesktop/systemd1", interface="org.freedesktop.sy
 class SystemBus:
     """Listens at ``address``.
 
-    ``calls`` are (member, body) of what was asked; ``errors`` maps a member to an error's name.
+    ``calls`` are (member, body) of the calls; ``errors`` maps a member to an error's name.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -39,7 +39,7 @@ def fleet_of(name: str) -> str:
 
 
 class Chaos:
-    """Draws what happens next. ``story`` tells it, line by line."""
+    """Draws what happens next. ``story`` records it, line by line."""
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
@@ -70,9 +70,9 @@ class Chaos:
             (f"{node.id} reads slowly or not", lambda: setattr(node.client, "reading_s", 15 - node.client.reading_s)),
             (f"jobs of {node.id} hang or go on", lambda: setattr(node, "holds_tasks", not node.holds_tasks)),
         ]
-        told, event = self.random.choice(events)
+        text, event = self.random.choice(events)
         seconds = self.random.choice([0.5, 2, 5, 20, 45])
-        self.story.append(f"{self.world.now:8.1f} {told}, then {seconds} s")
+        self.story.append(f"{self.world.now:8.1f} {text}, then {seconds} s")
         event()
         self.world.run(seconds)
 
@@ -157,9 +157,7 @@ def check(world: World) -> None:
             text = (world.nodes[placements[name]].units_folder / name).read_text()
             assert text == each.unitfile.serialize()
         else:
-            assert (registry.unit_status(name) or "").startswith("no machine: "), (
-                f"{name} is nowhere, and nobody says why"
-            )
+            assert (registry.unit_status(name) or "").startswith("no machine: "), f"{name} is nowhere, without a reason"
             assert name == "follow.service", "only its peer can be missing in this world"
     apps = [placements[name] for name in known if name.startswith("app@") and name in placements]
     assert len(apps) == len(set(apps)), "units that conflict share a machine"

@@ -59,13 +59,13 @@ class TestOrdinaryLife:
         world.run(3)
         assert world.registry.overview().reasons == {}
 
-    def test_a_unit_that_starts_is_told_once_and_one_that_hangs_all_the_same(self, world: World) -> None:
+    def test_a_unit_that_starts_is_reported_once_and_one_that_hangs_all_the_same(self, world: World) -> None:
         world.submit("1.service")
         world.run(5)
         key = world.registry.key_state("a", "1.service")
-        told = world.etcd.get(key)
-        assert told is not None
-        assert (told.version, codec.state("states/a/1.service", told.value).active) == (1, "active")
+        kept = world.etcd.get(key)
+        assert kept is not None
+        assert (kept.version, codec.state("states/a/1.service", kept.value).active) == (1, "active")
         world.nodes["b"].holds_tasks = True
         world.submit("2.service")
         world.run(2)
@@ -162,7 +162,7 @@ class TestMachinesDie:
         for name in ("1.service", "2.service", "3.service"):
             world.submit(name)
         world.run(45)  # longer than a TTL: the view has been whole for that long
-        with world.nobody_disturbed("2.service", "3.service"):
+        with world.undisturbed("2.service", "3.service"):
             world.nodes["a"].cut_power()
             world.run(TTL_S + 15)
         assert world.running("1.service") == ["b"]
@@ -215,7 +215,7 @@ class TestMachinesDie:
         world.nodes["b"].client.reachable = False
         world.run(TTL_S * 2 / 3 - 1)  # a lease is renewed each third of the TTL
         world.nodes["b"].client.reachable = True
-        with world.nobody_disturbed("1.service", "2.service", "3.service"):
+        with world.undisturbed("1.service", "2.service", "3.service"):
             world.run(30)
         assert world.registry.placements() == before
 
@@ -262,7 +262,7 @@ class TestLeaders:
         old = world.leader()
         world.submit("1.service")
         world.run(5)
-        with world.nobody_disturbed("1.service"):
+        with world.undisturbed("1.service"):
             old.kill_daemon()
             world.run(15)
         assert world.leaders() != [old.id]
@@ -316,7 +316,7 @@ class TestControlPlaneTrouble:
         for name in ("1.service", "2.service", "3.service"):
             world.submit(name)
         world.run(5)
-        with world.nobody_disturbed("1.service", "2.service", "3.service"):
+        with world.undisturbed("1.service", "2.service", "3.service"):
             for node in world.nodes.values():
                 node.client.reachable = False
             world.run(600)  # leases run out meanwhile: all machine keys are gone when etcd is back
@@ -333,7 +333,7 @@ class TestControlPlaneTrouble:
         victim = world.nodes["a"]
         victim.client.reachable = False
         world.run(TTL_S + 20)
-        assert world.running("1.service") == ["a", "b"], "nobody can tell a dead machine from one that is cut off"
+        assert world.running("1.service") == ["a", "b"], "a dead machine looks like one that is cut off"
         victim.client.reachable = True
         world.run(20)
         assert world.running("1.service") == ["b"]
@@ -343,7 +343,7 @@ class TestControlPlaneTrouble:
         world.submit("g.service", "Global=true")
         world.run(5)
         machine = world.etcd.get(world.registry.key_machine("a"))
-        with world.nobody_disturbed("1.service", "g.service"):
+        with world.undisturbed("1.service", "g.service"):
             for node in world.nodes.values():
                 node.kill_daemon()
                 node.start_daemon()
@@ -393,7 +393,7 @@ class TestControlPlaneTrouble:
         world.submit("1.service")
         world.submit("2.service")
         world.run(5)
-        with world.nobody_disturbed("1.service", "2.service"):
+        with world.undisturbed("1.service", "2.service"):
             world.etcd.put(world.registry.prefix + key, value, lease=0)
             world.run(TTL_S + 20)
         world.submit("3.service")
@@ -403,7 +403,7 @@ class TestControlPlaneTrouble:
     def test_a_broken_machine_is_mended_by_its_agent(self, world: World) -> None:
         world.submit("1.service")
         world.run(5)
-        with world.nobody_disturbed("1.service"):
+        with world.undisturbed("1.service"):
             world.etcd.put(world.registry.key_machine("a"), b"{")
             world.run(65)
         assert [machine.id for machine in world.registry.machines()] == ["a", "b", "c"]
@@ -411,7 +411,7 @@ class TestControlPlaneTrouble:
         assert found is not None
         assert found.lease
 
-    def test_problems_are_told(self, world: World) -> None:
+    def test_problems_are_reported(self, world: World) -> None:
         world.etcd.put(world.registry.key_unit("1.service"), b'{"v": 99}')
         assert world.registry.units() == []
         (problem,) = world.registry.problems()
@@ -423,15 +423,15 @@ class TestControlPlaneTrouble:
         assert len(world.registry.units()) == 1
         assert world.registry.problems() == []
 
-    def test_a_broken_order_is_written_anew_and_disturbs_nothing(self, world: World) -> None:
+    def test_a_broken_order_is_written_again_and_disturbs_nothing(self, world: World) -> None:
         world.submit("1.service")
         world.run(5)
-        with world.nobody_disturbed("1.service"):
+        with world.undisturbed("1.service"):
             world.etcd.put(world.registry.key_schedule("a", "1.service"), b"{")
             world.run(5)
         assert world.placed("1.service") == "a"
 
-    def test_half_a_surrogate_pair_stops_nobody(self, world: World) -> None:
+    def test_half_a_surrogate_pair_stops_no_daemon(self, world: World) -> None:
         """JSON may hold text that no UTF-8 can: read, it would blow up whoever writes it next, the leader first."""
         world.submit("1.service")
         world.run(5)
@@ -459,7 +459,7 @@ class TestControlPlaneTrouble:
         assert world.nodes["a"].agent is not None
         assert world.nodes["a"].agent.trouble == ""
 
-    def test_a_compacted_watch_is_read_anew(self, world: World) -> None:
+    def test_a_compacted_watch_is_read_again(self, world: World) -> None:
         node = world.nodes["b"]
         node.frozen = True
         world.submit("1.service", "MachineID=b")
@@ -503,11 +503,11 @@ class TestUnitsAreIndependent:
         assert world.running("bad.service") == ["a"]
         assert world.registry.states_of("bad.service")[0].error == ""
 
-    def test_what_became_of_a_start_is_told_with_its_reason(self, world: World) -> None:
+    def test_the_outcome_of_a_start_is_reported_with_its_reason(self, world: World) -> None:
         """Result and state in one value, from after the job, with the last lines; and it is explained once."""
         systemd = world.nodes["a"].systemd
         systemd.ends["bad.service"] = ("failed", "failed", "failed")
-        systemd.told["bad.service"] = {"Result": "exit-code", "ExecMainCode": 1, "ExecMainStatus": 203}
+        systemd.properties_of["bad.service"] = {"Result": "exit-code", "ExecMainCode": 1, "ExecMainStatus": 203}
         world.submit("bad.service", "MachineID=a")
         world.run(100)
         (bad,) = world.registry.states_of("bad.service")
@@ -627,7 +627,7 @@ class TestUnitsAreIndependent:
         assert [machine.id for machine in world.registry.machines()] == ["a", "b", "c"]
         assert world.running("1.service") == ["a"]
 
-    def test_a_systemd_that_refuses_is_asked_again(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_systemd_that_refuses_is_called_again(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         node = world.nodes["a"]
 
         def refuse(units: object) -> dict[str, SystemdState]:

@@ -86,15 +86,15 @@ class TestLoop:
         node.stop()
         assert node.systemd.active == {"x.service": True}
         assert node.meaning == (
-            "1 unit runs on, and nobody starts or stops any; unless fleetd is back within 30 s, the cluster starts what "
-            "can move elsewhere, too"
+            "1 unit runs on, and nothing starts or stops any; unless fleetd is back within 30 s, the cluster starts "
+            "what can move elsewhere, too"
         )
         assert "stop x.service" not in node.systemd.log
         assert [machine.id for machine in registry.machines()] == ["a"], "its lease runs on for the next daemon"
         assert etcd.get(registry.key_leader) is None, "but another may lead at once"
 
     def test_settings_that_are_read_again_reach_the_cluster(self, running: Callable[..., Running]) -> None:
-        """Under the same lease: nobody may take this machine for another."""
+        """Under the same lease: no one may take this machine for another."""
         etcd = FakeEtcd()
         registry = Registry(etcd)
         node = running(etcd.connect(), "a")
@@ -162,16 +162,16 @@ def test_failover_on_a_real_etcd(
 
 
 class Process:
-    """The console script in a process of its own. Nobody is where its etcd would be: it must not mind."""
+    """The console script in a process of its own. Nothing listens where its etcd would be, which must not matter."""
 
     def __init__(self, folder: Path) -> None:
         self.api = folder / "api.sock"
         self.settings = folder / "fleet.conf"
         self.settings.write_text("metadata=disk=ssd\n")
         self.bus = SystemBus(folder)
-        self.told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.told.bind(str(folder / "notify"))
-        self.told.settimeout(20)
+        self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notified.bind(str(folder / "notify"))
+        self.notified.settimeout(20)
         root = folder / "root"
         code = (
             "import sys, pathlib, fleet.daemon as d; from terminal import command; "
@@ -216,7 +216,7 @@ class Process:
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
-        self.told.close()
+        self.notified.close()
         self.bus.close()
 
 
@@ -230,18 +230,18 @@ class TestProcess:
         made.close()
 
     def test_it_serves_says_ready_and_ends_in_order(self, fleetd: Process) -> None:
-        assert fleetd.told.recv(200) == b"READY=1\nSTATUS=running"
+        assert fleetd.notified.recv(200) == b"READY=1\nSTATUS=running"
         assert fleetd.answers()
         fleetd.process.send_signal(signal.SIGTERM)
         assert fleetd.process.wait(timeout=60) == 0, fleetd.errors.read_text()
-        assert fleetd.told.recv(200) == b"STOPPING=1\nSTATUS=no unit of fleet runs here"
+        assert fleetd.notified.recv(200) == b"STOPPING=1\nSTATUS=no unit of fleet runs here"
         assert not fleetd.says("Traceback")
         assert fleetd.says("stopping: no unit of fleet runs here")
         assert not fleetd.api.exists()
 
     def test_hup_and_usr1_end_nothing(self, fleetd: Process) -> None:
         """HUP reads the settings again, and those of a running daemon change; USR1 prints what it knows."""
-        assert fleetd.told.recv(200) == b"READY=1\nSTATUS=running"
+        assert fleetd.notified.recv(200) == b"READY=1\nSTATUS=running"
         eventually(lambda: fleetd.says("units run on as they are"))
         report = fleetd.report()
         assert (report["machine"], report["metadata"], report["units"]) == ("a" * 32, {"disk": "ssd"}, {})
@@ -278,13 +278,13 @@ class TestCommandLine:
         file = tmp_path / "fleet.conf"
         file.write_text("agent_ttl=10s\nenable_grpc=true\n")
         assert command("fleetd", run, ["--check-config", "--config", str(file)]) == 0
-        told = capsys.readouterr()
-        assert told.out == "the configuration is right\n"
-        assert told.err == "fleetd: warning: the setting enable_grpc has no effect\n"
+        printed = capsys.readouterr()
+        assert printed.out == "the configuration is right\n"
+        assert printed.err == "fleetd: warning: the setting enable_grpc has no effect\n"
         assert command("fleetd", run, ["--check-config", "--json", "--config", str(file)]) == 0
         assert json.loads(capsys.readouterr().out)["agent_ttl"] == 10
 
-    def test_a_mistake_is_told_with_its_place_and_the_next_step(
+    def test_an_error_is_reported_with_its_place_and_the_next_step(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         file = tmp_path / "fleet.conf"
@@ -317,14 +317,14 @@ class TestSurroundings:
                 listening.bind(bound)
                 notify("READY=1", {"NOTIFY_SOCKET": address})
                 assert listening.recv(100) == b"READY=1"
-        notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "nobody")})
-        assert "systemd was not told" in caplog.text
+        notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "none")})
+        assert "cannot report 'READY=1' to systemd" in caplog.text
 
     def test_who_this_machine_is(self, tmp_path: Path) -> None:
         (tmp_path / "etc").mkdir()
         (tmp_path / "proc/sys/kernel/random").mkdir(parents=True)
         (tmp_path / "proc/sys/kernel/random/boot_id").write_text("boot\n")
-        with pytest.raises(Failure, match="cannot tell which machine"):
+        with pytest.raises(Failure, match="cannot identify this machine"):
             this_machine(Config(), tmp_path)
         (tmp_path / "etc/machine-id").write_text("uninitialized\n")
         with pytest.raises(Failure, match="not 32 hexadecimal digits"):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcd.fake import FakeEtcd
-from fleet.engine.engine import BYTES_MAX, OPS_MAX, batches, told
+from fleet.engine.engine import BYTES_MAX, OPS_MAX, batches, described
 from fleet.model.entities import Desired, Placement
 from fleet.model.registry import Registry
 from fleet.scheduler.reasons import Reject, Rejection, Why
@@ -45,7 +45,7 @@ def test_bytes_are_bounded_too() -> None:
 
 
 def test_decisions_in_words() -> None:
-    assert told(order("x.service", "a")) == "x.service goes to a: least loaded"
-    assert told(Decision("x.service", "a", Why.MACHINE_GONE)) == "x.service leaves a: machine gone"
+    assert described(order("x.service", "a")) == "x.service goes to a: least loaded"
+    assert described(Decision("x.service", "a", Why.MACHINE_GONE)) == "x.service leaves a: machine gone"
     unfit = Decision("x.service", "a", Why.UNFIT, None, Rejection(Reject.CONFLICT, "y.service"))
-    assert told(unfit) == "x.service leaves a: conflict y.service"
+    assert described(unfit) == "x.service leaves a: conflict y.service"

@@ -111,7 +111,7 @@ class TestTrouble:
         assert len(world.running("1.service")) == 1
         assert leader.client.readings == readings
 
-    def test_only_a_compacted_one_is_read_anew(self, world: World) -> None:
+    def test_only_a_compacted_one_is_read_again(self, world: World) -> None:
         leader = world.leader()
         readings = leader.client.readings
         leader.client.reachable = False
@@ -144,7 +144,7 @@ class TestTrouble:
         assert leader.client.readings == readings
         assert world.leader() is leader
 
-    def test_a_gap_starts_the_clock_of_evictions_anew(self, world: World) -> None:
+    def test_a_gap_restarts_the_clock_of_evictions(self, world: World) -> None:
         world.submit("1.service")
         world.run(45)
         leader = world.leader()
@@ -160,7 +160,7 @@ class TestTrouble:
         assert world.placed("1.service") == "c"
         assert world.leader() is leader
 
-    def test_an_etcd_that_was_restored_is_read_anew(self) -> None:
+    def test_an_etcd_that_was_restored_is_read_again(self) -> None:
         """Its revisions begin again at an earlier one: a watch from ours on would be silent until it has caught up."""
         lived, backup = FakeEtcd(), FakeEtcd()
         engines = []
@@ -218,7 +218,7 @@ def test_successors_of_a_dead_leader_decide(real_etcd: str, request: pytest.Fixt
         successor = Leadership(Registry(client, registry.prefix), name, ttl_s=1, agent_ttl_s=30)
         successor.start(failures.append)
         request.addfinalizer(successor.stop)
-    eventually(lambda: registry.placements() == {"1.service": "m"} or failures, "nobody decided", 20)
+    eventually(lambda: registry.placements() == {"1.service": "m"} or failures, "no leader decided", 20)
     registry.create_unit(unit("2.service"))
     eventually(lambda: len(registry.placements()) == 2 or failures, "it decided once and never again", 2)
     assert not failures

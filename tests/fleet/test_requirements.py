@@ -14,7 +14,7 @@ def parse(text: str, name: str = "x@1.service") -> Requirements:
     return Requirements.parse(UnitName.parse(name), UnitFile.parse(f"[X-Fleet]\n{text}\n"))
 
 
-def test_nothing_asked() -> None:
+def test_no_requirements() -> None:
     assert parse("") == Requirements()
 
 
@@ -73,7 +73,7 @@ def test_refused(text: str, why: str) -> None:
         parse(text)
 
 
-def test_the_nearest_name_is_told_with_the_line() -> None:
+def test_the_nearest_name_is_reported_with_the_line() -> None:
     with pytest.raises(RequirementsError) as caught:
         parse("Conflict=a")
     assert caught.value.where == "x@1.service line 2"

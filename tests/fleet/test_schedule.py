@@ -65,9 +65,7 @@ class TestProperties:
         assert decide(after) == Plan()
 
     @given(clusters(), st.randoms(use_true_random=False))
-    def test_the_answer_does_not_depend_on_the_order_of_what_is_told(
-        self, cluster: ClusterView, random: Random
-    ) -> None:
+    def test_the_answer_does_not_depend_on_the_order_of_the_input(self, cluster: ClusterView, random: Random) -> None:
         def shuffled(mapping: Mapping[K, V]) -> dict[K, V]:
             items = list(mapping.items())
             random.shuffle(items)
@@ -174,7 +172,7 @@ def _untouchable_neighbours(cluster: ClusterView, machine: str) -> tuple[str, ..
 
 
 def _changed(cluster: ClusterView, scheduler: Scheduler, change: Change | None) -> ClusterView:
-    """Tell a change to the scheduler, and make the same change in the view."""
+    """Report a change to the scheduler, and make the same change in the view."""
     if change is None:
         return cluster
     if isinstance(change, Machine):
@@ -371,12 +369,12 @@ class TestExplanations:
         )
 
     def test_a_peer_that_is_nowhere(self) -> None:
-        told = self.explained(world(unit("u.service", "MachineOf=p.service"), alive="a"), "u.service")
-        assert told == "no machine: 1 does not have p.service, which MachineOf names"
+        reason = self.explained(world(unit("u.service", "MachineOf=p.service"), alive="a"), "u.service")
+        assert reason == "no machine: 1 does not have p.service, which MachineOf names"
 
     def test_a_section_that_cannot_be_read(self) -> None:
-        told = self.explained(world(unit("u.service", "Conflict=x")), "u.service")
-        assert told == "u.service line 4: [X-Fleet] has no option Conflict"
+        reason = self.explained(world(unit("u.service", "Conflict=x")), "u.service")
+        assert reason == "u.service line 4: [X-Fleet] has no option Conflict"
 
 
 def test_five_thousand_units_on_five_hundred_machines() -> None:

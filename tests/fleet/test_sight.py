@@ -1,4 +1,4 @@
-"""Why a unit is not what was asked for, from systemd's properties and the journal's entries."""
+"""Why a unit is not as requested, from systemd's properties and the journal's entries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def command(path: str, code: int, status: int, *, is_ignored: bool = False) -> t
 
 
 @pytest.mark.parametrize(
-    ("properties", "state", "result", "told"),
+    ("properties", "state", "result", "note"),
     [
         (
             {"Result": "exit-code", "ExecMainCode": 1, "ExecMainStatus": 203, "ExecStart": [command("/nope", 1, 203)]},
@@ -79,8 +79,8 @@ def command(path: str, code: int, status: int, *, is_ignored: bool = False) -> t
         ({"Result": "success"}, RUNS, "done", ""),
     ],
 )
-def test_why(properties: dict[str, object], state: SystemdState, result: str, told: str) -> None:
-    assert why(properties, state, result) == told
+def test_why(properties: dict[str, object], state: SystemdState, result: str, note: str) -> None:
+    assert why(properties, state, result) == note
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_look_explains_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
     systemd = FakeSystemd(tmp_path)
     systemd.active["runs.service"] = True
     systemd.ended |= {"known.service": FAILED, "fails.service": FAILED, "y.service": FAILED}
-    systemd.told["fails.service"] = {"Result": "exit-code", "InvocationID": [0xAB, 0xCD]}
-    systemd.told["needs.service"] = {"Requires": ["y.service", "runs.service"], "InvocationID": [1]}
+    systemd.properties_of["fails.service"] = {"Result": "exit-code", "InvocationID": [0xAB, 0xCD]}
+    systemd.properties_of["needs.service"] = {"Requires": ["y.service", "runs.service"], "InvocationID": [1]}
     names = ["runs.service", "known.service", "fails.service", "needs.service", "idle.service"]
     seen = look(names, systemd, {"runs.service": "done", "needs.service": "dependency"}, {"known.service"})
     assert isinstance(seen, Seen)

@@ -52,8 +52,8 @@ def test_calls(bus: SystemBus, systemd: SystemdManager) -> None:
     systemd.disable("x.service")
     systemd.forget_failure("x.service")
     assert systemd.states(["x.service"]) == {"x.service": SystemdState("loaded", "active", "running")}
-    asked = [call for call in bus.calls if call[0] not in ("Hello", "AddMatch", "Subscribe")]
-    assert asked == [
+    calls = [call for call in bus.calls if call[0] not in ("Hello", "AddMatch", "Subscribe")]
+    assert calls == [
         ("Reload", ()),
         ("StartUnit", ("x.service", "replace")),
         ("EnableUnitFiles", (["x.service"], True, True)),
@@ -140,7 +140,7 @@ def test_stopping_what_systemd_does_not_know_is_done(bus: SystemBus, systemd: Sy
     systemd.stop("x.service")
 
 
-def test_a_refusal_is_told_in_systemd_s_words(bus: SystemBus, systemd: SystemdManager) -> None:
+def test_a_refusal_is_reported_in_systemd_s_words(bus: SystemBus, systemd: SystemdManager) -> None:
     bus.errors["StartUnit"] = "org.freedesktop.systemd1.BadUnitSetting"
     with pytest.raises(SystemdError, match="no"):
         systemd.start("x.service")

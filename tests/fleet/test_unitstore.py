@@ -50,7 +50,7 @@ def test_an_alias_of_the_machine_is_its_own_too(store: UnitStore, tmp_path: Path
         store.write("etcd2.service", "ours")
 
 
-def test_a_daemon_that_died_between_file_and_link_begins_anew(store: UnitStore, tmp_path: Path) -> None:
+def test_a_daemon_that_died_between_file_and_link_begins_again(store: UnitStore, tmp_path: Path) -> None:
     """Otherwise the next one would start, again and again, a unit that systemd cannot find."""
     store.write("x.service", "[Service]\n")
     (tmp_path / "systemd/x.service").unlink()

@@ -40,7 +40,7 @@ def load(unit: str, systemd: FakeSystemd, store: UnitStore) -> Outcome:
 @pytest.mark.parametrize(
     ("unit", "known", "why"),
     [
-        # As systemd 252 and 257 tell them: an instance of a template, one without file, a mount of the kernel's, a
+        # As systemd 252 and 257 report them: an instance of a template, one without file, a mount of the kernel's, a
         # slice by its use.
         (
             "serial-getty@ttyS0.service",
@@ -77,7 +77,7 @@ def test_a_name_that_systemd_knows_is_refused(
 
 def test_names_that_are_free_or_ours_are_taken(systemd: FakeSystemd, store: UnitStore, tmp_path: Path) -> None:
     assert load("member.service", systemd, store).error == ""
-    # The slice that a unit of ours asked for, before its own text came.
+    # The slice that a unit of ours names, before its own text came.
     systemd.own["batch.slice"] = Known("loaded", "active", members=("member.service",))
     assert load("batch.slice", systemd, store).error == ""
     # A daemon that died before systemd heard that the file went.

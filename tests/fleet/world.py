@@ -31,7 +31,7 @@ TICK_S = 0.5
 
 
 class FakeSystemd:
-    """A machine's systemd: units run when they are started and their file is there. ``log`` is what was asked of it."""
+    """A machine's systemd: units run when they are started and their file is there. ``log`` has the calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class FakeSystemd:
         self.own: dict[str, Known] = {}
         self.ends: dict[str, tuple[str, str, str]] = {}  # how starts end: result, active, sub
         self.ended: dict[str, SystemdState] = {}
-        self.told: dict[str, dict[str, object]] = {}  # properties
+        self.properties_of: dict[str, dict[str, object]] = {}  # properties
 
     def reload(self) -> None:
         self.log.append("reload")
@@ -74,7 +74,7 @@ class FakeSystemd:
 
     def properties(self, unit: str) -> dict[str, object]:
         self.log.append(f"properties {unit}")
-        return self.told.get(unit, {})
+        return self.properties_of.get(unit, {})
 
     def journal(self, unit: str, invocation: str) -> list[str]:
         return [f"{invocation or 'systemd'}: line {number}" for number in range(20)]
@@ -204,7 +204,7 @@ class Node:
         self._followers = [Follower(self.client, self.agent), Follower(self.client, self.engine)]
 
     def kill_daemon(self) -> None:
-        """SIGKILL of fleetd: nothing is said to anybody."""
+        """SIGKILL of fleetd: nothing is reported."""
         self.agent = self.engine = None
         self.tasks.clear()
         for follower in self._followers:
@@ -246,7 +246,7 @@ class World:
         self.run(3)
 
     def run(self, seconds: float) -> None:
-        """Let virtual time pass; everybody is called each half second, in the order of their ids."""
+        """Let virtual time pass; every node is called each half second, in the order of their ids."""
         for _ in range(round(seconds / TICK_S)):
             self.now += TICK_S
             self.etcd.advance(TICK_S)
@@ -276,7 +276,7 @@ class World:
         return self.nodes[only]
 
     @contextlib.contextmanager
-    def nobody_disturbed(self, *names: str) -> Iterator[None]:
+    def undisturbed(self, *names: str) -> Iterator[None]:
         """These units are neither stopped nor started while the block runs."""
         before = {
             each: [line for line in node.systemd.log if line.split()[-1] in names] for each, node in self.nodes.items()

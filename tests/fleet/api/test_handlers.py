@@ -200,7 +200,7 @@ class TestReads:
     def test_progress_of_nonsense(self, world: World, body: Any) -> None:
         assert world("POST", "/fleet/v1/progress", body)[0] == 400
 
-    def test_many_machines_are_asked_for_in_several_transactions(self, world: World) -> None:
+    def test_many_machines_are_read_in_several_transactions(self, world: World) -> None:
         """etcd takes 128 operations at most; the unit is on the last machine."""
         ids = [f"{number:032x}" for number in range(130)]
         for each in ids:
@@ -290,10 +290,10 @@ class TestPut:
         ],
     )
     def test_refused(self, world: World, path: str, body: Any, status: int) -> None:
-        answered, told = world("PUT", path, body)
+        answered, answer = world("PUT", path, body)
         assert answered == status
-        assert told["error"]["code"] == status
-        assert told["error"]["message"]
+        assert answer["error"]["code"] == status
+        assert answer["error"]["message"]
         assert world.registry.units() == []
 
     def test_existing_without_a_desired_state(self, world: World) -> None:
@@ -334,9 +334,9 @@ class TestRefusals:
         ],
     )
     def test_status(self, world: World, method: str, path: str, status: int) -> None:
-        answered, told = world(method, path)
+        answered, answer = world(method, path)
         assert answered == status
-        assert told["error"]["code"] == status
+        assert answer["error"]["code"] == status
 
     def test_the_verbs_that_would_do(self, world: World) -> None:
         response = world.api.handle(Request("POST", "/fleet/v1/units/x.service"))
@@ -345,9 +345,9 @@ class TestRefusals:
     def test_without_etcd_everything_is_503(self, world: World) -> None:
         world.etcd.reachable = False
         for path in ("/fleet/v1/machines", "/fleet/v1/units", "/fleet/v1/units/x.service", "/fleet/v1/state"):
-            status, told = world("GET", path)
+            status, answer = world("GET", path)
             assert status == 503
-            assert told["error"]["message"] == "fleet server unable to communicate with etcd"
+            assert answer["error"]["message"] == "fleet server unable to communicate with etcd"
 
     @pytest.mark.parametrize(("patience_s", "waits"), [(60, True), (0, False)])
     @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 201), ("DELETE", 204)])
@@ -535,7 +535,7 @@ class TestPages:
         assert pages == max(1, -(-rows // shapes.PAGE_ROWS))
         assert not kept._kept
 
-    def test_a_list_that_changes_is_told_as_it_was(self, world: World) -> None:
+    def test_a_list_that_changes_is_returned_as_it_was(self, world: World) -> None:
         for number in range(150):
             world("PUT", f"/fleet/v1/units/u{number:03}.service", {"options": OPTIONS})
         first = world.get("/fleet/v1/units")
@@ -570,7 +570,7 @@ class TestPages:
         assert page("e", tokens["e"])
         assert page("b", tokens["b"])
         assert readings == list("abcde")
-        assert page("a", tokens["a"]), "read anew: four others were asked for since"
+        assert page("a", tokens["a"]), "read again: four others were requested since"
         assert readings == list("abcdea")
         now = KEPT_S + 1
         assert page("d", tokens["d"])

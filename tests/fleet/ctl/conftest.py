@@ -47,7 +47,7 @@ class Script:
     reason: str = ""
     says: list[tuple[str, str]] = field(default_factory=lambda: [("active", "running")])
     error: str = ""
-    stays: bool = False  # its machine never does what it is told
+    stays: bool = False  # its machine never does what is ordered
 
 
 class World(Registry):
@@ -140,7 +140,7 @@ class Fleetctl:
         self._server.start()
 
     def go_away(self) -> None:
-        """As a fleetd that ends: connections break, and nobody listens."""
+        """As a fleetd that ends: connections break, and no server listens."""
         self._server.stop()
         self.socket.unlink(missing_ok=True)
 

@@ -1,6 +1,6 @@
 """Stands in for the OpenSSH client: understands the few options that fleetctl uses, and obeys the environment.
 
-Hosts are told apart by port: 2201 refuses, 2202 is the node whose machine-id is FAKE_SSH_MACHINE_ID, 2203 never
+The port says which host it is: 2201 refuses, 2202 is the node whose machine-id is FAKE_SSH_MACHINE_ID, 2203 never
 answers, 2204 has a fleetd without etcd (FAKE_SSH_BROKEN_API), 2205 has a changed host key, 2206 is like 2202, but for
 its first FAKE_SSH_LATE_S seconds nothing comes back. A session on a machine prints where it ran, and ends with status
 3. Each command line is appended to FAKE_SSH_LOG.

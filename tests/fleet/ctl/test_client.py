@@ -87,7 +87,7 @@ def test_a_connection_that_the_server_dropped_is_opened_again(serve: Serve) -> N
         (b"<html>", "the fleet API answered 409 Conflict", None),
     ],
 )
-def test_an_error_is_told_in_the_servers_words(serve: Serve, body: bytes, message: str, hint: str | None) -> None:
+def test_an_error_is_reported_in_the_servers_words(serve: Serve, body: bytes, message: str, hint: str | None) -> None:
     with pytest.raises(ApiError) as caught:
         serve(response(body, "409 Conflict")).machines()
     assert (caught.value.status, caught.value.message, caught.value.hint) == (409, message, hint)

@@ -164,7 +164,7 @@ class TestStart:
         assert said.err.splitlines()[-3:] == [
             "fleetctl: error: unit hello.service is failed (failed)",
             "",
-            "hint: see: fleetctl journal hello.service; mend it, then: fleetctl restart hello.service",
+            "hint: see: fleetctl journal hello.service; correct it, then: fleetctl restart hello.service",
         ]
 
     def test_a_unit_that_finishes(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
@@ -296,7 +296,7 @@ class TestWhy:
     def test_an_idle_unit(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
         unit_file()
         fleetctl("submit", "hello.service")
-        assert "nobody asked for it" in fleetctl("why", "hello.service").out
+        assert "not requested: its desired state is inactive" in fleetctl("why", "hello.service").out
 
 
 class TestWrongUsage:
@@ -398,7 +398,7 @@ class TestBadInput:
 
 
 class TestTrouble:
-    def test_nobody_listens(self, fleetctl: Fleetctl) -> None:
+    def test_no_server_listens(self, fleetctl: Fleetctl) -> None:
         said = fleetctl("--endpoint", "unix:///nonexistent/fleet.sock", "list-machines")
         assert said.code == 1
         assert said.err == (
@@ -428,7 +428,7 @@ class TestTrouble:
         assert "waiting for the cluster: fleet server unable to communicate with etcd" in said.err
 
     def test_a_fleetd_that_restarts_is_waited_for(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
-        """Its connection breaks while a unit is waited for, and for a while nobody listens."""
+        """Its connection breaks while a unit is waited for, and for a while no server listens."""
         unit_file()
         fleetctl.world.scripts["hello.service"] = script(
             fleetctl, [("activating", "start")] * 5 + [("active", "running")]
@@ -452,7 +452,7 @@ class TestTrouble:
         assert said.code == 0
         assert said.out == "Unit hello.service launched on aaaaaaaa.../10.77.0.11\n"
 
-    def test_nobody_comes_back(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
+    def test_no_server_comes_back(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
         unit_file()
         fleetctl.world.scripts["hello.service"] = script(fleetctl, [("activating", "start")])
         fleetctl.world.meanwhile[4] = lambda: threading.Thread(target=fleetctl.go_away).start()
@@ -464,7 +464,7 @@ class TestTrouble:
     def test_an_election_while_it_asks(
         self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The answer to the second is lost: it is asked for again, and all three run."""
+        """The answer to the second is lost: it is requested again, and all three run."""
         names = ["1.service", "2.service", "3.service"]
         for name in names:
             unit_file(name)
@@ -499,9 +499,9 @@ class TestTrouble:
         monkeypatch.setattr(fleetctl.world, "create_unit", create_unit)
         said = fleetctl(verb, *names)
         assert said.code == 1
-        assert "asked for: 1.service\n  not asked for: 2.service 3.service\n" in said.err
+        assert "requested: 1.service\n  not requested: 2.service 3.service\n" in said.err
 
-    def test_who_interrupts_is_told_what_goes_on(
+    def test_an_interrupt_reports_what_goes_on(
         self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         unit_file()

@@ -1,4 +1,4 @@
-"""What bash offers for words of fleetctl: names that the cluster knows, asked of a real API by the real fleetctl."""
+"""What bash completes for fleetctl: names that the cluster knows, which the real fleetctl reads from a real API."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def ssh(fleetctl: Fleetctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("FAKE_SSH_LOG", str(log))
     monkeypatch.setenv("FAKE_SSH_MACHINE_ID", A)
     monkeypatch.setenv("FAKE_SSH_API", str(fleetctl.socket))
-    monkeypatch.setenv("FAKE_SSH_BROKEN_API", str(tmp_path / "nobody.sock"))
+    monkeypatch.setenv("FAKE_SSH_BROKEN_API", str(tmp_path / "none.sock"))
     monkeypatch.setenv("FLEETCTL_KNOWN_HOSTS_FILE", str(tmp_path / "known" / "hosts"))
     monkeypatch.delenv("FLEETCTL_ENDPOINT")
     # Folders of tunnels are made here, so that the test sees what is left. It is long: /tmp would be taken instead.
@@ -206,7 +206,7 @@ class TestOnMachines:
         assert "core@127.0.0.1:2202: docker ps" in fleetctl("ssh", "--unit", "hello", "docker", "ps").out
 
     def test_ssh_to_nowhere(self, fleetctl: Fleetctl) -> None:
-        assert "no machine begins with cccc" in fleetctl("ssh", "--machine", "cccc", "true").err
+        assert "no machine has an id that begins with cccc" in fleetctl("ssh", "--machine", "cccc", "true").err
         assert "no such unit in the cluster: nothing.service" in fleetctl("ssh", "nothing", "true").err
         assert "g.service can be 2 machines" in fleetctl("ssh", "g.service", "true").err
 
@@ -263,9 +263,9 @@ class TestNothingIsLeftBehind:
         """Ctrl-C and SIGTERM clean up by hand; SIGKILL does it by the pipe that closes."""
         process = slow_start()
         process.send_signal(number)
-        _, told = process.communicate(timeout=60)
+        _, printed = process.communicate(timeout=60)
         assert process.returncode == code
-        assert b"Traceback" not in told
+        assert b"Traceback" not in printed
         eventually(lambda: not left_over(ssh), "the folder of the tunnel is still there")
 
 

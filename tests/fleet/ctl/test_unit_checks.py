@@ -41,7 +41,7 @@ def test_what_systemd_refuses_is_refused_and_nothing_is_changed(
         "    hint: did you mean ExecStart=?",
         "fleetctl: error: hello.service: systemd would refuse the unit hello.service",
         "",
-        "hint: mend the errors named above",
+        "hint: correct the errors above",
     ]
     assert fleetctl("list-unit-files", "--no-legend").out == ""
 

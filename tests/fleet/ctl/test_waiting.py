@@ -21,7 +21,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.told: list[tuple[float, str]] = []
+        self.reported: list[tuple[float, str]] = []
         self.done: list[str] = []
         self.troubles: list[tuple[float, float]] = []  # from which second to which
         self.read: list[int] = []  # how many units, round after round
@@ -43,7 +43,7 @@ class Clock:
             {f"u{number}": look_of(script) for number, script in enumerate(scripts)},
             refresh=self.refresh,
             attempts=attempts,
-            tell=lambda text: self.told.append((self.now - 100, text)),
+            report=lambda text: self.reported.append((self.now - 100, text)),
             done=lambda name, text: self.done.append(f"{name} {text}"),
             clock=lambda: self.now,
             sleep=self.sleep,
@@ -54,18 +54,18 @@ def pending(text: str) -> Verdict:
     return Verdict(Outcome.PENDING, text)
 
 
-def test_what_is_over_at_once_is_not_told() -> None:
+def test_what_is_over_at_once_is_not_reported() -> None:
     clock = Clock()
     clock.wait([(0, pending("placing")), (0.8, Verdict(Outcome.DONE, "up"))])
-    assert (clock.told, clock.done) == ([], ["u0 up"])
+    assert (clock.reported, clock.done) == ([], ["u0 up"])
 
 
-def test_a_condition_is_told_once_until_it_changes() -> None:
+def test_a_condition_is_reported_once_until_it_changes() -> None:
     clock = Clock()
     clock.wait([(0, pending("placing")), (30, pending("starting")), (60, Verdict(Outcome.DONE, "up"))])
-    assert [text for _, text in clock.told] == ["placing", "starting"]
-    assert 1 <= clock.told[0][0] < 2
-    assert 30 <= clock.told[1][0] < 31.1
+    assert [text for _, text in clock.reported] == ["placing", "starting"]
+    assert 1 <= clock.reported[0][0] < 2
+    assert 30 <= clock.reported[1][0] < 31.1
 
 
 def test_attempts_are_two_seconds_each() -> None:
@@ -88,11 +88,11 @@ def test_a_failure_ends_the_wait_for_that_unit_only() -> None:
     assert clock.done == ["u1 up"]
 
 
-def test_trouble_of_the_cluster_is_told_once_and_waited_for() -> None:
+def test_trouble_of_the_cluster_is_reported_once_and_waited_for() -> None:
     clock = Clock()
     clock.troubles = [(5, 40), (50, 60)]
     clock.wait([(0, pending("starting")), (30, Verdict(Outcome.DONE, "up"))])
-    assert [text for _, text in clock.told] == ["starting", "no leader"]
+    assert [text for _, text in clock.reported] == ["starting", "no leader"]
     assert clock.now >= 140
     clock = Clock()
     clock.troubles = [(0, 1000)]
@@ -119,7 +119,7 @@ class TestJudgeState:
             (record("launched", "loaded"), "", 0, Outcome.PENDING, "it is loaded"),
             (record("launched", "inactive", ""), "", 0, Outcome.PENDING, "no machine was chosen yet"),
             (record("launched", "inactive", "", "none has disk=ssd"), "", 0, Outcome.PENDING, "none has disk=ssd"),
-            (record("inactive", "inactive"), "", 0, Outcome.FAILED, "somebody else asked"),
+            (record("inactive", "inactive"), "", 0, Outcome.FAILED, "another client has set unit"),
             (record("launched", "loaded"), "cannot write", 1, Outcome.PENDING, "cannot write"),
             (record("launched", "loaded"), "cannot write", 10, Outcome.FAILED, "cannot write"),
             (None, "", 0, Outcome.FAILED, "destroyed meanwhile"),
@@ -204,16 +204,16 @@ class TestRunning:
         assert running.judge(unit, [UnitState("x.service", A, start="starting")], 2) == verdict
         assert running.judge(unit, [UnitState("x.service", A, active="active", start="done")], 3) != verdict
 
-    def test_somebody_stops_it_meanwhile(self) -> None:
+    def test_another_client_stops_it_meanwhile(self) -> None:
         state = UnitState("x.service", A, "loaded", "failed", "failed", start="canceled")
         verdict = Running("x.service").judge(record("loaded", "launched"), [state], 1)
-        assert (verdict.outcome, verdict.text.partition(" ")[0]) == (Outcome.FAILED, "somebody")
+        assert (verdict.outcome, verdict.text.partition(" has ")[0]) == (Outcome.FAILED, "another client")
 
     def test_the_last_lines_are_in_the_message(self) -> None:
         state = UnitState("x.service", A, "loaded", "failed", "failed", start="failed", note="203", log=("one", "two"))
         verdict = Running("x.service").judge(record("launched", "launched"), [state], 0)
         assert verdict.text == "unit x.service is failed (failed): 203\n    one\n    two"
-        assert verdict.hint == "see: fleetctl journal x.service; mend it, then: fleetctl restart x.service"
+        assert verdict.hint == "see: fleetctl journal x.service; correct it, then: fleetctl restart x.service"
 
     @pytest.mark.parametrize(
         ("text", "is_simple"),
