@@ -106,14 +106,14 @@ def check(what: Definition, path: Path, level: Level, measured: Mapping[str, Mea
     found = list(excesses(what.budget, level, measured, load(beside, what.architecture)))
     if found:
         raise Failure(
-            "\n".join("\n  ".join(_told(each, beside)) for each in found),
+            "\n".join("\n  ".join(_described(each, beside)) for each in found),
             where=str(path),
             hint="take something out (packages, remove, kernel.modules), or raise the limit in the definition; after a build that is as it"
             " should be, 'osbuild budget --accept' records its sizes",
         )
 
 
-def _told(excess: Excess, beside: Path) -> Iterator[str]:
+def _described(excess: Excess, beside: Path) -> Iterator[str]:
     over = excess.bytes - excess.limit
     yield f"{excess.part} has {_mega(excess.bytes)}, {_mega(over)} more than {excess.key} allows ({_mega(excess.limit)})"
     if not excess.known:
@@ -159,29 +159,29 @@ def load(path: Path, architecture: str) -> dict[str, Owners]:
 
 def accept(path: Path, architecture: str, measured: Mapping[str, Measured]) -> None:
     """Write the owners of ``measured`` as accepted for ``architecture`` into the file at ``path``; others stay."""
-    told = {
+    content = {
         **_read(path),
         "version": VERSION,
         architecture: {part: dict(sorted(each.owners.items())) for part, each in measured.items()},
     }
     try:
-        path.write_text(json.dumps(dict(sorted(told.items())), indent=1) + "\n", "utf-8")
+        path.write_text(json.dumps(dict(sorted(content.items())), indent=1) + "\n", "utf-8")
     except OSError as error:
         raise Failure(f"cannot write the accepted sizes: {error.strerror}", where=str(path)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        told = record.parse(path.read_text("utf-8"))
+        parsed = record.parse(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise Failure(f"cannot read the accepted sizes: {error.strerror}", where=str(path)) from error
     except ValueError:
         raise _broken(path) from None
-    if not isinstance(told, dict) or told.get("version") != VERSION:
+    if not isinstance(parsed, dict) or parsed.get("version") != VERSION:
         raise _broken(path)
-    return told
+    return parsed
 
 
 def _count(value: object) -> int:

@@ -74,7 +74,7 @@ _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 def line(entry: Listed) -> str:
     """``entry`` as a line of the list, with its newline."""
-    told: dict[str, object] = {
+    fields: dict[str, object] = {
         "path": entry.path,
         "kind": entry.kind,
         "mode": entry.mode,
@@ -84,12 +84,12 @@ def line(entry: Listed) -> str:
         "package": entry.package,
     }
     if entry.kind is Kind.FILE:
-        told |= {"size": entry.size, "sha256": entry.sha256}
+        fields |= {"size": entry.size, "sha256": entry.sha256}
     elif entry.kind is Kind.SYMLINK:
-        told["target"] = entry.target
+        fields["target"] = entry.target
     if entry.xattrs:
-        told["xattrs"] = dict(entry.xattrs)
-    return _encode(told) + "\n"
+        fields["xattrs"] = dict(entry.xattrs)
+    return _encode(fields) + "\n"
 
 
 def write(folder: Path, tree: Tree, epoch: int) -> None:

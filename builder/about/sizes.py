@@ -151,7 +151,7 @@ _BODY: Final = """\
 </div>
 <ol id="trail" class="trail" aria-label="where you are"></ol>
 <div id="map" class="stage" role="group" aria-label="map of sizes"></div>
-<p id="told" class="told" aria-live="polite"></p>
+<p id="description" class="description" aria-live="polite"></p>
 <ol id="found" aria-label="largest files found"></ol>
 <p class="hint">Click to look inside, Escape to go back, arrows and Enter to move by keyboard, / to search.</p>
 </div>

@@ -57,12 +57,12 @@ def busy(spans: Sequence[Span]) -> float:
 def describe(total: float, spans: Sequence[Span]) -> str:
     """A table of seconds by phase and, below each, by step; the slowest first, the rest of ``total`` last."""
     return table(
-        [["  " * depth + name, *rest] for depth, name, *rest in _told(total, spans)],
+        [["  " * depth + name, *rest] for depth, name, *rest in _lines(total, spans)],
         ["phase", "seconds", "share", "times"],
     )
 
 
-def _told(total: float, spans: Sequence[Span]) -> Iterator[tuple[int, str, str, str, str]]:
+def _lines(total: float, spans: Sequence[Span]) -> Iterator[tuple[int, str, str, str, str]]:
     """Depth, name, seconds, share, count for each line of the table."""
     for row in rows(spans):
         count = str(row.count) if row.count > 1 else ""
@@ -89,7 +89,7 @@ def render(title: str, total: float, spans: Sequence[Span]) -> str:
         table=page.table(
             ["phase", "seconds", "share", "times"],
             # Em spaces: HTML ignores plain ones at the beginning.
-            [["\u2003" * depth + name, *rest] for depth, name, *rest in _told(total, spans)],
+            [["\u2003" * depth + name, *rest] for depth, name, *rest in _lines(total, spans)],
             (1, 2, 3),
         ),
     )
@@ -113,7 +113,7 @@ _BODY: Final = """\
 <ol id="trail" class="trail" aria-label="where you are"></ol>
 <div id="axis" aria-hidden="true"></div>
 <div id="chart" class="stage" role="group" aria-label="flame chart"></div>
-<p id="told" class="told" aria-live="polite"></p>
+<p id="description" class="description" aria-live="polite"></p>
 <p class="hint">Time runs to the right, what is inside a step lies below it. Click to zoom in, Escape to see all, arrows to move by keyboard.</p>
 </div>
 <noscript><p>The chart needs scripts, which are switched off here; the table says the same in words.</p></noscript>

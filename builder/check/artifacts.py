@@ -63,11 +63,11 @@ def differences(ours: Path, theirs: Path, tools: Tools, scratch: Path) -> list[s
         built, rebuilt = members(ours, tools, scratch), members(theirs, tools, scratch)
     except Unreadable as error:
         return [str(error)]
-    found = [line for name in sorted(built.keys() | rebuilt.keys()) for line in _told(name, built, rebuilt)]
+    found = [line for name in sorted(built.keys() | rebuilt.keys()) for line in _changes(name, built, rebuilt)]
     return found or ["all files in it are the same: their order, the compression or the padding differs"]
 
 
-def _told(name: str, built: Members, rebuilt: Members) -> Iterator[str]:
+def _changes(name: str, built: Members, rebuilt: Members) -> Iterator[str]:
     one, other = built.get(name), rebuilt.get(name)
     if one is None or other is None:
         yield f"{name}: only in the {'rebuild' if one is None else 'built one'}"

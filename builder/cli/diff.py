@@ -163,14 +163,14 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         print(json.dumps({**asdict(found), "packages": packages}))
         return 0
-    print("\n\n".join(_told(found, each_file=arguments.files)) or "nothing differs")
+    print("\n\n".join(_tables(found, each_file=arguments.files)) or "nothing differs")
     if found.files is None:
         without = [str(each.folder) for each, listed in zip((old, new), lists, strict=True) if listed is None]
         print(f"\nfiles are not compared: no list of them in {' and '.join(without)}")
     return 0
 
 
-def _told(found: Difference, *, each_file: bool) -> Iterator[str]:
+def _tables(found: Difference, *, each_file: bool) -> Iterator[str]:
     """A table for each kind of thing that differs."""
     if found.packages:
         yield table([[each.verb, each.name, " -> ".join(_versions(each))] for each in found.packages])

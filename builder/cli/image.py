@@ -92,17 +92,17 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _image(arguments: argparse.Namespace) -> int:
     if arguments.allow_outdated and not arguments.release:
         raise UsageFailure("--allow-outdated is for a release", hint="add --release, or leave both out")
-    return _told(build.build_image(_settings(arguments)), arguments)
+    return _report(build.build_image(_settings(arguments)), arguments)
 
 
 def _container(arguments: argparse.Namespace) -> int:
-    return _told(build.build_container(_settings(arguments)), arguments)
+    return _report(build.build_container(_settings(arguments)), arguments)
 
 
-def _told(result: BuildResult, arguments: argparse.Namespace) -> int:
+def _report(result: BuildResult, arguments: argparse.Namespace) -> int:
     if arguments.json:
-        told = {"directory": str(result.directory), "changed": result.changed, "seconds": result.seconds}
-        print(json.dumps({**told, "spans": [asdict(span) for span in result.spans], "total": result.total}))
+        fields = {"directory": str(result.directory), "changed": result.changed, "seconds": result.seconds}
+        print(json.dumps({**fields, "spans": [asdict(span) for span in result.spans], "total": result.total}))
     elif result.changed:
         print(f"built {result.directory}")
     else:

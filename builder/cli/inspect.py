@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """``osbuild inspect``; returns the exit code."""
     build = result.load(arguments.folder)
     if arguments.path is None and arguments.owner is None:
-        print(json.dumps(summary(build)) if arguments.json else "\n\n".join([*_told(build), *_folders(build)]))
+        print(json.dumps(summary(build)) if arguments.json else "\n\n".join([*_about(build), *_folders(build)]))
         return 0
     files = result.files(build)
     if files is None:
@@ -136,7 +136,7 @@ def _largest(build: Build) -> list[str]:
     return sorted(build.owners, key=lambda owner: (-build.owners[owner], owner))[:LARGEST]
 
 
-def _told(build: Build) -> Iterator[str]:
+def _about(build: Build) -> Iterator[str]:
     yield f"{build.name} for {build.target}, {build.architecture}, {len(build.packages)} packages, build {build.build}"
     if build.artifacts:
         yield table([[name, megabytes(size)] for name, size in build.artifacts.items()], ["artifact", "size"])

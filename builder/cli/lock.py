@@ -70,7 +70,7 @@ def _add_lock_arguments(parser: argparse.ArgumentParser) -> None:
         help="only this one (may be given again), and what its new version needs; all else stays as it is locked",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the lock would change")
-    parser.add_argument("--allow-expired", action="store_true", help="accept an archive that stands still (a snapshot)")
+    parser.add_argument("--allow-expired", action="store_true", help="accept an archive that has expired (a snapshot)")
     # For one case, whose failure message names it: the mirror has dropped a package of image/tools.lock.
     parser.add_argument("--host-apt", action="store_true", help=argparse.SUPPRESS)
 
@@ -128,7 +128,7 @@ def lock(arguments: argparse.Namespace) -> int:
                 control=lambda package: _control(package, store, source, phases.detail),
             )
     if arguments.json:
-        print(json.dumps([_told(change) for change in found]))
+        print(json.dumps([_fields(change) for change in found]))
     elif found:
         print(resolve.describe(found))
         if arguments.check:
@@ -139,7 +139,7 @@ def lock(arguments: argparse.Namespace) -> int:
     return 1 if arguments.check and found else 0
 
 
-def _told(change: Change) -> dict[str, object]:
+def _fields(change: Change) -> dict[str, object]:
     newest = change.new or change.old
     return {
         "name": change.name,
@@ -275,12 +275,12 @@ def _locks(path: Path, store: Store) -> Iterator[Lock]:
     folder = reviews_path(path).parent
     beside = folder.rglob("*.lock") if folder == data.image() else folder.glob("*.lock")
     owners = {architecture.definition_path(each) for each in beside}
-    asked = {
+    refused = {
         (path, name) for name in architecture.NAMES if _refused(architecture.lock_path(path, name), store).exists()
     }
-    if not any(owner == path for owner, _ in owners | asked):
-        asked.add((path, definition.load(path).architecture))
-    for each, name in sorted(owners | asked):
+    if not any(owner == path for owner, _ in owners | refused):
+        refused.add((path, definition.load(path).architecture))
+    for each, name in sorted(owners | refused):
         if each != path and not each.exists():
             continue
         what = definition.load(each, name)

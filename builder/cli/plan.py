@@ -67,23 +67,23 @@ def plan(settings: Settings) -> Plan:
     definition or a lock that is broken or out of date, and for a build from the store alone that lacks something.
     """
     order = Order.of(settings)
-    lock, directory, anew = order.lock, order.directory, settings.cache != "use"
+    lock, directory, fresh = order.lock, order.directory, settings.cache != "use"
     if order.is_done(build_id(order.inputs())):
         return Plan(directory, ())
     store = Store(settings.store, look=True)
     if settings.offline:
         offline.check(lock, our_lock(), store)
-    return Plan(directory, (*_packages("package", lock, store, anew), *_made(order, store, anew)))
+    return Plan(directory, (*_packages("package", lock, store, fresh), *_made(order, store, fresh)))
 
 
-def _made(order: Order, store: Store, anew: bool) -> Iterator[Step]:
+def _made(order: Order, store: Store, fresh: bool) -> Iterator[Step]:
     """All steps except the definition's packages: the tools, the slow steps of the tree, what is always made."""
     what, tools = order.what, our_lock()
     closure = closure_id(tools)
     if store.has("tools", closure):
         yield Step("tools", "reuse", 1, 0)
     else:
-        yield from _packages("package of the tools", tools, store, anew)
+        yield from _packages("package of the tools", tools, store, fresh)
         yield Step("tools", "make", 1, 0)
     base = assemble.base_id(what, order.lock, closure)
     steps = {"slow steps of the tree": base}
@@ -91,19 +91,19 @@ def _made(order: Order, store: Store, anew: bool) -> Iterator[Step]:
         steps["bytecode of our code"] = assemble.bytecode_id(what, closure)
     if (options := order.pooled) is not None:
         # Its id is that of the slow steps' result: before that there is none.
-        is_there = store.has("steps", base) and not anew
+        is_there = store.has("steps", base) and not fresh
         steps["compressed contents"] = (
             pool_id(contents(assemble.stored(base, store)), options, closure) if is_there else ""
         )
     for name, key in steps.items():
-        yield Step(name, "reuse" if key and store.has("steps", key) and not anew else "make", 1, 0)
+        yield Step(name, "reuse" if key and store.has("steps", key) and not fresh else "make", 1, 0)
     yield Step("artifacts", "make", 1, 0)
 
 
-def _packages(noun: str, lock: Lock, store: Store, anew: bool) -> Iterator[Step]:
+def _packages(noun: str, lock: Lock, store: Store, fresh: bool) -> Iterator[Step]:
     fates: dict[str, list[LockedPackage]] = {"fetch": [], "unpack": [], "reuse": []}
     for package in lock.packages:
-        if deb.is_unpacked(package.sha256, store) and not anew:
+        if deb.is_unpacked(package.sha256, store) and not fresh:
             fates["reuse"].append(package)
         else:
             fates["fetch" if downloaded(package, store) is None else "unpack"].append(package)
@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
         steps = [asdict(step) for step in found.steps]
         print(json.dumps({"directory": str(found.directory), "fetched": found.fetched, "steps": steps}))
     elif found.steps:
-        print(_told(found.steps))
+        print(_table(found.steps))
         if arguments.packages and (named := _named(found.steps)):
             print(f"\n{table(named, ['action', 'package', 'version', 'size'])}")
         print(f"\n{megabytes(found.fetched)} to fetch; the result goes into {found.directory}")
@@ -169,7 +169,7 @@ def _named(steps: Sequence[Step]) -> list[list[str]]:
     ]
 
 
-def _told(steps: Sequence[Step]) -> str:
+def _table(steps: Sequence[Step]) -> str:
     rows = [
         [step.action, str(step.count), step.what, megabytes(step.bytes) if step.bytes else ""]
         for step in sorted(steps, key=lambda step: ("fetch", "unpack", "make", "reuse").index(step.action))

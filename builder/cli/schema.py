@@ -11,6 +11,7 @@ import ast
 import inspect
 import itertools
 import json
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -25,13 +26,17 @@ from builder.definition import definition
 from builder.definition.definition import RULES, Definition, Size, sections, size_text
 from builder.definition.include import COMMON, SECTIONS, Named, Whole
 
+LINE: Final = 120
+"""Lines of the page end there."""
+
 INTRODUCTION: Final = """\
 # The definition: `image/node.yaml`
 
 This page is made from `builder/definition/definition.py` by `osbuild schema --markdown`.
 
-YAML. A mistake in it is told with file, line and column, and the nearest known key. Its lock lies beside it, same name with `.lock`;
-`osbuild lock FILE` writes it and is needed again when `suites`, `packages` or `assume` change, and for nothing else.
+YAML. A mistake in it is reported with file, line and column, and the nearest known key. Its lock lies beside it, same
+name with `.lock`; `osbuild lock FILE` writes it and is needed again when `suites`, `packages` or `assume` change, and
+for nothing else.
 
     # hello.yaml: osbuild lock hello.yaml && osbuild container hello.yaml
     version: 1
@@ -42,8 +47,8 @@ YAML. A mistake in it is told with file, line and column, and the nearest known 
 
 ## In an editor
 
-An editor with a YAML language server completes and explains these keys. `osbuild schema >definition.schema.json` writes the schema (in a checkout it
-is `docs/definition.schema.json`); the definition's first line says where it is:
+An editor with a YAML language server completes and explains these keys. `osbuild schema >definition.schema.json` writes
+the schema (in a checkout it is `docs/definition.schema.json`); the definition's first line says where it is:
 
     # yaml-language-server: $schema=definition.schema.json
 """
@@ -58,20 +63,23 @@ INCLUDE: Final = """
     overlay: overlay
     presets: {{enable: [hello.service]}}
 
-`osbuild new mine` writes such a folder. `include: node` is one of ours (`image/node.yaml`; by bare names also the others of `image/`); anything else is a path, relative to the file that
-says it (`./base.yaml`). What is included may include another. The files become one, and what this page asks for is asked of the whole:
+`osbuild new mine` writes such a folder. `include: node` is one of ours (`image/node.yaml`; by bare names also the
+others of `image/`); anything else is a path, relative to the file that says it (`./base.yaml`). What is included may
+include another. The files become one, and the rules of this page apply to the whole:
 
-* Lists append what is not there yet: the included definition's items, then yours. That goes for `overlay`, too: each file's overlay lies beside
-  that file, and yours wins.
-* A thing is there once under its name ({named}). Another one of the same name is an error.
+* Lists append what is not there yet: the included definition's items, then yours. That goes for `overlay`, too: each
+  file's overlay lies beside that file, and yours wins.
+* A thing is there once under its name, and another one of the same name is an error. The names:
+  {named}.
 * A list that is one command line is replaced: {whole}.
 * Mappings and sections merge key by key, and your value wins.
 * Single values are replaced.
 * `null` replaces anything: `kernel: null` takes the section out.
 * A list where the included definition has a mapping, or the like, is an error.
 
-Nothing is taken out of a list; a file that should not be in the image goes by `remove`. The lock beside your file answers the merged definition: after
-ours changed its packages (a new version of Flotilla), `osbuild lock` is needed again. An error names the file, line and column that it comes from.
+Nothing is taken out of a list; a file that should not be in the image goes by `remove`. The lock beside your file
+answers the merged definition: after ours changed its packages (a new version of Flotilla), `osbuild lock` is needed
+again. An error names the file, line and column that it comes from.
 """
 
 ARCHITECTURES: Final = """
@@ -86,9 +94,10 @@ ARCHITECTURES: Final = """
         packages: [linux-image-arm64]
         kernel: {consoles: [ttyAMA0]}
 
-`osbuild image --arch arm64` merges the section of that name over the rest of its file, by the rules above; an architecture that differs in nothing needs no
-section. An included file is merged with its section first, so that yours wins over both. Each architecture has a lock of its own: `node.lock` for
-amd64, `node.arm64.lock` for arm64 (`osbuild lock --arch arm64`). All sections are checked, whichever is built.
+`osbuild image --arch arm64` merges the section of that name over the rest of its file, by the rules above; an
+architecture that differs in nothing needs no section. An included file is merged with its section first, so that yours
+wins over both. Each architecture has a lock of its own: `node.lock` for amd64, `node.arm64.lock` for arm64
+(`osbuild lock --arch arm64`). All sections are checked, whichever is built.
 """
 
 EXAMPLES: Final = {
@@ -125,8 +134,8 @@ def json_schema() -> str:
     schema: dict[str, Any] = Definition.model_json_schema(by_alias=True)
     meanings = _meanings()
     for name, each in [("Definition", schema), *schema["$defs"].items()]:
-        for key, told in each["properties"].items():
-            told["description"] = meanings[name, key]
+        for key, field in each["properties"].items():
+            field["description"] = meanings[name, key]
     for _, model in _models():
         for key, field in model.model_fields.items():
             if _is_size(field):
@@ -143,11 +152,11 @@ def json_schema() -> str:
         "additionalProperties": False,
     }
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-    return json.dumps(_told(schema), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_cleaned(schema), indent=2, ensure_ascii=False) + "\n"
 
 
 def page() -> str:
-    """The reference page in Markdown: an introduction, then tables of keys for the definition and its sections."""
+    """The reference page in Markdown: an introduction, then the keys of the definition and of its sections."""
     named = ", ".join(f"`{'.'.join(at)}` by `{rule.key}`" for at, rule in RULES.items() if isinstance(rule, Named))
     whole = ", ".join(f"`{'.'.join(at)}`" for at, rule in RULES.items() if isinstance(rule, Whole))
     introduction = INTRODUCTION + INCLUDE.format(named=named, whole=whole) + ARCHITECTURES
@@ -169,15 +178,15 @@ def _meanings() -> dict[tuple[str, str], str]:
     return found
 
 
-def _told(value: object) -> object:
+def _cleaned(value: object) -> object:
     """The schema without reST's double backquotes, and without titles, which only repeat the keys."""
     if isinstance(value, dict):
         return {
-            key: _plain(item) if key == "description" and isinstance(item, str) else _told(item)
+            key: _plain(item) if key == "description" and isinstance(item, str) else _cleaned(item)
             for key, item in value.items()
             if not (key == "title" and isinstance(item, str))
         }
-    return [_told(item) for item in value] if isinstance(value, list) else value
+    return [_cleaned(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(text: str) -> str:
@@ -202,15 +211,14 @@ def _nested(annotation: object) -> Iterator[type[BaseModel]]:
 def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
     yield f"## `{name}`" if name else "## Every key"
     yield ""
-    yield _plain(model.__doc__ or "")
+    yield from textwrap.wrap(_plain(model.__doc__ or ""), LINE, break_on_hyphens=False)
     yield ""
-    yield "| key | value | default | meaning |"
-    yield "|---|---|---|---|"
     meanings = _meanings()
     for name, field in model.model_fields.items():
         key = field.alias or name
         value = "size" if _is_size(field) else _type(field.annotation, key)
-        yield f"| `{key}` | {value} | {_default(field)} | {_plain(meanings[model.__name__, key])} |"
+        text = f"* `{key}` ({value}{_default(field)}): {_plain(meanings[model.__name__, key])}"
+        yield from textwrap.wrap(text, LINE, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _is_size(field: FieldInfo) -> bool:
@@ -238,11 +246,11 @@ def _type(annotation: object, key: str) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    """In YAML's notation; a dash for a required key, nothing for an empty default."""
+    """In YAML's notation, behind a comma; nothing for an empty default."""
     if field.is_required():
-        return "-"
+        return ", required"
     if _is_size(field):
-        return f"`{size_text(field.default)}`"
+        return f", default `{size_text(field.default)}`"
     if field.default in (None, (), {}, "") or isinstance(field.default, BaseModel):
         return ""
-    return f"`{json.dumps(field.default)}`" if not isinstance(field.default, str) else f"`{field.default}`"
+    return f", default `{field.default if isinstance(field.default, str) else json.dumps(field.default)}`"

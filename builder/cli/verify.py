@@ -41,8 +41,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     verdict = verify.verify(arguments.directory, settings)
     if arguments.json:
-        told = {"directory": str(verdict.directory), "same": verdict.is_same, "inputs": verdict.inputs}
-        print(json.dumps({**told, "artifacts": [asdict(artifact) for artifact in verdict.artifacts]}))
+        fields = {"directory": str(verdict.directory), "same": verdict.is_same, "inputs": verdict.inputs}
+        print(json.dumps({**fields, "artifacts": [asdict(artifact) for artifact in verdict.artifacts]}))
     else:
         print(verify.describe(verdict))
     return 0 if verdict.is_same else 1

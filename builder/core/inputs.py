@@ -24,7 +24,7 @@ def folder_entries(folder: Path, prefix: str) -> Iterator[Entry]:
     none. Raises :class:`Failure` for a missing folder, and for devices, sockets and pipes.
     """
     if not folder.is_dir():
-        raise Failure("there is no such folder", where=str(folder), hint="does the definition name it rightly?")
+        raise Failure("there is no such folder", where=str(folder), hint="check its path in the definition")
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if any(part in _LEFT_OUT for part in inside.parts):

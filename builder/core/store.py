@@ -154,7 +154,7 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
 class Aside(Store):
     """A store's downloads and tools, with packages and steps of its own in ``work``.
 
-    For builds that trust no former result, and hence need not touch what a parallel build is reading.
+    For builds that trust no former result, and so need not touch what a parallel build is reading.
     """
 
     def __init__(self, store: Store, work: Path) -> None:  # the folders of ``store`` are there, and swept

@@ -389,7 +389,7 @@ def _update_hint(said: str) -> str:
     if "not valid yet" in low or "is not valid" in low:
         return "the mirror's indexes come from the future: set this machine's clock"
     if "expired" in low:
-        return "the mirror stands still (a snapshot?): take another one, or accept its age with --allow-expired"
+        return "the mirror is no longer updated (a snapshot?): take another one, or accept its age with --allow-expired"
     if "signature" in low or "not signed" in low or "no_pubkey" in low or "sub-process" in low:
         return "the mirror's indexes are not signed by the Debian archive: do not use it; choose another with --mirror"
     return "is the network up, and the mirror right? choose another with --mirror URL or OSBUILD_MIRROR"

@@ -44,8 +44,8 @@ class Mirror:
     """The address of each archive's root, without a trailing slash.
 
     ``origin`` is the source of the addresses, for messages. ``apt_options`` are the host's own apt settings for its
-    sources: a proxy, and whether the dates of an archive that stands still are checked. ``snapshot`` provides packages
-    that this mirror no longer has.
+    sources: a proxy, and whether the dates of an archive that is no longer updated are checked. ``snapshot`` provides
+    packages that this mirror no longer has.
     """
 
     roots: Mapping[str, str]

@@ -64,7 +64,9 @@ class Pinned(_Model):
 
 
 class Account(_Model):
-    """An account of ours; those that packages declare come with them. Its own group has the same number; nobody has a password."""
+    """An account of ours; those that packages declare come with them. Its own group has the same number; no account has a
+    password.
+    """
 
     name: str
     """To log in with."""
@@ -242,7 +244,7 @@ class Definition(_Model):
     suites: Annotated[tuple[Suite, ...], Named("suite")] = Field(min_length=1)
     """Where packages may come from."""
     packages: Annotated[tuple[str | Pinned, ...], Named("name")] = Field(min_length=1)
-    """What is asked for; what these depend on comes along, recommendations do not."""
+    """The packages to install, with their dependencies, without their recommendations."""
     assume: tuple[str, ...] = ()
     """Packages taken for installed, so that they and what only they need stay out: no maintainer script ever runs here."""
     remove: tuple[str, ...] = ()

@@ -114,7 +114,7 @@ class _Database:
             return
         taken = next((other for other, number in self.groups.items() if number == gid), None)
         if taken is not None:
-            raise Failure(f"the groups '{taken}' and '{name}' both want the number {gid}", where=where)
+            raise Failure(f"the groups '{taken}' and '{name}' both have the number {gid}", where=where)
         self.groups[name] = gid
 
     def add_user(self, user: _User, where: str) -> None:
@@ -123,7 +123,7 @@ class _Database:
             return
         taken = next((other.name for other in self.users.values() if other.uid == user.uid), None)
         if taken is not None:
-            raise Failure(f"the users '{taken}' and '{user.name}' both want the number {user.uid}", where=where)
+            raise Failure(f"the users '{taken}' and '{user.name}' both have the number {user.uid}", where=where)
         self.users[user.name] = user
 
     def join(self, user: str, group: str, where: str) -> None:

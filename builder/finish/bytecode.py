@@ -125,7 +125,7 @@ def _compile(
     shares = [sources[number::workers] for number in range(workers)]
     try:
         with ThreadPoolExecutor(workers) as pool:
-            answers = list(pool.map(lambda share: run(toolbox, interpreter, program, feed=_asked(share)), shares))
+            answers = list(pool.map(lambda share: run(toolbox, interpreter, program, feed=_input(share)), shares))
     except Failure as error:
         raise Failure("a Python file of the tree does not compile", hint="see the cause; it names the file") from error
     tags, made = set(), {}
@@ -140,7 +140,7 @@ def _compile(
     return name, made
 
 
-def _asked(share: Iterable[Entry]) -> bytes:
+def _input(share: Iterable[Entry]) -> bytes:
     """The input of pyc.py."""
     parts = []
     for entry in share:

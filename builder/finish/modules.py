@@ -75,7 +75,7 @@ def parse_modinfo(data: bytes, where: str) -> ModuleInfo:
     depends = [word for text in values.get(_DEPENDS, []) for word in text.split(",") if word]
     names = values.get("name", [])
     if not names:
-        raise Failure("a kernel module that does not tell its name", where=where)
+        raise Failure("a kernel module without a name", where=where)
     return ModuleInfo(
         canonical(names[0]),
         tuple(canonical(word) for word in depends),

@@ -108,7 +108,7 @@ def presets(
     wanted, off = tuple(enabled), tuple(masked)
     both = sorted(set(wanted) & set(off))
     if both:
-        raise Failure(f"{both[0]} is to be enabled and masked", where="presets", hint="list it once")
+        raise Failure(f"{both[0]} is both enabled and masked", where="presets", hint="list it once")
     enabling = _Enabling(tree, off)
     for name in wanted:
         enabling.enable(name)

@@ -392,7 +392,7 @@ def _check_request(request: Request) -> None:
             )
     if both := sorted({want.name for want in request.packages} & set(request.assume)):
         raise ResolveFailure(
-            f"{', '.join(both)}: both asked for and assumed to be there",
+            f"{', '.join(both)}: both requested and assumed to be there",
             hint="keep the name under 'packages' or under 'assume'",
         )
 
@@ -404,7 +404,7 @@ def _fields(stanza: str) -> dict[str, str]:
 def _status(fields: Mapping[str, str]) -> str:
     lines = [f"{name}: {value}" for name, value in fields.items() if value]
     lines.insert(1, "Status: install ok installed")
-    return "\n".join([*lines, "Maintainer: nobody", "Description: assumed to be there", ""])
+    return "\n".join([*lines, "Maintainer: none", "Description: assumed to be there", ""])
 
 
 def _installed(paragraph: str) -> str:

@@ -41,5 +41,5 @@ def build_image(settings: Settings) -> BuildResult:
 def build_container(settings: Settings) -> BuildResult:
     """Build a container from a definition with a ``container`` section; failures as :func:`build_image`."""
     if settings.definition is None:
-        raise Failure("which container?", hint="osbuild container image/containers/redis.yaml")
+        raise Failure("no definition of a container is named", hint="osbuild container image/containers/redis.yaml")
     return build_image(replace(settings, target=settings.target or CONTAINER))

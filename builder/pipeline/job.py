@@ -184,7 +184,7 @@ def _describe(order: Order, made_from: dict[str, object], made: _Made, folder: P
         build = MIXED
         phases.line("... files changed while they were built: build again to have all of them")
     title = f"{what.name} ({order.label})"
-    with phases.phase("telling what is in it"):
+    with phases.phase("listing what is in it"):
         with phases.step("list of files"):
             filelist.write(folder, made.tree, lock.epoch)
         with phases.step("list of packages"):

@@ -129,8 +129,8 @@ class Order:
 
     def is_done(self, build: str) -> bool:
         """Is the build with this id there, and is that sufficient?"""
-        anew = self.settings.force or self.settings.cache != "use"
-        return not anew and manifest.is_current(self.directory, build, self.updates)
+        forced = self.settings.force or self.settings.cache != "use"
+        return not forced and manifest.is_current(self.directory, build, self.updates)
 
 
 @dataclass(frozen=True)

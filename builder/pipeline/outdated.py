@@ -45,7 +45,7 @@ def ask(order: Order) -> dict[str, object]:
             phases.line("... the archive could not be queried for security updates; the manifest records that")
             return {"asked": False, "waiting": None}
         raise OutdatedFailure(
-            "a release asks the archive whether security updates wait, and the archive cannot be asked",
+            "the archive cannot be queried for security updates, which a release requires",
             where=where,
             hint=f"build where the archive can be reached; {_OVERRIDE}",
         ) from failure
@@ -58,7 +58,7 @@ def ask(order: Order) -> dict[str, object]:
         )
     if found:
         phases.line(f"... released without security updates: {', '.join(change.name for change in found)}")
-    return {"asked": True, "waiting": [_told(change) for change in found]}
+    return {"asked": True, "waiting": [_fields(change) for change in found]}
 
 
 def _waiting(order: Order) -> Sequence[Change]:
@@ -78,7 +78,7 @@ def _waiting(order: Order) -> Sequence[Change]:
         )
 
 
-def _told(change: Change) -> dict[str, object]:
+def _fields(change: Change) -> dict[str, object]:
     return {
         "name": change.name,
         "locked": change.old.version if change.old else None,

@@ -35,7 +35,7 @@ def held(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[P
     lock = None
     work = folder / WORK
     try:
-        with _told(folder):
+        with _explained(folder):
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             lock = _locked(folder, waiting)
             shutil.rmtree(work, ignore_errors=True)
@@ -105,7 +105,7 @@ def _locked(folder: Path, waiting: Callable[[], None]) -> int:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -80,7 +80,7 @@ class Signer:
 
 @dataclass
 class Archive:
-    """A Debian archive under ``root``: packages are told with :meth:`add`, then :meth:`write` makes the indexes."""
+    """A Debian archive under ``root``: packages are added with :meth:`add`, then :meth:`write` makes the indexes."""
 
     root: Path
     stanzas: dict[str, list[str]] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Archive:
         file, in which is nothing but the control part with ``scripts``, and ``members``. A field that is None is left
         out.
         """
-        control = {"Package": name, "Version": version, "Architecture": self.architecture, "Maintainer": "nobody"}
+        control = {"Package": name, "Version": version, "Architecture": self.architecture, "Maintainer": "none"}
         control |= {key.replace("_", "-"): value for key, value in fields.items() if value is not None}
         path = f"pool/main/{suite}/{name}_{version.replace(':', '%3a')}_{self.architecture}.deb"
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def signer() -> Signer:
 
 @pytest.fixture(scope="session")
 def stranger() -> Signer:
-    """A key that nobody trusts."""
+    """A key that is not trusted."""
     return Signer()
 
 

@@ -72,7 +72,7 @@ container: {repository: test/mine}
 """
 """What tests of locks lock, out of an archive of their own."""
 
-TOLD = {"files.jsonl", "manifest.json", "sbom.spdx.json", "sizes.html"}
+REPORTS = {"files.jsonl", "manifest.json", "sbom.spdx.json", "sizes.html"}
 """The files that every build's folder has beside its artifacts proper, and that are the same each time (its timings are
 not).
 """

@@ -1,4 +1,4 @@
-"""apt with private state: what it is told, what it answers, and that it believes nobody but the keyring's owner."""
+"""apt with private state: its input, its answers, and that it trusts no one but the keyring's owner."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_every_source_names_its_keyring_and_none_is_trusted_without() -> None:
     assert "trusted" not in text.lower()
 
 
-def test_a_pinned_suite_gives_only_what_is_asked_from_it() -> None:
+def test_a_pinned_suite_gives_only_what_is_requested_from_it() -> None:
     text = preferences([ONE, Suite("next", pinned=True)], {"etcd": "next"}, ["perl", "dpkg"])
     blocks = text.split("\n\n")
     assert "Package: *\nPin: release n=next\nPin-Priority: -1" in blocks
@@ -184,14 +184,16 @@ def test_an_expired_archive_needs_an_explicit_word(
     _apt(archive, programs, tmp_path, allow_expired=True).update()
 
 
-def test_a_mirror_that_is_gone_is_told_with_the_next_step(archive: Archive, programs: Programs, tmp_path: Path) -> None:
+def test_a_mirror_that_is_gone_is_reported_with_the_next_step(
+    archive: Archive, programs: Programs, tmp_path: Path
+) -> None:
     with pytest.raises(AptFailure, match="could not fetch and verify") as caught:
         _apt(archive, programs, tmp_path).update()
     assert caught.value.where == "the test"
     assert "--mirror" in str(caught.value.hint)
 
 
-def test_a_package_that_needs_what_is_not_there_is_told_by_name(
+def test_a_package_that_needs_what_is_not_there_is_named(
     archive: Archive, signer: Signer, programs: Programs, tmp_path: Path
 ) -> None:
     archive.add("one", "tool", Depends="missing-library (>= 2)")
@@ -207,7 +209,7 @@ def test_a_host_without_debians_keyring_cannot_lend_its_apt(tmp_path: Path) -> N
         host_programs(tmp_path)
 
 
-def test_a_program_that_is_not_there_is_told(archive: Archive, tmp_path: Path) -> None:
+def test_a_program_that_is_not_there_is_reported(archive: Archive, tmp_path: Path) -> None:
     programs = Programs((str(tmp_path / "no-apt"),), tmp_path, tmp_path / "keyring")
     with pytest.raises(AptFailure, match="cannot be started"):
         _apt(archive, programs, tmp_path).update()

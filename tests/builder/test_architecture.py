@@ -25,7 +25,7 @@ from builder.pipeline import order
 from builder.pipeline.order import Settings
 from terminal import Failure, command
 from tests.builder.conftest import Archive, Signer
-from tests.builder.smallworld import TOLD, World
+from tests.builder.smallworld import REPORTS, World
 from tests.builder.test_build import snapshot
 from tests.builder.test_reproducible import Surroundings, hostile
 from tests.builder.test_reproducible import build as built
@@ -70,7 +70,7 @@ def test_each_has_its_name_and_the_host_is_one_of_them() -> None:
 
 
 @given(st.from_regex(r"[a-z][a-z0-9_-]{0,12}", fullmatch=True), st.sampled_from(NAMES))
-def test_a_lock_tells_its_definition_and_its_architecture(stem: str, name: str) -> None:
+def test_a_lock_names_its_definition_and_its_architecture(stem: str, name: str) -> None:
     path = Path("/some/folder") / f"{stem}.yaml"
     assert definition_path(lock_path(path, name)) == (path, name)
 
@@ -137,7 +137,9 @@ def test_a_definition_may_say_what_it_is_for(tmp_path: Path) -> None:
         ("arm64: {}\narchitecture: mips", ":10:1", "there is no architecture 'mips'", "known: amd64, arm64"),
     ],
 )
-def test_a_mistake_is_told_whatever_is_built(section: str, place: str, says: str, hint: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_whatever_is_built(
+    section: str, place: str, says: str, hint: str, tmp_path: Path
+) -> None:
     text = BASE.partition("architectures:")[0] + f"groups: [a]\nids: {{}}\narchitectures:\n  {section}\n"
     path = write(tmp_path / "base.yaml", text)
     with pytest.raises(Failure) as caught:
@@ -147,7 +149,7 @@ def test_a_mistake_is_told_whatever_is_built(section: str, place: str, says: str
     assert hint in (caught.value.hint or "")
 
 
-def test_an_architecture_that_there_is_not_is_told_with_those_that_there_are(world: World, capsys: Out) -> None:
+def test_an_architecture_that_there_is_not_is_reported_with_those_that_there_are(world: World, capsys: Out) -> None:
     with pytest.raises(SystemExit) as end:
         world.image("--arch", "riscv64")
     assert end.value.code == 2
@@ -173,7 +175,7 @@ def test_our_node_is_for_both() -> None:
 # --- locks -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_is_missing_is_told_with_the_command_that_makes_it(world: World, capsys: Out) -> None:
+def test_a_lock_that_is_missing_is_reported_with_the_command_that_makes_it(world: World, capsys: Out) -> None:
     lock_path(world.node, "arm64").unlink()
     assert osbuild("image", "--definition", world.node, "--arch", "arm64", "--store", world.store) == 1
     said = capsys.readouterr().err
@@ -246,11 +248,11 @@ def test_each_architecture_is_locked_and_reviewed_for_itself(
 
 def test_an_image_is_of_its_architecture_to_the_loader_cache(world: World, closure: Tools, tmp_path: Path) -> None:
     assert world.image("--arch", "arm64") == 0
-    assert set(snapshot(world.output)) == {"cmdline", "disk.qcow2", "initrd.img", "root.img", "vmlinuz"} | TOLD
+    assert set(snapshot(world.output)) == {"cmdline", "disk.qcow2", "initrd.img", "root.img", "vmlinuz"} | REPORTS
     assert (world.output / "cmdline").read_text().startswith("console=ttyAMA0 quiet ")
-    told = json.loads((world.output / "manifest.json").read_text())
-    assert told["architecture"] == "arm64"
-    assert {package["architecture"] for package in told["packages"]} == {"arm64"}
+    parsed = json.loads((world.output / "manifest.json").read_text())
+    assert parsed["architecture"] == "arm64"
+    assert {package["architecture"] for package in parsed["packages"]} == {"arm64"}
     listed = closure.run("unsquashfs", "-lln", str(world.output / "root.img")).decode("utf-8", "replace")
     assert "squashfs-root/etc/board -> virt" in listed
     assert "squashfs-root/lib -> usr/lib" in listed
@@ -260,7 +262,7 @@ def test_an_image_is_of_its_architecture_to_the_loader_cache(world: World, closu
     assert (0x0A03).to_bytes(4, "little") in cache
 
 
-def test_a_container_tells_docker_its_architecture(world: World) -> None:
+def test_a_container_names_its_architecture(world: World) -> None:
     assert world.container("--arch", "arm64") == 0
     with tarfile.open(world.output / "small.tar") as archive:
         manifest = archive.extractfile("manifest.json")
@@ -310,7 +312,7 @@ def test_a_build_without_a_say_is_for_what_the_definition_says(world: World) -> 
     assert order.output_folder(Settings(output=Path("/srv/x")), "qemu", foreign) == Path("/srv/x")
 
 
-def test_a_computer_that_cannot_run_the_tools_is_told_so() -> None:
+def test_a_computer_that_cannot_run_the_tools_is_refused() -> None:
     tools.require_host("amd64", "x86_64")
     with pytest.raises(Failure, match="the programs that build are for amd64, and this computer is aarch64") as caught:
         tools.require_host("amd64", "aarch64")

@@ -163,7 +163,7 @@ def test_the_same_contents_make_the_same_partition(tmp_path: Path, closure: Tool
     assert one[serial] != changed[serial]
 
 
-def test_what_does_not_fit_is_told_beforehand(tmp_path: Path, closure: Tools) -> None:
+def test_what_does_not_fit_is_reported_beforehand(tmp_path: Path, closure: Tools) -> None:
     with pytest.raises(Failure, match=r"too small: 16\.0 MB do not fit into 16\.8 MB") as caught:
         system_partition({"large": bytes(16_000_000)}, 16 * MIB, tmp_path / "esp", EPOCH, closure)
     assert "disk: {esp: ...}" in (caught.value.hint or "")

@@ -47,7 +47,7 @@ def test_sizes_are_read_as_people_write_them(text: str, bytes_: int, tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["many", "120 MX", "-1 MB", "1e3 MB", ""])
-def test_what_is_no_size_is_told_with_its_place(text: str, tmp_path: Path) -> None:
+def test_what_is_no_size_is_reported_with_its_place(text: str, tmp_path: Path) -> None:
     path = tmp_path / "node.yaml"
     path.write_text(f'{NODE}budget: {{release: {{root: "{text}"}}}}\n')
     with pytest.raises(Failure) as caught:
@@ -87,7 +87,7 @@ def test_an_architecture_has_limits_of_its_own(tmp_path: Path) -> None:
 
 
 @given(OWNERS, OWNERS)
-def test_growth_names_all_who_grew_and_nobody_else(before: dict[str, int], now: dict[str, int]) -> None:
+def test_growth_names_all_who_grew_and_no_other(before: dict[str, int], now: dict[str, int]) -> None:
     found = budget.growth(before, now)
     assert {each.owner for each in found} == {owner for owner in now if now[owner] > before.get(owner, 0)}
     grew = [each.new - (each.old or 0) for each in found]
@@ -114,7 +114,7 @@ def test_what_is_accepted_is_what_is_read(
     ["", "[]", "{}", '{"version": 2}', '{"version": 1, "amd64": []}', '{"version": 1, "amd64": {"root": {"a": -1}}}',
      '{"version": 1, "amd64": {"root": {"a": "1"}}}', '{"version": 1, "amd64": {"root": 7}}'],
 )  # fmt: skip
-def test_a_broken_file_of_sizes_is_told(text: str, tmp_path: Path) -> None:
+def test_a_broken_file_of_sizes_is_reported(text: str, tmp_path: Path) -> None:
     path = tmp_path / "node.sizes.json"
     path.write_text(text)
     with pytest.raises(Failure) as caught:
@@ -144,12 +144,12 @@ def test_a_build_that_is_too_large_fails_and_publishes_nothing(world: World, cap
     (world.overlay / "etc/large").write_bytes(random.Random(3).randbytes(1_000_000))
     capsys.readouterr()
     assert osbuild(*world.arguments("image", "--definition", world.node)) == 1
-    told = capsys.readouterr().err
-    assert f"osbuild: error: {world.node}: root has " in told
-    assert "more than budget.fast.root allows (0.02 MB)" in told
-    assert "grew most since node.sizes.json" in told
-    assert [line.split()[0] for line in told.split("grew\n")[1].splitlines()[:1]] == ["flotilla"]
-    assert "boot has" not in told
+    printed = capsys.readouterr().err
+    assert f"osbuild: error: {world.node}: root has " in printed
+    assert "more than budget.fast.root allows (0.02 MB)" in printed
+    assert "grew most since node.sizes.json" in printed
+    assert [line.split()[0] for line in printed.split("grew\n")[1].splitlines()[:1]] == ["flotilla"]
+    assert "boot has" not in printed
     assert {path.name: path.stat().st_ino for path in world.output.iterdir()} == before
     # Where nothing was accepted, the largest are named; and room made is room.
     (world.root / "image/node.sizes.json").unlink()
@@ -173,15 +173,15 @@ def test_a_container_has_a_budget_too(world: World, capsys: Out) -> None:
     assert "archive  0." in capsys.readouterr().out
 
 
-def test_the_command_tells_room_and_growth(world: World, capsys: Out) -> None:
+def test_the_command_prints_room_and_growth(world: World, capsys: Out) -> None:
     world.node.write_text(NODE + "budget: {fast: {root: 20 MB}}\n")
     assert world.image() == 0
     words: list[str | Path] = ["budget", world.output, "--definition", world.node]
     capsys.readouterr()
     assert osbuild(*words, "--accept", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["accepted"] == str(world.root / "image/node.sizes.json")
-    assert [(part["part"], part["limit"], part["grown"]) for part in told["parts"]] == [
+    parsed = json.loads(capsys.readouterr().out)
+    assert parsed["accepted"] == str(world.root / "image/node.sizes.json")
+    assert [(part["part"], part["limit"], part["grown"]) for part in parsed["parts"]] == [
         ("root", 20_000_000, []),
         ("boot", None, []),
     ]
@@ -193,7 +193,7 @@ def test_the_command_tells_room_and_growth(world: World, capsys: Out) -> None:
     assert out.splitlines()[0].split() == ["part", "size", "limit", "left"]
     assert "root: the owners that grew most since node.sizes.json" in out
     assert out.splitlines()[-1].startswith("flotilla ")
-    # A limit that was lowered since the build is told by the exit code, too.
+    # A limit that was lowered since the build sets the exit code, too.
     world.node.write_text(NODE + "budget: {fast: {root: 1 kB}}\n")
     assert osbuild(*words) == 1
     assert "too much" in capsys.readouterr().out
@@ -202,9 +202,9 @@ def test_the_command_tells_room_and_growth(world: World, capsys: Out) -> None:
 def test_a_build_of_before_budgets_is_refused(world: World, capsys: Out) -> None:
     assert world.image() == 0
     path = world.output / "manifest.json"
-    told = json.loads(path.read_text())
-    del told["sizes"], told["boot"]
-    path.write_text(json.dumps(told))
+    parsed = json.loads(path.read_text())
+    del parsed["sizes"], parsed["boot"]
+    path.write_text(json.dumps(parsed))
     assert osbuild("budget", world.output, "--definition", world.node) == 1
     assert "build again" in capsys.readouterr().err
     assert osbuild("inspect", world.output) == 0

@@ -22,7 +22,7 @@ from builder.debian.tools import Tools
 from builder.targets import TARGETS, ContainerTarget, Contents, container
 from terminal import command
 from tests.builder.debmaker import member
-from tests.builder.smallworld import EPOCH, NODE, SMALL, TOLD, World
+from tests.builder.smallworld import EPOCH, NODE, REPORTS, SMALL, World
 
 Out = pytest.CaptureFixture[str]
 
@@ -73,7 +73,7 @@ def test_an_image_has_everything_that_qemu_wants(world: World, closure: Tools) -
             "root.img",
             "vmlinuz",
         }
-        | TOLD
+        | REPORTS
     )
     assert (world.output / "vmlinuz").read_bytes() == b"a kernel"
     line = (world.output / "cmdline").read_text()
@@ -84,8 +84,8 @@ def test_an_image_has_everything_that_qemu_wants(world: World, closure: Tools) -
     assert found, line
     image, hashes = str(world.output / "root.img"), f"--hash-offset={int(found[1]) * 4096}"
     closure.run("veritysetup", "verify", image, image, found[2], hashes)
-    told = json.loads((world.output / "manifest.json").read_text())
-    assert [package["name"] for package in told["packages"]] == ["base", "node", "tool"]
+    parsed = json.loads((world.output / "manifest.json").read_text())
+    assert [package["name"] for package in parsed["packages"]] == ["base", "node", "tool"]
     root = closure.run("unsquashfs", "-pf", "-", str(world.output / "root.img")).decode("utf-8", "replace")
     assert f"/ D {EPOCH} 755 0 0\n" in root
     assert f"usr D {EPOCH} 755 0 0\n" in root  # systemd compares it with .updated
@@ -159,7 +159,7 @@ def test_a_download_that_was_cut_short_is_fetched_again(world: World) -> None:
     assert world.leftovers() == []
 
 
-def test_a_damaged_download_is_told_and_removed(world: World, capsys: Out) -> None:
+def test_a_damaged_download_is_reported_and_removed(world: World, capsys: Out) -> None:
     assert world.container("--quiet") == 0
     path = world.store / "downloads" / f"{world.locked['tool'].sha256}.deb"
     data = bytearray(path.read_bytes())
@@ -257,7 +257,7 @@ FAILURES: list[tuple[Callable[[World], None], str, str]] = [
     (definition_changed, "the lock was made for another list of packages", "run 'osbuild lock {small}'"),
     (definition_misspelt, "small.yaml:6:1: unknown key 'overlai'", "did you mean 'overlay'?"),
     (no_definition, "cannot read the definition", "give its path"),
-    (no_overlay, "overlay: there is no such folder", "does the definition name it rightly?"),
+    (no_overlay, "overlay: there is no such folder", "check its path in the definition"),
 ]
 
 
@@ -324,7 +324,7 @@ def fill(*_: object) -> None:
     Path("/dev/full").write_bytes(b"x")
 
 
-def test_a_disk_that_fills_up_under_the_result_is_told(
+def test_a_disk_that_fills_up_under_the_result_is_reported(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
     assert osbuild(world, "container", world.small) == 0
@@ -338,7 +338,7 @@ def test_a_disk_that_fills_up_under_the_result_is_told(
     assert world.leftovers() == []
 
 
-def test_a_disk_that_fills_up_under_the_store_is_told(
+def test_a_disk_that_fills_up_under_the_store_is_reported(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
     monkeypatch.setattr(deb, "_data", fill)
@@ -349,13 +349,13 @@ def test_a_disk_that_fills_up_under_the_store_is_told(
     assert list((world.store / "packages").iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "where nobody may write"])
-def test_an_output_that_cannot_be_is_told(place: str, world: World, capsys: Out) -> None:
+@pytest.mark.parametrize("place", ["a file", "below a file", "where no one may write"])
+def test_an_output_that_cannot_be_is_reported(place: str, world: World, capsys: Out) -> None:
     (world.root / "file").touch()
     output = {
         "a file": world.root / "file",
         "below a file": world.root / "file/deep/down",
-        "where nobody may write": Path("/proc/flotilla"),
+        "where no one may write": Path("/proc/flotilla"),
     }[place]
     code = command("osbuild", run, world.arguments("container", world.small, output=output))
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is kept in the store reads back as it was, and a tree's packages are told by name."""
+"""What is kept in the store reads back as it was, and a tree's packages are named."""
 
 from __future__ import annotations
 

@@ -102,14 +102,14 @@ def test_cache_shows_and_prunes(world: World, capsys: Out) -> None:
     assert osbuild("cache", "--prune", *kept, "--store", world.store) == 0
     assert capsys.readouterr().out.startswith("pruned 1 artifacts")  # the step's; packages are in the lock that is kept
     assert osbuild("cache", "--prune", "--json", "--quiet", "--store", world.store) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {each["kind"]: each["artifacts"] for each in told["pruned"]} == {
+    parsed = json.loads(capsys.readouterr().out)
+    assert {each["kind"]: each["artifacts"] for each in parsed["pruned"]} == {
         "downloads": 2,
         "packages": 2,
         "tools": 0,
         "steps": 0,
     }
-    assert {each["kind"]: each["artifacts"] for each in told["held"]} == {
+    assert {each["kind"]: each["artifacts"] for each in parsed["held"]} == {
         "downloads": 0,
         "packages": 0,
         "tools": 1,
@@ -193,7 +193,7 @@ def test_when_the_mirror_dropped_a_tool_the_way_out_is_named(
     assert "'osbuild lock --host-apt image/tools.yaml'" in said
 
 
-def test_a_folder_that_is_not_ours_is_told_before_anything(
+def test_a_folder_that_is_not_ours_is_reported_before_anything(
     lock: list[str], capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)

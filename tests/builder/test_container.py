@@ -131,9 +131,9 @@ def test_the_layout_leads_from_digest_to_digest(tmp_path: Path) -> None:
 def test_skopeo_understands_both_and_copies_one_into_the_other(tmp_path: Path) -> None:
     write(contents(), tmp_path)
     docker, oci = f"docker-archive:{tmp_path}/redis.tar", f"oci-archive:{tmp_path}/redis.oci.tar"
-    told = [json.loads(skopeo("inspect", place)) for place in (docker, oci)]
-    assert told[0]["Layers"] == told[1]["Layers"]
-    assert {(each["Architecture"], each["Os"], *each["Env"]) for each in told} == {("amd64", "linux", "A=1", "B=2")}
+    parsed = [json.loads(skopeo("inspect", place)) for place in (docker, oci)]
+    assert parsed[0]["Layers"] == parsed[1]["Layers"]
+    assert {(each["Architecture"], each["Os"], *each["Env"]) for each in parsed} == {("amd64", "linux", "A=1", "B=2")}
     configurations = [json.loads(skopeo("inspect", "--config", place)) for place in (docker, oci)]
     assert configurations[0]["config"] == configurations[1]["config"]
     skopeo("copy", oci, f"docker-archive:{tmp_path}/back.tar:dockerfile/redis:latest")

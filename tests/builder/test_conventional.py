@@ -53,9 +53,10 @@ def test_every_difference_is_explained_and_every_explanation_needed(closure: Too
     judged = tree_difference.judge(
         tree_difference.differences(sides.ours, sides.theirs), tree_difference.load(data.image() / "differences.yaml")
     )
-    told = "\n".join(map(str, judged.unexplained[:100]))
+    lines = "\n".join(map(str, judged.unexplained[:100]))
     assert judged.unexplained == (), (
-        f"{len(judged.unexplained)} differences from what maintainer scripts make; mend our finishing step, or accept with a reason:\n{told}"
+        f"{len(judged.unexplained)} differences from what maintainer scripts make; correct our finishing step, "
+        f"or accept with a reason:\n{lines}"
     )
     assert judged.stale == (), "entries of image/differences.yaml that nothing needs any more"
 

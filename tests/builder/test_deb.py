@@ -114,7 +114,7 @@ def test_nothing_is_written_through_an_absolute_link(tmp_path: Path, store: Stor
     assert list(outside.iterdir()) == []
 
 
-def test_what_is_no_package_is_told_so(tmp_path: Path, store: Store) -> None:
+def test_what_is_no_package_is_refused(tmp_path: Path, store: Store) -> None:
     path = tmp_path / "page.deb"
     path.write_text("<html>404</html>")
     with pytest.raises(deb.BadPackage, match="not a Debian package"):

@@ -1,4 +1,4 @@
-"""A definition's mistakes are told with file, line, column and the nearest right thing."""
+"""A definition's errors are reported with file, line, column and the nearest right thing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_mistake_is_pointed_at(tmp_path: Path, text: str, place: str, says: st
     assert hint in (caught.value.hint or "")
 
 
-def test_a_missing_definition_is_told(tmp_path: Path) -> None:
+def test_a_missing_definition_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="cannot read") as caught:
         definition.load(tmp_path / "none.yaml")
     assert "give its path" in (caught.value.hint or "")

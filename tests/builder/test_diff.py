@@ -105,10 +105,10 @@ changed  /usr/lib          zlib   +7 B      kind dir -> file
 
 def test_a_machine_has_every_file(builds: tuple[Path, Path], capsys: Out) -> None:
     assert osbuild("diff", "--json", *builds) == 0
-    told = json.loads(capsys.readouterr().out)["files"]
-    assert told["touched"] == 2
-    assert [each["path"] for each in told["changes"]] == sorted(each["path"] for each in told["changes"])
-    su = next(each for each in told["changes"] if each["path"] == "/usr/bin/su")
+    parsed = json.loads(capsys.readouterr().out)["files"]
+    assert parsed["touched"] == 2
+    assert [each["path"] for each in parsed["changes"]] == sorted(each["path"] for each in parsed["changes"])
+    su = next(each for each in parsed["changes"] if each["path"] == "/usr/bin/su")
     assert su["changed"] == {
         "mode": ["0755", "4755"],
         "uid": [0, 5],
@@ -170,9 +170,9 @@ folder    size     share
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["/usr/nothing"], "there is no such path"), (["--owner", "nobody"], "no file there is of this owner")],
+    [(["/usr/nothing"], "there is no such path"), (["--owner", "unknown"], "no file there is of this owner")],
 )
-def test_inspect_tells_what_is_not_there(
+def test_inspect_reports_what_is_not_there(
     words: list[str], message: str, builds: tuple[Path, Path], capsys: Out
 ) -> None:
     assert osbuild("inspect", builds[1], *words) == 1

@@ -142,11 +142,11 @@ def test_sfdisk_reads_back_what_was_meant(made: tuple[Layout, Path], closure: To
     where, folder = made
     output = folder / "disk.raw"
     closure.run("sfdisk", "--verify", str(output))
-    told: dict[str, Any] = json.loads(closure.run("sfdisk", "--json", str(output)))["partitiontable"]
-    assert (told["label"], uuid.UUID(told["id"]), told["sectorsize"]) == ("gpt", where.identifier, SECTOR)
+    parsed: dict[str, Any] = json.loads(closure.run("sfdisk", "--json", str(output)))["partitiontable"]
+    assert (parsed["label"], uuid.UUID(parsed["id"]), parsed["sectorsize"]) == ("gpt", where.identifier, SECTOR)
     assert [
         (part["name"], uuid.UUID(part["type"]), uuid.UUID(part["uuid"]), part["start"] * SECTOR, part["size"] * SECTOR)
-        for part in told["partitions"]
+        for part in parsed["partitions"]
     ] == [(part.name, part.type, part.identifier, part.start, part.size) for part in where.partitions]
     data = output.read_bytes()
     assert data[SECTOR : SECTOR + 8] == data[-SECTOR : -SECTOR + 8] == b"EFI PART"
@@ -219,7 +219,7 @@ def test_what_just_fits_fits(tmp_path: Path) -> None:
     assert len(disk.extents(layout(), tmp_path / "esp", tmp_path / "root", Verity(HASH, 1024))) == 3
 
 
-def test_a_file_that_became_shorter_is_told(tmp_path: Path, closure: Tools) -> None:
+def test_a_file_that_became_shorter_is_reported(tmp_path: Path, closure: Tools) -> None:
     esp, root, verity = pieces(tmp_path)
     where = disk.layout(SMALL, "amd64", verity, DIGEST)
     extents = disk.extents(where, esp, root, verity)
@@ -229,7 +229,7 @@ def test_a_file_that_became_shorter_is_told(tmp_path: Path, closure: Tools) -> N
     assert caught.value.where == str(root)
 
 
-def test_a_table_that_sfdisk_refuses_is_told(tmp_path: Path, closure: Tools) -> None:
+def test_a_table_that_sfdisk_refuses_is_reported(tmp_path: Path, closure: Tools) -> None:
     where = layout()
     with pytest.raises(ToolFailure, match="sfdisk"):
         disk.write(Layout(MIB, where.identifier, where.partitions), (), tmp_path / "disk.raw", closure)

@@ -1,4 +1,4 @@
-"""Downloads: all of it, checked, or nothing; and whatever a mirror does wrong is told with the next step."""
+"""Downloads: all of it, checked, or nothing; and whatever a mirror does wrong is reported with the next step."""
 
 from __future__ import annotations
 
@@ -128,12 +128,12 @@ def leftovers(store: Store) -> list[str]:
 
 def test_packages_arrive_whole_and_are_not_fetched_twice(web: Web, store: Store) -> None:
     packages = [web.package(f"package{i}", bytes([i]) * (1000 * i + 1)) for i in range(20)]
-    told: list[str] = []
-    files = fetch(packages, store, lambda: web.mirror, detail=told.append, options=HASTY)
+    details: list[str] = []
+    files = fetch(packages, store, lambda: web.mirror, detail=details.append, options=HASTY)
     assert {name: path.read_bytes() for name, path in files.items()} == {
         package.name: web.files[package.path] for package in packages
     }
-    assert told[-1].startswith("20 of 20 packages")
+    assert details[-1].startswith("20 of 20 packages")
     assert len(web.requests) == 20
 
     def no_mirror() -> Mirror:
@@ -217,8 +217,10 @@ def test_a_refusal_is_not_tried_again(web: Web, store: Store) -> None:
 def test_passing_trouble_is_tried_again(web: Web, store: Store) -> None:
     package = web.package("lib", b"x" * 1000)
     web.tricks[package.path] = [status(503), broken_off, whole]
-    told: list[str] = []
-    assert fetch([package], store, lambda: web.mirror, detail=told.append, options=HASTY)["lib"].stat().st_size == 1000
+    details: list[str] = []
+    assert (
+        fetch([package], store, lambda: web.mirror, detail=details.append, options=HASTY)["lib"].stat().st_size == 1000
+    )
     assert leftovers(store) == []
 
 
@@ -235,7 +237,7 @@ def test_lasting_trouble_is_given_up_with_its_cause(
 
 
 def test_a_mirror_that_does_not_answer(store: Store) -> None:
-    # Port 1 of loopback: nobody listens there.
+    # Port 1 of loopback: no server listens there.
     with pytest.raises(FetchFailure, match="in 3 attempts"):
         fetch([locked("lib", b"x")], store, lambda: Mirror({"debian": "http://127.0.0.1:1/debian"}), options=HASTY)
 
@@ -255,7 +257,9 @@ def test_the_hosts_proxy_is_used(web: Web, store: Store) -> None:
     assert fetch([package], store, lambda: mirror, options=HASTY)["lib"].read_bytes() == b"by proxy"
 
 
-def test_too_little_space_is_told_before_any_download(web: Web, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_reported_before_any_download(
+    web: Web, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = web.package("lib", b"x" * 5_000_000)
     usage = shutil.disk_usage(store.root)._replace(free=4_000_000)
     monkeypatch.setattr("builder.debian.fetch.shutil.disk_usage", lambda _: usage)

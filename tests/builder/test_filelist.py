@@ -59,7 +59,7 @@ def test_a_line_is_what_the_page_says() -> None:
     )
 
 
-def test_the_list_of_a_build_tells_what_the_image_holds(tmp_path: Path, closure: Tools) -> None:
+def test_the_list_of_a_build_has_what_the_image_holds(tmp_path: Path, closure: Tools) -> None:
     """Packages, overlay, finishing steps: hashes from the store are those of the contents in the squashfs."""
     world = World(tmp_path, closure)
     for _ in range(2):  # made, and then taken from the store
@@ -118,7 +118,7 @@ GOOD: dict[str, Any] = {
         ({"colour": "red"}, "unknown key 'colour'"),
     ],
 )
-def test_a_broken_line_is_told_with_its_number(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_broken_line_is_reported_with_its_number(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     lines = [GOOD, {**GOOD, "path": "/x", **change}]
     (tmp_path / filelist.NAME).write_text("".join(json.dumps(each) + "\n" for each in lines))
     with pytest.raises(Failure) as caught:
@@ -128,18 +128,18 @@ def test_a_broken_line_is_told_with_its_number(change: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", "{}", "[" * 100_000, '{"path":"/é"}', json.dumps(GOOD) * 2])
-def test_what_is_no_list_is_told(text: str, tmp_path: Path) -> None:
+def test_what_is_no_list_is_reported(text: str, tmp_path: Path) -> None:
     (tmp_path / filelist.NAME).write_text(text, "utf-8")
     with pytest.raises(Failure, match="the list of files is broken"):
         filelist.load(tmp_path)
 
 
-def test_a_path_told_twice_is_no_list(tmp_path: Path) -> None:
+def test_a_path_that_is_there_twice_is_no_list(tmp_path: Path) -> None:
     (tmp_path / filelist.NAME).write_text((json.dumps(GOOD) + "\n") * 2)
     with pytest.raises(Failure, match="was there before"):
         filelist.load(tmp_path)
 
 
-def test_no_list_is_told(tmp_path: Path) -> None:
+def test_no_list_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="cannot read the list of files"):
         filelist.load(tmp_path)

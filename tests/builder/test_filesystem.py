@@ -165,13 +165,13 @@ def shell(script: str) -> list[str]:
     return ["/bin/sh", "-c", script]
 
 
-def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no space left") as failure:
         feed(shell("cat > /dev/full"), os.environ, iter([b"x" * 100_000]), tmp_path / "image")
     assert "--output" in str(failure.value.hint)
 
 
-def test_a_writer_that_dies_early_is_told_by_its_signal(tmp_path: Path) -> None:
+def test_a_writer_that_dies_early_is_reported_with_its_signal(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="sh was ended by signal 9"):
         feed(shell("kill -9 $$"), {}, iter([b"x" * 100_000] * 50), tmp_path / "image")
 

@@ -199,7 +199,7 @@ def test_null_takes_a_section_out(tmp_path: Path) -> None:
         ("include: ./wrong.yaml\n", "wrong.yaml:7:1", "unknown key 'overlaid'", "did you mean 'overlay'?"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_told_with_its_own_file(tmp_path: Path, mine: str, place: str, says: str, hint: str) -> None:
+def test_a_mistake_is_reported_with_its_own_file(tmp_path: Path, mine: str, place: str, says: str, hint: str) -> None:
     write(tmp_path / "base.yaml", BASE)
     write(tmp_path / "broken.yaml", "version: 1\nname: [\n")
     write(tmp_path / "wrong.yaml", BASE.replace("overlay:", "overlaid:"))
@@ -210,7 +210,7 @@ def test_a_mistake_is_told_with_its_own_file(tmp_path: Path, mine: str, place: s
     assert hint in (caught.value.hint or "")
 
 
-def test_a_circle_is_told_with_its_way(tmp_path: Path) -> None:
+def test_a_circle_is_reported_with_its_way(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "include: ./b.yaml\n")
     write(tmp_path / "b.yaml", "include: sub/../a.yaml\n")
     (tmp_path / "sub").mkdir()

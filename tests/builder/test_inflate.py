@@ -43,7 +43,7 @@ def test_a_bomb_takes_no_memory(kind: str) -> None:
 
 
 @kinds
-def test_a_stream_that_is_cut_short_is_told(kind: str) -> None:
+def test_a_stream_that_is_cut_short_is_reported(kind: str) -> None:
     with pytest.raises(EOFError):
         list(inflated(kind, [PACK[kind](b"x" * 1000)[:-10]]))
 

@@ -76,7 +76,7 @@ def test_a_program_comes_with_all_that_its_libraries_need(script: Path) -> None:
     assert found["lib/libdm.so.1"].content.read() == dynamic("", ["libudev.so.1", "libc.so.6"])
 
 
-def test_a_library_that_nobody_brings_is_named_with_who_wants_it(script: Path) -> None:
+def test_a_library_that_no_package_has_is_named_with_who_needs_it(script: Path) -> None:
     tree = programs(tree_of())
     tree.remove(f"{LIBRARIES}/libudev.so.1")
     with pytest.raises(Failure) as failure:

@@ -79,7 +79,7 @@ def compile_something(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [touch, mask, compile_something])
-def test_the_id_stays_when_nothing_would_be_built_anew(change: Callable[[Path], None], folder: Path) -> None:
+def test_the_id_stays_when_nothing_would_be_built_again(change: Callable[[Path], None], folder: Path) -> None:
     before = inputs.digest(folder)
     change(folder)
     assert inputs.digest(folder) == before

@@ -13,7 +13,7 @@ from builder.cli import run
 from builder.debian.tools import Tools
 from terminal import command
 from tests.builder.debmaker import member
-from tests.builder.smallworld import TOLD, TOOL, World
+from tests.builder.smallworld import REPORTS, TOOL, World
 
 Out = pytest.CaptureFixture[str]
 
@@ -67,7 +67,7 @@ def builds(tmp_path: Path) -> tuple[Path, Path]:
 # --- inspect ---------------------------------------------------------------------------------------------------------
 
 
-def test_inspect_tells_what_is_there(builds: tuple[Path, Path], capsys: Out) -> None:
+def test_inspect_prints_what_is_there(builds: tuple[Path, Path], capsys: Out) -> None:
     assert osbuild("inspect", builds[1]) == 0
     assert (
         capsys.readouterr().out
@@ -94,15 +94,15 @@ def test_inspect_shows_the_ten_largest_owners_only(tmp_path: Path, capsys: Out) 
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[3:]] == [*(f"p{number:02}" for number in range(10)), "all"]
     assert osbuild("inspect", "--json", tmp_path) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert len(told["owners"]) == 30
-    assert told["largest"] == [f"p{number:02}" for number in range(10)]
+    parsed = json.loads(capsys.readouterr().out)
+    assert len(parsed["owners"]) == 30
+    assert parsed["largest"] == [f"p{number:02}" for number in range(10)]
 
 
 # --- diff ------------------------------------------------------------------------------------------------------------
 
 
-def test_diff_tells_what_changed(builds: tuple[Path, Path], capsys: Out) -> None:
+def test_diff_prints_what_changed(builds: tuple[Path, Path], capsys: Out) -> None:
     assert osbuild("diff", *builds) == 0
     assert (
         capsys.readouterr().out
@@ -127,15 +127,15 @@ curl   900 B   -        -900 B
 
 def test_diff_for_a_machine(builds: tuple[Path, Path], capsys: Out) -> None:
     assert osbuild("diff", "--json", *builds) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["packages"] == [
+    parsed = json.loads(capsys.readouterr().out)
+    assert parsed["packages"] == [
         {"name": "bash", "change": "updated", "old": "5.2", "new": "5.3"},
         {"name": "curl", "change": "removed", "old": "8.1", "new": None},
         {"name": "dash", "change": "replaced", "old": "0.5", "new": "0.5"},
         {"name": "etcd", "change": "added", "old": None, "new": "3.5"},
     ]
-    assert told["artifacts"] == [{"name": "root.img", "old": 100_000_000, "new": 101_500_000}]
-    assert told["owners"][0] == {"name": "etcd", "old": 0, "new": 40_000_000}
+    assert parsed["artifacts"] == [{"name": "root.img", "old": 100_000_000, "new": 101_500_000}]
+    assert parsed["owners"][0] == {"name": "etcd", "old": 0, "new": 40_000_000}
 
 
 def test_a_build_does_not_differ_from_itself(builds: tuple[Path, Path], capsys: Out) -> None:
@@ -158,9 +158,9 @@ def test_real_builds(tmp_path: Path, closure: Tools, capsys: Out) -> None:
     assert world.container("--quiet", output=tmp_path / "two") == 0
     capsys.readouterr()
     assert osbuild("inspect", "--json", tmp_path / "two") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["packages"] == {"base": "1.0", "tool": "1.0"}
-    assert set(told["artifacts"]) == {"small.tar", "small.oci.tar"} | TOLD - {"manifest.json"}
+    parsed = json.loads(capsys.readouterr().out)
+    assert parsed["packages"] == {"base": "1.0", "tool": "1.0"}
+    assert set(parsed["artifacts"]) == {"small.tar", "small.oci.tar"} | REPORTS - {"manifest.json"}
     assert osbuild("diff", "--json", tmp_path / "one", tmp_path / "two") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["packages"] == [{"name": "tool", "change": "replaced", "old": "1.0", "new": "1.0"}]
@@ -199,7 +199,7 @@ def changed(change: Callable[[Any], object]) -> str:
     ],
 )
 @pytest.mark.parametrize("verb", ["inspect", "diff"])
-def test_a_broken_manifest_is_told(verb: str, text: str, message: str, tmp_path: Path, capsys: Out) -> None:
+def test_a_broken_manifest_is_reported(verb: str, text: str, message: str, tmp_path: Path, capsys: Out) -> None:
     (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert osbuild(verb, *[tmp_path] * (2 if verb == "diff" else 1)) == 1
     said = capsys.readouterr()
@@ -208,7 +208,7 @@ def test_a_broken_manifest_is_told(verb: str, text: str, message: str, tmp_path:
     assert said.out == ""
 
 
-def test_a_folder_without_a_build_is_told(tmp_path: Path, capsys: Out) -> None:
+def test_a_folder_without_a_build_is_reported(tmp_path: Path, capsys: Out) -> None:
     for folder in (tmp_path, tmp_path / "nothing"):
         assert osbuild("inspect", folder) == 1
         said = capsys.readouterr().err
@@ -216,7 +216,7 @@ def test_a_folder_without_a_build_is_told(tmp_path: Path, capsys: Out) -> None:
         assert "hint: name the folder" in said
 
 
-def test_wrong_usage_is_told(capsys: Out) -> None:
+def test_wrong_usage_is_reported(capsys: Out) -> None:
     with pytest.raises(SystemExit, match="2"):
         osbuild("diff", "one")
     assert "required: B" in capsys.readouterr().err

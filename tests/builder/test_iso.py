@@ -185,7 +185,7 @@ def test_the_same_contents_give_the_same_bytes(
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(made.read_bytes()).digest()
 
 
-def test_identifiers_come_from_what_is_told(made: Path, closure: Tools, tmp_path: Path) -> None:
+def test_identifiers_come_from_the_given_identity(made: Path, closure: Tools, tmp_path: Path) -> None:
     files = [File.whole("efi", tmp_path / "root")]
     found = set()
     for identity in ((b"one", b"two"), (b"one", b"three")):
@@ -196,7 +196,7 @@ def test_identifiers_come_from_what_is_told(made: Path, closure: Tools, tmp_path
     assert len(found) == 4
 
 
-def test_two_paths_that_a_bios_cannot_tell_apart_are_refused(tmp_path: Path, closure: Tools) -> None:
+def test_two_paths_that_a_bios_cannot_distinguish_are_refused(tmp_path: Path, closure: Tools) -> None:
     (tmp_path / "x").write_bytes(b"x")
     files = [File.whole(name, tmp_path / "x") for name in ("boot/a-b", "boot/A_B")]
     with pytest.raises(Failure, match=r"looks like boot/a-b") as caught:

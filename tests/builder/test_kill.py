@@ -17,7 +17,7 @@ import pytest
 from builder.about.manifest import sha256
 from builder.core.store import MADE
 from builder.debian.tools import Tools
-from tests.builder.smallworld import TOLD, World
+from tests.builder.smallworld import REPORTS, World
 from tests.builder.test_build import snapshot
 from tests.eventually import eventually
 
@@ -43,11 +43,11 @@ class Gate:
         self._writer = -1
 
     def is_reached(self) -> bool:
-        """Has somebody come to read? From then on the reader waits for :meth:`open`."""
+        """Has a reader come? From then on the reader waits for :meth:`open`."""
         try:
             self._writer = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError as error:
-            assert error.errno == errno.ENXIO  # nobody reads
+            assert error.errno == errno.ENXIO  # no process reads
             return False
         return True
 
@@ -140,7 +140,7 @@ def test_after_a_kill_the_output_is_as_it_was_and_the_next_build_clears_up(
 
 def test_killed_at_any_moment_the_next_build_is_right(world: World, seed: int) -> None:
     """Ten builds that change something each, killed at moments drawn from the whole length of one, in one store:
-    whatever a killed one left is neither taken for whole nor in the way, a manifest tells of what is there, and what
+    whatever a killed one left is neither taken for whole nor in the way, a manifest lists what is there, and what
     comes out in the end is what an empty store gives.
     """
     chance = Random(seed)
@@ -161,8 +161,8 @@ def test_killed_at_any_moment_the_next_build_is_right(world: World, seed: int) -
         running.signal(signal.SIGKILL)
         killed += running.wait(PATIENCE) == -signal.SIGKILL
         if (world.output / "manifest.json").exists():
-            for told in json.loads((world.output / "manifest.json").read_text())["artifacts"]:
-                assert sha256(world.output / told["name"]) == told["sha256"]
+            for artifact in json.loads((world.output / "manifest.json").read_text())["artifacts"]:
+                assert sha256(world.output / artifact["name"]) == artifact["sha256"]
     assert killed > 1, "too few were killed to say anything"
     # What is up to date is left alone, with what the last one left if it was killed when all was done.
     (world.overlay / "etc/issue").write_text("the small world, at last\n")
@@ -201,5 +201,5 @@ def test_a_waiting_build_goes_on_alone_when_the_first_fails(world: World) -> Non
     gate.open(b"half")
     assert first.wait(PATIENCE) == 1, first.said()
     assert second.wait(PATIENCE) == 0, second.said()
-    assert set(snapshot(world.output)) == {"small.tar", "small.oci.tar"} | TOLD
+    assert set(snapshot(world.output)) == {"small.tar", "small.oci.tar"} | REPORTS
     assert world.leftovers() == []

@@ -1,4 +1,4 @@
-"""The lock's format: the same text for the same lock, and every way to break it told with the next step."""
+"""The lock's format: the same text for the same lock, and every way to break it is reported with the next step."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_missing_lock_says_how_to_make_one(tmp_path: Path) -> None:
     assert "osbuild lock" in str(caught.value.hint)
 
 
-def test_a_lock_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_lock_that_is_no_text_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "node.lock"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(LockFailure, match="cannot be read"):
@@ -124,7 +124,7 @@ def test_the_id_follows_the_bytes_and_not_the_indexes() -> None:
     assert replace(LOCK, epoch=1).id != LOCK.id
 
 
-def test_changes_are_told_by_name() -> None:
+def test_changes_are_named() -> None:
     newer, other = replace(LIB, version="2.0-1", sha256="e" * 64), replace(TOOL, sha256="f" * 64)
     extra = replace(LIB, name="extra")
     new = replace(LOCK, packages=(newer, other, extra))

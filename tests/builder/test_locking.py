@@ -157,7 +157,7 @@ def test_what_was_refused_counts_only_for_the_definition_that_it_answers(mine: L
     assert "other" not in capsys.readouterr().out
 
 
-def test_a_review_that_is_not_ours_to_write_is_told(
+def test_a_review_that_is_not_ours_to_write_is_reported(
     mine: Locking, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine.archive.add("one", "tool", scripts={"config": "true\n"})
@@ -168,7 +168,7 @@ def test_a_review_that_is_not_ours_to_write_is_told(
     assert "the review's folder is not yours to write" in capsys.readouterr().err
 
 
-def test_tools_are_never_installed_so_nobody_reads_their_scripts(mine: Locking) -> None:
+def test_tools_are_never_installed_so_their_scripts_need_no_review(mine: Locking) -> None:
     mine.path.write_text(MINE.replace("container: {repository: test/mine}\n", ""))
     mine.archive.add("one", "tool", scripts={"postinst": "true\n"})
     assert mine.lock() == 0
@@ -243,7 +243,7 @@ def test_several_are_named_one_by_one_and_a_new_wish_comes_along(mine: Locking) 
     assert mine.versions() == {"tool": "1.0-1", "lib": "1.1-1", "data": "1.1-1", "more": "1.1-1"}
 
 
-def test_a_package_that_is_not_locked_or_a_lock_that_is_not_there_is_told(mine: Locking, capsys: Out) -> None:
+def test_a_package_that_is_not_locked_or_a_lock_that_is_not_there_is_reported(mine: Locking, capsys: Out) -> None:
     mine.archive.add("one", "tool")
     assert mine.lock("--upgrade", "tool") == 1
     assert "there is no lock" in capsys.readouterr().err
@@ -264,7 +264,7 @@ def test_an_upgrade_is_held_back_by_scripts_like_any_other(mine: Locking, capsys
 # --- what waits ------------------------------------------------------------------------------------------------------
 
 
-def test_a_check_tells_which_changes_are_security_updates(mine: Locking, capsys: Out) -> None:
+def test_a_check_says_which_changes_are_security_updates(mine: Locking, capsys: Out) -> None:
     mine.archive.add("one", "tool", Depends="lib")
     mine.archive.add("one", "lib")
     assert mine.lock() == 0
@@ -279,8 +279,8 @@ def test_a_check_tells_which_changes_are_security_updates(mine: Locking, capsys:
     assert lines[0].split() == ["updated", "lib", "1.0-1", "->", "1.0-1+deb1", "1", "kB", "one-security"]
     assert lines[-1] == f"{mine.lock_path}: 2 changes wait, 1 of them from a security suite"
     assert mine.lock("--check", "--json") == 1
-    told = {each.pop("name"): each for each in json.loads(capsys.readouterr().out)}
-    assert told["lib"] == {
+    parsed = {each.pop("name"): each for each in json.loads(capsys.readouterr().out)}
+    assert parsed["lib"] == {
         "change": "updated",
         "old": "1.0-1",
         "new": "1.0-1+deb1",
@@ -288,5 +288,5 @@ def test_a_check_tells_which_changes_are_security_updates(mine: Locking, capsys:
         "suite": "one-security",
         "security": True,
     }
-    assert told["tool"]["security"] is False
+    assert parsed["tool"]["security"] is False
     assert mine.lock_path.read_text() == before

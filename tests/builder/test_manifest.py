@@ -1,4 +1,4 @@
-"""The manifest: what it tells, and when it says that a folder is whole."""
+"""The manifest: what it contains, and when it says that a folder is whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from builder.about import filelist, manifest, timings
 from builder.core.tree import Entry, Inline, Kind, Tree
 from builder.debian.lockfile import Lock, LockedPackage
 from builder.debian.tools import Tools
-from tests.builder.smallworld import ROOT, TOLD, World
+from tests.builder.smallworld import REPORTS, ROOT, World
 
 PACKAGE = LockedPackage("tool", "1.0", "amd64", "debian", "test", "pool/t.deb", "a" * 64, 9, "tool-source", "1.0")
 LOCK = Lock("amd64", 1_700_000_000, "b" * 64, (), (PACKAGE,))
@@ -39,9 +39,9 @@ def output(tmp_path: Path) -> Path:
     return output
 
 
-def test_it_tells_packages_artifacts_and_owners(output: Path) -> None:
-    told = json.loads((output / "manifest.json").read_text())
-    assert told["packages"] == [
+def test_it_lists_packages_artifacts_and_owners(output: Path) -> None:
+    parsed = json.loads((output / "manifest.json").read_text())
+    assert parsed["packages"] == [
         {
             "name": "tool",
             "version": "1.0",
@@ -52,9 +52,12 @@ def test_it_tells_packages_artifacts_and_owners(output: Path) -> None:
             "sha256": "a" * 64,
         }
     ]
-    assert [(artifact["name"], artifact["size"]) for artifact in told["artifacts"]] == [("cmdline", 6), ("root.img", 4)]
-    assert told["owners"] == [{"owner": "tool", "bytes": 5}, {"owner": "other", "bytes": 4}]
-    assert (told["build"], told["epoch"]) == ("one", LOCK.epoch)
+    assert [(artifact["name"], artifact["size"]) for artifact in parsed["artifacts"]] == [
+        ("cmdline", 6),
+        ("root.img", 4),
+    ]
+    assert parsed["owners"] == [{"owner": "tool", "bytes": 5}, {"owner": "other", "bytes": 4}]
+    assert (parsed["build"], parsed["epoch"]) == ("one", LOCK.epoch)
 
 
 def test_a_whole_folder_is_current_for_its_own_build_only(output: Path) -> None:
@@ -112,6 +115,6 @@ def test_every_key_of_what_a_build_leaves_is_documented(tmp_path: Path, closure:
     assert world.container("--quiet") == 0
     page = (ROOT / "docs/build-output.md").read_text("utf-8")
     listed = [json.loads(line) for line in (world.output / filelist.NAME).read_text().splitlines()]
-    told = keys(json.loads((world.output / manifest.NAME).read_text())) | keys(listed)
-    told |= {field.name for field in fields(filelist.Listed)} | TOLD | {timings.NAME}
-    assert sorted(key for key in told if f"`{key}`" not in page) == []
+    parsed = keys(json.loads((world.output / manifest.NAME).read_text())) | keys(listed)
+    parsed |= {field.name for field in fields(filelist.Listed)} | REPORTS | {timings.NAME}
+    assert sorted(key for key in parsed if f"`{key}`" not in page) == []

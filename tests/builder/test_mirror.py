@@ -127,7 +127,7 @@ def test_an_address_that_is_none_is_refused_with_its_origin(address: str) -> Non
     assert caught.value.where == "--mirror"
 
 
-def test_a_host_without_debian_sources_is_told_what_to_do(tmp_path: Path) -> None:
+def test_a_host_without_debian_sources_gets_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(MirrorFailure, match="no Debian archive") as caught:
         find(environment={}, apt=tmp_path / "none")
     assert caught.value.where == str(tmp_path / "none")

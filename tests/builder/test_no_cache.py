@@ -1,4 +1,4 @@
-"""``--no-cache``: every step anew, in place of what the store held, and no harm to whoever is using that."""
+"""``--no-cache``: every step again, in place of what the store held, and no harm to whoever is using that."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_missing_tools_are_listed_as_well(world: World, capsys: Out) -> None:
 
 
 def test_with_no_cache_the_downloads_must_be_there(world: World, capsys: Out) -> None:
-    """What is unpacked is of no use to a build that unpacks anew."""
+    """What is unpacked is of no use to a build that unpacks again."""
     assert world.container() == 0
     (world.store / "downloads" / f"{world.locked['tool'].sha256}.deb").unlink()
     assert osbuild(world, "container", world.small, "--offline", "--no-cache") == 1

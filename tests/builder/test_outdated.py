@@ -44,7 +44,7 @@ class Releasing:
         assert command("osbuild", run, ["lock", str(self.path), *self._options]) == 0
 
     def publish(self, **times: float) -> None:
-        """Have the archive's indexes tell what was added."""
+        """Have the archive's indexes list what was added."""
         self.archive.write(self._signer, **times)
 
     def image(self, *words: str) -> int:
@@ -74,7 +74,7 @@ def mine(
     return made
 
 
-def test_a_release_of_the_newest_says_that_it_asked(mine: Releasing, capsys: Out) -> None:
+def test_a_release_of_the_newest_records_its_query(mine: Releasing, capsys: Out) -> None:
     assert mine.image("--release") == 0
     assert mine.updates() == {"asked": True, "waiting": []}
     # What is no security update does not stop it.
@@ -117,7 +117,7 @@ def test_the_override_is_in_the_manifest(mine: Releasing) -> None:
 
 
 def test_an_update_that_came_to_all_suites_since_is_one_of_security(mine: Releasing, capsys: Out) -> None:
-    """A point release takes security updates over, into the suite that is asked first."""
+    """A point release takes security updates over, into the suite that is read first."""
     for suite in ("one-security", "one"):
         mine.archive.add(suite, "lib", "1.0-1+deb1", members=BASE)
     mine.publish()
@@ -125,7 +125,7 @@ def test_an_update_that_came_to_all_suites_since_is_one_of_security(mine: Releas
     assert "1.0-1 -> 1.0-1+deb1" in capsys.readouterr().err
 
 
-def test_a_package_that_takes_the_place_of_another_is_told(mine: Releasing, capsys: Out) -> None:
+def test_a_package_that_takes_the_place_of_another_is_reported(mine: Releasing, capsys: Out) -> None:
     mine.archive.add("one-security", "tool", "1.0-1+deb1", Depends="lib-2")
     mine.archive.add("one-security", "lib-2")
     mine.publish()
@@ -157,14 +157,14 @@ def test_a_release_that_cannot_ask_says_so(mine: Releasing, capsys: Out, trouble
     word = trouble(mine)
     assert mine.image("--release", word) == 1
     said = capsys.readouterr().err
-    assert "the archive cannot be asked" in said
+    assert "the archive cannot be queried" in said
     assert "caused by: " in said
     assert "--allow-outdated" in said
     assert mine.image("--release", "--allow-outdated", word) == 0
     assert mine.updates() == {"asked": False, "waiting": None}
 
 
-def test_verify_and_plan_ask_nobody(mine: Releasing, capsys: Out) -> None:
+def test_verify_and_plan_query_no_archive(mine: Releasing, capsys: Out) -> None:
     assert mine.image("--release") == 0
     mine.archive.add("one-security", "lib", "1.0-1+deb1", members=BASE)
     mine.publish()

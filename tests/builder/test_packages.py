@@ -41,15 +41,15 @@ def store(tmp_path: Path) -> Store:
 
 
 def nowhere() -> Mirror:
-    raise AssertionError("the mirror was asked for")
+    raise AssertionError("the mirror was used")
 
 
 def test_they_come_in_the_locks_order_with_what_is_in_them(lock: Lock, store: Store, pool: Path) -> None:
-    told: list[str] = []
-    found = obtain(lock, store, lambda: from_root(f"file://{pool.parents[1]}", "test"), told.append)
+    details: list[str] = []
+    found = obtain(lock, store, lambda: from_root(f"file://{pool.parents[1]}", "test"), details.append)
     assert [package.name for package in found] == NAMES
     assert [entry.content.read() for package in found for entry in package.entries] == [n.encode() * 99 for n in NAMES]
-    assert any("unpacked 3 of 3" in line for line in told)
+    assert any("unpacked 3 of 3" in line for line in details)
 
 
 def test_the_second_time_needs_neither_mirror_nor_downloads(lock: Lock, store: Store, pool: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_second_time_needs_neither_mirror_nor_downloads(lock: Lock, store: S
 
 
 def test_one_damaged_file_spoils_no_other(lock: Lock, store: Store, pool: Path) -> None:
-    """Its name and hash are told, it goes, and the next time only it is fetched."""
+    """Its name and hash are reported, it is removed, and the next time only it is fetched."""
     mirror = from_root(f"file://{pool.parents[1]}", "test")
     bad = lock.packages[1]
     path = store.path("downloads", f"{bad.sha256}.deb")

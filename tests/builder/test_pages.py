@@ -151,7 +151,7 @@ def test_a_click_zooms_in_and_back_goes_out(see: Browser, map_page: Path) -> Non
     assert trail(see) == ["all packages", "python3", "usr", "lib", "python3", "json"]
     assert names(see) == ["decoder.py", "encoder.py"]
     see.element('.group[data-name="decoder.py"]').click()
-    assert see.text("#told").startswith("/usr/lib/python3/json/decoder.py")
+    assert see.text("#description").startswith("/usr/lib/python3/json/decoder.py")
     see.driver.back()
     see.until(lambda: trail(see) == ["all packages", "python3"])
     see.element("#trail a").click()
@@ -168,7 +168,7 @@ def test_the_keyboard_does_all_of_it(see: Browser, map_page: Path) -> None:
     for _ in range(30):  # to the map: past the buttons
         if press(Keys.TAB) == "docker.io":
             break
-    assert see.text("#told").startswith("docker.io 26.1")
+    assert see.text("#description").startswith("docker.io 26.1")
     assert press(Keys.ARROW_RIGHT) == "python3"
     assert press(Keys.ARROW_LEFT) == "docker.io"
     assert press(Keys.END) == names(see)[-1]
@@ -217,7 +217,7 @@ def test_the_search_finds_files_and_packages(see: Browser, map_page: Path) -> No
     assert see.text("#count") == "0 files, 0 B"
 
 
-def test_the_legend_tells_kinds_and_picks_them_out(see: Browser, map_page: Path) -> None:
+def test_the_legend_lists_kinds_and_picks_them_out(see: Browser, map_page: Path) -> None:
     see.show(map_page)
     legend = [button.text for button in see.all(".legend button")]
     assert legend == [
@@ -244,7 +244,7 @@ def test_by_folder(see: Browser, map_page: Path) -> None:
     see.show(map_page)
     see.element('.views button[value="f"]').click()
     assert trail(see) == ["/"]
-    # At once, not when the browser gets round to telling of the address.
+    # At once, not when the browser comes to report the address.
     by_package = see.run("""
         document.querySelector('.views button[value="p"]').click();
         return document.querySelector("#trail").innerText;""")
@@ -347,7 +347,7 @@ def test_a_click_fills_the_chart_with_a_step(see: Browser, chart_page: Path) -> 
     (chart,) = see.all("#chart")
     assert bar(see, "tree").box.w == pytest.approx(chart.box.w, abs=1)
     assert trail(see) == ["the whole build", "tree"]
-    assert see.text("#told").split()[:3] == ["tree", "2.00", "s,"]
+    assert see.text("#description").split()[:3] == ["tree", "2.00", "s,"]
     assert see.all("#axis span")[0].text == "6.0 s"
     see.element("#trail a").click()
     assert bar(see, "tree").box.w == pytest.approx(chart.box.w * 2 / 8.2, abs=1)
@@ -366,7 +366,7 @@ def test_the_chart_by_keyboard(see: Browser, chart_page: Path) -> None:
     assert press(Keys.ARROW_RIGHT) == "packages (3)"
     assert press(Keys.ARROW_RIGHT) == "tree"
     assert press(Keys.ARROW_DOWN) == "slow steps"
-    assert see.text("#told").endswith("in tree")
+    assert see.text("#description").endswith("in tree")
     assert press(Keys.ENTER) == "slow steps"
     assert trail(see)[-1] == "slow steps"
     assert press(Keys.ESCAPE) == "slow steps"

@@ -31,9 +31,9 @@ def steps(world: World, capsys: Out, definition: Path | None = None) -> dict[str
     """The steps of the plan: action and what, with count and bytes."""
     capsys.readouterr()
     assert osbuild(world, "--json", definition=definition) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["fetched"] == sum(step["bytes"] for step in told["steps"] if step["action"] == "fetch")
-    return {f"{step['action']} {step['what']}": (step["count"], step["bytes"]) for step in told["steps"]}
+    parsed = json.loads(capsys.readouterr().out)
+    assert parsed["fetched"] == sum(step["bytes"] for step in parsed["steps"] if step["action"] == "fetch")
+    return {f"{step['action']} {step['what']}": (step["count"], step["bytes"]) for step in parsed["steps"]}
 
 
 def test_everything_is_fetched_at_first_and_nothing_at_last(world: World, capsys: Out) -> None:
@@ -97,13 +97,13 @@ def test_the_plan_for_people(world: World, capsys: Out) -> None:
     assert "reuse" in capsys.readouterr().out
 
 
-def test_a_lock_that_is_not_there_is_told(world: World, capsys: Out) -> None:
+def test_a_lock_that_is_not_there_is_reported(world: World, capsys: Out) -> None:
     world.small.with_suffix(".lock").unlink()
     assert osbuild(world) == 1
     assert f"hint: run 'osbuild lock {world.small}'" in capsys.readouterr().err
 
 
-def test_a_definition_that_makes_nothing_is_told(world: World, capsys: Out) -> None:
+def test_a_definition_that_makes_nothing_is_reported(world: World, capsys: Out) -> None:
     text = "".join(line for line in SMALL.splitlines(keepends=True) if not line.startswith("container:"))
     path = world.define("nothing", text, ["base", "tool"])
     assert osbuild(world, definition=path) == 1
@@ -118,7 +118,7 @@ def test_planning_leaves_no_trace(world: World, tmp_path: Path, capsys: Out) -> 
     assert not world.output.exists()
 
 
-def test_offline_tells_what_is_missing_before_the_build_does(world: World, capsys: Out) -> None:
+def test_offline_reports_what_is_missing_before_the_build_does(world: World, capsys: Out) -> None:
     assert osbuild(world, "--offline") == 1
     planned = capsys.readouterr().err
     assert "2 packages are not in the store" in planned
@@ -129,7 +129,7 @@ def test_offline_tells_what_is_missing_before_the_build_does(world: World, capsy
     assert osbuild(world, "--offline") == 0
 
 
-def test_without_the_cache_all_is_unpacked_and_made_anew(world: World, capsys: Out) -> None:
+def test_without_the_cache_all_is_unpacked_and_made_again(world: World, capsys: Out) -> None:
     assert world.container("--quiet") == 0
     capsys.readouterr()
     assert osbuild(world, "--no-cache", "--packages") == 0

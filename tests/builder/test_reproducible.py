@@ -140,7 +140,7 @@ def builds(world: World, target: str, around: Surroundings, wanted: dict[str, li
 def test_the_same_inputs_give_the_same_bytes(target: str, tmp_path: Path, closure: Tools) -> None:
     """On another day, by another user, elsewhere on the disk, with a store that is empty, full, or not believed.
 
-    If this fails, ``osbuild verify`` in the same surroundings tells which file differs.
+    If this fails, ``osbuild verify`` in the same surroundings says which file differs.
     """
     here, elsewhere = World(tmp_path / "here", closure), World(tmp_path / "else where/ünter", closure)
     for path in elsewhere.root.rglob("*"):

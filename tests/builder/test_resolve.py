@@ -71,9 +71,9 @@ def names(lock: Lock) -> list[str]:
     return [package.name for package in lock.packages]
 
 
-def test_what_is_asked_comes_with_its_dependencies_and_nothing_else(resolver: Resolver) -> None:
+def test_what_is_requested_comes_with_its_dependencies_and_nothing_else(resolver: Resolver) -> None:
     lock = resolver(ask("tool"))
-    # No recommendation, and no essential package that nobody needs.
+    # No recommendation, and no essential package that nothing needs.
     assert names(lock) == ["huge-interpreter", "lib", "setup", "shell", "tool"]
 
 
@@ -127,7 +127,7 @@ def test_the_lock_says_where_each_package_is_and_what_it_hashes_to(resolver: Res
     assert Lock.parse(lock.dump()) == replace(lock, indexes=tuple(sorted(lock.indexes, key=lambda each: each.path)))
 
 
-def test_an_unknown_package_is_told_by_name(resolver: Resolver) -> None:
+def test_an_unknown_package_is_named(resolver: Resolver) -> None:
     with pytest.raises(AptFailure, match="no-such-thing") as caught:
         resolver(ask("no-such-thing"))
     assert "misspelt" in str(caught.value.hint)
@@ -136,7 +136,7 @@ def test_an_unknown_package_is_told_by_name(resolver: Resolver) -> None:
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (ask("tool", assume=("tool",)), "both asked for and assumed"),
+        (ask("tool", assume=("tool",)), "both requested and assumed"),
         (ask(Want("tool", "sid")), "requested from the suite 'sid'"),
     ],
 )
@@ -148,16 +148,16 @@ def test_a_request_that_contradicts_itself_is_refused_before_any_download(
         resolve(request_, programs=nowhere, mirror=Mirror({}), state=tmp_path)
 
 
-def test_the_command_tells_what_changes_and_writes_it(resolver: Resolver, tmp_path: Path) -> None:
+def test_the_command_prints_what_changes_and_writes_it(resolver: Resolver, tmp_path: Path) -> None:
     path = tmp_path / "node.lock"
     assert "added  lib     1.0-1  1 kB  stable" in resolver.command(ask("lib", "manual"), path)
     resolver.archive.add("stable", "lib", "1.1-1")
     resolver.write()
     before = path.read_text()
-    told = "updated  lib     1.0-1 -> 1.1-1  1 kB  stable\nremoved  manual  1.0-1           1 kB  stable"
-    assert resolver.command(ask("lib"), path, check_only=True) == told
+    text = "updated  lib     1.0-1 -> 1.1-1  1 kB  stable\nremoved  manual  1.0-1           1 kB  stable"
+    assert resolver.command(ask("lib"), path, check_only=True) == text
     assert path.read_text() == before
-    assert resolver.command(ask("lib"), path) == told
+    assert resolver.command(ask("lib"), path) == text
     assert resolver.command(ask("lib"), path) == ""
     assert sorted(each.name for each in tmp_path.glob("node.lock*")) == ["node.lock"]
 

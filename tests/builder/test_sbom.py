@@ -40,14 +40,14 @@ def validated(path: Path) -> dict[str, Any]:
     assert tool.exists(), "spdx-tools is of the 'dev' extra: run scripts/setup"
     done = subprocess.run([tool, "--infile", path, "--version", "SPDX-2.3"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    told: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return told
+    parsed: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return parsed
 
 
 def test_the_official_tool_takes_it(tmp_path: Path) -> None:
     sbom.write(tmp_path, "one", "node", "qemu", LOCK, PACKAGES, has_ours=True)
-    told = validated(tmp_path / sbom.NAME)
-    found = {package["SPDXID"]: package for package in told["packages"]}
+    document = validated(tmp_path / sbom.NAME)
+    found = {package["SPDXID"]: package for package in document["packages"]}
     assert set(found) == {
         "SPDXRef-Image",
         "SPDXRef-Flotilla",
@@ -68,9 +68,10 @@ def test_the_official_tool_takes_it(tmp_path: Path) -> None:
 
 
 def test_every_package_is_contained_and_comes_from_a_source() -> None:
-    told = sbom.compose("one", "node", "qemu", LOCK, PACKAGES, has_ours=True)
+    document = sbom.compose("one", "node", "qemu", LOCK, PACKAGES, has_ours=True)
     relations = {
-        (each["spdxElementId"], each["relationshipType"], each["relatedSpdxElement"]) for each in told["relationships"]
+        (each["spdxElementId"], each["relationshipType"], each["relatedSpdxElement"])
+        for each in document["relationships"]
     }
     assert relations == {
         ("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"),
@@ -112,8 +113,8 @@ def test_every_build_has_one(tmp_path: Path, closure: Tools) -> None:
     world = World(tmp_path, closure)
     for build, purpose in ((world.container, "CONTAINER"), (world.image, "OPERATING_SYSTEM")):
         assert build("--quiet") == 0
-        told = validated(world.output / sbom.NAME)
-        assert told["packages"][0]["primaryPackagePurpose"] == purpose
-        assert "flotilla" not in [package["name"] for package in told["packages"]], "nothing of ours runs in it"
+        document = validated(world.output / sbom.NAME)
+        assert document["packages"][0]["primaryPackagePurpose"] == purpose
+        assert "flotilla" not in [package["name"] for package in document["packages"]], "nothing of ours runs in it"
         listed = json.loads((world.output / "manifest.json").read_text())["artifacts"]
         assert sbom.NAME in [artifact["name"] for artifact in listed]

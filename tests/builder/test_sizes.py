@@ -81,16 +81,16 @@ def paths(folder: list[Any], above: str = "") -> dict[str, tuple[int, int]]:
 def test_the_page_of_a_build(tmp_path: Path, closure: Tools) -> None:
     world = World(tmp_path, closure)
     assert world.image("--quiet") == 0
-    told = json.loads((world.output / "manifest.json").read_text())
-    assert sizes.NAME in [artifact["name"] for artifact in told["artifacts"]]
+    document = json.loads((world.output / "manifest.json").read_text())
+    assert sizes.NAME in [artifact["name"] for artifact in document["artifacts"]]
     parsed = Parsed((world.output / sizes.NAME).read_text("utf-8"))
-    assert parsed.data["total"] == sum(owner["bytes"] for owner in told["owners"])
-    assert [owner[0] for owner in parsed.data["owners"]] == [owner["owner"] for owner in told["owners"]]
+    assert parsed.data["total"] == sum(owner["bytes"] for owner in document["owners"])
+    assert [owner[0] for owner in parsed.data["owners"]] == [owner["owner"] for owner in document["owners"]]
     listed = [json.loads(line) for line in (world.output / "files.jsonl").read_text().splitlines()]
     assert {f"/{path}": size for path, (size, _) in paths(parsed.data["files"]).items()} == {
         each["path"]: each["size"] for each in listed if each.get("size")
     }
-    assert told["owners"][0]["owner"] in parsed.cells
+    assert document["owners"][0]["owner"] in parsed.cells
     assert "root.img" in parsed.cells
 
 

@@ -30,7 +30,7 @@ OPTIONS = ["-comp", "zstd", "-b", "4K"]
 BLOCK = 4096
 
 
-def told(image: Path, closure: Tools) -> list[bytes]:
+def listing(image: Path, closure: Tools) -> list[bytes]:
     """All that is in an image: lines for each path with all its attributes (of which an image may have a path's
     extended ones in any order), then the contents of all files.
     """
@@ -44,7 +44,7 @@ def check(base: Tree, tree: Tree, closure: Tools, work: Path) -> Pool:
     made = pool.pool(base, OPTIONS, closure, Store(work / "store"))
     made.assemble(tree, work / "assembled", EPOCH)
     pack(tree, "squashfs", OPTIONS, work / "whole", EPOCH, closure)
-    assert told(work / "assembled", closure) == told(work / "whole", closure)
+    assert listing(work / "assembled", closure) == listing(work / "whole", closure)
     return made
 
 
@@ -95,7 +95,7 @@ def trees(draw: st.DrawFn) -> Tree:
 
 @settings(max_examples=40)
 @given(base=trees(), other=trees(), data=st.data())
-def test_any_tree_is_told_as_if_packed_whole(base: Tree, other: Tree, data: st.DataObject, closure: Tools) -> None:
+def test_any_tree_is_listed_as_if_packed_whole(base: Tree, other: Tree, data: st.DataObject, closure: Tools) -> None:
     """Whatever was kept: the tree's own contents, some of them, or those of another tree."""
     tree = data.draw(st.sampled_from([base, other]))
     with tempfile.TemporaryDirectory() as work:
@@ -126,7 +126,7 @@ def test_directories_of_every_length(closure: Tools, tmp_path: Path) -> None:
         check(base, base, closure, work)
 
 
-def test_more_fragments_than_a_block_of_their_table_tells(closure: Tools, tmp_path: Path) -> None:
+def test_more_fragments_than_a_block_of_their_table_holds(closure: Tools, tmp_path: Path) -> None:
     base = Tree(file(f"{number:04}", noise(BLOCK - 90, number)) for number in range(1100))
     check(base, base, closure, tmp_path)
 
@@ -192,7 +192,7 @@ def test_a_root_may_lie_on_another_file_system(closure: Tools, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("left", [0, 50, 10_000, -20])
-def test_a_pool_that_a_power_cut_has_shortened_is_told(left: int, closure: Tools, tmp_path: Path) -> None:
+def test_a_pool_that_a_power_cut_has_shortened_is_reported(left: int, closure: Tools, tmp_path: Path) -> None:
     base = Tree([file("a", noise(300_000)), file("b", "short")])
     made = pool.pool(base, OPTIONS, closure, Store(tmp_path / "store"))
     image = made.folder / "image"
@@ -237,4 +237,4 @@ def test_compressors_with_options_of_their_own(options: list[str], closure: Tool
     made = pool.pool(tree, options, closure, Store(tmp_path / "store"))
     made.assemble(tree, tmp_path / "assembled", EPOCH)
     pack(tree, "squashfs", options, tmp_path / "whole", EPOCH, closure)
-    assert told(tmp_path / "assembled", closure) == told(tmp_path / "whole", closure)
+    assert listing(tmp_path / "assembled", closure) == listing(tmp_path / "whole", closure)

@@ -1,4 +1,4 @@
-"""``osbuild new``: what it writes is a definition that loads, says what it adds, and never lands on somebody's files."""
+"""``osbuild new``: what it writes is a definition that loads, says what it adds, and overwrites no file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_empty_folder_will_do_and_no_other(tmp_path: Path, capsys: Out) -> No
 
 
 @pytest.mark.parametrize("below", ["file", "file/mine"])
-def test_what_is_no_folder_is_told(below: str, tmp_path: Path, capsys: Out) -> None:
+def test_what_is_no_folder_is_reported(below: str, tmp_path: Path, capsys: Out) -> None:
     (tmp_path / "file").write_text("mine")
     assert new(tmp_path / below) == 1
     assert "cannot write a definition there: " in capsys.readouterr().err

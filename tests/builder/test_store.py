@@ -46,7 +46,7 @@ def test_two_that_make_the_same_both_succeed(tmp_path: Path) -> None:
     assert (store.path("steps", "one") / "file").read_text() == "x"
 
 
-def test_a_full_disk_is_told_with_numbers(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_numbers(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="MB free") as caught, Store(tmp_path).scratch():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert "--store" in (caught.value.hint or "")
@@ -80,7 +80,7 @@ def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_store_that_is_read_only_is_told_so(tmp_path: Path) -> None:
+def test_a_store_that_is_read_only_is_reported_so(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     for folder in store.root.iterdir():
         folder.chmod(0o555)

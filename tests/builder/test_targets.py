@@ -115,7 +115,9 @@ def test_a_target_is_added_by_adding_a_file(tmp_path: Path, closure: Tools) -> N
         (("--target", "qemu", "--definition", "small"), "has no kernel and no root"),
     ],
 )
-def test_a_target_that_is_not_for_it_is_told(words: list[str], message: str, tmp_path: Path, closure: Tools) -> None:
+def test_a_target_that_is_not_for_it_is_reported(
+    words: list[str], message: str, tmp_path: Path, closure: Tools
+) -> None:
     world = World(tmp_path, closure)
     named = [str(world.small) if word == "small" else word for word in words]
     with pytest.raises(Failure, match=message) as failure:
@@ -127,15 +129,15 @@ def test_a_container_is_its_own_usual_target(tmp_path: Path, closure: Tools) -> 
     """With and without --target, and by the verb of old, it is the same build."""
     world = World(tmp_path, closure)
     assert world.image("--definition", str(world.small), "--quiet") == 0
-    told = json.loads((world.output / "manifest.json").read_text())
+    parsed = json.loads((world.output / "manifest.json").read_text())
     for again in (
         world.image("--definition", str(world.small), "--target", "container", "--quiet"),
         world.container("--quiet"),
     ):
         assert again == 0
-        assert json.loads((world.output / "manifest.json").read_text()) == told
-    assert told["target"] == "container/small"
-    assert {each["name"] for each in told["artifacts"]} >= {"small.tar", "small.oci.tar"}
+        assert json.loads((world.output / "manifest.json").read_text()) == parsed
+    assert parsed["target"] == "container/small"
+    assert {each["name"] for each in parsed["artifacts"]} >= {"small.tar", "small.oci.tar"}
 
 
 # --- clouds ----------------------------------------------------------------------------------------------------------
@@ -198,8 +200,8 @@ def test_the_libvirt_box(deliver: Deliver, closure: Tools, tmp_path: Path) -> No
     metadata = json.loads(box["metadata.json"])
     assert metadata == {"provider": "libvirt", "architecture": "amd64", "format": "qcow2", "virtual_size": 16}
     (tmp_path / "box.img").write_bytes(box["box.img"])
-    told = json.loads(closure.run("qemu-img", "info", "--output=json", str(tmp_path / "box.img")))
-    assert (told["format"], told["virtual-size"]) == ("qcow2", 16 * GIB)
+    parsed = json.loads(closure.run("qemu-img", "info", "--output=json", str(tmp_path / "box.img")))
+    assert (parsed["format"], parsed["virtual-size"]) == ("qcow2", 16 * GIB)
     closure.run("qemu-img", "check", str(tmp_path / "box.img"))
 
 
@@ -210,8 +212,8 @@ def test_the_virtualbox_box(deliver: Deliver, closure: Tools, tmp_path: Path) ->
     assert b'"--firmware", "efi"' in box["Vagrantfile"]
     assert re.search(rb'base_mac = "080027[0-9A-F]{6}"', box["Vagrantfile"])
     (tmp_path / "disk.vmdk").write_bytes(box[vagrant.VMDK])
-    told = json.loads(closure.run("qemu-img", "info", "--output=json", str(tmp_path / "disk.vmdk")))
-    assert told["format-specific"]["data"]["create-type"] == "streamOptimized"
+    parsed = json.loads(closure.run("qemu-img", "info", "--output=json", str(tmp_path / "disk.vmdk")))
+    assert parsed["format-specific"]["data"]["create-type"] == "streamOptimized"
 
     ovf = ET.parse(io.BytesIO(box["box.ovf"])).getroot()
     (file,) = ovf.iterfind(f"{OVF}References/{OVF}File")
@@ -219,7 +221,7 @@ def test_the_virtualbox_box(deliver: Deliver, closure: Tools, tmp_path: Path) ->
     assert int(file.get(f"{OVF}size", "")) == len(box[vagrant.VMDK])
     (disk,) = ovf.iterfind(f"{OVF}DiskSection/{OVF}Disk")
     assert disk.get(f"{OVF}fileRef") == file.get(f"{OVF}id")
-    assert int(disk.get(f"{OVF}capacity", "")) == told["virtual-size"] == 16 * GIB
+    assert int(disk.get(f"{OVF}capacity", "")) == parsed["virtual-size"] == 16 * GIB
 
 
 def test_the_machine_of_the_ovf_holds_together() -> None:

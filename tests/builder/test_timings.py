@@ -59,7 +59,7 @@ def test_what_runs_at_once_counts_once(stretches: list[list[int]]) -> None:
     assert busy(spans) == len({second for begin, end in stretches for second in range(begin, end)})
 
 
-def test_a_build_tells_phases_and_steps(world: World, capsys: Out) -> None:
+def test_a_build_records_phases_and_steps(world: World, capsys: Out) -> None:
     assert world.image("--timings", "--quiet") == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"built {world.output}"
@@ -67,7 +67,7 @@ def test_a_build_tells_phases_and_steps(world: World, capsys: Out) -> None:
     assert {"check", "tree", "  merging packages", "  slow steps", "    modules", "  accounts", "  unpacking"} <= set(
         names
     )
-    assert {"packing the root (squashfs)", "  root", "telling what is in it", "  list of files"} <= set(names)
+    assert {"packing the root (squashfs)", "  root", "listing what is in it", "  list of files"} <= set(names)
     assert names[-2:] == ["everything else", "total"]
 
 
@@ -76,14 +76,14 @@ def test_a_machine_reads_them(world: World, capsys: Out) -> None:
     once.
     """
     assert world.image("--json", "--quiet") == 0
-    told = json.loads(capsys.readouterr().out)
-    spans = told["spans"]
+    parsed = json.loads(capsys.readouterr().out)
+    spans = parsed["spans"]
     for each in spans:
-        assert 0 <= each["begin"] <= each["end"] <= told["total"] + 0.1
+        assert 0 <= each["begin"] <= each["end"] <= parsed["total"] + 0.1
         around = [other for other in spans if other["path"] == each["path"][:-1] and other["begin"] <= each["begin"]]
         assert len(each["path"]) == 1 or any(each["end"] <= other["end"] for other in around)
-    assert sum(told["seconds"].values()) <= told["total"]
-    assert {each["path"][0] for each in spans} == {*told["seconds"], "check"}
+    assert sum(parsed["seconds"].values()) <= parsed["total"]
+    assert {each["path"][0] for each in spans} == {*parsed["seconds"], "check"}
     unpacked = [each for each in spans if each["path"][-1] == "unpacking"]
     assert sorted(each["detail"] for each in unpacked) == ["base", "node", "tool"]
     assert all(each["lane"] > 0 for each in unpacked)
@@ -95,7 +95,7 @@ def test_the_page_is_no_artifact(world: World) -> None:
     assert timings.NAME not in (world.output / "manifest.json").read_text()
 
 
-def test_nothing_done_is_told_too(world: World, capsys: Out) -> None:
+def test_nothing_done_is_reported_too(world: World, capsys: Out) -> None:
     assert world.container() == 0
     capsys.readouterr()
     assert world.container("--timings") == 0

@@ -190,7 +190,7 @@ def test_the_tools_run(name: str, arguments: list[str], words: str, closure: Too
 def test_the_hosts_libraries_cannot_be_slipped_in(closure: Tools, tmp_path: Path) -> None:
     (tmp_path / "libc.so.6").write_bytes(b"not a library")
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "LD_PRELOAD": str(tmp_path / "libc.so.6")}
-    # The host's own sh, which reads the launcher, would meet the bad library first: so it is told by a shell that is
+    # The host's own sh, which reads the launcher, would meet the bad library first: so a shell exports it that is
     # running already.
     script = closure.path("zstd").read_text().replace("${0%/*}", str(closure.root / "launch")) + "\n"
     exports = f"LD_LIBRARY_PATH='{environment['LD_LIBRARY_PATH']}'\nexport LD_LIBRARY_PATH\n"
@@ -214,14 +214,14 @@ def test_input_and_output_of_a_tool(closure: Tools) -> None:
     assert closure.run("zstd", "-d", "-c", "-q", feed=packed) == b"words" * 1000
 
 
-def test_a_tool_that_fails_is_told_with_its_last_words(closure: Tools) -> None:
+def test_a_tool_that_fails_is_reported_with_its_last_words(closure: Tools) -> None:
     with pytest.raises(ToolFailure, match="'zstd -d -q -c' ended with code 1") as caught:
         closure.run("zstd", "-d", "-q", "-c", feed=b"no archive")
     assert "unsupported format" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["no-such-tool", "../usr/bin/zstd", "/bin/sh"])
-def test_a_tool_that_is_not_there_is_told(name: str, closure: Tools) -> None:
+def test_a_tool_that_is_not_there_is_reported(name: str, closure: Tools) -> None:
     with pytest.raises(ToolFailure, match="has no program") as caught:
         closure.path(name)
     assert "tools.yaml" in str(caught.value.hint)

@@ -33,7 +33,7 @@ def accepted(*paths: str, differs: tuple[str, ...] = ("only-theirs",)) -> Accept
 
 
 @given(SIDES, SIDES)
-def test_nothing_differs_from_itself_and_both_directions_tell_the_same(
+def test_nothing_differs_from_itself_and_both_directions_say_the_same(
     ours: dict[str, Facts], theirs: dict[str, Facts]
 ) -> None:
     assert differences(ours, ours) == ()
@@ -60,7 +60,7 @@ def test_what_is_accepted_one_by_one_leaves_nothing_and_one_less_leaves_that(
         assert set(rest.unexplained) <= {found[number]}, entry
 
 
-def test_each_attribute_is_told_on_its_own() -> None:
+def test_each_attribute_is_reported_on_its_own() -> None:
     ours = {"usr/bin/ping": Facts("file", 0o755, "root:root", content="a"), "dev/null": Facts("char", target="1:3")}
     theirs = {
         "usr/bin/ping": Facts("file", 0o4755, "root:adm", content="b", capability="01"),

@@ -1,4 +1,4 @@
-"""``osbuild verify``: what was built is built again and compared, and a difference is told down to the file."""
+"""``osbuild verify``: what was built is built again and compared, and a difference is reported down to the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from builder.formats import archive, cpio
 from builder.formats.archive import Member
 from builder.targets import TARGETS, Target
 from terminal import command
-from tests.builder.smallworld import NODE, TOLD, World
+from tests.builder.smallworld import NODE, REPORTS, World
 from tests.builder.test_build import snapshot
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def world(tmp_path: Path, closure: Tools) -> World:
 
 
 def verify(world: World, *words: str | Path, definition: Path | None = None) -> int:
-    """``osbuild verify`` of the world's output, by the small definition unless told otherwise."""
+    """``osbuild verify`` of the world's output, by the small definition unless another is given."""
     options = ["--definition", definition or world.small, "--store", world.store, "--mirror", f"file://{world.mirror}"]
     return command("osbuild", run, [str(word) for word in ["verify", world.output, "--quiet", *options, *words]])
 
@@ -59,7 +59,7 @@ def everything(world: World) -> dict[str, int]:
 
 @pytest.mark.parametrize("release", [(), ("--release", "--allow-outdated")], ids=["fast", "release"])
 def test_an_image_is_verified_and_nothing_is_left(release: tuple[str, ...], world: World, capsys: Out) -> None:
-    """With the options that it was built with; the store is as it was, though all was made anew."""
+    """With the options that it was built with; the store is as it was, though all was made again."""
     assert world.image(*release) == 0
     before = everything(world)
     capsys.readouterr()
@@ -73,10 +73,10 @@ def test_a_machine_reads_it(world: World, capsys: Out) -> None:
     assert world.container() == 0
     capsys.readouterr()
     assert verify(world, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["same"], told["inputs"]) == (True, [])
-    rebuilt = {each["name"]: each["rebuilt"] for each in told["artifacts"]}
-    assert set(rebuilt) == {"small.tar", "small.oci.tar", *TOLD}
+    parsed = json.loads(capsys.readouterr().out)
+    assert (parsed["same"], parsed["inputs"]) == (True, [])
+    rebuilt = {each["name"]: each["rebuilt"] for each in parsed["artifacts"]}
+    assert set(rebuilt) == {"small.tar", "small.oci.tar", *REPORTS}
     assert rebuilt["small.tar"] == snapshot(world.output)["small.tar"]
 
 
@@ -96,7 +96,7 @@ def test_a_cached_step_is_not_believed(world: World, capsys: Out) -> None:
     assert said.endswith(f"{world.output}: 3 of 6 files are not what the lock gives\n")
 
 
-def test_a_changed_initrd_is_told_by_file(world: World, capsys: Out) -> None:
+def test_a_changed_initrd_is_reported_by_file(world: World, capsys: Out) -> None:
     assert world.image() == 0
     forge(world, "initrd.img", lambda data: data.replace(b"ELF busybox", b"ELF evilbox"))
     capsys.readouterr()
@@ -106,7 +106,7 @@ def test_a_changed_initrd_is_told_by_file(world: World, capsys: Out) -> None:
     assert "'artifacts' differs" in said
 
 
-def test_a_changed_root_is_told_by_file(world: World, closure: Tools, capsys: Out) -> None:
+def test_a_changed_root_is_reported_by_file(world: World, closure: Tools, capsys: Out) -> None:
     assert world.image() == 0
     unpacked, forged = world.root / "unpacked", world.root / "forged.img"
     closure.run("unsquashfs", "-quiet", "-no-progress", "-d", str(unpacked), str(world.output / "root.img"))
@@ -124,10 +124,10 @@ def test_a_changed_root_is_told_by_file(world: World, closure: Tools, capsys: Ou
     assert verify(world, "--json", definition=world.node) == 1
     (root,) = [each for each in json.loads(capsys.readouterr().out)["artifacts"] if each["name"] == "root.img"]
     (tool,) = [line for line in root["differences"] if line.startswith("usr/bin/tool:")]
-    assert "2755 0 42" in tool  # mode and owners are told as they were and as they should be
+    assert "2755 0 42" in tool  # mode and owners are printed as they were and as they should be
 
 
-def test_the_list_of_files_tells_what_a_file_system_hides(world: World, capsys: Out) -> None:
+def test_the_list_of_files_has_what_a_file_system_hides(world: World, capsys: Out) -> None:
     """A root of a kind that is not looked into: its list says which file of the tree is another."""
     world.node.write_text(
         NODE.replace("squashfs", "erofs").replace("[-comp, lz4]", "[]").replace("[-comp, zstd]", "[]")
@@ -142,7 +142,7 @@ def test_the_list_of_files_tells_what_a_file_system_hides(world: World, capsys: 
     assert "files.jsonl: differs from its rebuild\n  /etc/odd: built as file 0644 0:0" in said
 
 
-def test_a_broken_list_of_files_is_told(world: World, capsys: Out) -> None:
+def test_a_broken_list_of_files_is_reported(world: World, capsys: Out) -> None:
     assert world.image() == 0
     forge(world, "files.jsonl", lambda data: data[:100])
     capsys.readouterr()
@@ -157,7 +157,9 @@ def test_a_name_cannot_command_the_terminal() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-4] + b"fail", lambda data: data[:100]], ids=["edited", "cut"])
-def test_a_file_that_changed_since_is_told_apart(change: Callable[[bytes], bytes], world: World, capsys: Out) -> None:
+def test_a_file_that_changed_since_is_distinguished(
+    change: Callable[[bytes], bytes], world: World, capsys: Out
+) -> None:
     assert world.image() == 0
     path = world.output / "root.img"
     path.write_bytes(change(path.read_bytes()))
@@ -166,7 +168,7 @@ def test_a_file_that_changed_since_is_told_apart(change: Callable[[bytes], bytes
     assert capsys.readouterr().out.startswith("root.img: changed after it was built\n  ")
 
 
-def test_a_file_that_is_gone_is_told(world: World, capsys: Out) -> None:
+def test_a_file_that_is_gone_is_reported(world: World, capsys: Out) -> None:
     assert world.container() == 0
     (world.output / "small.tar").unlink()
     capsys.readouterr()
@@ -187,7 +189,7 @@ def other_overlay(world: World) -> None:
 
 
 @pytest.mark.parametrize("change", [other_lock, other_definition, other_overlay])
-def test_other_inputs_are_told_first(change: Callable[[World], None], world: World, capsys: Out) -> None:
+def test_other_inputs_are_reported_first(change: Callable[[World], None], world: World, capsys: Out) -> None:
     """The bill of materials bears the build's id, so a folder made from anything else is never the same."""
     assert world.container() == 0
     change(world)
@@ -197,7 +199,7 @@ def test_other_inputs_are_told_first(change: Callable[[World], None], world: Wor
     assert said.startswith(f"{world.output} was built from another {change.__name__.removeprefix('other_')}\n")
 
 
-def test_our_own_definition_is_found_by_name_or_asked_for(world: World, capsys: Out) -> None:
+def test_our_own_definition_is_found_by_name_or_requested(world: World, capsys: Out) -> None:
     assert world.container() == 0
     assert command("osbuild", run, ["verify", str(world.output), "--store", str(world.store)]) == 1
     said = capsys.readouterr().err
@@ -227,7 +229,7 @@ def climbing_manifest(world: World) -> None:
 
 
 @pytest.mark.parametrize("spoil", [no_folder, no_manifest, old_manifest, climbing_manifest])
-def test_a_folder_that_no_build_made_is_told(spoil: Callable[[World], None], world: World, capsys: Out) -> None:
+def test_a_folder_that_no_build_made_is_reported(spoil: Callable[[World], None], world: World, capsys: Out) -> None:
     assert world.container() == 0
     spoil(world)
     capsys.readouterr()
@@ -284,19 +286,19 @@ def test_every_target_is_looked_into(target: str, tmp_path: Path, closure: Tools
     world = World(tmp_path / "world", closure)
     outputs = tmp_path / "built", tmp_path / "rebuilt"
     for output, text in zip(outputs, ("one", "other"), strict=True):
-        (world.overlay / "etc/told").write_text(text)
+        (world.overlay / "etc/changed").write_text(text)
         assert world.image("--quiet", "--target", target, output=output) == 0
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    names = [path.name for path in outputs[0].iterdir() if path.name not in TOLD and path.name != "timings.html"]
+    names = [path.name for path in outputs[0].iterdir() if path.name not in REPORTS and path.name != "timings.html"]
     lines = {
         name: artifacts.differences(outputs[0] / name, outputs[1] / name, closure, scratch)
         for name in names
         if (outputs[0] / name).read_bytes() != (outputs[1] / name).read_bytes()
     }
     assert lines, names
-    told = "\n".join(line for each in lines.values() for line in each)
-    assert re.search(r"(^|/)(etc/told|root\.img): contents differ", told, re.MULTILINE), told
+    report = "\n".join(line for each in lines.values() for line in each)
+    assert re.search(r"(^|/)(etc/changed|root\.img): contents differ", report, re.MULTILINE), report
     assert list(scratch.iterdir()) == []
 
 

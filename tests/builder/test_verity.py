@@ -86,7 +86,7 @@ def test_the_hashes_take_a_126th_at_most(size: int) -> None:
     assert size / 128 < hash_bytes(size) <= size / 126 + 8 * BLOCK
 
 
-def test_an_empty_root_is_told(tmp_path: Path) -> None:
+def test_an_empty_root_is_reported(tmp_path: Path) -> None:
     (tmp_path / "root").touch()
     with pytest.raises(Failure, match="nothing to protect") as caught:
         protect(tmp_path / "root")

@@ -74,7 +74,7 @@ def test_chance_leaves_no_trace(raw: Path, tmp_path: Path, closure: Tools) -> No
 
 @given(st.text("0123456789abcdef", min_size=1, max_size=8), st.sampled_from([b"", b"\n", b'"\n', b"\0\n"]))
 def test_neither_does_what_was_behind_the_end_of_the_text(content_id: str, rest: bytes) -> None:
-    """qemu-img writes the text anew when it changes the identifier; if that became shorter, the end of the longer one
+    """qemu-img rewrites the text when it changes the identifier; if that became shorter, the end of the longer one
     stays.
     """
     text = f'# Disk DescriptorFile\nversion=1\nCID={content_id}\nparentCID=ffffffff\nddb.toolsVersion = "2147483647"\n'
@@ -84,7 +84,7 @@ def test_neither_does_what_was_behind_the_end_of_the_text(content_id: str, rest:
 
 
 @pytest.mark.parametrize("descriptor", [b"", bytes(1024), b"parentCID=ffffffff\n", b"CID=1\nCID=2\n", b"\0CID=1\n"])
-def test_a_descriptor_without_identifier_is_told(descriptor: bytes) -> None:
+def test_a_descriptor_without_identifier_is_reported(descriptor: bytes) -> None:
     with pytest.raises(Failure, match="no content identifier"):
         virtualdisk.vmdk_descriptor(descriptor, IDENTIFIER)
 
@@ -106,6 +106,6 @@ def test_of_a_footer_only_time_identifier_and_checksum_change(rest: bytes, epoch
 
 
 @pytest.mark.parametrize("footer", [b"", b"conectix", bytes(512), b"conectix" + bytes(505)])
-def test_what_is_no_footer_is_told(footer: bytes) -> None:
+def test_what_is_no_footer_is_reported(footer: bytes) -> None:
     with pytest.raises(Failure, match="no footer of a VHD"):
         virtualdisk.vhd_footer(footer, IDENTIFIER, EPOCH)

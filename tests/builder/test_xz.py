@@ -54,7 +54,7 @@ def test_more_than_it_may(tmp_path: Path, closure: Tools) -> None:
     assert (tmp_path / "out").stat().st_size <= 1_000_000
 
 
-def test_a_full_disk_is_told_as_one(tmp_path: Path, closure: Tools) -> None:
+def test_a_full_disk_is_reported_as_one(tmp_path: Path, closure: Tools) -> None:
     whole = tmp_path / "whole"
     whole.write_bytes(lzma.compress(DATA, preset=0))
     with whole.open("rb") as source, Path("/dev/full").open("wb") as full, pytest.raises(OSError) as caught:
@@ -63,27 +63,27 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, closure: Tools) -> None:
 
 
 class Counting:
-    """The closure, and the names that it was asked for."""
+    """The closure, and the names that were requested."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     def command(self, name: str) -> list[str]:
-        self.asked.append(name)
+        self.requested.append(name)
         return self._tools.command(name)
 
     def environment(self, name: str) -> dict[str, str]:
         return self._tools.environment(name)
 
 
-@pytest.mark.parametrize(("size", "asked"), [(1000, []), (len(DATA), ["xz"])])
-def test_a_large_package_is_unpacked_by_it(size: int, asked: list[str], tmp_path: Path, closure: Tools) -> None:
+@pytest.mark.parametrize(("size", "requested"), [(1000, []), (len(DATA), ["xz"])])
+def test_a_large_package_is_unpacked_by_it(size: int, requested: list[str], tmp_path: Path, closure: Tools) -> None:
     path, tools = tmp_path / "example.deb", Counting(closure)
     sha256 = debmaker.deb(path, [member("./usr/bin/large", DATA[:size]), member("./usr/bin/small", b"s")])
     with_it = deb.unpack(path, sha256, Store(tmp_path / "one"), tools)
     without = deb.unpack(path, sha256, Store(tmp_path / "two"))
-    assert tools.asked == asked
+    assert tools.requested == requested
     contents = [[(entry.path, entry.content.read()) for entry in package.entries] for package in (with_it, without)]
     assert contents[0] == contents[1]
     assert contents[0][0] == ("usr/bin/large", DATA[:size])

@@ -150,15 +150,15 @@ function grouped(at, box) {
 
 const map = document.getElementById("map");
 const trail = document.getElementById("trail");
-const told = document.getElementById("told");
+const description = document.getElementById("description");
 const search = document.getElementById("search");
 const found = document.getElementById("found");
 let view = "p";
 let current = views.p;
-let asked = ""; // the words of the search
+let query = ""; // in the search field
 let chosen = ""; // the kind that the legend has picked out
 
-const isPicked = () => Boolean(asked || chosen);
+const isPicked = () => Boolean(query || chosen);
 
 function place(made, box) {
   made.style.left = `${box.x}px`;
@@ -167,7 +167,7 @@ function place(made, box) {
   made.style.height = `${box.h}px`;
 }
 
-/** The lines that tell of some nodes. */
+/** The lines that describe some nodes. */
 function lines(nodes) {
   const size = nodes.reduce((sum, each) => sum + each.bytes, 0);
   const count = nodes.reduce((sum, each) => sum + each.files, 0);
@@ -193,7 +193,7 @@ function drawTiles(group, nodes, box, taken) {
   if (isPicked()) {
     const match = nodes.reduce((sum, each) => sum + each.match, 0);
     tile.classList.add(match ? "hit" : "dim");
-    if (match && asked) tile.classList.add("found");
+    if (match && query) tile.classList.add("found");
   }
   place(tile, box);
   const covered = box.x < taken.w && box.y < taken.h ? taken.h - box.y : 0;
@@ -258,8 +258,8 @@ function drawTrail() {
   );
 }
 
-function tell(text = lines([current])) {
-  told.replaceChildren(element("b", "", text[0]), " ", element("span", "", text.slice(1).join(" · ")));
+function describe(text = lines([current])) {
+  description.replaceChildren(element("b", "", text[0]), " ", element("span", "", text.slice(1).join(" · ")));
 }
 
 /** The page's address for a node: the back button then goes where one was. */
@@ -292,10 +292,10 @@ function route() {
   hideTip();
   pick();
   drawTrail();
-  tell();
+  describe();
 }
 
-/** Go to an address, and be there: the browser tells of a changed one only some time later. */
+/** Go to an address, and be there: the browser reports a changed one only some time later. */
 function go(to) {
   location.hash = to;
   route();
@@ -319,7 +319,7 @@ function focusOn(group) {
 
 /** Mark what the search and the legend pick out, and draw. */
 function pick() {
-  const wanted = asked.split(/\s+/).filter(Boolean);
+  const wanted = query.split(/\s+/).filter(Boolean);
   const hits = [];
   for (const tree of Object.values(views)) clear(tree);
   if (isPicked()) {
@@ -334,7 +334,7 @@ function pick() {
   document.getElementById("count").textContent = isPicked()
     ? `${hits.length} file${hits.length === 1 ? "" : "s"}, ${bytes(hits.reduce((sum, each) => sum + each.size, 0))}`
     : "";
-  if (asked) {
+  if (query) {
     hits.sort((a, b) => b.size - a.size);
     for (const hit of hits.slice(0, 10)) {
       const item = element("li");
@@ -353,7 +353,7 @@ function clear(at) {
 }
 
 search.addEventListener("input", () => {
-  asked = search.value.trim().toLowerCase();
+  query = search.value.trim().toLowerCase();
   pick();
 });
 for (const button of document.querySelectorAll(".legend button")) {
@@ -381,7 +381,7 @@ function enter(group) {
 
 map.addEventListener("click", (event) => {
   const group = event.target.closest(".group");
-  if (group && !enter(group)) tell(lines(event.target.closest(".tile")?.nodes ?? group.nodes));
+  if (group && !enter(group)) describe(lines(event.target.closest(".tile")?.nodes ?? group.nodes));
 });
 map.addEventListener("pointermove", (event) => {
   const tile = event.target.closest(".tile");
@@ -394,9 +394,9 @@ map.addEventListener("pointermove", (event) => {
 map.addEventListener("pointerleave", hideTip);
 map.addEventListener("focusin", (event) => {
   for (const group of map.children) group.tabIndex = group === event.target ? 0 : -1;
-  if (event.target.nodes) tell(lines(event.target.nodes));
+  if (event.target.nodes) describe(lines(event.target.nodes));
 });
-map.addEventListener("focusout", () => tell());
+map.addEventListener("focusout", () => describe());
 
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -432,7 +432,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.target === search) {
     if (event.key !== "Escape") return;
-    search.value = asked = "";
+    search.value = query = "";
     pick();
     focusOn();
   } else if (event.key === "Escape" || event.key === "Backspace") up();

@@ -4,7 +4,7 @@ const [PATH, DETAIL, BEGIN, END, LANE, DEPTH] = [0, 1, 2, 3, 4, 5];
 const chart = document.getElementById("chart");
 const axis = document.getElementById("axis");
 const trail = document.getElementById("trail");
-const told = document.getElementById("told");
+const description = document.getElementById("description");
 const ROW = 24;
 const SHOWN = 0.4; // pixels below which a span is not drawn; zooming in brings it back
 
@@ -22,8 +22,8 @@ function lines(span) {
   return [name(span), when, ...(inside ? [`in ${inside}`] : [])];
 }
 
-function tell(text) {
-  told.replaceChildren(element("b", "", text[0]), " ", element("span", "", text.slice(1).join(" · ")));
+function describe(text) {
+  description.replaceChildren(element("b", "", text[0]), " ", element("span", "", text.slice(1).join(" · ")));
 }
 
 /** A round number of seconds, so that at most `most` of them fit into `length`. */
@@ -96,7 +96,7 @@ function zoom(span) {
   all.append(back);
   trail.replaceChildren(all, ...(span ? [element("li", "", name(span))] : []));
   draw();
-  tell(span ? lines(span) : [data.title, `${seconds(data.total)} in all`]);
+  describe(span ? lines(span) : [data.title, `${seconds(data.total)} in all`]);
 }
 
 chart.addEventListener("click", (event) => {
@@ -111,7 +111,7 @@ chart.addEventListener("pointermove", (event) => {
 chart.addEventListener("pointerleave", hideTip);
 chart.addEventListener("focusin", (event) => {
   for (const each of chart.querySelectorAll(".span")) each.tabIndex = each === event.target ? 0 : -1;
-  if (event.target.span) tell(lines(event.target.span));
+  if (event.target.span) describe(lines(event.target.span));
 });
 
 /** The span to go to from `from`: beside it in its row, or the nearest in the row below or above, of the next thread if need be. */

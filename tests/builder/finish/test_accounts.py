@@ -44,7 +44,7 @@ def test_the_whole_database() -> None:
         "core:x:1000:",
         "nogroup:x:65534:",
     ]
-    # nobody has a password; an account declared with 'u!' has expired as well
+    # no account has a password; an account declared with 'u!' has expired as well
     assert content(patch, "etc/shadow").splitlines() == [
         "root:*:::::::",
         "etcd:*::::::1:",
@@ -90,15 +90,15 @@ def test_fixed_numbers_are_given_out_once() -> None:
     ("line", "message"),
     [
         ("u newcomer - -", "'newcomer' has no fixed number"),
-        ("u thief 0 -", "'root' and 'thief' both want the number 0"),
-        ("g thief 42", "'shadow' and 'thief' both want the number 42"),
+        ("u thief 0 -", "'root' and 'thief' both have the number 0"),
+        ("g thief 42", "'shadow' and 'thief' both have the number 42"),
         ("u lost 77:nowhere -", "'lost' wants the group 'nowhere'"),
         ("m root nowhere", "the group 'nowhere', which does not exist"),
         ('u broken - "unclosed', "not a sysusers.d line"),
         ("x what - -", "unknown sysusers.d type 'x'"),
     ],
 )
-def test_bad_lines_are_told_with_their_place(line: str, message: str) -> None:
+def test_bad_lines_are_reported_with_their_place(line: str, message: str) -> None:
     with pytest.raises(Failure, match=message) as caught:
         accounts(tree_of(bad=f"# comment\n{line}\n"), [], [])
     assert caught.value.where == "/usr/lib/sysusers.d/bad.conf:2"

@@ -38,7 +38,7 @@ def tree_of() -> Tree:
             file("usr/lib/python3/dist-packages/y.py", "def f(): return 2\n"),
             file("usr/lib/flotilla/fleet/z.py", "B = 3\n"),
             file("usr/lib/python3/data.txt", "not python"),
-            file("usr/share/doc/example.py", "not asked for"),
+            file("usr/share/doc/example.py", "not requested"),
         ]
     )
 
@@ -76,7 +76,7 @@ def test_nothing_to_compile() -> None:
     assert bytecode(Tree(), Toolbox()).put == ()
 
 
-def test_a_syntax_error_is_told_with_the_file() -> None:
+def test_a_syntax_error_is_reported_with_the_file() -> None:
     tree = tree_of()
     tree.put(file("usr/lib/flotilla/fleet/z.py", "def broken(:\n"))
     with pytest.raises(Failure, match="does not compile") as caught:

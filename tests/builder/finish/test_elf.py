@@ -59,12 +59,12 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 
 
 @given(loader=st.just("") | NAMES, libraries=st.lists(NAMES, max_size=5))
-def test_what_is_asked_for_is_told_loader_first(loader: str, libraries: list[str]) -> None:
+def test_the_loader_comes_first_then_the_libraries(loader: str, libraries: list[str]) -> None:
     assert needed(dynamic(loader, libraries), "/x") == (*([loader] if loader else []), *libraries)
 
 
 @given(st.data())
-def test_a_program_cut_short_is_told_or_needs_less(data: st.DataObject) -> None:
+def test_a_program_cut_short_is_refused_or_needs_less(data: st.DataObject) -> None:
     whole = dynamic("/lib/ld.so", ["libc.so.6", "libm.so.6"])
     cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
     try:
@@ -92,7 +92,7 @@ def test_a_section_is_found_by_name() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 5, 6, 63, 64, 80, 200])
-def test_what_is_cut_short_is_told(length: int) -> None:
+def test_what_is_cut_short_is_reported(length: int) -> None:
     with pytest.raises(ElfFailure) as caught:
         section(relocatable({".modinfo": b"name=x\0"})[:length], ".modinfo", "/lib/x.ko")
     assert caught.value.where == "/lib/x.ko"

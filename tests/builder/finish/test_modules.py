@@ -163,11 +163,11 @@ def test_bad_input(tmp_path: Path) -> None:
     tree.add(file("usr/lib/modules/7.0/modules.builtin", ""))
     with pytest.raises(Failure, match=r"found 2 \(6\.12\.1-cloud, 7\.0\)"):
         module_closure(tree, ["overlay"])
-    with pytest.raises(Failure, match="does not tell its name"):
+    with pytest.raises(Failure, match="a kernel module without a name"):
         parse_modinfo(module("").replace(b"name=", b"nome="), "/x")
 
 
-def test_depmod_that_fails_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_depmod_that_fails_is_reported_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="depmod ended with code 3: no such kernel"):
         modules(
             tree_of(),
