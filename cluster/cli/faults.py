@@ -6,7 +6,7 @@ import argparse
 import json
 
 from cluster.cli import network, nodefaults
-from cluster.cli.verbs import Verbs, json_argument, told
+from cluster.cli.verbs import Verbs, json_argument, report_fault
 from cluster.client.cluster import Cluster
 from terminal import UsageFailure, table
 
@@ -28,8 +28,10 @@ def add(verbs: Verbs) -> None:
 
 def _time(arguments: argparse.Namespace) -> int:
     if not abs(arguments.seconds) < TIME_SHIFT_S_MAX:  # nor is nan
-        raise UsageFailure(f"not a time to be wrong by: {arguments.seconds:g}", hint="seconds, such as 3600 or -0.5")
-    return told(arguments, _running(arguments).shift_time(arguments.seconds))
+        raise UsageFailure(
+            f"not a time to shift the clock by: {arguments.seconds:g}", hint="seconds, such as 3600 or -0.5"
+        )
+    return report_fault(arguments, _running(arguments).shift_time(arguments.seconds))
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -45,7 +47,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _heal(arguments: argparse.Namespace) -> int:
     healed = _running(arguments).heal(arguments.id)
-    print(f"healed: {', '.join(map(str, healed)) or 'nothing, it was whole already'}")
+    print(f"healed: {', '.join(map(str, healed)) or 'nothing was broken'}")
     return 0
 
 

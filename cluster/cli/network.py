@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from cluster.cli.verbs import Verbs, told
+from cluster.cli.verbs import Verbs, report_fault
 from cluster.client.cluster import Cluster
 from cluster.client.net import Net
 from cluster.network.pcap import BYTES_MAX
@@ -97,7 +97,7 @@ def _net(arguments: argparse.Namespace) -> Net:
 
 
 def _cut(arguments: argparse.Namespace) -> int:
-    return told(arguments, _net(arguments).cut(arguments.one, to=arguments.other, one_way=arguments.one_way))
+    return report_fault(arguments, _net(arguments).cut(arguments.one, to=arguments.other, one_way=arguments.one_way))
 
 
 def _partition(arguments: argparse.Namespace) -> int:
@@ -112,7 +112,7 @@ def _partition(arguments: argparse.Namespace) -> int:
         fault = net.partition(*([word.strip() for word in part.split(",")] for part in arguments.groups.split("/")))
     else:
         fault = net.halves() if arguments.halves else net.majority_ring()
-    return told(arguments, fault)
+    return report_fault(arguments, fault)
 
 
 def _degrade(arguments: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def _degrade(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         **shares,
     )
-    return told(arguments, fault)
+    return report_fault(arguments, fault)
 
 
 def _pcap(arguments: argparse.Namespace) -> int:

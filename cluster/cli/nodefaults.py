@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cluster.cli.verbs import TIME, Verbs, byte_count, seconds, told
+from cluster.cli.verbs import TIME, Verbs, byte_count, report_fault, seconds
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.faults.disk import KINDS
@@ -19,7 +19,7 @@ ERRORS_EXAMPLES = """\
 examples:
   cluster fault disk-errors node-2                  its writes fail: the file system goes read-only
   cluster fault disk-errors node-2 --read           its reads, too
-  cluster fault disk-errors node-2 --kind enospc    this computer's disk is full: it stands still until that is healed
+  cluster fault disk-errors node-2 --kind enospc    this computer's disk is full: it is stalled until that is healed
 """
 CLOCK_EXAMPLES = """\
 examples:
@@ -103,28 +103,30 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _slow(arguments: argparse.Namespace) -> int:
-    return told(arguments, _node(arguments).disk.slow(arguments.iops, arguments.rate))
+    return report_fault(arguments, _node(arguments).disk.slow(arguments.iops, arguments.rate))
 
 
 def _errors(arguments: argparse.Namespace) -> int:
     reads, writes = arguments.read or arguments.read_only, not arguments.read_only
-    return told(arguments, _node(arguments).disk.errors(write=writes, read=reads, kind=arguments.kind))
+    return report_fault(arguments, _node(arguments).disk.errors(write=writes, read=reads, kind=arguments.kind))
 
 
 def _full(arguments: argparse.Namespace) -> int:
-    return told(arguments, _node(arguments).disk.full(arguments.leave))
+    return report_fault(arguments, _node(arguments).disk.full(arguments.leave))
 
 
 def _corrupt(arguments: argparse.Namespace) -> int:
     fault = _node(arguments).disk.corrupt(arguments.path, arguments.offset, arguments.bytes)
-    return told(arguments, fault)
+    return report_fault(arguments, fault)
 
 
 def _clock(arguments: argparse.Namespace) -> int:
     clock = _node(arguments).clock
     if arguments.step is not None:
-        return told(arguments, clock.step(arguments.step))
-    return told(arguments, clock.strobe(arguments.strobe, period_s=arguments.period, duration_s=arguments.duration))
+        return report_fault(arguments, clock.step(arguments.step))
+    return report_fault(
+        arguments, clock.strobe(arguments.strobe, period_s=arguments.period, duration_s=arguments.duration)
+    )
 
 
 def _reboot(arguments: argparse.Namespace) -> int:

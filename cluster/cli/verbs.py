@@ -85,7 +85,7 @@ def with_name(text: str, name: str) -> str:
     return text if name == "default" else f"{text} --name {name}"
 
 
-def told(arguments: argparse.Namespace, fault: Fault) -> int:
+def report_fault(arguments: argparse.Namespace, fault: Fault) -> int:
     """Print what is broken now, and how to heal it."""
     print(f"{fault}; it lasts until: {with_name('cluster fault heal', arguments.name)}")
     return 0

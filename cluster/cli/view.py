@@ -58,15 +58,15 @@ Rooms = Mapping[str, dict[str, Any]]
 
 
 def _rooms(cluster: Cluster, status: dict[str, Any]) -> Rooms:
-    """Of those nodes that can be asked."""
+    """Of those nodes that can answer."""
     on = {node["name"] for node in status["nodes"] if node["state"] == "running"}
     nodes = [node for node in cluster.nodes if node.name in on]
     return {node.name: asdict(room) for node, room in zip(nodes, rooms(nodes), strict=True) if room is not None}
 
 
-def with_rooms(status: dict[str, Any], told: Rooms) -> dict[str, Any]:
+def with_rooms(status: dict[str, Any], known: Rooms) -> dict[str, Any]:
     """The result of :meth:`Cluster.status` with each node's ``room``: an object, or None if it is not known."""
-    return {**status, "nodes": [{**node, "room": told.get(node["name"])} for node in status["nodes"]]}
+    return {**status, "nodes": [{**node, "room": known.get(node["name"])} for node in status["nodes"]]}
 
 
 def status_text(status: dict[str, Any]) -> str:
@@ -132,17 +132,17 @@ def changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
 def _watch(cluster: Cluster, *, as_json: bool) -> int:
     redraws = sys.stdout.isatty() and not as_json
     before = None
-    told: Rooms = {}
-    asked = -ROOM_S
+    known: Rooms = {}
+    looked = -ROOM_S
     if redraws:
         print(CLEAR, end="")
     try:
         while True:
             cluster = Cluster.open(cluster.name)  # nodes may have joined or left
             now = cluster.status()
-            if time.monotonic() - asked >= ROOM_S:
-                told, asked = _rooms(cluster, now), time.monotonic()
-            now = with_rooms(now, told)
+            if time.monotonic() - looked >= ROOM_S:
+                known, looked = _rooms(cluster, now), time.monotonic()
+            now = with_rooms(now, known)
             if redraws:
                 print(TO_TOP_AND_CLEAR + status_text(now), flush=True)
             else:
@@ -184,11 +184,11 @@ def _timeline(arguments: argparse.Namespace) -> int:
 
 
 def _events(path: Path, *, follow: bool) -> Iterator[Event]:
-    told = 0
+    printed = 0
     while True:
         events: Sequence[Event] = timeline.read(path)
-        yield from events[told:]
-        told = len(events)
+        yield from events[printed:]
+        printed = len(events)
         if not follow:
             return
         time.sleep(FOLLOW_S)

@@ -186,7 +186,7 @@ class Cluster:
                 log = self.layout.supervisor_log
                 said = log.read_text(errors="replace").strip().splitlines()
                 raise Failure(
-                    f"the cluster's supervisor did not start: {said[-1] if said else 'no word from it'}", where=str(log)
+                    f"the cluster's supervisor did not start: {said[-1] if said else 'no message'}", where=str(log)
                 )
             time.sleep(0.02)
 

@@ -33,7 +33,7 @@ def eventually(predicate: Callable[[], T], seconds: float, *, what: str = "", pa
     begin = time.monotonic()
     tries = 0
     trouble: BaseException | None = None
-    told = "no answer"
+    last = "no answer"
     while True:
         is_last = time.monotonic() - begin >= seconds
         tries += 1
@@ -41,13 +41,13 @@ def eventually(predicate: Callable[[], T], seconds: float, *, what: str = "", pa
             answer = predicate()
             if answer:
                 return answer
-            told, trouble = f"last answer: {_short(repr(answer))}", None
+            last, trouble = f"last answer: {_short(repr(answer))}", None
         except NOT_YET as error:
-            told, trouble = f"last trouble: {type(error).__name__}: {_short(str(error))}", error
+            last, trouble = f"last trouble: {type(error).__name__}: {_short(str(error))}", error
         if is_last:
             name = what or getattr(predicate, "__name__", "it").replace("<lambda>", "it")
             raise NeverHappened(
-                f"{name}: not within {seconds:.0f} s ({tries} tries); {told}",
+                f"{name}: not within {seconds:.0f} s ({tries} tries); {last}",
                 hint="within= is scaled by the accelerator",
             ) from trouble
         time.sleep(min(pause_s, max(0.0, seconds - (time.monotonic() - begin))))

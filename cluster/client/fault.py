@@ -12,7 +12,7 @@ class Fault:
     """A fault that has been applied. :meth:`heal` undoes it; so does leaving it as a context manager::
 
     with node.pause():
-        ...                       # its time stands still
+        ...                       # its time stops
     """
 
     def __init__(self, what: str, heal: Callable[[], object]) -> None:

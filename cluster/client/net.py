@@ -144,12 +144,12 @@ class Net:
         """
         beside = None if missed is None else str(missed.absolute())
         number = self._ask(Capture(self.port(node), str(path.absolute()), beside, bytes_max))
-        told: dict[str, Any] = {}
+        counts: dict[str, Any] = {}
         try:
-            yield told
+            yield counts
         finally:
             held = self._ask(EndCapture(number))
-            told.update({name: asdict(each) for name, each in (("seen", held.seen), ("missed", held.missed)) if each})
+            counts.update({name: asdict(each) for name, each in (("seen", held.seen), ("missed", held.missed)) if each})
 
     def port(self, where: Where) -> int:
         """The port of a node, or of this computer. Raises :class:`UsageFailure` if there is none."""

@@ -42,7 +42,7 @@ class Room:
 
 
 def rooms(nodes: Sequence[Node]) -> list[Room | None]:
-    """Of each of these, asked at once; None of one that does not answer in time or has not checked yet."""
+    """Of each of these, read at once; None of one that does not answer in time or has not checked yet."""
     with ThreadPoolExecutor(max(len(nodes), 1)) as executor:
         return list(executor.map(_room, nodes))
 

@@ -66,11 +66,11 @@ def check(history: Iterable[Operation], model: Model[S]) -> Violation | None:
     rest = [each for each in smallest if each is not culprit]
     states = _states(rest, culprit, model)
     shown = table(smallest, lambda each: f"{model.describe(each)}{' (unknown)' if each.outcome == 'unknown' else ''}")
-    told = ", or ".join(states[:_DRAWN_MAX]) + (", or ..." if len(states) > _DRAWN_MAX else "")
+    conflict = ", or ".join(states[:_DRAWN_MAX]) + (", or ..." if len(states) > _DRAWN_MAX else "")
     text = (
         f"no order of these {len(smallest)} operations on {culprit.key!r} explains what clients saw:\n{shown}\n"
         f"client {culprit.process} says: {model.describe(culprit)}. "
-        f"But all that time, whatever the order of the others, {told}"
+        f"But all that time, whatever the order of the others, {conflict}"
     )
     return Violation(tuple(smallest), culprit, tuple(states[:_DRAWN_MAX]), text)
 

@@ -59,7 +59,7 @@ class Handlers:
         except Failure as failure:
             reply = encoding.encode_failure(failure)
         except OSError as error:  # the disk is full, say
-            reply = encoding.encode_failure(Failure(f"this computer does not let us: {error}"))
+            reply = encoding.encode_failure(Failure(f"this computer does not permit it: {error}"))
         writer.write(reply)
         await writer.drain()
 

@@ -1,8 +1,8 @@
 """The one background process of a cluster: ``python -m cluster.daemon.supervisor FOLDER``.
 
 It owns the switch, the discovery service and the nodes' QEMU processes, and carries out the requests of
-:mod:`cluster.client.control`. Whatever ends it (a request, SIGTERM, ``kill -9``) ends all of them: the QEMUs are on a
-leash that the kernel holds (:mod:`cluster.machines.parent_death`).
+:mod:`cluster.client.control`. Whatever ends it (a request, SIGTERM, ``kill -9``) ends all of them: the QEMUs have a
+parent-death signal (:mod:`cluster.machines.parent_death`).
 """
 
 from __future__ import annotations
@@ -375,7 +375,7 @@ class Supervisor:
     async def power_cut(self, guests: Sequence[RunningNode]) -> None:
         """Pull the plugs of several nodes at once and put them back. Raises :class:`Failure`."""
         if not guests:
-            raise Failure("a power cut is of one node at least")
+            raise Failure("a power cut needs one node or more")
         for guest in guests:
             self._running(guest)
         numbers = [guest.number for guest in guests]
@@ -444,11 +444,11 @@ class Supervisor:
         part.replace(self.layout.supervisor)
 
     def _record_change(self) -> None:
-        """The same, after the fact. If there is no room to record the processes, their leash still holds them."""
+        """The same, after the fact. If there is no room to record the processes, the kernel still ends them."""
         try:
             self._record()
         except OSError as error:
-            say(f"{self.layout.supervisor} is not as it should be: {error.strerror}")
+            say(f"{self.layout.supervisor} cannot be written: {error.strerror}")
 
 
 def driver(description: Description, layout: Layout) -> Driver:

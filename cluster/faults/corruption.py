@@ -77,15 +77,15 @@ def parse_stat(text: str) -> Found | None:
 
     (In debugfs of e2fsprogs 1.47: ``dump_inode``, ``dump_extents``.)
     """
-    told = _SIZE.search(text)
-    if told is None or told[1] != "regular":
+    size = _SIZE.search(text)
+    if size is None or size[1] != "regular":
         return None
     _, _, blocks = text.partition("\nEXTENTS:\n")
     runs = []
     for tree, first, last, unwritten, physical, _ in _RUN.findall(blocks):
         if not tree:  # else it is a block of the tree of extents itself
             runs.append(Run(int(first), int(physical), int(last or first) - int(first) + 1, not unwritten))
-    return Found(int(told[2]), tuple(runs))
+    return Found(int(size[2]), tuple(runs))
 
 
 def locate(found: Found, begin: int, count: int, block_bytes: int) -> list[tuple[int, int]]:

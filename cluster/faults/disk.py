@@ -29,16 +29,16 @@ class Slow:
             raise UsageFailure("a slow disk has a limit of at least 1 a second", hint="--iops 20, --rate 1M")
 
     def __str__(self) -> str:
-        told = [] if self.iops is None else [f"{self.iops} requests/s"]
-        told += [] if self.bytes_per_second is None else [f"{self.bytes_per_second} bytes/s"]
-        return ", ".join(told)
+        limits = [] if self.iops is None else [f"{self.iops} requests/s"]
+        limits += [] if self.bytes_per_second is None else [f"{self.bytes_per_second} bytes/s"]
+        return ", ".join(limits)
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
     """Writes, or reads, fail.
 
-    With ``eio`` the node gets an I/O error; with ``enospc`` it stands still, as if this computer's disk were full.
+    With ``eio`` the node gets an I/O error; with ``enospc`` it is stalled, as if this computer's disk were full.
     """
 
     write: bool = True
@@ -50,7 +50,7 @@ class Errors:
         if self.kind not in KINDS:
             raise UsageFailure(f"there is no disk error {self.kind!r}", hint=" or ".join(KINDS))
         if not (self.write or self.read):
-            raise UsageFailure("neither writes nor reads are to fail", hint="write=True, read=True or both")
+            raise UsageFailure("neither writes nor reads are selected", hint="write=True, read=True or both")
         if self.kind == "enospc" and self.read:
             raise UsageFailure("a full disk fails writes, not reads", hint="kind='eio' fails both")
 

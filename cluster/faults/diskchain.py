@@ -89,7 +89,7 @@ class DiskChain:
         before, self._filters = self._filters, wanted
         await self._remove(before)
         if await self.vm.is_stalled():
-            await self.vm.resume()  # it tries again what had failed; if that still fails, it stands still again
+            await self.vm.resume()  # it tries again what had failed; if that still fails, it is stalled again
 
     async def _find(self) -> None:
         found = await self.vm.monitor("query-block")

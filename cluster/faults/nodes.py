@@ -152,7 +152,7 @@ class NodeFaults:
         async def heal() -> None:
             if guest.vm is None:
                 hint = f"cluster start node-{guest.number}, then heal it again"
-                raise Failure(f"node-{guest.number} is off: nobody can empty its disk", hint=hint)
+                raise Failure(f"node-{guest.number} is off: its disk cannot be emptied", hint=hint)
             await self._as_root(guest, f"rm -f {file} && sync -f /var")
 
         rest = f"full but for {leave} bytes" if leave else "full"
@@ -161,7 +161,9 @@ class NodeFaults:
     async def _as_root(self, guest: RunningNode, command: str) -> None:
         result = await guest.shell.run(command, timeout=self._deadline_s)
         if result.rc != 0:
-            raise Failure(f"that did not work: {result.err.strip() or result.rc}", where=f"node-{guest.number}")
+            raise Failure(
+                f"the command on the node failed: {result.err.strip() or result.rc}", where=f"node-{guest.number}"
+            )
 
     async def step(self, guest: RunningNode, seconds: float) -> Begun:
         """The clocks are wrong by ``seconds``."""

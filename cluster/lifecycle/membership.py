@@ -84,9 +84,9 @@ def _etcdctl(node: Node, words: str) -> str:
     seconds = ANSWER_S * node.factor
     result = node.root(ETCDCTL.format(seconds=round(seconds), words=words), timeout=seconds + ANSWER_S)
     if result.rc != 0:
-        told = (result.err.strip() or result.out.strip()).splitlines()
+        output = (result.err.strip() or result.out.strip()).splitlines()
         raise Failure(
-            f"etcd refuses {words.split(' --')[0]!r}: {_reason(told[-1]) if told else result.rc}", where=node.name
+            f"etcd refuses {words.split(' --')[0]!r}: {_reason(output[-1]) if output else result.rc}", where=node.name
         )
     return result.out
 

@@ -80,7 +80,7 @@ class Readiness:
         self._wait("root shell", self._begins, SHELL_S)
         if mute := [node for node in self._nodes if node.number in self._mute]:
             self._phases.line(
-                f"no root shell on {names(mute)} (an older image?): asked by ssh, "
+                f"no root shell on {names(mute)} (an older image?): checked by ssh, "
                 "and 'cluster console' has only its log"
             )
 
@@ -91,12 +91,12 @@ class Readiness:
     def wait_etcd(self) -> None:
         """etcd, or the proxy for it, is healthy on every node."""
         self._wait(
-            "etcd", self._told_or(startup.ETCD, is_etcd_healthy), ETCD_S, ("cloudconfig.service", "etcd.service")
+            "etcd", self._reported_or(startup.ETCD, is_etcd_healthy), ETCD_S, ("cloudconfig.service", "etcd.service")
         )
 
     def wait_fleet(self) -> None:
         """Fleet on every node lists all machines."""
-        ready = self._told_or(startup.FLEET, lambda node: len(machines(node)) == self._size)
+        ready = self._reported_or(startup.FLEET, lambda node: len(machines(node)) == self._size)
         if not self._mute:
             self._wait("fleet", ready, FLEET_S)
             return
@@ -124,8 +124,8 @@ class Readiness:
         node.pin(node.root(f"cat {HOST_KEY}").out)
         return True
 
-    def _told_or(self, what: str, asked: Callable[[Node], bool]) -> Callable[[Node], bool]:
-        return lambda node: asked(node) if node.number in self._mute else what in self._reports.of(node.number).holds
+    def _reported_or(self, what: str, check: Callable[[Node], bool]) -> Callable[[Node], bool]:
+        return lambda node: check(node) if node.number in self._mute else what in self._reports.of(node.number).holds
 
     def _wait(
         self,
@@ -145,7 +145,7 @@ class Readiness:
         seconds *= self._factor
         begin = looked = time.monotonic()
         unmet = {node.number: node for node in (self._nodes if nodes is None else nodes)}
-        told = False
+        is_reported = False
         executor = ThreadPoolExecutor(len(unmet))
         try:
             while True:
@@ -165,8 +165,8 @@ class Readiness:
                 if waited > seconds:
                     raise NotReady(f"{what}: not within {seconds:.0f} s on {names(unmet.values())}", first)
                 self._phases.detail(f"{names(unmet.values())}; {first.name} says: {first.console_tail(1)[:100]}")
-                if not told and waited > seconds / 2:
-                    told = True
+                if not is_reported and waited > seconds / 2:
+                    is_reported = True
                     tail = indented(first.console_tail(5))
                     self._phases.line(f"{what} takes long; the console of {first.name}:\n{tail}")
                 self._reports.wait(POLL_S)

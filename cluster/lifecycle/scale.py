@@ -206,7 +206,7 @@ def _whole(name: str) -> Cluster:
         if entry["state"] != "running":
             start = f"cluster start {entry['name']}, or, if it is lost for good: cluster remove {entry['name']}"
             hint = stall.HINT if entry["state"] == "stalled" else start
-            raise Failure(f"{entry['name']} is {entry['state']}: who joins must find all of the cluster", hint=hint)
+            raise Failure(f"{entry['name']} is {entry['state']}: a node can join only while all others run", hint=hint)
     _forget_torsos(cluster)
     return cluster
 

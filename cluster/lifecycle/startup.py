@@ -57,7 +57,7 @@ class StartupReports:
         ``control`` is the supervisor's socket; nodes take ``factor`` times as long as hardware. Raises
         :class:`Failure` if the supervisor does not answer.
         """
-        self._told = {number: StartupReport() for number in numbers}
+        self._reports = {number: StartupReport() for number in numbers}
         self._conditions = conditions(size)
         self._changed = threading.Condition()
         self._changes = 0
@@ -70,8 +70,8 @@ class StartupReports:
         except BaseException:
             self.close()
             raise
-        for told, line in zip(self._told.values(), self._lines, strict=True):
-            threading.Thread(target=self._listen, args=(told, line), daemon=True).start()
+        for report, line in zip(self._reports.values(), self._lines, strict=True):
+            threading.Thread(target=self._listen, args=(report, line), daemon=True).start()
 
     def __enter__(self) -> StartupReports:
         return self
@@ -86,7 +86,7 @@ class StartupReports:
 
     def of(self, number: int) -> StartupReport:
         """What node ``number`` has reported so far."""
-        return self._told[number]
+        return self._reports[number]
 
     def wait(self, seconds: float) -> None:
         """Return when a node reports something new, or after ``seconds``."""
@@ -94,25 +94,25 @@ class StartupReports:
             before = self._changes
             self._changed.wait_for(lambda: self._changes != before, seconds)
 
-    def _listen(self, told: StartupReport, line: Line) -> None:
+    def _listen(self, report: StartupReport, line: Line) -> None:
         try:
             for message in line.messages():
                 with self._changed:
-                    self._hear(told, message)
+                    self._hear(report, message)
                     self._changes += 1
                     self._changed.notify_all()
         except (Failure, ValueError, OSError):
             return  # we hung up, or the supervisor is gone, which the waiting thread will notice, too
 
-    def _hear(self, told: StartupReport, message: dict[str, object]) -> None:
+    def _hear(self, report: StartupReport, message: dict[str, object]) -> None:
         match message:
             case {"uptime": float() | int() as uptime}:
-                told.uptime = uptime
+                report.uptime = uptime
             case {"held": int(index)} if 0 <= index < len(self._conditions):
                 if (name := self._conditions[index][0]) is not None:
-                    told.holds.add(name)
+                    report.holds.add(name)
             case {"failed": list(units)}:
-                told.failed = tuple(unit for unit in UNITS if unit in units)
+                report.failed = tuple(unit for unit in UNITS if unit in units)
             case {"lost": _}:  # reset: all begins again
-                told.uptime, told.failed = None, ()
-                told.holds.clear()
+                report.uptime, report.failed = None, ()
+                report.holds.clear()

@@ -49,7 +49,7 @@ class Vm(Protocol):
         """Let its time go on."""
 
     async def is_stalled(self) -> bool:
-        """Whether it stands still because its computer has no room for its writes.
+        """Whether it is stalled because its computer has no room for its writes.
 
         :meth:`resume` makes it try again.
         """

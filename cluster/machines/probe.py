@@ -67,7 +67,7 @@ def choose(qemu: Qemu, wanted: str = "auto") -> Accelerator:
 
     Raises :class:`Failure` if what is wanted does not run a guest, or if ``qemu`` is too old for it.
     """
-    reason = "asked for"
+    reason = "requested"
     if wanted != "tcg":
         trouble = kvm_trouble(qemu)
         if trouble is None:

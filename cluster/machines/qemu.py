@@ -71,15 +71,15 @@ def find(environment: Mapping[str, str] | None = None, architecture: str = "amd6
     if found is None:
         raise Failure(f"QEMU is missing: no program {wanted}", hint=hint)
     try:
-        text = _told(found, Path(found).stat().st_mtime_ns)
+        text = _version_text(found, Path(found).stat().st_mtime_ns)
     except (OSError, subprocess.SubprocessError) as error:
-        raise Failure("QEMU does not tell its version", where=found, hint=hint) from error
+        raise Failure("QEMU does not print its version", where=found, hint=hint) from error
     version = parse_version(text, found, hint)
     return Qemu(Path(found), version, architecture, text.partition("version ")[2].splitlines()[0])
 
 
 @functools.cache
-def _told(program: str, _changed_ns: int) -> str:
+def _version_text(program: str, _changed_ns: int) -> str:
     """The output of ``--version``; it runs once, even if several of our modules need it."""
     done = subprocess.run(
         [program, "--version"], capture_output=True, text=True, check=True, timeout=VERSION_DEADLINE_S

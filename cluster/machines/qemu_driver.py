@@ -1,4 +1,4 @@
-"""The driver that runs each machine as a QEMU process of its own, on a leash: it dies with the supervisor."""
+"""The driver that runs each machine as a QEMU process of its own, which dies with the supervisor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIGRATION_DEADLINE_S = 120.0
 IGNORE_SHARED = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
 """Memory in a shared file is not part of a migration (QEMU ``docs/system/vm-templating``)."""
 CHANGES = ("STOP", "RESUME", qmp.CONNECTION)
-"""Events after which a machine may stand still, or do so no more (QEMU ``docs/interop/qmp``)."""
+"""Events after which a machine may be stalled, or no longer (QEMU ``docs/interop/qmp``)."""
 MEMORY, DEVICES = "memory", "devices"
 """Files of a saved machine. Without the first, the second holds the memory, too."""
 

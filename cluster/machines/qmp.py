@@ -151,7 +151,7 @@ def result(answer: Message, command: str) -> object:
         case {"error": {"desc": str(why)}}:
             raise Failure(f"QEMU refuses {command}: {printable(why)}")
         case _:
-            raise Failure(f"QEMU refuses {command}, and does not say why")
+            raise Failure(f"QEMU refuses {command} without a reason")
 
 
 def status(value: object) -> str | None:

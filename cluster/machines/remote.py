@@ -9,7 +9,7 @@ There, for the user who logs in::
         node-1/state.img, cidata.iso, console.log   as here
         node-1/net, node-1/shell                    sockets: the cable to our switch, the root shell
 
-The connection is OpenSSH's multiplexing master (ssh_config(5), ControlMaster), on our leash: whatever ends us ends it,
+The connection is OpenSSH's multiplexing master (ssh_config(5), ControlMaster); it dies with us,
 and with it all that it carries.
 """
 
@@ -134,7 +134,7 @@ class Remote:
                 said = (await master.stderr.read()).decode(errors="replace").strip().splitlines()[-1:]
                 login = shlex.join([*self._place.ssh, self.host])
                 raise Failure(
-                    f"no ssh to {self.host}: {said[0] if said else 'no word from it'}",
+                    f"no ssh to {self.host}: {said[0] if said else 'no message'}",
                     where=self._place.uri,
                     hint=f"'{login}' must log in without a question",
                 )
@@ -306,7 +306,7 @@ class Remote:
         stdout: int = asyncio.subprocess.PIPE,
         keep: bool = False,
     ) -> asyncio.subprocess.Process:
-        """ssh with ``words``, on our leash; ``keep``: its output is read."""
+        """ssh with ``words``, which dies with us; ``keep``: its output is read."""
         return await asyncio.create_subprocess_exec(
             *dies_with_us([*self._place.ssh, *words]),
             stdin=stdin,

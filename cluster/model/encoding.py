@@ -69,8 +69,8 @@ def encode_reply(request: Request[T], result: object) -> bytes:
 
 def encode_failure(failure: Failure) -> bytes:
     """``failure`` as a line."""
-    told = {"failure": failure.message, "where": failure.where, "hint": failure.hint}
-    return _line({**_version(), **told})
+    fields = {"failure": failure.message, "where": failure.where, "hint": failure.hint}
+    return _line({**_version(), **fields})
 
 
 def decode_reply(request: Request[T], line: bytes, where: str) -> T:
@@ -99,7 +99,7 @@ def failure_of(message: Mapping[str, object], where: str) -> Failure | None:
         case {"protocol": int(), "failure": str(why), "where": str() | None as place, "hint": str() | None as hint}:
             return Failure(why, where=place, hint=hint)
         case {"failure": _}:
-            unclear = Failure("the cluster's supervisor has failed and does not say why", where=where)
+            unclear = Failure("the cluster's supervisor has failed without a reason", where=where)
             return _other_supervisor(message, where) or unclear
         case _:
             return None

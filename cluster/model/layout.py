@@ -8,7 +8,7 @@ $XDG_STATE_HOME/flotilla/clusters/NAME/
     node-1/             state.img (sparse), cidata.iso, user-data, console.log, qemu.log
     .../*.log.1         the end of a log that became too long (logs.py)
 $XDG_RUNTIME_DIR/flotilla/NAME-HASH/
-    control, net-1, qmp-1 ...   sockets, whose paths the kernel limits to 107 bytes: hence apart, and short
+    control, net-1, qmp-1 ...   sockets, whose paths the kernel limits to 107 bytes: so they are apart, and short
 """
 
 from __future__ import annotations

@@ -83,5 +83,5 @@ def one_way(source: int, target: int) -> frozenset[Pair]:
 
 def _at_least(count: int, nodes: Collection[int], what: str) -> Sequence[int]:
     if len(set(nodes)) < count:
-        raise UsageFailure(f"{what} needs {count} nodes or more; here are {len(set(nodes))}")
+        raise UsageFailure(f"{what} needs {count} nodes or more; there are {len(set(nodes))}")
     return sorted(set(nodes))

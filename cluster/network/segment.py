@@ -71,11 +71,11 @@ class Segment:
                 f"no network fault can be between these ports: {sorted(found)}", hint=f"there are {sorted(known)}"
             )
         chosen = seed if seed is not None else random.SystemRandom().getrandbits(SEED_BITS)
-        told = what if impairment.cut else f"{what} (seed {chosen})"
-        fault = NetworkFault(self._book.number(), told, found, impairment, chosen)
+        text = what if impairment.cut else f"{what} (seed {chosen})"
+        fault = NetworkFault(self._book.number(), text, found, impairment, chosen)
         self._faults[fault.id] = fault
         self._impose()
-        return self._book.begin(fault.id, told, fault.nodes, partial(self._heal, fault))
+        return self._book.begin(fault.id, text, fault.nodes, partial(self._heal, fault))
 
     def heal(self, number: int | None) -> tuple[int, ...]:
         """Heal the network's fault ``number``, or all of them.

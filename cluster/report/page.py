@@ -51,11 +51,11 @@ def _article(story: Story) -> str:
         for name, value in story.get("facts", {}).items()
     )
     message = f"<pre>{escape(story['message'])}</pre>" if "message" in story else ""
-    told = "\n".join(_cluster(story, cluster, failed) for cluster in story["clusters"])
+    clusters = "\n".join(_cluster(story, cluster, failed) for cluster in story["clusters"])
     return (
         f'<article class="{escape(story["outcome"])}">\n'
         f'<h2>{escape(story["test"])} <span class="outcome">{escape(story["outcome"])}</span></h2>\n'
-        f"<dl>{facts}</dl>\n{message}\n{told}\n</article>"
+        f"<dl>{facts}</dl>\n{message}\n{clusters}\n</article>"
     )
 
 
@@ -86,12 +86,12 @@ def _details(summary: str, inside: str, *, is_open: bool) -> str:
 
 
 def _table(events: Sequence[Event], begin: float, end: float) -> str:
-    told = [
+    rows = [
         [f"{event.t - begin:+.1f}", event.kind, event.what, ", ".join(f"node-{number}" for number in event.nodes)]
         for event in events
         if begin <= event.t <= end
     ]
-    return page.table(["seconds", "", "what", "nodes"], told, (0,))
+    return page.table(["seconds", "", "what", "nodes"], rows, (0,))
 
 
 def _span(story: Story) -> tuple[float, float]:

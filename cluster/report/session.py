@@ -28,8 +28,8 @@ class Collector:
         if report.failed:
             story["outcome"] = "failed"
             story.setdefault("message", report.longreprtext)
-        if (told := getattr(report, "cluster_story", None)) is not None:
-            story["facts"], story["clusters"] = told["facts"], told["clusters"]
+        if (attached := getattr(report, "cluster_story", None)) is not None:
+            story["facts"], story["clusters"] = attached["facts"], attached["clusters"]
 
     @property
     def stories(self) -> list[Story]:

@@ -86,30 +86,30 @@ class AddressServer:
 
     def __call__(self, caller: Caller, question: bytes) -> bytes | None:
         """The answer to a client's message, if it gets one."""
-        asked = read(question)
-        if asked is None or asked.operation != BOOT_REQUEST or asked.mac != caller.mac:
+        request = read(question)
+        if request is None or request.operation != BOOT_REQUEST or request.mac != caller.mac:
             return None
-        node = self._nodes.get(asked.mac)
-        if node is None or asked.options.get(SERVER, packed(SERVICES)) != packed(SERVICES):
+        node = self._nodes.get(request.mac)
+        if node is None or request.options.get(SERVER, packed(SERVICES)) != packed(SERVICES):
             return None
         address = packed(node.address)
-        match asked.options.get(MESSAGE_TYPE):
+        match request.options.get(MESSAGE_TYPE):
             case b"\x01":
-                return self._reply(asked, OFFER, address, _lease(node))
+                return self._reply(request, OFFER, address, _lease(node))
             case b"\x03":
-                wanted = asked.options.get(REQUESTED_ADDRESS, asked.client)
+                wanted = request.options.get(REQUESTED_ADDRESS, request.client)
                 if wanted != address:
-                    return self._reply(asked, NAK, bytes(4), {})
-                return self._reply(asked, ACK, address, _lease(node))
+                    return self._reply(request, NAK, bytes(4), {})
+                return self._reply(request, ACK, address, _lease(node))
             case b"\x08":  # has an address, wants to know the rest
-                return self._reply(asked, ACK, bytes(4), _settings(node))
+                return self._reply(request, ACK, bytes(4), _settings(node))
             case _:
                 return None
 
-    def _reply(self, asked: Message, kind: int, yours: bytes, options: Mapping[int, bytes]) -> bytes:
+    def _reply(self, request: Message, kind: int, yours: bytes, options: Mapping[int, bytes]) -> bytes:
         head = {MESSAGE_TYPE: bytes([kind]), SERVER: packed(SERVICES)}
-        client = asked.client if kind == ACK else bytes(4)
-        reply = asked._replace(operation=BOOT_REPLY, client=client, yours=yours, options=head | dict(options))
+        client = request.client if kind == ACK else bytes(4)
+        reply = request._replace(operation=BOOT_REPLY, client=client, yours=yours, options=head | dict(options))
         return reply.bytes()
 
 

@@ -76,12 +76,12 @@ class NameServer:
             query = dns.message.from_wire(question, question_only=True)
         except dns.exception.DNSException:
             return None
-        asked = query.question[0]
+        wanted = query.question[0]
         reply = dns.message.make_response(query)
-        behind = HEADER_BYTES + len(asked.name.to_digestable()) + 4
+        behind = HEADER_BYTES + len(wanted.name.to_digestable()) + 4
         if question[behind : behind + len(_OPTIONS)] == _OPTIONS:
             reply.use_edns(0, payload=UDP_BYTES_MAX)
-        self._answer(asked, reply)
+        self._answer(wanted, reply)
         return reply.to_wire(max_size=UDP_BYTES_MAX)
 
     def _answer(self, question: dns.rrset.RRset, reply: dns.message.Message) -> None:

@@ -87,7 +87,7 @@ class Services:
             try:
                 await self.registry.start(registry.find())
             except Failure as failure:
-                self._say(f"what was pushed is not to be had: {failure}")
+                self._say(f"the pushed images cannot be served: {failure}")
 
     def _serve(self, name: str, site: Site) -> None:
         server = Server.at(self._layout.runtime / name, site)

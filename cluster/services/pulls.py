@@ -22,7 +22,7 @@ from webserver.server import METHODS, Site
 from webserver.unix import UnixConnection
 
 _LIST_BYTES_MAX: Final = 1 << 20
-_ASKED: Final = ("accept", "if-none-match", "range", "user-agent")
+_FORWARDED: Final = ("accept", "if-none-match", "range", "user-agent")
 _ANSWERED: Final = frozenset(
     {
         *("accept-ranges", "cache-control", "content-length", "content-range", "content-type", "etag", "link"),
@@ -41,19 +41,19 @@ def _pull(registry: Path, request: Request) -> Response:
         return _refused(HTTPStatus.FORBIDDEN, "DENIED", "nodes only pull; on the computer that runs them: cluster push")
     if not (request.target.startswith("/v2/") and request.target.isascii() and request.target.isprintable()):
         return _refused(HTTPStatus.NOT_FOUND, "UNSUPPORTED", "images are at /v2/")
-    headers = {name: request.headers[name] for name in _ASKED if name in request.headers}
+    headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
     connection = UnixConnection(registry, host=REGISTRY, timeout_s=DEADLINE_S)
     try:
         # Closed after the answer, so that it belongs to the answer, which the server closes.
         connection.request(request.method, request.target, headers={**headers, "Connection": "close"})
         answer = connection.getresponse()
-        # A list, of a page at most; what is read here cannot end early later, where nobody expects that.
-        told = None if "Content-Length" in answer.headers else answer.read(_LIST_BYTES_MAX)
+        # A list, of a page at most; what is read here cannot end early later, where that is not expected.
+        read = None if "Content-Length" in answer.headers else answer.read(_LIST_BYTES_MAX)
     except (OSError, ValueError, http.client.HTTPException):
         connection.close()
         return _refused(HTTPStatus.SERVICE_UNAVAILABLE, "UNAVAILABLE", "nothing is here yet: cluster push IMAGE.tar")
     answered = {name: value for name, value in answer.getheaders() if name.lower() in _ANSWERED}
-    file = cast("BinaryIO", answer if told is None else BytesIO(told))
+    file = cast("BinaryIO", answer if read is None else BytesIO(read))
     return Response(answer.status, content_type="", headers=answered, file=file)
 
 

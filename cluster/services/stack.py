@@ -172,7 +172,7 @@ class Stack:
             self._changed()
             code = await process.wait()
             said = self._log.read_text(errors="replace").strip().splitlines()
-            self._say(f"TCP of the services ended with {code}: {said[-1] if said else 'no word from it'}")
+            self._say(f"TCP of the services ended with {code}: {said[-1] if said else 'no message'}")
         except OSError as error:
             self._say(f"TCP of the services cannot be started: {error}")
         finally:

@@ -39,7 +39,7 @@ MARKER_OPTIONS = ("size", "memory", "load", "user_data", "agent_ttl", "cold", "e
 
 WATCHES: pytest.StashKey[list[Watch]] = pytest.StashKey()
 FAILED: pytest.StashKey[bool] = pytest.StashKey()
-TOLD: pytest.StashKey[bool] = pytest.StashKey()
+REPORTED: pytest.StashKey[bool] = pytest.StashKey()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,31 +140,31 @@ class SessionClusters:
         left = unwaived(findings, self.waivers_of(item), item.nodeid)
         if not left:
             return None
-        told = "\n\n".join(map(str, left))
+        text = "\n\n".join(map(str, left))
         return (
             f"{len(left)} signs of trouble on the nodes "
-            f'(waive one with @pytest.mark.waive("pattern", reason=..., until=...)):\n\n{told}'
+            f'(waive one with @pytest.mark.waive("pattern", reason=..., until=...)):\n\n{text}'
         )
 
-    def tell(self, item: pytest.Item, report: pytest.TestReport) -> None:
+    def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Put the clusters' story into ``report``, and note whether the test failed."""
         watches = item.stash.get(WATCHES, [])
         if report.failed:
             item.stash[FAILED] = True
-        if not watches or item.stash.get(TOLD, False) or not (report.failed or report.when == "call"):
+        if not watches or item.stash.get(REPORTED, False) or not (report.failed or report.when == "call"):
             return
-        item.stash[TOLD] = True
+        item.stash[REPORTED] = True
         provenance = evidence.provenance(watches[0].cluster, self.settings.root)
         facts = {"seed": str(self.seed), **provenance, "reproduce": self.reproduce(item)}
         item.user_properties.extend((f"flotilla.{name}", value) for name, value in facts.items())
         if not (report.failed or self.settings.report):
             return
-        told = []
+        stories = []
         for watch in watches:
             events = timeline.read(watch.cluster.layout.timeline)
             findings = watch.look()
             nodes = evidence.gather(watch.cluster) if report.failed else []
-            told.append(story(watch, events, findings, nodes))
+            stories.append(story(watch, events, findings, nodes))
             if report.failed:
                 begin = call_begin(report)
                 report.sections.append((f"cluster {watch.cluster.name}", self.summary(item, watch, facts)))
@@ -173,7 +173,7 @@ class SessionClusters:
                 if findings:
                     report.sections.append((f"scan of {watch.cluster.name}", "\n".join(map(str, findings))))
         # Travels with the report, to the process that writes the page.
-        vars(report)["cluster_story"] = {"facts": facts, "clusters": told}
+        vars(report)["cluster_story"] = {"facts": facts, "clusters": stories}
 
     def summary(self, item: pytest.Item, watch: Watch, facts: dict[str, str]) -> str:
         """The first thing to read of a failure: the facts, and the commands to go on with."""

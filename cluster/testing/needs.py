@@ -58,8 +58,8 @@ def driver(wanted: str, needs: Collection[str] | None, lacks: Callable[[], Seque
     if wanted == "auto":
         return "qemu" if needs is None or needs or lacks() else "namespaces"
     if wanted == "namespaces" and needs:
-        told = "; ".join(f"{word}: {NEEDS[word]}" for word in sorted(needs))
+        words = "; ".join(f"{word}: {NEEDS[word]}" for word in sorted(needs))
         raise UsageFailure(
-            f"nodes in namespaces do not have what this test needs ({told})", where=where, hint="--cluster-driver auto"
+            f"nodes in namespaces do not have what this test needs ({words})", where=where, hint="--cluster-driver auto"
         )
     return wanted

@@ -156,7 +156,7 @@ def pytest_runtest_makereport(
     report = yield
     if (clusters := item.config.stash.get(CLUSTERS, None)) is not None and call.when in ("setup", "call"):
         clusters.adopt(item)
-        clusters.tell(item, report)
+        clusters.attach(item, report)
     return report
 
 

@@ -151,8 +151,8 @@ def scan(lines: Sequence[str], *, node: str, source: str) -> list[Finding]:
                 found[trace[0]] = _worse(found[trace[0]], kind, text)
             else:
                 context = tuple(lines[max(0, at - BEFORE) : at + AFTER + 1])
-                told = _headline(kind, text, lines, at)
-                found.append(Finding(kind, node, source, at + 1, told, context, dated(line)))
+                headline = _headline(kind, text, lines, at)
+                found.append(Finding(kind, node, source, at + 1, headline, context, dated(line)))
             trace = (len(found) - 1, at + TRACE_LINES) if kind in (*_KERNEL, "oom", "go panic") else None
             if trace is None and kind in ("coredump", "segfault", "ordering cycle"):
                 trace = (len(found) - 1, at + AFTER)
@@ -190,7 +190,7 @@ def _headline(kind: str, text: str, lines: Sequence[str], at: int) -> str:
     if kind != "traceback":
         return text
     for line in lines[at + 1 : at + TRACE_LINES]:
-        told = message(line)
-        if not _PYTHON_INSIDE.match(told) and not told.startswith("Traceback"):
-            return told
+        logged = message(line)
+        if not _PYTHON_INSIDE.match(logged) and not logged.startswith("Traceback"):
+            return logged
     return text

@@ -38,8 +38,8 @@ class Waiver:
 
     def covers(self, finding: Finding, test: str) -> bool:
         """Is this ``finding`` of the test with the id ``test`` waived?"""
-        told = f"{finding.kind} on {finding.node}: {finding.text}"
-        return self.test.search(test) is not None and self.pattern.search(told) is not None
+        text = f"{finding.kind} on {finding.node}: {finding.text}"
+        return self.test.search(test) is not None and self.pattern.search(text) is not None
 
     def require_valid(self, today: dt.date) -> None:
         """Raise :class:`UsageFailure` if its day is over: it must be looked at again, not forgotten."""
@@ -47,7 +47,7 @@ class Waiver:
             raise UsageFailure(
                 f"the waiver of {self.pattern.pattern!r} ended on {self.until} (its reason: {self.reason})",
                 where=self.where,
-                hint="mend the cause and remove it, or give it a new day",
+                hint="fix the cause and remove it, or set a later date",
             )
 
 

@@ -101,10 +101,10 @@ def _at_end(cluster: Cluster) -> dict[int, str]:
 
     def end(node: Node) -> tuple[int, str]:
         try:
-            told = node.ask("journalctl --no-pager --quiet --lines=0 --show-cursor")
+            shown = node.ask("journalctl --no-pager --quiet --lines=0 --show-cursor")
         except Failure:
             return node.number, ""
-        return node.number, told.strip().removeprefix(CURSOR)
+        return node.number, shown.strip().removeprefix(CURSOR)
 
     with ThreadPoolExecutor(len(cluster.nodes)) as executor:
         return {number: cursor for number, cursor in executor.map(end, cluster.nodes) if cursor}

@@ -12,7 +12,7 @@ import pytest
 from tests.eventually import ended
 
 GRACE_S = 10
-"""The kernel ends what is on a leash, but a moment after its parent."""
+"""The kernel ends what has a parent-death signal, but a moment after its parent."""
 STANDIN = Path(__file__).with_name("standin.py")
 STANDIN_SCRIPT = """\
 #!/bin/sh

@@ -1,4 +1,4 @@
-"""An ordinary user: libvirt's session and embedded drivers are for nobody else, and tests may run as root.
+"""An ordinary user: libvirt's session and embedded drivers are for no other user, and tests may run as root.
 
 Root becomes one in namespaces of its own (user_namespaces(7)): number 1000, with a home and a shell, and no capability.
 The files of the test stay readable and writable, since to the kernel it is still the same user.

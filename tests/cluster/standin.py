@@ -67,13 +67,15 @@ def monitor(path: str) -> None:
                 file.write(b'{"QMP": {}}\n')
                 file.flush()
                 for request in file:
-                    asked = json.loads(request)
-                    command = asked["execute"]
+                    message = json.loads(request)
+                    command = message["execute"]
                     if command == "system_powerdown":
                         os.kill(os.getpid(), signal.SIGTERM)
                     refused = command not in ("qmp_capabilities", "query-status", "stop", "cont")
                     answer = {"error": {"desc": f"no {command}"}} if refused else {"return": {}}
-                    file.write(b'{"event": "SOMETHING"}\n' + json.dumps({**answer, "id": asked["id"]}).encode() + b"\n")
+                    file.write(
+                        b'{"event": "SOMETHING"}\n' + json.dumps({**answer, "id": message["id"]}).encode() + b"\n"
+                    )
                     file.flush()
 
     threading.Thread(target=serve, daemon=True).start()
@@ -148,7 +150,7 @@ def etcdctl(state: Path, words: list[str]) -> tuple[str, int]:
 
 
 class Node(paramiko.ServerInterface):
-    """Lets everybody in, for what is at stake; the real node's sshd does not."""
+    """Lets every client in, for what is at stake; the real node's sshd does not."""
 
     def __init__(self) -> None:
         self.forwards: set[int] = set()

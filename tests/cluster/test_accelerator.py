@@ -54,7 +54,7 @@ def test_insisting_on_kvm_that_does_not_work(standin: Path) -> None:
     assert "--accel tcg" in caught.value.hint
 
 
-def test_the_answer_is_asked_for_once_and_a_broken_memory_of_it_again(standin: Path, tmp_path: Path) -> None:
+def test_the_probe_runs_once_and_again_after_its_file_broke(standin: Path, tmp_path: Path) -> None:
     cache = tmp_path / "deep/accelerator.json"
     program = qemu.find()
     first = probe.remembered(program, cache)
@@ -62,7 +62,7 @@ def test_the_answer_is_asked_for_once_and_a_broken_memory_of_it_again(standin: P
     kept["accelerator"]["factor"] = 7.5
     cache.write_text(json.dumps(kept))
     assert probe.remembered(program, cache).factor == 7.5
-    assert probe.remembered(program, cache, "tcg").reason == "asked for"
+    assert probe.remembered(program, cache, "tcg").reason == "requested"
     cache.write_text("{")
     assert probe.remembered(program, cache).name == first.name
 
@@ -92,9 +92,9 @@ def test_a_program_that_is_not_qemu(tmp_path: Path) -> None:
         qemu.find({"FLOTILLA_QEMU": str(program.path), "PATH": ""})
 
 
-def test_a_qemu_that_cannot_even_tell_its_version(tmp_path: Path) -> None:
+def test_a_qemu_that_cannot_even_print_its_version(tmp_path: Path) -> None:
     program = fake(tmp_path, "exit 127")
-    with pytest.raises(Failure, match="QEMU does not tell its version"):
+    with pytest.raises(Failure, match="QEMU does not print its version"):
         qemu.find({"FLOTILLA_QEMU": str(program.path), "PATH": ""})
 
 

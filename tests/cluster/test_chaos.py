@@ -73,7 +73,7 @@ class TestPlan:
         assert not all(has_majority([1, 2, 3], damages) for damages in worst)
 
     @given(PLANS)
-    def test_it_tells_itself(self, plan: Plan) -> None:
+    def test_it_describes_itself(self, plan: Plan) -> None:
         lines = str(plan).splitlines()
         assert lines[0].startswith(f"chaos with seed {plan.seed}: {len(plan.steps)} faults")
         assert len(lines) == 1 + len(plan.steps)
@@ -100,7 +100,7 @@ class TestPlan:
             (lambda: draw(seed=1, nodes=[1, 2, 3], seconds=30, length_s=(5, 2)), "times above 0"),
         ],
     )
-    def test_mistakes_are_told(self, wrong: Callable[[], Plan], complaint: str) -> None:
+    def test_mistakes_are_reported(self, wrong: Callable[[], Plan], complaint: str) -> None:
         with pytest.raises(UsageFailure, match=complaint):
             wrong()
 
@@ -146,7 +146,7 @@ class TestEstranged:
 
 
 class Things:
-    """Stand-ins for what a step breaks; tells what happened to them."""
+    """Stand-ins for what a step breaks; records what happened to them."""
 
     def __init__(self) -> None:
         self.story: list[str] = []
@@ -194,7 +194,7 @@ class TestStorm:
             raise AssertionError("mine")
         assert not things.broken
 
-    def test_a_fault_that_does_not_work_is_told(self) -> None:
+    def test_a_fault_that_does_not_work_is_reported(self) -> None:
         def apply(step: Step) -> Fault:
             raise Failure(f"node-1 is off, {step.kind}")
 

@@ -202,18 +202,18 @@ def test_who_hangs_up_ends_the_command(desk: Desk, tmp_path: Path) -> None:
     assert ended(int(pid.read_text()))
 
 
-def test_a_watch_outlives_a_reset_and_begins_anew(desk: Desk, tmp_path: Path) -> None:
+def test_a_watch_outlives_a_reset_and_begins_again(desk: Desk, tmp_path: Path) -> None:
     request = Watch(1, ({"exists": "/"}, {"exists": str(tmp_path / "there")}), (), 0.05)
     with root_shell.Line(desk.control, request, SOON_S) as line:
-        told = line.messages()
-        assert set(next(told)) == {"boot", "uptime"}
-        assert next(told) == {"held": 0}
+        messages = line.messages()
+        assert set(next(messages)) == {"boot", "uptime"}
+        assert next(messages) == {"held": 0}
         desk.reset()
-        assert "reset" in next(told)["lost"]
-        assert set(next(told)) == {"boot", "uptime"}
-        assert next(told) == {"held": 0}
+        assert "reset" in next(messages)["lost"]
+        assert set(next(messages)) == {"boot", "uptime"}
+        assert next(messages) == {"held": 0}
         (tmp_path / "there").touch()
-        assert list(told) == [{"held": 1}, {"exit": 0}]
+        assert list(messages) == [{"held": 1}, {"exit": 0}]
 
 
 def test_a_console_that_is_piped_on_may_be_cut_off(desk: Desk) -> None:

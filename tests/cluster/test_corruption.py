@@ -83,7 +83,7 @@ def test_a_journal_that_a_power_cut_left_is_replayed_first(tools: Tools, disk: P
         ("/var/lib/etcd/holes", 0, "byte 0 of the file is not on the disk: those from 499712 were written"),
     ],
 )
-def test_what_cannot_be_found_is_told(disk: Path, path: str, begin: int, says: str) -> None:
+def test_what_cannot_be_found_is_reported(disk: Path, path: str, begin: int, says: str) -> None:
     with pytest.raises(Failure, match=says):
         corruption.find(disk, path, begin, 1)
 

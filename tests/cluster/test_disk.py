@@ -33,7 +33,7 @@ def node(cluster: Cluster) -> Node:
     return node
 
 
-def told(node: Node, count: int = 8) -> set[str]:
+def outcomes_of(node: Node, count: int = 8) -> set[str]:
     """What becomes of the guest's next ``count`` requests: w, r: done, W, R: failed."""
     before = len(console(node))
     eventually(lambda: len(console(node)) >= before + count)
@@ -56,7 +56,7 @@ def requests_a_second(node: Node, count: int) -> float:
 
 def becomes(node: Node, outcomes: str) -> bool:
     """Whether ``outcomes`` are soon all that there are: what was under way when something changed may end either way."""
-    return eventually(lambda: told(node) == set(outcomes))
+    return eventually(lambda: outcomes_of(node) == set(outcomes))
 
 
 def test_writes_fail_until_they_are_healed_and_reads_do_not(node: Node) -> None:
@@ -83,7 +83,7 @@ def test_a_full_disk_of_this_computer_stops_the_node_until_there_is_room(node: N
 def test_a_slow_disk_does_so_many_requests_a_second(node: Node) -> None:
     fast = requests_a_second(node, 200)
     with node.disk.slow(iops=20):
-        told(node)  # what was under way, and a burst of a tenth of a second's worth, are let through
+        outcomes_of(node)  # what was under way, and a burst of a tenth of a second's worth, are let through
         slow = requests_a_second(node, 40)
     assert 10 <= slow <= 30
     assert fast > 100
@@ -148,13 +148,13 @@ def test_bytes_of_a_disk_are_inverted_and_back_while_the_node_is_off(cluster: Cl
         node.disk.corrupt(offset=0)
 
 
-def test_what_cannot_be_meant_is_told(cluster: Cluster) -> None:
+def test_what_cannot_be_meant_is_refused(cluster: Cluster) -> None:
     disk, clock = cluster.nodes[0].disk, cluster.nodes[0].clock
     wrongs: list[tuple[Callable[[], object], str]] = [
         (lambda: disk.slow(), "a slow disk has a limit"),
         (lambda: disk.slow(iops=0), "a slow disk has a limit"),
         (lambda: disk.errors(kind="e2big"), "there is no disk error 'e2big'"),
-        (lambda: disk.errors(write=False), "neither writes nor reads"),
+        (lambda: disk.errors(write=False), "neither writes nor reads are selected"),
         (lambda: disk.errors(read=True, kind="enospc"), "a full disk fails writes"),
         (lambda: disk.full(-1), "-1 bytes cannot be left free"),
         (lambda: disk.corrupt(offset=-1), "1 bytes from -1"),

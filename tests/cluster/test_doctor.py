@@ -18,16 +18,22 @@ def found(name: str) -> Finding:
     return finding
 
 
-def test_a_computer_without_kvm_is_fit_and_told_why(standin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_computer_without_kvm_is_fit_with_a_reason(standin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(main, "doctor") == 0
     out = capsys.readouterr().out
     assert re.search(r"^good  QEMU +10\.0, ", out, re.MULTILINE)
     assert "KVM does not work here" in out
     assert "what to do:\n  accelerator: nodes are emulated" in out
     assert call(main, "doctor", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["accelerator"], told["version"]) == ("tcg", "10.0")
-    assert {finding["name"] for finding in told["findings"]} >= {"QEMU", "accelerator", "memory", "disk", "left behind"}
+    parsed = json.loads(capsys.readouterr().out)
+    assert (parsed["accelerator"], parsed["version"]) == ("tcg", "10.0")
+    assert {finding["name"] for finding in parsed["findings"]} >= {
+        "QEMU",
+        "accelerator",
+        "memory",
+        "disk",
+        "left behind",
+    }
 
 
 def test_a_computer_that_cannot_run_nodes(
@@ -41,7 +47,7 @@ def test_a_computer_that_cannot_run_nodes(
     assert "QEMU: ./scripts/setup installs QEMU 10" in capsys.readouterr().out
 
 
-def test_too_little_memory_is_told_with_numbers(standin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported_with_numbers(standin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "free_memory_mib", lambda: 3000)
     assert found("memory") == Finding(
         "memory", "fair", "3000 MiB are free: 2 nodes of 1024 MiB", "--memory 650 for 3 nodes"
@@ -50,7 +56,7 @@ def test_too_little_memory_is_told_with_numbers(standin: Path, monkeypatch: pyte
     assert found("memory").state == "bad"
 
 
-def test_what_is_left_behind_is_told(standin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_behind_is_reported(standin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (clusters_root() / "old").mkdir(parents=True)
     (clusters_root() / "old/cluster.json").write_text('{"v": 99}')
     Layout.of("torso").state.mkdir()

@@ -1,4 +1,4 @@
-"""What a node is asked after a failure, answered by a real shell with stand-ins for systemd's and etcd's programs."""
+"""The queries to a node after a failure, answered by a real shell with stand-ins for systemd's and etcd's programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRAMS = {
 }
 
 
-class Asked:
+class Queried:
     """A node whose root shell is this computer's, with :data:`PROGRAMS`."""
 
     name, factor = "node-1", 1.0
@@ -42,11 +42,11 @@ class Asked:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Asked:
-    return Asked(tmp_path)
+def node(tmp_path: Path) -> Queried:
+    return Queried(tmp_path)
 
 
-def test_units_with_their_journals_and_etcd(node: Asked) -> None:
+def test_units_with_their_journals_and_etcd(node: Queried) -> None:
     found = look(cast("Node", node), "running")
     assert found.units.splitlines() == [
         "web.service loaded failed failed Says hello",
@@ -64,7 +64,7 @@ def test_units_with_their_journals_and_etcd(node: Asked) -> None:
     assert section.endswith("alarm:NOSPACE")
 
 
-def test_a_node_that_is_off_or_silent_still_has_a_console(node: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_off_or_silent_still_has_a_console(node: Queried, monkeypatch: pytest.MonkeyPatch) -> None:
     def silent(*_: object) -> Any:
         raise Failure("no root shell within 10 s", where="node-1")
 

@@ -116,7 +116,7 @@ def service() -> Iterator[int]:
         server = threading.Thread(target=serve)
         server.start()
         yield listener.getsockname()[1]
-        socket.create_connection(listener.getsockname()).close()  # nobody may have asked, and it waits for one
+        socket.create_connection(listener.getsockname()).close()  # there may have been no caller, and it waits for one
         server.join()
 
 
@@ -210,6 +210,6 @@ def test_the_sandbox_forbids_all_that_it_can(also: str, program: Path, service: 
 
 
 def test_every_group_of_the_sandbox_is_decided(program: Path) -> None:
-    told = subprocess.run([program, "-help"], capture_output=True, text=True, check=True).stdout
-    usage = told[told.index("-sandbox on") : told.index("Enable seccomp")]
+    printed = subprocess.run([program, "-help"], capture_output=True, text=True, check=True).stdout
+    usage = printed[printed.index("-sandbox on") : printed.index("Enable seccomp")]
     assert set(re.findall(r"(\w+)=allow", usage)) == set(re.findall(r"(\w+)=", SANDBOX))

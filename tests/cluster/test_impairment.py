@@ -64,19 +64,19 @@ def test_rates(text: str | float, value: int | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "75", "ms", "-1ms", "75 parsecs", "1,5s", "nan", "1e3s"])
-def test_what_is_no_time_is_told_with_its_name(text: str) -> None:
+def test_what_is_no_time_is_refused_with_its_name(text: str) -> None:
     with pytest.raises(UsageFailure, match=r"^jitter .*a time has a number and a unit"):
         seconds(text, "jitter")
 
 
 @pytest.mark.parametrize("text", ["", "20", "120%", "1.2", "half", "-5%"])
-def test_what_is_no_share_is_told_with_its_name(text: str) -> None:
+def test_what_is_no_share_is_refused_with_its_name(text: str) -> None:
     with pytest.raises(UsageFailure, match=r"^reorder .*between 0% and 100%"):
         share(text, "reorder")
 
 
 @pytest.mark.parametrize("text", ["", "1", "fast", "0x10mbit", "mbit"])
-def test_what_is_no_rate_is_told(text: str) -> None:
+def test_what_is_no_rate_is_refused(text: str) -> None:
     with pytest.raises(UsageFailure, match=r"^rate .*a number and a unit"):
         bits_per_s(text)
 
@@ -97,7 +97,7 @@ def test_values_that_cannot_be_are_refused(wrong: dict[str, Any], complaint: str
         Impairment(**wrong)
 
 
-def test_an_impairment_is_told_as_people_write_it() -> None:
+def test_an_impairment_is_printed_as_people_write_it() -> None:
     bad = Impairment(delay_s=0.075, jitter_s=0.05, loss=0.2, duplicate=0.01, rate_bps=1_500_000)
     assert str(bad) == "delay 75ms, jitter 50ms, loss 20%, duplicate 1%, rate 1.5mbit"
     assert str(Impairment(delay_s=2)) == "delay 2s"
@@ -143,7 +143,7 @@ def test_faults_of_several_pairs_do_not_touch_each_other(
     assert faults == Faults()
 
 
-def test_a_cut_has_two_directions_unless_told_otherwise_and_heals() -> None:
+def test_a_cut_has_two_directions_unless_one_way_and_heals() -> None:
     both = Faults().cutting(1, 2)
     assert both.drops(1, 2)
     assert both.drops(2, 1)

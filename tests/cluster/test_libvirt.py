@@ -123,7 +123,7 @@ def test_a_machine_starts_talks_pauses_dies_and_starts_again(cluster: Cluster) -
     assert eventually(lambda: node.console_tail().count(HELLO) == 2)
 
 
-def test_the_power_button_is_pressed_and_the_end_is_told(cluster: Cluster) -> None:
+def test_the_power_button_is_pressed_and_the_end_is_reported(cluster: Cluster) -> None:
     node = cluster.nodes[0]
     node.start()
     assert eventually(lambda: HELLO in node.console_tail())
@@ -146,13 +146,13 @@ def test_sigterm_to_the_supervisor_takes_every_machine(cluster: Cluster) -> None
     assert not processes_that_mention(str(cluster.layout.state))
 
 
-def test_a_machine_that_qemu_refuses_is_told_with_its_words(cluster: Cluster) -> None:
+def test_a_machine_that_qemu_refuses_is_reported_with_its_words(cluster: Cluster) -> None:
     (cluster.layout.image / "initrd.img").unlink()
     with pytest.raises(Failure, match=r"QEMU did not start node-1: .*initrd\.img"):
         cluster.nodes[0].start()
 
 
-def test_a_machine_whose_process_dies_is_told(cluster: Cluster) -> None:
+def test_a_machine_whose_process_dies_is_reported(cluster: Cluster) -> None:
     cluster.nodes[0].start()
     os.kill(cluster.status()["nodes"][0]["pid"], signal.SIGKILL)
     assert eventually(lambda: cluster.status()["nodes"][0]["state"] == "off")
@@ -273,14 +273,14 @@ def test_kill_9_of_the_supervisor_takes_machines_elsewhere(far_cluster: Cluster,
     assert far_cluster.status()["nodes"][0]["state"] == "running"
 
 
-def test_a_computer_that_goes_away_is_told(far_cluster: Cluster, far: FarHost) -> None:
+def test_a_computer_that_goes_away_is_reported(far_cluster: Cluster, far: FarHost) -> None:
     far_cluster.nodes[0].start()
     for process in far.daemons():
         if "libvirtd" in Path(f"/proc/{process.pid}/cmdline").read_text():
             process.send(signal.SIGKILL)
     assert eventually(lambda: far_cluster.status()["nodes"][0]["state"] == "off")
     assert "the connection to qemu+ssh://" in far_cluster.status()["nodes"][0]["ended"]
-    assert len(qemus(far)) == 1  # nobody there looks after it
+    assert len(qemus(far)) == 1  # no process there looks after it
     far_cluster.remove()
     assert not qemus(far)
 
@@ -349,11 +349,13 @@ def test_a_computer_elsewhere_is_surveyed_before_it_is_used(user: Path, far: Far
     (far.home / "bin" / "qemu-system-x86_64").write_text("#!/bin/sh\necho this is not it\n")
     assert "this is not QEMU: it calls itself" in survey(far.uri).stderr
     (far.home / "bin" / "qemu-system-x86_64").unlink()
-    nobody = "qemu+ssh://tester@127.0.0.1:1/session"
-    assert "no ssh to 127.0.0.1: ssh: connect to host 127.0.0.1 port 1: Connection refused" in survey(nobody).stderr
+    unreachable = "qemu+ssh://tester@127.0.0.1:1/session"
+    assert (
+        "no ssh to 127.0.0.1: ssh: connect to host 127.0.0.1 port 1: Connection refused" in survey(unreachable).stderr
+    )
 
 
-def test_a_computer_that_does_not_let_us_in_is_told(user: Path, far: FarHost, image: Path) -> None:
+def test_a_computer_that_does_not_let_us_in_is_reported(user: Path, far: FarHost, image: Path) -> None:
     key = far.home / "key.pub"
     key.rename(far.home / "kept")
     with libvirt_cluster(image, far.uri) as made:

@@ -31,22 +31,22 @@ def without_binding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     library.cache_clear()
 
 
-def test_a_missing_binding_is_told_with_what_installs_it(without_binding: None) -> None:
+def test_a_missing_binding_is_reported_with_what_installs_it(without_binding: None) -> None:
     with pytest.raises(Failure, match="libvirt's Python binding is not installed") as caught:
         require(SESSION)
     assert caught.value.hint == "./scripts/setup --libvirt installs libvirt and its Python binding"
 
 
-def test_root_is_told_before_anything_is_made(monkeypatch: pytest.MonkeyPatch, standin: Path, image: Path) -> None:
+def test_root_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch, standin: Path, image: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(Failure, match="root has no libvirt of its own, only the system's") as caught:
         up(Options(size=1, driver="libvirt", image=image), Phases(quiet=True))
     assert caught.value.hint == "run the cluster as an ordinary user, or with --driver qemu"
     assert not Layout.of("default").state.exists()
-    require(FAR)  # who we are here is nobody's business there
+    require(FAR)  # who we are here does not matter there
 
 
-def test_a_folder_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (tmp_path / "file").touch()
     with pytest.raises(Failure, match="the embedded driver's folder cannot be made: Not a directory"):

@@ -101,15 +101,15 @@ def test_clusters_of_one_name_in_two_homes_have_control_groups_of_their_own(monk
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "complaint"),
     [
         (Options(size=1, driver="namespaces", arch="arm64"), "kernel runs amd64 nodes only"),
         (Options(size=1, driver="namespaces", accel="kvm"), "need no accelerator"),
         (Options(size=1, driver="namespaces", connect=("qemu:///session",)), "only libvirt connects"),
     ],
 )
-def test_options_that_cannot_be_meant(options: Options, told: str) -> None:
-    with pytest.raises(UsageFailure, match=told):
+def test_options_that_cannot_be_meant(options: Options, complaint: str) -> None:
+    with pytest.raises(UsageFailure, match=complaint):
         options.validate()
 
 
@@ -171,10 +171,10 @@ def test_a_boot_that_fails_says_why_and_leaves_no_process(tmp_path: Path) -> Non
             command, pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
         theirs.close()
-        told = [json.loads(packet) for packet in iter(lambda: ours.recv(1 << 14), b"")]
+        parsed = [json.loads(packet) for packet in iter(lambda: ours.recv(1 << 14), b"")]
     assert done.returncode == 1, done.stderr
     assert done.stderr == ""
-    failures = [message["failed"] for message in told if "failed" in message]
+    failures = [message["failed"] for message in parsed if "failed" in message]
     assert len(failures) == 1
     assert "/nowhere/cgroup.procs" in failures[0] or "unshare" in failures[0]
 

@@ -35,7 +35,7 @@ SIZE = 5
 
 
 class Card:
-    """A node's card: says something to everybody, and tells who was heard since the last time."""
+    """A node's card: sends something to all, and returns who was heard since the last time."""
 
     def __init__(self, number: int, cluster: Cluster) -> None:
         self.number = number
@@ -162,18 +162,18 @@ def test_faults_add_up_and_each_is_healed_by_itself(cluster: Cluster, cards: dic
     assert lossy.healed
 
 
-def test_degrading_is_seen_in_frames_and_told_with_its_seed(cluster: Cluster, cards: dict[int, Card]) -> None:
+def test_degrading_is_seen_in_frames_and_reported_with_its_seed(cluster: Cluster, cards: dict[int, Card]) -> None:
     with cluster.net.degrade(1, 2, delay="1s", duplicate=1.0, seed=7) as fault:
         assert str(fault) == "degrade node-1 <-> node-2: delay 1s, duplicate 100%"
         cards[1].shout()
         assert cards[3].heard() == [1]
         assert cards[2].heard() == []
         assert cards[2].heard(2) == [1, 1]
-        told = cluster.net.faults()
-        assert told == cluster.status()["faults"]
-        assert told[0]["impairment"] == {"delay_s": 1.0, "duplicate": 1.0}
-        assert (told[0]["id"], told[0]["nodes"], told[0]["seed"]) == (1, [1, 2], 7)
-        assert [(each["pair"], each["duplicated"]) for each in told[0]["frames"]] == [([1, 2], 1), ([2, 1], 0)]
+        faults = cluster.net.faults()
+        assert faults == cluster.status()["faults"]
+        assert faults[0]["impairment"] == {"delay_s": 1.0, "duplicate": 1.0}
+        assert (faults[0]["id"], faults[0]["nodes"], faults[0]["seed"]) == (1, [1, 2], 7)
+        assert [(each["pair"], each["duplicated"]) for each in faults[0]["frames"]] == [([1, 2], 1), ([2, 1], 0)]
 
 
 def test_every_fault_and_healing_is_on_the_timeline(cluster: Cluster) -> None:
@@ -191,8 +191,8 @@ def test_every_fault_and_healing_is_on_the_timeline(cluster: Cluster) -> None:
     assert events[-1].what == f"degrade node-2 <-> node-3: loss 50% (seed {seed})"
 
 
-def nobody(request: Request[T], /, *, deadline_s: float = 0) -> T:
-    """Who is not to be asked."""
+def unreachable(request: Request[T], /, *, deadline_s: float = 0) -> T:
+    """A supervisor that must not be called."""
     pytest.fail(f"{request} within {deadline_s} s")
 
 
@@ -210,7 +210,7 @@ def nobody(request: Request[T], /, *, deadline_s: float = 0) -> T:
 )
 def test_a_mistyped_node_gets_a_suggestion(name: str, hint: str) -> None:
     with pytest.raises(UsageFailure, match="there is no node") as caught:
-        Net(ask=nobody, numbers=lambda: [1, 2, 3]).isolate(name)
+        Net(ask=unreachable, numbers=lambda: [1, 2, 3]).isolate(name)
     assert caught.value.hint == hint
 
 
@@ -226,11 +226,9 @@ def test_a_mistyped_node_gets_a_suggestion(name: str, hint: str) -> None:
         (lambda net: net.degrade(1, 2, rate="10bit"), "rate 10 bit/s: from 1 kbit/s"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anybody_is_asked(
-    wrong: Callable[[Net], object], complaint: str
-) -> None:
+def test_a_wrong_fault_is_refused_before_any_request(wrong: Callable[[Net], object], complaint: str) -> None:
     with pytest.raises(UsageFailure, match=complaint):
-        wrong(Net(ask=nobody, numbers=lambda: [1, 2, 3]))
+        wrong(Net(ask=unreachable, numbers=lambda: [1, 2, 3]))
 
 
 CUT = Impairment(cut=True)
@@ -260,9 +258,12 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(nonsense: Callable[[
 def test_a_capture_has_what_the_card_sent_and_was_given_and_beside_it_what_it_was_not(
     cluster: Cluster, cards: dict[int, Card], tmp_path: Path
 ) -> None:
-    with cluster.net.pcap(2, tmp_path / "two.pcap", missed=tmp_path / "missed.pcap") as told, cluster.net.cut(1, to=2):
+    with (
+        cluster.net.pcap(2, tmp_path / "two.pcap", missed=tmp_path / "missed.pcap") as counts,
+        cluster.net.cut(1, to=2),
+    ):
         assert views(cards)[2] == everybody_but(1, 2)
-    assert (told["seen"]["frames"], told["missed"]["frames"]) == (4, 1)
+    assert (counts["seen"]["frames"], counts["missed"]["frames"]) == (4, 1)
     assert (tmp_path / "two.pcap").stat().st_size == 24 + 4 * (16 + 14)
     assert (tmp_path / "missed.pcap").read_bytes()[-14:] == BROADCAST + bytes([2, 0, 0, 0, 0, 1]) + b"\x88\xb5"
     assert views(cards) == WHOLE
@@ -306,7 +307,7 @@ def test_the_commands_of_a_faulty_network(cluster: Cluster, cards: dict[int, Car
     assert len(json.loads(command("status", "--json").stdout)["faults"]) == 3
     assert command("fault", "heal", "2").stdout == "healed: 2\n"
     assert command("fault", "heal").stdout == "healed: 3, 1\n"
-    assert command("fault", "heal").stdout == "healed: nothing, it was whole already\n"
+    assert command("fault", "heal").stdout == "healed: nothing was broken\n"
     assert views(cards) == WHOLE
 
 
@@ -344,7 +345,7 @@ def test_the_commands_say_what_is_wrong(cluster: Cluster) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_the_command_records_until_it_is_told_to_end(cluster: Cluster, cards: dict[int, Card], tmp_path: Path) -> None:
+def test_the_command_records_until_it_is_stopped(cluster: Cluster, cards: dict[int, Card], tmp_path: Path) -> None:
     argv = [str(Path(sys.executable).parent / "cluster"), "pcap", "node-2", str(tmp_path / "two.pcap"), "--name", "net"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""Clocks and full disks as the supervisor keeps them: what a node's root shell is asked to do.
+"""Clocks and full disks as the supervisor keeps them: what they run in a node's root shell.
 
 (vm-tests/test_faults.py asks real nodes.)
 """
@@ -24,7 +24,7 @@ from tests.eventually import eventually_async
 
 @dataclass
 class Shell:
-    """Remembers what it was asked for; ``works`` false is a node that does not answer."""
+    """Records its commands; ``works`` false is a node that does not answer."""
 
     offsets: list[float] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
@@ -135,7 +135,7 @@ def test_a_full_disk_is_emptied_by_healing_which_needs_the_node(world: World) ->
         number = await world.full(4096)
         assert "/var/.flotilla-fault-1" in world.shell.commands[0]
         vm, world.guest.vm = world.guest.vm, None
-        with pytest.raises(Failure, match="node-1 is off: nobody can empty its disk"):
+        with pytest.raises(Failure, match="node-1 is off: its disk cannot be emptied"):
             await world.book.heal(number)
         assert [fault.id for fault in world.book.faults()] == [number]
         world.guest.vm = vm
@@ -147,7 +147,7 @@ def test_a_full_disk_is_emptied_by_healing_which_needs_the_node(world: World) ->
 
 def test_a_disk_that_could_not_be_filled_is_left_as_it_was(world: World) -> None:
     world.shell.works = False
-    with pytest.raises(Failure, match="that did not work: no room for a script"):
+    with pytest.raises(Failure, match="the command on the node failed: no room for a script"):
         asyncio.run(world.full(0))
     assert world.book.faults() == []
     assert world.shell.commands[-1].startswith("rm -f /var/.flotilla-fault-1")

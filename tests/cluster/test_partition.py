@@ -72,7 +72,7 @@ def test_in_a_majority_ring_every_node_sees_a_majority_and_no_two_the_same(nodes
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_fewer_than_four_nodes_make_no_majority_ring(count: int) -> None:
-    with pytest.raises(UsageFailure, match=f"a majority ring needs 4 nodes or more; here are {count}"):
+    with pytest.raises(UsageFailure, match=f"a majority ring needs 4 nodes or more; there are {count}"):
         partition.majority_ring(range(1, count + 1))
 
 
@@ -98,11 +98,11 @@ def test_groups_see_themselves_and_those_in_no_group_see_all(parts: list[set[int
     assume(len(distinct) >= 2)
     cut = partition.groups(*distinct)
     assert symmetric(cut)
-    everybody = set(range(21))
+    every_node = set(range(21))
     for part in distinct:
         others = taken - part
-        assert all(seen(everybody, cut, node) == everybody - others for node in part)
-    assert all(seen(everybody, cut, node) == everybody for node in everybody - taken)
+        assert all(seen(every_node, cut, node) == every_node - others for node in part)
+    assert all(seen(every_node, cut, node) == every_node for node in every_node - taken)
     assert cut == partition.groups(*reversed(distinct))
 
 
@@ -116,7 +116,7 @@ def test_groups_that_are_none_are_refused() -> None:
 
 
 def test_shapes_need_nodes() -> None:
-    with pytest.raises(UsageFailure, match="two halves needs 2 nodes or more; here are 1"):
+    with pytest.raises(UsageFailure, match="two halves needs 2 nodes or more; there are 1"):
         partition.halves({1})
     with pytest.raises(UsageFailure, match="a bridge needs 3"):
         partition.bridge({1, 2}, 1)

@@ -61,7 +61,7 @@ def test_a_file_never_grows_beyond_its_bound_and_holds_whole_frames_from_the_fir
     assert (recording.frames, recording.left_out) == (count, len(frames) - count)
 
 
-def test_places_where_no_file_can_be_are_told(tmp_path: Path) -> None:
+def test_places_where_no_file_can_be_are_reported(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="No such file or directory"):
         Recording(tmp_path / "missing" / "one.pcap")
     os.mkfifo(tmp_path / "pipe")

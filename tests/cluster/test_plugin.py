@@ -112,7 +112,7 @@ def test_it(cluster, chaos):
     result.assert_outcomes(passed=1)
 
 
-def test_a_failure_tells_all_it_knows(run: Run, pytester: pytest.Pytester, image: Path) -> None:
+def test_a_failure_reports_all_it_knows(run: Run, pytester: pytest.Pytester, image: Path) -> None:
     result = run(
         """
 @pytest.mark.cluster(size=1)
@@ -185,7 +185,7 @@ def test_it(cluster):
     assert Cluster.names() == []
 
 
-def test_trouble_that_nobody_asked_about_fails_a_test_unless_waived(run: Run, pytester: pytest.Pytester) -> None:
+def test_trouble_on_the_nodes_fails_a_test_unless_waived(run: Run, pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("known.yaml").write_text(
         "- {pattern: no root, reason: issue 41, until: 2999-01-31, test: test_waived_by_the_file}\n"
     )
@@ -233,9 +233,9 @@ def test_two(cluster, chaos):
     assert Cluster.names() == []
 
 
-def test_mistakes_are_told(run: Run) -> None:
+def test_mistakes_are_reported(run: Run) -> None:
     mistakes = {
-        'waive("x", reason="issue 41: mend it", until="2026-01-31")': "ended on 2026-01-31",
+        'waive("x", reason="issue 41: fix it", until="2026-01-31")': "ended on 2026-01-31",
         'waive("x", until="2999-01-31")': "needs a reason",
         'waive("x", reason="r")': "needs the last day",
         "cluster(nodes=3)": "has no option 'nodes'",
@@ -269,7 +269,7 @@ def test_without_clusters_nothing_of_ours_is_loaded() -> None:
     assert done.stdout.split() == ["cluster", "cluster.testing", "cluster.testing.plugin"]
 
 
-def test_help_and_fixtures_are_told(pytester: pytest.Pytester) -> None:
+def test_help_and_fixtures_are_listed(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--help")
     result.stdout.fnmatch_lines(["*--cluster-image=DIR*", "*--cluster-keep*"])
     result = pytester.runpytest_subprocess("--fixtures")
@@ -280,19 +280,19 @@ def test_help_and_fixtures_are_told(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mark", "options", "told"),
+    ("mark", "options", "complaint"),
     [
         ('needs("wings")', (), "no test needs 'wings'"),
         ('needs("clock")', ("--cluster-driver=namespaces",), "clock: a clock of its own"),
         ("needs()", ("--cluster-driver=vmware",), "there are auto, qemu, libvirt, namespaces"),
     ],
 )
-def test_needs_and_drivers_that_do_not_fit_are_told_before_anything_boots(
-    run: Run, mark: str, options: tuple[str, ...], told: str
+def test_needs_and_drivers_that_do_not_fit_are_reported_before_anything_boots(
+    run: Run, mark: str, options: tuple[str, ...], complaint: str
 ) -> None:
     result = run(f"@pytest.mark.{mark}\ndef test_one(cluster): pass\n", *options)
     result.assert_outcomes(errors=1)
-    assert told in text(result)
+    assert complaint in text(result)
     assert Cluster.names() == []
 
 

@@ -191,8 +191,8 @@ NEWER = b'{"protocol": 2, "program": "0.2.0", "result": null}\n'
 
 @contextmanager
 def supervisor(path: Path, reply: bytes) -> Iterator[list[bytes]]:
-    """One that says ``reply`` to whatever it is asked, once; what it was asked is kept."""
-    asked: list[bytes] = []
+    """One that answers any request with ``reply``, once; the requests are kept."""
+    requests: list[bytes] = []
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -200,12 +200,12 @@ def supervisor(path: Path, reply: bytes) -> Iterator[list[bytes]]:
         def serve() -> None:
             line, _ = listener.accept()
             with line, line.makefile("rb") as lines:
-                asked.append(lines.readline())
+                requests.append(lines.readline())
                 line.sendall(reply)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield asked
+        yield requests
         thread.join()
 
 
@@ -214,16 +214,16 @@ def supervisor(path: Path, reply: bytes) -> Iterator[list[bytes]]:
     [(OLDER, "an older Flotilla, which numbers no protocol"), (NEWER, "Flotilla 0.2.0, which speaks protocol 2")],
 )
 def test_a_supervisor_of_another_version_is_named_with_the_way_out(home: Path, reply: bytes, who: str) -> None:
-    with supervisor(home / "control", reply) as asked, pytest.raises(Failure) as caught:
+    with supervisor(home / "control", reply) as requests, pytest.raises(Failure) as caught:
         control.ask(home / "control", Shutdown())
     we = f"this command is of Flotilla {PROGRAM}, which speaks protocol {protocol.VERSION}"
     assert caught.value.message == f"the cluster was started by {who}; {we}"
     assert caught.value.hint == encoding.REMEDY
     assert caught.value.where == str(home / "control")
-    assert "do" in json.loads(asked[0]), "without it, one of those from before would hang up without a word"
+    assert "do" in json.loads(requests[0]), "without it, one of those from before would hang up without a word"
 
 
-def test_so_it_is_when_a_root_shell_is_asked_for(home: Path) -> None:
+def test_so_it_is_for_a_root_shell(home: Path) -> None:
     with supervisor(home / "control", OLDER), pytest.raises(Failure, match="started by an older Flotilla"):
         root_shell.run(home / "control", 1, "true", 20)
 
@@ -270,9 +270,9 @@ def test_a_cluster_of_another_version_is_listed_and_can_be_removed(
         (running, *_) = processes(cluster.layout)
         monkeypatch.setattr(protocol, "VERSION", protocol.VERSION + 1)  # of this process; the supervisor is another one
         assert call(main, "list") == 0
-        told = capsys.readouterr()
-        assert told.out.splitlines()[1].split()[:4] == ["tiny", "no", "answer", "2"]
-        assert "cluster 'tiny': this command is of Flotilla" in told.err
+        printed = capsys.readouterr()
+        assert printed.out.splitlines()[1].split()[:4] == ["tiny", "no", "answer", "2"]
+        assert "cluster 'tiny': this command is of Flotilla" in printed.err
         assert call(main, "status", "--name", "tiny") == 1
         assert call(main, "down", "--name", "tiny") == 0
         assert not running.alive
@@ -307,8 +307,8 @@ def shape() -> str:
             seen.add(kind)
             types = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
             reply = [protocol.reply_type(kind)] if kind in REQUESTS else []
-            told = [f"{name}: {named(each)}" for name, each in types.items()]
-            lines.append(f"{kind.__name__}({', '.join(told)})" + "".join(f" -> {named(each)}" for each in reply))
+            fields_of = [f"{name}: {named(each)}" for name, each in types.items()]
+            lines.append(f"{kind.__name__}({', '.join(fields_of)})" + "".join(f" -> {named(each)}" for each in reply))
             waiting += [each for outer in (*types.values(), *reply) for each in (outer, *get_args(outer))]
     return f"protocol {protocol.VERSION}\n" + "".join(f"{line}\n" for line in sorted(lines))
 

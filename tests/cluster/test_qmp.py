@@ -70,7 +70,7 @@ async def monitor(path: Path, *scripts: Script) -> AsyncIterator[tuple[qmp.Monit
             await ended.wait()
 
 
-def asked(path: Path, *script: bytes, command: str = "query-status") -> Any:
+def reply_of(path: Path, *script: bytes, command: str = "query-status") -> Any:
     """What ``command`` returns from a monitor that follows ``script``. Raises Failure."""
 
     async def main() -> Any:
@@ -89,7 +89,7 @@ def test_an_answer_behind_events() -> None:
 def test_what_comes_before_the_answer_is_passed_over(socket_path: Path) -> None:
     noise = b'{"event": "STOP"}\r\n[]\r\n5\r\n"return"\r\n\r\n' + b"[" * 60_000 + b'\n{"a": ' + b"[" * 60_000 + b"\n"
     answer = b'{"return": {"status": "running"}, "id": 2}\r\n'
-    assert asked(socket_path, GREETING + noise, READY + noise, noise + answer) == {"status": "running"}
+    assert reply_of(socket_path, GREETING + noise, READY + noise, noise + answer) == {"status": "running"}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -104,7 +104,7 @@ def test_what_comes_before_the_answer_is_passed_over(socket_path: Path) -> None:
 )
 def test_any_bytes_are_an_answer_or_a_failure(socket_path: Path, script: Script) -> None:
     with suppress(Failure):
-        asked(socket_path, *script)
+        reply_of(socket_path, *script)
 
 
 def test_a_line_without_an_end_is_not_held(socket_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_a_line_without_an_end_is_not_held(socket_path: Path) -> None:
 
     def ask() -> None:
         with pytest.raises(Failure, match="cannot be talked to"):
-            asked(socket_path, GREETING, said)
+            reply_of(socket_path, GREETING, said)
 
     assert peak_bytes(ask) < 16 * qmp.LINE_BYTES_MAX
 
 
 class Liar(QemuVm):
-    """A machine whose monitor returns ``value``, whatever it is asked."""
+    """A machine whose monitor returns ``value``, whatever the command."""
 
     def __init__(self, value: object) -> None:
         self.value = value
@@ -138,7 +138,7 @@ def test_any_value_is_a_state_or_a_failure(value: object) -> None:
     asyncio.run(main())
 
 
-def test_a_migration_that_has_failed_is_told_with_qemus_words() -> None:
+def test_a_migration_that_has_failed_is_reported_with_qemus_words() -> None:
     with pytest.raises(Failure, match="no room"):
         asyncio.run(Liar({"status": "failed", "error-desc": "no room"}).migrated())
 
@@ -152,7 +152,7 @@ def reply(number: int, value: object) -> bytes:
 
 def test_replies_belong_to_their_commands_in_whatever_order(socket_path: Path) -> None:
     async def main() -> None:
-        crossed = reply(3, "second") + reply(9, "nobody's") + b'{"return": "nobody\'s"}\n' + reply(2, "first")
+        crossed = reply(3, "second") + reply(9, "unknown") + b'{"return": "unknown"}\n' + reply(2, "first")
         async with monitor(socket_path, (GREETING, READY, b"", crossed)) as (made, _):
             first, second = await asyncio.gather(made.execute("one"), made.execute("two"))
             assert (first, second) == ("first", "second")
@@ -160,7 +160,7 @@ def test_replies_belong_to_their_commands_in_whatever_order(socket_path: Path) -
     asyncio.run(main())
 
 
-def test_events_are_told_while_nothing_is_asked(socket_path: Path) -> None:
+def test_events_are_reported_without_a_command(socket_path: Path) -> None:
     async def main() -> None:
         said = reply(2, {}) + b'{"event": "STOP"}\n{"event": 5}\n{"event": "RESUME", "data": []}\n'
         async with monitor(socket_path, (GREETING, READY, said)) as (made, events):
@@ -189,7 +189,7 @@ def test_a_connection_that_broke_is_made_again_by_the_next_command(socket_path: 
     asyncio.run(main())
 
 
-def test_a_reply_that_comes_too_late_is_nobodys(socket_path: Path) -> None:
+def test_a_reply_that_comes_too_late_is_ignored(socket_path: Path) -> None:
     async def main() -> None:
         async with monitor(socket_path, (GREETING, READY, b"", reply(2, "late") + reply(3, "in time"))) as (made, _):
             with pytest.raises(Failure, match="did not answer one within 0 s"):
@@ -199,7 +199,7 @@ def test_a_reply_that_comes_too_late_is_nobodys(socket_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_a_monitor_that_was_closed_or_says_that_it_ends_is_not_asked_again(socket_path: Path) -> None:
+def test_a_monitor_that_was_closed_or_says_that_it_ends_is_not_called_again(socket_path: Path) -> None:
     async def main() -> None:
         async with monitor(socket_path, (GREETING, READY, reply(2, {}) + b'{"event": "SHUTDOWN"}\n')) as (made, events):
             await made.execute("one")
@@ -238,7 +238,7 @@ def listens(path: Path) -> bool:
     return any(row[-1] == str(path) and int(row[3], 16) & 0x10000 for row in rows[1:])
 
 
-def test_qemu_itself_takes_commands_side_by_side_tells_events_and_goes_away(socket_path: Path) -> None:
+def test_qemu_itself_takes_commands_side_by_side_reports_events_and_goes_away(socket_path: Path) -> None:
     async def main() -> None:
         events: list[str] = []
         program = qemu.find({"PATH": os.environ["PATH"]}).path

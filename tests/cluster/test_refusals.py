@@ -75,13 +75,13 @@ def test_a_port_that_is_taken_is_named(
     assert nothing_is_left(home)
 
 
-def test_ports_in_use_are_passed_over_when_none_is_asked_for(
+def test_ports_in_use_are_passed_over_when_none_is_requested(
     standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STANDIN_NODES", "1")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):  # then somebody else has it: as good
+        with contextlib.suppress(OSError):  # then another process has it: as good
             taken.bind(("127.0.0.1", ports.first()))
         taken.listen()
         assert call(main_up, "1", "--image", str(image)) == 0
@@ -272,9 +272,9 @@ def test_one_broken_description_spoils_no_other_cluster(
         layout.description.write_text(content)
         layout.supervisor.write_text(text)
     assert call(main, "list") == 0
-    told = capsys.readouterr().out
-    assert "whole" in told
-    assert "\nbroken" not in told
+    printed = capsys.readouterr().out
+    assert "whole" in printed
+    assert "\nbroken" not in printed
     assert call(main, "status", "--name", "broken") == 1
     assert "cluster down --name broken" in capsys.readouterr().err
     assert call(main_down, "--name", "broken") == 0

@@ -1,4 +1,4 @@
-"""What a failed test tells: faults as bars, and the session's page as a person sees it in a real browser."""
+"""What a failed test reports: faults as bars, and the session's page as a person sees it in a real browser."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TestLanes:
 
 
 def story(test: str = "test_web.py::test_it", outcome: str = "failed") -> Story:
-    """What a failed test tells."""
+    """What a failed test reports."""
     phases = [("setup", T, T + 5), ("call", T + 5, T + 30), ("teardown", T + 30, T + 32)]
     finding: FindingData = {
         "kind": "panic",
@@ -185,7 +185,7 @@ class TestPage:
         assert min(isolated) <= first < max(isolated)
         assert second >= max(isolated) - 1
 
-    def test_points_tell_what_they_are(self, see: Browser, page: Path) -> None:
+    def test_points_say_what_they_are(self, see: Browser, page: Path) -> None:
         see.show(page)
         tips = [each.data["tip"] for each in see.all("article.failed circle")]
         assert f"{HOSTILE}\nmark at 15.0 s" in tips

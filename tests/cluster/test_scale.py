@@ -1,4 +1,4 @@
-"""Nodes that join a running cluster and leave it, with stand-ins; what etcd is told is compared with what it should be."""
+"""Nodes that join a running cluster and leave it, with stand-ins; etcd's members are compared with expected ones."""
 
 import dataclasses
 import json
@@ -112,7 +112,7 @@ def test_etcd_must_be_well_without_who_leaves(cluster: Cluster, etcd: Path) -> N
         Failure, match=r"without node-3, etcd has 2 members and needs 2 that are well; 1 are \(not: node-2\)"
     ):
         scale.remove("default", "3", QUIET)
-    with pytest.raises(Failure, match="node-2 is off: who joins must find all of the cluster"):
+    with pytest.raises(Failure, match="node-2 is off: a node can join only while all others run"):
         scale.add("default", 1, QUIET)
     scale.remove("default", "2", QUIET)  # it is lost for good
     assert names(etcd) == ["node-1", "node-3"]
@@ -151,7 +151,7 @@ def test_an_add_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
         assert [node.node for node in live if node.state == "running"] == list(now.description.numbers)
         machines = f"{now.layout.runtime}/net-"
         assert eventually(lambda: len(processes_that_mention(machines)) == len(now.nodes))  # noqa: B023 - called at once
-    assert scale.add("default", 1, QUIET)  # forgets what etcd was told of nodes that never came
+    assert scale.add("default", 1, QUIET)  # removes members of nodes that never came
     known = set(names(etcd)) | {"node-1"}
     assert known <= {node.name for node in Cluster.open().nodes}
     assert all(not member.get("isLearner") for member in json.loads(etcd.read_text()))

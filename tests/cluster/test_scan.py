@@ -143,14 +143,14 @@ QUIET = """\
 node-1 login:"""
 
 
-def told(findings: list[Finding]) -> list[str]:
+def texts(findings: list[Finding]) -> list[str]:
     return [f"{finding.kind}: {finding.text}" for finding in findings]
 
 
 @pytest.mark.parametrize("name", TROUBLE)
 def test_trouble_is_found_once(name: str) -> None:
     text, expected = TROUBLE[name]
-    assert told(scan(text.splitlines(), node="node-1", source="console")) == expected
+    assert texts(scan(text.splitlines(), node="node-1", source="console")) == expected
 
 
 def test_every_kind_has_a_sample() -> None:
@@ -201,7 +201,7 @@ PREFIXES = [
 def test_stamps_and_names_make_no_difference(prefix: str, name: str) -> None:
     text, expected = TROUBLE[name]
     lines = [prefix + message(line) for line in text.splitlines()]
-    assert told(scan(lines, node="node-1", source="journal")) == expected
+    assert texts(scan(lines, node="node-1", source="journal")) == expected
 
 
 @given(st.lists(st.text(alphabet=st.characters(codec="utf-8")), max_size=20), st.sampled_from(sorted(TROUBLE)))

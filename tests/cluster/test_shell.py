@@ -115,7 +115,7 @@ def test_a_line_without_an_end_is_not_held(socket_path: Path) -> None:
     against(socket_path, saying(*said), scene)
 
 
-def test_words_about_commands_that_nobody_runs_are_not_heard(socket_path: Path) -> None:
+def test_messages_about_unknown_commands_are_ignored(socket_path: Path) -> None:
     said = [
         b'{"id":2,"out":"eA=="}\n{"id":"1","exit":3}\n{"id":null,"exit":3}\n{"id":1,"took":1e400}\n{"id":1,"took":"x"}\n',
         b'{"hello":"1"}\n{"hello":1,"nonce":1}\n[]\n5\n',
@@ -200,7 +200,7 @@ def test_a_machine_that_is_switched_off_takes_its_commands_along(socket_path: Pa
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=300), max_size=6))
-def test_bytes_of_any_kind_harm_nobody(socket_path: Path, said: list[bytes]) -> None:
+def test_bytes_of_any_kind_do_no_harm(socket_path: Path, said: list[bytes]) -> None:
     async def scene(shell: Shell) -> None:
         await shell.ready(30)
         result = await shell.run("x", timeout=30)

@@ -1,4 +1,4 @@
-"""A node that stands still because this computer's disk is full, with a real QEMU and a real file system that is full."""
+"""A node that is stalled because this computer's disk is full, with a real QEMU and a real file system that is full."""
 
 import asyncio
 import shlex
@@ -59,14 +59,14 @@ def state() -> str:
     return str(cluster().status()["nodes"][0]["state"])
 
 
-def told() -> list[str]:
+def reported() -> list[str]:
     return [event.what for event in timeline.read(cluster().layout.timeline)]
 
 
-def test_it_is_told_and_goes_on_by_itself_when_there_is_room(node: Node, small: Path) -> None:
+def test_it_is_reported_and_goes_on_by_itself_when_there_is_room(node: Node, small: Path) -> None:
     node.start()
     assert eventually(lambda: state() == "stalled")
-    assert f"node-1 stands still: {stall.WHY}" in status_text(cluster().status()).splitlines()
+    assert f"node-1 is stalled: {stall.WHY}" in status_text(cluster().status()).splitlines()
     with pytest.raises(Failure, match="node-1 is stalled"):
         cluster().ask(Save("/nowhere"))
     assert not set(b"wrWR") & set(console(node)), "its first write is the first thing it does"
@@ -75,7 +75,7 @@ def test_it_is_told_and_goes_on_by_itself_when_there_is_room(node: Node, small: 
     assert eventually(lambda: state() == "running")
     assert eventually(lambda: b"w" in console(node))
     assert b"W" not in console(node), "nothing is lost: the write that found no room was kept"
-    assert told()[-2:] == [f"node-1 stands still: {stall.WHY}", "node-1 stands still no more"]
+    assert reported()[-2:] == [f"node-1 is stalled: {stall.WHY}", "node-1 is no longer stalled"]
 
 
 def test_who_is_switched_off_meanwhile_stands_still_no_more_and_may_do_so_again(node: Node) -> None:
@@ -84,7 +84,7 @@ def test_who_is_switched_off_meanwhile_stands_still_no_more_and_may_do_so_again(
         assert eventually(lambda: state() == "stalled")
         node.kill()
         assert state() == "off"
-    assert "node-1 stands still no more" not in told()
+    assert "node-1 is no longer stalled" not in reported()
 
 
 def test_a_fault_is_not_ended_by_looking(image: Path) -> None:
@@ -137,7 +137,7 @@ def watched(machine: Machine, story: Callable[[], Coroutine[Any, Any, None]]) ->
     return lines
 
 
-def test_a_machine_that_says_nothing_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_says_nothing_is_not_queried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stall, "LOOK_S", 0.01)
     machine = Machine()
 
@@ -164,7 +164,7 @@ def test_who_finds_no_room_is_tried_from_time_to_time_and_not_as_often_as_it_say
         assert machine.trials == 3
         assert time.monotonic() - begin > 1
 
-    assert watched(machine, story) == [f"node-1 stands still: {stall.WHY}", "node-1 stands still no more"]
+    assert watched(machine, story) == [f"node-1 is stalled: {stall.WHY}", "node-1 is no longer stalled"]
 
 
 def test_a_machine_that_did_not_answer_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_machine_that_did_not_answer_is_looked_at_again(monkeypatch: pytest.Mo
         machine.changed.set()
         await eventually_async(lambda: machine.trials == 1)
 
-    assert watched(machine, story)[:1] == [f"node-1 stands still: {stall.WHY}"]
+    assert watched(machine, story)[:1] == [f"node-1 is stalled: {stall.WHY}"]
 
 
 def test_changes_as_fast_as_they_come_are_looked_at_now_and_then() -> None:

@@ -75,7 +75,7 @@ def test_sigterm_to_the_supervisor_takes_every_machine_and_its_files(cluster: Cl
     assert list(cluster.layout.runtime.iterdir()) == []
 
 
-def test_a_machine_that_qemu_refuses_is_told_with_qemus_words(cluster: Cluster) -> None:
+def test_a_machine_that_qemu_refuses_is_reported_with_qemus_words(cluster: Cluster) -> None:
     (cluster.layout.image / "initrd.img").unlink()
     with pytest.raises(Failure, match=r"QEMU did not start node-1: .*initrd\.img"):
         cluster.nodes[0].start()
@@ -95,7 +95,7 @@ def test_a_hung_supervisor_is_ended_all_the_same(cluster: Cluster) -> None:
     assert time.monotonic() - begin < 20
 
 
-def test_a_full_disk_keeps_nobody_from_switching_nodes_on_and_off(cluster: Cluster) -> None:
+def test_nodes_are_switched_on_and_off_on_a_full_disk(cluster: Cluster) -> None:
     layout, node = cluster.layout, cluster.nodes[0]
     processes(layout)[0].end()
     for path in (layout.supervisor_log, layout.timeline):
@@ -111,11 +111,11 @@ def test_a_full_disk_keeps_nobody_from_switching_nodes_on_and_off(cluster: Clust
     assert cluster.status()["nodes"][0]["state"] == "off"
     layout.timeline.unlink()
     node.start()
-    told = [event.what for event in timeline.read(layout.timeline)]
-    assert [what for what in told if what.endswith(" on")] == ["node-1 on"] * 3, "nothing is lost"
+    events = [event.what for event in timeline.read(layout.timeline)]
+    assert [what for what in events if what.endswith(" on")] == ["node-1 on"] * 3, "nothing is lost"
 
 
-def test_a_record_with_somebody_elses_number_harms_nobody(cluster: Cluster) -> None:
+def test_a_record_with_another_process_number_does_no_harm(cluster: Cluster) -> None:
     """After a reboot of this computer the recorded number may be another process's."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as bystander:
         real = Process.of(bystander.pid)
@@ -215,7 +215,7 @@ def test_status_says_where_the_services_are(cluster: Cluster) -> None:
     ("words", "code", "said"),
     [
         (["fault", "time", "-3600"], 0, "time server -3600 s"),
-        (["fault", "time", "nan"], 2, "not a time to be wrong by"),
+        (["fault", "time", "nan"], 2, "not a time to shift the clock by"),
         (["push", "/nonexistent"], 1, "there is no such file or folder"),
         (["push", "/etc/hostname"], 1, "this is no container image"),
         (["status"], 0, "registry registry:5000"),
@@ -231,12 +231,12 @@ def test_commands(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["cluster", *words, "--name", cluster.name])
     assert main() == code
-    told = capsys.readouterr()
-    assert said in (told.err if code else told.out)
+    printed = capsys.readouterr()
+    assert said in (printed.err if code else printed.out)
 
 
 def test_a_machine_is_in_a_sandbox(cluster: Cluster) -> None:
-    """Linux tells (proc(5)): a filter of system calls is on, and what the process starts gets no privileges that it has
+    """In proc(5): a filter of system calls is on, and what the process starts gets no privileges that it has
     not.
     """
     cluster.nodes[0].start()

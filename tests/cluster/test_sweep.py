@@ -60,7 +60,7 @@ def run(entry: Callable[[], int], *argv: str) -> str:
 
 
 def next_command() -> str:
-    """``cluster list``, a process of its own, as somebody types it who has just killed another; returns what it said."""
+    """``cluster list``, a process of its own, as a user types it who has just killed another; returns what it said."""
     with begin(CLUSTER, "list", stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         said, _ = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 0, said.decode()
@@ -68,8 +68,8 @@ def next_command() -> str:
 
 
 def all_end(*texts: str) -> bool:
-    """Whether the processes with one of ``texts`` in their arguments end, as what is on a leash does a moment after its
-    parent.
+    """Whether the processes with one of ``texts`` in their arguments end, as those with a parent-death signal do, a
+    moment after their parent.
     """
     for pid in processes_that_mention(*texts):
         ended(pid)
@@ -184,7 +184,7 @@ def test_what_was_kept_to_look_at_and_what_is_not_ours_stays(home: Path) -> None
     sockets = Layout.of("gone").runtime
     sockets.mkdir(parents=True)
     (sockets / "control").touch()
-    (sockets.parent / "somebody-elses").mkdir()
+    (sockets.parent / "another-users").mkdir()
     lock = Layout.of("locked").lock
     lock.touch()
     assert {leftover.name for leftover in cleanup.sweep()} == {"kept", "gone", "locked"}
@@ -192,7 +192,7 @@ def test_what_was_kept_to_look_at_and_what_is_not_ours_stays(home: Path) -> None
     assert not lock.exists()
     assert foreign.exists()
     assert file.exists()
-    assert (sockets.parent / "somebody-elses").exists()
+    assert (sockets.parent / "another-users").exists()
     shutil.rmtree(sockets.parent)
 
 

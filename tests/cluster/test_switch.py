@@ -255,7 +255,7 @@ def degraded(**how: Any) -> Faults:
 
 
 async def learn(switch: Switch, guests: dict[int, RunningNode]) -> None:
-    """Have the switch know every guest: a frame to oneself is looked at and goes nowhere."""
+    """Have the switch know every guest: a frame to its own sender is looked at and goes nowhere."""
     for number, guest in guests.items():
         await guest.send(frame(mac(number), mac(number)))
     await eventually(lambda: len(switch.table.addresses()) == len(guests))
@@ -439,9 +439,9 @@ def test_ports_come_and_go_while_others_talk(tmp_path: Path) -> None:
             await fourth.receive()
         fourth.writer.close()
         await asyncio.sleep(0.1)  # what was under way to it is due now
-        await guests[1].send(frame(mac(4), mac(1), b"nobody"))
+        await guests[1].send(frame(mac(4), mac(1), b"absent"))
         assert await guests[2].receive() == frame(BROADCAST, mac(1))
-        assert await guests[2].receive() == frame(mac(4), mac(1), b"nobody")
+        assert await guests[2].receive() == frame(mac(4), mac(1), b"absent")
         assert sorted(switch.counters) == [1, 2, 3]
 
     play(tmp_path, story)

@@ -24,10 +24,10 @@ class Scripted:
 
     def __init__(self, answers: Iterable[str]) -> None:
         self.answers = list(answers)
-        self.asked: list[str] = []
+        self.commands: list[str] = []
 
     def ask(self, command: str, timeout: float | None = None) -> str:
-        self.asked.append(command)
+        self.commands.append(command)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if answer == "?":
             raise Failure("the node cannot be reached by ssh", where=self.name)
@@ -96,9 +96,9 @@ class TestWaitActive:
     def test_it_asks_for_what_it_needs(self) -> None:
         unit = web("active running")
         assert unit.state().restarts == 3
-        (asked,) = cast("Scripted", unit.node).asked
-        assert asked.startswith("systemctl show --property=LoadState --property=ActiveState")
-        assert asked.endswith(" -- web.service")
+        (command,) = cast("Scripted", unit.node).commands
+        assert command.startswith("systemctl show --property=LoadState --property=ActiveState")
+        assert command.endswith(" -- web.service")
 
 
 def test_properties_may_have_many_lines() -> None:
@@ -130,11 +130,11 @@ class TestEventually:
 
         assert eventually(predicate, 10, pause_s=0)
 
-    def test_the_last_answer_is_told(self) -> None:
+    def test_the_last_answer_is_reported(self) -> None:
         with pytest.raises(NeverHappened, match=r"^three members: not within 0 s \(1 tries\); last answer: \[\]$"):
             eventually(list, 0, what="three members")
 
-    def test_the_last_trouble_is_told_and_is_the_cause(self) -> None:
+    def test_the_last_trouble_is_reported_and_is_the_cause(self) -> None:
         trouble = Failure("the node cannot be reached by ssh", where="node-1")
 
         def predicate() -> bool:

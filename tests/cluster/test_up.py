@@ -144,7 +144,7 @@ def test_two_clusters_by_name_have_nothing_in_common(
 def test_a_stopped_cluster_boots_again_with_its_disks(
     standin: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The computer was switched off, say: cluster-up of the same size resumes, and does not make anew."""
+    """The computer was switched off, say: cluster-up of the same size resumes the cluster, and makes no new one."""
     monkeypatch.setenv("STANDIN_NODES", "1")
     assert call(main_up, "1", "--image", str(image)) == 0
     cluster = Cluster.open()
@@ -191,7 +191,7 @@ def test_what_does_not_come_up_is_shown_and_removed(
     assert nothing_is_left(home)
 
 
-def test_nodes_without_a_root_shell_are_asked_by_ssh(
+def test_nodes_without_a_root_shell_are_checked_by_ssh(
     home: Path,
     image: Path,
     standin: Path,
@@ -199,13 +199,13 @@ def test_nodes_without_a_root_shell_are_asked_by_ssh(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An older image, or somebody's own: it comes up all the same, with a note, and the console is the serial one."""
+    """An older image, or a user's own: it comes up all the same, with a note, and the console is the serial one."""
     monkeypatch.setenv("STANDIN_MUTE", "1")
     monkeypatch.setenv("STANDIN_NODES", "1")
     monkeypatch.setattr(readiness, "MUTE_S", 0.3)
     monkeypatch.setattr(readiness, "KNOCK_S", 0.1)
     assert call(main_up, "1", "--image", str(image)) == 0
-    assert "no root shell on node-1 (an older image?): asked by ssh" in capsys.readouterr().err
+    assert "no root shell on node-1 (an older image?): checked by ssh" in capsys.readouterr().err
     assert Cluster.open().layout.known_hosts.exists()
     assert call(main, "logs") == 1
     assert "no root shell on node-1" in capsys.readouterr().err
@@ -233,7 +233,7 @@ def test_a_node_whose_machine_ends_is_not_waited_for(
     assert nothing_is_left(home)
 
 
-def test_a_unit_that_failed_is_not_waited_for_but_told(
+def test_a_unit_that_failed_is_not_waited_for_but_reported(
     home: Path, image: Path, standin: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STANDIN_UNIT", "failed")
@@ -319,7 +319,7 @@ def test_a_second_ctrl_c_does_not_stop_the_clean_up(home: Path, standin: Path, i
 def test_ctrl_c_before_the_supervisor_has_written_itself_down(
     home: Path, standin: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else knows of it then: the room's fixture would find it alive."""
+    """No other process knows of it then: the room's fixture would find it alive."""
 
     def interrupted(self: Cluster, pid: int) -> None:
         raise KeyboardInterrupt

@@ -93,7 +93,7 @@ def test_the_first_node_has_the_discovery_service() -> None:
     assert vagrant.REGISTRY not in [one["path"] for one in second["write_files"]]
 
 
-def test_what_the_first_node_is_told_when_it_is_made_anew_keeps_it_from_founding_another_cluster() -> None:
+def test_the_registry_of_the_first_node_keeps_it_when_it_is_made_again_from_founding_another_cluster() -> None:
     (file,) = (one for one in user_data(request(1), registered=True)["write_files"] if one["path"] == vagrant.REGISTRY)
     members = Registry.load(file["content"], where="there").token(FOUNDING.token).members
     assert [member.value for member in members] == [
@@ -139,7 +139,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
     assert text.startswith("#cloud-config\nhostname: node-2\n")
     assert "reboot-strategy: off\n" in text
     assert template.read_text().count("{{ discovery }}") == 1
-    template.write_text("#cloud-config\nhostname: {{ nobody }}\n")
+    template.write_text("#cloud-config\nhostname: {{ undeclared }}\n")
     with pytest.raises(Failure, match="this is no user-data for node-2") as raised:
         vagrant.user_data(request(2, user_data=str(template)), FOUNDING, registered=False)
     assert raised.value.where == str(template)

@@ -74,7 +74,7 @@ def test_stop_and_start_of_a_whole_cluster(cluster: Cluster, capsys: pytest.Capt
     assert call(main_down) == 0
 
 
-def test_a_watched_status_tells_changes_line_by_line_where_there_is_no_terminal(cluster: Cluster) -> None:
+def test_a_watched_status_prints_changes_line_by_line_where_there_is_no_terminal(cluster: Cluster) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER, "status", "--watch"], stdout=subprocess.PIPE, text=True, env=environment
@@ -164,10 +164,10 @@ def test_status_shows_how_full_disks_are_and_what_was_removed(
     standin: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As the node's own check has written it; nothing of a node that has not checked yet."""
-    told = tmp_path / "room"
-    told.write_text("")
+    reported = tmp_path / "room"
+    reported.write_text("")
     monkeypatch.setenv("STANDIN_NODES", "1")
-    monkeypatch.setenv("STANDIN_ROOM", str(told))
+    monkeypatch.setenv("STANDIN_ROOM", str(reported))
     assert call(main_up, "1", "--image", str(image)) == 0
     capsys.readouterr()
 
@@ -178,7 +178,7 @@ def test_status_shows_how_full_disks_are_and_what_was_removed(
     assert "DISK" in shown()
     assert "%" not in shown()
     assert json.loads(shown("--json"))["nodes"][0]["room"] is None
-    told.write_text(json.dumps(FULL.json()))
+    reported.write_text(json.dumps(FULL.json()))
     assert "  91 %  " in shown()
     assert shown().splitlines()[3:6] == [
         "node-1: /var is 91 % full",

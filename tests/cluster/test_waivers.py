@@ -67,7 +67,7 @@ def test_a_file(tmp_path: Path) -> None:
         ("\x00", "", "are no YAML"),
     ],
 )
-def test_mistakes_are_told(text: str, where: str, complaint: str, tmp_path: Path) -> None:
+def test_mistakes_are_reported(text: str, where: str, complaint: str, tmp_path: Path) -> None:
     path = tmp_path / "waivers.yaml"
     path.write_text(text)
     with pytest.raises(UsageFailure, match=complaint) as caught:
@@ -75,6 +75,6 @@ def test_mistakes_are_told(text: str, where: str, complaint: str, tmp_path: Path
     assert caught.value.where == f"{path}{where}"
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageFailure, match="cannot be read"):
         load(tmp_path / "none.yaml")

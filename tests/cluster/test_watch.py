@@ -68,19 +68,19 @@ def begun(nodes: Nodes) -> Watch:
     return Watch.begun(cast("Cluster", nodes))
 
 
-def told(watch: Watch) -> list[tuple[str, str]]:
+def sources(watch: Watch) -> list[tuple[str, str]]:
     return [(found.node, found.source) for found in watch.look()]
 
 
 def test_trouble_in_both_is_one_finding_and_stays(nodes: Nodes) -> None:
     watch = begun(nodes)
-    assert told(watch) == []
+    assert sources(watch) == []
     nodes.nodes[1].say(OOM)
     nodes.nodes[1].log(OOM)
-    assert told(watch) == [("node-2", "console")]
-    assert told(watch) == [("node-2", "console")]
+    assert sources(watch) == [("node-2", "console")]
+    assert sources(watch) == [("node-2", "console")]
     nodes.nodes[0].log(OOM)
-    assert told(watch) == [("node-2", "console"), ("node-1", "journal")]
+    assert sources(watch) == [("node-2", "console"), ("node-1", "journal")]
 
 
 def test_the_next_test_reads_on(nodes: Nodes) -> None:
@@ -91,29 +91,29 @@ def test_the_next_test_reads_on(nodes: Nodes) -> None:
     later = watch.renewed()
     assert later.look() == []
     nodes.nodes[1].log(f"{OOM} again")
-    assert told(later) == [("node-2", "journal")]
+    assert sources(later) == [("node-2", "journal")]
 
 
 def test_what_a_snapshot_brought_is_history(nodes: Nodes) -> None:
     nodes.nodes[0].log(OOM)
-    assert told(begun(nodes)) == [("node-1", "journal")]
+    assert sources(begun(nodes)) == [("node-1", "journal")]
     nodes.layout.timeline.write_text(
         '{"t": 1.0, "kind": "mark", "what": "restored from a snapshot", "nodes": [], "id": null}\n'
     )
     watch = begun(nodes)
-    assert told(watch) == []
+    assert sources(watch) == []
     nodes.nodes[0].log(f"{OOM} again")
-    assert told(watch) == [("node-1", "journal")]
+    assert sources(watch) == [("node-1", "journal")]
 
 
-def test_a_node_that_cannot_be_asked_still_has_a_console(nodes: Nodes) -> None:
+def test_a_node_that_cannot_be_queried_still_has_a_console(nodes: Nodes) -> None:
     watch = begun(nodes)
     nodes.nodes[0].reachable = False
     nodes.states["node-2"] = "off"
     for node in nodes.nodes:
         node.log(OOM)
     nodes.nodes[1].say(OOM)
-    assert told(watch) == [("node-2", "console")]
+    assert sources(watch) == [("node-2", "console")]
     assert watch.unread == ["node-1: no root shell"]
     nodes.nodes[0].reachable = True
-    assert told(watch) == [("node-2", "console"), ("node-1", "journal")]
+    assert sources(watch) == [("node-2", "console"), ("node-1", "journal")]

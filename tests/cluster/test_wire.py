@@ -74,7 +74,7 @@ IMPAIRED: dict[str, Callable[[float], Impairment]] = {
 
 @pytest.mark.parametrize("name", IMPAIRED)
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.9])
-def test_shares_are_what_was_asked_for(name: str, share: float) -> None:
+def test_shares_are_as_requested(name: str, share: float) -> None:
     count = 20_000
     one = wire(IMPAIRED[name](share), seed=7)
     schedule = Schedule()

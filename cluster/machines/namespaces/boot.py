@@ -1,6 +1,6 @@
 """The boot of one node in namespaces: ``python -I -S boot.py FILE DESCRIPTOR``.
 
-It runs as root, on a leash (:mod:`cluster.machines.parent_death`).
+It runs as root, with a parent-death signal (:mod:`cluster.machines.parent_death`).
 
 FILE holds a :class:`Boot` as JSON, DESCRIPTOR is our end of a packet socket to the driver, which gets one JSON object a
 packet: ``{"pid": N}`` is the node's PID 1 as this computer sees it; ``{"card": NAME}`` comes with two descriptors, of
@@ -9,7 +9,7 @@ socket is closed when systemd runs.
 
 The process stays beside its node, as its parent, and ends as it does: with :data:`REBOOT` if the node wants to boot
 again, with 0 if it switched itself off, else by the signal that ended it. If it dies, so does the node: the kernel
-holds the leash (PR_SET_PDEATHSIG), and with PID 1 of a PID namespace all others of it end (pid_namespaces(7)).
+kills it (PR_SET_PDEATHSIG), and with PID 1 of a PID namespace all others of it end (pid_namespaces(7)).
 
 The initrd's work on a machine (``image/initrd/init``) is done here: the root is the image's squashfs, read-only; /var
 is the node's state, a folder of this computer; /etc is an overlay with its upper layer there. What systemd requires
@@ -339,8 +339,8 @@ def libc(function: str, *arguments: int | bytes | None) -> None:
     """Call ``function`` of the C library. Raises OSError with the function and its arguments."""
     if getattr(_LIBC, function)(*arguments) == -1:
         number = ctypes.get_errno()
-        told = " ".join(each.decode(errors="replace") for each in arguments if isinstance(each, bytes))
-        raise OSError(number, f"{function} {told}: {os.strerror(number)}")
+        given = " ".join(each.decode(errors="replace") for each in arguments if isinstance(each, bytes))
+        raise OSError(number, f"{function} {given}: {os.strerror(number)}")
 
 
 def fail(driver: socket.socket, error: Exception) -> int:

@@ -211,8 +211,8 @@ class NamespaceVm:
             async with asyncio.timeout(BOOT_DEADLINE_S):
                 await self._begin(ours)
         except TimeoutError:
-            told = f"node-{self._machine.number} did not begin to boot within {BOOT_DEADLINE_S:.0f} s"
-            raise Failure(told, where=str(self._log)) from None
+            message = f"node-{self._machine.number} did not begin to boot within {BOOT_DEADLINE_S:.0f} s"
+            raise Failure(message, where=str(self._log)) from None
         finally:
             ours.close()
 

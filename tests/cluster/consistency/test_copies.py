@@ -65,11 +65,11 @@ def test_other_units_are_other_things() -> None:
     st.lists(st.tuples(st.integers(1, 3), st.integers(0, 50), st.sampled_from(["a", "b", None])), max_size=12),
     st.dictionaries(st.integers(1, 3), st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=3)),
 )
-def test_what_is_told_was_so(
-    told: list[tuple[int, int, str | None]], excused: dict[int, list[tuple[int, int]]]
+def test_what_is_reported_was_so(
+    seen: list[tuple[int, int, str | None]], excused: dict[int, list[tuple[int, int]]]
 ) -> None:
-    """At each instant of a double, both incarnations were seen before and after, and nobody was excused."""
-    samples = [sample(node, begin, incarnation) for node, begin, incarnation in told]
+    """At each instant of a double, both incarnations were seen before and after, and no node was excused."""
+    samples = [sample(node, begin, incarnation) for node, begin, incarnation in seen]
     intervals = {node: [(min(pair), max(pair)) for pair in pairs] for node, pairs in excused.items()}
     for double in doubles(runs(samples), intervals):
         middle = (double.begin + double.end) / 2

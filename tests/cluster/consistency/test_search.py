@@ -107,8 +107,8 @@ def any_history(
         kind = draw(st.sampled_from(sorted(kinds)))
         argument, result = kinds[kind]
         outcome = draw(OUTCOMES)
-        told = draw(result) if outcome == "ok" else None
-        found.append(did(process, kind, draw(argument), told, invoked, returned, outcome))
+        answer = draw(result) if outcome == "ok" else None
+        found.append(did(process, kind, draw(argument), answer, invoked, returned, outcome))
     return found
 
 
@@ -221,7 +221,7 @@ def test_what_a_real_object_did_is_accepted(model: Model[Any], seed: int) -> Non
 
 @given(st.integers())
 def test_a_stale_read_is_rejected(seed: int) -> None:
-    """After two writes, one after the other, nobody may read what was there before."""
+    """After two writes, one after the other, no client may read what was there before."""
     history = lived(seed, Register())
     end = max(each.returned for each in history)
     history += [write(90, -1, end + 1, end + 2), write(91, -2, end + 3, end + 4), read(92, -1, end + 5, end + 6)]
@@ -306,14 +306,14 @@ class TestLock:
             did(2, "acquire", None, 9, 20, 21),
             did(1, "guarded", 5, True, 24, 25),
         ]
-        assert "nobody holds" not in str(violation(history, Lock()))
+        assert "no client holds" not in str(violation(history, Lock()))
         assert "token 9 holds it" in str(violation(history, Lock()))
 
     def test_a_token_is_given_once(self) -> None:
         history = [did(1, "acquire", None, 5, 0, 1), did(2, "acquire", None, 5, 2, 3), did(1, "guarded", 5, True, 4, 5)]
         assert check(history, Lock()) is not None
 
-    def test_without_leases_nobody_takes_what_is_held(self) -> None:
+    def test_without_leases_no_client_takes_what_is_held(self) -> None:
         history = [
             did(1, "acquire", None, 5, 0, 1),
             did(2, "acquire", None, 9, 2, 3),

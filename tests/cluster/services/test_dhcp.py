@@ -61,12 +61,12 @@ def test_an_address_that_is_not_its_own_is_refused() -> None:
     assert kind(ask(REQUEST)) == NAK
 
 
-def test_it_tells_the_rest_to_who_has_an_address() -> None:
-    told = ask(INFORM, client=MINE)
-    assert told is not None
-    assert kind(told) == ACK
-    assert told.yours == bytes(4)
-    assert dhcp.LEASE_TIME not in told.options
+def test_a_client_with_an_address_gets_the_rest() -> None:
+    reply = ask(INFORM, client=MINE)
+    assert reply is not None
+    assert kind(reply) == ACK
+    assert reply.yours == bytes(4)
+    assert dhcp.LEASE_TIME not in reply.options
 
 
 def test_silence() -> None:

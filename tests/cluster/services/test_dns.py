@@ -48,7 +48,7 @@ def test_what_there_is_not() -> None:
     assert empty.rcode() == dns.rcode.NOERROR
     for reply in (missing, empty):
         assert not reply.answer
-        assert "SOA" in str(reply.authority[0])  # or nobody may remember it
+        assert "SOA" in str(reply.authority[0])  # or no client may cache it
 
 
 @pytest.mark.parametrize("name", ["example.org", "registry", ".", "11.0.0.10.in-addr.arpa"])

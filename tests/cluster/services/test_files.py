@@ -17,7 +17,7 @@ from webserver.server import Server
 
 
 def echo_caller(request: Request) -> Response:
-    """Says who asked for what."""
+    """Answers with the caller and its target."""
     return Response(200, f"{request.peer} {request.target}".encode())
 
 

@@ -34,7 +34,7 @@ NAME_QUESTION = dns.message.make_query("node-1.cluster.internal", "A", use_edns=
 ADDRESS_QUESTION = Message(
     1, 7, 0, bytes(4), bytes(4), bytes(4), NODE.mac, {dhcp.MESSAGE_TYPE: b"\x01", 55: b"\x01\x03\x06", 61: b"x" * 200}
 ).bytes()
-ASKED = {TIME: TIME_QUESTION, NAMES: NAME_QUESTION, ADDRESSES: ADDRESS_QUESTION}
+QUESTIONS = {TIME: TIME_QUESTION, NAMES: NAME_QUESTION, ADDRESSES: ADDRESS_QUESTION}
 PORTS = st.sampled_from([dhcp.PORT, DNS_PORT, ntp.PORT, 7])
 
 
@@ -49,7 +49,7 @@ def mutated(draw: st.DrawFn, questions: list[bytes]) -> bytes:
     return bytes(data)
 
 
-payloads = st.one_of(st.binary(max_size=700), mutated(list(ASKED.values())))
+payloads = st.one_of(st.binary(max_size=700), mutated(list(QUESTIONS.values())))
 ips = st.sampled_from([HERE, THERE, CALLER.address, packet.ANY_IP, packet.BROADCAST_IP, b"\xe0\0\0\1"])
 macs = st.sampled_from([MAC, NODE.mac, packet.BROADCAST_MAC, bytes(6), b"\1\0\x5e\0\0\1"])
 
@@ -133,7 +133,7 @@ def test_a_mebibyte_of_questions_costs_little(server: Callable[[Caller, bytes], 
     assert_cheap(lambda size: [server(CALLER, large) for _ in range(size // FRAME_BYTES_MAX)])
 
 
-def test_edns_is_answered_as_it_was_asked() -> None:
+def test_edns_is_answered_as_requested() -> None:
     for edns in (0, None):
         answer = NAMES(CALLER, dns.message.make_query("node-1.cluster.internal", "A", use_edns=edns).to_wire())
         assert answer is not None

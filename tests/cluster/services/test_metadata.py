@@ -130,7 +130,7 @@ def test_openstack(service: Metadata) -> None:
     assert network["networks"][0]["link"] == network["links"][0]["id"]
 
 
-def test_a_stranger_is_told_nothing(service: Metadata) -> None:
+def test_a_stranger_gets_nothing(service: Metadata) -> None:
     for path in ("/latest/api/token", "/latest/user-data", "/openstack/latest/user_data"):
         assert service.answer("GET", path, {}, "10.77.0.99").status == HTTPStatus.NOT_FOUND
     assert service.answer("POST", "/openstack/latest/user_data", {}, "10.77.0.11").status == 405

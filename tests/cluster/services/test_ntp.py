@@ -18,7 +18,7 @@ def test_an_answer_as_on_the_wire() -> None:
     answer = server(NODE, QUESTION)
     assert answer is not None
     assert answer.hex() == (
-        "240100ec"  # no warning, version 4, server; stratum 1; poll as asked; 2^-20 s
+        "240100ec"  # no warning, version 4, server; stratum 1; poll as requested; 2^-20 s
         "00000000000000404c4f434c"  # delay, dispersion, "LOCL"
         "e8fe6f8080000000"  # last set
         "ea1c0000deadbeef"  # the client's own

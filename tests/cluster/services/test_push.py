@@ -188,7 +188,7 @@ def node(registry: Shelf) -> Iterator[UnixConnection]:
     server.stop()
 
 
-def asked(
+def answer_to(
     node: UnixConnection, method: str, path: str, accept: tuple[str, ...] = ()
 ) -> tuple[int, dict[str, str], bytes]:
     node.putrequest(method, path)
@@ -203,16 +203,16 @@ def asked(
 
 def test_a_node_pulls(registry: Shelf, node: UnixConnection, archive: Path) -> None:
     push(archive, registry)
-    status, headers, body = asked(node, "GET", "/v2/")
+    status, headers, body = answer_to(node, "GET", "/v2/")
     assert (status, headers["docker-distribution-api-version"]) == (200, "registry/2.0")
-    status, headers, body = asked(node, "GET", "/v2/redis/manifests/7", (MANIFEST, "application/json"))
+    status, headers, body = answer_to(node, "GET", "/v2/redis/manifests/7", (MANIFEST, "application/json"))
     assert (status, headers["content-type"], headers["docker-content-digest"]) == (200, MANIFEST, digest(body))
-    head = asked(node, "HEAD", f"/v2/redis/blobs/{digest(PLAIN)}")
+    head = answer_to(node, "HEAD", f"/v2/redis/blobs/{digest(PLAIN)}")
     assert (head[0], head[1]["content-length"], head[2]) == (200, str(len(PLAIN)), b"")
-    assert asked(node, "GET", f"/v2/redis/blobs/{digest(PLAIN)}")[2] == PLAIN
-    assert json.loads(asked(node, "GET", "/v2/redis/tags/list")[2]) == {"name": "redis", "tags": ["7"]}
-    assert asked(node, "GET", "/v2/redis/manifests/8")[0] == 404
-    assert asked(node, "GET", "/debug/vars")[0] == 404
+    assert answer_to(node, "GET", f"/v2/redis/blobs/{digest(PLAIN)}")[2] == PLAIN
+    assert json.loads(answer_to(node, "GET", "/v2/redis/tags/list")[2]) == {"name": "redis", "tags": ["7"]}
+    assert answer_to(node, "GET", "/v2/redis/manifests/8")[0] == 404
+    assert answer_to(node, "GET", "/debug/vars")[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_a_node_pulls(registry: Shelf, node: UnixConnection, archive: Path) -> N
     ],
 )
 def test_a_node_stores_and_removes_nothing(registry: Shelf, node: UnixConnection, method: str, path: str) -> None:
-    """Told as the registry itself would, so that docker prints it."""
-    status, _, body = asked(node, method, path)
+    """Refused as the registry itself would, so that docker prints it."""
+    status, _, body = answer_to(node, method, path)
     (error,) = json.loads(body)["errors"]
     assert (status, error["code"]) == (403, "DENIED")
     assert "cluster push" in error["message"]
@@ -239,7 +239,7 @@ def test_before_anything_is_pushed(tmp_path: Path, home: Path) -> None:
     server = Server.at(place / "pulls", pulls.site(tmp_path / "none", lambda _: None))
     server.start()
     try:
-        status, _, body = asked(UnixConnection(place / "pulls", timeout_s=60), "GET", "/v2/")
+        status, _, body = answer_to(UnixConnection(place / "pulls", timeout_s=60), "GET", "/v2/")
         assert (status, "cluster push IMAGE.tar" in body.decode()) == (503, True)
     finally:
         server.stop()

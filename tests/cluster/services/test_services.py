@@ -209,7 +209,7 @@ class Card:
         raise AssertionError(frame)
 
 
-def test_an_answer_with_user_data_reaches_the_node_and_nobody_behind_it(segment: Segment, program: Path) -> None:
+def test_an_answer_with_user_data_reaches_the_node_and_no_one_behind_it(segment: Segment, program: Path) -> None:
     """A router, which a node is for its containers, drops what it would have to pass on with a TTL of 0."""
     for address, port, ttl in (("169.254.169.254", 80, 1), ("10.77.0.1", 8080, 64)):
         card = Card()
