@@ -27,7 +27,7 @@ from pathlib import Path
 
 from bench import rivals
 from bench.filesystem import cpu_seconds, ended
-from bench.report import machine, spread, tell
+from bench.report import machine, report, spread
 from builder.check import mmdebstrap
 from builder.core import data
 from builder.core.store import Store
@@ -56,7 +56,7 @@ CHAIN = "systemctl is-system-running --wait; systemd-analyze critical-chain --no
 
 
 def main() -> int:
-    """Measure and tell."""
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="times that each boots (default: 1)")
     parser.add_argument("--chain", action="store_true", help="print our critical chain, too")
@@ -92,7 +92,7 @@ def main() -> int:
         for what in ours[0]
     ]
     names = ["one node", "ours", "conventional", "ours is", "as a cluster's node"]
-    tell(names, rows, {**facts, "ours": ours, "conventional": theirs, "cluster": nodes})
+    report(names, rows, {**facts, "ours": ours, "conventional": theirs, "cluster": nodes})
     return 0
 
 
@@ -113,8 +113,8 @@ def our_boot(template: Path | None = None, *, chain: bool = False) -> dict[str, 
         pid = cluster.status()["nodes"][0]["pid"]
         found = watched(node.folder / "console.log", pid, begin, [REACHED])
         if chain:
-            told = node.root(CHAIN)
-            print(told.out, told.err, file=sys.stderr)
+            chain_of = node.root(CHAIN)
+            print(chain_of.out, chain_of.err, file=sys.stderr)
         # Ours is applied long before that, and says so in its own log: when, by the node's clock.
         words = "systemctl show -P ExecMainExitTimestampMonotonic cloudconfig.service"
         applied = int(node.root(words).out) / 1e6
@@ -159,7 +159,7 @@ def conventional_machine(work: Path) -> Callable[[], list[str]]:
             *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=256", "-cpu", "max", "-smp", "1", "-m", "1024"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{work / 'console.log'}"),
             *("-kernel", work / "vmlinuz", "-initrd", work / "initrd.img"),
-            # Its systemd has stopped showing status by then, so it tells as much by the kernel's log.
+            # Its systemd has stopped showing status by then, so it reports as much in the kernel's log.
             *(
                 "-append",
                 "root=/dev/vda rw console=ttyS0 systemd.show_status=no systemd.log_target=kmsg printk.devkmsg=on",

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.report import machine, spread, tell
+from bench.report import machine, report, spread
 from bench.rivals import install, prepare
 from bench.timed import Taken, said, timed
 from builder.core import data
@@ -82,7 +82,7 @@ def main() -> int:
         }
     header = ["what", "osbuild s", "CPU s", "mkosi s", "CPU s", "times", "mmdebstrap + mksquashfs s", "CPU s", "times"]
     counts = {"osbuild": len(lock.packages), "mmdebstrap": len(mmdebstrap.lock.packages)}
-    tell(
+    report(
         header,
         [row(case, seconds) for case in dict.fromkeys([*seconds["osbuild"], *seconds["mmdebstrap"]])],
         {**facts, "seconds": seconds, "packages": counts, "bytes": sizes, "versions": versions},
@@ -95,15 +95,15 @@ def row(case: str, seconds: Seconds) -> list[str]:
     that is.
     """
     base = seconds["osbuild"].get(case, [])
-    cells = [case, *told(base)]
+    cells = [case, *cells_of(base)]
     for name in ("mkosi", "mmdebstrap"):
         taken = seconds[name].get(case, [])
-        cells += told(taken)
+        cells += cells_of(taken)
         cells.append(f"{median(taken) / median(base):.1f}" if base and taken else "-")
     return cells
 
 
-def told(taken: Sequence[Taken]) -> list[str]:
+def cells_of(taken: Sequence[Taken]) -> list[str]:
     """Wall and CPU of one case."""
     return [
         spread([each.wall for each in taken]),

@@ -8,7 +8,7 @@
   all again.
 * **namespaces**: the same cluster without virtual machines (``--driver namespaces``), where this computer can; its size
   and image are the same.
-* **idle**: what the host's processes take when nobody wants anything: QEMU of a node, and the supervisor with its
+* **idle**: what the host's processes take when there are no requests: QEMU of a node, and the supervisor with its
   switch and services.
 * **by hand**: the same nodes as one QEMU each with user networking (they cannot see each other), started together,
   until all greet by ssh: what the harness adds to that.
@@ -30,7 +30,7 @@ import time
 from pathlib import Path
 
 from bench.filesystem import cpu_seconds, ended
-from bench.report import machine, spread, tell
+from bench.report import machine, report, spread
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.lifecycle import readiness
@@ -51,7 +51,7 @@ SETTLE_S, IDLE_S = 30.0, 60.0
 
 
 def main() -> int:
-    """Measure and tell; returns the exit code."""
+    """Measure and report; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=3, help="nodes of the cluster (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1, help="how often each is done (default: %(default)s)")
@@ -94,7 +94,7 @@ def main() -> int:
         "idle": idles,
         "failover": failovers,
     }
-    tell(["what", "seconds"], rows, {**facts, **found, "ttl": arguments.ttl})
+    report(["what", "seconds"], rows, {**facts, **found, "ttl": arguments.ttl})
     return 0
 
 
@@ -185,7 +185,7 @@ def memory_mib(pid: int) -> float:
 
 
 def by_hand(size: int) -> float:
-    """Seconds until ``size`` nodes greet by ssh that were started as somebody would start them who has our image and no
+    """Seconds until ``size`` nodes greet by ssh that were started as a user would start them who has our image and no
     harness.
     """
     down()

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.report import machine, spread, tell
+from bench.report import machine, report, spread
 from builder.core import data
 from builder.core.store import Store
 from builder.core.tree import Tree
@@ -108,7 +108,7 @@ def main() -> int:
             print("  ".join(found[-1].row()), file=sys.stderr)
     rows = [each.row() for each in found]
     results = [each._asdict() for each in found]
-    tell(["filesystem and options", "pack s", "MB", "boot wall s", "boot CPU s"], rows, {**facts, "results": results})
+    report(["filesystem and options", "pack s", "MB", "boot wall s", "boot CPU s"], rows, {**facts, "results": results})
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Does fleet scale? A whole control plane on this computer, with as many machines and units as are asked for.
+"""Does fleet scale? A whole control plane on this computer, with as many machines and units as requested.
 
 Real: etcd (one member, fsync, a disk), three engines with the HTTP API in processes of their own, the agents with their
 registration, leases, watches and unit files (bench/hollow.py). Not real: systemd, and a network. Phases, each of which
@@ -38,7 +38,7 @@ from pathlib import Path
 
 from bench.hollow import ZONES, machine
 from bench.report import machine as computer
-from bench.report import tell
+from bench.report import report
 from builder.debian.tools import Tools
 from etcd import Client, Op
 from etcd.wire import key_fields
@@ -144,7 +144,7 @@ class ControlPlane:
 
     def leader(self) -> str:
         """The name of the engine that leads; waits for one."""
-        self.until(lambda: self.client.get(self.registry.key_leader), "nobody leads")
+        self.until(lambda: self.client.get(self.registry.key_leader), "no engine leads")
         found = self.client.get(self.registry.key_leader)
         assert found is not None
         return codec.leader("engine/leader", found.value)
@@ -211,9 +211,9 @@ def submit(path: Path, units: Sequence[Unit]) -> None:
         body = json.dumps({"desiredState": "launched", "options": options})
         connection.request("PUT", f"/fleet/v1/units/{unit.name}", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        told = answer.read()
+        reply = answer.read()
         if answer.status != 201:
-            print(f"{unit.name}: HTTP {answer.status} {told!r}", file=sys.stderr)
+            print(f"{unit.name}: HTTP {answer.status} {reply!r}", file=sys.stderr)
             os._exit(1)
     connection.close()
 
@@ -253,7 +253,7 @@ def fill(plane: ControlPlane, machines: int, units: int, rows: Rows) -> None:
 
 
 def _all_run(plane: ControlPlane, units: int) -> bool:
-    """Whether all units run; asked in full only when each has a state."""
+    """Whether all units run; read in full only when each has a state."""
     return plane.count("states/") == units and all(each.active == "active" for each in plane.registry.states())
 
 
@@ -310,9 +310,9 @@ def read(plane: ControlPlane, rows: Rows) -> None:
     )
     before = plane.cpu()["etcd"]
     argv = [sys.executable, "-c", code, plane.endpoint]
-    told = subprocess.run(argv, check=True, capture_output=True, cwd=ROOT).stdout.split()
-    rows.add("read: seconds", float(told[0]))
-    rows.add("read: CPU s, reader", float(told[1]))
+    read = subprocess.run(argv, check=True, capture_output=True, cwd=ROOT).stdout.split()
+    rows.add("read: seconds", float(read[0]))
+    rows.add("read: CPU s, reader", float(read[1]))
     rows.add("read: CPU s, etcd", plane.cpu()["etcd"] - before)
 
 
@@ -389,7 +389,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(facts))
     else:
-        tell(("", "min", "median", "max"), rows.table(), facts)
+        report(("", "min", "median", "max"), rows.table(), facts)
 
 
 if __name__ == "__main__":

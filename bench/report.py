@@ -1,4 +1,4 @@
-"""How a measurement is told: one table for people, then one line of JSON, and on what it was taken."""
+"""How a measurement is printed: one table for people, then one line of JSON, and on what it was taken."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def machine() -> dict[str, object]:
     }
 
 
-def tell(header: Sequence[str], rows: Sequence[Sequence[str]], facts: dict[str, object]) -> None:
+def report(header: Sequence[str], rows: Sequence[Sequence[str]], facts: dict[str, object]) -> None:
     """Print the table, then ``facts`` as one line of JSON."""
     print(table(rows, header))
     print(json.dumps(facts))

@@ -72,7 +72,7 @@ class Mmdebstrap:
 
 @dataclass(frozen=True)
 class Mkosi:
-    """mkosi with a disk image, bootable with systemd-boot, a UKI and its own initrd: what it does unless told
+    """mkosi with a disk image, bootable with systemd-boot, a UKI and its own initrd: what it does unless configured
     otherwise.
     """
 
@@ -80,7 +80,7 @@ class Mkosi:
     tree: Path
 
     def cold(self) -> Taken:
-        """All anew, packages at hand."""
+        """All again, packages at hand."""
         shutil.rmtree(self.folder / "out")
         (self.folder / "out").mkdir()
         return self._run("--incremental=no", "build")
@@ -96,7 +96,7 @@ class Mkosi:
         return self._run("--incremental=yes", "--force", "build")
 
     def unchanged(self) -> Taken:
-        """Asked again. It sees that there is an output, and does not ask whether anything changed."""
+        """Built again. It sees that there is an output, and does not ask whether anything changed."""
         return self._run("--incremental=yes", "build")
 
     @property

@@ -4,13 +4,13 @@ process takes for it.
 
 Two guests of the node image, one processor each, emulated (TCG), send zeros over TCP, from a few lines of Python that
 run instead of the image's systemd; their network cards are the nodes' (virtio, an MTU of 1500). Each case boots them
-anew, in turn, and every transfer is timed:
+again, in turn, and every transfer is timed:
 
 * **ours**: ``cluster/network/switch.py`` in a process of its own, ``-netdev stream``;
 * **ours, recorded**: the same with a capture of both cards;
 * **ours, 1 ms late**: the same with the pair degraded by a delay of 1 ms, so that every frame is looked at and waits;
 * **vde_switch**: Debian's vde2, ``-netdev vde``;
-* **multicast**: no switch at all, ``-netdev socket,mcast=``, where every frame goes to everybody.
+* **multicast**: no switch at all, ``-netdev socket,mcast=``, where every frame goes to all.
 
 CPU is that of the switch's process alone, for the bytes that were sent. Nothing else should run on the computer; the
 load before is in the JSON line.
@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.report import machine, spread, tell
+from bench.report import machine, report, spread
 from builder.core.tree import Tree, file
 from builder.formats.cpio import archive
 from cluster.faults.book import FaultBook
@@ -101,7 +101,7 @@ class Case:
 
 
 def main() -> int:
-    """Measure and tell; returns the exit code."""
+    """Measure and report; returns the exit code."""
     if sys.argv[1:2] == ["--serve"]:
         return asyncio.run(serve(Path(sys.argv[2]), sys.argv[3]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,7 +127,7 @@ def main() -> int:
     ]
     results = {case.name: {"mbit_per_s": case.rates, "cpu_s_per_gib": case.cpu} for case in cases.values()}
     facts |= {"qemu": program.version_text, "mib": arguments.mib, "cases": results}
-    tell(["network", "Mbit/s", "CPU s per GiB", f"Mbit/s, {ours.name} = 1", f"CPU, {ours.name} = 1"], rows, facts)
+    report(["network", "Mbit/s", "CPU s per GiB", f"Mbit/s, {ours.name} = 1", f"CPU, {ours.name} = 1"], rows, facts)
     return 0
 
 

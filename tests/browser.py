@@ -129,7 +129,7 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def until(self, happened: Callable[[], bool]) -> None:
-        """Wait until ``happened`` says so: for what the browser does in its own time, as telling a page of an address
+        """Wait until ``happened`` says so: for what the browser does in its own time, as showing a page the address
         that a link changed.
 
         Raises ``TimeoutException`` after 30 s.
@@ -141,7 +141,7 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def requests(self) -> list[str]:
-        """The addresses asked for since the last call."""
+        """The addresses requested since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]  # type: ignore[no-untyped-call]
         return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 

@@ -1,4 +1,4 @@
-"""What all rooms' tests share: hypothesis settings, seeds that are told on failure, a real browser, and a real etcd.
+"""What all rooms' tests share: hypothesis settings, seeds that are printed on failure, a real browser, and a real etcd.
 
 ``real_etcd`` (one process for the whole run) and ``make_etcd`` (as many as a test likes) use, in this order:
 ``FLOTILLA_ETCD``, the tools closure, the PATH. Where none has an etcd the test fails and says what to do: a test that
@@ -60,7 +60,7 @@ def window() -> Iterator[Browser]:
 
 @pytest.fixture
 def see(window: Browser) -> Iterator[Browser]:
-    """The window, wide and light; afterwards, nothing has been complained of and nothing but files was asked for."""
+    """The window, wide and light; afterwards, there is no complaint, and nothing but files was requested."""
     window.resize(*WIDE)
     window.dress("light")
     window.scripts(on=True)

@@ -47,15 +47,15 @@ async def eventually_async(
 
 
 def is_blocked(thread: threading.Thread) -> bool:
-    """Whether this thread waits for a lock, a condition or a socket, as the innermost of its frames tells."""
+    """Whether this thread waits for a lock, a condition or a socket, by the innermost of its frames."""
     frame = sys._current_frames().get(thread.ident or 0)
     return frame is not None and frame.f_code.co_name in ("wait", "readinto", "read", "recv", "_recv", "reload")
 
 
 def _check(deadline: float, answer: object, otherwise: str | Callable[[], str]) -> None:
     if time.monotonic() > deadline:
-        told = otherwise if isinstance(otherwise, str) else otherwise()
-        raise AssertionError(f"it never came about, the last answer is {answer!r}{': ' if told else ''}{told}")
+        because = otherwise if isinstance(otherwise, str) else otherwise()
+        raise AssertionError(f"it never came about, the last answer is {answer!r}{': ' if because else ''}{because}")
 
 
 def ended(*pids: int, within_s: float = WITHIN_S) -> bool:

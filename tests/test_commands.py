@@ -179,5 +179,5 @@ def test_all_commands_and_all_codes_are_in_the_table() -> None:
     assert SCRIPTS.keys() <= ENTRIES.keys()
     assert {words.split()[0] for words, _ in CODES} == ENTRIES.keys()
     page = (ROOT / "docs/exit-codes.md").read_text("utf-8")
-    told = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
-    assert told == {code for _, code in CODES} | {78, 130}
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert listed == {code for _, code in CODES} | {78, 130}

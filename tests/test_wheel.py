@@ -25,7 +25,7 @@ SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 
 
 def data_of_checkout() -> set[Path]:
-    """The files that a wheel carries as data: not the instances of units that somebody has linked beside the examples,
+    """The files that a wheel carries as data: not the instances of units that a user has linked beside the examples,
     as the README does.
     """
     files = {p for folder in ("image", "units") for p in (ROOT / folder).rglob("*") if p.is_file()}
@@ -80,7 +80,7 @@ def test_each_command_teaches_by_example(installed: Installed, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
-def test_each_command_tells_its_version(installed: Installed, name: str) -> None:
+def test_each_command_prints_its_version(installed: Installed, name: str) -> None:
     done = installed.run(name, "--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{name} ")
@@ -147,7 +147,7 @@ def test_pytest_finds_our_plugin(installed: Installed) -> None:
     )
 
 
-def test_a_users_test_is_told_what_is_missing(installed: Installed) -> None:
+def test_a_users_test_reports_what_is_missing(installed: Installed) -> None:
     (installed.home / "test_web.py").write_text("def test_web(cluster):\n    pass\n")
     done = installed.run("python", "-m", "pytest", "-p", "no:cacheprovider", "--cluster-size=100", "test_web.py")
     (installed.home / "test_web.py").unlink()

@@ -1,6 +1,6 @@
 """A stand-in for VirtualBox's command, which no machine of our tests has: ``python vboxmanage.py FOLDER WORD...``.
 
-It writes down what it is asked to do, one JSON list a line in ``FOLDER/calls``, and tells of one machine as much as
+It records its calls, one JSON list a line in ``FOLDER/calls``, and reports of one machine as much as
 Vagrant reads. That machine cannot be started.
 """
 

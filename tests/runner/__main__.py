@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         what = Verdict(first, second, why, interrupted=foreman.heard is not None and why is None)
         if foreman.heard is not None and (what.interrupted or why is Why.INTERRUPTED):
             say(f"{foreman.heard.name} ended the run", sys.stdout)
-        tell(what, began)
+        report(what, began)
     return what.exit_code
 
 
@@ -83,7 +83,7 @@ def run_all(foreman: Foreman, words: Sequence[str], folder: Path, sessions: Sequ
 
 
 def run_alone(foreman: Foreman, words: Sequence[str], folder: Path, nodeid: str, first: Run) -> Run | None:
-    """The same for one test of ``first``, with the seed that it had, if it told one; quietly."""
+    """The same for one test of ``first``, with the seed that it had, if it printed one; quietly."""
     alone, output = folder / "alone", folder / "output"
     alone.write_text(json.dumps(nodeid), encoding="ascii")
     # What the first run left in pytest's cache and in the folders of failed tests stays.
@@ -147,7 +147,7 @@ def repeat(foreman: Foreman, words: Sequence[str], folder: Path, first: Run, nam
     return second
 
 
-def tell(what: Verdict, began: float) -> None:
+def report(what: Verdict, began: float) -> None:
     """Print what there is to say; where no test ran, pytest has said it."""
     if not what.first.has_tests:
         return

@@ -2,8 +2,8 @@
 
 ``--record-to FILE`` writes the lines that tests/runner/recording.py describes. ``--alone FILE`` runs the one test whose
 id is in FILE, as a JSON string, with whatever other options there are: an id on the command line would be taken apart
-at its colons and brackets. Such a run is a look at a run that has been: it writes none of the files that the first one
-was asked for.
+at its colons and brackets. Such a run is a look at a run that has been: it writes none of the files that the first run
+writes.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Stopwatch:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        told = {name: seconds for name, seconds in self._seconds.items() if seconds >= 0.001}
-        vars(report)["fixture_seconds"] = told  # kept on the way from a worker, too
+        seconds_of = {name: seconds for name, seconds in self._seconds.items() if seconds >= 0.001}
+        vars(report)["fixture_seconds"] = seconds_of  # kept on the way from a worker, too
         self._seconds.clear()
         return report
 

@@ -1,4 +1,4 @@
-"""One program at a time, that hears of what we are told to do, and is waited for until it has put everything away."""
+"""One program at a time: it receives the signals that we receive, and is waited for until it has cleaned up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: its exit code (negative: the signal), whether it was told to, and whether because its time
+    """How a program ended: its exit code (negative: the signal), whether a signal came, and whether because its time
     was over.
     """
 
@@ -73,7 +73,7 @@ class Foreman:
         """Run a program to its end; None if we were interrupted before it began. It has no input, and prints where we
         do, or to ``output``; ``environment`` goes over ours.
 
-        After ``limit_s`` it is asked to end, and killed with its process group if it does not.
+        After ``limit_s`` it gets SIGTERM, and its process group SIGKILL if it does not end.
         """
         while (number := self._taken(0)) is not None:
             if number in self._ours:

@@ -1,4 +1,4 @@
-"""What a run of pytest told of itself (tests/runner/plugin.py), as data.
+"""What a run of pytest reported (tests/runner/plugin.py), as data.
 
 The file has one JSON array a line, ``[kind, ...]``, written as things happen: a run that is killed leaves all that it
 knew.
@@ -29,7 +29,7 @@ class Report:
     """One phase (``setup``, ``call``, ``teardown``) of one test, as pytest's ``TestReport`` has it.
 
     ``start`` is seconds since the epoch. ``fixtures`` are the seconds that the set-up of each took, without what it
-    asked for itself. ``text`` is the failure and ``sections`` what was captured, (heading, text), both kept of what may
+    requested itself. ``text`` is the failure and ``sections`` what was captured, (heading, text), both kept of what may
     be shown only, and shortened.
     """
 
@@ -132,7 +132,7 @@ def line(*event: object) -> str:
 
 
 def shortened(text: str, lines_max: int = LINES_MAX) -> str:
-    """``text`` with at most ``lines_max`` lines and one that tells how many were left out, none above 2000 characters."""
+    """``text`` with ``lines_max`` lines at most, one for the number of those left out, none above 2000 characters."""
     lines = text.splitlines()
     if len(lines) > lines_max:
         head = lines_max // 3

@@ -74,7 +74,7 @@ def test_a_long_text_keeps_its_beginning_and_its_end(lines: list[str]) -> None:
         assert short == "\n".join(text.splitlines())
 
 
-def test_what_is_left_out_is_told() -> None:
+def test_what_is_left_out_is_counted() -> None:
     text = "\n".join(map(str, range(1000)))
     assert shortened(text, 9).splitlines() == ["0", "1", "2", "... 991 lines left out ...", *map(str, range(994, 1000))]
     assert shortened("x" * 2001) == "x" * 2000 + " ... 1 characters left out"

@@ -91,7 +91,7 @@ class Done:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """One run of all kinds of tests, with options that the second runs must heed, or must not."""
+    """One run of all kinds of tests, with options that the second runs must apply, or must not."""
     folder = Folder(tmp_path_factory.mktemp("mixed"))
     folder.file("tests/one/test_it.py", ONE)
     folder.file("tests/two/test_it.py", TWO)
@@ -136,12 +136,12 @@ def test_only_the_last_line_is_one_that_ci_reads_for_the_verdict(mixed: Done) ->
     assert [line for line in mixed.lines if re.fullmatch(r"\d+ passed, \d+ failed(, \d+ skipped)?", line)] == [
         mixed.lines[-1]
     ]
-    told = mixed.text[mixed.text.index("second run, 1 of 9") :]
-    assert "| in setup:" in told
-    assert re.search(r"^\| E +OSError: no such luck$", told, re.MULTILINE)
+    second = mixed.text[mixed.text.index("second run, 1 of 9") :]
+    assert "| in setup:" in second
+    assert re.search(r"^\| E +OSError: no such luck$", second, re.MULTILINE)
 
 
-def test_of_a_flake_both_outputs_are_told(mixed: Done) -> None:
+def test_of_a_flake_both_outputs_are_printed(mixed: Done) -> None:
     flake = mixed.text[mixed.text.index(" flake 6 of 6 ") : mixed.text.index(" failed twice: 1 of 3 ")]
     assert "tests/two/test_it.py::test_same" in flake
     at_first, then = flake.split("the second run passed after")
@@ -367,34 +367,34 @@ def foreman(code: str) -> str:
     return done.stdout
 
 
-def test_who_takes_too_long_is_asked_to_end() -> None:
+def test_a_program_that_takes_too_long_gets_sigterm() -> None:
     begin = time.monotonic()
-    told = foreman("with Foreman() as it: print(it.run(['sleep', '600'], limit_s=0.2))")
-    assert re.fullmatch(r"Ended\(code=-15, seconds=\S+, interrupted=False, timed_out=True\)\n", told)
+    printed = foreman("with Foreman() as it: print(it.run(['sleep', '600'], limit_s=0.2))")
+    assert re.fullmatch(r"Ended\(code=-15, seconds=\S+, interrupted=False, timed_out=True\)\n", printed)
     assert time.monotonic() - begin < 300
 
 
 def test_who_does_not_listen_is_killed_with_what_it_started(tmp_path: Path) -> None:
     """It is deaf from its first moment, as it inherits that."""
     mark = f"600.{os.getpid()}"
-    told = foreman(f"""
+    printed = foreman(f"""
 process.GRACE_S = 0.2
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 with Foreman() as it:
     print(it.run(['bash', '-c', 'sleep {mark} & wait'], limit_s=1))
 """)
-    assert "code=-9" in told
+    assert "code=-9" in printed
     until(lambda: mark not in subprocess.run(["ps", "-e", "-o", "args="], capture_output=True, text=True).stdout)
 
 
 def test_after_an_interrupt_nothing_more_is_started() -> None:
-    told = foreman("""
+    printed = foreman("""
 with Foreman() as it:
     print(it.run(['true']).code)
     os.kill(os.getpid(), signal.SIGTERM)
     print(it.run(['true']), it.heard.name)
 """)
-    assert told == "0\nNone SIGTERM\n"
+    assert printed == "0\nNone SIGTERM\n"
 
 
 @pytest.mark.parametrize(("again_s", "heard"), [(1000, 1), (0, 2)])
@@ -427,10 +427,10 @@ with process.Foreman() as it: it.run([sys.executable, "-c", {listens!r}])
 
 
 def test_nohup_means_what_it_says() -> None:
-    told = foreman("""
+    printed = foreman("""
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 with Foreman() as it:
     os.kill(os.getpid(), signal.SIGHUP)
     print(it.run(['true']).code)
 """)
-    assert told == "0\n"
+    assert printed == "0\n"

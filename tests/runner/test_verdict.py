@@ -80,8 +80,8 @@ GOOD = recording(passed=1)
     ],
 )  # fmt: skip
 def test_how_a_first_run_ends(first: Run, why: Why | None, code: int, closing: str) -> None:
-    names, told = to_repeat(first, strict=False)
-    assert told is why
+    names, reason = to_repeat(first, strict=False)
+    assert reason is why
     assert bool(names) is (why is None)
     assert (verdict(first).exit_code, verdict(first).closing) == (code, closing)
 
@@ -129,7 +129,7 @@ def test_only_what_passed_in_every_way_is_a_flake(second: Run, outcome: Outcome)
     assert any("failed twice: 1 of 1" in line for line in whole.lines()) is not good
 
 
-def test_a_second_run_without_a_word_is_told_by_what_it_printed() -> None:
+def test_a_second_run_without_a_word_is_reported_by_what_it_printed() -> None:
     first = Run(recording(failed=1), 1)
     hung = Run(Recording(began=True), -15, seconds=901, limit_s=900, output="the last\n3 passed, 0 failed")
     lines = verdict(first, {"failed0": hung}).lines()

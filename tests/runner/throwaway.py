@@ -93,7 +93,7 @@ def until(happened: Callable[[], object]) -> None:
 
 
 def is_there(pid: int) -> bool:
-    """Whether the process runs: one that has ended and is waited for by nobody does not."""
+    """Whether the process runs: a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where the time of a run went: a pure function from what pytest told to a table."""
+"""Where the time of a run went: a pure function from what pytest reported to a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test run is worth: pure functions from what the first run told, and what the second one told of its failures,
+"""What a test run is worth: pure functions from what the first run and the second one, of its failures, reported,
 to an exit code and a text.
 
 Three nouns: a :class:`Run` is one pytest process that has ended; :func:`to_repeat` says which tests get a second one,
@@ -22,7 +22,7 @@ So many at once are no chance, and their second runs would take as long as the f
 """
 
 SEED: Final = re.compile(r"(?:FLOTILLA_SEED|--cluster-seed)=(\d+)")
-"""As tests/conftest.py and the plugin for clusters tell it."""
+"""As tests/conftest.py and the plugin for clusters print it."""
 
 PASSED, FAILED, INTERRUPTED = 0, 1, 2
 """pytest's exit codes that mean something here; all others are passed on as they are."""
@@ -141,7 +141,7 @@ def to_repeat(first: Run, *, strict: bool) -> tuple[tuple[str, ...], Why | None]
 
 
 def seed_of(reports: Iterable[Report]) -> str | None:
-    """The seed that the report of a failure tells it can be repeated with: what fails by chance is repeated with the
+    """The seed that the report of a failure says it can be repeated with: what fails by chance is repeated with the
     same chance, or it would be taken for a flake.
     """
     for report in reports:
@@ -205,13 +205,13 @@ class Verdict:
         return counts
 
     def lines(self) -> list[str]:
-        """What is told before the table: of each flake both outputs, of what failed twice the second (pytest has
+        """What is printed before the table: of each flake both outputs, of what failed twice the second (pytest has
         printed the first).
         """
         lines: list[str] = []
         for number, nodeid in enumerate(self.flakes, 1):
             lines += [_rule(f"flake {number} of {len(self.flakes)}"), nodeid]
-            lines += ["It failed, and passed when it ran again alone. Mend it, or record it in docs/flakes.md.", ""]
+            lines += ["It failed, and passed when it ran again alone. Fix it, or record it in docs/flakes.md.", ""]
             lines += [*_first(self.first, nodeid), "", *_second(self.second[nodeid], nodeid), ""]
         twice = [nodeid for nodeid in self.second if nodeid not in self.flakes]
         for number, nodeid in enumerate(twice, 1):
@@ -237,7 +237,7 @@ class Verdict:
             Why.NOTHING,
             Why.OTHER,
             Why.INTERRUPTED,
-        ):  # the closing line tells
+        ):  # the closing line says it
             lines.append(self.why.value)
         if self.why in (Why.STOPPED, Why.CRASHED, Why.STRICT) and self.first.recording.left:
             lines.append(f"not run: {self.first.recording.left}")
@@ -257,14 +257,14 @@ def one_line(nodeid: str) -> str:
 
 def _first(run: Run, nodeid: str) -> list[str]:
     reports = run.recording.of(nodeid)
-    return [f"the first run failed after {sum(report.seconds for report in reports):.1f} s", *_quoted(_told(reports))]
+    return [f"the first run failed after {sum(report.seconds for report in reports):.1f} s", *_quoted(_texts(reports))]
 
 
 def _second(run: Run, nodeid: str) -> list[str]:
     outcome = run.of(nodeid)
     limit = f" within {run.limit_s:.0f} s" if run.limit_s is not None else ""
     code = f", exit code {run.exit_code}" if outcome is not Outcome.PASSED else ""
-    words = _told(run.recording.of(nodeid)) + list(run.recording.broken.values())
+    words = _texts(run.recording.of(nodeid)) + list(run.recording.broken.values())
     # Where the test did not come to its end, what the process printed may be all that there is.
     if outcome in (Outcome.CRASHED, Outcome.HUNG, Outcome.NOT_FOUND) or (not words and outcome is not Outcome.PASSED):
         words.append(run.output)
@@ -274,7 +274,7 @@ def _second(run: Run, nodeid: str) -> list[str]:
     ]
 
 
-def _told(reports: Iterable[Report]) -> list[str]:
+def _texts(reports: Iterable[Report]) -> list[str]:
     """The failures, then what was captured; each phase has the captured words of those before it, too."""
     failures: list[str] = []
     sections: dict[str, str] = {}
