@@ -27,12 +27,12 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
 # Ruby runs it when Vagrant ends, so it sees what all the rest made of the options.
-TELL = 'at_exit { File.write("{path}", JSON.generate(ObjectSpace.each_object(FlotillaCluster).first.machines.map(&:to_h))) }\n'
+DUMP = 'at_exit { File.write("{path}", JSON.generate(ObjectSpace.each_object(FlotillaCluster).first.machines.map(&:to_h))) }\n'
 
 
 @dataclass
 class Desk:
-    """Somebody's ``vagrant`` in this checkout, with a home and a state of its own."""
+    """A user's ``vagrant`` in this checkout, with a home and a state of its own."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Desk:
         if shutil.which("vagrant") is None:
             pytest.fail("there is no vagrant here: scripts/setup --tests installs it")
         config = self.folder / "config.rb"
-        config.write_text(self.options + TELL.replace("{path}", str(self.folder / "machines.json")))
+        config.write_text(self.options + DUMP.replace("{path}", str(self.folder / "machines.json")))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("VAGRANT_", "NUM_INSTANCES"))}
         own = {
             "HOME": str(self.folder),
@@ -102,14 +102,14 @@ def test_three_machines_with_names_and_addresses(desk: Desk) -> None:
     key = desk.folder / "state/flotilla/key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     before = key.read_text()
-    # Without the variable there is one; asked again, the same key.
+    # Without the variable there is one; once more, the same key.
     del desk.environment["NUM_INSTANCES"]
     assert [machine["name"] for machine in desk.machines()] == ["node-1"]
     assert key.read_text() == before
 
 
 def test_every_option_is_taken(desk: Desk) -> None:
-    documented = re.findall(r"^\| `(\$\w+)`", (ROOT / "docs/vagrant.md").read_text("utf-8"), flags=re.MULTILINE)
+    documented = re.findall(r"^\* `(\$\w+)`", (ROOT / "docs/vagrant.md").read_text("utf-8"), flags=re.MULTILINE)
     text = (ROOT / "Vagrantfile").read_text("utf-8")
     known = re.findall(r"^(\$\w+) = ", text, flags=re.MULTILINE)
     assert documented == known, "docs/vagrant.md lists the options in the order of the Vagrantfile"
@@ -130,13 +130,13 @@ def test_every_option_is_taken(desk: Desk) -> None:
         $expose_docker_tcp = 2375
     """
     # Only a libvirtd can say whether folders can be shared: vm-tests/test_vagrant.py has one.
-    told = set(re.findall(r"^ +(\$\w+) = ", desk.options, flags=re.MULTILINE))
-    assert set(known) - told == {"$share_home", "$shared_folders"}
+    options = set(re.findall(r"^ +(\$\w+) = ", desk.options, flags=re.MULTILINE))
+    assert set(known) - options == {"$share_home", "$shared_folders"}
     assert [(machine["name"], machine["address"]) for machine in desk.machines()] == [
         ("core-1", "192.168.60.101"),
         ("core-2", "192.168.60.102"),
     ]
-    # The provider's own settings, too: no daemon is asked for that.
+    # The provider's own settings, too: no daemon is needed for that.
     done = desk.vagrant("validate")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
@@ -157,7 +157,7 @@ def test_what_is_no_number_of_machines(desk: Desk, number: str) -> None:
     assert f'NUM_INSTANCES, or $num_instances: "{number}" is not a number from 1 to 99' in desk.complaint()
 
 
-def test_an_option_that_is_none_is_told(desk: Desk) -> None:
+def test_an_unknown_option_is_reported(desk: Desk) -> None:
     desk.options = '$update_channel = "alpha"\n'
     said = desk.complaint()
     assert "$update_channel is no option of this Vagrantfile; docs/vagrant.md lists them" in said
@@ -178,11 +178,11 @@ def test_a_checkout_that_is_not_set_up(desk: Desk) -> None:
 
 
 def test_user_data_that_is_none_stops_up_before_anything_is_made(desk: Desk) -> None:
-    (desk.folder / "mine.yaml.j2").write_text("#cloud-config\nhostname: {{ nobody }}\n")
+    (desk.folder / "mine.yaml.j2").write_text("#cloud-config\nhostname: {{ undeclared }}\n")
     desk.options = f'$user_data = "{desk.folder}/mine.yaml.j2"\n$libvirt_driver = "qemu"\n'
     said = desk.complaint("up", "--provider=libvirt")
     assert "this is no user-data for node-1" in said
-    assert "'nobody' is undefined" in said
+    assert "'undeclared' is undefined" in said
     assert not (desk.folder / "state/machines/node-1/libvirt/id").exists()
 
 
@@ -196,7 +196,7 @@ def small_box(path: Path) -> None:
             box.addfile(member, io.BytesIO(content))
 
 
-def test_what_virtualbox_is_asked_to_do(desk: Desk) -> None:
+def test_the_calls_of_virtualbox(desk: Desk) -> None:
     """Everything until the machine is switched on; there is a stand-in for VirtualBox."""
     small_box(desk.folder / "small.box")
     programs = desk.folder / "bin"

@@ -1,5 +1,5 @@
-"""scripts/setup on machines that are not this one: a fake apt says what the machine has, and records what it is asked
-to do.
+"""scripts/setup on machines that are not this one: a fake apt says what the machine has, and records what it is called
+with.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Machine:
 
     @property
     def installs(self) -> list[str]:
-        """What apt-get was asked to install, options that every call has left out."""
+        """What apt-get was called to install, options that every call has left out."""
         return [line.split(" install --no-install-recommends ")[1] for line in self.lines if " install " in line]
 
     @property
@@ -128,7 +128,7 @@ def test_an_old_qemu_is_said_to_be_too_old(as_root: Machine) -> None:
     assert "here is 7, whose emulation crashes the nodes' kernel" in as_root.setup().stderr
 
 
-def test_no_install_only_tells(machine: Machine) -> None:
+def test_no_install_only_reports(machine: Machine) -> None:
     machine.apt(candidate="1:10.0.2+ds-2")
     (machine.bin / "ssh").unlink()
     done = machine.setup("--no-install")
@@ -155,14 +155,14 @@ def test_what_only_tests_need_is_installed_for_tests_only(as_root: Machine) -> N
     assert as_root.installs == []
 
 
-def test_libvirt_is_installed_when_it_is_asked_for(as_root: Machine) -> None:
+def test_libvirt_is_installed_on_request(as_root: Machine) -> None:
     as_root.qemu("10.0.2")
     as_root.apt(candidate="1.0")
     as_root.program("dpkg-query", "exit 1")
     assert as_root.setup().returncode == 0
     assert as_root.installs == []
-    told = as_root.setup("--libvirt").stderr
-    assert "libvirt-daemon: libvirt runs the nodes with --driver libvirt" in told
+    printed = as_root.setup("--libvirt").stderr
+    assert "libvirt-daemon: libvirt runs the nodes with --driver libvirt" in printed
     assert {"libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-dev", "gcc", "pkg-config"} <= set(as_root.installs)
 
 
@@ -191,10 +191,10 @@ def test_tests_want_a_new_enough_qemu_of_another_architecture_too(as_root: Machi
         candidate="1:7.2+dfsg-7",
         madison="qemu-system-arm | 1:10.0.2+ds-2~bpo12+1 | http://mirror.example/debian bookworm-backports/main amd64 Packages",
     )
-    told = as_root.setup("--tests").stderr
+    printed = as_root.setup("--tests").stderr
     assert (
         "qemu-system-arm: QEMU 10 or newer runs the nodes of arm64; there is none (from bookworm-backports)"
-        in told.splitlines()[1]
+        in printed.splitlines()[1]
     )
     assert as_root.installs == ["qemu-system-arm -t bookworm-backports"]
     as_root.qemu("7.2.17", "qemu-system-aarch64")
@@ -209,7 +209,7 @@ def test_no_install_without_package_lists_does_not_guess(machine: Machine) -> No
     assert "(from the host's own suites; from backports where these are older)" in machine.setup("--no-install").stderr
 
 
-def test_without_root_the_next_step_is_told_and_nothing_is_asked(machine: Machine) -> None:
+def test_without_root_the_next_step_is_printed_and_nothing_is_installed(machine: Machine) -> None:
     machine.program("id", "echo 1000")
     machine.apt(candidate="1:10.0.2+ds-2")
     done = machine.setup()
@@ -226,7 +226,7 @@ def test_sudo_without_a_password_is_used(machine: Machine) -> None:
     assert machine.installs == ["qemu-system-x86"]
 
 
-def test_apt_that_fails_is_tried_once_more_with_fresh_lists_and_then_told(as_root: Machine) -> None:
+def test_apt_that_fails_is_tried_once_more_with_fresh_lists_and_then_reported(as_root: Machine) -> None:
     as_root.apt(candidate="1:10.0.2+ds-2", install="echo E: Unable to fetch; exit 100")
     done = as_root.setup()
     assert done.returncode == 1
@@ -241,7 +241,7 @@ def test_no_apt_no_guessing(machine: Machine) -> None:
     assert "error: this is no Debian or Ubuntu machine (no apt-get); missing: qemu-system-x86" in done.stderr
 
 
-def test_a_python_that_is_too_old_is_told(machine: Machine) -> None:
+def test_a_python_that_is_too_old_is_reported(machine: Machine) -> None:
     machine.program("python3.9", "exit 1")
     machine.environment["PYTHON"] = "python3.9"
     done = machine.setup()
@@ -274,7 +274,7 @@ def test_an_environment_half_made_is_removed(machine: Machine) -> None:
 
 
 def test_a_checkout_has_one_name_whatever_links_lead_to_it(machine: Machine) -> None:
-    """Otherwise the environment would be made anew, for another path, each time one comes by the other way."""
+    """Otherwise the environment would be made again, for another path, each time it is called by the other path."""
     machine.qemu("10.0.2")
     machine.setup()
     link = machine.folder / "a link"
@@ -351,6 +351,6 @@ def test_bytes_that_are_no_text_are_passed_through(tmp_path: Path) -> None:
     assert (tmp_path / "backports.list").read_text() == "deb http://mirror.example/debian bookworm-backports main\n"
 
 
-def test_backports_source_tells_its_usage() -> None:
+def test_backports_source_prints_its_usage() -> None:
     done = subprocess.run([ROOT / "scripts/backports-source"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "usage: backports-source CODENAME SOURCES_DIR OUTPUT_DIR\n")
