@@ -16,7 +16,7 @@ from .redis import IMAGE, START_S
 
 PROBE: Final = Path(__file__).with_name("probe.py")
 SILENT_S: Final = 20
-"""A refusal is told at once; emulated nodes have so long to let one in."""
+"""A refusal comes at once; emulated nodes have so long to let one in."""
 REFUSED: Final = frozenset({"EHOSTUNREACH", "EACCES"})
 """What ICMP's "administratively prohibited" becomes, in IPv4 and IPv6."""
 HOST: Final = "10.77.0.1"
@@ -27,7 +27,7 @@ _UNPRIVILEGED = "--cap-drop ALL --user 65534:65534 --security-opt no-new-privile
 def prepare(node: Node, *, container: bool = True) -> None:
     """Put the probe onto the node and, with a ``container``, into one that has no privilege, and the node's own Python."""
     node.put(PROBE, "/tmp/probe.py")
-    # The kernel tells a container six refusals at once, and then one a second.
+    # The kernel reports six refusals to a container at once, and then one a second.
     node.ask("sysctl -q net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
     if container:
         mounts = "-v /usr:/usr:ro -v /tmp/probe.py:/tmp/probe.py:ro"
@@ -65,6 +65,6 @@ class Applied:
         before = self._node.ask(loaded)
         self._node.ask(f"umask 077; printf %s {shlex.quote(text)} >/root/user-data")
         self._node.ask("cloudconfig apply --datasource file:/root/user-data && rm /root/user-data")
-        until("the firewall is loaded anew", lambda: self._node.ask(loaded) != before, 60, 0.1)
+        until("the firewall is loaded again", lambda: self._node.ask(loaded) != before, 60, 0.1)
         near = "nft list set inet flotilla near4"
         until("it knows its neighbours", lambda: "10.77.0.0/24" in self._node.root(near).out, 60, 0.1)

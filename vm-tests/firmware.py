@@ -1,4 +1,4 @@
-"""A machine as somebody buys it: it starts with its firmware, from whatever is plugged in."""
+"""A machine as it is sold: it starts with its firmware, from whatever is plugged in."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Machine:
         """Wait until the console shows ``pattern``. An AssertionError has the end of the console."""
         end = time.monotonic() + BOOT_S * fastest().factor
         while True:
-            gone = self._process.poll() is not None  # asked first: its last words are on the console by then
+            gone = self._process.poll() is not None  # read first: its last output is on the console by then
             if (found := re.search(pattern, self.console)) is not None:
                 return found
             if gone or time.monotonic() > end:
@@ -99,7 +99,7 @@ def machine(
     """A machine with ``devices`` (words for QEMU), switched on; its plug is pulled when the block ends. ``folder`` is
     made for it.
 
-    With ``network``, it starts from that: its card (``MAC``) is told to fetch ``boot.ipxe`` of this folder.
+    With ``network``, it starts from that: its card (``MAC``) is configured to fetch ``boot.ipxe`` of this folder.
     """
     folder.mkdir()
     (port,) = free_ports(1)

@@ -19,7 +19,7 @@ PORT = 2379
 
 
 class Refused(Failure):
-    """etcd answered, and not what was asked for: it has no leader, say."""
+    """etcd answered with an error: it has no leader, for example."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def put(node: Node, key: str, value: str) -> int:
 
 
 def get(node: Node, key: str, *, serializable: bool = False) -> str | None:
-    """Read: the latest that anybody wrote, or, ``serializable``, what this member knows."""
+    """Read: the latest that any client wrote, or, ``serializable``, what this member knows."""
     answer = ask(node, "/v3/kv/range", {"key": _coded(key), "serializable": serializable})
     return b64decode(answer["kvs"][0]["value"]).decode() if answer.get("kvs") else None
 

@@ -31,7 +31,7 @@ mount -t sysfs sysfs /sys
 mkdir -p /run/lock /run/etc/new /run/etc/work
 mount -t overlay -o lowerdir=/etc,upperdir=/run/etc/new,workdir=/run/etc/work overlay /etc
 mkdir -p /etc/libvirt /run/libvirt /var/cache/libvirt /var/lib/libvirt /var/log/libvirt
-# The account that the package for a whole machine makes: libvirtd looks it up, whatever it is told next.
+# The account that the package for a whole machine makes: libvirtd looks it up, whatever its configuration says.
 grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin >>/etc/passwd
 grep -q ^libvirt-qemu: /etc/group || echo libvirt-qemu:x:64055: >>/etc/group
 grep -q ^kvm: /etc/group || echo kvm:x:64056: >>/etc/group
@@ -85,7 +85,7 @@ class Computer:
         return sorted(line.split()[0].partition("@")[0] for line in lines)
 
     def processes(self) -> list[str]:
-        """The names of the programs that run there, sorted; not those that were asked to look."""
+        """The names of the programs that run there, sorted; without the ones that list them."""
         return sorted(set(self.run("ps", "-e", "-o", "comm=").stdout.split()) - {"ps"})
 
 

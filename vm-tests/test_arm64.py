@@ -87,7 +87,7 @@ def test_its_loader_cache_is_what_its_own_ldconfig_makes_of_it(node: Node) -> No
 
 
 def test_its_power_button_switches_it_off(foreign: Cluster, node: Node) -> None:
-    """Last: without ACPI the button is a wire that the device tree tells of."""
+    """Last: without ACPI the button is a wire in the device tree."""
     node.stop()
     assert "did not switch itself off" not in foreign.layout.supervisor_log.read_text()
     assert foreign.status()["nodes"][0]["state"] == "off"

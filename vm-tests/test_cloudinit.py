@@ -173,7 +173,7 @@ def test_ignition_once(nodes: list[Node]) -> None:
 
 
 def facts(node: Node) -> dict[str, str]:
-    """What tells boots apart, and what does not; empty while the node is between two."""
+    """What differs between boots, and what does not; empty while the node is between two."""
     try:
         answer = node.root("cat /proc/sys/kernel/random/boot_id; cat /etc/ssh/ssh_host_*_key.pub")
     except Failure:

@@ -64,14 +64,14 @@ def table(disk: Path, tools: Tools) -> dict[str, Any]:
         with raw.open("rb") as file:
             file.seek(-512, 2)
             assert file.read(8) == b"EFI PART", "the backup of the table is at the end"
-        told: dict[str, Any] = json.loads(tools.run("sfdisk", "--json", str(raw)))["partitiontable"]
+        table: dict[str, Any] = json.loads(tools.run("sfdisk", "--json", str(raw)))["partitiontable"]
     finally:
         raw.unlink()
     for name in ("device", "lastlba"):
-        del told[name]
-    for part in told["partitions"]:
+        del table[name]
+    for part in table["partitions"]:
         del part["node"]
-    return told
+    return table
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def data_bytes(image: Path) -> int:
 
 
 def first_byte_of(path: str, image: Path, work: Path) -> int:
-    """Where the first block of the root is that ``path`` in it cannot be read without: nobody tells, so blocks are
+    """Where the first block of the root is that ``path`` in it cannot be read without: no tool says it, so blocks are
     taken away until it cannot.
     """
     root, tools = image / "root.img", Tools.ours()
@@ -230,10 +230,10 @@ def test_one_wrong_byte_and_nothing_runs_from_it(place: str, image: Path, tmp_pa
         file.write(bytes([byte ^ 1]))
     said = boot(image, root, (image / "cmdline").read_text(), tmp_path, key)
     kind = "metadata" if at >= data_bytes(image) else "data"
-    told = f"byte {at} of root.img was flipped ({place})\n{said[-3000:]}"
-    assert f"{kind} block {at // BLOCK} is corrupted" in said, told
-    assert PANIC in said, told
-    assert "login:" not in said, told
+    message = f"byte {at} of root.img was flipped ({place})\n{said[-3000:]}"
+    assert f"{kind} block {at // BLOCK} is corrupted" in said, message
+    assert PANIC in said, message
+    assert "login:" not in said, message
 
 
 def other_hash(line: str) -> str:
@@ -253,7 +253,7 @@ def no_hash(line: str) -> str:
     ("change", "messages"),
     [
         (other_hash, ["is corrupted", PANIC]),
-        (no_hash, ["flotilla-initrd: no root hash (flotilla.verity): a root that nobody can check is not started"]),
+        (no_hash, ["flotilla-initrd: no root hash (flotilla.verity): a root that cannot be verified is not started"]),
     ],
     ids=["another root hash", "no root hash"],
 )

@@ -3,7 +3,7 @@ test_node.py), and the doors of nodes.
 
 A container without any privilege tries all doors, a stranger beyond a router tries etcd's, and what is published is
 open: ``docs/firewall.md``. What is refused there is open to the nodes themselves, as the same program finds: a test of
-closed doors must be able to tell that they are doors.
+closed doors must also show that they are doors.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_docker_containerd_restart(cluster: Cluster) -> None:
 
 
 @pytest.mark.fast
-def test_what_nobody_uses_goes_and_what_runs_stays(cluster: Cluster) -> None:
+def test_what_is_unused_goes_and_what_runs_stays(cluster: Cluster) -> None:
     """flotilla-room with real docker; on a disk that is really full: test_room.py."""
     node = cluster.nodes[1]
     running(node, "busy")
@@ -83,14 +83,14 @@ def test_what_nobody_uses_goes_and_what_runs_stays(cluster: Cluster) -> None:
     assert (status["removed"]["container"] >= 1, status["removed"]["image"], status["stuck"]) == (True, 1, True)
     (room,) = rooms([node])
     assert room is not None
-    assert (room.above, room.removed) == (("/var",), status["removed"]), "cluster status tells it"
+    assert (room.above, room.removed) == (("/var",), status["removed"]), "cluster status shows it"
     metrics = node.ask(
         "setpriv --reuid=65534 --regid=65534 --clear-groups cat /run/flotilla-room/room.prom"
     ).splitlines()
     assert {'flotilla_room_above{path="/var"} 1', 'flotilla_room_removed_total{kind="image"} 1'} <= set(metrics)
-    told = node.root(f"journalctl -q -o cat MESSAGE_ID={Event.REMOVED.value}").out
-    assert "removed the container ended: unused for at least 0 min" in told
-    assert "removed the image unused:1, unused:2" in told
+    removed = node.root(f"journalctl -q -o cat MESSAGE_ID={Event.REMOVED.value}").out
+    assert "removed the container ended: unused for at least 0 min" in removed
+    assert "removed the image unused:1, unused:2" in removed
     started = node.root("systemctl start flotilla-room.service", 300)
     assert started.rc == 0, started.err
 
@@ -120,7 +120,7 @@ def test_a_container_finds_every_door_closed(nodes: tuple[Node, Node], cluster: 
         *(*at(HOST, 8087), discovery),
     ]
     assert set(tried(one, *doors).values()) == {"open"}
-    # Nobody is behind some of these here; refused they are all the same.
+    # No server is behind some of these here; they are refused all the same.
     others = [*at(bridge, 22, 2379), *at(HOST, 8080, 5000), *at("169.254.169.254", 80)]
     found = tried(one, *doors, *others, inside=True)
     assert set(found.values()) <= REFUSED, found
@@ -195,7 +195,7 @@ def _card(node: Node) -> str:
 
 @pytest.mark.fast
 def test_a_stranger_comes_in_when_user_data_names_it(stranger: Node, nodes: tuple[Node, Node]) -> None:
-    """And ssh is for everybody."""
+    """And ssh is open to all."""
     one = nodes[0]
     etcd, ssh = at(one.address, 2379, 22)
     found = tried(stranger, etcd, ssh)

@@ -70,7 +70,7 @@ def agreed(cluster: Cluster) -> bool:
 
 
 def read(node: Node, names: list[str]) -> dict[str, str | None]:
-    """What ``node`` says that these keys are; asked again while it refuses, since an election is no loss."""
+    """What ``node`` says that these keys are; read again while it refuses, since an election is no loss."""
     found: dict[str, str | None] = {}
 
     def answered() -> bool:
@@ -121,7 +121,7 @@ def test_sigterm_quorum(fresh: Cluster) -> None:
 
 @pytest.mark.fast
 def test_blackhole_peer_port_leader(fresh: Cluster) -> None:
-    """The leader is alone: the majority elects another, and the old one, which still hears its clients, tells them
+    """The leader is alone: the majority elects another, and the old one, which still hears its clients, gives them
     nothing stale.
     """
     old = leader(fresh)
@@ -150,7 +150,7 @@ def test_partition_bridge(fresh: Cluster) -> None:
 
 @pytest.mark.full
 def test_blackhole_one_way(fresh: Cluster) -> None:
-    """The leader hears nobody, and everybody hears it: its heartbeats must not keep a leader in office whom no answer
+    """The leader hears no member, and all hear it: its heartbeats must not keep a leader in office whom no answer
     reaches.
     """
     old = leader(fresh)
@@ -261,14 +261,14 @@ def test_v2_backup_restore(fresh: Cluster, tmp_path: Path) -> None:
         node.root("systemctl stop etcd && rm -rf /var/lib/etcd/data", 300)
     initial = ",".join(f"{node.name}=http://{node.address}:2380" for node in fresh.nodes)
     for node in fresh.nodes:
-        told = node.root(
+        restored = node.root(
             "base64 -d > /var/tmp/backup.db && ETCDCTL_API=3 etcdctl snapshot restore /var/tmp/backup.db"
             f" --name {node.name} --initial-cluster {initial} --initial-advertise-peer-urls http://{node.address}:2380"
             " --initial-cluster-token restored --data-dir /var/lib/etcd/data && chown -R etcd: /var/lib/etcd/data",
             300,
             stdin=backup,
         )
-        assert told.rc == 0, told.err
+        assert restored.rc == 0, restored.err
     for node in fresh.nodes:
         node.root("systemctl start --no-block etcd")
     until("the new cluster takes writes", lambda: not refuses(lambda: keys.put(first, "/new", "1")), HEAL_S)

@@ -48,7 +48,7 @@ def offset_s(node: Node) -> float:
 
 @pytest.mark.fast
 def test_disk_slow_full_and_failing(fresh: Cluster) -> None:
-    """Row 12 and 13: a slow disk slows writes and nothing else; a full one is told as such, and a file less mends it; a
+    """Row 12 and 13: a slow disk slows writes and nothing else; a full one is reported, and freeing space repairs it; a
     failing one is read-only.
     """
     first = leader(fresh)
@@ -80,7 +80,7 @@ def test_disk_slow_full_and_failing(fresh: Cluster) -> None:
 @pytest.mark.full
 def test_corrupt_wal(fresh: Cluster) -> None:
     """A byte of a member's log rots while it is off: its etcd does not start and says why, the others go on; the byte
-    mended, it is back.
+    restored, it is back.
     """
     first = leader(fresh)
     node = others(fresh, first)[0]
@@ -116,12 +116,12 @@ def test_clock_bump_and_strobe(fresh: Cluster) -> None:
             keys.put(node, "/bumped", str(seconds))
         assert abs(offset_s(node)) < 20
     with node.clock.strobe(200, period_s=0.5, duration_s=10):
-        # Wall clock and uptime, read on the node: who asks from here takes turns with who sets the clock.
-        told = node.root(
+        # Wall clock and uptime, read on the node: a reader here would take turns with the writer of the clock.
+        clocks = node.root(
             "for i in $(seq 60); do echo $(date +%s.%N) $(cut -d' ' -f1 /proc/uptime); sleep 0.1; done", 60
         ).out
         keys.put(node, "/strobed", "1")
-    ahead = [float(wall) - float(uptime) for wall, uptime in map(str.split, told.splitlines())]
+    ahead = [float(wall) - float(uptime) for wall, uptime in map(str.split, clocks.splitlines())]
     assert {round((each - min(ahead)) / 200) for each in ahead} == {0, 1}
     assert abs(offset_s(node)) < 20
     assert keys.get(others(fresh, node)[0], "/strobed") == "1"

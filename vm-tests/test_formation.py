@@ -113,8 +113,8 @@ def test_coreos_fleet_etcdproxy(cluster: Cluster, tmp_path_factory: pytest.TempP
     fleetctl.check("destroy", unit.name)
 
 
-def test_a_token_that_is_full_takes_nobody_else(cluster: Cluster) -> None:
-    """bugs 1323, MemberReplace: a wiped member does not come in as a fourth, nor by itself; removed and added anew it
+def test_a_token_that_is_full_takes_no_other(cluster: Cluster) -> None:
+    """bugs 1323, MemberReplace: a wiped member does not come in as a fourth, nor by itself; removed and added again it
     is in its own place.
     """
     late, _ = late_and_proxy(cluster)
@@ -131,12 +131,12 @@ def test_a_token_that_is_full_takes_nobody_else(cluster: Cluster) -> None:
     until("it says what is wrong", lambda: late.has_shell and GONE in journal(late), FORMED_S, 5)
     assert members(cluster) == ["node-1", "node-2", late.name]
     assert GONE in journal(late)
-    told = re.search(r"etcdctl member add (\S+) --peer-urls=(\S+)'", journal(late))
-    assert told is not None
-    assert told[1] == late.name
+    command = re.search(r"etcdctl member add (\S+) --peer-urls=(\S+)'", journal(late))
+    assert command is not None
+    assert command[1] == late.name
 
     assert one.root(f"etcdctl member remove {int(former):x}").rc == 0
-    assert one.root(f"etcdctl member add {told[1]} --peer-urls={told[2]}").rc == 0
+    assert one.root(f"etcdctl member add {command[1]} --peer-urls={command[2]}").rc == 0
     until("it is a member again", lambda: late.name in members(cluster), FORMED_S, 5)
     until("it serves what the others know", lambda: etcdctl_get(late, "/kept") == "1", FORMED_S, 5)
     assert members(cluster) == ["node-1", "node-2", late.name]

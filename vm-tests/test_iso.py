@@ -27,7 +27,7 @@ from .firmware import Machine, drive, machine
 pytestmark = [pytest.mark.fast, pytest.mark.needs("machine")]
 
 PROMPT: Final = r"core@\w+:~\$"
-"""Of a shell: somebody has been logged in at the console."""
+"""Of a shell: a user is logged in at the console."""
 DISK_BYTES: Final = 4 << 30
 TARGET: Final = "/dev/nvme0n1"
 
@@ -56,13 +56,13 @@ def test_it_boots_as_a_cd_and_whoever_is_at_the_console_is_logged_in(
 
 @pytest.fixture(scope="module")
 def stick(iso: Path, folder: Path) -> Path:
-    """The ISO as somebody writes it to a USB stick, which can be written to."""
+    """The ISO as a user writes it to a USB stick, which can be written to."""
     return Path(shutil.copyfile(iso, folder / "stick"))
 
 
 @pytest.fixture(scope="module")
 def target(folder: Path) -> Path:
-    """A disk with a file system on it that somebody may still want."""
+    """A disk with a file system on it that may still be needed."""
     path = folder / "target"
     with path.open("wb") as file:
         file.truncate(DISK_BYTES)

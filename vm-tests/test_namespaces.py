@@ -54,17 +54,17 @@ def node(cluster: Cluster) -> Node:
 
 
 def test_each_is_a_whole_system_of_its_own(cluster: Cluster) -> None:
-    told = [
+    printed = [
         node.ask("cat /proc/sys/kernel/random/boot_id /etc/machine-id /proc/cmdline; hostname; cat /proc/uptime").split(
             "\n"
         )
         for node in cluster.nodes
     ]
-    for values in zip(*(lines[:2] for lines in told), strict=True):
+    for values in zip(*(lines[:2] for lines in printed), strict=True):
         assert len(set(values)) == 3
-    assert len({lines[1][:8] for lines in told}) == 3
-    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() not in {lines[0] for lines in told}
-    for node, lines in zip(cluster.nodes, told, strict=True):
+    assert len({lines[1][:8] for lines in printed}) == 3
+    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() not in {lines[0] for lines in printed}
+    for node, lines in zip(cluster.nodes, printed, strict=True):
         assert "flotilla.datasource=nocloud" in lines[2]
         assert lines[3] == node.name
         assert float(lines[4].split()[0]) < time.clock_gettime(time.CLOCK_BOOTTIME)

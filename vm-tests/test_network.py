@@ -37,7 +37,7 @@ socket.create_connection((sys.argv[1], 9000)).sendall(bytes(1 << 18))
 def pings(node: Node, to: Node | str, count: int = PINGS) -> list[float]:
     """Round trips in milliseconds of the pings that were answered within two seconds; a doubled answer is there twice."""
     address = to if isinstance(to, str) else to.address
-    # It waits twice the longest round trip for the last answer, and a changed frame may tell it of one that took ten
+    # It waits twice the longest round trip for the last answer, and a changed frame may report one that took ten
     # minutes.
     said = node.root(f"timeout -s INT 15 busybox ping -c {count} -i {INTERVAL_S} -W 2 {address}").out
     return [float(found) for found in re.findall(r"time=([\d.]+) ms", said)]
@@ -69,13 +69,13 @@ def test_losing_doubling_and_changing_is_what_ping_counts(cluster: Cluster) -> N
     with cluster.net.degrade(one, two, loss="50%", one_way=True, seed=1) as fault:
         answered = len(pings(one, two))
         assert 2 <= answered <= PINGS - 2
-        told = next(each for each in cluster.net.faults() if fault.what in each["what"])
-        assert told["frames"][0]["lost"] >= PINGS - answered
+        degraded = next(each for each in cluster.net.faults() if fault.what in each["what"])
+        assert degraded["frames"][0]["lost"] >= PINGS - answered
     with cluster.net.degrade(one, two, duplicate=1.0, one_way=True):
         said = one.root(f"busybox ping -c {PINGS} -i {INTERVAL_S} {two.address}").out
         assert PINGS // 2 < said.count("DUP!") <= PINGS  # ping does not wait for the last one's
     with cluster.net.degrade(one, two, corrupt=1.0):
-        assert len(pings(one, two, 10)) < 10  # a changed byte of padding or of an address that nobody checks may pass
+        assert len(pings(one, two, 10)) < 10  # a changed byte of padding or of an unchecked address may pass
     assert len(pings(one, two)) == PINGS
 
 

@@ -1,4 +1,4 @@
-"""What a node is, seen from inside a healthy cluster that nobody has hurt yet."""
+"""What a node is, seen from inside a healthy cluster, before any fault."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNPRIVILEGED: Final = "--cap-drop ALL --user 65534:65534"
 
 
 def on_all(cluster: Cluster, command: str) -> list[str]:
-    """What ``command`` prints on each node, asked at once."""
+    """What ``command`` prints on each node, run on all at once."""
     with ThreadPoolExecutor(len(cluster.nodes)) as pool:
         return list(pool.map(lambda node: node.check(command), cluster.nodes))
 
@@ -122,7 +122,7 @@ def test_ssh_takes_keys_only_and_never_root(node: Node) -> None:
     assert "kbdinteractiveauthentication no" in settings
     assert "permitrootlogin no" in settings
     shadow = node.check("sudo cat /etc/shadow").splitlines()
-    assert all(line.split(":")[1] in ("*", "!", "!*") for line in shadow), "somebody has a password"
+    assert all(line.split(":")[1] in ("*", "!", "!*") for line in shadow), "an account has a password"
 
 
 def test_docker_waits_for_its_socket_and_redis_is_there(cluster: Cluster) -> None:
@@ -132,7 +132,7 @@ def test_docker_waits_for_its_socket_and_redis_is_there(cluster: Cluster) -> Non
 
 
 def test_containers_are_confined(cluster: Cluster) -> None:
-    """By docker's own AppArmor profile, which docker loads when it starts: it does what is asked of it, and nothing
+    """By docker's own AppArmor profile, which docker loads when it starts: it allows what is needed, and nothing
     that is not.
     """
     node = cluster.nodes[0]
@@ -196,11 +196,11 @@ def test_a_container_reaches_no_process_and_no_system_file(node: Node, targets: 
 
 
 def test_every_setting_of_the_kernel_is_in_force(cluster: Cluster) -> None:
-    told = on_all(
+    settings = on_all(
         cluster,
         "grep -h '^[a-z]' /usr/lib/sysctl.d/60-flotilla.conf; echo; grep -ho '^[a-z][^ ]*' /usr/lib/sysctl.d/60-flotilla.conf | sudo xargs sysctl",
     )
-    for text in told:
+    for text in settings:
         wanted, found = ([" ".join(line.split()) for line in part.splitlines()] for part in text.split("\n\n"))
         assert found == wanted
         assert "kernel.kexec_load_disabled = 1" in wanted
@@ -228,5 +228,5 @@ def test_docker_base(cluster: Cluster) -> None:
     )
     assert node.root(f"cat /sys/fs/cgroup{group}/memory.max").out.strip() == str(100 << 20)
     assert node.root(f"cat /sys/fs/cgroup{group}/pids.max").out.strip() == "50"
-    told = node.root("docker info --format '{{.Driver}} {{.CgroupVersion}} {{.LiveRestoreEnabled}}'").out.split()
-    assert told == ["overlay2", "2", "true"]
+    driver = node.root("docker info --format '{{.Driver}} {{.CgroupVersion}} {{.LiveRestoreEnabled}}'").out.split()
+    assert driver == ["overlay2", "2", "true"]

@@ -82,7 +82,7 @@ UNPACKED = ("usr/lib/python3", "usr/share/doc/")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a release build. It held its budget: there would be none otherwise.
 
-    What waits in the archive today is not asked here.
+    What waits in the archive today is not looked up here.
     """
     output = tmp_path_factory.mktemp("release") / "node"
     return build_image(
@@ -104,14 +104,14 @@ def test_root_kernel_and_initrd_hold_their_budget(release: Path, capsys: pytest.
     assert sizes["root.img"] < 121_000_000
     assert sizes["vmlinuz"] + sizes["initrd.img"] < 18_000_000
     assert run(["budget", "--json", str(release)]) == 0
-    told = {part["part"]: part for part in json.loads(capsys.readouterr().out)["parts"]}
-    assert told["root"]["limit"] <= 121_000_000
-    assert told["boot"]["limit"] <= 18_000_000
-    # So that a fresh clone can tell who grew.
-    assert all(part["grown"] is not None for part in told.values()), "osbuild budget --accept DIR, and commit"
+    parts = {part["part"]: part for part in json.loads(capsys.readouterr().out)["parts"]}
+    assert parts["root"]["limit"] <= 121_000_000
+    assert parts["boot"]["limit"] <= 18_000_000
+    # So that a fresh clone can say which package grew.
+    assert all(part["grown"] is not None for part in parts.values()), "osbuild budget --accept DIR, and commit"
 
 
-def test_what_nobody_on_a_node_uses_is_not_there(paths: frozenset[str]) -> None:
+def test_what_no_program_on_a_node_uses_is_not_there(paths: frozenset[str]) -> None:
     found = [path for path in paths if not path.startswith(UNPACKED) and any(fnmatch(path, each) for each in ABSENT)]
     assert sorted(found) == []
     assert {path.rpartition("/")[2] for path in paths if re.match(r"usr/share/doc/[^/]+/", path)} == {"copyright"}

@@ -70,7 +70,7 @@ def test_a_container_that_fills_the_disk_stops_nothing_but_itself(node: Node) ->
     assert 780 < free - available < 840, "a tenth of 8 GiB"
     root(node, f"docker run --name ended {IMAGE} sh -c :")
     root(node, "tar -c -C /usr/share/flotilla . | docker import - unused:1")
-    # All but 300 MiB, by somebody who is not the system: it would take an emulated node minutes to write so much.
+    # All but 300 MiB, by a process that is not the system's: it would take an emulated node minutes to write so much.
     as_anybody = "setpriv --reuid core --clear-groups"
     root(node, f"install -d -o core /var/tmp/core && {as_anybody} fallocate -l {available - 300}M /var/tmp/core/most")
     assert "No space left" in node.root(f"{as_anybody} fallocate -l 400M /var/tmp/core/more").err
@@ -101,11 +101,11 @@ def test_a_container_that_fills_the_disk_stops_nothing_but_itself(node: Node) ->
         "volume running",
     }
     assert "unused" not in root(node, "docker images")
-    told = root(node, f"journalctl -q -o cat MESSAGE_ID={Event.REMOVED.value}")
-    assert "removed the container ended" in told
-    assert "removed the image unused:1" in told
-    told = root(node, f"journalctl -q -o cat MESSAGE_ID={Event.STUCK.value}")
-    assert "/var is still 100 % full, and nothing more may go" in told
+    removed = root(node, f"journalctl -q -o cat MESSAGE_ID={Event.REMOVED.value}")
+    assert "removed the container ended" in removed
+    assert "removed the image unused:1" in removed
+    stuck = root(node, f"journalctl -q -o cat MESSAGE_ID={Event.STUCK.value}")
+    assert "/var is still 100 % full, and nothing more may go" in stuck
     (shown,) = rooms([node])
     assert shown == Room({"/var": 100}, ("/var",), stuck=True, removed={"container": 1, "image": 1})
     assert "flotilla_room_stuck 1" in root(node, "cat /run/flotilla-room/room.prom").splitlines()

@@ -123,7 +123,7 @@ def outside(node: Node, command: str, *words: str) -> list[str]:
 
 
 def test_services_have_them(node: Node, world: World) -> None:
-    """Else it were no wonder that nobody finds them."""
+    """Otherwise it would prove nothing that no account finds them."""
     variables = node.ask("tr '\\0' '\\n' </proc/$(systemctl show fleet -P MainPID)/environ").splitlines()
     assert f"FLEET_ETCD_PASSWORD={world.canary}{PASSWORD}" in variables
     assert world.token in node.ask("cat /run/cloudconfig/etcd.env")
@@ -131,21 +131,21 @@ def test_services_have_them(node: Node, world: World) -> None:
 
 
 def test_any_account_asks_systemd(node: Node, world: World) -> None:
-    told = 'systemctl show "*"; systemctl cat "*"; systemctl show-environment; systemctl status "*"'
-    assert outside(node, told, "Id=fleet.service"), "it may ask"
-    assert outside(node, told, world.canary, world.token) == []
+    command = 'systemctl show "*"; systemctl cat "*"; systemctl show-environment; systemctl status "*"'
+    assert outside(node, command, "Id=fleet.service"), "it may ask"
+    assert outside(node, command, world.canary, world.token) == []
 
 
 def test_any_account_looks_at_processes(node: Node, world: World) -> None:
-    told = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
-    assert outside(node, told, "fleetd"), "it may look"
-    assert outside(node, told, world.canary, world.token) == []
+    command = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
+    assert outside(node, command, "fleetd"), "it may look"
+    assert outside(node, command, world.canary, world.token) == []
 
 
 def test_any_account_reads_files(node: Node, world: World) -> None:
-    told = "find /etc /run /var /tmp /home -type f -size -2048k -exec cat {} +"
-    assert outside(node, told, f"{node.name}"), "it may read"
-    assert outside(node, told, world.canary, world.token) == []
+    command = "find /etc /run /var /tmp /home -type f -size -2048k -exec cat {} +"
+    assert outside(node, command, f"{node.name}"), "it may read"
+    assert outside(node, command, world.canary, world.token) == []
 
 
 def test_the_journal_and_the_console(node: Node, world: World) -> None:
@@ -157,10 +157,10 @@ def test_the_journal_and_the_console(node: Node, world: World) -> None:
 
 
 def test_etcd(node: Node, world: World) -> None:
-    told = node.ask("etcdctl get '' --from-key")
-    assert "machines" in told
-    assert world.canary not in told
-    assert world.token not in told
+    printed = node.ask("etcdctl get '' --from-key")
+    assert "machines" in printed
+    assert world.canary not in printed
+    assert world.token not in printed
 
 
 def test_the_image(node: Node, world: World, image: Path) -> None:
@@ -174,8 +174,8 @@ def test_another_node_asks_for_metadata(world: World) -> None:
     """Also when it takes the first one's address: the service knows nodes by their ports of the switch."""
     first, second = world.cluster.nodes
     assert world.canary in first.ask(asking(first.address))
-    assert 'hostname: "node-2"' in (told := second.ask(asking(second.address)))
-    assert world.canary not in told
+    assert 'hostname: "node-2"' in (printed := second.ask(asking(second.address)))
+    assert world.canary not in printed
     second.ask(f"ip address add {first.address}/24 dev $(basename $(ls -d /sys/class/net/e*))")
     assert world.canary not in second.root(asking(first.address)).out
 

@@ -33,9 +33,9 @@ pytestmark = [pytest.mark.fast, pytest.mark.needs("clock", "machine")]
 
 NAME: Final = "vm-shell"
 SOON_S: Final = 60.0
-ASKED_FOR: Final = pytest.mark.waive(
+REQUESTED: Final = pytest.mark.waive(
     r"[Rr]escue|root account is locked",
-    reason="a test asks for it; it is told on the console when that has ended, too",
+    reason="a test requests it; the console reports it after the end of the test, too",
     until="2099-12-31",
 )
 COMMAND: Final = [str(Path(sys.executable).parent / "cluster")]
@@ -172,11 +172,11 @@ def test_what_the_node_says_of_units_is_true(cluster: Cluster, node: Node) -> No
     request = Watch(node.number, conditions, ("bad-one.service", "ssh.service"), 0.5)
     try:
         with Line(cluster.layout.control, request, SOON_S) as line:
-            told = list(line.messages())
+            messages = list(line.messages())
     finally:
         root(node, "systemctl reset-failed bad-one")
-    assert [message["held"] for message in told if "held" in message] == [0, 1]
-    assert told[-1] == {"exit": 0}
+    assert [message["held"] for message in messages if "held" in message] == [0, 1]
+    assert messages[-1] == {"exit": 0}
 
 
 def test_its_clock_can_be_set(node: Node) -> None:
@@ -195,7 +195,7 @@ def test_its_clock_can_be_set(node: Node) -> None:
     assert abs(float(root(node, "date +%s")) - time.time()) < 30
 
 
-@ASKED_FOR
+@REQUESTED
 def test_rescue_mode_does_not_take_it_away(node: Node) -> None:
     root(node, "systemctl --no-block isolate rescue.target")
     # A target does not wait for what it stops.
@@ -204,7 +204,7 @@ def test_rescue_mode_does_not_take_it_away(node: Node) -> None:
     assert root(node, "echo here") == "here\n"
 
 
-@ASKED_FOR
+@REQUESTED
 def test_a_reboot_is_another_boot(cluster: Cluster, node: Node) -> None:
     """Out of rescue mode by a reset; the shell is there again, and says that it is another boot."""
 

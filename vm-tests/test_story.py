@@ -49,7 +49,7 @@ Conflicts=bystander@*.service
 
 @dataclass
 class Story:
-    """What the chapters tell each other."""
+    """What the chapters hand on to each other."""
 
     folder: Path
     home: Node | None = None
@@ -150,7 +150,7 @@ def test_a_global_unit_runs_on_every_machine(cluster: Cluster, fleetctl: Fleetct
     until("it is everywhere", lambda: sorted(fleetctl.units().get("everywhere.service", [])) == everywhere, 120)
 
 
-def test_a_unit_that_no_machine_can_take_is_told_why(fleetctl: Fleetctl, story: Story) -> None:
+def test_a_unit_that_no_machine_can_take_gets_a_reason(fleetctl: Fleetctl, story: Story) -> None:
     answer = fleetctl("start", "--block-attempts", "3", story.folder / "nowhere.service")
     assert answer.code == 1
     assert "disk=ssd" in answer.out + answer.err
@@ -189,7 +189,7 @@ BEGINNINGS = {
 }
 
 
-def test_start_tells_the_truth(fleetctl: Fleetctl, story: Story) -> None:
+def test_start_reports_the_outcome(fleetctl: Fleetctl, story: Story) -> None:
     for name, (text, code, words) in BEGINNINGS.items():
         (story.folder / name).write_text(text)
         answer = fleetctl("start", story.folder / name)
@@ -308,7 +308,7 @@ def test_stop_unload_destroy(fleetctl: Fleetctl) -> None:
     until("no unit is left", lambda: fleetctl.units() == {}, 60)
 
 
-def test_no_console_tells_of_a_crash(cluster: Cluster) -> None:
+def test_no_console_reports_a_crash(cluster: Cluster) -> None:
     for node in cluster.nodes:
         text = node.console_tail(10_000)
         for word in ("Kernel panic", "Oops", "BUG:", "Out of memory", "ordering cycle", "Traceback"):

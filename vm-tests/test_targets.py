@@ -70,9 +70,9 @@ def test_a_box_lets_vagrants_key_in_once(key: Path, tmp_path: Path) -> None:
     devices = ["-drive", image, "-device", "virtio-blk-pci,drive=box,bootindex=1"]
     with machine(tmp_path / "machine", key, devices, uefi=True) as node:
         node.wait_for(r"login: ")
-        told = json.loads(node.check("cat /run/cloudconfig/status.json"))
-        assert (told["result"], told["errors"]) == ("done", [])
-        assert told["datasource"] == "file:/usr/share/flotilla/vagrant/user-data"
+        status = json.loads(node.check("cat /run/cloudconfig/status.json"))
+        assert (status["result"], status["errors"]) == ("done", [])
+        assert status["datasource"] == "file:/usr/share/flotilla/vagrant/user-data"
         assert len(node.check("cat .ssh/authorized_keys").splitlines()) == 2
         assert node.check("stat -c '%a %U' .ssh/authorized_keys").strip() == "600 core"
         # The box's disk is larger than what was put onto it: the rest is the node's.

@@ -34,12 +34,12 @@ NEEDED: Final = ("vagrant", "libvirtd", "virtlogd", "dnsmasq", "qemu-img", "ipta
 STATUS: Final = "cat /run/cloudconfig/status.json"
 DOCKER: Final = 2375
 DAEMONS: Final = ["bash", "libvirtd", "virtlogd"]
-"""All that runs on that computer when nobody does anything there."""
+"""All that runs on that computer when no user does anything there."""
 
 
 @dataclass(frozen=True)
 class Desk:
-    """Somebody at that computer, in this checkout, whose Vagrant keeps everything in ``folder``."""
+    """A user at that computer, in this checkout, whose Vagrant keeps everything in ``folder``."""
 
     computer: Computer
     folder: Path
@@ -116,8 +116,8 @@ def test_one_node_under_libvirt(desk: Desk) -> None:
     """Up, what it can do, off and on, gone."""
     up_with = network()
     desk.vagrant("up", "--provider=libvirt", boots=1)
-    told = json.loads(desk.ssh(STATUS))
-    assert (told["result"], told["errors"], told["datasource"]) == ("done", [], "nocloud")
+    status = json.loads(desk.ssh(STATUS))
+    assert (status["result"], status["errors"], status["datasource"]) == ("done", [], "nocloud")
     token = desk.token
     patience = 6 * COMMAND_S * fastest().factor
     until("etcd is healthy", lambda: desk.answers("etcdctl endpoint health"), patience, pause=5)

@@ -2,9 +2,9 @@
 
 ``pytest --cluster-seed=N`` (or ``FLOTILLA_SEED=N``) repeats a run's plan of faults and its clients' dice.
 
-How long may two copies of a unit run? A machine that is cut off runs on, since it cannot tell a dead etcd from a dead
+How long may two copies of a unit run? A machine that is cut off runs on, since to it a dead etcd looks like a dead
 link; so while a node is not in a majority of nodes that run and see each other
-(:func:`cluster.testing.chaos.majorities`) nothing is asked of it. When it is back it registers, reads its orders and
+(:func:`cluster.testing.chaos.majorities`) nothing is required of it. When it is back it registers, reads its orders and
 stops what was moved. What that takes is :data:`BACK_S`: the rest of a lease of its own (``agent_ttl``), an election of
 etcd, one request that times out, and systemd's stop. After that, and among nodes that were never apart, two copies at
 one instant are an error.
@@ -84,10 +84,10 @@ class Sampler:
     def sample(self, node: Node) -> list[Sample]:
         """One look at ``node``. Raises :class:`Failure`."""
         begin = time.monotonic()
-        boot, _, told = node.ask(self.QUESTION, timeout=30).partition("\n")
+        boot, _, units = node.ask(self.QUESTION, timeout=30).partition("\n")
         end = time.monotonic()
         found = []
-        for block in told.strip().split("\n\n"):
+        for block in units.strip().split("\n\n"):
             properties = dict(line.split("=", 1) for line in block.splitlines())
             is_active = properties["ActiveState"] in ("active", "deactivating")
             incarnation = f"{boot} {properties['ActiveEnterTimestampMonotonic']}" if is_active else None

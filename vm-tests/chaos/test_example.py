@@ -35,11 +35,11 @@ def test_web_survives_a_partition(cluster: Cluster, net: Net, tmp_path: Path) ->
     node.unit("web.service").wait_active(within=20)
     with net.isolate(node):
         assert other.run(f"timeout 5 bash -c '</dev/tcp/{node.address}/8000'").rc != 0
-        assert node.unit("web.service").state().active == "active"  # asked without network
+        assert node.unit("web.service").state().active == "active"  # read without network
     other.poll(f"timeout 5 bash -c '</dev/tcp/{node.address}/8000'", within=20)
 
 
-def test_a_unit_that_fails_is_told_at_once_with_its_journal(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_unit_that_fails_is_reported_at_once_with_its_journal(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "broken.service").write_text(BROKEN)
     node = cluster.nodes[1]
     node.put(tmp_path / "broken.service", "/tmp/broken.service")
