@@ -85,4 +85,4 @@ def test_every_service_of_ours_has_a_budget() -> None:
 def test_the_page_has_every_unit_and_its_exposure() -> None:
     page = (Path(__file__).parents[2] / "docs/security.md").read_text()
     for unit, most in BUDGET.items():
-        assert f"| `{unit}` | {most} |" in page
+        assert f"* `{unit}`, {most}: " in page
