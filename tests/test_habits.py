@@ -148,6 +148,51 @@ def test_nothing_is_left_to_do() -> None:
     )
 
 
+PLAIN_WORDS = {
+    "told": "reported, printed, named; a variable: parsed, printed, reply",
+    "nobody": "no one, no process, no user, no caller",
+    "anew": "again",
+}
+
+
+def test_plain_words() -> None:
+    """Prose and identifiers have the words of the field: CONTRIBUTING.md, "How we write"."""
+    # An account's line in passwd, and its key in JSON, may have the name of uid 65534.
+    ours = re.compile(rf"(?<![a-z])(?:{'|'.join(PLAIN_WORDS)})(?![a-z:]|\":)", re.IGNORECASE)
+    texts = ("*.py", "*.md", "*.js", "*.css", "*.yaml", "scripts/*", "units/*", "image/overlay/*", "image/initrd/*")
+    assert found(ours, *texts, "Vagrantfile", "pyproject.toml") == [], f"say instead: {PLAIN_WORDS}"
+
+
+LINE_MAX = 120
+
+
+def prose_of(page: str) -> Iterator[tuple[int, str]]:
+    """(number, line) of a Markdown page, without code: a command cannot be broken."""
+    is_fenced = is_indented = False
+    before = ""
+    for number, line in enumerate(page.splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            is_fenced = not is_fenced
+        # An indented line behind a blank one is code; behind text it goes on with a list's item.
+        is_indented = line.startswith("    ") and (is_indented or not before) if line else is_indented
+        before = line
+        if not (is_fenced or is_indented):
+            yield number, line
+
+
+def test_prose_ends_at_120() -> None:
+    """As code does, which ruff holds: a page is read in a terminal and in a diff, too."""
+    page = "a\n\n    b\n\n    c\n* d\n    e\n```\nf\n```\n|g|"
+    assert "".join(line.strip() for _, line in prose_of(page)) == "a* de```|g|"
+    long = [
+        f"{path.relative_to(ROOT)}:{number}: {len(line)} columns"
+        for path in tracked("docs/*.md", "README.md", "CONTRIBUTING.md", "bench/README.md")
+        for number, line in prose_of(text_of(path))
+        if len(line) > LINE_MAX
+    ]
+    assert long == [], f"break these lines at {LINE_MAX}; a table with longer rows is a list"
+
+
 def test_no_test_is_switched_off() -> None:
     """A test that cannot run fails and says what is missing."""
     switched_off = re.compile(r"pytest\.(?:skip|xfail|importorskip)|mark\.(?:skip|skipif|xfail)|unittest\.skip")
