@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from etcd.errors import EtcdError, NoSpace, TooLarge, Unavailable
 from fleet.api import shapes
+from fleet.api.original import STOP_S, Restarts, is_original
 from fleet.api.pages import Pages
 from fleet.api.seen import Seen, all_seen, look_at
 from fleet.model.entities import Desired, Unit, UnitState
@@ -35,6 +36,7 @@ commit an entry before it can be read from.
 """
 
 _AGAIN_S = 0.5
+_LOOK_S = 0.1
 
 
 class _NotJson(Failure):
@@ -55,6 +57,7 @@ class Api:
     def __init__(self, registry: Registry, *, patience_s: float = ELECTION_S) -> None:
         self._registry = registry
         self._pages = Pages()
+        self._restarts = Restarts()
         self._patience_s = patience_s
 
     def handle(self, request: Request) -> Response:
@@ -128,7 +131,7 @@ class Api:
                 return {"GET": lambda: self._units(query)}
             case ["units", name]:
                 return {
-                    "GET": lambda: self._unit(name),
+                    "GET": lambda: self._unit(name, request),
                     "PUT": lambda: self._put(name, request),
                     "DELETE": lambda: self._delete(name),
                 }
@@ -155,9 +158,11 @@ class Api:
     def _units(self, query: Query) -> Response:
         return self._page("units", query, lambda: map(_listed, all_seen(self._registry.overview())))
 
-    def _unit(self, name: str) -> Response:
+    def _unit(self, name: str, request: Request) -> Response:
         seen = self._look(name)
         current = "" if seen.is_global else seen.current.value
+        if current == Desired.LOADED and is_original(request.headers) and self._restarts.lingers(name):
+            current = Desired.LAUNCHED.value
         return _json(shapes.unit(seen.unit, current=current, machine_id=seen.machine, reason=seen.reason))
 
     def _why(self, name: str) -> Response:
@@ -182,8 +187,18 @@ class Api:
             return failed(HTTPStatus.CONFLICT, "unit does not exist and options field empty", "send the unit's options")
         if wanted.desired is None:
             return failed(HTTPStatus.CONFLICT, "the unit exists and desiredState is empty", "send a desiredState")
+        if is_original(request.headers):
+            self._heed_restart(name, wanted.desired)
         self._registry.set_desired(name, wanted.desired)
         return _respond(HTTPStatus.NO_CONTENT)
+
+    def _heed_restart(self, name: str, desired: Desired) -> None:
+        if desired is Desired.LOADED and self._look(name).current is Desired.LAUNCHED:
+            self._restarts.stops(name)
+        elif desired is Desired.LAUNCHED and self._restarts.starts(name):
+            until = time.monotonic() + STOP_S
+            while self._look(name).current is Desired.LAUNCHED and time.monotonic() < until:
+                time.sleep(_LOOK_S)
 
     def _delete(self, name: str) -> Response:
         UnitName.parse(name)

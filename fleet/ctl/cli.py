@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.ctl import change, listing, remote
+from fleet.ctl import change, forward, listing, remote
 from fleet.ctl.client import Endpoint
 from fleet.ctl.reach import Settings
 from fleet.ctl.transport import Ssh, parse_tunnel
@@ -167,6 +167,13 @@ COMMANDS = (
         remote.add_ssh_options,
         remote.ssh,
         ("fleetctl ssh hello.service", "fleetctl ssh 3f7a uptime", "fleetctl ssh --unit hello.service docker ps"),
+    ),
+    Command(
+        "fd-forward",
+        "standard input and output to a unix socket: the original client's tunnel",
+        forward.add_forward_options,
+        forward.fd_forward,
+        ("fleetctl fd-forward /run/fleet.sock",),
     ),
     Command(
         "why",
