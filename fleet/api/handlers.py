@@ -139,6 +139,8 @@ class Api:
                 return {"GET": lambda: self._states(query)}
             case ["state", name]:
                 return {"GET": lambda: self._state(name)}
+            case ["ask"]:
+                return {"POST": lambda: self._ask(request)}
             case ["progress"]:
                 return {"POST": lambda: self._progress(request)}
             case ["why", name]:
@@ -190,6 +192,12 @@ class Api:
         if is_original(request.headers):
             self._heed_restart(name, wanted.desired)
         self._registry.set_desired(name, wanted.desired)
+        return _respond(HTTPStatus.NO_CONTENT)
+
+    def _ask(self, request: Request) -> Response:
+        """Many units at once, all or none; ours, for a client that would else send hundreds of requests."""
+        _require_json(request)
+        self._registry.ask(shapes.asked(request.body))
         return _respond(HTTPStatus.NO_CONTENT)
 
     def _heed_restart(self, name: str, desired: Desired) -> None:

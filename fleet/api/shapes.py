@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fleet.model.entities import Desired, Machine, Unit, UnitState
+from fleet.model.registry import ASK_MAX
 from terminal import Failure, record
 from unitfile.name import UnitName
-from unitfile.text import Option, UnitFile
+from unitfile.text import Option, UnitFile, UnitFileError
 
 BODY_SIZE_MAX = 4 << 20
 """Bytes of a request body: the largest unit file with room for JSON's escapes."""
@@ -56,7 +57,11 @@ class UnitRequest:
         """Read the JSON of a PUT.
 
         Raises :class:`BadRequest`, or :class:`unitfile.text.UnitFileError` for the options."""
-        fields = _parsed(body, dict, "object")
+        return cls.of(_parsed(body, dict, "object"))
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object]) -> UnitRequest:
+        """As :meth:`parse`, of the object."""
         raw = fields.get("options") or []
         if not isinstance(raw, list):
             raise BadRequest("options is no list")
@@ -67,6 +72,28 @@ class UnitRequest:
             raise BadRequest(f"desiredState {wanted[:80]!r} is none of {', '.join(Desired)}") from None
         options = [_option(each) for each in raw]
         return cls(_text(fields, "name"), UnitFile.of(options) if options else None, desired)
+
+
+def asked(body: bytes) -> dict[str, tuple[UnitFile | None, Desired]]:
+    """The body of a POST to ``/ask``: text, if it is given, and desired state of each unit.
+
+    Raises :class:`BadRequest`, or as :meth:`UnitRequest.parse`, with the unit's name."""
+    raw = _parsed(body, dict, "object").get("units")
+    if not isinstance(raw, list) or not all(isinstance(each, dict) for each in raw):
+        raise BadRequest("units is no list of objects")
+    if len(raw) > ASK_MAX:
+        raise BadRequest(f"{len(raw)} units at once, {ASK_MAX} is the most")
+    wanted: dict[str, tuple[UnitFile | None, Desired]] = {}
+    for each in raw:
+        try:
+            unit = UnitRequest.of(each)
+        except (BadRequest, UnitFileError) as error:
+            raise BadRequest(str(error), where=str(each.get("name", ""))[:80] or None, hint=error.hint) from None
+        name = str(UnitName.parse(unit.name))
+        if unit.desired is None or name in wanted:
+            raise BadRequest("desiredState is empty, or the unit is there twice", where=name)
+        wanted[name] = (unit.unitfile, unit.desired)
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,13 +60,9 @@ def submit(settings: Settings, options: argparse.Namespace) -> int:
     arguments = parse_arguments(options.units)
     with _open(settings) as session:
         plan = _plan(session, arguments, "inactive", replace=options.replace)
-        done: list[str] = []
-        with session.reporting([str(each.name) for each in arguments], done):
-            for argument, text in plan:
-                if text is not None:
-                    session.put(str(argument.name), text, "inactive")
-                done.append(str(argument.name))
-                print(f"Unit {argument.name} inactive", flush=True)
+        session.want({str(argument.name): text for argument, text in plan if text is not None}, "inactive")
+        for argument, _ in plan:
+            print(f"Unit {argument.name} inactive")
     return 0
 
 
@@ -117,7 +113,7 @@ def restart(settings: Settings, options: argparse.Namespace) -> int:
 def _restart(session: Session, record: UnitRecord, options: argparse.Namespace) -> None:
     name = record.name
     if record.desired != "loaded":
-        session.set_desired(name, "loaded")
+        session.want({name: None}, "loaded")
     stopped = _look_stopped_everywhere(session, name) if record.is_global else _look_state(session, name, "loaded")
     try:
         _wait(session, {name: stopped}, options)
@@ -126,7 +122,7 @@ def _restart(session: Session, record: UnitRecord, options: argparse.Namespace) 
             f"{failure}\n  unit {name} was stopped, and not started again",
             hint=f"start it: fleetctl start {name}",
         ) from None
-    session.set_desired(name, "launched")
+    session.want({name: None}, "launched")
     if record.is_global:
         print(f"Triggered global unit {name} restart", flush=True)
     else:
@@ -162,15 +158,7 @@ def _bring(settings: Settings, options: argparse.Namespace, wanted: str) -> int:
     names = [str(each.name) for each in arguments]
     with _open(settings, options) as session:
         plan = _plan(session, arguments, wanted, replace=options.replace)
-        done: list[str] = []
-        with session.reporting(names, done):
-            for argument, text in plan:
-                name = str(argument.name)
-                if text is not None:
-                    session.put(name, text, wanted)
-                else:
-                    session.set_desired(name, wanted)
-                done.append(name)
+        session.want({str(argument.name): text for argument, text in plan}, wanted)
         session.read(names)
         looks: dict[str, Look] = {}
         for name in names:
@@ -291,19 +279,15 @@ def _existing(settings: Settings, options: argparse.Namespace) -> Iterator[tuple
 def _take_down(session: Session, records: Sequence[UnitRecord], wanted: str, options: argparse.Namespace) -> None:
     """The common part of ``stop`` and ``unload``."""
     verb = "stop" if wanted == "loaded" else "unload"
+    session.want({each.name: None for each in records if each.desired != wanted}, wanted)
     looks: dict[str, Look] = {}
-    done: list[str] = []
-    with session.reporting([each.name for each in records], done):
-        for record in records:
-            if record.desired != wanted:
-                session.set_desired(record.name, wanted)
-            done.append(record.name)
-            if record.is_global:
-                print(f"Triggered global unit {record.name} {verb}", flush=True)
-            elif options.no_block:
-                print(f"Triggered unit {record.name} {verb}", flush=True)
-            else:
-                looks[record.name] = _look_state(session, record.name, wanted)
+    for record in records:
+        if record.is_global:
+            print(f"Triggered global unit {record.name} {verb}")
+        elif options.no_block:
+            print(f"Triggered unit {record.name} {verb}")
+        else:
+            looks[record.name] = _look_state(session, record.name, wanted)
     _wait(session, looks, options)
 
 

@@ -158,14 +158,20 @@ class Client:
             raise
         return _record(answer)
 
-    def put(self, name: str, unitfile: UnitFile, desired: str) -> None:
-        """Create the unit, or replace its text when that differs."""
-        options = [{"section": each.section, "name": each.name, "value": each.value} for each in unitfile.options]
-        self._put(name, {"name": name, "desiredState": desired, "options": options})
+    def ask(self, units: Mapping[str, UnitFile | None], desired: str) -> None:
+        """Request a state of units, all or none: those with a text are created, or replaced when their text differs.
 
-    def set_desired(self, name: str, desired: str) -> None:
-        """Request a state of a unit that exists."""
-        self._put(name, {"name": name, "desiredState": desired})
+        Up to 100, and one if they are large."""
+        rows = []
+        for name, unitfile in units.items():
+            row: dict[str, object] = {"name": name, "desiredState": desired}
+            if unitfile is not None:
+                options = [
+                    {"section": each.section, "name": each.name, "value": each.value} for each in unitfile.options
+                ]
+                row["options"] = options
+            rows.append(row)
+        self._request("POST", "/ask", json.dumps({"units": rows}).encode())
 
     def delete(self, name: str) -> bool:
         """Remove the unit; False when there was none."""
@@ -206,9 +212,6 @@ class Client:
                 return None
             raise
         return Why(_record(answer), _text(answer, "reason"))
-
-    def _put(self, name: str, body: Mapping[str, object]) -> None:
-        self._request("PUT", f"/units/{quote(name, safe='')}", json.dumps(body).encode())
 
     def _pages(self, path: str, key: str, query: Mapping[str, str] | None = None) -> Iterator[Mapping[str, object]]:
         token = ""

@@ -8,8 +8,9 @@ requests may be requested twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from fleet.ctl import waiting
@@ -23,6 +24,12 @@ PATIENCE_S = 60.0
 """Seconds of trouble that a command bears that does not wait for its units, and so has no limit of its own."""
 
 AGAIN_S = 1.0
+
+BATCH_MAX = 100
+"""Units of one request that changes them."""
+
+BATCH_SIZE_MAX = 256 << 10
+"""Characters of their texts: etcd takes 1.5 MiB, and JSON may need some bytes for each."""
 
 Answer = TypeVar("Answer")
 
@@ -105,14 +112,18 @@ class Session:
 
     # What is requested
 
-    def put(self, name: str, text: UnitFile, desired: str) -> None:
-        """Create the unit, or replace its text when that differs."""
-        self._texts.pop(name, None)
-        self.ask(lambda: self.client.put(name, text, desired))
+    def want(self, units: Mapping[str, UnitFile | None], desired: str) -> None:
+        """Request a state of units. Those with a text are created, or replaced when their text differs.
 
-    def set_desired(self, name: str, desired: str) -> None:
-        """Request a state of a unit that exists."""
-        self.ask(lambda: self.client.set_desired(name, desired))
+        What ends it early says for which units it has asked."""
+        done: list[str] = []
+        with self.reporting(list(units), done):
+            for batch in _batches(units):
+                self.ask(partial(self.client.ask, batch, desired))
+                done.extend(batch)
+                for name in batch:
+                    if batch[name] is not None:
+                        self._texts.pop(name, None)
 
     def delete(self, name: str) -> None:
         """Remove the unit, if it is there."""
@@ -170,6 +181,21 @@ class Session:
         except KeyboardInterrupt:
             self._report(outcome())
             raise
+
+
+def _batches(units: Mapping[str, UnitFile | None]) -> Iterator[dict[str, UnitFile | None]]:
+    """The units in requests that etcd takes as one transaction."""
+    batch: dict[str, UnitFile | None] = {}
+    size = 0
+    for name, text in units.items():
+        more = 0 if text is None else len(text.serialize())
+        if batch and (len(batch) == BATCH_MAX or size + more > BATCH_SIZE_MAX):
+            yield batch
+            batch, size = {}, 0
+        batch[name] = text
+        size += more
+    if batch:
+        yield batch
 
 
 class Trouble(Exception):  # noqa: N818 - no error: it may pass

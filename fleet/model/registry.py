@@ -29,13 +29,16 @@ from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
 from fleet.model.requirements import check_unit
 from terminal import Failure
-from unitfile.text import UnitFileError
+from unitfile.text import UnitFile, UnitFileError
 
 PREFIX = "/flotilla/fleet/"
 VALUE_MAX = 1 << 20
 """Bytes of a unit's value. etcd takes 1.5 MiB a request.
 
 The order for the unit, which says a little more, must fit too."""
+
+ASK_MAX = 100
+"""Units that may be changed in one transaction, if they are small enough to be one request to etcd."""
 
 _ATTEMPTS = 8
 _WIDE_MAX = 5_000
@@ -294,11 +297,8 @@ class Registry:
         :class:`fleet.model.requirements.RequirementsError` or :class:`unitfile.name.UnitNameError` for a unit that no
         machine may run.
         """
-        check_unit(unit)
+        value = _unit_value(unit)
         key = self.key_unit(unit.name)
-        value = codec.unit_bytes(unit)
-        if len(value) > VALUE_MAX:
-            raise UnitFileError(f"the unit takes {len(value)} bytes in etcd, {VALUE_MAX} is the most")
         if replace:
             self.client.put(key, value)
             return
@@ -324,6 +324,33 @@ class Registry:
             if self.client.txn(compare, [Op.put(key, codec.unit_bytes(changed))]).succeeded:
                 return
         raise Contended(name)
+
+    def ask(self, wanted: Mapping[str, tuple[UnitFile | None, Desired]]) -> None:
+        """Create, replace or change up to :data:`ASK_MAX` units in one transaction: all of them, or none.
+
+        Each is to have this text (``None``: the one that it has) and desired state. Raises :class:`NoSuchUnit`,
+        :class:`Contended`, or as :meth:`create_unit`."""
+        keys = [self.key_unit(name) for name in wanted]
+        for _ in range(_ATTEMPTS):
+            compares: list[Compare] = []
+            ops: list[Op] = []
+            answers = self.client.txn([], [Op.get(key) for key in keys]).responses
+            for (name, (unitfile, desired)), key, answer in zip(wanted.items(), keys, answers, strict=True):
+                found = next(iter(answer.kvs), None)
+                unit = None if found is None else self.decoded(found, codec.unit)
+                if unit is None and unitfile is None:
+                    raise NoSuchUnit(name)
+                text = (
+                    unitfile if unit is None or (unitfile is not None and unitfile != unit.unitfile) else unit.unitfile
+                )
+                assert text is not None
+                changed = Unit(name, text, desired)
+                if changed != unit:
+                    compares.append(Compare.modified(key, "==", 0 if found is None else found.mod_revision))
+                    ops.append(Op.put(key, _named_value(changed)))
+            if not ops or self.client.txn(compares, ops).succeeded:
+                return
+        raise Contended(" ".join(wanted))
 
     def delete_unit(self, name: str) -> None:
         """Delete a unit; the engine and the agents then remove it from its machine. Raises :class:`NoSuchUnit`."""
@@ -424,6 +451,23 @@ class Registry:
             self._problems[key] = problem
         if new:
             _LOG.warning("skipped %s: %s", key, message)
+
+
+def _unit_value(unit: Unit) -> bytes:
+    check_unit(unit)
+    value = codec.unit_bytes(unit)
+    if len(value) > VALUE_MAX:
+        raise UnitFileError(f"the unit takes {len(value)} bytes in etcd, {VALUE_MAX} is the most")
+    return value
+
+
+def _named_value(unit: Unit) -> bytes:
+    """The value of one of several units: what is wrong with it says with which."""
+    try:
+        return _unit_value(unit)
+    except Failure as failure:
+        failure.where = failure.where or unit.name
+        raise
 
 
 def _pair(rest: str) -> tuple[str, str]:

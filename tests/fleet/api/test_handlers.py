@@ -415,7 +415,7 @@ class TestRefusals:
         path=st.one_of(
             st.text(max_size=60),
             st.text("/[]:@%?#&=.a", max_size=20),
-            st.just("/fleet/v1/progress"),
+            st.sampled_from(["/fleet/v1/progress", "/fleet/v1/ask"]),
             st.builds(
                 "/fleet/v1/{}/{}".format,
                 st.sampled_from(["units", "state", "why", "machines", "discovery", "progress"]),
@@ -440,6 +440,91 @@ class TestRefusals:
     def test_any_request_gets_an_answer(self, method: str, path: str, body: bytes) -> None:
         response = World().api.handle(Request(method, path, {"content-type": "application/json"}, body))
         assert response.status in (200, 201, 204, 400, 404, 405, 409, 415)
+
+
+class TestMany:
+    """``POST /ask``: many at once, all or none."""
+
+    def post(self, world: World, *units: dict[str, Any]) -> tuple[int, Any]:
+        status, body = world("POST", "/fleet/v1/ask", {"units": list(units)})
+        return status, body and body["error"]["message"]
+
+    def desired(self, world: World) -> dict[str, str]:
+        return {each.name: each.desired.value for each in world.registry.units()}
+
+    def test_create_replace_and_change(self, world: World) -> None:
+        a, b = "a.service", "b.service"
+        new = {"name": a, "options": OPTIONS, "desiredState": "launched"}
+        assert self.post(world, new, {**new, "name": b, "desiredState": "inactive"}) == (204, None)
+        assert self.desired(world) == {a: "launched", b: "inactive"}
+        other = [{**OPTIONS[0], "value": "/bin/other"}]
+        assert self.post(world, {**new, "desiredState": "loaded"}, {**new, "name": b, "options": other}) == (204, None)
+        assert self.desired(world) == {a: "loaded", b: "launched"}
+        assert [each.unitfile.get("Service", "ExecStart") for each in world.registry.units()] == [
+            ("/bin/sleep 1000",),
+            ("/bin/other",),
+        ]
+        assert self.post(world, {"name": a, "desiredState": "launched"}) == (204, None)
+        assert self.desired(world)[a] == "launched"
+        before = world.etcd.store.revision
+        assert self.post(world, {"name": a, "desiredState": "launched"}, {**new, "name": b, "options": other}) == (
+            204,
+            None,
+        )
+        assert world.etcd.store.revision == before, "all is as it is wanted: nothing is written"
+        assert self.post(world) == (204, None)
+
+    @pytest.mark.parametrize(
+        ("bad", "status", "part"),
+        [
+            ({"name": "bad.service", "desiredState": "launched"}, 404, "unit does not exist"),
+            ({"name": "../bad", "options": OPTIONS, "desiredState": "launched"}, 400, "bad"),
+            ({"name": "bad.service", "options": OPTIONS}, 400, "bad.service: desiredState is empty"),
+            ({"name": "bad.service", "options": OPTIONS, "desiredState": "up"}, 400, "bad.service: desiredState 'up'"),
+            ({"name": "bad.service", "options": [1], "desiredState": "loaded"}, 400, "bad.service: an option"),
+            ({"name": "good.service", "options": OPTIONS, "desiredState": "loaded"}, 400, "good.service"),
+            ({"name": "bad@.service", "options": OPTIONS, "desiredState": "launched"}, 400, "bad@.service: "),
+            (
+                {
+                    "name": "bad.service",
+                    "options": [*OPTIONS, {"section": "X-Fleet", "name": "Nonsense", "value": "1"}],
+                    "desiredState": "launched",
+                },
+                400,
+                "bad.service: ",
+            ),
+        ],
+    )
+    def test_one_that_is_wrong_changes_nothing_and_is_named(
+        self, world: World, bad: dict[str, Any], status: int, part: str
+    ) -> None:
+        good = {"name": "good.service", "options": OPTIONS, "desiredState": "launched"}
+        answer = self.post(world, good, bad)
+        assert answer[0] == status
+        assert part in answer[1]
+        assert self.desired(world) == {}
+
+    @pytest.mark.parametrize("body", [{}, [], {"units": 1}, {"units": [1]}, {"units": [{}] * 101}])
+    def test_nonsense(self, world: World, body: Any) -> None:
+        assert world("POST", "/fleet/v1/ask", body)[0] == 400
+
+    def test_somebody_else_changes_one_meanwhile(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is read again, and what the other one wrote is not lost."""
+        world.registry.create_unit(unit("a.service", desired=Desired.INACTIVE))
+        other = Registry(world.etcd.connect())
+        txn = world.etcd.txn
+        meanwhile = [lambda: other.create_unit(unit("a.service", run="/bin/other"), replace=True)]
+
+        def late(compare: Any, then: Any, *rest: Any) -> Any:
+            if compare and meanwhile:
+                meanwhile.pop()()
+            return txn(compare, then, *rest)
+
+        monkeypatch.setattr(world.etcd, "txn", late)
+        assert self.post(world, {"name": "a.service", "desiredState": "loaded"}) == (204, None)
+        (found,) = world.registry.units()
+        assert found.desired is Desired.LOADED
+        assert found.unitfile.get("Service", "ExecStart") == ("/bin/other",)
 
 
 class TestMetadata:

@@ -24,6 +24,7 @@ from fleet.ctl import cli, waiting
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
 from fleet.model.registry import Registry
+from unitfile.text import UnitFile
 from webserver.message import Request, Response
 
 A, B = "a" * 32, "b" * 32
@@ -62,12 +63,8 @@ class World(Registry):
     def add_machine(self, machine: Machine) -> None:
         self.client.put(self.key_machine(machine.id), codec.machine_bytes(machine))
 
-    def create_unit(self, unit: Unit, *, replace: bool = False) -> None:
-        super().create_unit(unit, replace=replace)
-        self.step()
-
-    def set_desired(self, name: str, desired: Desired) -> None:
-        super().set_desired(name, desired)
+    def ask(self, wanted: Mapping[str, tuple[UnitFile | None, Desired]]) -> None:
+        super().ask(wanted)
         self.step()
 
     def delete_unit(self, name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from etcd.errors import NoSpace, Unavailable
-from fleet.model.entities import Unit
+from fleet.ctl import session
 from tests.eventually import WITHIN_S
 
 A = "a" * 32
@@ -464,20 +464,20 @@ class TestTrouble:
     def test_an_election_while_it_asks(
         self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The answer to the second is lost: it is requested again, and all three run."""
+        """The answer is lost: it is asked for again, and all three run."""
         names = ["1.service", "2.service", "3.service"]
         for name in names:
             unit_file(name)
-        create = fleetctl.world.create_unit
+        ask = fleetctl.world.ask
         lost = [True]
 
-        def create_unit(unit: Unit, *, replace: bool = False) -> None:
-            create(unit, replace=replace)
-            if unit.name == "2.service" and lost:
+        def lose(wanted: Any) -> None:
+            ask(wanted)
+            if lost:
                 lost.clear()
                 raise Unavailable("played", maybe_applied=True)
 
-        monkeypatch.setattr(fleetctl.world, "create_unit", create_unit)
+        monkeypatch.setattr(fleetctl.world, "ask", lose)
         said = fleetctl("start", *names)
         assert said.code == 0, said
         assert said.err.count("waiting for the cluster: fleet server unable to communicate with etcd\n") == 1
@@ -489,17 +489,31 @@ class TestTrouble:
         names = ["1.service", "2.service", "3.service"]
         for name in names:
             unit_file(name)
-        create = fleetctl.world.create_unit
+        monkeypatch.setattr(session, "BATCH_MAX", 1)
+        ask = fleetctl.world.ask
 
-        def create_unit(unit: Unit, *, replace: bool = False) -> None:
-            if unit.name == "2.service":
+        def fail(wanted: Any) -> None:
+            if "2.service" in wanted:
                 raise NoSpace("etcd is full")
-            create(unit, replace=replace)
+            ask(wanted)
 
-        monkeypatch.setattr(fleetctl.world, "create_unit", create_unit)
+        monkeypatch.setattr(fleetctl.world, "ask", fail)
         said = fleetctl(verb, *names)
         assert said.code == 1
         assert "requested: 1.service\n  not requested: 2.service 3.service\n" in said.err
+
+    def test_large_units_are_asked_for_one_by_one(
+        self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """etcd takes no more than 1.5 MiB at once."""
+        text = "[Service]\nExecStart=/bin/true\n" + "".join(f"Environment=A{n}={'x' * 1000}\n" for n in range(200))
+        names = [f"{number}.service" for number in range(5)]
+        for name in names:
+            unit_file(name, text)
+        fleetctl.requests.clear()
+        assert fleetctl("submit", *names).code == 0
+        assert fleetctl.requests.count("POST /fleet/v1/ask") == 5
+        assert [each.name for each in fleetctl.world.units()] == names
 
     def test_an_interrupt_reports_what_goes_on(
         self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
@@ -521,11 +535,9 @@ class TestTrouble:
             fleetctl.world.scripts[name] = script(fleetctl, [("activating", "start")] * 3 + [("active", "running")])
         fleetctl.requests.clear()
         assert fleetctl("start", *names).code == 0
-        puts = [each for each in fleetctl.requests if each.startswith("PUT")]
-        others = [each for each in fleetctl.requests if not each.startswith("PUT")]
-        assert len(puts) == 200
-        assert set(others) == {"POST /fleet/v1/progress", "GET /fleet/v1/machines"}
-        assert len(others) < 20, "not three for each unit and round"
+        assert set(fleetctl.requests) == {"POST /fleet/v1/ask", "POST /fleet/v1/progress", "GET /fleet/v1/machines"}
+        assert fleetctl.requests.count("POST /fleet/v1/ask") == 2
+        assert len(fleetctl.requests) < 20, "not three for each unit and round"
 
     def test_status_of_a_unit_that_is_nowhere(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
         unit_file()
