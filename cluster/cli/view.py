@@ -82,7 +82,7 @@ def status_text(status: dict[str, Any]) -> str:
             f"({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})"
         ),
         table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "DISK", "LAST END"]),
-        *(f"{n['name']} stands still: {stall.WHY}" for n in status["nodes"] if n["state"] == "stalled"),
+        *(f"{n['name']} is stalled: {stall.WHY}" for n in status["nodes"] if n["state"] == "stalled"),
         *(line for n in status["nodes"] for line in room_lines(n)),
         *(f"fault {fault['id']}: {fault['what']}" for fault in status["faults"]),
     ]

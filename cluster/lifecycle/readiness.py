@@ -180,7 +180,7 @@ class Readiness:
             if state.state == "off":
                 raise NotReady(f"its machine is off: {state.ended}", node)
             if state.state == "stalled":
-                raise NotReady(f"it stands still: {stall.WHY}", node, hint=stall.HINT)
+                raise NotReady(f"it is stalled: {stall.WHY}", node, hint=stall.HINT)
 
     def _require_no_failure(self) -> None:
         for node in self._nodes:

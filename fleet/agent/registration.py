@@ -104,7 +104,7 @@ class Registration:
         presence = Presence(found.lease, found.create_revision)
         if known != self._machine:
             self._rewrite(presence)
-        _LOG.info("carrying on with the lease of the daemon before")
+        _LOG.info("resuming the lease of the previous daemon")
         return presence
 
     def _rewrite(self, presence: Presence) -> None:

@@ -190,17 +190,17 @@ class Api:
         if wanted.desired is None:
             return failed(HTTPStatus.CONFLICT, "the unit exists and desiredState is empty", "send a desiredState")
         if is_original(request.headers):
-            self._heed_restart(name, wanted.desired)
+            self._note_restart(name, wanted.desired)
         self._registry.set_desired(name, wanted.desired)
         return _respond(HTTPStatus.NO_CONTENT)
 
     def _ask(self, request: Request) -> Response:
         """Many units at once, all or none; ours, for a client that would else send hundreds of requests."""
         _require_json(request)
-        self._registry.ask(shapes.asked(request.body))
+        self._registry.ask(shapes.requested(request.body))
         return _respond(HTTPStatus.NO_CONTENT)
 
-    def _heed_restart(self, name: str, desired: Desired) -> None:
+    def _note_restart(self, name: str, desired: Desired) -> None:
         if desired is Desired.LOADED and self._look(name).current is Desired.LAUNCHED:
             self._restarts.stops(name)
         elif desired is Desired.LAUNCHED and self._restarts.starts(name):

@@ -2,7 +2,7 @@
 
 Its ``restart`` asks for ``loaded``, and then waits until the unit is ``launched``, where it means ``loaded``. Only then
 does it ask for ``launched``. With a server that is quick it would wait for ever, and leave the unit stopped. The
-original's server was slow enough to still say ``launched`` when it was asked a quarter of a second later.
+original's server was slow enough to still say ``launched`` when it was queried a quarter of a second later.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Restarts:
         self._lock = threading.Lock()
 
     def stops(self, name: str) -> None:
-        """A unit that was launched is asked to be loaded."""
+        """A unit that was launched is requested as loaded."""
         now = self._clock()
         with self._lock:
             self._stopped = {each: since for each, since in self._stopped.items() if now - since < RESTART_S}
@@ -50,7 +50,7 @@ class Restarts:
         return self._is_within(name, LINGER_S)
 
     def starts(self, name: str) -> bool:
-        """The unit is asked to be launched; whether that is the second half of a restart."""
+        """The unit is requested as launched; whether that is the second half of a restart."""
         is_restart = self._is_within(name, RESTART_S)
         with self._lock:
             self._stopped.pop(name, None)

@@ -74,7 +74,7 @@ class UnitRequest:
         return cls(_text(fields, "name"), UnitFile.of(options) if options else None, desired)
 
 
-def asked(body: bytes) -> dict[str, tuple[UnitFile | None, Desired]]:
+def requested(body: bytes) -> dict[str, tuple[UnitFile | None, Desired]]:
     """The body of a POST to ``/ask``: text, if it is given, and desired state of each unit.
 
     Raises :class:`BadRequest`, or as :meth:`UnitRequest.parse`, with the unit's name."""

@@ -115,7 +115,7 @@ class Session:
     def want(self, units: Mapping[str, UnitFile | None], desired: str) -> None:
         """Request a state of units. Those with a text are created, or replaced when their text differs.
 
-        What ends it early says for which units it has asked."""
+        What ends it early says which units it has requested."""
         done: list[str] = []
         with self.reporting(list(units), done):
             for batch in _batches(units):

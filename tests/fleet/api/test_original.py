@@ -212,21 +212,21 @@ def test_restart(cluster: Cluster, go: Callable[[], GoClient]) -> None:
 def test_restart_of_a_unit_that_takes_its_time_to_stop(
     cluster: Cluster, go: Callable[[], GoClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its start is asked for while the unit still stops: the two must not cancel each other."""
+    """Its start is requested while the unit still stops: the two must not cancel each other."""
     go().start("hello.service")
     stop = cluster.systemd.stop
-    asked = threading.Event()
+    requested = threading.Event()
     stops = original.Restarts.starts
 
     def slow(unit: str) -> None:
-        assert asked.wait(WITHIN_S)
+        assert requested.wait(WITHIN_S)
         stop(unit)
 
     def starts(restarts: original.Restarts, name: str) -> bool:
         try:
             return stops(restarts, name)
         finally:
-            threading.Timer(0.3, asked.set).start()
+            threading.Timer(0.3, requested.set).start()
 
     monkeypatch.setattr(cluster.systemd, "stop", slow)
     monkeypatch.setattr(original.Restarts, "starts", starts)

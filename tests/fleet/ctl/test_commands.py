@@ -464,7 +464,7 @@ class TestTrouble:
     def test_an_election_while_it_asks(
         self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The answer is lost: it is asked for again, and all three run."""
+        """The answer is lost: it is requested again, and all three run."""
         names = ["1.service", "2.service", "3.service"]
         for name in names:
             unit_file(name)
@@ -502,7 +502,7 @@ class TestTrouble:
         assert said.code == 1
         assert "requested: 1.service\n  not requested: 2.service 3.service\n" in said.err
 
-    def test_large_units_are_asked_for_one_by_one(
+    def test_large_units_are_requested_one_by_one(
         self, fleetctl: Fleetctl, unit_file: UnitFile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """etcd takes no more than 1.5 MiB at once."""
