@@ -215,6 +215,23 @@ def test_what_a_unit_lacked_comes(cluster: Cluster, fleetctl: Fleetctl, story: S
     fleetctl.check("destroy", "alone.timer", "alone.service", *(name for name in BEGINNINGS if name != "alone.timer"))
 
 
+def test_fleetd_survives_signals_and_its_end_changes_no_unit(
+    cluster: Cluster, fleetctl: Fleetctl, story: Story
+) -> None:
+    """HUP and USR1 do not end it. When it is stopped, systemd shows what that means, and the units run on."""
+    (node,) = [node for node in cluster.nodes if node is story.home]
+    before = (node.root("systemctl show -P MainPID fleet").out, active_since(node, UNIT))
+    node.root("systemctl reload fleet && systemctl kill -s USR1 fleet")
+    until("it prints its state", lambda: '"registered": true' in node.root("journalctl -u fleet -o cat").out, 60)
+    assert (node.root("systemctl show -P MainPID fleet").out, active_since(node, UNIT)) == before
+    node.root("systemctl stop fleet")
+    status = node.root("systemctl show -P StatusText fleet").out
+    node.root("systemctl start fleet")
+    assert "run on, and" in status
+    until("three machines", lambda: len(fleetctl.machines()) == 3, 60)
+    assert active_since(node, UNIT) == before[1]
+
+
 @pytest.mark.parametrize("name", ["../x.service", "x.unknown", "a b.service", f"{'x' * 300}.service"])
 def test_a_bad_unit_name_is_refused(fleetctl: Fleetctl, name: str) -> None:
     answer = fleetctl("start", name)

@@ -187,8 +187,8 @@ class Agent:
         slot.job = outcome.job
         slot.start = STARTING if outcome.job else "refused" if outcome.is_refused else ""
         slot.ended = ""
-        if outcome.step is not Step.START:
-            slot.explained = Explanation()
+        if outcome.job or not outcome.error:
+            slot.explained = Explanation()  # of what was before
         if outcome.error:
             _LOG.warning("%s: %s", outcome.unit, outcome.error)
             self._postpone(slot, now)
