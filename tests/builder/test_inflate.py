@@ -31,6 +31,7 @@ def test_what_was_packed_comes_out(kind: str, data: bytes, repeat: int, size: in
     assert max(map(len, pieces), default=0) <= PIECE
 
 
+@pytest.mark.slow
 @kinds
 def test_a_bomb_takes_no_memory(kind: str) -> None:
     packed = PACK[kind](bytes(96 << 20))

@@ -109,6 +109,7 @@ def test_who_supplied_it(maintainer: str, expected: str) -> None:
     assert sbom.supplier(maintainer) == expected
 
 
+@pytest.mark.slow
 def test_every_build_has_one(tmp_path: Path, closure: Tools) -> None:
     world = World(tmp_path, closure)
     for build, purpose in ((world.container, "CONTAINER"), (world.image, "OPERATING_SYSTEM")):

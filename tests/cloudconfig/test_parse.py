@@ -274,6 +274,7 @@ def test_any_text_becomes_values_and_findings(text: str) -> None:
     salvage.essentials([text])
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(schema.TOP), VALUES))
 @settings(max_examples=300)
 def test_any_shape_becomes_values_and_findings(value: dict[str, object]) -> None:

@@ -80,6 +80,7 @@ def test_a_full_disk_of_this_computer_stops_the_node_until_there_is_room(node: N
     assert "W" not in console(node).decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_a_slow_disk_does_so_many_requests_a_second(node: Node) -> None:
     fast = requests_a_second(node, 200)
     with node.disk.slow(iops=20):

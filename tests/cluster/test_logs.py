@@ -63,6 +63,7 @@ def cluster(image: Path) -> Iterator[Cluster]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_guest_that_writes_without_end_fills_no_disk(cluster: Cluster) -> None:
     node, layout = cluster.nodes[0], cluster.layout
     for path in (node.console_log, layout.supervisor_log, layout.services_log):

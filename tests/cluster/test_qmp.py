@@ -213,6 +213,7 @@ def test_a_monitor_that_was_closed_or_says_that_it_ends_is_not_called_again(sock
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_flood_of_events_is_not_taken_as_fast_as_it_comes(socket_path: Path) -> None:
     async def main() -> None:
         flood = b'{"event": "STOP"}\n' * (8 * qmp.BYTES_A_SECOND // 18)

@@ -177,6 +177,7 @@ def test_a_slow_reader_holds_its_sender_back_and_loses_nothing(tmp_path: Path) -
     play(tmp_path, story, nodes=2)
 
 
+@pytest.mark.slow
 def test_a_reader_that_takes_a_little_at_a_time_is_slow_not_paused(tmp_path: Path) -> None:
     """It needs seconds for what waits for it, several times the patience for one that takes nothing."""
 

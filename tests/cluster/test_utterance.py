@@ -187,6 +187,7 @@ def test_a_command_of_ours_that_never_stops_talking_is_ended(socket_path: Path) 
     assert peak_bytes(lambda: against(socket_path, answers, scene)) < 64 << 20
 
 
+@pytest.mark.slow
 def test_unread_output_is_bounded_whatever_it_is_made_of(socket_path: Path) -> None:
     """Objects in lists take twenty times the room of their text."""
     nested = b'{"id":1,"held":1,"failed":[%s]}\n' % b",".join([b"{}"] * 40_000)

@@ -343,6 +343,7 @@ def test_an_idle_watch_outlives_the_request_timeout(impostor: Make, connect: Con
 # For real
 
 
+@pytest.mark.slow
 @pytest.mark.etcd
 def test_a_member_without_its_quorum_ends_the_watch(make_etcd: Callable[[], Any], connect: Connect) -> None:
     """Else a client of a member that was cut off would wait for ever, and know nothing."""

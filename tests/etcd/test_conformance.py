@@ -260,6 +260,7 @@ def test_a_lease_takes_its_keys_along(etcd: Etcd, p: str) -> None:
         etcd.put(p + "a", b"", lease=lease.id)
 
 
+@pytest.mark.slow
 def test_keep_alive(etcd: Etcd, p: str) -> None:
     lease = etcd.lease_grant(2)
     etcd.put(p + "a", b"", lease=lease.id)
@@ -520,6 +521,7 @@ def _run(etcd: Etcd, prefix: str, txns: list[Txn]) -> list[object]:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.etcd
 def test_any_transactions_history_and_watch_are_the_same(real_etcd: str) -> None:
     """Random transactions: every answer, every event and every past state agree between the two."""

@@ -135,6 +135,7 @@ class TestLoop:
         assert node.systemd.starts == {"1.service": 1, "2.service": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.etcd
 def test_failover_on_a_real_etcd(
     real_etcd: str, running: Callable[..., Running], request: pytest.FixtureRequest

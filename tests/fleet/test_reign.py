@@ -202,6 +202,7 @@ class SlowClient(Client):
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.etcd
 def test_successors_of_a_dead_leader_decide(real_etcd: str, request: pytest.FixtureRequest) -> None:
     """Two of them, with leases of 1 s and readings of 3 s: one leads and goes on leading."""

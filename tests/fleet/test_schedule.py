@@ -48,6 +48,7 @@ class Past(TypedDict, total=False):
 class TestProperties:
     """What must hold whatever the cluster looks like."""
 
+    @pytest.mark.slow
     @given(clusters())
     @settings(max_examples=200)
     def test_no_constraint_is_violated_on_a_live_machine(self, cluster: ClusterView) -> None:

@@ -61,6 +61,7 @@ def test_a_commands_streams_and_code_are_its_own(world: World) -> None:
     world(scene)
 
 
+@pytest.mark.slow
 def test_a_stuck_command_blocks_nothing_and_is_killed_with_its_children(world: World, tmp_path: Path) -> None:
     async def scene(shell: Shell, _: Hypervisor) -> None:
         pids = tmp_path / "pids"

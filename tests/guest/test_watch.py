@@ -186,6 +186,7 @@ def test_a_units_state_is_a_condition(systemd: Systemd, watching: Make) -> None:
     assert watched.holds(1)
 
 
+@pytest.mark.slow
 def test_a_unit_that_fails_is_reported_once_and_others_failures_are_not(systemd: Systemd, watching: Make) -> None:
     systemd.states = {"etcd.service": "active", "fleet.service": "activating", "other.service": "failed"}
     watched = watching([{"exists": "/no/such/file"}], ("etcd.service", "fleet.service"))

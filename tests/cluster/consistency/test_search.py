@@ -333,6 +333,7 @@ client 92     4.000 s  read -> -1          |-|
 client 92 says: read -> -1. But all that time, whatever the order of the others, its value is -2"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_the_counterexample_is_small_and_can_be_read(seed: int) -> None:
     history = lived(seed, Register(), count=100)

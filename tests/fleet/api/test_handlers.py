@@ -381,6 +381,7 @@ class TestRefusals:
         assert time.monotonic() - before < ELECTION_S / 2
         assert (world.registry.unit("hello.service") is None) == (method == "DELETE"), "it was done all the same"
 
+    @pytest.mark.slow
     @pytest.mark.etcd
     def test_the_leader_is_killed(self, make_etcd: Callable[[], Any]) -> None:
         """Three real members; a request that comes while they have no leader is answered by the next one."""
@@ -410,6 +411,7 @@ class TestRefusals:
         assert [each["name"] for each in world.get("/fleet/v1/units")["units"]] == ["hello.service"]
         assert world.get("/fleet/v1/units/hello.service")["currentState"] == "inactive"
 
+    @pytest.mark.slow
     @given(
         method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "PATCH", "POST", "BREW"]),
         path=st.one_of(

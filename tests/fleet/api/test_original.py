@@ -327,6 +327,7 @@ def test_lists(cluster: Cluster, go: Callable[[], GoClient]) -> None:
     assert names == sorted(names)
 
 
+@pytest.mark.slow
 def test_a_start_that_systemd_refuses_ends(cluster: Cluster, go: Callable[[], GoClient]) -> None:
     """It is launched, as in the original, and not active: the command gives up after its window, and does not hang."""
     cluster.systemd.ends["bad.service"] = ("dependency", "inactive", "dead")

@@ -205,6 +205,7 @@ class TestStart:
             "",
         )
 
+    @pytest.mark.slow
     def test_a_unit_that_its_machine_cannot_load(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
         unit_file()
         fleetctl.world.scripts["hello.service"] = script(
@@ -527,6 +528,7 @@ class TestTrouble:
         assert said.code == 130
         assert "no longer waiting for hello.service; the cluster goes on with them\n" in said.err
 
+    @pytest.mark.slow
     def test_many_units_are_waited_for_by_few_requests(self, fleetctl: Fleetctl, unit_file: UnitFile) -> None:
         names = [f"{number}.service" for number in range(200)]
         for name in names:

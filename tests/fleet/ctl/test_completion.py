@@ -34,6 +34,7 @@ def completion(fleetctl: Fleetctl, folder: Path, monkeypatch: pytest.MonkeyPatch
     return path
 
 
+@pytest.mark.slow
 def test_units_and_machines_of_the_cluster_are_offered(completion: Path) -> None:
     def words(*typed: str) -> set[str]:
         return offered(completion, "_shtab_fleetctl", "fleetctl", *typed)
