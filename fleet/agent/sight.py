@@ -154,7 +154,8 @@ def _explanation(unit: str, state: SystemdState, result: str, systemd: Systemd) 
         return Explanation(note)  # skipped: it did not run, so it said nothing
     # A unit that was refused has no run; the one that systemd remembers is an earlier one.
     run = "" if is_refusal(result, state) else _text(properties.get("InvocationID"))
-    lines = systemd.journal(unit, run)
+    began = properties.get("InactiveExitTimestamp")
+    lines = systemd.journal(unit, run, began if isinstance(began, int) else 0)
     return Explanation(note, tuple(_shortened(each) for each in list(lines)[-LOG_LINES:]))
 
 

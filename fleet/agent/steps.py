@@ -107,10 +107,9 @@ class Systemd(Protocol):
     def properties(self, unit: str) -> Mapping[str, object]:
         """All properties of a unit, as D-Bus has them; empty when systemd does not know it."""
 
-    def journal(self, unit: str, invocation: str) -> Sequence[str]:
-        """The last lines of the journal about one run of a unit, or of systemd about it without an ``invocation``.
-
-        Empty when the journal cannot be read."""
+    def journal(self, unit: str, invocation: str, since_us: int) -> Sequence[str]:
+        """The last lines of the journal about one run of a unit, which began at ``since_us`` (microseconds since the
+        epoch), or of systemd about the unit without an ``invocation``. Empty when the journal cannot be read."""
 
     def observe(self, unit: str, wanted: bool) -> None:
         """Report changes of this unit from now on, and keep what is known of it, or no longer."""

@@ -159,9 +159,9 @@ class SystemdManager:
             _LOG.info("%s: systemd does not report its properties: %s", unit, error)
             return {}
 
-    def journal(self, unit: str, invocation: str) -> Sequence[str]:
+    def journal(self, unit: str, invocation: str, since_us: int) -> Sequence[str]:
         """See :class:`fleet.agent.steps.Systemd`."""
-        return last_lines(unit, invocation)
+        return last_lines(unit, invocation, since_us)
 
     def start(self, unit: str) -> str:
         """See :class:`fleet.agent.steps.Systemd`."""

@@ -138,10 +138,29 @@ def test_the_units_own_words_come_first() -> None:
     assert said(entries({"MESSAGE": [0xFF, 0x61]}, {"MESSAGE": None}, {"MESSAGE": [1000]})) == ["\ufffda"]
 
 
+def test_a_line_that_names_no_run_belongs_to_it_by_its_time() -> None:
+    """A process that ends at once is gone when the journal looks for its run."""
+    run = {"_SYSTEMD_INVOCATION_ID": "ab", "__REALTIME_TIMESTAMP": "1"}
+    late = {"__REALTIME_TIMESTAMP": "5000001"}
+    found = said(
+        entries(
+            {"MESSAGE": "of this run", **run},
+            {"MESSAGE": "of another", **run, "_SYSTEMD_INVOCATION_ID": "cd"},
+            {"MESSAGE": "of no run, before", **run, "_SYSTEMD_INVOCATION_ID": ""},
+            {"MESSAGE": "of no run", **late},
+            {"MESSAGE": "when?", "__REALTIME_TIMESTAMP": "soon"},
+        ),
+        "ab",
+        5_000_000,
+    )
+    assert found == ["of this run", "of no run"]
+
+
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["MESSAGE", "_PID"]), inner, max_size=2)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["MESSAGE", "_PID", "__REALTIME_TIMESTAMP"]), inner, max_size=2)
     ),
     max_leaves=5,
 )
@@ -149,10 +168,10 @@ _json = st.recursive(
 
 @given(st.lists(st.binary(max_size=40) | _json.map(lambda value: json.dumps(value).encode()), max_size=5))
 def test_whatever_the_journal_says_is_lines_that_can_be_shown(lines: list[Any]) -> None:
-    for line in said(b"\n".join(lines)):
+    for line in [*said(b"\n".join(lines)), *said(b"\n".join(lines), "ab", 1)]:
         assert line.replace("\t", "").isprintable()
 
 
 def test_a_machine_without_a_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert last_lines("x.service", "00" * 16) == []
+    assert last_lines("x.service", "00" * 16, 0) == []

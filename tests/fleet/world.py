@@ -76,7 +76,7 @@ class FakeSystemd:
         self.log.append(f"properties {unit}")
         return self.properties_of.get(unit, {})
 
-    def journal(self, unit: str, invocation: str) -> list[str]:
+    def journal(self, unit: str, invocation: str, since_us: int) -> list[str]:
         return [f"{invocation or 'systemd'}: line {number}" for number in range(20)]
 
     def stop(self, unit: str) -> None:
