@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -89,7 +90,10 @@ class Browser:
 
         def parsed() -> int:
             root = self._cdp("DOM.getDocument", depth=0)["root"]["nodeId"]
-            return len(self._cdp("DOM.querySelectorAll", nodeId=root, selector="script")["nodeIds"])
+            try:
+                return len(self._cdp("DOM.querySelectorAll", nodeId=root, selector="script")["nodeIds"])
+            except WebDriverException:  # that was the page before
+                return 0
 
         eventually(lambda: parsed() == count, lambda: f"{parsed()} of {count} scripts")
 
