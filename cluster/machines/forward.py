@@ -3,20 +3,20 @@
 Or ``forward.py SOCKET [CALLER]``: to a unix socket (its path begins with a slash), which first receives the address
 that the connection comes from, as in the PROXY protocol's version 1. QEMU's user network runs this for each connection
 to a ``guestfwd`` address, with the connection as standard input and output (and error, so nothing may be printed). It
-ends with either side, and with the QEMU that started it.
+ends with either side: also with QEMU, which has the other end of the connection.
+
+It is no child of QEMU's: libslirp forks twice, and the process between them ends at once. So a parent-death signal would
+come from that one, whenever it is slower than Python's start.
 """
 
-import ctypes
 import os
 import selectors
-import signal
 import socket
 import sys
 
 CHUNK_BYTES = 65536
 CONNECTIONS_MAX = 256
-"""Of one QEMU at a time, each with a process: a guest can begin as many as there are ports."""
-PR_SET_PDEATHSIG = 1
+"""To one service for one caller at a time, each with a process: a guest can begin as many as there are ports."""
 
 
 def pump(guest: socket.socket, service: socket.socket) -> None:
@@ -48,20 +48,32 @@ def connect(address: str, *words: str) -> socket.socket:
 
 
 def is_crowded() -> bool:
-    """Whether our parent has as many children as it may (proc_pid_task(5), ``children``).
+    """Whether there are as many processes with our arguments as there may be.
 
-    They are processes like this one.
+    They are children of the process that adopts orphans, as we are (proc_pid_task(5), ``children``).
     """
     parent = os.getppid()
     try:
         with open(f"/proc/{parent}/task/{parent}/children") as file:  # noqa: PTH123 - pathlib loads too slowly
-            return len(file.read().split()) > CONNECTIONS_MAX
+            siblings = file.read().split()
     except OSError:  # a kernel without that file
         return False
+    if len(siblings) <= CONNECTIONS_MAX:
+        return False
+    ours = b"\0".join(map(os.fsencode, sys.argv)) + b"\0"
+    return sum(command_line(each).endswith(ours) for each in siblings) > CONNECTIONS_MAX
+
+
+def command_line(process: str) -> bytes:
+    """Of a process, as in proc_pid_cmdline(5); nothing of one that has ended."""
+    try:
+        with open(f"/proc/{process}/cmdline", "rb") as file:  # noqa: PTH123 - pathlib loads too slowly
+            return file.read()
+    except OSError:
+        return b""
 
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if is_crowded():
         sys.exit(1)
     try:

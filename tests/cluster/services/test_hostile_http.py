@@ -1,6 +1,8 @@
 """Any bytes of a guest to a server of ours over TCP: none is an error of ours, none starts more than there is room for."""
 
 import logging
+import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -108,21 +110,35 @@ def test_a_flood_of_connections_has_so_many_threads_and_no_more(server: Server, 
         eventually(is_served)
 
 
-@pytest.mark.parametrize("others", [forward.CONNECTIONS_MAX - 2, forward.CONNECTIONS_MAX])
-def test_a_qemu_carries_so_many_connections_and_no_more(others: int) -> None:
-    """A shell in place of QEMU has the other children."""
+@pytest.mark.parametrize(
+    ("others", "arguments", "is_served"),
+    [
+        (forward.CONNECTIONS_MAX - 2, "same", True),
+        (forward.CONNECTIONS_MAX, "same", False),
+        (forward.CONNECTIONS_MAX, "other", True),
+    ],
+)
+def test_a_caller_has_so_many_connections_and_no_more(
+    others: int, arguments: str, is_served: bool, tmp_path: Path
+) -> None:
+    """A shell in place of the process that adopts orphans has the others, which wait for ever."""
+    os.mkfifo(tmp_path / "never")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(60)
         port = str(listener.getsockname()[1])
-        script = f'for i in $(seq {others}); do sleep 600 & done; "$@" </dev/null; code=$?; kill $(jobs -p); exit $code'
+        words = [str(FORWARD), "127.0.0.1", port]
+        waiting = "bash -c 'read -u 3' bash " + shlex.join(words if arguments == "same" else [*words, "10.77.0.12"])
+        script = (
+            f"exec 3<>{shlex.quote(str(tmp_path / 'never'))}; for i in $(seq {others}); do {waiting} & done;"
+            ' "$@" <&0; code=$?; kill $(jobs -p); exit $code'
+        )
         # Standard input is the connection to the guest: a socket, of which this is the other end.
         ours, guest = socket.socketpair()
         with ours, guest:
-            words = [sys.executable, "-I", "-S", str(FORWARD), "127.0.0.1", port]
-            command = ["bash", "-c", script.replace("</dev/null", "<&0"), "bash", *words]
+            command = ["bash", "-c", script, "bash", sys.executable, "-I", "-S", *words]
             with subprocess.Popen(command, stdin=guest.fileno(), start_new_session=True) as shell:
                 guest.close()
-                if others < forward.CONNECTIONS_MAX:
+                if is_served:
                     service, _ = listener.accept()
                     with service:
                         ours.sendall(b"hello")
