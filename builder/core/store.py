@@ -23,11 +23,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from terminal import Failure
+from terminal.lock import locked
 
 MADE: Final = ("packages", "steps")
 """The kinds that a build makes itself, from downloads and with tools."""
@@ -99,21 +100,20 @@ class Store:
 
         A full disk raises a :class:`Failure` with numbers instead of an ``OSError``.
         """
-        with _locked(self.root / "tmp", fcntl.LOCK_SH):
-            holder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
-            lock = os.open(holder, os.O_RDONLY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        work = holder / "work"
-        work.mkdir()
-        try:
-            yield work
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise disk_full(self.root) from error
-            raise
-        finally:
-            shutil.rmtree(holder, ignore_errors=True)
-            os.close(lock)
+        with ExitStack() as held:
+            with locked(self.root / "tmp", fcntl.LOCK_SH):
+                holder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
+                held.enter_context(locked(holder, fcntl.LOCK_EX))
+            work = holder / "work"
+            work.mkdir()
+            try:
+                yield work
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise disk_full(self.root) from error
+                raise
+            finally:
+                shutil.rmtree(holder, ignore_errors=True)
 
     @contextmanager
     def aside(self) -> Iterator[Aside]:
@@ -134,21 +134,10 @@ class Store:
     def _sweep(self) -> None:
         """Remove what crashed builds left in ``tmp``: all that no living process has locked."""
         # Without this lock, another's folder that is made and not yet locked would look abandoned.
-        with _locked(self.root / "tmp", fcntl.LOCK_EX):
+        with locked(self.root / "tmp", fcntl.LOCK_EX):
             for holder in (self.root / "tmp").iterdir():
-                with suppress(OSError), _locked(holder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with suppress(OSError), locked(holder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     shutil.rmtree(holder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    """Hold the lock of a folder (flock(2)), which ends with the process at the latest."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Aside(Store):

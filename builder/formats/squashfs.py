@@ -138,7 +138,7 @@ def assemble(
     truncated.
     """
     old = _Superblock.of(image)
-    if sum(1 for _ in tree) < old.fragments:
+    if len(tree) < old.fragments:
         # unsquashfs takes an image with more fragments than inodes for a broken one.
         blocks = {name: lies for name, lies in blocks.items() if lies.fragment == _NONE}
         old = replace(old, fragments=0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import filecmp
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from builder.debian.downloads import downloaded
 from builder.debian.lockfile import Lock
 from builder.debian.tools import closure_id
 from terminal import Failure, record
+from terminal.lock import locked
 
 KINDS: Final = ("downloads", "packages", "tools", "steps")
 
@@ -38,7 +38,7 @@ class Holding:
 @contextmanager
 def in_use(store: Store) -> Iterator[None]:
     """Keep everything in ``store`` while the block runs; any number of processes may. Waits for a pruning to end."""
-    with _flock(store, fcntl.LOCK_SH):
+    with locked(store.root, fcntl.LOCK_SH):
         yield
 
 
@@ -54,7 +54,7 @@ def prune(store: Store, locks: Iterable[Lock], tools: Lock) -> list[Holding]:
     runs.
     """
     try:
-        with _flock(store, fcntl.LOCK_EX | fcntl.LOCK_NB), store.scratch() as grave:
+        with locked(store.root, fcntl.LOCK_EX | fcntl.LOCK_NB), store.scratch() as grave:
             needed = _needed(store, [*locks, tools], tools)
             return [_bury(store, kind, needed, grave / kind) for kind in KINDS]
     except BlockingIOError as error:
@@ -79,11 +79,11 @@ def adopt(store: Store, made: Aside, waiting: Callable[[], None] = lambda: None)
     if not differing:
         return
     try:
-        with _flock(store, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with locked(store.root, fcntl.LOCK_EX | fcntl.LOCK_NB):
             _replace(store, differing)
     except BlockingIOError:
         waiting()
-        with _flock(store, fcntl.LOCK_EX):
+        with locked(store.root, fcntl.LOCK_EX):
             _replace(store, differing)
 
 
@@ -142,13 +142,3 @@ def _holding(kind: str, artifacts: Iterable[Path]) -> Holding:
 def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
-
-
-@contextmanager
-def _flock(store: Store, how: int) -> Iterator[None]:
-    descriptor = os.open(store.root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, how)
-        yield
-    finally:
-        os.close(descriptor)

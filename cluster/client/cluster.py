@@ -43,6 +43,7 @@ from cluster.model.protocol import (
 from cluster.network.impairment import no_port
 from cluster.services.addresses import services
 from terminal import Failure, record
+from terminal.lock import locked
 
 SUPERVISOR_DEADLINE_S = 20.0
 """For the supervisor to listen: a Python start on a busy computer."""
@@ -420,12 +421,8 @@ def changing(layout: Layout) -> Iterator[None]:
 @contextmanager
 def choosing_ports() -> Iterator[None]:
     """Wait for, and hold, this user's turn to choose ports; a cluster's are taken once its description is saved."""
-    folder = os.open(clusters_root(), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # a lock on the folder itself leaves no file behind
+    with locked(clusters_root(), fcntl.LOCK_EX):
         yield
-    finally:
-        os.close(folder)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import http.client
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import IO, Any
 from cluster.services.addresses import REGISTRY_PORT
 from cluster.services.imagefile import CHUNK_BYTES, ImageFile, Manifest, opened
 from terminal import Failure, UsageFailure, record
+from terminal.lock import locked
 from webserver.unix import UnixConnection
 
 REGISTRY = f"registry:{REGISTRY_PORT}"
@@ -58,12 +58,8 @@ class Shelf:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One push at a time: of two, each would take the same room. Another one waits. Raises OSError."""
-        lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder, fcntl.LOCK_EX):
             yield
-        finally:
-            os.close(lock)
 
     def require_room(self, wanted: int) -> None:
         """Raise :class:`Failure` unless there is room for so many more bytes."""

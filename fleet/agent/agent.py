@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from etcd.errors import EtcdError, LeaseNotFound
 from etcd.protocol import Compare, KeyValue, Op, WatchBatch
 from fleet.agent.registration import DuplicateMachine, Presence, Registration
-from fleet.agent.sight import RUNNING, Explanation, Seen, is_refusal, look
+from fleet.agent.sight import Explanation, Seen, is_refusal, look
 from fleet.agent.steps import Ended, Here, Outcome, Step, Systemd, SystemdState, await_end, next_step, perform
 from fleet.agent.unitstore import StoreError, UnitStore
 from fleet.model import codec
-from fleet.model.entities import STARTING, Desired, Machine, Placement, UnitState
+from fleet.model.entities import RUNNING, STARTING, Desired, Machine, Placement, UnitState
 from fleet.model.registry import Registry
 from fleet.model.watch import Subscription
 

@@ -12,15 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fleet.agent.steps import Systemd, SystemdError, SystemdState
+from fleet.model.entities import RUNNING
 
 LOG_LINES = 5
 """Lines of the journal in an explanation."""
 
 LOG_WIDTH = 200
 """Characters of each of them."""
-
-RUNNING = ("active", "reloading", "refreshing")
-"""Active states of a unit that runs, or has been activated."""
 
 _REFUSALS = {
     "assert": "an assertion of its unit file does not hold",

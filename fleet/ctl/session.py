@@ -23,8 +23,6 @@ from unitfile.text import UnitFile
 PATIENCE_S = 60.0
 """Seconds of trouble that a command bears that does not wait for its units, and so has no limit of its own."""
 
-AGAIN_S = 1.0
-
 BATCH_MAX = 100
 """Units of one request that changes them."""
 
@@ -73,7 +71,7 @@ class Session:
 
     def read(self, names: Collection[str]) -> None:
         """Read these units."""
-        self._patiently(lambda: self._read(names))
+        self.ask(lambda: self._read(names))
 
     def _read(self, names: Collection[str]) -> None:
         for wanted, is_brief in (
@@ -131,9 +129,6 @@ class Session:
 
     def ask(self, call: Callable[[], Answer]) -> Answer:
         """One or more requests, patiently."""
-        return self._patiently(call)
-
-    def _patiently(self, call: Callable[[], Answer]) -> Answer:
         since: float | None = None
         reported = ""
         while True:
@@ -151,7 +146,7 @@ class Session:
             if trouble.message != reported:
                 reported = trouble.message
                 self._report(reported)
-            self._sleep(min(AGAIN_S, waiting.POLL_S))
+            self._sleep(waiting.POLL_S)
 
     def _trouble(self, failure: ApiError | Unreachable) -> Trouble:
         """Trouble that may pass, after opening the way again if it was that; raises ``failure`` if it is none."""

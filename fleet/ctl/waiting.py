@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from fleet.ctl.client import UnitRecord
-from fleet.model.entities import STARTING, Machine, UnitState
+from fleet.model.entities import RUNNING, STARTING, Machine, UnitState
 from terminal import Failure
 
 ATTEMPT_S = 2.0
@@ -118,15 +118,14 @@ class Running:
         if state.load not in ("loaded", ""):
             why = state.error or f"systemd says that it is {state.load}"
             return Verdict(Outcome.FAILED, f"unit {name} cannot be started: {why}", f"see: fleetctl status {name}")
-        if state.active not in ("active", "reloading", "refreshing"):
-            self._active_since = None
+        if state.active in RUNNING:
+            if self._active_since is None:
+                self._active_since = seconds
+            if state.start and is_simple(record) and seconds - self._active_since < STEADY_S:
+                return Verdict(Outcome.PENDING, f"unit {name} runs; waiting to see whether it keeps running")
+            return Verdict(Outcome.DONE)
+        self._active_since = None
         match state.active:
-            case "active" | "reloading" | "refreshing":
-                if self._active_since is None:
-                    self._active_since = seconds
-                if state.start and is_simple(record) and seconds - self._active_since < STEADY_S:
-                    return Verdict(Outcome.PENDING, f"unit {name} runs; waiting to see whether it keeps running")
-                return Verdict(Outcome.DONE)
             case "failed":
                 return self._failed(
                     f"unit {name} is {_described(state)}", state, f"correct it, then: fleetctl restart {name}"

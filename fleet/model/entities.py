@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 
 from unitfile.text import UnitFile
 
+RUNNING = ("active", "reloading", "refreshing")
+"""Active states of a unit that runs, or has been activated."""
+
 STARTING = "starting"
 """``UnitState.start`` while the job runs, or waits for other units."""
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -229,15 +229,19 @@ class Registry:
     def _on(self, places: Sequence[tuple[str, str]]) -> dict[str, tuple[list[Placement], list[UnitState]]]:
         """Orders and reports of these (machine, unit); those of one unit at one revision, if there are not many."""
         found: dict[str, tuple[list[Placement], list[UnitState]]] = {}
-        for begin in range(0, len(places), _TXN_OPS // 2):
-            some = places[begin : begin + _TXN_OPS // 2]
-            keys = [key for each in some for key in (self.key_schedule(*each), self.key_state(*each))]
-            answers = self.client.txn([], [Op.get(key) for key in keys]).responses
-            for (_, name), orders, states in zip(some, answers[::2], answers[1::2], strict=True):
-                here = found.setdefault(name, ([], []))
-                here[0].extend(order for each in orders.kvs if (order := self.decoded(each, codec.placement)))
-                here[1].extend(state for each in states.kvs if (state := self.decoded(each, codec.state)))
+        keys = [(self.key_schedule(*place), self.key_state(*place)) for place in places]
+        for (_, name), (orders, states) in zip(places, self._pairs(keys), strict=True):
+            here = found.setdefault(name, ([], []))
+            here[0].extend(order for each in orders if (order := self.decoded(each, codec.placement)))
+            here[1].extend(state for each in states if (state := self.decoded(each, codec.state)))
         return found
+
+    def _pairs(self, keys: Sequence[tuple[str, str]]) -> Iterator[tuple[Sequence[KeyValue], Sequence[KeyValue]]]:
+        """What is at these pairs of keys, each pair at one revision; many of them by several transactions."""
+        for begin in range(0, len(keys), _TXN_OPS // 2):
+            some = keys[begin : begin + _TXN_OPS // 2]
+            answers = self.client.txn([], [Op.get(key) for pair in some for key in pair]).responses
+            yield from ((one.kvs, other.kvs) for one, other in zip(answers[::2], answers[1::2], strict=True))
 
     def _everywhere(self, names: Set[str], alive: Set[str]) -> dict[str, tuple[list[Placement], list[UnitState]]]:
         found: dict[str, tuple[list[Placement], list[UnitState]]] = {}
@@ -252,15 +256,12 @@ class Registry:
     def each(self, names: Sequence[str]) -> dict[str, tuple[Unit, str]]:
         """Those of these units that exist, with the engine's explanation (see :meth:`unit_status`; "" for none)."""
         found: dict[str, tuple[Unit, str]] = {}
-        for begin in range(0, len(names), _TXN_OPS // 2):
-            some = names[begin : begin + _TXN_OPS // 2]
-            keys = [key for name in some for key in (self.key_unit(name), self.key_status(name))]
-            answers = self.client.txn([], [Op.get(key) for key in keys]).responses
-            for name, units, reasons in zip(some, answers[::2], answers[1::2], strict=True):
-                unit = next((self.decoded(each, codec.unit) for each in units.kvs), None)
-                if unit is not None:
-                    reason = next((self.decoded(each, codec.status) for each in reasons.kvs), None)
-                    found[name] = (unit, reason or "")
+        keys = [(self.key_unit(name), self.key_status(name)) for name in names]
+        for name, (units, reasons) in zip(names, self._pairs(keys), strict=True):
+            unit = next((self.decoded(each, codec.unit) for each in units), None)
+            if unit is not None:
+                reason = next((self.decoded(each, codec.status) for each in reasons), None)
+                found[name] = (unit, reason or "")
         return found
 
     def placements(self) -> dict[str, str]:
