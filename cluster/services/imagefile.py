@@ -13,10 +13,10 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple, NotRequired, TypedDict
 
 from terminal import Failure, record
 
@@ -28,6 +28,31 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 _PACKED = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
 HINT = "'docker save', 'osbuild container' and 'skopeo copy ... oci:DIR' write what can be pushed"
+
+
+class Descriptor(TypedDict):
+    """What names a blob or a manifest (OCI image specification 1.1, descriptor.md)."""
+
+    mediaType: str
+    digest: str
+    size: int
+    annotations: NotRequired[dict[str, str]]
+
+
+class Content(TypedDict, total=False):
+    """What a manifest (``config``, ``layers``) or an index (``manifests``) names."""
+
+    config: Descriptor
+    layers: list[Descriptor]
+    manifests: list[Descriptor]
+
+
+class Saved(TypedDict):
+    """An image in the ``manifest.json`` of a docker-archive."""
+
+    Config: str
+    Layers: list[str]
+    RepoTags: NotRequired[list[str] | None]
 
 
 class Blob(NamedTuple):
@@ -63,13 +88,13 @@ class Members:
             raise KeyError(name)
         return file
 
-    def json(self, name: str) -> Any:
-        """The content of a JSON file. Raises KeyError, ValueError."""
+    def json(self, name: str) -> bytes:
+        """The text of a JSON file. Raises KeyError, ValueError."""
         with self.open(name) as file:
             data = file.read(JSON_BYTES_MAX + 1)
         if len(data) > JSON_BYTES_MAX:
             raise ValueError(f"{name} is larger than {JSON_BYTES_MAX >> 20} MiB")
-        return record.parse(data)
+        return data
 
 
 class ImageFile:
@@ -83,7 +108,7 @@ class ImageFile:
         self._members = members
         self.blobs: dict[str, Blob] = {}
         try:
-            entries = members.json("manifest.json")
+            entries: list[Saved] = record.parse(members.json("manifest.json"))
         except KeyError:
             self.manifests = self._layout()
         else:
@@ -112,14 +137,15 @@ class ImageFile:
 
     def _layout(self) -> list[Manifest]:
         found = []
-        for entry in self._members.json("index.json")["manifests"]:
+        index: Content = record.parse(self._members.json("index.json"))
+        for entry in index["manifests"]:
             with self.open(entry["digest"]) as file:
                 data = file.read(JSON_BYTES_MAX)
             name = entry.get("annotations", {}).get("org.opencontainers.image.ref.name", "")
             found.append(Manifest(str(entry["mediaType"]), data, str(name)))
         return found
 
-    def _archive(self, entry: Mapping[str, Any]) -> list[Manifest]:
+    def _archive(self, entry: Saved) -> list[Manifest]:
         layers = [self._described(name, LAYER) for name in entry["Layers"]]
         manifest = {
             "schemaVersion": 2,
@@ -130,7 +156,7 @@ class ImageFile:
         data = json.dumps(manifest).encode()
         return [Manifest(MANIFEST, data, str(name)) for name in entry.get("RepoTags") or [""]]
 
-    def _described(self, name: str, kind: str) -> dict[str, object]:
+    def _described(self, name: str, kind: str) -> Descriptor:
         hasher, size, head = hashlib.sha256(), 0, b""
         with self._members.open(name) as file:
             while chunk := file.read(CHUNK_BYTES):

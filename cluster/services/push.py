@@ -6,21 +6,22 @@ It uses a few requests of the registry protocol (OCI distribution specification 
 from __future__ import annotations
 
 import fcntl
-import http.client
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from requests import Response, Session
 
 from cluster.services.addresses import REGISTRY_PORT
-from cluster.services.imagefile import CHUNK_BYTES, ImageFile, Manifest, opened
+from cluster.services.imagefile import Content, ImageFile, Manifest, opened
+from cluster.services.session import unix_session
 from terminal import Failure, UsageFailure, record
 from terminal.lock import locked
-from webserver.unix import UnixConnection
 
 REGISTRY = f"registry:{REGISTRY_PORT}"
 DEADLINE_S = 120
@@ -93,7 +94,7 @@ def push(
     ``name`` replaces the one in the file, which then holds one image. Raises :class:`Failure`, before anything is
     stored if there is no room for it.
     """
-    with registry.alone(), opened(path) as images:
+    with registry.alone(), opened(path) as images, unix_session(registry.socket) as session:
         if name is not None and len({manifest.data for manifest in images.manifests}) > 1:
             raise UsageFailure("there are several images in it, for which one name is too few", where=str(path))
         manifests = [manifest._replace(name=name) for manifest in images.manifests[:1]] if name else images.manifests
@@ -102,17 +103,17 @@ def push(
             if not manifest.name:
                 raise UsageFailure("the image has no name", where=str(path), hint="give it one: --as redis:7")
             repository, tag = reference(manifest.name)
-            pushes.append((_Push(images, registry.socket, repository, progress), manifest, tag))
+            pushes.append((_Push(images, session, repository, progress), manifest, tag))
         try:
             missing = {digest for one, manifest, _ in pushes for digest in one.missing(manifest, set())}
             if missing:
                 registry.require_room(sum(map(images.size, missing)))
             return tuple(one.manifest(manifest, tag, set()) for one, manifest, tag in pushes)
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:  # requests' own, too
             raise Failure(f"the registry does not answer: {error}", where=str(registry.socket)) from error
 
 
-def _blobs(content: Mapping[str, Any]) -> Iterator[str]:
+def _blobs(content: Content) -> Iterator[str]:
     """Digests of the configuration and the layers that a manifest names."""
     for entry in (content.get("config"), *content.get("layers", ())):
         if entry is not None:
@@ -122,31 +123,31 @@ def _blobs(content: Mapping[str, Any]) -> Iterator[str]:
 class _Push:
     """Pushing into one repository."""
 
-    def __init__(self, images: ImageFile, registry: Path, repository: str, progress: Callable[[str], None]) -> None:
-        self._images, self._registry = images, registry
+    def __init__(self, images: ImageFile, session: Session, repository: str, progress: Callable[[str], None]) -> None:
+        self._images, self._session = images, session
         self._repository = repository
         self._progress = progress
 
     def missing(self, manifest: Manifest, seen: set[str]) -> Iterator[str]:
         """Digests of what it names, at any depth, and the registry does not have in this repository."""
-        content = record.parse(manifest.data)
+        content: Content = record.parse(manifest.data)
         for _, child in self._children(content, seen):
             yield from self.missing(child, seen)
         yield from (digest for digest in _blobs(content) if not self._has(digest))
 
     def manifest(self, manifest: Manifest, tag: str, seen: set[str]) -> str:
         """Push a manifest or an index after all that it names: a registry takes it no earlier. Returns its name."""
-        content = record.parse(manifest.data)
+        content: Content = record.parse(manifest.data)
         for digest, child in self._children(content, seen):
             self.manifest(child, digest, seen)
         for digest in _blobs(content):
             if not self._has(digest):
                 self._blob(digest)
         target = f"/v2/{self._repository}/manifests/{tag}"
-        self._ask("PUT", target, HTTPStatus.CREATED, manifest.data, {"Content-Type": manifest.kind})
+        self._ask("PUT", target, HTTPStatus.CREATED, manifest.data, manifest.kind)
         return f"{REGISTRY}/{self._repository}:{tag}"
 
-    def _children(self, content: Mapping[str, Any], seen: set[str]) -> Iterator[tuple[str, Manifest]]:
+    def _children(self, content: Content, seen: set[str]) -> Iterator[tuple[str, Manifest]]:
         """The manifests of an index, with their digests. Each once: one that names itself would never end."""
         for entry in content.get("manifests", ()):
             digest = str(entry["digest"])
@@ -156,7 +157,8 @@ class _Push:
                     yield digest, Manifest(str(entry["mediaType"]), file.read())
 
     def _has(self, digest: str) -> bool:
-        return self._status("HEAD", f"/v2/{self._repository}/blobs/{digest}") == HTTPStatus.OK
+        with self._answer("HEAD", f"/v2/{self._repository}/blobs/{digest}") as answer:
+            return answer.status_code == HTTPStatus.OK
 
     def _blob(self, digest: str) -> None:
         size = self._images.size(digest)
@@ -164,41 +166,31 @@ class _Push:
         place = self._ask("POST", f"/v2/{self._repository}/blobs/uploads/", HTTPStatus.ACCEPTED)
         # An absolute address of our own Host header; only its path is ours to ask over this socket.
         target = re.sub(r"^https?://[^/]+", "", place)
+        target = f"{target}{'&' if '?' in target else '?'}digest={digest}"
         with self._images.open(digest) as file:
-            self._ask(
-                "PUT", f"{target}{'&' if '?' in target else '?'}digest={digest}", HTTPStatus.CREATED, file,
-                {"Content-Type": "application/octet-stream", "Content-Length": str(size)},
-            )  # fmt: skip
-
-    def _status(self, method: str, target: str) -> int:
-        connection = UnixConnection(self._registry, host=REGISTRY, timeout_s=DEADLINE_S)
-        try:
-            connection.request(method, target)
-            return connection.getresponse().status
-        finally:
-            connection.close()
+            # Requests sends a file of no bytes in chunks, which is another protocol of the registry.
+            self._ask("PUT", target, HTTPStatus.CREATED, file if size else b"", "application/octet-stream")
 
     def _ask(
-        self,
-        method: str,
-        target: str,
-        wanted: HTTPStatus,
-        body: bytes | IO[bytes] = b"",
-        headers: Mapping[str, str] | None = None,
+        self, method: str, target: str, wanted: HTTPStatus, body: bytes | IO[bytes] = b"", kind: str | None = None
     ) -> str:
         """Make a request; returns the answer's Location, if any.
 
         Raises :class:`Failure` with the registry's message.
         """
-        connection = UnixConnection(self._registry, host=REGISTRY, timeout_s=DEADLINE_S)
-        connection.blocksize = CHUNK_BYTES
-        try:
-            connection.request(method, target, body, headers or {})
-            response = connection.getresponse()
-            said = response.read(4096)
-            if response.status != wanted:
-                text = said.decode(errors="replace").strip()
-                raise Failure(f"the registry refused: {response.status} {text}", where=f"{method} {target}"[:120])
-            return response.headers.get("Location", "")
-        finally:
-            connection.close()
+        with self._answer(method, target, body, kind) as answer:
+            if answer.status_code != wanted:
+                text = next(answer.iter_content(4096), b"").decode(errors="replace").strip()
+                raise Failure(f"the registry refused: {answer.status_code} {text}", where=f"{method} {target}"[:120])
+            return answer.headers.get("Location", "")
+
+    def _answer(self, method: str, target: str, body: bytes | IO[bytes] = b"", kind: str | None = None) -> Response:
+        return self._session.request(
+            method,
+            f"http://{REGISTRY}{target}",
+            data=body,
+            headers={} if kind is None else {"Content-Type": kind},
+            timeout=DEADLINE_S,
+            allow_redirects=False,
+            stream=True,
+        )
