@@ -111,6 +111,7 @@ def our_boot(template: Path | None = None, *, chain: bool = False) -> dict[str, 
         begin = time.monotonic()
         node.start()
         pid = cluster.status()["nodes"][0]["pid"]
+        assert pid is not None
         found = watched(node.folder / "console.log", pid, begin, [REACHED])
         if chain:
             chain_of = node.root(CHAIN)

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from cluster.cli.verbs import Verbs, json_argument
 from cluster.client.cluster import Cluster
 from cluster.client.room import rooms
 from cluster.faults import stall
 from cluster.model import timeline
+from cluster.model.status import ClusterStatus, NoAnswer, NodeName, NodeStatus, RoomStatus
 from cluster.model.timeline import Event
 from terminal import Failure, table
 
@@ -53,23 +53,24 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-Rooms = Mapping[str, dict[str, Any]]
+Rooms = Mapping[str, RoomStatus]
 """What nodes say of their disks (:class:`cluster.client.room.Room`), by name."""
 
 
-def _rooms(cluster: Cluster, status: dict[str, Any]) -> Rooms:
+def _rooms(cluster: Cluster, status: ClusterStatus) -> Rooms:
     """Of those nodes that can answer."""
     on = {node["name"] for node in status["nodes"] if node["state"] == "running"}
     nodes = [node for node in cluster.nodes if node.name in on]
-    return {node.name: asdict(room) for node, room in zip(nodes, rooms(nodes), strict=True) if room is not None}
+    return {node.name: room.data() for node, room in zip(nodes, rooms(nodes), strict=True) if room is not None}
 
 
-def with_rooms(status: dict[str, Any], known: Rooms) -> dict[str, Any]:
+def with_rooms(status: ClusterStatus, known: Rooms) -> ClusterStatus:
     """The result of :meth:`Cluster.status` with each node's ``room``: an object, or None if it is not known."""
-    return {**status, "nodes": [{**node, "room": known.get(node["name"])} for node in status["nodes"]]}
+    nodes: list[NodeStatus] = [{**node, "room": known.get(node["name"])} for node in status["nodes"]]
+    return {**status, "nodes": nodes}
 
 
-def status_text(status: dict[str, Any]) -> str:
+def status_text(status: ClusterStatus) -> str:
     """The result of :meth:`Cluster.status`, for people, with what :func:`with_rooms` adds."""
     how = status["accelerator"]
     rows = [
@@ -91,13 +92,13 @@ def status_text(status: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _disk(node: dict[str, Any]) -> str:
+def _disk(node: NodeStatus) -> str:
     """How full the fullest of its file systems is."""
     room = node.get("room")
     return f"{max(room['percent'].values())} %" if room else "-"
 
 
-def room_lines(node: dict[str, Any]) -> list[str]:
+def room_lines(node: NodeStatus) -> list[str]:
     """What there is to say about a node's disk: that it is too full, and what was removed."""
     room = node.get("room")
     if not room:
@@ -111,7 +112,7 @@ def room_lines(node: dict[str, Any]) -> list[str]:
     return lines
 
 
-def changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
+def changes(before: ClusterStatus | None, now: ClusterStatus) -> list[str]:
     """What has changed from one status to the next, a line each; of the first one, all of it."""
     old = {} if before is None else {node["name"]: node["state"] for node in before["nodes"]}
     lines = (
@@ -164,12 +165,12 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _status_or_why(cluster: Cluster) -> dict[str, Any]:
+def _status_or_why(cluster: Cluster) -> ClusterStatus | NoAnswer:
     try:
         return cluster.status()
     except Failure as failure:  # one that hangs, or is of another version, hides no other
         print(f"cluster {cluster.name!r}: {failure.message}", file=sys.stderr)
-        nodes = [{"name": node.name} for node in cluster.nodes]
+        nodes: list[NodeName] = [{"name": node.name} for node in cluster.nodes]
         return {"name": cluster.name, "state": "no answer", "nodes": nodes, "folder": str(cluster.layout.state)}
 
 

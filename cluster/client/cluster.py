@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from cluster.client import control
 from cluster.client.eventually import T, eventually
@@ -40,6 +39,7 @@ from cluster.model.protocol import (
     StartRegistry,
     Status,
 )
+from cluster.model.status import ClusterStatus, FaultStatus, NodeStatus
 from cluster.network.impairment import no_port
 from cluster.services.addresses import services
 from terminal import Failure, record
@@ -206,7 +206,7 @@ class Cluster:
             node.close()
         self.ask(PowerCut(tuple(node.number for node in chosen)), deadline_s=POWER_CUT_DEADLINE_S)
 
-    def faults(self) -> Sequence[dict[str, Any]]:
+    def faults(self) -> Sequence[FaultStatus]:
         """What is broken on purpose now, oldest first: ``id``, ``what``, ``nodes``. Raises :class:`Failure`."""
         return [fault.data() for fault in self.ask(Faults())]
 
@@ -217,12 +217,12 @@ class Cluster:
         """
         return self.ask(Heal(number), deadline_s=HEAL_DEADLINE_S * self.description.accelerator.factor)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> ClusterStatus:
         """The cluster's state for ``cluster status --json``."""
         live = self.ask(Status()) if self.is_running else ClusterState(0, (), {}, ())
         by_number = {state.node: state for state in live.nodes}
         off = NodeState(0, "off", pid=None, started_at=None, ended=None, shell=False, boot=None)
-        nodes = [
+        nodes: list[NodeStatus] = [
             {
                 "name": node.name,
                 "state": (state := by_number.get(node.number, off)).state,

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from cluster.client.fault import Fault
 from cluster.model.impairment import Impairment
 from cluster.model.protocol import Ask, Capture, EndCapture, HealNetwork, Impair, NetworkFaults
+from cluster.model.status import FaultStatus, RecordedStatus
 from cluster.network import partition
 from cluster.network.impairment import HOST, Pair, bits_per_s, both_ways, no_port, port_name, seconds, share
 from cluster.network.pcap import BYTES_MAX
@@ -128,28 +128,30 @@ class Net:
         """Heal all faults of the network, or the one with this number; returns the numbers of those healed now."""
         return list(self._ask(HealNetwork(number)))
 
-    def faults(self) -> list[dict[str, Any]]:
+    def faults(self) -> list[FaultStatus]:
         """The faults that hold now, with their number, seed and what became of frames."""
         return [fault.data() for fault in self._ask(NetworkFaults())]
 
     @contextmanager
     def pcap(
         self, node: Where, path: Path, *, missed: Path | None = None, bytes_max: int = BYTES_MAX
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[dict[str, RecordedStatus]]:
         """Record the cluster card of ``node`` (or 0, this computer) in the file ``path`` while the block runs.
 
         The file has what a capture on that card would have: all that the node sends, even if a fault takes it later,
         and what arrives after all faults. Frames dropped on the way to the node go to ``missed``. Afterwards the
-        yielded dict has the number of frames in each file.
+        yielded dict has the number of frames in each file, "seen" and, if that was wanted, "missed".
         """
         beside = None if missed is None else str(missed.absolute())
         number = self._ask(Capture(self.port(node), str(path.absolute()), beside, bytes_max))
-        counts: dict[str, Any] = {}
+        counts: dict[str, RecordedStatus] = {}
         try:
             yield counts
         finally:
             held = self._ask(EndCapture(number))
-            counts.update({name: asdict(each) for name, each in (("seen", held.seen), ("missed", held.missed)) if each})
+            counts["seen"] = held.seen.data()
+            if held.missed is not None:
+                counts["missed"] = held.missed.data()
 
     def port(self, where: Where) -> int:
         """The port of a node, or of this computer. Raises :class:`UsageFailure` if there is none."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cluster.client.node import Node
+from cluster.model.status import RoomStatus
 from terminal import Failure
 from upkeep.status import PATHS, STATUS, Status
 
@@ -27,6 +28,10 @@ class Room:
     above: tuple[str, ...]
     stuck: bool
     removed: dict[str, int]
+
+    def data(self) -> RoomStatus:
+        """For JSON."""
+        return {"percent": self.percent, "above": list(self.above), "stuck": self.stuck, "removed": self.removed}
 
     @classmethod
     def parse(cls, text: str) -> Room | None:

@@ -10,17 +10,18 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from cluster.client.node import Node
 from cluster.client.ssh import Unreachable
 from cluster.consistency.history import Operation, Outcome, by_key
-from cluster.consistency.models import GrowSet, Lock, Model, Register
+from cluster.consistency.models import GrowSet, Lock, Register
 from cluster.consistency.search import Violation, check
 from etcd.client import Client as EtcdClient
 from etcd.errors import EtcdError, LeaseNotFound, Unavailable
 from etcd.protocol import Compare, Etcd, Op
 from etcd.transport import Endpoint, Transport, understand
+from etcd.wire import Json
 from terminal import Failure
 
 ETCD_PORT = 2379
@@ -78,8 +79,10 @@ class Journal:
 class Workload(Protocol):
     """One kind of object under load."""
 
-    def model(self) -> Model[Any]:
-        """What clients may expect."""
+    def verdict(self, history: Sequence[Operation]) -> Violation | None:
+        """What is wrong with the ``history`` of one key, by the model of what clients may expect.
+
+        Raises :class:`~cluster.consistency.search.TooManyOrders`."""
 
     def act(self, client: Client) -> None:
         """One thing that ``client`` does next."""
@@ -119,7 +122,7 @@ class NodeTransport(Transport):
         super().__init__([f"http://127.0.0.1:{ETCD_PORT}"], timeout=30.0, tls=None)
         self._node = node
 
-    def call_at(self, endpoint: Endpoint, path: str, request: dict[str, Any]) -> dict[str, Any]:
+    def call_at(self, endpoint: Endpoint, path: str, request: Json) -> Json:
         """See :class:`etcd.transport.Transport`."""
         try:
             status, body = self._node.http(endpoint.port, "POST", path, request)
@@ -141,9 +144,9 @@ class Registers:
     def __init__(self, prefix: str, count: int = 3) -> None:
         self.keys = [f"{prefix}register/{number}" for number in range(1, count + 1)]
 
-    def model(self) -> Register:
+    def verdict(self, history: Sequence[Operation]) -> Violation | None:
         """See :class:`Workload`."""
-        return Register()
+        return check(history, Register())
 
     def act(self, client: Client) -> None:
         """Read, write, or replace what was seen last."""
@@ -194,9 +197,9 @@ class Sets:
     def __init__(self, prefix: str, count: int = 2) -> None:
         self.keys = [f"{prefix}set/{number}/" for number in range(1, count + 1)]
 
-    def model(self) -> GrowSet:
+    def verdict(self, history: Sequence[Operation]) -> Violation | None:
         """See :class:`Workload`."""
-        return GrowSet()
+        return check(history, GrowSet())
 
     def act(self, client: Client) -> None:
         """Add something new, or read all."""
@@ -229,9 +232,9 @@ class Locks:
         self.keys = [f"{prefix}lock/{number}" for number in range(1, count + 1)]
         self.ttl_s = ttl_s
 
-    def model(self) -> Lock:
+    def verdict(self, history: Sequence[Operation]) -> Violation | None:
         """See :class:`Workload`."""
-        return Lock()
+        return check(history, Lock())
 
     def act(self, client: Client) -> None:
         """Try to get a lock.
@@ -311,5 +314,5 @@ def work(
 
 def judge(workload: Workload, history: Sequence[Operation]) -> list[Violation]:
     """What is wrong, for each key for which something is. Raises :class:`~cluster.consistency.search.TooManyOrders`."""
-    found = (check(part, workload.model()) for part in by_key(history).values())
+    found = (workload.verdict(part) for part in by_key(history).values())
     return [violation for violation in found if violation is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cluster.model import encoding
 from cluster.model.protocol import LINE_BYTES_MAX, Conversation, Request
@@ -27,9 +27,9 @@ class Handlers:
         ``where`` and ``hint`` are for people.
         """
         self._refusal, self._where, self._hint = refusal, where, hint
-        self._handlers: dict[type[Request[object]], Callable[[Any], object]] = {}
-        self._conversations: dict[type[Request[object]], Callable[[Any, StreamReader, StreamWriter], Awaitable[None]]]
-        self._conversations = {}
+        # Each takes what its key says, which no type of a dict can express; on() and converse() check it.
+        self._handlers: dict[type[Request[object]], Callable[..., object]] = {}
+        self._conversations: dict[type[Request[object]], Callable[..., Awaitable[None]]] = {}
 
     @property
     def known(self) -> set[type[Request[object]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from cluster.client.node import Node
 from terminal import Failure, record
@@ -33,7 +33,16 @@ def parse(text: str) -> list[Member]:
         raise Failure("etcd's list of members makes no sense", where=text[:100]) from error
 
 
-def _member(entry: dict[str, Any]) -> Member:
+class _Entry(TypedDict):
+    """A member as etcdctl prints it (3.5); what is empty or false is left out."""
+
+    ID: int
+    name: NotRequired[str]
+    peerURLs: list[str]
+    isLearner: NotRequired[bool]
+
+
+def _member(entry: _Entry) -> Member:
     learner = bool(entry.get("isLearner", False))
     return Member(int(entry["ID"]), str(entry.get("name", "")), tuple(entry["peerURLs"]), learner)
 

@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.model.run import RunResult, require_short
 from cluster.model.utterance import kept, number, printable
@@ -86,7 +85,7 @@ class Session:
             if "exit" in message:
                 return
 
-    def send(self, do: str, **values: Any) -> None:
+    def send(self, do: str, **values: object) -> None:
         """Send a request about this command: ``size``, ``signal``, ``end``."""
         if not self.is_over:
             self._shell.send({"do": do, "id": self.number, **values})

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar, get_args
 
 from cluster.model.description import Description
 from cluster.model.impairment import Impairment
+from cluster.model.status import FaultStatus, FrameStatus, RecordedStatus
 
 VERSION = 1
 """To be raised with every change of a request or a reply."""
@@ -54,6 +55,19 @@ class PairFrames:
     pair: tuple[int, int]
     fate: dict[str, int]
 
+    def data(self) -> FrameStatus:
+        """For JSON."""
+        of = self.fate
+        return {
+            "pair": list(self.pair),
+            "frames": of["frames"],
+            "lost": of["lost"],
+            "corrupted": of["corrupted"],
+            "duplicated": of["duplicated"],
+            "reordered": of["reordered"],
+            "overflowed": of["overflowed"],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkDetail:
@@ -74,14 +88,14 @@ class FaultState:
     nodes: tuple[int, ...]
     network: NetworkDetail | None = None
 
-    def data(self) -> Message:
+    def data(self) -> FaultStatus:
         """For JSON, as ``cluster fault list --json`` prints it."""
-        data: Message = {"id": self.id, "what": self.what, "nodes": list(self.nodes)}
+        data: FaultStatus = {"id": self.id, "what": self.what, "nodes": list(self.nodes)}
         if (detail := self.network) is not None:
             data["pairs"] = [list(pair) for pair in detail.pairs]
             data["impairment"] = detail.impairment.data()
             data["seed"] = detail.seed
-            data["frames"] = [{"pair": list(each.pair), **each.fate} for each in detail.frames]
+            data["frames"] = [each.data() for each in detail.frames]
         return data
 
 
@@ -122,6 +136,10 @@ class Recorded:
     frames: int
     left_out: int
     trouble: str | None
+
+    def data(self) -> RecordedStatus:
+        """For JSON."""
+        return {"path": self.path, "frames": self.frames, "left_out": self.left_out, "trouble": self.trouble}
 
 
 @dataclass(frozen=True, slots=True)

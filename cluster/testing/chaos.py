@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, Unpack
 
 from cluster.client.fault import Fault
 from cluster.network import partition
@@ -38,6 +38,30 @@ BOOT_S = 10.0
 SLOW_IOPS = 20
 """Of a slow disk: an etcd that syncs some writes a second waits."""
 HEAL_TRIES, HEAL_PAUSE_S = 3, 1.0
+
+
+class Link(TypedDict, total=False):
+    """How bad a link is: options of :meth:`cluster.client.net.Net.degrade`, seconds, shares, bits a second."""
+
+    delay: float
+    jitter: float
+    loss: float
+    duplicate: float
+    reorder: float
+    rate: float
+
+
+LINKS: Final[Mapping[str, Link]] = {
+    "far": {"delay": 0.075, "jitter": 0.05},
+    "late": {"delay": 0.5},
+    "lossy": {"loss": 0.1},
+    "bad": {"loss": 0.5},
+    "mixed": {"duplicate": 0.2, "reorder": 0.2, "delay": 0.02},
+    "narrow": {"rate": 1e6},
+}
+"""Bad links by name."""
+Argument: TypeAlias = int | float | str | tuple[int, ...]
+"""Of a fault: a node, a shift of its clock in seconds, one of :data:`LINKS`, or a group of nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +85,7 @@ class Step:
     at: float
     heal_at: float
     kind: str
-    arguments: tuple[Any, ...]
+    arguments: tuple[Argument, ...]
     damage: Damage
     back_at: float
     """When what was healed works again: a node has to boot."""
@@ -87,7 +111,7 @@ class Plan:
         return "\n".join([head, *map(str, self.steps)])
 
 
-Drawn: TypeAlias = tuple[tuple[Any, ...], Damage]
+Drawn: TypeAlias = tuple[tuple[Argument, ...], Damage]
 Kind: TypeAlias = Callable[[random.Random, Sequence[int]], Drawn | None]
 """Draws arguments for these nodes; None if there are too few of them."""
 
@@ -139,17 +163,7 @@ def _degrade(dice: random.Random, nodes: Sequence[int]) -> Drawn | None:
     if len(nodes) < 2:
         return None
     one, other = dice.sample(nodes, 2)
-    how: dict[str, float] = dice.choice(
-        [
-            {"delay": 0.075, "jitter": 0.05},
-            {"delay": 0.5},
-            {"loss": 0.1},
-            {"loss": 0.5},
-            {"duplicate": 0.2, "reorder": 0.2, "delay": 0.02},
-            {"rate": 1e6},
-        ]
-    )
-    return (one, other, tuple(sorted(how.items()))), Damage(pairs=both_ways(one, other))
+    return (one, other, dice.choice([*LINKS])), Damage(pairs=both_ways(one, other))
 
 
 def _clock(dice: random.Random, nodes: Sequence[int]) -> Drawn:
@@ -262,7 +276,7 @@ def _fits(step: Step, others: Sequence[Step], nodes: Sequence[int], keep_majorit
 
 def _clocks(step: Step) -> frozenset[int]:
     """The nodes whose clocks it changes."""
-    return frozenset(step.arguments[:1]) if step.kind == "clock" else frozenset()
+    return frozenset(each for each in step.arguments[:1] if isinstance(each, int) and step.kind == "clock")
 
 
 def estranged(
@@ -404,32 +418,30 @@ def on_cluster(cluster: Cluster) -> Callable[[Step], Fault]:
     """How a plan's steps are carried out on ``cluster``."""
 
     def apply(step: Step) -> Fault:
-        arguments: Any = step.arguments
-        match step.kind:
-            case "kill":
-                return cluster.node(str(arguments[0])).kill()
-            case "pause":
-                return cluster.node(str(arguments[0])).pause()
-            case "blackout":
+        match step.kind, step.arguments:
+            case "kill", (int(node),):
+                return cluster.node(str(node)).kill()
+            case "pause", (int(node),):
+                return cluster.node(str(node)).pause()
+            case "blackout", ():
                 return together("blackout", [node.kill() for node in cluster.nodes])
-            case "isolate":
-                return cluster.net.isolate(arguments[0])
-            case "bridge":
-                return cluster.net.bridge(arguments[0])
-            case "ring":
+            case "isolate", (int(node),):
+                return cluster.net.isolate(node)
+            case "bridge", (int(node),):
+                return cluster.net.bridge(node)
+            case "ring", ():
                 return cluster.net.majority_ring()
-            case "cut":
-                return cluster.net.cut(*arguments)
-            case "clock":
-                node, seconds = arguments
+            case "cut", (int(source), int(target)):
+                return cluster.net.cut(source, target)
+            case "clock", (int(node), float(seconds)):
                 return cluster.node(str(node)).clock.step(seconds)
-            case "slow-disk":
-                return cluster.node(str(arguments[0])).disk.slow(iops=SLOW_IOPS)
-            case "degrade":
-                one, other, how = arguments
-                return cluster.net.degrade(one, other, **dict(how))
-            case _:
-                return cluster.net.partition(*arguments)
+            case "slow-disk", (int(node),):
+                return cluster.node(str(node)).disk.slow(iops=SLOW_IOPS)
+            case "degrade", (int(one), int(other), str(link)):
+                return cluster.net.degrade(one, other, **LINKS[link])
+            case "partition", (tuple(first), tuple(second)):
+                return cluster.net.partition(first, second)
+        raise ValueError(f"no such fault: {step}")
 
     return apply
 
@@ -444,10 +456,10 @@ def together(what: str, faults: Sequence[Fault]) -> Fault:
     return Fault(what, heal)
 
 
-def _shown(argument: Any) -> str:
+def _shown(argument: Argument) -> str:
     match argument:
-        case [[str(), _], *_]:
-            return " ".join(f"{name}={value:g}" for name, value in argument)
+        case str():
+            return " ".join(f"{name}={value:g}" for name, value in sorted(LINKS[argument].items()))
         case float():
             return f"{argument:+g} s"
         case tuple():

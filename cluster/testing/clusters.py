@@ -11,11 +11,11 @@ import random
 import re
 import shlex
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import pytest
 
@@ -28,13 +28,26 @@ from cluster.machines.process import Process
 from cluster.model import timeline
 from cluster.model.layout import Layout
 from cluster.report import bars, evidence
-from cluster.testing import needs
+from cluster.testing import needs, scan
 from cluster.testing.waivers import Waiver, load, unwaived, waiver
 from cluster.testing.watch import Watch
 from terminal import Failure, UsageFailure
 from terminal.failure import render
 
 NAME = re.compile(r"pytest-(\d+)-\d+")
+
+
+class Wanted(TypedDict, total=False):
+    """Options of a test's cluster: those of its marker, but for ``cold``. Paths are relative to the test's folder."""
+
+    size: int
+    memory: int
+    load: Sequence[str | Path]
+    user_data: str | Path | None
+    agent_ttl: str
+    examples: bool
+
+
 MARKER_OPTIONS = ("size", "memory", "load", "user_data", "agent_ttl", "cold", "examples")
 
 WATCHES: pytest.StashKey[list[Watch]] = pytest.StashKey()
@@ -215,11 +228,11 @@ class Factory:
         wanted = dict(marker.kwargs) if marker is not None else {}
         return self.make(cold=wanted.pop("cold", self.clusters.settings.cold), **wanted)
 
-    def boot(self, **wanted: Any) -> Cluster:
+    def boot(self, **wanted: Unpack[Wanted]) -> Cluster:
         """A cluster that is booted. Raises :class:`Failure`."""
         return self.make(cold=True, **wanted)
 
-    def make(self, *, cold: bool, **wanted: Any) -> Cluster:
+    def make(self, *, cold: bool, **wanted: Unpack[Wanted]) -> Cluster:
         """A cluster with the options of the marker. Raises :class:`Failure`."""
         with plainly("no cluster for this test"):
             made = (up if cold else up_cached)(self.options(**wanted)).cluster
@@ -227,7 +240,7 @@ class Factory:
         self.item.stash.setdefault(WATCHES, []).append(Watch.begun(made))
         return made
 
-    def options(self, **wanted: Any) -> Options:
+    def options(self, **wanted: Unpack[Wanted]) -> Options:
         """The options for ``up``. Raises :class:`UsageFailure` for unknown ones."""
         if unknown := sorted(wanted.keys() - set(MARKER_OPTIONS)):
             raise UsageFailure(
@@ -237,17 +250,18 @@ class Factory:
             )
         user_data = wanted.get("user_data")
         folder = self.item.path.parent
-        return Options(
+        made = Options(
             name=self.clusters.next_name(),
             size=wanted.get("size", self.clusters.settings.size),
             image=self.clusters.settings.image,
-            memory_mib=wanted.get("memory", Options.__dataclass_fields__["memory_mib"].default),
             load_images=tuple(folder / path for path in wanted.get("load", ())),
             user_data=None if user_data is None else folder / user_data,
-            agent_ttl=wanted.get("agent_ttl", Options.__dataclass_fields__["agent_ttl"].default),
             examples=wanted.get("examples", False),
             driver=self.clusters.driver(self.item),
         )
+        if "memory" in wanted:
+            made = replace(made, memory_mib=wanted["memory"])
+        return replace(made, agent_ttl=wanted["agent_ttl"]) if "agent_ttl" in wanted else made
 
 
 @contextmanager
@@ -260,8 +274,8 @@ def plainly(doing: str) -> Iterator[None]:
 
 
 def story(
-    watch: Watch, events: list[timeline.Event], findings: Any, nodes: list[evidence.NodeEvidence]
-) -> dict[str, Any]:
+    watch: Watch, events: list[timeline.Event], findings: Sequence[scan.Finding], nodes: list[evidence.NodeEvidence]
+) -> dict[str, object]:
     """One cluster's part of a test's story: data of JSON's kinds."""
     return {
         "name": watch.cluster.name,

@@ -25,6 +25,7 @@ from terminal import Failure
 from tests.cluster.conftest import processes_that_mention
 from tests.cluster.farhost import FarHost, far_host
 from tests.cluster.ordinary import ordinary_program, write_program
+from tests.cluster.reported import connections, pid
 from tests.cluster.tinyguest import GREETING, GREETS, end_supervisor, tiny_cluster
 from tests.eventually import eventually
 
@@ -108,18 +109,18 @@ def test_a_machine_starts_talks_pauses_dies_and_starts_again(cluster: Cluster) -
     node = cluster.nodes[0]
     node.start()
     assert eventually(lambda: HELLO in node.console_tail()), node.console_tail()
-    pid = cluster.status()["nodes"][0]["pid"]
-    assert Process.of(pid) is not None
+    number = pid(cluster)
+    assert Process.of(number) is not None
     node.pause()
     assert cluster.status()["nodes"][0]["state"] == "paused"
     node.resume()
     with pytest.raises(Failure, match="node-1 runs already"):
         node.start()
     node.kill()
-    assert Process.of(pid) is None
+    assert Process.of(number) is None
     assert cluster.status()["nodes"][0]["ended"] == "signal 9"
     node.start()
-    assert eventually(lambda: cluster.status()["nodes"][0]["network"]["connections"] == 2)
+    assert eventually(lambda: connections(cluster) == 2)
     assert eventually(lambda: node.console_tail().count(HELLO) == 2)
 
 
@@ -154,7 +155,7 @@ def test_a_machine_that_qemu_refuses_is_reported_with_its_words(cluster: Cluster
 
 def test_a_machine_whose_process_dies_is_reported(cluster: Cluster) -> None:
     cluster.nodes[0].start()
-    os.kill(cluster.status()["nodes"][0]["pid"], signal.SIGKILL)
+    os.kill(pid(cluster), signal.SIGKILL)
     assert eventually(lambda: cluster.status()["nodes"][0]["state"] == "off")
     assert cluster.status()["nodes"][0]["ended"] in ("crashed", "its QEMU died")
 
@@ -182,13 +183,13 @@ def test_a_daemon_that_dies_takes_its_machines(user: Path, image: Path) -> None:
     runtime = Path(os.environ["XDG_RUNTIME_DIR"])
     with libvirt_cluster(image, "qemu:///session") as made:
         made.nodes[0].start()
-        pid = made.status()["nodes"][0]["pid"]
+        number = pid(made)
         (daemon,) = (Process.of(int(path.read_text())) for path in runtime.rglob("libvirtd.pid"))
         assert daemon is not None
         daemon.send(signal.SIGKILL)
         assert eventually(lambda: made.status()["nodes"][0]["state"] == "off")
         assert made.status()["nodes"][0]["ended"] == "the connection to qemu:///session broke"
-        assert eventually(lambda: Process.of(pid) is None)
+        assert eventually(lambda: Process.of(number) is None)
         made.nodes[0].start()  # by another daemon
         assert made.status()["nodes"][0]["state"] == "running"
     end_daemons(runtime)
@@ -219,7 +220,7 @@ def test_machines_elsewhere_start_talk_pause_and_die(far_cluster: Cluster, far: 
     assert eventually(lambda: HELLO in node.console_tail()), node.console_tail()
     assert far_cluster.status()["nodes"][0]["pid"] is None
     assert len(qemus(far)) == 1
-    assert far_cluster.status()["nodes"][0]["network"]["connections"] == 1
+    assert connections(far_cluster) == 1
     node.pause()
     node.resume()
     node.stop()
@@ -279,7 +280,7 @@ def test_a_computer_that_goes_away_is_reported(far_cluster: Cluster, far: FarHos
         if "libvirtd" in Path(f"/proc/{process.pid}/cmdline").read_text():
             process.send(signal.SIGKILL)
     assert eventually(lambda: far_cluster.status()["nodes"][0]["state"] == "off")
-    assert "the connection to qemu+ssh://" in far_cluster.status()["nodes"][0]["ended"]
+    assert "the connection to qemu+ssh://" in str(far_cluster.status()["nodes"][0]["ended"])
     assert len(qemus(far)) == 1  # no process there looks after it
     far_cluster.remove()
     assert not qemus(far)
@@ -294,7 +295,7 @@ def test_the_way_to_a_computer_that_breaks_takes_its_machines(far_cluster: Clust
     assert far_cluster.status()["nodes"][0]["ended"] == f"the connection to {far.uri} broke"
     assert eventually(lambda: not qemus(far))
     node.start()
-    assert eventually(lambda: far_cluster.status()["nodes"][0]["network"]["connections"] == 2)
+    assert eventually(lambda: connections(far_cluster) == 2)
 
 
 def test_faults_of_disks_are_laid_by_the_monitor_as_with_the_other_driver(cluster: Cluster) -> None:
@@ -309,10 +310,9 @@ def test_a_switch_for_nodes_here_and_there(user: Path, far: FarHost, short: Path
     with libvirt_cluster(image, f"qemu:///embed?root={short}/e", far.uri) as made:
         for node in made.nodes:
             node.start()
-        first, second = made.status()["nodes"]
-        assert Process.of(first["pid"]) is not None
-        assert second["pid"] is None
-        assert [entry["network"]["connections"] for entry in (first, second)] == [1, 1]
+        assert Process.of(pid(made)) is not None
+        assert made.status()["nodes"][1]["pid"] is None
+        assert [connections(made, index) for index in (0, 1)] == [1, 1]
 
 
 def survey(uri: str) -> subprocess.CompletedProcess[str]:

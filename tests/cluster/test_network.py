@@ -26,6 +26,7 @@ from cluster.model.protocol import Request, Status, T
 from cluster.network.segment import Segment
 from terminal import Failure, UsageFailure
 from tests.cluster.commands import call
+from tests.cluster.reported import connections
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.slow
@@ -99,7 +100,7 @@ def cluster(home: Path) -> Iterator[Cluster]:
 def cards(cluster: Cluster) -> Iterator[dict[int, Card]]:
     """Every node's card, plugged in."""
     made = {number: Card(number, cluster) for number in range(1, SIZE + 1)}
-    assert eventually(lambda: all(node["network"]["connections"] for node in cluster.status()["nodes"]))
+    assert eventually(lambda: all(connections(cluster, index) for index in range(SIZE)))
     yield made
     for card in made.values():
         card.close()

@@ -23,6 +23,7 @@ from cluster.machines.process import Process
 from cluster.model.layout import Layout
 from cluster.model.protocol import NewToken, Restore
 from terminal import Failure, Phases, UsageFailure
+from tests.cluster.reported import pid
 from tests.cluster.tinyguest import GREETING, tiny_cluster
 from tests.eventually import eventually
 from tests.ports import free_ports
@@ -197,8 +198,8 @@ def test_a_cluster_that_runs_is_not_given_up_for_one_that_does_not_fit(
     """What it would give back counts, and is not enough."""
     made = take(counting, "mine", quiet())
     dataclasses.replace(counting.description, ready=True).save(counting.layout.description)
-    pids = [node["pid"] for node in counting.status()["nodes"]]
-    held = sum(process.memory_bytes for pid in pids if (process := Process.of(pid)) is not None)
+    pids = [pid(counting, index) for index, _ in enumerate(counting.nodes)]
+    held = sum(process.memory_bytes for number in pids if (process := Process.of(number)) is not None)
     assert held > 2 * preflight.MIB
     if what == "memory":
         needed = made.description.size * (made.description.memory_mib + preflight.OVERHEAD_MIB["tcg"])
@@ -208,7 +209,7 @@ def test_a_cluster_that_runs_is_not_given_up_for_one_that_does_not_fit(
         monkeypatch.setattr(snapshot, "room_bytes", lambda _: 1 << 40)
     with pytest.raises(Failure, match="MiB of memory" if what == "memory" else "MiB of disk space"):
         restore("mine", counting.name, quiet())
-    assert [node["pid"] for node in counting.status()["nodes"]] == pids, "it runs on"
+    assert [pid(counting, index) for index, _ in enumerate(pids)] == pids, "it runs on"
 
 
 def test_a_snapshot_replaces_its_former_self_and_a_failed_one_leaves_nothing() -> None:

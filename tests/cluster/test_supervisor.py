@@ -25,6 +25,7 @@ from cluster.model import timeline
 from cluster.model.layout import Layout
 from cluster.model.protocol import NewToken, Request, StartNode, Status
 from terminal import Failure
+from tests.cluster.reported import connections, pid
 from tests.cluster.tinyguest import GREETING, end_supervisor, tiny_cluster
 from tests.eventually import eventually
 
@@ -45,18 +46,18 @@ def test_a_real_machine_starts_talks_pauses_dies_and_starts_again(cluster: Clust
     node = cluster.nodes[0]
     node.start()
     assert eventually(lambda: GREETING.decode().strip() in node.console_tail())
-    pid = cluster.status()["nodes"][0]["pid"]
+    number = pid(cluster)
     node.pause()
     assert cluster.status()["nodes"][0]["state"] == "paused"
     node.resume()
     with pytest.raises(Failure, match="node-1 runs already"):
         node.start()
     node.kill()
-    assert Process.of(pid) is None
+    assert Process.of(number) is None
     assert cluster.status()["nodes"][0]["state"] == "off"
     assert cluster.status()["nodes"][0]["ended"] == "signal 9"
     node.start()
-    assert eventually(lambda: cluster.status()["nodes"][0]["network"]["connections"] == 2)
+    assert eventually(lambda: connections(cluster) == 2)
     assert eventually(lambda: node.console_tail().count(GREETING.decode().strip()) == 2)
 
 

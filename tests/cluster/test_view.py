@@ -16,6 +16,7 @@ from cluster.client.cluster import Cluster
 from cluster.client.room import Room
 from cluster.model import timeline
 from cluster.model.protocol import Mark
+from cluster.model.status import ClusterStatus, RoomStatus
 from cluster.model.timeline import Event
 from tests.cluster.commands import call
 from tests.cluster.test_sweep import CLUSTER
@@ -136,15 +137,34 @@ def test_faults_are_listed_and_healed_by_the_command(cluster: Cluster, capsys: p
     assert call(main_down) == 0
 
 
-def test_changes_from_one_status_to_the_next() -> None:
-    def status(nodes: dict[str, str], faults: dict[int, str], state: str = "running") -> dict[str, object]:
-        return {
-            "name": "lab",
-            "state": state,
-            "nodes": [{"name": name, "state": state} for name, state in nodes.items()],
-            "faults": [{"id": number, "what": what} for number, what in faults.items()],
-        }
+def status(nodes: dict[str, str], faults: dict[int, str], state: str = "running") -> ClusterStatus:
+    """Of a cluster with nodes in these states."""
+    return {
+        "name": "lab",
+        "state": state,
+        "accelerator": {"name": "tcg", "factor": 1.0, "reason": ""},
+        "memory_mib": 1024,
+        "discovery": "",
+        "folder": "",
+        "services": {},
+        "nodes": [
+            {
+                "name": name,
+                "state": each,
+                "address": "",
+                "role": "member",
+                "ssh_port": 1,
+                "pid": None,
+                "ended": None,
+                "network": None,
+            }
+            for name, each in nodes.items()
+        ],
+        "faults": [{"id": number, "what": what, "nodes": []} for number, what in faults.items()],
+    }
 
+
+def test_changes_from_one_status_to_the_next() -> None:
     first, second = status({"node-1": "running"}, {1: "cut"}), status({"node-2": "running"}, {2: "slow"}, "stopped")
     assert changes(None, first) == ["cluster lab is running", "node-1 is running", "fault 1: cut"]
     assert changes(first, first) == []
@@ -192,8 +212,10 @@ def test_status_shows_how_full_disks_are_and_what_was_removed(
 
 
 def test_a_disk_that_fills_up_is_a_change() -> None:
-    before = {"name": "lab", "state": "running", "nodes": [{"name": "node-1", "state": "running"}], "faults": []}
-    full = {"node-1": {"percent": {"/var": 91}, "above": ["/var"], "stuck": False, "removed": {}}}
+    before = status({"node-1": "running"}, {})
+    full: dict[str, RoomStatus] = {
+        "node-1": {"percent": {"/var": 91}, "above": ["/var"], "stuck": False, "removed": {}}
+    }
     assert changes(before, with_rooms(before, full)) == ["node-1: /var is 91 % full"]
     assert changes(with_rooms(before, full), with_rooms(before, full)) == []
 

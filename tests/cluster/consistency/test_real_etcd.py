@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 
 from cluster.client.fault import Fault
-from cluster.consistency import Operation, Register
+from cluster.consistency import Operation
 from cluster.consistency.clients import Journal, Locks, Registers, Sets, Workload, judge, work
 from cluster.testing.chaos import Step, Storm, draw
 from etcd import Client, EtcdError, Unavailable
@@ -51,6 +51,7 @@ class Members:
     def apply(self, step: Step) -> Fault:
         """Carry out a step of a plan."""
         (number,) = step.arguments
+        assert isinstance(number, int)
         if step.kind == "kill":
             self.processes[number].kill()
             return Fault(f"kill m{number}", lambda: self.start(number))
@@ -165,8 +166,8 @@ class TestOutcomes:
 
     def test_a_mistake_of_ours_is_no_outcome(self) -> None:
         class Wrong:
-            def model(self) -> Register:
-                return Register()
+            def verdict(self, _: object) -> None:
+                """It is never asked for."""
 
             def act(self, client: object) -> None:
                 raise TypeError("mine")
