@@ -16,6 +16,7 @@ from cluster.client.ssh import Connection
 from cluster.machines import probe, qemu
 from cluster.model.accelerator import Accelerator
 from cluster.model.layout import cache_root
+from cluster.model.machine import EMULATED_PROCESSOR
 from cluster.model.run import RunResult
 from terminal import Failure
 from tests.ports import free_ports
@@ -38,6 +39,11 @@ STATE_BYTES: Final = 256 << 20
 def fastest() -> Accelerator:
     """What runs guests here."""
     return probe.remembered(qemu.find(), cache_root() / "accelerator.json")
+
+
+def processor() -> str:
+    """The one that a node of a cluster would have."""
+    return EMULATED_PROCESSOR if fastest().name == "tcg" else "max"
 
 
 class Machine:
@@ -113,7 +119,7 @@ def machine(
     rom = "romfile=" if network is None else "bootindex=0"
     command = [
         *(str(qemu.find().path), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-M", "q35", "-accel", fastest().name, "-cpu", "max", "-smp", "1", "-m", "1024"),
+        *("-M", "q35", "-accel", fastest().name, "-cpu", processor(), "-smp", "1", "-m", "1024"),
         *firmware,
         *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22{served}"),
         *("-device", f"virtio-net-pci,netdev=net,mac={MAC},{rom}", "-device", "virtio-rng-pci"),

@@ -35,7 +35,7 @@ from cluster.model.layout import NAME_PATTERN, Layout, clusters_root
 from cluster.model.machine import Machine, argv
 from terminal import Failure, UsageFailure, record
 
-VERSION = 1
+VERSION = 2
 SHARED_FILES = ("key", "key.pub", "discovery.json")
 NODE_FILES = ("cidata.iso", "user-data")
 AUTOMATIC = "auto-"

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 from cluster.model.machine import (
     EMULATED_CACHE_MIB,
+    EMULATED_FEATURES,
+    EMULATED_MODEL,
     SHELL_PORT,
     Machine,
     cluster_mac,
@@ -25,6 +27,8 @@ from cluster.model.machine import (
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 ARCHITECTURES = {"amd64": ("x86_64", "q35"), "arm64": ("aarch64", "virt")}
 """libvirt's words for architecture and board."""
+LIBVIRT_FEATURES = {"pclmulqdq": "pclmuldq"}
+"""Its words for features of a processor, where QEMU has another."""
 MANAGEMENT_SLOT, CLUSTER_SLOT = "0x10", "0x11"
 """On the root bus, where libvirt itself fills the slots from both ends: it does not know that these are taken."""
 
@@ -52,7 +56,13 @@ def domain_xml(machine: Machine, name: str, identity: str, emulator: Path) -> st
     _add(features, "acpi")
     if emulated:
         _add(_add(features, "tcg"), "tb-cache", str(EMULATED_CACHE_MIB), unit="MiB")
-    _add(domain, "cpu", mode="maximum" if emulated else "host-passthrough")
+    if machine.is_plain:
+        processor = _add(domain, "cpu", mode="custom", match="exact", check="none")
+        _add(processor, "model", EMULATED_MODEL, fallback="forbid")
+        for name in EMULATED_FEATURES:
+            _add(processor, "feature", policy="require", name=LIBVIRT_FEATURES.get(name, name))
+    else:
+        _add(domain, "cpu", mode="maximum" if emulated else "host-passthrough")
     _add(domain, "on_poweroff", "destroy")
     _add(domain, "on_reboot", "restart")
     _add(domain, "on_crash", "destroy")

@@ -32,7 +32,19 @@ GOLDEN = """\
       <tb-cache unit="MiB">256</tb-cache>
     </tcg>
   </features>
-  <cpu mode="maximum" />
+  <cpu mode="custom" match="exact" check="none">
+    <model fallback="forbid">qemu64</model>
+    <feature policy="require" name="ssse3" />
+    <feature policy="require" name="sse4.1" />
+    <feature policy="require" name="sse4.2" />
+    <feature policy="require" name="popcnt" />
+    <feature policy="require" name="aes" />
+    <feature policy="require" name="pclmuldq" />
+    <feature policy="require" name="sha-ni" />
+    <feature policy="require" name="rdrand" />
+    <feature policy="require" name="fsgsbase" />
+    <feature policy="require" name="x2apic" />
+  </cpu>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.model.machine import Machine, argv, cluster_address, cluster_mac, management_mac
+from cluster.model.machine import EMULATED_PROCESSOR, Machine, argv, cluster_address, cluster_mac, management_mac
 
 MACHINE = Machine(
     number=2,
@@ -32,7 +32,7 @@ GOLDEN = """\
 -display none
 -sandbox on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny
 -M q35,memory-backend=ram
--cpu max
+-cpu qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq,+sha-ni,+rdrand,+fsgsbase,+x2apic
 -accel tcg,tb-size=256
 -smp 1
 -m 1024
@@ -79,6 +79,7 @@ def test_hardware_differs_in_the_accelerator_and_a_check_only() -> None:
     emulated = argv(Path("/usr/bin/qemu"), MACHINE, 7)
     hardware = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, accelerator="kvm"), 7)
     assert [pair for pair in zip(emulated, hardware, strict=True) if pair[0] != pair[1]] == [
+        (EMULATED_PROCESSOR, "max"),
         ("tcg,tb-size=256", "kvm"),
         ("console=ttyS0 ro flotilla.datasource=nocloud no_timer_check", "console=ttyS0 ro flotilla.datasource=nocloud"),
     ]
@@ -89,7 +90,7 @@ def test_another_architecture_differs_in_board_processor_and_a_check_only() -> N
     theirs = argv(Path("/usr/bin/qemu"), dataclasses.replace(MACHINE, architecture="arm64"), 7)
     assert [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]] == [
         ("q35,memory-backend=ram", "virt,memory-backend=ram"),
-        ("max", "max,pauth-impdef=on"),
+        (EMULATED_PROCESSOR, "max,pauth-impdef=on"),
         ("console=ttyS0 ro flotilla.datasource=nocloud no_timer_check", "console=ttyS0 ro flotilla.datasource=nocloud"),
     ]
 
