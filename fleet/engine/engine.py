@@ -240,10 +240,10 @@ class Engine:
     def _expected(self, now: float, view: Overview) -> Evictions:
         """The machines that should be there, by a view that is whole from now on."""
         evictions = Evictions(now, ttl_s=self._agent_ttl_s, grace_s=GRACE_S)
-        for machine in view.alive:
-            evictions.came(machine)
-        for machine in sorted({machine for machine, _ in view.placements} - view.alive):
-            evictions.left(machine, now)
+        for machine, made in view.alive.items():
+            evictions.came(machine, made)
+        for machine in sorted({machine for machine, _ in view.placements} - view.alive.keys()):
+            evictions.left(machine, now, view.ordered[machine])
         return evictions
 
     def _apply(self, event: Event, now: float, view: Overview, evictions: Evictions) -> None:
@@ -256,9 +256,9 @@ class Engine:
         machine, _, unit = rest.partition("/")
         match kind:
             case "machines":
-                self._apply_machine(rest, now, view, evictions)
+                self._apply_machine(rest, event.kv.mod_revision, now, view, evictions)
             case "metadata" if machine in view.alive:
-                self._apply_machine(machine, now, view, evictions)
+                self._apply_machine(machine, event.kv.mod_revision, now, view, evictions)
             case "units":
                 self._apply_unit(rest, view)
             case "schedule":
@@ -268,7 +268,7 @@ class Engine:
                 else:
                     self._scheduler.set_placement(order)
                     if machine not in view.alive:
-                        evictions.left(machine, now)
+                        evictions.left(machine, now, view.ordered[machine])
             case "states":
                 if (machine, unit) in view.states:
                     self._scheduler.set_present(machine, unit)
@@ -277,14 +277,14 @@ class Engine:
             case "status":
                 self._scheduler.set_explanation(rest, view.reasons.get(rest))
 
-    def _apply_machine(self, machine: str, now: float, view: Overview, evictions: Evictions) -> None:
+    def _apply_machine(self, machine: str, revision: int, now: float, view: Overview, evictions: Evictions) -> None:
         if machine not in view.alive:
             self._scheduler.drop_machine(machine)
-            evictions.left(machine, now)
+            evictions.left(machine, now, revision)
             if evictions.is_mass:
                 _LOG.error("many machines are away at once: %s; moving units slowly", ", ".join(evictions.away))
             return
-        evictions.came(machine)
+        evictions.came(machine, view.alive[machine])
         known = view.machines.get(machine)
         if known is None:
             self._scheduler.drop_machine(machine)

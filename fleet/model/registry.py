@@ -87,8 +87,9 @@ class Overview:
 
     Keys of ``placements`` and ``states`` are (machine, unit). ``revision`` is the last one that is in it.
 
-    A value that cannot be read is not the same as none: ``alive`` has the ids of all machine keys, readable or not;
-    ``unreadable`` the names of units whose value is broken (``units`` keeps what was last read of them); a broken order
+    A value that cannot be read is not the same as none: ``alive`` has the ids of all machine keys, readable or not, with
+    the revision that made each; ``ordered`` the revision of the last order that was made for each machine, which was
+    alive then; ``unreadable`` the names of units whose value is broken (``units`` keeps what was last read of them); a broken order
     counts as one with an empty text, so that the engine writes it again. ``machines`` have their metadata merged:
     values set at run time override those of the machine, and a machine of which a part cannot be read is left out.
     """
@@ -96,7 +97,8 @@ class Overview:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self.revision = 0
-        self.alive: set[str] = set()
+        self.alive: dict[str, int] = {}
+        self.ordered: dict[str, int] = {}
         self.unreadable: set[str] = set()
         self.machines: dict[str, Machine] = {}
         self.units: dict[str, Unit] = {}
@@ -112,7 +114,7 @@ class Overview:
         decoded = self._registry.decoded
         match kind:
             case "machines":
-                self.alive.add(rest)
+                self.alive[rest] = found.create_revision
                 _set(self._registered, rest, decoded(found, codec.machine))
                 self._merge(rest)
             case "metadata":
@@ -128,6 +130,7 @@ class Overview:
                     self.units[rest] = unit
             case "schedule":
                 machine, name = _pair(rest)
+                self.ordered[machine] = max(found.create_revision, self.ordered.get(machine, 0))
                 order = decoded(found, codec.placement) or codec.broken_placement(machine, name)
                 _set(self.placements, (machine, name), order)
             case "states":
@@ -141,7 +144,7 @@ class Overview:
         kind, _, rest = key.removeprefix(self._registry.prefix).partition("/")
         match kind:
             case "machines":
-                self.alive.discard(rest)
+                self.alive.pop(rest, None)
                 self._registered.pop(rest, None)
                 self._merge(rest)
             case "metadata":
