@@ -9,6 +9,7 @@ client of etcd.
 from __future__ import annotations
 
 import enum
+import faulthandler
 import gc
 import json
 import logging
@@ -32,11 +33,16 @@ from fleet.engine.leadership import Leadership
 from fleet.model.entities import Machine
 from fleet.model.registry import Registry
 from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
+from fleet.watchdog import Watchdog
 from terminal import Failure, Parser, command
 
 SYSTEMD_FOLDER = Path("/run/systemd/system")
 HOST_FOLDERS = tuple(Path(each, "systemd/system") for each in ("/etc", "/usr/local/lib", "/usr/lib"))
 _FIRST_FD = 3  # sd_listen_fds(3)
+_REQUESTS = 6
+"""That one round of a loop makes of etcd, one after the other, at most; so many may take as long as they are let."""
+_PLAN_S = 600.0
+"""More than any leader takes to read and to plan the largest cluster on the slowest node."""
 _LOG = logging.getLogger("fleet")
 
 _EPILOG = """\
@@ -74,13 +80,17 @@ class Daemon:
         store: UnitStore,
         config: Config,
         read: Callable[[], tuple[Config, Machine]] | None = None,
+        send: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``read`` reads the configuration, and this machine by it, again. Raises :class:`Failure`."""
+        """``read`` reads the configuration, and this machine by it, again. Raises :class:`Failure`. ``send`` reports
+        our state to systemd.
+        """
         self._registry = registry
         self._machine = machine
         self._store = store
         self._config = config
         self._read = read
+        self._send = send
         self._inbox: Inbox[Delivered | Lost | Outcome | Ended | Seen | _Observed | _Signal | BaseException | None] = (
             Inbox()
         )
@@ -107,16 +117,27 @@ class Daemon:
         Returns what that means, in a sentence."""
         agent = Agent(self._registry, self._machine, systemd, self._store, self._start, ttl_s=self._config.agent_ttl)
         agent.adopt()
+        config = self._config
+        watchdog = Watchdog(self._send, ttl_s=config.agent_ttl)
+        asking_s = _REQUESTS * config.etcd_request_timeout
+        observed = watchdog.loop("the agent", config.agent_ttl / 3 + asking_s)
         leadership = None
-        if not self._config.disable_engine:
+        if not config.disable_engine:
             leadership = Leadership(
-                self._registry, self._machine.id, ttl_s=self._config.leader_ttl_s, agent_ttl_s=self._config.agent_ttl
+                self._registry,
+                self._machine.id,
+                ttl_s=config.leader_ttl_s,
+                agent_ttl_s=config.agent_ttl,
+                stepped=watchdog.loop("the engine", _PLAN_S).passed,
+                kept=watchdog.loop("the leader's lease", config.leader_ttl_s / 3 + asking_s).passed,
             )
         feed = Feed(self._registry.client, self._inbox.post)
+        watchdog.start()
         try:
             if leadership is not None:
                 leadership.start(self._inbox.post)
             while True:
+                observed.passed()
                 due = agent.step(time.monotonic())
                 feed.follow(agent.subscription)
                 for message in self._inbox.take(due):
@@ -139,6 +160,7 @@ class Daemon:
             feed.follow(None)
             if leadership is not None:
                 leadership.stop()
+            watchdog.stop()
 
     def _reload(self, agent: Agent) -> None:
         if self._read is None:
@@ -178,6 +200,7 @@ def run(argv: Sequence[str]) -> int:
     if options.check_config:
         return _check(config, as_json=options.json)
     calm_collector()
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: the journal then has what each thread was doing
     logging.basicConfig(stream=sys.stderr, level=_level(config), format="%(name)s: %(message)s")
     for name in config.ignored:
         _LOG.warning("the setting %s has no effect", name)
@@ -190,7 +213,7 @@ def run(argv: Sequence[str]) -> int:
         config = load(options.config, os.environ)
         return config, this_machine(config)
 
-    daemon = Daemon(registry, machine, store, config, read)
+    daemon = Daemon(registry, machine, store, config, read, lambda text: notify(text, os.environ))
     from fleet.agent.systemd import SystemdManager
     from fleet.api.server import ApiServer
 

@@ -11,11 +11,28 @@ from fleet.model.registry import Registry
 from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
 
 
-class Leadership:
-    """One machine's engine at work. Arguments are those of :class:`fleet.engine.engine.Engine`."""
+def _unobserved() -> None:
+    """No one counts the rounds."""
 
-    def __init__(self, registry: Registry, machine: str, *, ttl_s: int, agent_ttl_s: float) -> None:
+
+class Leadership:
+    """One machine's engine at work. ``stepped`` and ``kept`` are called after each round of its two loops; the other
+    arguments are those of :class:`fleet.engine.engine.Engine`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        machine: str,
+        *,
+        ttl_s: int,
+        agent_ttl_s: float,
+        stepped: Callable[[], None] = _unobserved,
+        kept: Callable[[], None] = _unobserved,
+    ) -> None:
         self._engine = Engine(registry, machine, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s)
+        self._stepped = stepped
+        self._kept = kept
         self._inbox: Inbox[Delivered | Lost | None] = Inbox()
         self._feed = Feed(registry.client, self._inbox.post)
         self._stopping = threading.Event()
@@ -46,6 +63,7 @@ class Leadership:
     def _lead(self) -> None:
         while not self._stopping.is_set():
             due = self._engine.step(time.monotonic())
+            self._stepped()
             self._feed.follow(self._engine.subscription)
             for message in self._inbox.take(due):
                 if message is not None:
@@ -55,3 +73,4 @@ class Leadership:
         due = 0.0
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             due = self._engine.keep(time.monotonic())
+            self._kept()

@@ -165,10 +165,10 @@ def test_failover_on_a_real_etcd(
 class Process:
     """The console script in a process of its own. Nothing listens where its etcd would be, which must not matter."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ttl_s: int = 30) -> None:
         self.api = folder / "api.sock"
         self.settings = folder / "fleet.conf"
-        self.settings.write_text("metadata=disk=ssd\n")
+        self.settings.write_text(f"metadata=disk=ssd\nagent_ttl={ttl_s}s\n")
         self.bus = SystemBus(folder)
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(folder / "notify"))
@@ -204,6 +204,12 @@ class Process:
             client.sendall(b"GET /fleet/v1/machines HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return b" 503 " in client.recv(200)
 
+    def reported(self) -> bytes:
+        """What it reports to systemd next, apart from being alive."""
+        while (text := self.notified.recv(200)).startswith(b"WATCHDOG"):
+            pass
+        return text
+
     def says(self, text: str) -> bool:
         return text in self.errors.read_text()
 
@@ -235,10 +241,34 @@ class TestProcess:
         assert fleetd.answers()
         fleetd.process.send_signal(signal.SIGTERM)
         assert fleetd.process.wait(timeout=60) == 0, fleetd.errors.read_text()
-        assert fleetd.notified.recv(200) == b"STOPPING=1\nSTATUS=no unit of fleet runs here"
+        assert fleetd.reported() == b"STOPPING=1\nSTATUS=no unit of fleet runs here"
         assert not fleetd.says("Traceback")
         assert fleetd.says("stopping: no unit of fleet runs here")
         assert not fleetd.api.exists()
+
+    def test_one_that_is_stopped_is_silent_and_its_death_says_where(self, tmp_path: Path) -> None:
+        """systemd, which waits for a third of the lease, then sends SIGABRT. Its etcd is not there; that is no hang."""
+        fleetd = Process(tmp_path, ttl_s=6)
+        try:
+            assert fleetd.reported() == b"READY=1\nSTATUS=running"
+            assert fleetd.notified.recv(200) == b"WATCHDOG_USEC=2000000\nWATCHDOG=1"
+            assert [fleetd.notified.recv(200) for _ in range(6)] == 6 * [b"WATCHDOG=1"]
+            fleetd.process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, fleetd.process.pid, os.WSTOPPED)
+            fleetd.notified.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    fleetd.notified.recv(200)  # sent before
+            fleetd.notified.settimeout(2)
+            with pytest.raises(TimeoutError):
+                fleetd.notified.recv(200)
+            for each in (signal.SIGABRT, signal.SIGCONT):
+                fleetd.process.send_signal(each)
+            assert fleetd.process.wait(timeout=60) == -signal.SIGABRT
+            assert fleetd.says("Fatal Python error: Aborted")
+            assert fleetd.says("in _run"), "each thread is shown"
+        finally:
+            fleetd.close()
 
     def test_hup_and_usr1_end_nothing(self, fleetd: Process) -> None:
         """HUP reads the settings again, and those of a running daemon change; USR1 prints what it knows."""
