@@ -53,7 +53,7 @@ class Config:
     etcd_keyfile: str = ""
     etcd_key_prefix: str = PREFIX
     etcd_request_timeout: float = 5.0
-    engine_reconcile_interval: float = 2.0
+    engine_reconcile_interval: float = 1.0
     agent_ttl: int = 30
     public_ip: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)

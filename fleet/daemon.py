@@ -81,9 +81,10 @@ class Daemon:
         config: Config,
         read: Callable[[], tuple[Config, Machine]] | None = None,
         send: Callable[[str], None] = lambda _: None,
+        keeper: Etcd | None = None,
     ) -> None:
         """``read`` reads the configuration, and this machine by it, again. Raises :class:`Failure`. ``send`` reports
-        our state to systemd.
+        our state to systemd, ``keeper`` renews the leader's lease.
         """
         self._registry = registry
         self._machine = machine
@@ -91,6 +92,7 @@ class Daemon:
         self._config = config
         self._read = read
         self._send = send
+        self._keeper = keeper
         self._inbox: Inbox[Delivered | Lost | Outcome | Ended | Seen | _Observed | _Signal | BaseException | None] = (
             Inbox()
         )
@@ -128,6 +130,7 @@ class Daemon:
                 self._machine.id,
                 ttl_s=config.leader_ttl_s,
                 agent_ttl_s=config.agent_ttl,
+                keeper=self._keeper,
                 stepped=watchdog.loop("the engine", _PLAN_S).passed,
                 kept=watchdog.loop("the leader's lease", config.leader_ttl_s / 3 + asking_s).passed,
             )
@@ -205,7 +208,7 @@ def run(argv: Sequence[str]) -> int:
     for name in config.ignored:
         _LOG.warning("the setting %s has no effect", name)
     machine = this_machine(config)
-    registry = Registry(_client(config), config.etcd_key_prefix)
+    registry = Registry(_client(config, config.etcd_request_timeout), config.etcd_key_prefix)
     store = UnitStore(Path(config.units_directory), SYSTEMD_FOLDER, HOST_FOLDERS)
     store.prepare()
 
@@ -213,7 +216,9 @@ def run(argv: Sequence[str]) -> int:
         config = load(options.config, os.environ)
         return config, this_machine(config)
 
-    daemon = Daemon(registry, machine, store, config, read, lambda text: notify(text, os.environ))
+    # A renewal that waits for a member that has just died leaves time for another one within the lease.
+    keeper = _client(config, min(config.etcd_request_timeout, config.leader_ttl_s / 4))
+    daemon = Daemon(registry, machine, store, config, read, lambda text: notify(text, os.environ), keeper)
     from fleet.agent.systemd import SystemdManager
     from fleet.api.server import ApiServer
 
@@ -315,13 +320,13 @@ def notify(text: str, environment: Mapping[str, str]) -> None:
             _LOG.warning("cannot report %r to systemd: %s", text, error)
 
 
-def _client(config: Config) -> Etcd:
+def _client(config: Config, timeout: float) -> Etcd:
     from etcd import Client, Tls
 
     tls = None
     if config.etcd_cafile:
         tls = Tls(config.etcd_cafile, config.etcd_certfile, config.etcd_keyfile)
-    return Client(config.etcd_servers, timeout=config.etcd_request_timeout, tls=tls)
+    return Client(config.etcd_servers, timeout=timeout, tls=tls)
 
 
 def _own_sockets(path: Path | None) -> list[socket.socket]:

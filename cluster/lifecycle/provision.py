@@ -24,6 +24,11 @@ They are its own defaults, twice that where nodes share a kernel and its disk, o
 nodes keeps up with.
 """
 
+RECONCILE_S = {"kvm": 1, "namespaces": 1, "tcg": 2}
+"""fleet's ``engine_reconcile_interval``: a fifth of its leader's lease, which an emulated node that stalls must not
+lose.
+"""
+
 
 def install_image(source: Path, target: Path) -> None:
     """Make the cluster's own image, which a rebuild of ``source`` does not change.
@@ -88,6 +93,7 @@ def variables(
         "etcd": {"heartbeat_ms": heartbeat, "election_ms": election, "initial_cluster": initial_cluster},
         "fleet": {
             "agent_ttl": description.agent_ttl,
+            "reconcile_s": RECONCILE_S[description.accelerator.name],
             "metadata": {"name": node["name"], "role": node["role"]},
         },
         "services": {

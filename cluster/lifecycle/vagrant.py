@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from cluster.lifecycle.provision import ETCD_TIMES_MS, template_text
+from cluster.lifecycle.provision import ETCD_TIMES_MS, RECONCILE_S, template_text
 from cluster.model.description import members_of
 from discovery.join import member_id
 from discovery.registry import Registry
@@ -177,7 +177,8 @@ def variables(request: Request, founding: Founding, *, registered: bool) -> dict
         for index, machine in enumerate(request.machines, 1)
     ]
     node = nodes[request.number - 1]
-    heartbeat, election = ETCD_TIMES_MS["tcg" if request.emulated else "kvm"]
+    accelerator = "tcg" if request.emulated else "kvm"
+    heartbeat, election = ETCD_TIMES_MS[accelerator]
     files: list[dict[str, object]] = []
     units: list[dict[str, object]] = []
     if request.number == 1:
@@ -196,7 +197,11 @@ def variables(request: Request, founding: Founding, *, registered: bool) -> dict
         "ssh_authorized_keys": [request.public_key],
         "discovery": founding.url(request.machines),
         "etcd": {"heartbeat_ms": heartbeat, "election_ms": election, "initial_cluster": ""},
-        "fleet": {"agent_ttl": AGENT_TTL, "metadata": {"name": node["name"], "role": node["role"]}},
+        "fleet": {
+            "agent_ttl": AGENT_TTL,
+            "reconcile_s": RECONCILE_S[accelerator],
+            "metadata": {"name": node["name"], "role": node["role"]},
+        },
         "factor": 10.0 if request.emulated else 1.0,
         "extra_write_files": files,
         "extra_units": units,

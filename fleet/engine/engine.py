@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from etcd.errors import Compacted, EtcdError, Unavailable
-from etcd.protocol import Compare, Event, Op, WatchBatch
+from etcd.protocol import Compare, Etcd, Event, Op, WatchBatch
 from fleet.engine.eviction import Evictions
 from fleet.model import codec
 from fleet.model.registry import Overview, Registry
@@ -60,13 +60,23 @@ class Engine:
     """One machine's engine. Call :meth:`step` from one thread and :meth:`keep` from another; pass it what its
     :attr:`subscription` brings.
 
-    ``ttl_s`` is the leader's lease, ``agent_ttl_s`` that of machines.
+    ``ttl_s`` is the leader's lease, ``agent_ttl_s`` that of machines; ``keeper`` renews the former, if it is not to be
+    the registry's client.
     """
 
-    def __init__(self, registry: Registry, machine: str, *, ttl_s: int = 10, agent_ttl_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        machine: str,
+        *,
+        ttl_s: int = 10,
+        agent_ttl_s: float = 30.0,
+        keeper: Etcd | None = None,
+    ) -> None:
         self.subscription: Subscription | None = None
         self._registry = registry
         self._client = registry.client
+        self._keeper = keeper or registry.client
         self._machine = machine
         self._ttl_s = ttl_s
         self._agent_ttl_s = agent_ttl_s
@@ -109,7 +119,7 @@ class Engine:
         if reign is None:
             return now + self._ttl_s / 3
         try:
-            if self._client.lease_keepalive(reign.lease) <= 0:
+            if self._keeper.lease_keepalive(reign.lease) <= 0:
                 reign.is_over = True
             self._keep_trouble = ""
         except EtcdError as error:

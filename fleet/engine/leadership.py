@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from etcd.protocol import Etcd
 from fleet.engine.engine import Engine
 from fleet.model.registry import Registry
 from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
@@ -27,10 +28,11 @@ class Leadership:
         *,
         ttl_s: int,
         agent_ttl_s: float,
+        keeper: Etcd | None = None,
         stepped: Callable[[], None] = _unobserved,
         kept: Callable[[], None] = _unobserved,
     ) -> None:
-        self._engine = Engine(registry, machine, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s)
+        self._engine = Engine(registry, machine, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s, keeper=keeper)
         self._stepped = stepped
         self._kept = kept
         self._inbox: Inbox[Delivered | Lost | None] = Inbox()

@@ -13,7 +13,7 @@ from fleet.config import NAMES, Config, ConfigError, duration, load
 def test_defaults() -> None:
     config = load(None, {"PATH": "/bin", "FLEETCTL_ENDPOINT": "x"})
     assert config == Config()
-    assert (config.etcd_servers, config.agent_ttl, config.leader_ttl_s) == (("http://127.0.0.1:2379",), 30, 10)
+    assert (config.etcd_servers, config.agent_ttl, config.leader_ttl_s) == (("http://127.0.0.1:2379",), 30, 5)
 
 
 def test_a_file_of_the_original(tmp_path: Path) -> None:
