@@ -49,10 +49,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class _Reign:
-    """A leadership: its lease, the revision that fences its writes, and whether etcd reported the lease gone."""
+    """A leadership: its lease, the revision that fences its writes, and whether etcd reported the lease gone.
+
+    ``doubted`` is the machine of the leader before it: as long as nothing was heard of it, and not longer than until
+    ``doubted_until``, it may be dead.
+    """
 
     lease: int
     fence: int
+    doubted: str
+    doubted_until: float
     is_over: bool = False
 
 
@@ -84,6 +90,7 @@ class Engine:
         self._view: Overview | None = None
         self._scheduler = Scheduler()
         self._evictions: Evictions | None = None
+        self._predecessor = ""
         self._batches: deque[WatchBatch] = deque()
         self._writes: deque[list[Op]] = deque()
         self._written = 0
@@ -172,16 +179,18 @@ class Engine:
         self._batches.clear()
         if self.subscription is None or vacant:
             found = self._client.range(key)
-            if any(each.key == key for each in found.kvs):
+            held = next((each for each in found.kvs if each.key == key), None)
+            if held is not None:
+                self._predecessor = self._registry.decoded(held, codec.leader) or ""
                 self._subscribe(key, found.revision + 1)
-            elif self._campaign():
+            elif self._campaign(now):
                 return now
             else:
                 self.subscription = None
                 return now + 1.0
         return now + IDLE_S
 
-    def _campaign(self) -> bool:
+    def _campaign(self, now: float) -> bool:
         key = self._registry.key_leader
         lease = self._client.lease_grant(self._ttl_s)
         done = self._client.txn(
@@ -191,7 +200,9 @@ class Engine:
             self._client.lease_revoke(lease.id)
             return False
         self._forget_view()
-        self._reign = _Reign(lease.id, done.revision)
+        doubted = "" if self._predecessor == self._machine else self._predecessor
+        self._reign = _Reign(lease.id, done.revision, doubted, now + self._agent_ttl_s)
+        self._predecessor = self._machine
         _LOG.info("this engine leads from revision %d on", done.revision)
         return True
 
@@ -215,8 +226,11 @@ class Engine:
                     self._step_down("another engine has its key")
                     return now
                 self._apply(event, now, self._view, self._evictions)
+                if event.kind == "put" and self._registry.speaker(event.kv.key) == reign.doubted:
+                    reign.doubted = ""
             self._view.revision = max(self._view.revision, batch.revision)
             self._heard_at = now
+        self._scheduler.doubted = reign.doubted if now < reign.doubted_until else ""
         for machine in self._evictions.take_due(now):
             _LOG.warning("machine %s is gone; its units move", machine)
             self._scheduler.evict_machine(machine)

@@ -403,6 +403,11 @@ class Registry:
         """Held by the leading engine."""
         return f"{self.prefix}engine/leader"
 
+    def speaker(self, key: str) -> str | None:
+        """The machine whose agent writes this key; ``None`` for a key of others."""
+        kind, _, rest = key.removeprefix(self.prefix).partition("/")
+        return rest.partition("/")[0] if kind in ("machines", "states") else None
+
     # Decoding
 
     def decoded(self, found: KeyValue, decode: Callable[[str, bytes], Value]) -> Value | None:

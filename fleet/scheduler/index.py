@@ -92,14 +92,17 @@ class _Ranking:
 
 
 class Index:
-    """Machines, units and placements as they are now. Only live machines are in ``machines`` and ``counts``."""
+    """Machines, units and placements as they are now. Only live machines are in ``machines`` and ``counts``.
+
+    ``lacking`` has, for each global unit, the live machines without it.
+    """
 
     def __init__(self) -> None:
         self.machines: dict[str, Machine] = {}
         self.counts: dict[str, int] = {}
         self.specs: dict[str, Spec] = {}
         self.unreadable: set[str] = set()
-        self.globals: set[str] = set()
+        self.lacking: dict[str, set[str]] = {}
         self.pending: set[str] = set()
         self.placements: dict[tuple[str, str], Placement] = {}
         self.where: dict[str, set[str]] = {}
@@ -115,6 +118,9 @@ class Index:
         """A machine is alive, with this metadata."""
         self.machines[machine.id] = machine
         self._short.setdefault(machine.id[:8], set()).add(machine.id)
+        for unit, lacking in self.lacking.items():
+            if (machine.id, unit) not in self.placements:
+                lacking.add(machine.id)
         self.counts[machine.id] = len(self._host(machine.id).units)
         self._rankings.clear()
 
@@ -123,6 +129,8 @@ class Index:
         del self.machines[machine]
         del self.counts[machine]
         self._short[machine[:8]].discard(machine)
+        for lacking in self.lacking.values():
+            lacking.discard(machine)
         self._rankings.clear()
 
     def set_spec(self, name: str, spec: Spec | None) -> None:
@@ -132,7 +140,10 @@ class Index:
         else:
             self.specs[name] = spec
         usable = spec is not None and not spec.problem
-        _toggle(self.globals, name, usable and spec is not None and spec.requirements.global_)
+        if usable and spec is not None and spec.requirements.global_:
+            self.lacking[name] = self.machines.keys() - self.where.get(name, set())
+        else:
+            self.lacking.pop(name, None)
         _toggle(self._replacers, name, usable and spec is not None and bool(spec.requirements.replaces))
         for machine in self.where.get(name, ()):
             self._guard(machine, name)
@@ -145,6 +156,7 @@ class Index:
         self.placements[machine, unit] = placement
         if new:
             self.where.setdefault(unit, set()).add(machine)
+            self.lacking.get(unit, set()).discard(machine)
             self._host(machine).units.add(unit)
             self._guard(machine, unit)
             self._count(machine)
@@ -154,6 +166,8 @@ class Index:
         """An order is no longer in the schedule."""
         del self.placements[machine, unit]
         self.where[unit].discard(machine)
+        if machine in self.machines and unit in self.lacking:
+            self.lacking[unit].add(machine)
         host = self._host(machine)
         host.units.discard(unit)
         host.guarded.discard(unit)
@@ -282,10 +296,9 @@ class Index:
         left = [each for each in present if each in self.machines and (each, unit) not in self.placements]
         return min(left, default=None)
 
-    def rejections(self, spec: Spec, without: Iterable[str] = ()) -> Counter[Rejection]:
-        """How many live machines refuse a unit, by reason, except those in ``without``."""
-        skipped = set(without)
-        found = (self.rejection(spec, machine) for machine in self.machines if machine not in skipped)
+    def rejections(self, spec: Spec, among: Iterable[str]) -> Counter[Rejection]:
+        """How many of these live machines refuse a unit, by reason."""
+        found = (self.rejection(spec, machine) for machine in among)
         return Counter(each for each in found if each is not None)
 
     def _host(self, machine: str) -> _Host:

@@ -78,11 +78,14 @@ def waits_for(machine: str) -> str:
     return f"waiting until machine {machine} has stopped it"
 
 
-def least_loaded(count: int, left: tuple[str, Why] | None = None) -> str:
+def least_loaded(count: int, left: tuple[str, Why] | None = None, avoided: str = "") -> str:
     """Why a unit is where it is.
 
-    ``count`` is how many the machine had before, ``left`` the machine that it comes from."""
+    ``count`` is how many the machine had before, ``left`` the machine that it comes from, ``avoided`` one that would
+    have been better and is in doubt."""
     text = f"placed where the fewest units were ({count}) of the machines that fit"
+    if avoided:
+        text += f", without machine {avoided}, which led and may be dead"
     return text if left is None else f"moved from machine {left[0]} ({left[1].value}); {text}"
 
 

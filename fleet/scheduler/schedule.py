@@ -9,6 +9,7 @@ The rules, in order:
 2. A machine fits when ``MachineID``, ``MachineMetadata``, ``MachineOf``, ``Conflicts`` and ``Replaces`` all allow it.
    Of two units on a machine that come to conflict, the one whose name sorts first stays.
 3. A unit without a machine goes to the one that fits with the fewest units; of equals, to the one whose id sorts first.
+   A machine in doubt, which may be dead, gets it only if no other fits.
 4. A unit that left a live machine is placed again only when that machine no longer reports it, so that two copies do
    not run.
 5. A global unit is placed on each machine that fits.
@@ -56,11 +57,13 @@ class Plan:
 class ClusterView:
     """The input of a plan.
 
-    ``unreadable`` are units whose value is broken; ``evicted`` are machines whose units must move; ``present`` are the
-    (machine, unit) that machines report; ``explanations`` is what users see now."""
+    ``unreadable`` are units whose value is broken; ``evicted`` are machines whose units must move; ``doubted`` is one
+    that may be dead, or ""; ``present`` are the (machine, unit) that machines report; ``explanations`` is what users
+    see now."""
 
     machines: Mapping[str, Machine] = field(default_factory=dict)
     evicted: frozenset[str] = frozenset()
+    doubted: str = ""
     units: Mapping[str, Unit] = field(default_factory=dict)
     unreadable: frozenset[str] = frozenset()
     placements: Mapping[tuple[str, str], Placement] = field(default_factory=dict)
@@ -82,6 +85,8 @@ class Scheduler:
 
     def __init__(self) -> None:
         self._index = Index()
+        self.doubted = ""
+        """A machine that may be dead: it gets a unit only if no other machine fits. "" for none."""
         self._evicted: set[str] = set()
         self._explanations: dict[str, str] = {}
         self._stale_machines: set[str] = set()
@@ -95,6 +100,7 @@ class Scheduler:
     def of(cls, cluster: ClusterView) -> Scheduler:
         """A scheduler that knows the whole of a cluster and has planned nothing yet."""
         made = cls()
+        made.doubted = cluster.doubted
         for machine in cluster.machines.values():
             made.set_machine(machine)
         for gone in cluster.evicted:
@@ -196,9 +202,12 @@ class Scheduler:
         for machine in sorted(self._stale_machines):
             self._settle(machine)
             examined.update(self._index.units_on(machine))
+        for unit in sorted(self._stale_units & self._index.lacking.keys()):
+            for machine in sorted(self._index.lacking[unit] - self._stale_machines):
+                self._extend(unit, machine)
         examined |= {unit for _, unit in self._decisions} | self._index.pending
         self._place_pending()
-        examined |= {unit for _, unit in self._decisions} | self._index.pending | self._index.globals
+        examined |= {unit for _, unit in self._decisions} | self._index.pending | self._index.lacking.keys()
         explanations = self._explain_all(examined)
         decisions = self._net_decisions()
         self._stale_machines.clear()
@@ -219,15 +228,14 @@ class Scheduler:
             pass
         for unit in self._index.units_on(machine):
             self._refresh(machine, unit)
-        if machine in self._index.machines:
-            for unit in sorted(self._index.globals):
-                spec = self._index.specs[unit]
-                if (
-                    self._index.is_placeable(spec)
-                    and (machine, unit) not in self._index.placements
-                    and self._index.rejection(spec, machine) is None
-                ):
-                    self._place(spec, machine, Why.EVERYWHERE, reasons.everywhere())
+        for unit in sorted(unit for unit, lacking in self._index.lacking.items() if machine in lacking):
+            self._extend(unit, machine)
+
+    def _extend(self, unit: str, machine: str) -> None:
+        """Place a global unit on a machine that lacks it, if it fits."""
+        spec = self._index.specs[unit]
+        if self._index.is_placeable(spec) and self._index.rejection(spec, machine) is None:
+            self._place(spec, machine, Why.EVERYWHERE, reasons.everywhere())
 
     def _remove_unfit(self, machine: str) -> bool:
         removed = False
@@ -292,9 +300,9 @@ class Scheduler:
             freed = False
             for unit in queue:
                 if unit in self._index.pending:
-                    machine = self._choice(self._index.specs[unit])
+                    machine, avoided = self._choice(self._index.specs[unit])
                     if machine is not None:
-                        reason = reasons.least_loaded(self._index.counts[machine], self._taken.get(unit))
+                        reason = reasons.least_loaded(self._index.counts[machine], self._taken.get(unit), avoided)
                         self._place(self._index.specs[unit], machine, Why.LEAST_LOADED, reason)
                         placed = True
                         if self._index.specs[unit].requirements.replaces:
@@ -307,12 +315,19 @@ class Scheduler:
                 unit for unit in self._index.pending if freed or self._index.specs[unit].requirements.machine_of
             )
 
-    def _choice(self, spec: Spec) -> str | None:
+    def _choice(self, spec: Spec) -> tuple[str | None, str]:
+        """The machine for a unit, and the one that would have been better and is in doubt, or ""."""
         if self._index.waits_for(spec.name) is not None:
-            return None
+            return None, ""
+        avoided = ""
         candidates = self._index.candidates(spec.requirements)
         try:
-            return next((machine for machine in candidates if self._index.rejection(spec, machine) is None), None)
+            for machine in candidates:
+                if self._index.rejection(spec, machine) is None:
+                    if machine != self.doubted:
+                        return machine, avoided
+                    avoided = machine
+            return avoided or None, ""
         finally:
             candidates.close()
 
@@ -336,14 +351,16 @@ class Scheduler:
         if spec.problem:
             return spec.problem
         if spec.requirements.global_:
-            where = [each for each in self._index.where.get(unit, ()) if each in self._index.machines]
-            return reasons.global_summary(
-                len(where), len(self._index.machines), self._index.rejections(spec, without=set(where))
-            )
+            lacking, alive = self._index.lacking[unit], len(self._index.machines)
+            return reasons.global_summary(alive - len(lacking), alive, self._index.rejections(spec, lacking))
         if self._index.where.get(unit):
             return None  # its order says why
         waited = self._index.waits_for(unit)
-        return reasons.no_machine(self._index.rejections(spec)) if waited is None else reasons.waits_for(waited)
+        return (
+            reasons.no_machine(self._index.rejections(spec, self._index.machines))
+            if waited is None
+            else reasons.waits_for(waited)
+        )
 
     def _explain(self, unit: str, text: str | None) -> None:
         if text is None:
@@ -359,10 +376,9 @@ class Scheduler:
         if old == spec and name not in index.unreadable:
             return
         index.unreadable.discard(name)
-        was_global = name in index.globals
         index.set_spec(name, spec)
         self._touch_unit(name)
-        if was_global or name in index.globals or index.replaces_any(old) or index.replaces_any(spec):
+        if index.replaces_any(old) or index.replaces_any(spec):
             for machine in index.hosts():
                 self._touch(machine)
 

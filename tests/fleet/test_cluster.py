@@ -270,6 +270,33 @@ class TestLeaders:
         world.run(3)
         assert len(world.running("2.service")) == 1
 
+    def test_new_orders_avoid_the_machine_of_a_leader_that_died(self, world: World) -> None:
+        """Its lease lives on for a while, and it has the fewest units."""
+        dead = world.leader()
+        world.submit("1.service", f"MachineID={next(each for each in world.nodes if each != dead.id)}")
+        dead.cut_power()
+        for number in range(2, 8):
+            world.submit(f"{number}.service")
+        world.run(12)
+        assert dead.id in [machine.id for machine in world.registry.machines()]
+        assert dead.id not in world.registry.placements().values()
+
+    def test_one_that_was_only_restarted_is_used_as_soon_as_it_speaks(self, world: World) -> None:
+        old = world.leader()
+        assert old.engine is not None
+        world.submit("1.service", f"MachineID={old.id}")
+        world.run(5)
+        old.engine.resign()
+        old.kill_daemon()
+        old.start_daemon()
+        world.run(3)
+        world.registry.set_desired("1.service", Desired.LOADED)
+        world.run(3)
+        for number in range(2, 8):
+            world.submit(f"{number}.service")
+        world.run(5)
+        assert list(world.registry.placements().values()).count(old.id) > 1
+
     def test_an_orderly_stop_hands_over_at_once(self, world: World) -> None:
         old = world.leader()
         assert old.engine is not None

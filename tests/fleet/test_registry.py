@@ -84,6 +84,11 @@ class TestUnits:
         assert [each.name for each in registry.states("a")] == ["x.service", "y.service"]
         assert [each.machine for each in registry.states_of("y.service")] == ["a", "b"]
 
+    def test_whose_word_a_key_is(self) -> None:
+        registry = Registry(FakeEtcd())
+        assert registry.speaker(registry.key_machine("a")) == registry.speaker(registry.key_state("a", "x")) == "a"
+        assert registry.speaker(registry.key_schedule("a", "x")) is registry.speaker(registry.key_leader) is None
+
     @pytest.mark.parametrize("prefix", ["", "fleet/", "/fleet"])
     def test_a_prefix_begins_and_ends_with_a_slash(self, prefix: str) -> None:
         with pytest.raises(Failure):

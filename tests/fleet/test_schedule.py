@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.model.entities import Desired, Machine, Placement, Unit
-from fleet.scheduler.reasons import Reject, Why
+from fleet.scheduler.index import Index, Spec
+from fleet.scheduler.reasons import Reject, Rejection, Why
 from fleet.scheduler.schedule import ClusterView, Plan, Scheduler, decide
 from tests.fleet.clusters import (
     applied,
@@ -38,6 +39,7 @@ Change = Machine | Unit | str
 class Past(TypedDict, total=False):
     """What a :class:`ClusterView` has beside machines and units."""
 
+    doubted: str
     evicted: frozenset[str]
     unreadable: frozenset[str]
     placements: Mapping[tuple[str, str], Placement]
@@ -155,6 +157,18 @@ class TestProperties:
                 assert waits or replaced or refusal(after, each, machine), f"{name} fits {machine}"
             assert after.explanations[name]
 
+    @given(st.integers(2, 12), st.integers(0, 40))
+    def test_a_machine_in_doubt_gets_nothing_where_another_fits(self, hosts: int, count: int) -> None:
+        cluster = ClusterView(
+            machines={f"m{n:02}": Machine(f"m{n:02}") for n in range(hosts)},
+            units={f"u{n}.service": unit(f"u{n}.service") for n in range(count)},
+            doubted="m01",
+        )
+        loads = {machine: len(on(applied(cluster, decide(cluster)), machine)) for machine in cluster.machines}
+        assert loads.pop("m01") == 0
+        assert sum(loads.values()) == count
+        assert max(loads.values()) - min(loads.values()) <= 1
+
     @given(st.integers(1, 12), st.integers(0, 40))
     def test_without_constraints_the_load_is_even(self, hosts: int, count: int) -> None:
         cluster = ClusterView(
@@ -225,6 +239,14 @@ class TestRules:
             "3.service": "c",
             "4.service": "a",
         }
+
+    def test_a_machine_in_doubt_gets_what_fits_nowhere_else(self) -> None:
+        units = (unit("1.service"), unit("2.service"), unit("3.service"), unit("4.service", "MachineID=a"))
+        cluster = world(*units, doubted="a")
+        assert where(cluster) == {"1.service": "b", "2.service": "c", "3.service": "b", "4.service": "a"}
+        reasons = {each.unit: each.placement.reason for each in decide(cluster).decisions if each.placement}
+        assert reasons["1.service"].endswith(", without machine a, which led and may be dead")
+        assert "without" not in reasons["4.service"]
 
     def test_metadata(self) -> None:
         assert where(world(unit("u.service", "MachineMetadata=disk=ssd"), unit("a.service"))) == {
@@ -376,6 +398,35 @@ class TestExplanations:
     def test_a_section_that_cannot_be_read(self) -> None:
         reason = self.explained(world(unit("u.service", "Conflict=x")), "u.service")
         assert reason == "u.service line 4: [X-Fleet] has no option Conflict"
+
+
+def test_a_global_unit_costs_the_machines_that_lack_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine's other units are looked at, and once it is everywhere, it costs other plans nothing."""
+    asked: list[str] = []
+    settled: list[str] = []
+    rejection, settle = Index.rejection, Scheduler._settle
+
+    def counted(index: Index, spec: Spec, machine: str) -> Rejection | None:
+        asked.append(spec.name)
+        return rejection(index, spec, machine)
+
+    def watched(scheduler: Scheduler, machine: str) -> None:
+        settled.append(machine)
+        settle(scheduler, machine)
+
+    monkeypatch.setattr(Index, "rejection", counted)
+    monkeypatch.setattr(Scheduler, "_settle", watched)
+    scheduler = Scheduler.of(world(*(unit(f"{number}.service") for number in range(30)), alive="abcdefghij"))
+    scheduler.plan()
+    settled.clear()
+    scheduler.set_unit(unit("global.service", "Global=true"))
+    assert len(scheduler.plan().decisions) == asked.count("global.service") == 10
+    assert settled == []
+    scheduler.set_unit(unit("x.service"))
+    scheduler.plan()
+    scheduler.set_machine(Machine("k"))
+    assert [each.machine for each in scheduler.plan().decisions] == ["k"]
+    assert asked.count("global.service") == 11
 
 
 def test_five_thousand_units_on_five_hundred_machines() -> None:
