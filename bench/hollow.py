@@ -82,6 +82,10 @@ class HollowSystemd:
     def disable(self, unit: str) -> None:
         """Done."""
 
+    def is_ending(self) -> bool:
+        """See :class:`fleet.agent.steps.Systemd`."""
+        return False
+
     def forget_failure(self, unit: str) -> None:
         """Nothing fails."""
 

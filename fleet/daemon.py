@@ -13,6 +13,7 @@ import faulthandler
 import gc
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ from pathlib import Path
 from etcd.protocol import Etcd
 from fleet.agent.agent import Agent, Task
 from fleet.agent.sight import Seen
-from fleet.agent.steps import Ended, Outcome, Systemd
+from fleet.agent.steps import Ended, Outcome, Systemd, SystemdError
 from fleet.agent.unitstore import UnitStore
 from fleet.config import Config, ConfigError, load
 from fleet.engine.leadership import Leadership
@@ -43,6 +44,8 @@ _REQUESTS = 6
 """That one round of a loop makes of etcd, one after the other, at most; so many may take as long as they are let."""
 _PLAN_S = 600.0
 """More than any leader takes to read and to plan the largest cluster on the slowest node."""
+_LEAVE_S = 20.0
+"""How long a machine that shuts down waits for its units' ends; ``TimeoutStopSec`` of fleet.service is longer."""
 _LOG = logging.getLogger("fleet")
 
 _EPILOG = """\
@@ -116,7 +119,8 @@ class Daemon:
     def run(self, systemd: Systemd) -> str:
         """Work until :meth:`stop`. Leaves units, files and this machine's lease as they are; gives up leadership.
 
-        Returns what that means, in a sentence."""
+        If the whole machine stops, it ends the lease, as soon as systemd has stopped the units. Returns what that
+        means, in a sentence."""
         agent = Agent(self._registry, self._machine, systemd, self._store, self._start, ttl_s=self._config.agent_ttl)
         agent.adopt()
         config = self._config
@@ -135,6 +139,7 @@ class Daemon:
                 kept=watchdog.loop("the leader's lease", config.leader_ttl_s / 3 + asking_s).passed,
             )
         feed = Feed(self._registry.client, self._inbox.post)
+        leave_at = math.inf
         watchdog.start()
         try:
             if leadership is not None:
@@ -143,7 +148,10 @@ class Daemon:
                 observed.passed()
                 due = agent.step(time.monotonic())
                 feed.follow(agent.subscription)
-                for message in self._inbox.take(due):
+                if leave_at < math.inf and (agent.is_idle or time.monotonic() >= leave_at):
+                    agent.leave()
+                    return "this machine shuts down; the cluster starts elsewhere what can move"
+                for message in self._inbox.take(min(due, leave_at)):
                     match message:
                         case Delivered() | Lost():
                             hand(agent, message)
@@ -157,6 +165,8 @@ class Daemon:
                             print(json.dumps(agent.report()), flush=True)
                         case BaseException():
                             raise message
+                        case None if _is_ending(systemd):
+                            leave_at = time.monotonic() + _LEAVE_S
                         case None:
                             return _farewell(agent.launched, self._config.agent_ttl)
         finally:
@@ -249,6 +259,14 @@ def calm_collector() -> None:
     second whenever it comes later.
     """
     gc.set_threshold(10_000, 20, 1_000)
+
+
+def _is_ending(systemd: Systemd) -> bool:
+    try:
+        return systemd.is_ending()
+    except SystemdError as error:
+        _LOG.warning("systemd does not report whether the machine shuts down: %s", error.on_one_line)
+        return False
 
 
 def _farewell(units: int, ttl_s: int) -> str:

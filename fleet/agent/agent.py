@@ -130,6 +130,15 @@ class Agent:
         """How many units were started here and not stopped."""
         return sum(slot.here.reached is Desired.LAUNCHED for slot in self._slots.values())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no unit runs here, nor is about to stop, by what systemd reported last."""
+        return all(slot.seen.active in ("", "inactive", "failed") for slot in self._slots.values())
+
+    def leave(self) -> None:
+        """Leave the cluster: what ran here is to run elsewhere. For a machine that shuts down; the agent ends here."""
+        self._registration.leave()
+
     def become(self, machine: Machine) -> None:
         """This machine has another address or other metadata from now on. Its id is the same."""
         self._machine = machine

@@ -114,6 +114,9 @@ class Systemd(Protocol):
     def observe(self, unit: str, wanted: bool) -> None:
         """Report changes of this unit from now on, and keep what is known of it, or no longer."""
 
+    def is_ending(self) -> bool:
+        """Whether the machine shuts down or reboots: systemd stops all units."""
+
 
 class Step(enum.Enum):
     """What to do next."""

@@ -211,6 +211,10 @@ class SystemdManager:
             raise SystemdError("systemd's list of units is no list")
         return {str(row[0]): SystemdState(str(row[2]), str(row[3]), str(row[4])) for row in rows}
 
+    def is_ending(self) -> bool:
+        """See :class:`fleet.agent.steps.Systemd`."""
+        return bool(self._properties(_MANAGER.object_path, "Manager").get("SystemState") == "stopping")
+
     def observe(self, unit: str, wanted: bool) -> None:
         """See :class:`fleet.agent.steps.Systemd`.
 

@@ -285,6 +285,7 @@ class Api:
         for unit in view.units.values():
             counts[f'fleet_units{{desired="{unit.desired.value}"}}'] += 1
         counts["fleet_machines"] = len(view.machines)
+        counts["fleet_machines_away"] = len({machine for machine, _ in view.placements} - view.alive.keys())
         counts["fleet_unit_states"] = len(view.states)
         text = "".join(f"{key} {counts[key]}\n" for key in sorted(counts))
         return Response(HTTPStatus.OK, text.encode(), "text/plain; version=0.0.4")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, new_error, new_method_return, new_signal
@@ -60,7 +61,8 @@ class SystemBus:
     def cut(self) -> None:
         """Break all connections, as a bus that is restarted does."""
         for connection in self._connections:
-            connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # its peer has ended, and so has its thread
+                connection.shutdown(socket.SHUT_RDWR)
         self._connections.clear()
 
     def close(self) -> None:

@@ -93,6 +93,24 @@ class TestLoop:
         assert [machine.id for machine in registry.machines()] == ["a"], "its lease runs on for the next daemon"
         assert etcd.get(registry.key_leader) is None, "but another may lead at once"
 
+    def test_a_machine_that_shuts_down_leaves_when_its_units_have_stopped(
+        self, running: Callable[..., Running]
+    ) -> None:
+        etcd = FakeEtcd()
+        registry = Registry(etcd)
+        node = running(etcd.connect(), "a")
+        registry.create_unit(unit("x.service"))
+        eventually(lambda: [state for state in registry.states() if state.active == "active"])
+        node.systemd.shuts_down = True
+        node.daemon.stop()
+        node.systemd.active["x.service"] = False
+        assert [machine.id for machine in registry.machines()] == ["a"], "a copy elsewhere would run beside it"
+        node.daemon.changed(["x.service"])
+        node.thread.join(WITHIN_S)
+        assert node.meaning == "this machine shuts down; the cluster starts elsewhere what can move"
+        assert (registry.machines(), registry.states()) == ([], [])
+        assert "stop x.service" not in node.systemd.log, "systemd does that"
+
     def test_settings_that_are_read_again_reach_the_cluster(self, running: Callable[..., Running]) -> None:
         """Under the same lease: no one may take this machine for another."""
         etcd = FakeEtcd()

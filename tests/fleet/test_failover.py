@@ -92,6 +92,25 @@ def test_that_of_a_leader_of_etcd_costs_an_election_more(cluster: Cluster) -> No
     cluster.moved_within(victim, TTL_S + GRACE_S + SLACK_S)
 
 
+def test_a_machine_that_shuts_down_costs_the_grace(cluster: Cluster) -> None:
+    victim = cluster.draw()
+    victim.shut_down()
+    cluster.moved_within(victim, GRACE_S + SLACK_S)
+
+
+def test_many_that_shut_down_are_evicted_slowly(cluster: Cluster) -> None:
+    """Half of the machines leave at once: a mistake is likelier than the wish to run all on the other half."""
+    world = cluster.world
+    leaving = cluster.random.sample(list(world.nodes.values()), (len(world.nodes) + 1) // 2)
+    for each in leaving:
+        each.shut_down()
+    world.run(GRACE_S + SLACK_S)
+    homes = set(world.registry.placements().values())
+    assert len([each for each in leaving if each.id not in homes]) <= 1
+    world.run(len(leaving) * TTL_S + SLACK_S)
+    assert not {each.id for each in leaving} & set(world.registry.placements().values())
+
+
 def test_an_election_of_etcd_changes_nothing(cluster: Cluster) -> None:
     """The leader of fleet leads on, no machine registers again, no unit moves."""
     leader, revision = cluster.world.leader(), cluster.world.etcd.store.revision

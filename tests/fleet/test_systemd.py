@@ -202,6 +202,12 @@ def test_a_bus_that_breaks_is_connected_again(
     assert len(bus.called("Subscribe")) == 2
 
 
+@pytest.mark.parametrize(("state", "is_ending"), [("running", False), ("degraded", False), ("stopping", True)])
+def test_the_end_of_the_machine(bus: SystemBus, systemd: SystemdManager, state: str, is_ending: bool) -> None:
+    bus.properties["SystemState"] = ("s", state)
+    assert systemd.is_ending() is is_ending
+
+
 def test_no_bus_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/nothing")
     systemd = SystemdManager(lambda _: None)

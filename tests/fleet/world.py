@@ -47,7 +47,11 @@ class FakeSystemd:
         self.own: dict[str, Known] = {}
         self.ends: dict[str, tuple[str, str, str]] = {}  # how starts end: result, active, sub
         self.ended: dict[str, SystemdState] = {}
+        self.shuts_down = False
         self.properties_of: dict[str, dict[str, object]] = {}  # properties
+
+    def is_ending(self) -> bool:
+        return self.shuts_down
 
     def reload(self) -> None:
         self.log.append("reload")
@@ -213,6 +217,15 @@ class Node:
     def cut_power(self) -> None:
         self.kill_daemon()
         self.systemd.active.clear()
+
+    def shut_down(self) -> None:
+        """As ``poweroff``: systemd stops all units, then fleetd ends, as :meth:`fleet.daemon.Daemon.run` does."""
+        assert self.agent is not None
+        assert self.engine is not None
+        self.systemd.active.clear()
+        self.agent.leave()
+        self.engine.resign()
+        self.kill_daemon()
 
     def boot(self) -> None:
         self.systemd = self._boot()
