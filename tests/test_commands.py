@@ -22,6 +22,7 @@ import discovery.cli
 import fleet.ctl.cli
 import fleet.daemon
 import install.cli
+import trust.cli
 from terminal import Failure, command
 from tests.cluster.commands import call
 from tests.ports import free_ports
@@ -34,6 +35,7 @@ ENTRIES: dict[str, Callable[[], int]] = {
     "discovery": discovery.cli.main,
     "fleetd": fleet.daemon.main,
     "fleetctl": fleet.ctl.cli.main,
+    "trust": trust.cli.main,
     "cluster": cluster.cli.main,
     "cluster-up": cluster.cli.main_up,
     "cluster-down": cluster.cli.main_down,
@@ -57,6 +59,9 @@ CODES: list[tuple[str, int]] = [
     ("fleetctl --endpoint unix://{} list-units", 1),
     ("fleetctl nonsense", 2),
     ("fleetctl", 0),
+    ("trust show {}", 1),
+    ("trust nonsense", 2),
+    ("trust", 2),
     ("cluster up 1 --user-data {}", 1),
     ("cluster up 1 --load-image {}", 1),
     ("cluster up 1 --files {}", 1),
@@ -96,6 +101,7 @@ PARSERS = [
     *parsers(builder.cli.new_parser()),
     *parsers(cloudconfig.cli.new_parser()),
     *parsers(discovery.cli.new_parser()),
+    *parsers(trust.cli.new_parser()),
     *parsers(fleet.ctl.cli.whole_parser()),
     fleet.ctl.cli._parser(),
     *map(fleet.ctl.cli._command_parser, fleet.ctl.cli.COMMANDS),
@@ -114,7 +120,7 @@ def test_each_help_lists_the_common_options(parser: argparse.ArgumentParser) -> 
     assert re.search(r"^  --debug +\S", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("words", "hint"), [("osbuild imgae", "image"), ("cluster snapsot", "snapshot"), ("discovery serv", "serve"), ("fleetctl strat", "start"), ("cluster fault disk-slo", "disk-slow"), ("cluster up 1 --driver qmeu", "qemu")])  # fmt: skip
+@pytest.mark.parametrize(("words", "hint"), [("osbuild imgae", "image"), ("cluster snapsot", "snapshot"), ("discovery serv", "serve"), ("trust isue", "issue"), ("fleetctl strat", "start"), ("cluster fault disk-slo", "disk-slow"), ("cluster up 1 --driver qmeu", "qemu")])  # fmt: skip
 def test_a_mistyped_word_gets_a_suggestion(words: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     name, *rest = words.split()
     assert call(ENTRIES[name], *rest) == 2

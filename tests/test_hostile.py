@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 import fleet.config
 import install.device
 import install.layout
+import trust.ledger
+import trust.names
 from builder.about import filelist, result
 from builder.core import document
 from builder.debian import apt, deb
@@ -183,6 +185,11 @@ JSON: dict[str, tuple[Reader, Sequence[Hostile]]] = {
         [Hostile('["a#N","a=http://b:1",2],', '{"v":1,"index":9,"tokens":{"a":{"size":1,"index":1,"touched":1,"members":[', "[]]}}}"),
          Hostile("a=b,", '{"v":1,"index":9,"tokens":{"a":{"size":1,"index":1,"touched":1,"members":[["a","', 'a",1]]}}}')],
     ),
+    "trust: trust.json": (
+        lambda data, _: trust.ledger.parse(data),
+        [Hostile('{"serial":"#N","profile":"","authority":"fleet","name":"","role":"node","addresses":[],"issued":"2026-01-01T00:00:00Z","not_after":"2026-01-01T00:00:00Z","fingerprint":"1"},', '{"v":1,"id":"","issued":[', "{}]}"),
+         Hostile("0", '{"v":1,"id":"","issued":[{"serial":"', '"}]}')],
+    ),
     "install: layout": (lambda data, _: install.layout.parse(data, "layout"), [Hostile('{"name":"a"},', '{"v":1,"name":"a","version":"1","partitions":[', "{}]}"), Hostile("0", '{"v":1,"name":"a","version":"1","root_hash":"', '"}')]),
     "cluster: cluster.json": (lambda data, _: Description.of(record.parse(data)), [Hostile("1,", '{"v":1,"ssh_ports":[', "1]}"), Hostile('"f#N":1,', "{", '"v":1}')]),
     "cluster: timeline": (lambda _, path: timeline.read(path), [Hostile('{"t":1,"kind":"","what":""}\n'), Hostile("1,", '{"t":1,"kind":"","what":"","nodes":[', "1]}\n")]),
@@ -214,6 +221,7 @@ TEXTS: dict[str, tuple[Reader, Sequence[Hostile]]] = {
          Hostile("%", "[Service]\nExecStart=/bin/a "), Hostile('"', "[Service]\nExecStart=/bin/a "), Hostile("1", "[Service]\nTimeoutSec=")],
     ),
     "fleet: glob": (lambda data, _: matches(text(data[:2048]), "a" * 255), [Hostile("*a"), Hostile("?"), Hostile("[a"), Hostile("[!a-z]*"), Hostile("**")]),
+    "trust: a name": (lambda data, _: trust.names.address(text(data)), [Hostile("a."), Hostile("a-"), Hostile("1."), Hostile("1:"), Hostile(":1", "[::]")]),
     "fleet.conf": (lambda _, path: fleet.config.load(path, {}), [Hostile("metadata=a=b\n"), Hostile("a=b,", "metadata="), Hostile("http://a,", "etcd_servers="), Hostile("1m", "agent_ttl="), Hostile("f#N=1\n")]),
     "discovery: a member": (registered, [Hostile("a=http://b:1,"), Hostile("[:", "a=http://"), Hostile("a", "a=http://"), Hostile("1", "a=http://b:")]),
     "network-config": (

@@ -1,0 +1,207 @@
+"""A trust folder on the disk, which survives a kill at any moment.
+
+    trust.json               the ledger: what was issued and revoked (trust/ledger.py)
+    etcd-peers-ca.crt .key   an authority, and so for etcd-clients and fleet; written once
+    etcd-peers.crl           what it has revoked: follows from the ledger, and is made again where it does not
+
+The folder appears at once with all that is in it. After that one write decides, the ledger's (beside it, fsync, rename);
+a list that a kill kept from being written is made when the folder is next opened to write. Who writes holds the
+folder's lock alone. Folder and keys are their owner's only, and one that others can read is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from terminal import Failure
+from terminal.lock import locked
+from trust import ledger as ledgers
+from trust.certificate import Authority
+from trust.ledger import Ledger
+from trust.profile import AUTHORITIES, ca_stem, certificate_file, crl_file, key_file, mode
+
+LEDGER: Final = "trust.json"
+_NEW: Final = ".new"
+_FILE_MAX: Final = 64 << 20
+"""Bytes. The ledger of 100,000 certificates has 40 million."""
+
+
+@dataclass(slots=True)
+class Store:
+    """A folder that is open; its lock is held."""
+
+    path: Path
+    ledger: Ledger
+
+    def certificate(self, authority: str) -> str:
+        """The PEM text of an authority's certificate. Raises Failure."""
+        return _read(self.path / certificate_file(ca_stem(authority)))
+
+    def authority(self, name: str) -> Authority:
+        """An authority with its key. Raises Failure, also if the key is readable for others."""
+        key = self.path / key_file(ca_stem(name))
+        _check_private(key)
+        certificate = self.certificate(name)
+        try:
+            return Authority.parse(certificate, _read(key))
+        except Failure as failure:
+            raise Failure(
+                "this authority cannot be used",
+                where=f"{self.path}/{ca_stem(name)}.crt, .key",
+                hint="restore both files from the copy of the folder",
+            ) from failure
+
+    def revocations(self, name: str) -> str:
+        """A list, made now, of all that an authority has revoked."""
+        revoked = self.ledger.revoked(name)
+        return self.authority(name).revocation_list(revoked, number=len(revoked) + 1)
+
+    def save(self, ledger: Ledger) -> None:
+        """Make ``ledger`` the folder's: it is on the disk when this returns, and then the lists follow it."""
+        _replace(self.path / LEDGER, ledger.dump())
+        self.ledger = ledger
+        self.mend()
+
+    def mend(self) -> None:
+        """Write the lists of revoked certificates that do not say what the ledger says."""
+        for name in AUTHORITIES:
+            path = self.path / crl_file(name)
+            crl = _read(path) if path.exists() else ""
+            if not self.authority(name).lists(crl, self.ledger.revoked(name)):
+                _replace(path, self.revocations(name))
+
+
+@contextmanager
+def opened(folder: Path, *, to_write: bool) -> Iterator[Store]:
+    """The trust folder, locked while the block runs: for one who writes, or for any number who read. Raises Failure."""
+    if not (folder / LEDGER).exists():
+        there = folder.exists()
+        raise Failure(
+            "not a trust folder" if there else "there is no such folder",
+            where=str(folder),
+            hint=f"make one: trust init {'another name' if there else folder}",
+        )
+    try:
+        with locked(folder, fcntl.LOCK_EX if to_write else fcntl.LOCK_SH):
+            _check_private(folder)
+            _check_private(folder / LEDGER)
+            text = _read(folder / LEDGER)
+            try:
+                store = Store(folder, ledgers.parse(text))
+            except Failure as failure:
+                failure.where = str(folder / LEDGER)
+                raise
+            if to_write:
+                store.mend()
+            yield store
+    except OSError as error:
+        raise Failure(f"cannot be used: {error.strerror}", where=str(error.filename or folder)) from error
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[dict[str, str]]:
+    """Make ``folder`` of the texts that the block puts into the dict, by file name: all of them or nothing.
+
+    What cannot work is found before the block runs, as far as it can be; when this returns, all is on the disk. The
+    folder is its owner's only, and so is a key. An empty folder in its place is replaced. Raises Failure.
+    """
+    target = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow a link that is in our way
+    files: dict[str, str] = {}
+    staged: Path | None = None
+    try:
+        if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+            raise _occupied(folder)
+        staged = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        staged.chmod(0o700)  # whatever the umask says, here and in _write
+        yield files
+        for name, text in files.items():
+            _write(staged / name, text)
+        _sync(staged)
+        staged.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        if isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY:
+            raise _occupied(folder) from error
+        raise Failure(f"cannot be written: {error.strerror}", where=str(folder)) from error
+    finally:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def _occupied(folder: Path) -> Failure:
+    return Failure("is there already", where=str(folder), hint="name a folder that does not exist")
+
+
+def _check_private(path: Path) -> None:
+    """Raises Failure if anyone but the owner, who is this user or this user is root, may do anything with it."""
+    found = _stat(path)
+    if found.st_mode & 0o077:
+        raise Failure(
+            f"others may open it (its mode is {stat.S_IMODE(found.st_mode):04o})",
+            where=str(path),
+            hint=f"chmod go= {path}, and think about who may have read the keys meanwhile",
+        )
+    if os.geteuid() not in (0, found.st_uid):
+        raise Failure("it belongs to another user", where=str(path), hint="use the account that made the trust folder")
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_FILE_MAX + 1)
+        if len(data) > _FILE_MAX:
+            raise Failure("too large for a file of a trust folder", where=str(path))
+        return data.decode()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        raise Failure("is not text", where=str(path), hint="restore it from the copy of the folder") from error
+
+
+def _unreadable(path: Path, error: OSError) -> Failure:
+    hint = "restore it from the copy of the folder" if isinstance(error, FileNotFoundError) else None
+    return Failure(f"cannot be read: {error.strerror}", where=str(path), hint=hint)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write ``path`` wholly or not at all. The lock of the folder is held: no one else writes its temporary file."""
+    new = path.with_name(path.name + _NEW)
+    new.unlink(missing_ok=True)
+    _write(new, text)
+    new.replace(path)
+    _sync(path.parent)
+
+
+def _write(path: Path, text: str) -> None:
+    permissions = 0o600 if path.name.startswith(LEDGER) else mode(path.name.removesuffix(_NEW))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, permissions)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        os.fchmod(descriptor, permissions)
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

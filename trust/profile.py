@@ -1,0 +1,80 @@
+"""What is issued: three authorities, and the certificates of a node and of a user, as data.
+
+Three, so that one kind is refused where another is asked for: a peer's certificate opens no client port of etcd, and a
+user's none of etcd's at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Role = Literal["node", "reader", "operator"]
+"""Whose certificate it is: the organization (O) of its subject. A reader asks fleet's API, and changes nothing."""
+
+ETCD_PEERS: Final = "etcd-peers"
+ETCD_CLIENTS: Final = "etcd-clients"
+FLEET: Final = "fleet"
+AUTHORITIES: Final = (ETCD_PEERS, ETCD_CLIENTS, FLEET)
+"""Their names, which those of their files begin with: ``etcd-peers-ca.crt``, ``etcd-peers-ca.key``, ``etcd-peers.crl``."""
+
+NODE_FOLDER: Final = "/etc/flotilla/trust"
+"""Where a node has its files, under the names of :attr:`trust.Certificates.files`."""
+
+AUTHORITY_DAYS: Final = 3650
+NODE_DAYS: Final = 730
+"""Two years: for nodes whose certificates no issuer renews."""
+USER_DAYS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One certificate of a holder: ``name`` is that of its files (``.crt``, ``.key``), ``authority`` signs it.
+
+    ``serves`` and ``asks`` are its usages, serverAuth and clientAuth (RFC 5280 4.2.1.12). ``is_local`` adds localhost
+    and its addresses to its alternative names. One that only asks has no alternative names: etcd compares those of a
+    client, if there are any, with the address that it comes from.
+    """
+
+    name: str
+    authority: str
+    serves: bool
+    asks: bool
+    is_local: bool = False
+
+
+ETCD_CLIENT: Final = Profile("etcd-client", ETCD_CLIENTS, serves=False, asks=True)
+NODE: Final = (
+    Profile("etcd-peer", ETCD_PEERS, serves=True, asks=True),
+    # etcd's JSON gateway is a client of etcd itself, with the server's certificate, from 127.0.0.1: hence the
+    # authority of clients, both usages, and the local names (https://github.com/etcd-io/etcd/issues/16590).
+    Profile("etcd-server", ETCD_CLIENTS, serves=True, asks=True, is_local=True),
+    ETCD_CLIENT,
+    Profile("fleet-server", FLEET, serves=True, asks=False, is_local=True),
+)
+USER: Final = (Profile("fleet-client", FLEET, serves=False, asks=True),)
+
+
+def certificate_file(stem: str) -> str:
+    """The name of the file with the certificate of a profile, or with those of an authority (``-ca``)."""
+    return f"{stem}.crt"
+
+
+def key_file(stem: str) -> str:
+    """The name of the file with the private key that belongs to it."""
+    return f"{stem}.key"
+
+
+def ca_stem(authority: str) -> str:
+    """What the files of an authority's certificate and key are named after."""
+    return f"{authority}-ca"
+
+
+def crl_file(authority: str) -> str:
+    """The name of the file with the certificates that an authority has revoked."""
+    return f"{authority}.crl"
+
+
+def mode(file: str) -> int:
+    """The permissions of a file of this name: a private key is its owner's alone."""
+    return 0o600 if file.endswith(".key") else 0o644
