@@ -24,7 +24,14 @@ class NotConnectedError(OSError):
 
 
 class BrokenError(OSError):
-    """The connection ended, timed out, or brought invalid HTTP, after the request was sent, in full or in part."""
+    """The connection ended, timed out, or brought invalid HTTP, after the request was sent, in full or in part.
+
+    ``unanswered`` is true if the other side ended it before its first byte of an answer.
+    """
+
+    def __init__(self, text: str, *, unanswered: bool = False) -> None:
+        super().__init__(text)
+        self.unanswered = unanswered
 
 
 class Pool:
@@ -66,7 +73,8 @@ class Pool:
         try:
             status, answer, kept = connection.exchange(head + b"\r\n" + body)
         except (OSError, ValueError) as error:
-            raise BrokenError(str(error)) from error
+            unanswered = not connection.has_answered and not isinstance(error, TimeoutError)
+            raise BrokenError(str(error), unanswered=unanswered) from error
         finally:
             if not (kept and self._put_back(connection)):
                 connection.close()
@@ -122,6 +130,7 @@ class _Connection:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._reader = connected.makefile("rb")
+        self.has_answered = False
 
     def is_quiet(self) -> bool:
         """Whether nothing came since the last answer: unrequested data is the end, or an error."""
@@ -173,6 +182,7 @@ class _Connection:
 
     def _line(self) -> bytes:
         line = self._reader.readline(LINE_MAX)
+        self.has_answered = self.has_answered or bool(line)
         if not line.endswith(b"\n"):
             raise ValueError(
                 "the connection ended in the middle of an answer" if len(line) < LINE_MAX else "a long line"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,6 +27,8 @@ class StreamWatch:
     """
 
     def __init__(self, endpoint: Endpoint, transport: Transport, *, progress: bool) -> None:
+        self._endpoint = endpoint
+        self._transport = transport
         self._where = str(endpoint)
         self._progress = progress
         self._closed = False
@@ -33,7 +36,7 @@ class StreamWatch:
         self.revision = 0
         if endpoint.scheme == "https":
             self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                endpoint.host, endpoint.port, timeout=transport.timeout, context=transport.context
+                endpoint.host, endpoint.port, timeout=transport.timeout, context=transport.context_of(endpoint)
             )
         else:
             self._connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=transport.timeout)
@@ -77,7 +80,10 @@ class StreamWatch:
             self._connection.request("POST", "/v3/watch", body=body, headers=headers)
             self._response = self._connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise Unavailable("cannot begin a watch", where=self._where) from error
+            unanswered = isinstance(error, (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError))
+            raise self._transport.trouble(
+                self._endpoint, "cannot begin a watch", error, unanswered=unanswered
+            ) from error
         answer = self._message()
         if answer is None or answer.get("created") is not True:
             raise Unavailable("etcd did not confirm the watch", where=self._where)

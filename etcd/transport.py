@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from etcd import handshake
 from etcd.connection import BrokenError, NotConnectedError, Pool
 from etcd.errors import EtcdError, Unavailable
 from etcd.refusals import refusal
@@ -45,12 +46,11 @@ class Tls:
     def context(self) -> ssl.SSLContext:
         """The context for connections. Raises EtcdError that names the file at fault."""
         try:
-            context = ssl.create_default_context(cafile=self.cafile)
+            context = _context(self.cafile)
         except (OSError, ssl.SSLError) as error:
             raise EtcdError(
                 "cannot load the certificate authority", where=self.cafile, hint="check the path and that it is PEM"
             ) from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.certfile:
             try:
                 context.load_cert_chain(self.certfile, self.keyfile or None)
@@ -61,6 +61,13 @@ class Tls:
                     hint="check that both files exist, can be read by this user, and belong together",
                 ) from error
         return context
+
+
+def _context(cafile: str | None = None) -> ssl.SSLContext:
+    """Without a file the system's authorities are trusted."""
+    context = ssl.create_default_context(cafile=cafile)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +150,40 @@ class Transport:
         try:
             status, body = self._pool(endpoint).request("POST", path, json.dumps(request).encode())
         except NotConnectedError as error:
-            raise Unavailable("cannot connect to etcd", where=where) from error
+            raise self.trouble(endpoint, "cannot connect to etcd", error.__cause__) from error
         except BrokenError as error:
-            raise Unavailable("etcd did not answer", where=where, maybe_applied=True) from error
+            cause, message = error.__cause__, "etcd did not answer"
+            raise self.trouble(endpoint, message, cause, unanswered=error.unanswered, maybe_applied=True) from error
         return understand(where, status, body, request)
+
+    def trouble(
+        self,
+        endpoint: Endpoint,
+        message: str,
+        error: BaseException | None,
+        *,
+        unanswered: bool = False,
+        maybe_applied: bool = False,
+    ) -> Unavailable:
+        """The failure for ``error`` of a connection: ``message``, or what is wrong with TLS, which etcd is asked for if
+        it ended the connection ``unanswered``."""
+        where, context = str(endpoint), self.context_of(endpoint)
+        found = handshake.explained(error)
+        if found is not None:
+            return Unavailable(found.message, where=where, hint=found.hint)  # no request of a refused client is read
+        if unanswered or (isinstance(error, ssl.SSLEOFError) and not maybe_applied):
+            found = handshake.asked(endpoint.host, endpoint.port, context, timeout=self.timeout)
+        if found is not None:
+            return Unavailable(found.message, where=where, hint=found.hint, maybe_applied=maybe_applied)
+        return Unavailable(message, where=where, maybe_applied=maybe_applied)
+
+    def context_of(self, endpoint: Endpoint) -> ssl.SSLContext | None:
+        """What connections to ``endpoint`` are made with; None for one without TLS."""
+        if endpoint.scheme != "https":
+            return None
+        if self.context is None:
+            self.context = _context()
+        return self.context
 
     def healthy_at(self, endpoint: Endpoint) -> bool:
         """Whether the member behind ``endpoint`` has a leader and can read through it."""
@@ -164,15 +201,12 @@ class Transport:
     def _pool(self, endpoint: Endpoint) -> Pool:
         pool = self._pools.get(endpoint)
         if pool is None:
-            context = None
-            if endpoint.scheme == "https":
-                context = self.context or ssl.create_default_context()
             made = Pool(
                 *(endpoint.host, endpoint.port),
                 timeout=self.timeout,
                 kept_max=_CONNECTIONS_MAX,
                 options=KEEPALIVE,
-                context=context,
+                context=self.context_of(endpoint),
             )
             pool = self._pools.setdefault(endpoint, made)
         return pool

@@ -32,8 +32,8 @@ class Profile:
     """One certificate of a holder: ``name`` is that of its files (``.crt``, ``.key``), ``authority`` signs it.
 
     ``serves`` and ``asks`` are its usages, serverAuth and clientAuth (RFC 5280 4.2.1.12). ``is_local`` adds localhost
-    and its addresses to its alternative names. One that only asks has no alternative names: etcd compares those of a
-    client, if there are any, with the address that it comes from.
+    and its addresses to its alternative names. One that only asks has none: it may come from anywhere. (A peer may not:
+    etcd compares the address that it comes from.)
     """
 
     name: str
