@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etcd.errors import Compacted, Corrupt, Denied, EtcdError, LeaseNotFound, NoSpace, TooLarge, Unavailable
+from etcd.errors import Compacted, Corrupt, Denied, EtcdError, LeaseNotFound, NoSpace, TooLarge, Unavailable, Untrusted
 from etcd.protocol import (
     Compare,
     Etcd,
@@ -57,6 +57,7 @@ __all__ = [
     "TooLarge",
     "TxnResult",
     "Unavailable",
+    "Untrusted",
     "Watch",
     "WatchBatch",
 ]

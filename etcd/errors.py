@@ -38,6 +38,10 @@ class Unavailable(EtcdError):  # noqa: N818 - named for what a caller does about
         self.maybe_applied = maybe_applied
 
 
+class Untrusted(Unavailable):
+    """One side does not accept the other's certificate, or wants TLS where the other does not: a person has to look."""
+
+
 class Compacted(EtcdError):  # noqa: N818 - named for what a caller does about it
     """etcd has discarded the history of the requested revision: read everything again.
 

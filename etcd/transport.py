@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from etcd import handshake
 from etcd.connection import BrokenError, NotConnectedError, Pool
-from etcd.errors import EtcdError, Unavailable
+from etcd.errors import EtcdError, Unavailable, Untrusted
 from etcd.refusals import refusal
 from etcd.wire import Json
 from terminal import record
@@ -134,6 +134,8 @@ class Transport:
             self._current = index
             return answer
         assert trouble is not None
+        if isinstance(trouble, Untrusted):
+            raise trouble
         if len(self.endpoints) == 1:
             raise Unavailable(
                 trouble.message, where=trouble.where, hint=trouble.hint, code=trouble.code, reached=reached
@@ -170,11 +172,11 @@ class Transport:
         where, context = str(endpoint), self.context_of(endpoint)
         found = handshake.explained(error)
         if found is not None:
-            return Unavailable(found.message, where=where, hint=found.hint)  # no request of a refused client is read
+            return Untrusted(found.message, where=where, hint=found.hint)  # no request of a refused client is read
         if unanswered or (isinstance(error, ssl.SSLEOFError) and not maybe_applied):
             found = handshake.asked(endpoint.host, endpoint.port, context, timeout=self.timeout)
         if found is not None:
-            return Unavailable(found.message, where=where, hint=found.hint, maybe_applied=maybe_applied)
+            return Untrusted(found.message, where=where, hint=found.hint, maybe_applied=maybe_applied)
         return Unavailable(message, where=where, maybe_applied=maybe_applied)
 
     def context_of(self, endpoint: Endpoint) -> ssl.SSLContext | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import trust
-from etcd import Client, EtcdError, Tls, Unavailable
+from etcd import Client, EtcdError, Tls, Untrusted
 from tests.conftest import EtcdProcess
 from tests.eventually import eventually
 from tests.ports import free_ports
@@ -105,7 +105,7 @@ def refused(endpoint: str, tls: Tls | None) -> list[tuple[str, str]]:
     with closing(Client([endpoint], tls=tls, timeout=20)) as client:
         assert not client.health()
         for what in (lambda: client.get("a"), lambda: client.put("a", b"2"), lambda: client.watch("a", 1)):
-            with pytest.raises(Unavailable) as caught:
+            with pytest.raises(Untrusted) as caught:
                 what()
             found.append((caught.value.message, str(caught.value.hint)))
     return found
@@ -187,7 +187,7 @@ def test_a_server_that_is_not_believed(
             return "" if caught.value.message == "cannot connect to etcd" else caught.value.message
 
         assert message in eventually(says, server.log)
-        with pytest.raises(Unavailable, match=message) as caught:
+        with pytest.raises(Untrusted, match=message) as caught:
             client.watch("a", 1)
         assert caught.value.hint
 
