@@ -6,10 +6,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from terminal import Failure, Parser, UsageFailure, command
+
+if TYPE_CHECKING:
+    from cloudconfig.text.finding import Finding
 
 NODE_CODE = "/usr/lib/flotilla"  # where an image has this very code
 
@@ -43,6 +47,7 @@ examples:
   cloudconfig render node.yaml.j2 --vars cluster.yaml --node node-1 -o node-1.yaml
   cloudconfig render node.yaml.j2 --set node.name=n1 --set node.private_ipv4=10.0.0.5
   cloudconfig render default --vars cluster.yaml --node node-1       the template of `cluster up`
+  cloudconfig render node.yaml.j2 --vars cluster.yaml --node node-1 --trust lab -o node-1.yaml
 """
 _APPLY = """\
 examples:
@@ -104,6 +109,9 @@ def new_parser() -> Parser:
         "--set", metavar="K=V", action="append", default=[], help="one variable, dots go deeper; repeatable"
     )
     sub.add_argument("--node", metavar="NAME", help="the entry of the list `nodes` that becomes `node`")
+    sub.add_argument(
+        "--trust", metavar="DIR", help="new certificates of this trust folder, for the template as `trust.files`"
+    )
     sub.add_argument("-o", "--output", metavar="OUT", help="write to OUT (mode 0600) instead of standard output")
     sub.set_defaults(run=_render)
 
@@ -212,6 +220,8 @@ def _phone_home(_options: argparse.Namespace) -> int:
 def _render(options: argparse.Namespace) -> int:
     from cloudconfig.host import render
 
+    if options.trust and options.output is None:
+        raise UsageFailure("private keys are not printed", where="--trust", hint="name a file: -o OUT")
     variables: dict[str, object] = {}
     for path in options.vars:
         variables |= render.load_variables(Path(path))
@@ -227,12 +237,25 @@ def _render(options: argparse.Namespace) -> int:
         raise Failure(f"cannot be read: {error.strerror}", where=options.template) from error
     except UnicodeDecodeError as error:
         raise Failure("is not UTF-8 text", where=options.template) from error
+    warnings: list[Finding] = []
+
+    def rendered(values: Mapping[str, object]) -> str:
+        warnings.clear()
+        return render.render(template, values, warnings.append)
+
     try:
-        text = render.render(template, variables, lambda one: print(one.render("rendered"), file=sys.stderr))
+        if options.trust:
+            from cloudconfig.host import certificates
+
+            text = certificates.rendered(Path(options.trust), variables, rendered)
+        else:
+            text = rendered(variables)
     except render.RenderError as error:
         for one in error.findings:
             print(one.render("rendered"), file=sys.stderr)
         raise Failure("cannot be rendered", where=options.template) from error
+    for one in warnings:
+        print(one.render("rendered"), file=sys.stderr)
     if options.output is None:
         sys.stdout.write(text)
     else:

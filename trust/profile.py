@@ -78,3 +78,10 @@ def crl_file(authority: str) -> str:
 def mode(file: str) -> int:
     """The permissions of a file of this name: a private key is its owner's alone."""
     return 0o600 if file.endswith(".key") else 0o644
+
+
+NODE_FILES: Final = (
+    *(file for each in AUTHORITIES for file in (certificate_file(ca_stem(each)), crl_file(each))),
+    *(file for each in NODE for file in (certificate_file(each.name), key_file(each.name))),
+)
+"""The names of all files of a node."""

@@ -51,7 +51,7 @@ def render(
     """User-data text, substituted and valid; ``warn`` gets each warning. Raises RenderError."""
     # The line that marks it as a template on a node is no part of the result.
     template_text = formats.JINJA_LINE.sub("{#- jinja #}\n", template_text)
-    text = substitute(expand(template_text, variables), _addresses(variables))
+    text = substitute(expand(template_text, variables), addresses_of(variables))
     found = validate.validate(text.encode())
     wrong = finding.errors(found)
     if wrong:
@@ -166,7 +166,8 @@ def choose_node(variables: dict[str, Any], name: str) -> None:
     variables["node"] = found[0]
 
 
-def _addresses(variables: Mapping[str, Any]) -> dict[str, str]:
+def addresses_of(variables: Mapping[str, Any]) -> dict[str, str]:
+    """Of the node, by the names of coreos-cloudinit's variables; an empty text for one that it has not."""
     node = variables.get("node")
     own = node if isinstance(node, Mapping) else {}
     return {name: str(own.get(name) or variables.get(name) or "") for name in addresses.NAMES}
