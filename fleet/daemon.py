@@ -234,11 +234,11 @@ def run(argv: Sequence[str]) -> int:
 
     server = ApiServer(registry, sockets=[*inherited_sockets(os.environ), *_own_sockets(options.socket)])
     meaning = "units run on"
+    _handle_signals(daemon)  # before anyone learns that we are ready, and may stop us
     try:
         server.start()
         notify("READY=1\nSTATUS=running", os.environ)
         _LOG.info("machine %s at %s, etcd at %s", machine.id, machine.ip or "?", ", ".join(config.etcd_servers))
-        _handle_signals(daemon)
         meaning = daemon.run(SystemdManager(daemon.changed))
         _LOG.info("stopping: %s", meaning)
     except KeyboardInterrupt:

@@ -40,6 +40,8 @@ LATE_QUEUE_BYTES_MAX = 4 * QUEUE_BYTES_MAX
 """Above this, frames are dropped whose sender cannot be held back: those off a wire, and this computer's."""
 PATIENCE_S = 0.25
 """Well above a scheduling hiccup of a busy host, well below etcd's shortest election timeout (1 s)."""
+LOOKS = 5
+"""In that time. One that comes late by more than the time between two shows that this process itself had no time."""
 
 
 @dataclass(slots=True)
@@ -472,14 +474,20 @@ class _Link(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.pause_reading()
 
-    def _watch(self) -> None:
+    def _watch(self, looks: int = LOOKS) -> None:
         loop = asyncio.get_running_loop()
-        self._patience = loop.call_at(due := loop.time() + PATIENCE_S, self._look, self._taken_bytes, due)
+        due = loop.time() + PATIENCE_S / LOOKS
+        self._patience = loop.call_at(due, self._look, looks - 1, self._taken_bytes, due)
 
-    def _look(self, taken_bytes_before: int, due: float) -> None:
-        """Give the node up if it took nothing since; wait for a slow one, and when this process itself had no time."""
-        if self._taken_bytes > taken_bytes_before or asyncio.get_running_loop().time() > due + PATIENCE_S / 2:
+    def _look(self, left: int, taken_bytes_before: int, due: float) -> None:
+        """Give the node up if it took nothing at any look; begin again for a slow one, and when this process itself had
+        no time: then it has not passed on what the node would have taken.
+        """
+        is_late = asyncio.get_running_loop().time() > due + PATIENCE_S / LOOKS
+        if self._taken_bytes > taken_bytes_before or is_late:
             self._watch()
+        elif left:
+            self._watch(left)
         else:
             self._release(stalled=True)
 

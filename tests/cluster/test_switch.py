@@ -194,6 +194,31 @@ def test_a_reader_that_takes_a_little_at_a_time_is_slow_not_paused(tmp_path: Pat
         while left:
             left -= len(await guests[2].reader.read(1 << 14))
             await asyncio.sleep(PATIENCE_S / 20)  # it is slow
+            assert switch.counters[2].dropped_full == 0
+        await sender
+        assert switch.counters[2].dropped_full == 0
+
+    play(tmp_path, story, nodes=2)
+
+
+def test_a_switch_that_has_no_time_gives_no_node_up(tmp_path: Path) -> None:
+    """On a busy host this process stands still for longer than its patience: then no node could have taken anything."""
+
+    async def story(switch: Switch, guests: dict[int, RunningNode]) -> None:
+        one = frame(mac(2), mac(1), bytes(1480))
+        frames = 4 * QUEUE_BYTES_MAX // len(one)
+
+        async def sending() -> None:
+            for _ in range(frames):
+                await guests[1].send(one)
+
+        sender = asyncio.create_task(sending())
+        await eventually(lambda: switch._links[2].full)
+        time.sleep(1.2 * PATIENCE_S)
+        await asyncio.sleep(0)
+        assert not switch._links[2].stalled
+        for _ in range(frames):
+            await guests[2].receive()
         await sender
         assert switch.counters[2].dropped_full == 0
 
