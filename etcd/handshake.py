@@ -10,7 +10,7 @@ import socket
 import ssl
 from typing import Final, NamedTuple
 
-ASK_S: Final = 1.0
+ASK_S: Final = 5.0
 """Seconds that a server has to turn us away: one that lets us in says nothing."""
 
 
