@@ -240,14 +240,14 @@ def _load(unit: str, order: Placement, systemd: Systemd, store: UnitStore) -> He
     if taken := _taken(systemd.known(unit), unit, store):
         raise OrderError(f"this machine has a unit of that name already: {taken}", where=unit)
     store.write(unit, order.text)
-    systemd.reload()
-    systemd.observe(unit, wanted=True)
     if installs:
         try:
             systemd.enable(unit)
         except SystemdError as error:
             # Not being started by a target is a smaller loss than not running at all.
             _LOG.warning("%s runs, but is not enabled: %s", unit, error.on_one_line)
+    systemd.reload()  # behind the links of [Install], too: units that are loaded already have new dependencies by them
+    systemd.observe(unit, wanted=True)
     return Here(order.hash, Desired.LOADED)
 
 

@@ -112,6 +112,7 @@ class TestOrdinaryLife:
         world.submit("u.service", "\n[Install]\nWantedBy=local.target")
         world.run(3)
         assert world.nodes["a"].systemd.enabled == {"u.service"}
+        assert world.nodes["a"].systemd.log[:2] == ["enable u.service", "reload"], "systemd reads what was installed"
         world.registry.delete_unit("u.service")
         world.run(3)
         assert world.nodes["a"].systemd.enabled == set()
