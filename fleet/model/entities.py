@@ -93,12 +93,15 @@ class UnitState:
 def current_state(unit: Unit, machine: str | None, states: Iterable[UnitState]) -> Desired:
     """A unit's progress: ``machine`` is where it is placed (``None``: nowhere), ``states`` are the machines' reports.
 
-    A text that was replaced counts as loaded until its machine has the new one, and a unit that was unloaded counts as
-    loaded until its machine has let go of it: only then may a client believe ``inactive``.
+    A text that was replaced counts as loaded until its machine has let go of the former one, and so does a unit that was
+    unloaded: only then may a client believe ``inactive``. Where it is to be loaded, it counts as inactive meanwhile: only
+    when its machine has the new text may a client believe ``loaded``.
     """
     mine = [state for state in states if state.name == unit.name]
     for state in mine:
         if state.machine == machine:
             is_whole = state.hash == unit.unitfile.hash() or state.reached is Desired.INACTIVE
-            return state.reached if is_whole else Desired.LOADED
+            if is_whole:
+                return state.reached
+            return Desired.INACTIVE if unit.desired is Desired.LOADED else Desired.LOADED
     return Desired.LOADED if mine and machine is None else Desired.INACTIVE

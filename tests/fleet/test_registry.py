@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -211,3 +212,9 @@ class TestCurrentState:
     )
     def test_cases(self, placed: str | None, state: UnitState | None, expected: Desired) -> None:
         assert current_state(self.known, placed, [] if state is None else [state]) is expected
+
+    def test_a_text_that_is_to_be_loaded_is_so_when_its_machine_has_it(self) -> None:
+        wanted = replace(self.known, desired=Desired.LOADED)
+        old = UnitState("x.service", "a", hash="old", reached=Desired.LOADED)
+        assert current_state(wanted, "a", [old]) is Desired.INACTIVE
+        assert current_state(wanted, "a", [replace(old, hash=self.digest)]) is Desired.LOADED
