@@ -13,7 +13,8 @@
 * **by hand**: the same nodes as one QEMU each with user networking (they cannot see each other), started together,
   until all greet by ssh: what the harness adds to that.
 * **failover**: from SIGKILL of a QEMU to fleetctl showing the unit active on another machine, against the lease's time
-  to live. The unit is /bin/sleep, so that what is measured is fleet, not docker.
+  to live. The unit is /bin/sleep, so that what is measured is fleet, not docker. With ``--kills`` nothing but that is
+  measured, in namespaces and many times: see :mod:`bench.failover`.
 
 Nothing else should run on the computer; the load before is in the JSON line.
 """
@@ -29,6 +30,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.failover import measure
 from bench.filesystem import cpu_seconds, ended
 from bench.report import machine, report, spread
 from cluster.client.cluster import Cluster
@@ -56,7 +58,16 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=3, help="nodes of the cluster (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=1, help="how often each is done (default: %(default)s)")
     parser.add_argument("--ttl", type=int, default=20, help="of a machine's lease, in seconds (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=0, help="measure failovers alone: how many, of random nodes")
+    parser.add_argument("--runs", type=int, default=0, help="and disturbances that must move nothing: how many of each")
+    parser.add_argument("--ttls", default="8,12,20,30", help="the leases to do both with (default: %(default)s)")
+    parser.add_argument("--kinds", default="etcd,links,pause", help="of disturbances (default: %(default)s; outage)")
+    parser.add_argument("--seed", type=int, default=1, help="of what chance decides in them (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.kills or arguments.runs:
+        ttls = [int(each) for each in arguments.ttls.split(",")]
+        kinds = arguments.kinds.split(",")
+        return measure(arguments.size, ttls, arguments.kills, arguments.runs, kinds, arguments.seed)
     facts = machine()
     boots: list[dict[str, float]] = []
     ups: list[dict[str, float]] = []
