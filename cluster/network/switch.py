@@ -6,8 +6,9 @@ pure :class:`~cluster.network.forwarding.ForwardingTable`, :class:`~cluster.netw
 :class:`~cluster.network.transit.Wire`; :class:`Switch` moves bytes.
 
 A port whose reader is slow (an emulated node, say) holds its senders back, so nothing is lost; a port that takes
-nothing at all for :data:`PATIENCE_S` (a paused node) loses its frames from then on instead of stalling the whole
-cluster with it. Frames of an impaired pair hold no sender back: they wait on a wire of their own, which is bounded.
+nothing at all for :data:`~cluster.network.patience.PATIENCE_S` (a paused node) loses its frames from then on instead of
+stalling the whole cluster with it. Frames of an impaired pair hold no sender back: they wait on a wire of their own,
+which is bounded.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from cluster.model.framing import (
 from cluster.model.impairment import WHOLE
 from cluster.network.forwarding import ForwardingTable
 from cluster.network.impairment import Faults, Pair
+from cluster.network.patience import Patience
 from cluster.network.transit import Schedule, Wire
 
 READ_BYTES = 1 << 18
@@ -38,10 +40,6 @@ QUEUE_BYTES_MAX = 1 << 20
 """Above this, a port's senders are held back: 12 ms at the 640 Mbit/s that two emulated nodes reach."""
 LATE_QUEUE_BYTES_MAX = 4 * QUEUE_BYTES_MAX
 """Above this, frames are dropped whose sender cannot be held back: those off a wire, and this computer's."""
-PATIENCE_S = 0.25
-"""Well above a scheduling hiccup of a busy host, well below etcd's shortest election timeout (1 s)."""
-LOOKS = 5
-"""In that time. One that comes late by more than the time between two shows that this process itself had no time."""
 
 
 @dataclass(slots=True)
@@ -410,7 +408,7 @@ class _Link(asyncio.BufferedProtocol):
         self._given_bytes = 0
         self._waits_for: set[_Link] = set()
         self._held: set[_Link] = set()
-        self._patience: asyncio.TimerHandle | None = None
+        self._patience = Patience(self._taken_bytes, lambda: self._release(stalled=True))
         self._transport: asyncio.Transport | None = None
 
     @property
@@ -448,7 +446,7 @@ class _Link(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.full = True
-        self._watch()
+        self._patience.begin()
 
     def resume_writing(self) -> None:
         self._release()
@@ -474,33 +472,13 @@ class _Link(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.pause_reading()
 
-    def _watch(self, looks: int = LOOKS) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time() + PATIENCE_S / LOOKS
-        self._patience = loop.call_at(due, self._look, looks - 1, self._taken_bytes, due)
-
-    def _look(self, left: int, taken_bytes_before: int, due: float) -> None:
-        """Give the node up if it took nothing at any look; begin again for a slow one, and when this process itself had
-        no time: then it has not passed on what the node would have taken.
-        """
-        is_late = asyncio.get_running_loop().time() > due + PATIENCE_S / LOOKS
-        if self._taken_bytes > taken_bytes_before or is_late:
-            self._watch()
-        elif left:
-            self._watch(left)
-        else:
-            self._release(stalled=True)
-
-    @property
     def _taken_bytes(self) -> int:
         return self._given_bytes - self.waiting_bytes
 
     def _release(self, *, stalled: bool = False) -> None:
         """Let the senders that were held back for this link go on, since it drains again, is given up or is gone."""
         self.full, self.stalled = stalled, stalled
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        self._patience.end()
         for sender in self._held:
             sender._waits_for.discard(self)
             if not sender._waits_for and sender._transport is not None:

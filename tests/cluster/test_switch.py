@@ -14,7 +14,8 @@ from cluster.model.framing import FRAME_BYTES_MAX
 from cluster.model.impairment import Impairment
 from cluster.network.forwarding import ForwardingTable
 from cluster.network.impairment import HOST, Faults, both_ways
-from cluster.network.switch import LATE_QUEUE_BYTES_MAX, PATIENCE_S, QUEUE_BYTES_MAX, Switch
+from cluster.network.patience import PATIENCE_S
+from cluster.network.switch import LATE_QUEUE_BYTES_MAX, QUEUE_BYTES_MAX, Switch
 from tests.cluster.test_forwarding import BROADCAST, mac
 from tests.eventually import eventually_async as eventually
 
