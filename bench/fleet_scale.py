@@ -73,7 +73,7 @@ def unit_of(number: int) -> Unit:
     ]
     parity = "odd" if number % 2 else "even"
     name = f"app-{group:04}-{parity}-{number % 20:02}.service"
-    return Unit(name, UnitFile.parse("\n".join(lines) + "\n"), Desired.LAUNCHED)
+    return Unit.of(name, UnitFile.parse("\n".join(lines) + "\n"), Desired.LAUNCHED)
 
 
 @dataclass
@@ -319,7 +319,7 @@ def read(plane: ControlPlane, rows: Rows) -> None:
 def failover(plane: ControlPlane, rows: Rows) -> None:
     """Phase 3."""
     leader = plane.leader()
-    fresh = Unit("fresh.service", UnitFile.parse("[Service]\nExecStart=/usr/bin/sleep 1\n"), Desired.LAUNCHED)
+    fresh = Unit.of("fresh.service", UnitFile.parse("[Service]\nExecStart=/usr/bin/sleep 1\n"), Desired.LAUNCHED)
     decided = threading.Event()
     watch = plane.client.watch(plane.registry.prefix + "schedule/")
 

@@ -181,8 +181,8 @@ class Api:
             raise shapes.BadRequest(f"the name in the body, {wanted.name!r}, is not the one in the path, {name!r}")
         existing = self._registry.unit(name)
         unitfile = wanted.unitfile
-        if unitfile is not None and (existing is None or existing.unitfile.hash() != unitfile.hash()):
-            unit = Unit(name, unitfile, wanted.desired or Desired.INACTIVE)
+        if unitfile is not None and (existing is None or existing.hash != unitfile.hash()):
+            unit = Unit.of(name, unitfile, wanted.desired or Desired.INACTIVE)
             self._registry.create_unit(unit, replace=existing is not None)
             return _respond(HTTPStatus.CREATED)
         if existing is None:

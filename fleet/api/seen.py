@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fleet.model.entities import Desired, Placement, Unit, UnitState, current_state
 from fleet.model.registry import Overview, Registry
-from fleet.model.requirements import SECTION, Requirements, RequirementsError
+from fleet.model.requirements import Requirements, RequirementsError
 from unitfile.name import UnitName, UnitNameError
 
 
@@ -67,7 +67,7 @@ def all_seen(view: Overview) -> Iterator[Seen]:
 
 
 def _is_global(unit: Unit) -> bool:
-    if not unit.unitfile.get(SECTION, "Global"):
+    if "\nGlobal" not in unit.text:
         return False  # as almost all are: a list has no time to read the other options of each
     try:
         return Requirements.parse(UnitName.parse(unit.name), unit.unitfile).global_

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from sys import intern
 
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
 from terminal import Failure, record
 from unitfile.name import UnitName, UnitNameError
-from unitfile.text import UnitFile, UnitFileError
+from unitfile.text import UnitFile, UnitFileError, hash_of, is_plain
 
 VERSION = 1
 """Of every value. A reader skips any other version."""
@@ -45,8 +46,7 @@ def metadata_bytes(machine: str, key: str, value: str) -> bytes:
 
 def unit_bytes(unit: Unit) -> bytes:
     """The value of ``units/<name>``."""
-    text = unit.unitfile.serialize()
-    return _dump({"name": unit.name, "desired": unit.desired.value, "hash": unit.unitfile.hash(), "text": text})
+    return _dump({"name": unit.name, "desired": unit.desired.value, "hash": unit.hash, "text": unit.text})
 
 
 def placement_bytes(placement: Placement) -> bytes:
@@ -93,7 +93,8 @@ def leader_bytes(machine: str) -> bytes:
     return _dump({"machine": machine})
 
 
-# Reading: each takes the key without the prefix, and the value
+# Reading: each takes the key without the prefix, and the value. What several values of a cluster have in common (a
+# unit's name and text, a machine's id) is interned, so that a view of all of them holds it once.
 
 
 def machine(key: str, value: bytes) -> Machine:
@@ -114,13 +115,15 @@ def metadata(key: str, value: bytes) -> str:
 def unit(key: str, value: bytes) -> Unit:
     """A unit that a user submitted."""
     fields = _load(value)
+    text = _text(fields, "text")
     try:
         name = str(UnitName.parse(_text(fields, "name")))
-        unitfile = UnitFile.parse(_text(fields, "text"))
+        if not is_plain(text):
+            text = UnitFile.parse(text).serialize()
     except (UnitNameError, UnitFileError) as error:
         raise BrokenValue(str(error)) from error
     _same(key, f"units/{name}")
-    return Unit(name, unitfile, _desired(fields, "desired"))
+    return Unit(intern(name), intern(text), intern(hash_of(text)), _desired(fields, "desired"))
 
 
 def placement(key: str, value: bytes) -> Placement:
@@ -131,13 +134,13 @@ def placement(key: str, value: bytes) -> Placement:
     except UnitNameError as error:
         raise BrokenValue(str(error)) from error
     found = Placement(
-        unit=name,
-        machine=machine_id(_text(fields, "machine")),
+        unit=intern(name),
+        machine=intern(machine_id(_text(fields, "machine"))),
         desired=_desired(fields, "desired"),
-        text=_text(fields, "text"),
-        hash=_text(fields, "hash"),
+        text=intern(_text(fields, "text")),
+        hash=intern(_text(fields, "hash")),
         everywhere=_flag(fields, "everywhere"),
-        reason=_text(fields, "reason"),
+        reason=intern(_text(fields, "reason")),
     )
     _same(key, f"schedule/{found.machine}/{found.unit}")
     return found
@@ -155,12 +158,12 @@ def state(key: str, value: bytes) -> UnitState:
     """A machine's report about a unit."""
     fields = _load(value)
     found = UnitState(
-        name=_text(fields, "unit"),
-        machine=_text(fields, "machine"),
-        load=_text(fields, "load"),
-        active=_text(fields, "active"),
-        sub=_text(fields, "sub"),
-        hash=_text(fields, "hash"),
+        name=intern(_text(fields, "unit")),
+        machine=intern(_text(fields, "machine")),
+        load=intern(_text(fields, "load")),
+        active=intern(_text(fields, "active")),
+        sub=intern(_text(fields, "sub")),
+        hash=intern(_text(fields, "hash")),
         reached=_desired(fields, "reached"),
         error=_text(fields, "error"),
         start=_text(fields, "start"),

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from unitfile.text import UnitFile
+from unitfile.text import UnitFile, hash_of
 
 RUNNING = ("active", "reloading", "refreshing")
 """Active states of a unit that runs, or has been activated."""
@@ -40,11 +40,25 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit as its user submitted it."""
+    """A unit as its user submitted it: the canonical ``text`` of its unit file, and the ``hash`` of that.
+
+    The text and not its options, since a cluster has many units, and almost nothing looks into them."""
 
     name: str
-    unitfile: UnitFile
+    text: str
+    hash: str
     desired: Desired = Desired.INACTIVE
+
+    @classmethod
+    def of(cls, name: str, unitfile: UnitFile, desired: Desired = Desired.INACTIVE) -> Unit:
+        """A unit with this unit file."""
+        text = unitfile.serialize()
+        return cls(name, text, hash_of(text), desired)
+
+    @property
+    def unitfile(self) -> UnitFile:
+        """Its unit file, parsed each time."""
+        return UnitFile.parse(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +114,7 @@ def current_state(unit: Unit, machine: str | None, states: Iterable[UnitState]) 
     mine = [state for state in states if state.name == unit.name]
     for state in mine:
         if state.machine == machine:
-            is_whole = state.hash == unit.unitfile.hash() or state.reached is Desired.INACTIVE
-            if is_whole:
+            if state.hash == unit.hash or state.reached is Desired.INACTIVE:
                 return state.reached
             return Desired.INACTIVE if unit.desired is Desired.LOADED else Desired.LOADED
     return Desired.LOADED if mine and machine is None else Desired.INACTIVE

@@ -22,6 +22,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from sys import intern
 from typing import TypeVar
 
 from etcd.protocol import Compare, Etcd, KeyValue, Op, RangeResult
@@ -322,7 +323,7 @@ class Registry:
                 raise NoSuchUnit(name)
             if unit.desired is desired:
                 return
-            changed = Unit(unit.name, unit.unitfile, desired)
+            changed = replace(unit, desired=desired)
             check_unit(changed)
             compare = [Compare.modified(key, "==", found.mod_revision)]
             if self.client.txn(compare, [Op.put(key, codec.unit_bytes(changed))]).succeeded:
@@ -342,13 +343,12 @@ class Registry:
             for (name, (unitfile, desired)), key, answer in zip(wanted.items(), keys, answers, strict=True):
                 found = next(iter(answer.kvs), None)
                 unit = None if found is None else self.decoded(found, codec.unit)
-                if unit is None and unitfile is None:
+                if unitfile is not None:
+                    changed = Unit.of(name, unitfile, desired)
+                elif unit is not None:
+                    changed = replace(unit, desired=desired)
+                else:
                     raise NoSuchUnit(name)
-                text = (
-                    unitfile if unit is None or (unitfile is not None and unitfile != unit.unitfile) else unit.unitfile
-                )
-                assert text is not None
-                changed = Unit(name, text, desired)
                 if changed != unit:
                     compares.append(Compare.modified(key, "==", 0 if found is None else found.mod_revision))
                     ops.append(Op.put(key, _named_value(changed)))
@@ -481,7 +481,7 @@ def _named_value(unit: Unit) -> bytes:
 
 def _pair(rest: str) -> tuple[str, str]:
     machine, _, unit = rest.partition("/")
-    return machine, unit
+    return intern(machine), intern(unit)
 
 
 def _set(into: dict[Key, Value], key: Key, value: Value | None) -> None:

@@ -104,7 +104,8 @@ def check_unit(unit: Unit) -> Requirements:
             where=repr(unit.name),
             hint="use one of " + " ".join("." + known for known in sorted(RUNNABLE_SUFFIXES)),
         )
-    if not unit.unitfile.options:
+    unitfile = unit.unitfile
+    if not unitfile.options:
         raise RequirementsError("the unit file has no options", where=unit.name)
     if name.is_template and unit.desired is not Desired.INACTIVE:
         raise RequirementsError(
@@ -112,7 +113,11 @@ def check_unit(unit: Unit) -> Requirements:
             where=unit.name,
             hint=f"name an instance of it: {name.prefix}@1.{name.suffix}",
         )
-    return Requirements.parse(name, unit.unitfile)
+    try:
+        return Requirements.parse(name, unitfile)
+    except RequirementsError as error:
+        error.where = unit.name  # the line is one of the canonical text, and not of the user's file
+        raise
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,9 +12,11 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from fleet.model.entities import Desired, Machine, Placement, Unit
-from fleet.model.requirements import Requirements, RequirementsError, short_id_matches
+from fleet.model.requirements import SECTION, Requirements, RequirementsError, short_id_matches
 from fleet.scheduler.reasons import Reject, Rejection
 from unitfile.name import UnitName
+
+_NO_REQUIREMENTS = Requirements()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,15 @@ class Spec:
         """Read a unit."""
         name = UnitName.parse(unit.name)
         problem = ""
-        requirements = Requirements()
+        requirements = _NO_REQUIREMENTS
         try:
-            requirements = Requirements.parse(name, unit.unitfile)
+            if f"[{SECTION}]" in unit.text:  # else there is nothing to read: parsing all units takes long
+                requirements = Requirements.parse(name, unit.unitfile)
         except RequirementsError as error:
             problem = str(error)
         if not name.is_runnable:
             problem = problem or "a unit of this kind cannot run"
-        return cls(unit.name, unit.desired, unit.unitfile.serialize(), unit.unitfile.hash(), requirements, problem)
+        return cls(unit.name, unit.desired, unit.text, unit.hash, requirements, problem)
 
     @property
     def wanted(self) -> bool:

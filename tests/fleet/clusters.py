@@ -19,7 +19,7 @@ NAMES = ("app@1.service", "app@2.service", "app@3.service", "db.service", "log.s
 
 def unit(name: str, fleet: str = "", desired: Desired = Desired.LAUNCHED, run: str = "/bin/true") -> Unit:
     """A unit with this ``[X-Fleet]`` section."""
-    return Unit(name, UnitFile.parse(f"[Service]\nExecStart={run}\n[X-Fleet]\n{fleet}"), desired)
+    return Unit.of(name, UnitFile.parse(f"[Service]\nExecStart={run}\n[X-Fleet]\n{fleet}"), desired)
 
 
 def placement(unit: Unit, machine: str, reason: str = "test") -> Placement:

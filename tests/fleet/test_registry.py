@@ -74,7 +74,7 @@ class TestUnits:
     def test_what_is_too_large_for_etcd_is_refused_here(self, registry: Registry) -> None:
         text = "[Service]\nExecStart=/bin/echo " + '"' * (VALUE_MAX // 2)
         with pytest.raises(UnitFileError, match="in etcd"):
-            registry.create_unit(Unit("x.service", UnitFile.parse(text)))
+            registry.create_unit(Unit.of("x.service", UnitFile.parse(text)))
 
     def test_states_can_be_narrowed(self, registry: Registry) -> None:
         for machine in ("a", "b"):

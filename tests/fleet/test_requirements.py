@@ -97,22 +97,22 @@ class TestCheckUnit:
     good = UnitFile.parse("[Service]\nExecStart=/bin/a\n")
 
     def test_a_good_one(self) -> None:
-        assert check_unit(Unit("x.service", self.good, Desired.LAUNCHED)) == Requirements()
+        assert check_unit(Unit.of("x.service", self.good, Desired.LAUNCHED)) == Requirements()
 
     def test_a_template_cannot_run(self) -> None:
-        check_unit(Unit("x@.service", self.good))
+        check_unit(Unit.of("x@.service", self.good))
         with pytest.raises(RequirementsError, match="cannot be launched") as caught:
-            check_unit(Unit("x@.service", self.good, Desired.LAUNCHED))
+            check_unit(Unit.of("x@.service", self.good, Desired.LAUNCHED))
         assert caught.value.hint == "name an instance of it: x@1.service"
 
     @pytest.mark.parametrize("name", ["x.device", "x.scope", "../x.service", "x"])
     def test_names_that_cannot_run(self, name: str) -> None:
         with pytest.raises(UnitNameError):
-            check_unit(Unit(name, self.good))
+            check_unit(Unit.of(name, self.good))
 
     def test_an_empty_file(self) -> None:
         with pytest.raises(RequirementsError, match="no options"):
-            check_unit(Unit("x.service", UnitFile.parse("# nothing\n")))
+            check_unit(Unit.of("x.service", UnitFile.parse("# nothing\n")))
 
 
 @pytest.mark.parametrize(

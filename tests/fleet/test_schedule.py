@@ -397,7 +397,7 @@ class TestExplanations:
 
     def test_a_section_that_cannot_be_read(self) -> None:
         reason = self.explained(world(unit("u.service", "Conflict=x")), "u.service")
-        assert reason == "u.service line 4: [X-Fleet] has no option Conflict"
+        assert reason == "u.service line 5: [X-Fleet] has no option Conflict"
 
 
 def test_a_global_unit_costs_the_machines_that_lack_it(monkeypatch: pytest.MonkeyPatch) -> None:

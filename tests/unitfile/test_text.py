@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unitfile.text import SIZE_MAX, Option, UnitFile, UnitFileError
+from unitfile.text import SIZE_MAX, Option, UnitFile, UnitFileError, is_plain
 
 
 def test_the_original_s_hash() -> None:
@@ -162,3 +162,24 @@ def test_any_text_is_a_unit_file_or_refused(text: str) -> None:
         UnitFile.parse(text)
     except UnitFileError as error:
         assert 0 <= error.line <= text.count("\n") + text.count("\r") + 1
+
+
+class TestPlain:
+    """What can be seen at a glance is what parsing says."""
+
+    def test_most_canonical_texts_are(self) -> None:
+        assert is_plain("[Unit]\nAfter=a b\n\n[Service]\nExecStart=/bin/sleep 1\nEnvironment=\n")
+
+    PARTS = ("[A]", "[B]", "[A ]", "[]", "[A]]", "x=1", "X-y=\u2028ä", "x= 1", "x=1 ", "x =1", "x", "=", "x=\\", "# x")
+    ENDS = ("\n", "\n", "\n", "\n\n", "\r\n", "\r", "\0\n", "\ud800\n", "\ufeff", "\t\n")
+
+    @given(st.lists(st.tuples(st.sampled_from(PARTS), st.sampled_from(ENDS)), max_size=8))
+    def test_it_parses_and_is_written_back_as_it_is(self, parts: list[tuple[str, str]]) -> None:
+        text = "".join(part + end for part, end in parts)
+        if is_plain(text):
+            assert UnitFile.parse(text).serialize() == text
+
+    @given(st.text(alphabet="[]A=x \n\\#;\t-", max_size=30))
+    def test_of_any_text(self, text: str) -> None:
+        if is_plain(text):
+            assert UnitFile.parse(text).serialize() == text
