@@ -29,6 +29,7 @@ from fleet.api.server import ApiServer
 from fleet.daemon import calm_collector
 from fleet.engine.leadership import Leadership
 from fleet.model.entities import Machine
+from fleet.model.live import Live
 from fleet.model.registry import Registry
 from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
 
@@ -142,12 +143,13 @@ def run_agents(client: Client, first: int, count: int, ttl_s: int, folder: Path)
 def run_engine(client: Client, name: str, ttl_s: int, agent_ttl_s: int, path: Path) -> None:
     """An engine and the HTTP API at ``path``, until the process is killed."""
     registry = Registry(client)
+    live = Live(registry)
     failures: Inbox[BaseException] = Inbox()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(str(path))
         listening.listen(64)
-        ApiServer(registry, sockets=[listening.dup()]).start()
-    Leadership(registry, name, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s).start(failures.post)
+        ApiServer(registry, live, sockets=[listening.dup()]).start()
+    Leadership(registry, name, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s, live=live).start(failures.post)
     for failure in failures.take(time.monotonic() + 1e6):
         raise failure
 

@@ -32,6 +32,7 @@ from fleet.agent.unitstore import UnitStore
 from fleet.config import Config, ConfigError, load
 from fleet.engine.leadership import Leadership
 from fleet.model.entities import Machine
+from fleet.model.live import Live
 from fleet.model.registry import Registry
 from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
 from fleet.watchdog import Watchdog
@@ -85,11 +86,13 @@ class Daemon:
         read: Callable[[], tuple[Config, Machine]] | None = None,
         send: Callable[[str], None] = lambda _: None,
         keeper: Etcd | None = None,
+        live: Live | None = None,
     ) -> None:
         """``read`` reads the configuration, and this machine by it, again. Raises :class:`Failure`. ``send`` reports
-        our state to systemd, ``keeper`` renews the leader's lease.
+        our state to systemd, ``keeper`` renews the leader's lease, ``live`` is the view that the engine is to feed.
         """
         self._registry = registry
+        self._live = live
         self._machine = machine
         self._store = store
         self._config = config
@@ -135,6 +138,7 @@ class Daemon:
                 ttl_s=config.leader_ttl_s,
                 agent_ttl_s=config.agent_ttl,
                 keeper=self._keeper,
+                live=self._live,
                 stepped=watchdog.loop("the engine", _PLAN_S).passed,
                 kept=watchdog.loop("the leader's lease", config.leader_ttl_s / 3 + asking_s).passed,
             )
@@ -228,11 +232,12 @@ def run(argv: Sequence[str]) -> int:
 
     # A renewal that waits for a member that has just died leaves time for another one within the lease.
     keeper = _client(config, min(config.etcd_request_timeout, config.leader_ttl_s / 4))
-    daemon = Daemon(registry, machine, store, config, read, lambda text: notify(text, os.environ), keeper)
+    live = Live(registry)
+    daemon = Daemon(registry, machine, store, config, read, lambda text: notify(text, os.environ), keeper, live)
     from fleet.agent.systemd import SystemdManager
     from fleet.api.server import ApiServer
 
-    server = ApiServer(registry, sockets=[*inherited_sockets(os.environ), *_own_sockets(options.socket)])
+    server = ApiServer(registry, live, sockets=[*inherited_sockets(os.environ), *_own_sockets(options.socket)])
     meaning = "units run on"
     _handle_signals(daemon)  # before anyone learns that we are ready, and may stop us
     try:

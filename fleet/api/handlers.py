@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from etcd.errors import EtcdError, NoSpace, TooLarge, Unavailable
@@ -18,7 +19,9 @@ from fleet.api import shapes
 from fleet.api.original import STOP_S, Restarts, is_original
 from fleet.api.pages import Pages
 from fleet.api.seen import Seen, all_seen, look_at
-from fleet.model.entities import Desired, Unit, UnitState
+from fleet.model.entities import Desired, Placement, Unit, UnitState
+from fleet.model.live import Live
+from fleet.model.overview import Overview
 from fleet.model.registry import Contended, NoSuchUnit, Registry, UnitExists
 from fleet.model.requirements import RequirementsError
 from terminal import Failure
@@ -43,19 +46,21 @@ class _NotJson(Failure):
     """The body is of another type: HTTP 415."""
 
 
+Row = TypeVar("Row")
 Query = Mapping[str, list[str]]
 Verbs = Mapping[str, Callable[[], Response]]
 
 
 class Api:
-    """The API over a registry. Thread-safe as far as the registry is.
+    """The API over a registry, of which ``live`` may be a view. Thread-safe as far as the registry is.
 
     ``patience_s``: a client gets a 503 only after etcd had so many seconds to find a leader, unless a write was lost on
     the way.
     """
 
-    def __init__(self, registry: Registry, *, patience_s: float = ELECTION_S) -> None:
+    def __init__(self, registry: Registry, live: Live | None = None, *, patience_s: float = ELECTION_S) -> None:
         self._registry = registry
+        self._live = live or Live(registry)
         self._pages = Pages()
         self._restarts = Restarts()
         self._patience_s = patience_s
@@ -150,7 +155,7 @@ class Api:
         return None
 
     def _machines(self, query: Query) -> Response:
-        return self._page("machines", query, lambda: map(shapes.machine, self._registry.machines()))
+        return self._page("machines", query, self._registry.machines, shapes.machine)
 
     def _patch_machines(self, request: Request) -> Response:
         _require_json(request)
@@ -158,7 +163,11 @@ class Api:
         return _respond(HTTPStatus.NO_CONTENT)
 
     def _units(self, query: Query) -> Response:
-        return self._page("units", query, lambda: map(_listed, all_seen(self._registry.overview())))
+        def read() -> list[Seen]:
+            with self._live.reading(all_of_it=True) as view:
+                return list(all_seen(view or self._registry.overview()))
+
+        return self._page("units", query, read, _listed)
 
     def _unit(self, name: str, request: Request) -> Response:
         seen = self._look(name)
@@ -216,14 +225,15 @@ class Api:
     def _states(self, query: Query) -> Response:
         machine, unit = _one(query, "machineID"), _one(query, "unitName")
 
-        def read() -> Iterator[shapes.Json]:
+        def read() -> list[UnitState]:
             if unit:
-                found = [each for each in self._registry.states_of(unit) if machine in ("", each.machine)]
+                found = self._on_machines({unit: ""})[unit][1]
             else:
-                found = self._registry.states(machine or None)
-            return map(shapes.state, sorted(found, key=_by_unit))
+                with self._live.reading(all_of_it=not machine) as view:
+                    found = list(view.states.values()) if view else self._registry.states(machine or None)
+            return sorted((each for each in found if machine in ("", each.machine)), key=_by_unit)
 
-        return self._page("states", query, read)
+        return self._page("states", query, read, shapes.state)
 
     def _state(self, name: str) -> Response:
         seen = self._look(name)
@@ -235,19 +245,27 @@ class Api:
     def _look(self, name: str) -> Seen:
         """One unit, its place and its states, without reading the whole cluster. Raises :class:`NoSuchUnit`."""
         UnitName.parse(name)
-        seen = look_at(self._registry, {name: ""})
+        seen = self._look_at({name: ""})
         if not seen:
             raise NoSuchUnit(name)
         return seen[0]
+
+    def _look_at(self, units: Mapping[str, str]) -> list[Seen]:
+        with self._live.reading() as view:
+            return look_at(view or self._registry, units)
+
+    def _on_machines(self, units: Mapping[str, str]) -> dict[str, tuple[list[Placement], list[UnitState]]]:
+        with self._live.reading() as view:
+            return (view or self._registry).on_machines(units)
 
     def _progress(self, request: Request) -> Response:
         """Many units at once, and nothing else, for a client that waits for them."""
         _require_json(request)
         wanted = shapes.ProgressRequest.parse(request.body)
-        seen = look_at(self._registry, wanted.units)
+        seen = self._look_at(wanted.units)
         # Of one that is destroyed, machines may have something left.
         gone = wanted.units.keys() - {each.unit.name for each in seen}
-        left = self._registry.on_machines({name: wanted.units[name] for name in sorted(gone)}) if gone else {}
+        left = self._on_machines({name: wanted.units[name] for name in sorted(gone)}) if gone else {}
         rows = [
             shapes.progress(
                 each.unit,
@@ -266,27 +284,22 @@ class Api:
         ]
         return _json({"units": rows} if rows else {})
 
-    def _page(self, key: str, query: Query, read: Callable[[], Iterable[shapes.Json]]) -> Response:
-        """A page of the list that ``read`` reads, as the query wants it."""
+    def _page(
+        self, key: str, query: Query, read: Callable[[], Sequence[Row]], shape: Callable[[Row], shapes.Json]
+    ) -> Response:
+        """A page of the list that ``read`` reads, as the query wants it, each row in its ``shape``."""
         filters = {name: values for name, values in query.items() if name != "nextPageToken"}
         rows, token = self._pages.page(
             json.dumps([key, filters], sort_keys=True),
             _one(query, "nextPageToken"),
-            lambda: [json.dumps(each, ensure_ascii=False).encode() for each in read()],
+            read,
         )
-        fields = [f'"{key}": ['.encode() + b", ".join(rows) + b"]"] if rows else []
-        if token:
-            fields.append(f'"nextPageToken": "{token}"'.encode())
-        return _respond(HTTPStatus.OK, b"{" + b", ".join(fields) + b"}")
+        fields: shapes.Json = {key: [shape(each) for each in rows]} if rows else {}
+        return _json(fields | {"nextPageToken": token} if token else fields)
 
     def _metrics(self) -> Response:
-        view = self._registry.overview()
-        counts: dict[str, int] = {f'fleet_units{{desired="{each.value}"}}': 0 for each in Desired}
-        for unit in view.units.values():
-            counts[f'fleet_units{{desired="{unit.desired.value}"}}'] += 1
-        counts["fleet_machines"] = len(view.machines)
-        counts["fleet_machines_away"] = len({machine for machine, _ in view.placements} - view.alive.keys())
-        counts["fleet_unit_states"] = len(view.states)
+        with self._live.reading(all_of_it=True) as view:
+            counts = _counts(view or self._registry.overview())
         text = "".join(f"{key} {counts[key]}\n" for key in sorted(counts))
         return Response(HTTPStatus.OK, text.encode(), "text/plain; version=0.0.4")
 
@@ -297,6 +310,17 @@ def failed(
     """An error response; without a message the status's own phrase."""
     body = shapes.error(status.value, message or status.phrase, hint)
     return _respond(status, json.dumps(body).encode(), headers)
+
+
+def _counts(view: Overview) -> dict[str, int]:
+    """The metrics."""
+    counts: dict[str, int] = {f'fleet_units{{desired="{each.value}"}}': 0 for each in Desired}
+    for unit in view.units.values():
+        counts[f'fleet_units{{desired="{unit.desired.value}"}}'] += 1
+    counts["fleet_machines"] = len(view.machines)
+    counts["fleet_machines_away"] = len({machine for machine, _ in view.placements} - view.alive.keys())
+    counts["fleet_unit_states"] = len(view.states)
+    return counts
 
 
 def _respond(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Response:

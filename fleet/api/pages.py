@@ -15,15 +15,17 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from fleet.api.shapes import PAGE_ROWS, BadRequest
 
 KEPT_MAX = 4
-"""Readings that are kept at the same time; of 50,000 units each takes some 30 MB."""
+"""Readings that are kept at the same time. Each may keep a view's values alive after they have changed."""
 
 KEPT_S = 60.0
 """Seconds that a reading is kept after the last request for one of its pages."""
 
+Row = TypeVar("Row")
 _TOKEN = struct.Struct("<HHQ")
 
 
@@ -44,14 +46,14 @@ def _parsed(token: str) -> tuple[int, int]:
 
 
 class Pages:
-    """The readings whose pages clients are reading. Rows are JSON already. Thread-safe."""
+    """The readings whose pages clients are reading. Rows are values that never change. Thread-safe."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kept: dict[tuple[str, int], tuple[float, Sequence[bytes]]] = {}
+        self._kept: dict[tuple[str, int], tuple[float, Sequence[Any]]] = {}
         self._lock = threading.Lock()
 
-    def page(self, name: str, token: str, read: Callable[[], Sequence[bytes]]) -> tuple[Sequence[bytes], str]:
+    def page(self, name: str, token: str, read: Callable[[], Sequence[Row]]) -> tuple[Sequence[Row], str]:
         """Rows of the page ``token`` ("" for the first) of the list ``name``, and the next token ("" for none).
 
         ``read`` reads the list. Raises :class:`BadRequest` for a token that is not ours.
@@ -66,14 +68,14 @@ class Pages:
         self._keep(name, reading, rows)
         return rows[begin : begin + PAGE_ROWS], token_of(number + 1, reading)
 
-    def _taken(self, name: str, reading: int) -> Sequence[bytes] | None:
+    def _taken(self, name: str, reading: int) -> Sequence[Any] | None:
         """Take a reading out; the caller puts it back if there are more pages."""
         with self._lock:
             self._forget_old()
             found = self._kept.pop((name, reading), None)
             return None if found is None else found[1]
 
-    def _keep(self, name: str, reading: int, rows: Sequence[bytes]) -> None:
+    def _keep(self, name: str, reading: int, rows: Sequence[Any]) -> None:
         with self._lock:
             self._kept[name, reading] = (self._clock(), rows)
             self._forget_old()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from fleet.model.entities import Desired, Placement, Unit, UnitState, current_state
-from fleet.model.registry import Overview, Registry
+from fleet.model.overview import Overview
 from fleet.model.requirements import Requirements, RequirementsError
 from unitfile.name import UnitName, UnitNameError
 
@@ -31,12 +32,22 @@ class Seen:
         return current_state(self.unit, self.machine or None, self.states)
 
 
-def look_at(registry: Registry, units: Mapping[str, str]) -> list[Seen]:
+class Source(Protocol):
+    """Where to look for single units: a registry, which asks etcd, or a view."""
+
+    def each(self, names: Sequence[str], /) -> dict[str, tuple[Unit, str]]:
+        """See :meth:`Registry.each`."""
+
+    def on_machines(self, units: Mapping[str, str], /) -> dict[str, tuple[list[Placement], list[UnitState]]]:
+        """See :meth:`Registry.on_machines`."""
+
+
+def look_at(source: Source, units: Mapping[str, str]) -> list[Seen]:
     """Those of these units that exist, without reading the whole cluster.
 
     ``units`` has the machine where each was last seen, or ""."""
-    known = registry.each(list(units))
-    found = registry.on_machines({name: units[name] for name in known}) if known else {}
+    known = source.each(list(units))
+    found = source.on_machines({name: units[name] for name in known}) if known else {}
     seen = []
     for name, (unit, reason) in known.items():
         orders, states = found[name]

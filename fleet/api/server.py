@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from fleet.api.handlers import Api, failed
 from fleet.api.shapes import BODY_SIZE_MAX
+from fleet.model.live import Live
 from fleet.model.registry import Registry
 from terminal.version import VERSION
 from webserver.message import Response
@@ -29,13 +30,13 @@ _LOG = logging.getLogger(__name__)
 
 
 class ApiServer:
-    """Serves ``registry`` on ``sockets``, which are bound, listening stream sockets (unix or TCP).
+    """Serves ``registry``, of which ``live`` may be a view, on ``sockets``: bound, listening stream sockets (unix or TCP).
 
     Closing them is its job."""
 
-    def __init__(self, registry: Registry, *, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, registry: Registry, live: Live | None = None, *, sockets: Sequence[socket.socket]) -> None:
         site = Site(
-            handle=Api(registry).handle,
+            handle=Api(registry, live).handle,
             refuse=_refuse,
             log=_log,
             name=f"fleetd/{VERSION}",

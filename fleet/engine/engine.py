@@ -1,9 +1,14 @@
 """The engine: on every machine, leading on one. It turns plans into orders.
 
-Each engine is a follower, which watches the leader's key and nothing else, or the leader, which has a view of the whole
+Most engines are followers, which watch the posts of engines and nothing else. The leader has a view of the whole
 prefix: one read, then a watch from the next revision on. It plans on that view, writes the plan in fenced transactions,
 and plans again only when its own writes have come back through the watch; so a plan is always based on what etcd
 contains.
+
+*A standby* is a follower that has a post, too, under a lease of its own. It keeps view and scheduler as the leader
+does, and so has nothing to read when it succeeds it. The others give it a moment to be first. There is one, since each
+costs etcd all events of the cluster, and its machine the memory and the time. The API of a follower may want the view
+as well (:class:`fleet.model.live.Live`).
 
 *Fencing*: each transaction compares the create revision of the leader's key with the one that this engine made. If a
 leader was suspended while its lease ran out, the comparison fails for its writes, nothing is changed, and it becomes a
@@ -25,40 +30,46 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
+from zlib import crc32
 
-from etcd.errors import Compacted, EtcdError, Unavailable
+from etcd.errors import Compacted, EtcdError, LeaseNotFound, Unavailable
 from etcd.protocol import Compare, Etcd, Event, Op, WatchBatch
-from fleet.engine.eviction import Evictions
+from fleet.engine.planner import Planner
+from fleet.engine.writes import batches, described
 from fleet.model import codec
-from fleet.model.registry import Overview, Registry
+from fleet.model.live import Live
+from fleet.model.overview import Overview
+from fleet.model.registry import LEADER, Registry
 from fleet.model.watch import Subscription
-from fleet.scheduler.reasons import Why
-from fleet.scheduler.schedule import ClusterView, Decision, Plan, Scheduler
 
-OPS_MAX = 100  # etcd refuses more than 128 in one transaction
-BYTES_MAX = 1_200_000  # and requests of more than 1.5 MiB, which JSON and base64 do not count towards
-GRACE_S = 2.0
 CATCH_UP_S = 10.0
 IDLE_S = 30.0
 BACKOFF_S = (0.5, 15.0)
+STANDBYS = 1
+LEAVE_S = 1.5
+"""What other followers leave the standbys to succeed the leader."""
+AGAIN_S = 1.0
+SPREAD_S = 2.0
+"""A vacant post of a standby is taken by one after the other, so that not all machines of a large cluster try."""
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass
-class _Reign:
-    """A leadership: its lease, the revision that fences its writes, and whether etcd reported the lease gone.
+class _Post:
+    """A post: its lease, the revision that made its key, which fences the leader's writes, and whether etcd reported
+    the lease gone.
 
     ``doubted`` is the machine of the leader before it: as long as nothing was heard of it, and not longer than until
     ``doubted_until``, it may be dead.
     """
 
+    key: str
     lease: int
     fence: int
-    doubted: str
-    doubted_until: float
+    doubted: str = ""
+    doubted_until: float = 0.0
     is_over: bool = False
 
 
@@ -66,8 +77,9 @@ class Engine:
     """One machine's engine. Call :meth:`step` from one thread and :meth:`keep` from another; pass it what its
     :attr:`subscription` brings.
 
-    ``ttl_s`` is the leader's lease, ``agent_ttl_s`` that of machines; ``keeper`` renews the former, if it is not to be
-    the registry's client.
+    ``ttl_s`` is the lease of a leader or standby, ``agent_ttl_s`` that of machines; ``keeper`` renews the former, if it
+    is not to be the registry's client. ``live`` is the view that this
+    engine is to feed for others, and ``standbys`` how many engines are to be ready to succeed.
     """
 
     def __init__(
@@ -78,6 +90,8 @@ class Engine:
         ttl_s: int = 10,
         agent_ttl_s: float = 30.0,
         keeper: Etcd | None = None,
+        live: Live | None = None,
+        standbys: int = STANDBYS,
     ) -> None:
         self.subscription: Subscription | None = None
         self._registry = registry
@@ -86,11 +100,16 @@ class Engine:
         self._machine = machine
         self._ttl_s = ttl_s
         self._agent_ttl_s = agent_ttl_s
-        self._reign: _Reign | None = None
-        self._view: Overview | None = None
-        self._scheduler = Scheduler()
-        self._evictions: Evictions | None = None
+        self._live = live or Live(registry)
+        self._standbys = standbys
+        self._reign: _Post | None = None
+        self._seat: _Post | None = None
+        self._posts: dict[str, str] = {}  # the machine of each that is held
         self._predecessor = ""
+        self._vacant_since: dict[str, float] = {}
+        self._view: Overview | None = None
+        self._planner: Planner | None = None
+        self._show_from = (0, 0.0)
         self._batches: deque[WatchBatch] = deque()
         self._writes: deque[list[Op]] = deque()
         self._written = 0
@@ -115,23 +134,23 @@ class Engine:
         self._lost = error
 
     def keep(self, now: float) -> float:
-        """Renew the lease of the leadership, if there is one.
+        """Renew the lease of this engine's post, if it has one.
 
         Returns when to call again at the latest. From a thread of its own.
 
         Errors are retried, never raised. A lease that cannot be renewed may live on all the same (a new leader of etcd
         prolongs all leases), so that only etcd's report that it is gone ends the leadership, at the next step.
         """
-        reign = self._reign
-        if reign is None:
+        post = self._reign or self._seat
+        if post is None:
             return now + self._ttl_s / 3
         try:
-            if self._keeper.lease_keepalive(reign.lease) <= 0:
-                reign.is_over = True
+            if self._keeper.lease_keepalive(post.lease) <= 0:
+                post.is_over = True
             self._keep_trouble = ""
         except EtcdError as error:
             if error.on_one_line != self._keep_trouble:
-                _LOG.warning("the leader's lease was not renewed: %s", error.on_one_line)
+                _LOG.warning("the engine's lease was not renewed: %s", error.on_one_line)
             self._keep_trouble = error.on_one_line
             return now + self._ttl_s / 10
         return now + self._ttl_s / 3
@@ -144,6 +163,7 @@ class Engine:
             if self._view is None or isinstance(self._lost, Compacted):
                 self._forget_view()
             self.subscription = self._lost = None
+            self._live.show(None)
             self._retry_at = now + BACKOFF_S[0]  # a watch that breaks at once must not make a busy loop
         if now < self._retry_at:
             return self._retry_at
@@ -161,54 +181,99 @@ class Engine:
 
     def resign(self) -> None:
         """Let another engine lead at once (an orderly stop). Running units are not affected."""
+        post = self._reign or self._seat
         if self._reign is not None:
-            lease = self._reign.lease
             self._step_down("resigned")
+        self._seat = None
+        if post is not None:
             try:
-                self._client.lease_revoke(lease)
+                self._client.lease_revoke(post.lease)
             except EtcdError as error:
-                _LOG.warning("the leader's lease runs out by itself: %s", error.on_one_line)
+                _LOG.warning("the engine's lease runs out by itself: %s", error.on_one_line)
 
     # Following
 
     def _follow(self, now: float) -> float:
-        key = self._registry.key_leader
-        vacant = any(
-            event.kind == "delete" and event.kv.key == key for batch in self._batches for event in batch.events
-        )
-        self._batches.clear()
-        if self.subscription is None or vacant:
-            found = self._client.range(key)
-            held = next((each for each in found.kvs if each.key == key), None)
-            if held is not None:
-                self._predecessor = self._registry.decoded(held, codec.leader) or ""
-                self._subscribe(key, found.revision + 1)
-            elif self._campaign(now):
-                return now
-            else:
-                self.subscription = None
-                return now + 1.0
-        return now + IDLE_S
+        if self._seat is not None and self._seat.is_over:
+            self._seat = None
+        is_wanted = self._seat is not None or self._live.is_wanted(now)
+        if self._view is not None and not is_wanted:
+            self._forget_view()
+        elif self._view is None and is_wanted:
+            self._view = self._read()
+            return now
+        if self.subscription is None:
+            self._resume(now, self._view) if self._view is not None else self._watch_posts()
+        self._absorb(now)
+        self._predecessor = self._posts.get(LEADER, self._predecessor)
+        if self._seat is not None and self._view is not None:
+            if self._planner is None:
+                self._planner = Planner(self._view, now, agent_ttl_s=self._agent_ttl_s)
+            self._planner.stand_by(now)
+        due = now + IDLE_S
+        for post in (LEADER, *self._seats()):
+            if post in self._posts:
+                self._vacant_since.pop(post, None)
+            elif post == LEADER or self._seat is None:
+                at = self._vacant_since.setdefault(post, now) + self._modesty_s(post)
+                if now >= at and self._take_post(post, now):
+                    return now
+                due = min(due, max(at, now + AGAIN_S))
+        return due
 
-    def _campaign(self, now: float) -> bool:
-        key = self._registry.key_leader
-        lease = self._client.lease_grant(self._ttl_s)
-        done = self._client.txn(
-            [Compare.created(key, "==", 0)], [Op.put(key, codec.leader_bytes(self._machine), lease=lease.id)]
-        )
+    def _seats(self) -> list[str]:
+        return [f"standby/{number}" for number in range(self._standbys)]
+
+    def _modesty_s(self, post: str) -> float:
+        """How long this engine leaves a vacant post to others."""
+        if post == LEADER:
+            return 0.0 if self._seat is not None or self._posts.keys().isdisjoint(self._seats()) else LEAVE_S
+        return SPREAD_S * (crc32(self._machine.encode()) % 100) / 100
+
+    def _watch_posts(self) -> None:
+        prefix = self._registry.prefix + "engine/"
+        found = self._client.range(prefix)
+        self._posts = {each.key.removeprefix(prefix): self._registry.holder(each) for each in found.kvs}
+        self._subscribe(prefix, found.revision + 1)
+
+    def _take_post(self, post: str, now: float) -> bool:
+        """Try to take a vacant post. A standby that succeeds the leader goes on with its lease."""
+        key = f"{self._registry.prefix}engine/{post}"
+        seat = self._seat
+        lease = self._client.lease_grant(self._ttl_s).id if seat is None else seat.lease
+        ops = [Op.put(key, codec.leader_bytes(self._machine), lease=lease)]
+        try:
+            done = self._client.txn(
+                [Compare.created(key, "==", 0)], ops if seat is None else [*ops, Op.delete(seat.key)]
+            )
+        except LeaseNotFound:
+            self._seat = None
+            raise
         if not done.succeeded:
-            self._client.lease_revoke(lease.id)
+            if seat is None:
+                self._client.lease_revoke(lease)
+            self._posts[post] = ""  # its event is on its way
             return False
-        self._forget_view()
+        self._vacant_since.clear()
+        if post != LEADER:
+            self._seat = _Post(key, lease, done.revision)
+            _LOG.info("this engine stands by to lead")
+            return True
         doubted = "" if self._predecessor == self._machine else self._predecessor
-        self._reign = _Reign(lease.id, done.revision, doubted, now + self._agent_ttl_s)
+        self._reign, self._seat = _Post(key, lease, done.revision, doubted, now + self._agent_ttl_s), None
         self._predecessor = self._machine
+        # Whatever the predecessor wrote has a smaller revision: no plan before the view contains that.
+        self._written, self._heard_at = done.revision, now
         _LOG.info("this engine leads from revision %d on", done.revision)
+        if self._view is None or self.subscription is None:
+            self._forget_view()
+        elif self._planner is not None:
+            self._planner.succeed()
         return True
 
     # Leading
 
-    def _lead(self, now: float, reign: _Reign) -> float:
+    def _lead(self, now: float, reign: _Post) -> float:
         if reign.is_over:
             self._step_down("its lease is gone")
             return now
@@ -217,113 +282,90 @@ class Engine:
             return now  # time has passed, and the watch begins before the first plan
         if self.subscription is None:
             self._resume(now, self._view)
-        if self._evictions is None:
-            self._evictions = self._expected(now, self._view)
-        while self._batches:
-            batch = self._batches.popleft()
-            for event in batch.events:
-                if event.kv.key == self._registry.key_leader and event.kv.create_revision != reign.fence:
-                    self._step_down("another engine has its key")
-                    return now
-                self._apply(event, now, self._view, self._evictions)
-                if event.kind == "put" and self._registry.speaker(event.kv.key) == reign.doubted:
-                    reign.doubted = ""
-            self._view.revision = max(self._view.revision, batch.revision)
-            self._heard_at = now
-        self._scheduler.doubted = reign.doubted if now < reign.doubted_until else ""
-        for machine in self._evictions.take_due(now):
-            _LOG.warning("machine %s is gone; its units move", machine)
-            self._scheduler.evict_machine(machine)
-        return self._write(now, reign, self._view, self._evictions)
+        if self._planner is None:
+            self._planner = Planner(self._view, now, agent_ttl_s=self._agent_ttl_s)
+            return now
+        if not self._absorb(now):
+            self._step_down("another engine has its key")
+            return now
+        self._planner.scheduler.doubted = reign.doubted if now < reign.doubted_until else ""
+        self._planner.evict(now)
+        return self._write(now, reign, self._view, self._planner)
+
+    # The view
 
     def _read(self) -> Overview:
+        self._forget_view()
         view = self._registry.overview()
+        self._posts = view.posts
         self._subscribe(self._registry.prefix, view.revision + 1)
-        self._scheduler = Scheduler.of(
-            ClusterView(
-                machines=view.machines,
-                units=view.units,
-                unreadable=frozenset(view.unreadable),
-                placements=view.placements,
-                present=frozenset(view.states),
-                explanations=view.reasons,
-            )
-        )
         self._written = 0
+        self._show_from = (0, 0.0)
         return view
 
     def _resume(self, now: float, view: Overview) -> None:
         """Continue the watch from the view's revision."""
-        if self._client.range(self._registry.key_leader).revision < view.revision:
+        newest = self._registry.revision()
+        if newest < view.revision:
             raise EtcdError("etcd has gone back to an earlier revision")
         self._subscribe(self._registry.prefix, view.revision + 1)
         self._heard_at = now
-        if self._evictions is not None:
-            self._evictions.interrupted(now)
+        # Others may look when it has caught up. The newest revision may be of a key that is not fleet's.
+        self._show_from = (newest, now + AGAIN_S)
+        if self._planner is not None:
+            self._planner.evictions.interrupted(now)
 
-    def _expected(self, now: float, view: Overview) -> Evictions:
-        """The machines that should be there, by a view that is whole from now on."""
-        evictions = Evictions(now, ttl_s=self._agent_ttl_s, grace_s=GRACE_S)
-        for machine, made in view.alive.items():
-            evictions.came(machine, made)
-        for machine in sorted({machine for machine, _ in view.placements} - view.alive.keys()):
-            evictions.left(machine, now, view.ordered[machine])
-        return evictions
+    def _absorb(self, now: float) -> bool:
+        """Take what the watch has brought; returns whether the leader's key is still this engine's, if it leads."""
+        self._show(now)
+        while self._batches:
+            batch = self._batches.popleft()
+            with self._live.changing():
+                for event in batch.events:
+                    self._apply(event, now)
+                if self._view is not None:
+                    self._view.revision = max(self._view.revision, batch.revision)
+            self._heard_at = now
+            self._show(now)
+            if self._reign is not None and not self._is_ours(batch, self._reign):
+                return False
+        return True
 
-    def _apply(self, event: Event, now: float, view: Overview, evictions: Evictions) -> None:
-        """Bring view and scheduler up to date with one event."""
-        if event.kind == "put":
+    def _is_ours(self, batch: WatchBatch, reign: _Post) -> bool:
+        """Whether the leader's key is still this engine's; notes what is heard of its predecessor's machine."""
+        for event in batch.events:
+            if event.kv.key == reign.key and event.kv.create_revision != reign.fence:
+                return False
+            if event.kind == "put" and self._registry.speaker(event.kv.key) == reign.doubted:
+                reign.doubted = ""
+        return True
+
+    def _show(self, now: float) -> None:
+        revision, at = self._show_from
+        if self._view is not None and self.subscription is not None and (self._view.revision >= revision or now >= at):
+            self._live.show(self._view)
+
+    def _apply(self, event: Event, now: float) -> None:
+        """Bring posts, view and scheduler up to date with one event."""
+        kind, _, rest = event.kv.key.removeprefix(self._registry.prefix).partition("/")
+        view = self._view
+        if view is None:  # only the posts are followed
+            if event.kind == "put":
+                self._posts[rest] = self._registry.holder(event.kv)
+            else:
+                self._posts.pop(rest, None)
+        elif event.kind == "put":
             view.put(event.kv)
         else:
             view.delete(event.kv.key)
-        kind, _, rest = event.kv.key.removeprefix(self._registry.prefix).partition("/")
-        machine, _, unit = rest.partition("/")
-        match kind:
-            case "machines":
-                self._apply_machine(rest, event.kv.mod_revision, now, view, evictions)
-            case "metadata" if machine in view.alive:
-                self._apply_machine(machine, event.kv.mod_revision, now, view, evictions)
-            case "units":
-                self._apply_unit(rest, view)
-            case "schedule":
-                order = view.placements.get((machine, unit))
-                if order is None:
-                    self._scheduler.drop_placement(machine, unit)
-                else:
-                    self._scheduler.set_placement(order)
-                    if machine not in view.alive:
-                        evictions.left(machine, now, view.ordered[machine])
-            case "states":
-                if (machine, unit) in view.states:
-                    self._scheduler.set_present(machine, unit)
-                else:
-                    self._scheduler.drop_present(machine, unit)
-            case "status":
-                self._scheduler.set_explanation(rest, view.reasons.get(rest))
+        if self._seat is not None and event.kv.key == self._seat.key and event.kv.create_revision != self._seat.fence:
+            self._seat = None
+        if self._planner is not None:
+            self._planner.changed(kind, rest, event.kv.mod_revision, now)
 
-    def _apply_machine(self, machine: str, revision: int, now: float, view: Overview, evictions: Evictions) -> None:
-        if machine not in view.alive:
-            self._scheduler.drop_machine(machine)
-            evictions.left(machine, now, revision)
-            if evictions.is_mass:
-                _LOG.error("many machines are away at once: %s; moving units slowly", ", ".join(evictions.away))
-            return
-        evictions.came(machine, view.alive[machine])
-        known = view.machines.get(machine)
-        if known is None:
-            self._scheduler.drop_machine(machine)
-        else:
-            self._scheduler.set_machine(known)
+    # Writing
 
-    def _apply_unit(self, name: str, view: Overview) -> None:
-        if name in view.unreadable:
-            self._scheduler.set_unreadable(name)
-        elif name in view.units:
-            self._scheduler.set_unit(view.units[name])
-        else:
-            self._scheduler.drop_unit(name)
-
-    def _write(self, now: float, reign: _Reign, view: Overview, evictions: Evictions) -> float:
+    def _write(self, now: float, reign: _Post, view: Overview, planner: Planner) -> float:
         """Write one transaction, or plan when all is written and has come back; returns when to continue."""
         if not self._writes:
             if view.revision < self._written:
@@ -332,13 +374,15 @@ class Engine:
                     self.subscription = None
                     return now
                 return self._heard_at + CATCH_UP_S
-            plan = self._scheduler.plan()
+            plan = planner.plan()
+            if plan is None:
+                return now
             for decision in plan.decisions:
                 _LOG.info("%s", described(decision))
             self._writes.extend(batches(self._registry, plan))
         if self._writes:
             ops = self._writes[0]
-            fence = Compare.created(self._registry.key_leader, "==", reign.fence)
+            fence = Compare.created(reign.key, "==", reign.fence)
             done = self._client.txn([fence], ops)
             if not done.succeeded:
                 self._step_down("another one leads")
@@ -347,7 +391,7 @@ class Engine:
             if any(op.kind == "put" for op in ops) or any(each.deleted for each in done.responses):
                 self._written, self._heard_at = done.revision, now
             return now
-        departure = evictions.next_due()
+        departure = planner.evictions.next_due()
         return now + IDLE_S if departure is None else min(now + IDLE_S, departure)
 
     # Ending
@@ -359,8 +403,8 @@ class Engine:
 
     def _forget_view(self) -> None:
         self.subscription = None
-        self._view = None
-        self._evictions = None
+        self._live.show(None)
+        self._view = self._planner = None
         self._batches.clear()
         self._writes.clear()
 
@@ -368,50 +412,3 @@ class Engine:
         _LOG.warning("this engine no longer leads: %s", why)
         self._reign = None
         self._forget_view()
-
-
-def described(decision: Decision) -> str:
-    """A decision as a line for the journal."""
-    if decision.placement is None:
-        because = (
-            decision.why.value
-            if decision.rejection is None
-            else f"{decision.rejection.kind.value} {decision.rejection.detail}"
-        )
-        return f"{decision.unit} leaves {decision.machine}: {because}"
-    if decision.why is Why.CHANGED:
-        return f"{decision.unit} changes on {decision.machine}: {decision.placement.desired.value}"
-    return f"{decision.unit} goes to {decision.machine}: {decision.why.value}"
-
-
-def batches(registry: Registry, plan: Plan) -> Iterator[list[Op]]:
-    """A plan as lists of operations, each small enough for a transaction.
-
-    All of one unit is together (a move is one transaction) unless it alone is too much: a global unit on hundreds of
-    machines.
-    """
-    by_unit: dict[str, list[Op]] = {}
-    for decision in plan.decisions:
-        key = registry.key_schedule(decision.machine, decision.unit)
-        op = Op.delete(key) if decision.placement is None else Op.put(key, codec.placement_bytes(decision.placement))
-        by_unit.setdefault(decision.unit, []).append(op)
-    for unit, text in plan.explanations:
-        key = registry.key_status(unit)
-        by_unit.setdefault(unit, []).append(Op.delete(key) if text is None else Op.put(key, codec.status_bytes(text)))
-    batch: list[Op] = []
-    size = 0
-    for unit in sorted(by_unit):
-        ops = by_unit[unit]
-        weight = sum(len(op.key) + len(op.value_bytes) for op in ops)
-        if batch and (len(batch) + len(ops) > OPS_MAX or size + weight > BYTES_MAX):
-            yield batch
-            batch, size = [], 0
-        for op in ops:
-            weight = len(op.key) + len(op.value_bytes)
-            if batch and (len(batch) >= OPS_MAX or size + weight > BYTES_MAX):
-                yield batch
-                batch, size = [], 0
-            batch.append(op)
-            size += weight
-    if batch:
-        yield batch

@@ -8,8 +8,12 @@ from collections.abc import Callable
 
 from etcd.protocol import Etcd
 from fleet.engine.engine import Engine
+from fleet.model.live import Live
 from fleet.model.registry import Registry
 from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
+
+GATHER_S = 0.02
+"""A follower has no haste, and to take events one by one costs it twice the time."""
 
 
 def _unobserved() -> None:
@@ -29,16 +33,19 @@ class Leadership:
         ttl_s: int,
         agent_ttl_s: float,
         keeper: Etcd | None = None,
+        live: Live | None = None,
         stepped: Callable[[], None] = _unobserved,
         kept: Callable[[], None] = _unobserved,
     ) -> None:
-        self._engine = Engine(registry, machine, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s, keeper=keeper)
+        self._engine = Engine(registry, machine, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s, keeper=keeper, live=live)
         self._stepped = stepped
         self._kept = kept
         self._inbox: Inbox[Delivered | Lost | None] = Inbox()
         self._feed = Feed(registry.client, self._inbox.post)
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        if live is not None:
+            live.wake = lambda: self._inbox.post(None)
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
         """Begin; ``failed`` is called with a bug, which must end the daemon and not just one of its threads."""
@@ -67,6 +74,8 @@ class Leadership:
             due = self._engine.step(time.monotonic())
             self._stepped()
             self._feed.follow(self._engine.subscription)
+            if not self._engine.is_leading:
+                self._stopping.wait(GATHER_S)
             for message in self._inbox.take(due):
                 if message is not None:
                     hand(self._engine, message)

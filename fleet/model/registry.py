@@ -10,6 +10,7 @@ Keys under one prefix (``/flotilla/fleet/`` by default), with who writes each:
 ``states/<machine>/<unit>``            the machine's agent, under its lease
 ``status/<unit>``                      the leading engine, fenced: why a unit is nowhere, or where a global one is
 ``engine/leader``                      the leader, under a lease of its own
+``engine/standby/<number>``            an engine that is ready to succeed, under a lease of its own
 =====================================  ===============================================================
 
 Values are JSON objects with a version ``v`` (see :mod:`fleet.model.codec`). A value of another version, or a broken
@@ -22,17 +23,20 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from sys import intern
 from typing import TypeVar
 
 from etcd.protocol import Compare, Etcd, KeyValue, Op, RangeResult
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
+from fleet.model.overview import Overview
 from fleet.model.requirements import check_unit
 from terminal import Failure
 from unitfile.text import UnitFile, UnitFileError
 
 PREFIX = "/flotilla/fleet/"
+LEADER = "leader"
+"""The leader's post."""
+
 VALUE_MAX = 1 << 20
 """Bytes of a unit's value. etcd takes 1.5 MiB a request.
 
@@ -48,7 +52,6 @@ units. A whole cluster of 50,000 units takes etcd as long as 1,000 transactions 
 _TXN_OPS = 100  # etcd's own limit of operations in one transaction is 128 (--max-txn-ops)
 _LOG = logging.getLogger(__name__)
 
-Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
@@ -81,97 +84,6 @@ class Problem:
     message: str
 
 
-class Overview:
-    """The state of the cluster in dicts.
-
-    It is one read of the prefix, kept up to date with :meth:`put` and :meth:`delete`.
-
-    Keys of ``placements`` and ``states`` are (machine, unit). ``revision`` is the last one that is in it.
-
-    A value that cannot be read is not the same as none: ``alive`` has the ids of all machine keys, readable or not, with
-    the revision that made each; ``ordered`` the revision of the last order that was made for each machine, which was
-    alive then; ``unreadable`` the names of units whose value is broken (``units`` keeps what was last read of them); a broken order
-    counts as one with an empty text, so that the engine writes it again. ``machines`` have their metadata merged:
-    values set at run time override those of the machine, and a machine of which a part cannot be read is left out.
-    """
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self.revision = 0
-        self.alive: dict[str, int] = {}
-        self.ordered: dict[str, int] = {}
-        self.unreadable: set[str] = set()
-        self.machines: dict[str, Machine] = {}
-        self.units: dict[str, Unit] = {}
-        self.placements: dict[tuple[str, str], Placement] = {}
-        self.states: dict[tuple[str, str], UnitState] = {}
-        self.reasons: dict[str, str] = {}
-        self._registered: dict[str, Machine] = {}
-        self._metadata: dict[str, dict[str, str | None]] = {}  # "" hides a machine's own, None cannot be read
-
-    def put(self, found: KeyValue) -> None:
-        """Take a key's new value."""
-        kind, _, rest = found.key.removeprefix(self._registry.prefix).partition("/")
-        decoded = self._registry.decoded
-        match kind:
-            case "machines":
-                self.alive[rest] = found.create_revision
-                _set(self._registered, rest, decoded(found, codec.machine))
-                self._merge(rest)
-            case "metadata":
-                machine, key = _pair(rest)
-                self._metadata.setdefault(machine, {})[key] = decoded(found, codec.metadata)
-                self._merge(machine)
-            case "units":
-                unit = decoded(found, codec.unit)
-                if unit is None:
-                    self.unreadable.add(rest)
-                else:
-                    self.unreadable.discard(rest)
-                    self.units[rest] = unit
-            case "schedule":
-                machine, name = _pair(rest)
-                self.ordered[machine] = max(found.create_revision, self.ordered.get(machine, 0))
-                order = decoded(found, codec.placement) or codec.broken_placement(machine, name)
-                _set(self.placements, (machine, name), order)
-            case "states":
-                _set(self.states, _pair(rest), decoded(found, codec.state))
-            case "status":
-                _set(self.reasons, rest, decoded(found, codec.status))
-
-    def delete(self, key: str) -> None:
-        """A key is gone."""
-        self._registry.forget(key)
-        kind, _, rest = key.removeprefix(self._registry.prefix).partition("/")
-        match kind:
-            case "machines":
-                self.alive.pop(rest, None)
-                self._registered.pop(rest, None)
-                self._merge(rest)
-            case "metadata":
-                machine, name = _pair(rest)
-                self._metadata.get(machine, {}).pop(name, None)
-                self._merge(machine)
-            case "units":
-                self.unreadable.discard(rest)
-                self.units.pop(rest, None)
-            case "schedule":
-                self.placements.pop(_pair(rest), None)
-            case "states":
-                self.states.pop(_pair(rest), None)
-            case "status":
-                self.reasons.pop(rest, None)
-
-    def _merge(self, machine: str) -> None:
-        found = self._registered.get(machine)
-        over = self._metadata.get(machine, {})
-        if found is not None and over:
-            merged = {key: value for key, value in found.metadata.items() if key not in over}
-            merged.update((key, value) for key, value in over.items() if value)
-            found = None if None in over.values() else replace(found, metadata=merged)
-        _set(self.machines, machine, found)
-
-
 class Registry:
     """Reads and changes of the cluster's state. Thread-safe as far as the client is.
 
@@ -184,6 +96,8 @@ class Registry:
             raise Failure("the key prefix must begin and end with a slash", where=repr(prefix))
         self.client = client
         self.prefix = prefix
+        self.written = 0
+        """The revision of the last change by the methods below."""
         self._problems: dict[str, Problem] = {}
         self._lock = threading.Lock()
 
@@ -288,6 +202,10 @@ class Registry:
         view.revision = found.revision
         return view
 
+    def revision(self) -> int:
+        """etcd's revision now; costs one small read."""
+        return self.client.range(self.key_leader).revision
+
     def problems(self) -> list[Problem]:
         """Values that this registry has skipped and not read successfully since, by key."""
         with self._lock:
@@ -305,10 +223,12 @@ class Registry:
         value = _unit_value(unit)
         key = self.key_unit(unit.name)
         if replace:
-            self.client.put(key, value)
+            self._wrote(self.client.put(key, value))
             return
-        done = self.client.txn([Compare.version(key, "==", 0)], [Op.put(key, value)])
-        if not done.succeeded and self.unit(unit.name) != unit:
+        done = self.client.txn([Compare.version(key, "==", 0)], [Op.put(key, value)], [Op.get(key)])
+        if done.succeeded:
+            self._wrote(done.revision)
+        elif [self.decoded(each, codec.unit) for each in done.responses[0].kvs] != [unit]:
             raise UnitExists(unit.name)
 
     def set_desired(self, name: str, desired: Desired) -> None:
@@ -326,7 +246,9 @@ class Registry:
             changed = replace(unit, desired=desired)
             check_unit(changed)
             compare = [Compare.modified(key, "==", found.mod_revision)]
-            if self.client.txn(compare, [Op.put(key, codec.unit_bytes(changed))]).succeeded:
+            done = self.client.txn(compare, [Op.put(key, codec.unit_bytes(changed))])
+            if done.succeeded:
+                self._wrote(done.revision)
                 return
         raise Contended(name)
 
@@ -352,7 +274,11 @@ class Registry:
                 if changed != unit:
                     compares.append(Compare.modified(key, "==", 0 if found is None else found.mod_revision))
                     ops.append(Op.put(key, _named_value(changed)))
-            if not ops or self.client.txn(compares, ops).succeeded:
+            if not ops:
+                return
+            done = self.client.txn(compares, ops)
+            if done.succeeded:
+                self._wrote(done.revision)
                 return
         raise Contended(" ".join(wanted))
 
@@ -365,6 +291,7 @@ class Registry:
         done = self.client.txn([Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name))])
         if not done.succeeded:
             raise NoSuchUnit(name)
+        self._wrote(done.revision)
 
     def set_metadata(self, changes: Mapping[tuple[str, str], str]) -> None:
         """Set metadata of machines, alive or not, by (machine, key).
@@ -374,7 +301,11 @@ class Registry:
             Op.put(f"{self.prefix}metadata/{machine}/{key}", codec.metadata_bytes(machine, key, value))
             for (machine, key), value in changes.items()
         ]
-        self.client.txn([], ops)
+        self._wrote(self.client.txn([], ops).revision)
+
+    def _wrote(self, revision: int) -> None:
+        with self._lock:
+            self.written = max(self.written, revision)
 
     # Keys
 
@@ -401,7 +332,11 @@ class Registry:
     @property
     def key_leader(self) -> str:
         """Held by the leading engine."""
-        return f"{self.prefix}engine/leader"
+        return f"{self.prefix}engine/{LEADER}"
+
+    def key_standby(self, number: int) -> str:
+        """Held by an engine that is ready to succeed the leader."""
+        return f"{self.prefix}engine/standby/{number}"
 
     def speaker(self, key: str) -> str | None:
         """The machine whose agent writes this key; ``None`` for a key of others."""
@@ -409,6 +344,10 @@ class Registry:
         return rest.partition("/")[0] if kind in ("machines", "states") else None
 
     # Decoding
+
+    def holder(self, found: KeyValue) -> str:
+        """The machine that holds a post; "" when that cannot be read."""
+        return self.decoded(found, codec.leader) or ""
 
     def decoded(self, found: KeyValue, decode: Callable[[str, bytes], Value]) -> Value | None:
         """The value of a key, or ``None`` after recording the problem; ``decode`` gets the key without the prefix."""
@@ -477,15 +416,3 @@ def _named_value(unit: Unit) -> bytes:
     except Failure as failure:
         failure.where = failure.where or unit.name
         raise
-
-
-def _pair(rest: str) -> tuple[str, str]:
-    machine, _, unit = rest.partition("/")
-    return intern(machine), intern(unit)
-
-
-def _set(into: dict[Key, Value], key: Key, value: Value | None) -> None:
-    if value is None:
-        into.pop(key, None)
-    else:
-        into[key] = value

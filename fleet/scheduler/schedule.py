@@ -91,6 +91,7 @@ class Scheduler:
         self._explanations: dict[str, str] = {}
         self._stale_machines: set[str] = set()
         self._stale_units: set[str] = set()
+        self._aged: tuple[set[str], set[str]] = (set(), set())
         self._changed = False
         self._decisions: dict[tuple[str, str], Decision] = {}
         self._before: dict[tuple[str, str], Placement | None] = {}
@@ -187,6 +188,21 @@ class Scheduler:
             self._explain(unit, text)
             self._touch_unit(unit)
 
+    def trust(self) -> None:
+        """Another scheduler, of a leader, plans as well: what it knew at the last call is planned by now."""
+        self._aged = (self._stale_machines, self._stale_units)
+        self._stale_machines, self._stale_units = set(), set()
+
+    def examine(self, machines: Iterable[str]) -> None:
+        """Examine these machines and their units once more at the next plan."""
+        for machine in machines:
+            self._touch(machine)
+            self._stale_units.update(unit for unit in self._index.units_on(machine) if unit not in self._index.lacking)
+
+    def hosts(self) -> list[str]:
+        """Machines that are alive or have units, by id."""
+        return self._index.hosts()
+
     # What to do about it
 
     def plan(self) -> Plan:
@@ -196,6 +212,9 @@ class Scheduler:
         self._decisions.clear()
         self._before.clear()
         self._taken.clear()
+        self._stale_machines |= self._aged[0]
+        self._stale_units |= self._aged[1]
+        self._aged = (set(), set())
         examined = set(self._stale_units)
         for name in sorted(self._stale_units):
             self._drop_duplicates(name)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etcd.fake import FakeEtcd
-from fleet.engine.engine import BYTES_MAX, OPS_MAX, batches, described
+from fleet.engine.writes import BYTES_MAX, OPS_MAX, batches, described
 from fleet.model.entities import Desired, Placement
 from fleet.model.registry import Registry
 from fleet.scheduler.reasons import Reject, Rejection, Why

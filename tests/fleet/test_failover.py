@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.engine.engine import GRACE_S
+from fleet.engine.planner import GRACE_S
 from tests.fleet.world import TICK_S, TTL_S, Node, World
 
 SLACK_S = 4 * TICK_S

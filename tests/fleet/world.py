@@ -20,8 +20,9 @@ from etcd.protocol import RangeResult
 from fleet.agent.agent import Agent, Task
 from fleet.agent.steps import Known, RefusedError, SystemdError, SystemdState
 from fleet.agent.unitstore import UnitStore
-from fleet.engine.engine import Engine
+from fleet.engine.engine import STANDBYS, Engine
 from fleet.model.entities import Desired, Machine
+from fleet.model.live import Live
 from fleet.model.registry import Registry
 from fleet.model.watch import Subscription
 from tests.fleet.clusters import unit
@@ -203,7 +204,10 @@ class Node:
         store = UnitStore(self.run_folder / "fleet", self.units_folder)
         store.prepare()
         self.agent = Agent(self.registry, machine, self.systemd, store, self.tasks.append, ttl_s=TTL_S)
-        self.engine = Engine(self.registry, self.id, ttl_s=10, agent_ttl_s=TTL_S)
+        self.live = Live(self.registry, clock=lambda: self.world.now)
+        self.engine = Engine(
+            self.registry, self.id, ttl_s=10, agent_ttl_s=TTL_S, live=self.live, standbys=self.world.standbys
+        )
         self.agent.adopt()
         self._followers = [Follower(self.client, self.agent), Follower(self.client, self.engine)]
 
@@ -248,10 +252,12 @@ class Node:
 
 
 class World:
-    """Machines by id, each with metadata when given as ``id=...``, and one etcd."""
+    """Machines by id, each with metadata when given as ``id=...``, and one etcd; ``standbys`` of their engines are to
+    stand by."""
 
-    def __init__(self, folder: Path, *ids: str, **metadata: dict[str, str]) -> None:
+    def __init__(self, folder: Path, *ids: str, standbys: int = STANDBYS, **metadata: dict[str, str]) -> None:
         self.folder = folder
+        self.standbys = standbys
         self.etcd = FakeEtcd()
         self.now = 1000.0
         self.registry = Registry(self.etcd)
