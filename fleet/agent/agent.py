@@ -16,16 +16,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from etcd.errors import EtcdError, LeaseNotFound
 from etcd.protocol import Compare, KeyValue, Op, WatchBatch
 from fleet.agent.registration import DuplicateMachine, Presence, Registration
 from fleet.agent.sight import Explanation, Seen, is_refusal, look
-from fleet.agent.steps import Ended, Here, Outcome, Step, Systemd, SystemdState, await_end, next_step, perform
+from fleet.agent.slot import UNIT_BACKOFF_S, Slot
+from fleet.agent.steps import Ended, Here, Outcome, Step, Systemd, await_end, perform
 from fleet.agent.unitstore import StoreError, UnitStore
 from fleet.model import codec
-from fleet.model.entities import RUNNING, STARTING, Desired, Machine, Placement, UnitState
+from fleet.model.entities import RUNNING, STARTING, Desired, Machine, Placement
 from fleet.model.registry import Registry
 from fleet.model.watch import Subscription
 
@@ -36,50 +36,10 @@ CHECK_S = 60.0
 BACKOFF_S = (0.5, 1.0)
 """Short: no lease may run out after etcd is back, and a machine that rebooted must be there within the engine's
 grace."""
-UNIT_BACKOFF_S = (1.0, 60.0)
 
 _LOG = logging.getLogger(__name__)
 
 Task = Callable[[], Outcome | Ended | Seen]
-
-
-@dataclass
-class _Slot:
-    """One unit on this machine."""
-
-    order: Placement | None = None
-    is_broken: bool = False  # its order cannot be read: leave it as it is
-    here: Here = field(default_factory=Here)
-    seen: SystemdState = field(default_factory=SystemdState)
-    error: str = ""
-    job: str = ""  # the start job that runs
-    start: str = ""  # as in UnitState; of the last start
-    ended: str = ""  # the result of a start job, until systemd has reported how the unit is after it
-    explained: Explanation = field(default_factory=Explanation)
-    is_refused: bool = False  # and so its start is tried again
-    is_busy: bool = False
-    retry_at: float = 0.0
-    backoff_s: float = UNIT_BACKOFF_S[0]
-    said: tuple[object, ...] = ()
-    saying: bytes | None = None  # what there is to write, made of ``said``
-    written: bytes | None = None  # what etcd has; b"" if it must be written again in any case
-    write_at: float = 0.0  # not before
-    hold_until: float = 0.0  # nor before this while it is in transition; 0 when there is nothing to write
-
-    def report(self) -> dict[str, object]:
-        """See :meth:`Agent.report`."""
-        return {
-            "desired": None if self.order is None else self.order.desired.value,
-            "reached": None if self.here.reached is None else self.here.reached.value,
-            "hash": self.here.hash,
-            "busy": self.is_busy or bool(self.job),
-            "start": self.start,
-            "error": self.error,
-            "note": self.explained.note,
-            "load": self.seen.load,
-            "active": self.seen.active,
-            "sub": self.seen.sub,
-        }
 
 
 class Agent:
@@ -107,8 +67,9 @@ class Agent:
         self._registration = Registration(registry, machine, ttl_s=ttl_s)
         self._presence: Presence | None = None
         self._has_orders = False
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         self._changed: set[str] = set()
+        self._awake: set[str] = set()  # units about which there may be something to do or to write
         self._batches: deque[WatchBatch] = deque()
         self._serial = 0
         self._retry_at = 0.0
@@ -159,7 +120,7 @@ class Agent:
         """Take over the unit files that an earlier daemon of this boot left. Call once, before the first step."""
         for name, digest in self._store.units().items():
             reached = Desired.LAUNCHED if self._store.is_launched(name) else Desired.LOADED
-            self._slots[name] = _Slot(here=Here(digest, reached))
+            self._slot(name).here = Here(digest, reached)
             self._changed.add(name)
             self._systemd.observe(name, wanted=True)
 
@@ -188,7 +149,7 @@ class Agent:
                 self._take_outcome(outcome, now)
 
     def _take_outcome(self, outcome: Outcome, now: float) -> None:
-        slot = self._slots[outcome.unit]
+        slot = self._slot(outcome.unit)
         slot.is_busy = False
         slot.here = outcome.here
         slot.error = outcome.error
@@ -217,12 +178,13 @@ class Agent:
         slot = self._slots.get(end.unit)
         if slot is None or slot.job != end.job:
             return  # it was stopped meanwhile
+        self._awake.add(end.unit)
         slot.job, slot.ended = "", end.result
         if not end.result:
             slot.start = ""
         self._changed.add(end.unit)
 
-    def _postpone(self, slot: _Slot, now: float) -> None:
+    def _postpone(self, slot: Slot, now: float) -> None:
         slot.retry_at = now + slot.backoff_s
         slot.backoff_s = min(2 * slot.backoff_s, UNIT_BACKOFF_S[1])
 
@@ -292,6 +254,7 @@ class Agent:
         spoken = self._client.range(self._registry.key_state(self._machine.id))
         for slot in self._slots.values():
             slot.written = None
+        self._awake.update(self._slots)
         for each in spoken.kvs:
             is_lasting = self._presence is not None and each.lease == self._presence.lease
             self._slot(each.key.rpartition("/")[2]).written = each.value if is_lasting else b""
@@ -324,14 +287,16 @@ class Agent:
         slot.is_broken = False
         self._begin_again(slot)
 
-    def _begin_again(self, slot: _Slot) -> None:
+    def _begin_again(self, slot: Slot) -> None:
         slot.retry_at = 0.0
         slot.backoff_s = UNIT_BACKOFF_S[0]
         if slot.is_refused:
             slot.is_refused, slot.start, slot.error, slot.explained = False, "", "", Explanation()
 
-    def _slot(self, name: str) -> _Slot:
-        return self._slots.setdefault(name, _Slot())
+    def _slot(self, name: str) -> Slot:
+        """The slot of a unit that is about to change."""
+        self._awake.add(name)
+        return self._slots.setdefault(name, Slot())
 
     # Work
 
@@ -341,8 +306,9 @@ class Agent:
         if not self._has_orders:
             return due
         wanted: list[tuple[bool, str, Step]] = []
-        for name, slot in self._slots.items():
-            step = None if slot.is_busy or slot.is_broken else next_step(slot.order, slot.here)
+        for name in self._awake:
+            slot = self._slots[name]
+            step = slot.next_step
             if step is None:
                 continue
             if now < slot.retry_at:
@@ -394,6 +360,7 @@ class Agent:
             slot = self._slots.get(name)
             if slot is None:
                 continue
+            self._awake.add(name)
             slot.seen = state
             if name in seen.explanations:
                 slot.explained = seen.explanations[name]
@@ -402,7 +369,7 @@ class Agent:
             if slot.ended and slot.ended == seen.ended.get(name):
                 self._settle_start(name, slot, now)
 
-    def _settle_start(self, name: str, slot: _Slot, now: float) -> None:
+    def _settle_start(self, name: str, slot: Slot, now: float) -> None:
         """A start job has ended, and this is how the unit is after it."""
         slot.start, slot.ended = slot.ended, ""
         if not is_refusal(slot.start, slot.seen):
@@ -429,8 +396,9 @@ class Agent:
         """
         due = now + POLL_S
         ops: list[tuple[str, bytes | None]] = []
-        for name, slot in self._slots.items():
-            value = self._state(name, slot)
+        for name in self._awake:
+            slot = self._slots[name]
+            value = slot.state(name, self._machine.id)
             if value == slot.written:
                 slot.hold_until = 0.0
                 continue
@@ -444,38 +412,13 @@ class Agent:
                 ops.append((name, value))
         for begin in range(0, len(ops), OPS_MAX):
             self._put_states(ops[begin : begin + OPS_MAX], now)
-        for name in [name for name, slot in self._slots.items() if _is_over(slot)]:
-            del self._slots[name]
+        for name in list(self._awake):
+            slot = self._slots[name]
+            if slot.is_over:
+                del self._slots[name]
+            if slot.is_over or (slot.next_step is None and slot.written == slot.state(name, self._machine.id)):
+                self._awake.discard(name)
         return due
-
-    def _state(self, name: str, slot: _Slot) -> bytes | None:
-        """The state to write about a unit; ``None`` if it is not here and loading it did not fail."""
-        facts = (slot.here, slot.seen, slot.error, slot.start, slot.explained, slot.is_refused, slot.order is not None)
-        if facts != slot.said:
-            slot.said, slot.saying = facts, self._state_bytes(name, slot)
-        return slot.saying
-
-    def _state_bytes(self, name: str, slot: _Slot) -> bytes | None:
-        reached = slot.here.reached
-        if reached is None and not (slot.order is not None and slot.error):
-            return None
-        if slot.is_refused:
-            reached = Desired.LAUNCHED  # so much was done; whether it runs, systemd says
-        return codec.state_bytes(
-            UnitState(
-                name=name,
-                machine=self._machine.id,
-                load=slot.seen.load,
-                active=slot.seen.active,
-                sub=slot.seen.sub,
-                hash=slot.here.hash,
-                reached=reached or Desired.INACTIVE,
-                error=slot.error,
-                start=slot.start,
-                note=slot.explained.note,
-                log=slot.explained.log,
-            )
-        )
 
     def _put_states(self, states: list[tuple[str, bytes | None]], now: float) -> None:
         presence = self._presence
@@ -495,9 +438,3 @@ class Agent:
             self._slots[name].written = value
             self._slots[name].write_at = now + QUIET_S
             self._slots[name].hold_until = 0.0
-
-
-def _is_over(slot: _Slot) -> bool:
-    """Whether nothing is left of a unit: no order, no file, no state."""
-    idle = slot.order is None and not slot.is_busy and not slot.is_broken
-    return idle and slot.here.reached is None and slot.written is None
