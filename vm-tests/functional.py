@@ -34,7 +34,8 @@ LOOK_S = 0.1
 
 def service(says: str, *fleet: str, unit: str = "", more: str = "") -> str:
     """A loop that says something each second; ``fleet`` are lines of ``[X-Fleet]``, ``unit`` and ``more`` of others."""
-    loop = f'[Unit]\nDescription={says}\n{unit}\n[Service]\nExecStart=/bin/sh -c "while :; do echo {says}; sleep 1; done"\n'
+    command = f'/bin/sh -c "while :; do echo {says}; sleep 1; done"'
+    loop = f"[Unit]\nDescription={says}\n{unit}\n[Service]\nExecStart={command}\n"
     section = "".join(f"{line}\n" for line in fleet)
     return loop + more + (f"\n[X-Fleet]\n{section}" if fleet else "")
 
@@ -80,7 +81,7 @@ had one, has its units on one here.
 
 
 class Fleet:
-    """The cluster for one test after the other. ``control`` is the node on which ``fleetctl`` runs; no test harms it."""
+    """The cluster for one test after the other. ``control`` is the node on which ``fleetctl`` runs; none harms it."""
 
     def __init__(self, cluster: Cluster, folder: Path, *, ttl_s: int) -> None:
         self.cluster = cluster
@@ -193,7 +194,7 @@ class Fleet:
 
 
 def since(node: Node, unit: str) -> dict[str, str]:
-    """Whether the unit is active, its process, and systemd's own time of its start; a restart changes the latter two."""
+    """Whether the unit is active, its process, and systemd's time of its start; a restart changes the latter two."""
     return node.unit(unit).properties("ActiveState", "MainPID", "ActiveEnterTimestampMonotonic")
 
 

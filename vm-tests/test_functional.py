@@ -1,8 +1,9 @@
 """The 43 functional tests of CoreOS's fleet, each under its ancestor's name, on three nodes with real systemd and etcd.
 
-A docstring says what the ancestor checked and, where ours is another promise, which. ``docs/functional.md`` is the list,
-with the other tests of the same. They run on namespaces and, with ``--full``, on machines, too; all of them share one
-cluster, which each leaves without units and with all of its machines.
+A docstring says what the ancestor checked and, where ours is another promise, which. ``docs/functional.md`` is the
+list, with the other tests of the same. They run on namespaces and, with ``--full``, on machines, too; all of them share
+one cluster, which each leaves without units and with all of its machines. ``full`` on namespaces are those that take
+long, or that the story or the scheduler's tests cover.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.needs()
 
 NAME = "vm-tests-functional"
 ANCESTORS_TTL_S = 3
-"""Of a machine's lease there, and here, where nothing is emulated. It is the shortest that etcd grants at such a pace."""
+"""Of a machine's lease there, and here, where nothing is emulated; etcd grants none that is shorter at this pace."""
 QUICKEST: tuple[str, ...] = ()
 
 
@@ -242,6 +243,7 @@ for step in (Step.LOAD, Step.START, Step.STOP, Step.UNLOAD):
 """
 
 
+@pytest.mark.full
 def test_tunnel_schedule_batch_units(fleet: Fleet, tmp_path: Path) -> None:
     """Units are started through --tunnel, several by one command."""
     names = [f"hello@{number}.service" for number in (1, 2, 3)]
@@ -252,6 +254,7 @@ def test_tunnel_schedule_batch_units(fleet: Fleet, tmp_path: Path) -> None:
     assert {fleet.home(name).name for name in names} == {node.name for node in fleet.cluster.nodes}
 
 
+@pytest.mark.full
 def test_unit_runnable(fleet: Fleet) -> None:
     """A unit that is started becomes active, on one machine."""
     fleet.check("start", "hello.service")
@@ -335,6 +338,7 @@ def test_unit_restart(fleet: Fleet) -> None:
     assert since(home, "hello.service") != before
 
 
+@pytest.mark.full
 def test_unit_ssh_actions(fleet: Fleet) -> None:
     """journal, status and ssh find a unit's machine and end well."""
     fleet.check("start", "hello.service")
@@ -349,6 +353,7 @@ def test_unit_cat(fleet: Fleet) -> None:
     assert fleet.check("cat", "hello.service") == CORPUS["hello.service"]
 
 
+@pytest.mark.full
 def test_unit_status(fleet: Fleet) -> None:
     """status of units that run ends well, and shows all of them."""
     names = ["hello@1.service", "hello@2.service"]
@@ -373,7 +378,7 @@ def elsewhere(fleet: Fleet, homes: dict[str, Node]) -> str:
 
 
 def test_templates_with_specifiers_in_metadata(fleet: Fleet) -> None:
-    """MachineMetadata=name=%i: an instance runs on the machine of that name; one of no machine is waited for in vain."""
+    """MachineMetadata=name=%i: an instance runs on the machine of that name; one of no machine waits in vain."""
     names = [node.name for node in fleet.cluster.nodes]
     fleet.check("submit", "metadata@.service")
     fleet.check("start", *(f"metadata@{name}.service" for name in names))
@@ -394,10 +399,13 @@ def test_schedule_machine_of(fleet: Fleet) -> None:
     down = homes[elsewhere(fleet, homes)]
     pair = [name for name, home in homes.items() if home is down]
     rest = {name: since(home, name) for name, home in homes.items() if home is not down}
-    with down.kill():
+    down.stop()
+    try:
         fleet.soon(lambda: down not in [fleet.home(name) for name in pair])
         assert len({fleet.home(name).name for name in pair}) == 1
         assert {name: since(homes[name], name) for name in rest} == rest
+    finally:
+        down.start()
 
 
 def test_schedule_conflicts(fleet: Fleet) -> None:
@@ -409,6 +417,7 @@ def test_schedule_conflicts(fleet: Fleet) -> None:
     assert all("conflict" in fleet.reason(name) for name in set(names) - fleet.running().keys())
 
 
+@pytest.mark.full
 def test_schedule_one_way_conflict(fleet: Fleet) -> None:
     """A unit without Conflicts= waits for one that names it, and runs when that is destroyed."""
     fleet.check("start", "conflicts-with-hello.service")
@@ -419,6 +428,7 @@ def test_schedule_one_way_conflict(fleet: Fleet) -> None:
     fleet.soon(lambda: fleet.running().keys() == {"hello-here.service"})
 
 
+@pytest.mark.full
 def test_schedule_multiple_conflicts(fleet: Fleet) -> None:
     """Several globs a line, and several lines: of three on one machine one runs, then the next."""
     left = {f"conflict.multiple.{number}.service" for number in range(3)}
@@ -431,6 +441,7 @@ def test_schedule_multiple_conflicts(fleet: Fleet) -> None:
         left.remove(name)
 
 
+@pytest.mark.full
 def test_schedule_replace(fleet: Fleet) -> None:
     """A unit that is replaced on its machine moves to another one."""
     fleet.check("start", "replace.0.service")
@@ -443,6 +454,7 @@ def test_schedule_replace(fleet: Fleet) -> None:
     assert not is_active(home, "replace.0.service")
 
 
+@pytest.mark.full
 def test_schedule_circular_replace(fleet: Fleet) -> None:
     """Units that replace each other do not chase each other for ever: both ignore it, here and there.
 
@@ -462,6 +474,7 @@ def test_schedule_condition_machine_id(fleet: Fleet) -> None:
     assert {machine: fleet.home(f"pin@{machine}.service") for machine in machines} == machines
 
 
+@pytest.mark.full
 def test_schedule_global_units(fleet: Fleet) -> None:
     """Global=true: on each machine; status and restart end well."""
     fleet.check("start", "global.service")
@@ -486,6 +499,7 @@ def test_schedule_global_conflicts(fleet: Fleet) -> None:
 # --- machines come and go --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_dynamic_cluster_new_member_unit_migration(fleet: Fleet) -> None:
     """One machine more than conflicting units; one fleetd stops: its unit moves to the free machine, and no other.
 
@@ -545,6 +559,7 @@ def test_single_node_connectivity_loss(fleet: Fleet) -> None:
     assert [name for name, stops in stopped.items() if stops()] == []
 
 
+@pytest.mark.full
 def test_node_shutdown(fleet: Fleet) -> None:
     """A fleetd that is stopped takes its machine and its units' states from the lists, once its lease has run out.
 
@@ -559,6 +574,7 @@ def test_node_shutdown(fleet: Fleet) -> None:
     fleet.soon(lambda: fleet.home(f"metadata@{node.name}.service") is node)
 
 
+@pytest.mark.full
 def test_detect_machine_id(fleet: Fleet) -> None:
     """A second machine with the id of another is refused, until it has its own again.
 
@@ -613,15 +629,27 @@ def test_shutdown(fleet: Fleet) -> None:
         assert "stopping: no unit of fleet runs here" in node.journal("fleet", lines=10)
 
 
-@pytest.mark.full
-def test_shutdown_vs_monitor(fleet: Fleet) -> None:
-    """So it does while it looks for an etcd that does not answer."""
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [
+        pytest.param("systemctl stop etcd", "systemctl start etcd", id="gone"),
+        pytest.param(
+            "systemctl kill --signal=STOP etcd",
+            "systemctl kill --signal=CONT etcd",
+            id="silent",
+            marks=pytest.mark.full,
+        ),
+    ],
+)
+def test_shutdown_vs_monitor(fleet: Fleet, away: str, back: str) -> None:
+    """So it does while it looks for an etcd that is gone, or does not answer."""
     node = fleet.cluster.nodes[2]
     alone = says(node, "units run on as they are")
-    node.ask("systemctl kill --signal=STOP etcd")
+    node.ask(away)
     try:
         fleet.soon(alone)
         with fleet.without(node, "fleet"):
             assert ended_well(node)
+            node.ask(back)  # or its start would wait for that
     finally:
-        node.ask("systemctl kill --signal=CONT etcd")
+        node.ask(back)
