@@ -152,8 +152,7 @@ class Daemon:
                 observed.passed()
                 due = agent.step(time.monotonic())
                 feed.follow(agent.subscription)
-                if leave_at < math.inf and (agent.is_idle or time.monotonic() >= leave_at):
-                    agent.leave()
+                if leave_at < math.inf and agent.leave(at_once=time.monotonic() >= leave_at):
                     return "this machine shuts down; the cluster starts elsewhere what can move"
                 for message in self._inbox.take(min(due, leave_at)):
                     match message:

@@ -91,14 +91,12 @@ class Agent:
         """How many units were started here and not stopped."""
         return sum(slot.here.reached is Desired.LAUNCHED for slot in self._slots.values())
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no unit runs here, nor is about to stop, by what systemd reported last."""
-        return all(slot.seen.active in ("", "inactive", "failed") for slot in self._slots.values())
-
-    def leave(self) -> None:
-        """Leave the cluster: what ran here is to run elsewhere. For a machine that shuts down; the agent ends here."""
-        self._registration.leave()
+    def leave(self, *, at_once: bool) -> bool:
+        """Leave the cluster once no unit runs here, or ``at_once``; whether it has. For a machine that shuts down."""
+        leaves = at_once or all(slot.seen.active in ("", "inactive", "failed") for slot in self._slots.values())
+        if leaves:
+            self._registration.leave()
+        return leaves
 
     def become(self, machine: Machine) -> None:
         """This machine has another address or other metadata from now on. Its id is the same."""
@@ -129,9 +127,7 @@ class Agent:
         self._batches.append(batch)
 
     def lost(self, _: EtcdError) -> None:
-        """The subscription has ended.
-
-        Orders are read again soon, which costs no more than to find out where to resume."""
+        """The subscription has ended. Orders are read again: it costs no more than to find out where to resume."""
         self._is_lost = True
 
     def observed(self, units: Iterable[str]) -> None:

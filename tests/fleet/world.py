@@ -227,7 +227,7 @@ class Node:
         assert self.agent is not None
         assert self.engine is not None
         self.systemd.active.clear()
-        self.agent.leave()
+        self.agent.leave(at_once=True)
         self.engine.resign()
         self.kill_daemon()
 
