@@ -24,6 +24,7 @@ from fleet.model.registry import Registry
 KEPT_S = 60.0
 """Seconds that the view is kept after the last request for it."""
 
+ASKED = 3
 QUIET_S = 0.1
 PATIENCE_S = 2.0
 """Seconds that a reader waits. Then it has to ask etcd."""
@@ -39,16 +40,16 @@ class Live:
         self._changed = threading.Condition()
         self._view: Overview | None = None
         self._quiet_at = 0
-        self._asked = [float("-inf")] * 2
+        self._asked = [float("-inf")] * ASKED
 
     # The engine's side
 
     def is_wanted(self, now: float) -> bool:
-        """Whether two requests for all of it have come lately, of which a view would have saved one.
+        """Whether :data:`ASKED` requests for all of it have come in a minute, or one, when there is a view.
 
-        To read everything for a single list costs more than that list."""
-        last, before = self._asked
-        return now < last + KEPT_S and last < before + KEPT_S
+        To make a view costs more than a list, and delays those that come meanwhile."""
+        last, first = self._asked[0], self._asked[-1]
+        return now < last + KEPT_S and (self._view is not None or last < first + KEPT_S)
 
     def show(self, view: Overview | None) -> None:
         """Readers have this view from now on; ``None``: there is none, or it is not fed at the moment."""
@@ -78,7 +79,7 @@ class Live:
             with self._changed:
                 if self._contains(revision, ours):
                     if all_of_it:
-                        self._asked = [self._clock(), self._asked[0]]
+                        self._note()
                     yield self._view
                     return
         yield None
@@ -86,13 +87,14 @@ class Live:
             self._ask()  # not before: two that read everything at once take twice as long
 
     def _ask(self) -> None:
-        now = self._clock()
         with self._changed:
-            was_wanted = self.is_wanted(now)
-            self._asked = [now, self._asked[0]]
-            begins = not was_wanted and self.is_wanted(now)
-        if begins:
+            self._note()
+            is_wanted = self.is_wanted(self._asked[0])
+        if is_wanted:
             self.wake()
+
+    def _note(self) -> None:
+        self._asked = [self._clock(), *self._asked[:-1]]
 
     def _contains(self, revision: int, ours: int) -> bool:
         """Wait until the view contains ``ours`` and, unless nothing comes, ``revision``. Its lock is held."""

@@ -18,7 +18,7 @@ from fleet.api.seen import all_seen, look_at
 from fleet.engine.engine import Engine
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, UnitState
-from fleet.model.live import KEPT_S, Live
+from fleet.model.live import ASKED, KEPT_S, Live
 from fleet.model.overview import Overview
 from fleet.model.registry import Registry
 from tests.eventually import eventually
@@ -85,8 +85,8 @@ def test_a_view_fed_by_any_batches_is_a_fresh_read(
 ) -> None:
     registry = Registry(FakeEtcd())
     live = Live(registry)
-    live._ask()
-    live._ask()
+    for _ in range(ASKED):
+        live._ask()
     engine = Engine(registry, "m1", live=live, standbys=0)
     registry.client.put(registry.key_leader, codec.leader_bytes("m2"))
     follower = Follower(registry.client, engine)  # type: ignore[arg-type]
@@ -194,6 +194,9 @@ class TestUse:
         cold = next(each for each, node in world.nodes.items() if not node.client.readings)
         node = world.nodes[cold]
         assert node.engine is not None
+        list(self.lists(world, cold))
+        world.run(1)
+        assert node.live._view is None, "two lists are not worth it"
         list(self.lists(world, cold))
         world.run(1)
         readings = node.client.readings
