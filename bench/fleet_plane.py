@@ -30,7 +30,7 @@ from unitfile.text import UnitFile
 from webserver.unix import UnixConnection
 
 SUBMITTERS = 8
-LEASE_S = 10
+LEASE_S = 5
 AGENT_TTL_S = 30
 ROOT = Path(__file__).parents[1]
 
