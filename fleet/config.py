@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from etcd import credentials
 from fleet.model.registry import PREFIX
 from terminal import Failure
 
 CONFIG_FILE = Path("/etc/fleet/fleet.conf")
+_ETCD = "127.0.0.1:2379"
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_CHARS_MAX = 100
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
@@ -47,7 +49,7 @@ class ConfigError(Failure):
 class Config:
     """fleetd's settings, checked. Times are in seconds."""
 
-    etcd_servers: tuple[str, ...] = ("http://127.0.0.1:2379",)
+    etcd_servers: tuple[str, ...] = (f"http://{_ETCD}",)
     etcd_cafile: str = ""
     etcd_certfile: str = ""
     etcd_keyfile: str = ""
@@ -68,10 +70,11 @@ class Config:
         return max(5, round(5 * self.engine_reconcile_interval))
 
 
-def load(path: Path | None, environment: Mapping[str, str]) -> Config:
+def load(path: Path | None, environment: Mapping[str, str], certificates: Path = credentials.FOLDER) -> Config:
     """Settings of a file and the environment. ``path`` ``None`` is the usual file, which may be missing.
 
-    Raises :class:`ConfigError` with file and line, or with the variable.
+    Towards etcd the node's own ``certificates`` are used, unless a setting names others. Raises :class:`ConfigError`
+    with file and line, or with the variable, and Failure if some of the node's certificates are missing.
     """
     given: dict[str, tuple[str, str]] = {}
     if path is not None or CONFIG_FILE.exists():
@@ -79,7 +82,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
     for variable, value in sorted(environment.items()):
         if variable.startswith("FLEET_"):
             given[variable.removeprefix("FLEET_").lower()] = (value, variable)
-    return _made(given)
+    return _made(given, certificates)
 
 
 def _read(path: Path) -> dict[str, tuple[str, str]]:
@@ -106,7 +109,7 @@ def _unquoted(value: str) -> str:
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
 
 
-def _made(given: Mapping[str, tuple[str, str]]) -> Config:
+def _made(given: Mapping[str, tuple[str, str]], certificates: Path) -> Config:
     values: dict[str, Any] = {}
     ignored: list[str] = []
     for name, (value, where) in given.items():
@@ -123,6 +126,8 @@ def _made(given: Mapping[str, tuple[str, str]]) -> Config:
             values[name] = parse(value)
         except ValueError as error:
             raise ConfigError(f"{name}: {error}", where=where) from None
+    if not values.keys() & {"etcd_cafile", "etcd_certfile", "etcd_keyfile"}:
+        values = _with_own(values, certificates)
     config = Config(**values, ignored=tuple(sorted(ignored)))
     if (config.etcd_certfile and not config.etcd_keyfile) or (config.etcd_keyfile and not config.etcd_certfile):
         raise ConfigError("etcd_certfile and etcd_keyfile need each other", hint="give both, or neither")
@@ -131,6 +136,18 @@ def _made(given: Mapping[str, tuple[str, str]]) -> Config:
             "a client certificate without etcd_cafile would trust any server", hint="give etcd_cafile too"
         )
     return config
+
+
+def _with_own(values: dict[str, Any], certificates: Path) -> dict[str, Any]:
+    """``values`` and the node's certificates, if it has some, and one of the servers demands them."""
+    servers = values.get("etcd_servers", (f"https://{_ETCD}",))
+    if not any(server.startswith("https://") for server in servers):
+        return values
+    own = credentials.client(certificates)
+    if own is None:
+        return values
+    files = {"etcd_cafile": own.authority, "etcd_certfile": own.certificate, "etcd_keyfile": own.key}
+    return {**values, "etcd_servers": servers, **files}
 
 
 def duration(text: str) -> float:

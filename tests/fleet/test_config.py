@@ -8,12 +8,38 @@ from pathlib import Path
 import pytest
 
 from fleet.config import NAMES, Config, ConfigError, duration, load
+from terminal import Failure
+from tests import trusted
 
 
 def test_defaults() -> None:
     config = load(None, {"PATH": "/bin", "FLEETCTL_ENDPOINT": "x"})
     assert config == Config()
     assert (config.etcd_servers, config.agent_ttl, config.leader_ttl_s) == (("http://127.0.0.1:2379",), 30, 5)
+
+
+def test_a_nodes_own_certificates_need_no_setting(tmp_path: Path) -> None:
+    folder = trusted.node(tmp_path)
+    config = load(None, {}, folder)
+    assert config.etcd_servers == ("https://127.0.0.1:2379",)
+    assert config.etcd_cafile == f"{folder}/etcd-clients-ca.crt"
+    assert (config.etcd_certfile, config.etcd_keyfile) == (f"{folder}/etcd-client.crt", f"{folder}/etcd-client.key")
+    elsewhere = load(None, {"FLEET_ETCD_SERVERS": "https://10.0.0.1:2379"}, folder)
+    assert (elsewhere.etcd_servers, elsewhere.etcd_cafile) == (("https://10.0.0.1:2379",), config.etcd_cafile)
+
+
+def test_what_is_set_goes_before_the_nodes_certificates(tmp_path: Path) -> None:
+    folder = trusted.node(tmp_path)
+    assert load(None, {"FLEET_ETCD_SERVERS": "http://10.0.0.1:2379"}, folder).etcd_cafile == ""
+    foreign = load(None, {"FLEET_ETCD_SERVERS": "https://10.0.0.1:2379", "FLEET_ETCD_CAFILE": "/etc/ca.crt"}, folder)
+    assert (foreign.etcd_cafile, foreign.etcd_certfile) == ("/etc/ca.crt", "")
+
+
+def test_an_authority_without_a_key_pair_is_no_reason_for_plain_text(tmp_path: Path) -> None:
+    folder = trusted.node(tmp_path)
+    (folder / "etcd-client.key").unlink()
+    with pytest.raises(Failure, match=r"etcd-client\.key"):
+        load(None, {}, folder)
 
 
 def test_a_file_of_the_original(tmp_path: Path) -> None:
