@@ -10,7 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
+from etcd import credentials
 from terminal import Failure, Parser, UsageFailure, command
 
 _EXAMPLES = """\
@@ -70,6 +72,9 @@ def new_parser() -> argparse.ArgumentParser:
 
     join = commands.add_parser("join", help="become this node's etcd, by the ETCD_... environment")
     join.add_argument("--dry-run", action="store_true", help="print the decision, change nothing")
+    join.add_argument(
+        "--trust", metavar="DIR", type=Path, default=credentials.FOLDER, help="the node's certificates: %(default)s"
+    )
     join.add_argument("--etcd", metavar="PATH", default="/usr/bin/etcd", help="default: %(default)s")
     join.set_defaults(run=_join)
     return parser
@@ -151,7 +156,13 @@ def _status(options: argparse.Namespace) -> int:
 def _join(options: argparse.Namespace) -> int:
     from discovery.join import Join, become
 
-    join = Join(os.environ, etcd=options.etcd, say=lambda text: print(text, file=sys.stderr, flush=True), become=become)
+    join = Join(
+        os.environ,
+        certificates=options.trust,
+        etcd=options.etcd,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+        become=become,
+    )
     if options.dry_run:
         decided = join.decision()
         print(f"{decided.kind}: {decided.reason}")

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 from terminal import Failure, record
 
 if TYPE_CHECKING:
+    import ssl
     from http.client import HTTPConnection
 
 _ANSWER_BYTES_MAX = 1 << 20
@@ -123,15 +124,24 @@ def new(base_url: str, size: int, *, timeout: float = 5.0) -> str:
 
 
 def request(
-    method: str, url: str, *, timeout: float, form: Mapping[str, str] | None = None, proxy: str = ""
+    method: str,
+    url: str,
+    *,
+    timeout: float,
+    form: Mapping[str, str] | None = None,
+    proxy: str = "",
+    context: ssl.SSLContext | None = None,
 ) -> tuple[int, bytes]:
-    """One HTTP request, following redirects; the status below 500 and the body. Raises Unreachable, Failure."""
+    """One HTTP request, following redirects; the status below 500 and the body. Raises Unreachable, Failure.
+
+    ``context`` is for https, in place of the one that trusts the system's authorities.
+    """
     from http.client import HTTPException
 
     body = urlencode(form) if form is not None else None
     headers = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
     for _ in range(_REDIRECTS_MAX + 1):
-        connection, target = _connection(url, timeout, proxy)
+        connection, target = _connection(url, timeout, proxy, context)
         try:
             connection.request(method, target, body=body, headers=headers)
             response = connection.getresponse()
@@ -158,7 +168,7 @@ def request(
     raise Failure(f"more than {_REDIRECTS_MAX} redirects", where=hidden(url), hint=_HINT_URL)
 
 
-def _connection(url: str, timeout: float, proxy: str) -> tuple[HTTPConnection, str]:
+def _connection(url: str, timeout: float, proxy: str, context: ssl.SSLContext | None) -> tuple[HTTPConnection, str]:
     from http.client import HTTPConnection, HTTPSConnection
 
     parts, host, port = checked(url)
@@ -167,8 +177,8 @@ def _connection(url: str, timeout: float, proxy: str) -> tuple[HTTPConnection, s
     path = quote(parts.path or "/", safe="/%:") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme == "https":
         if proxy_host is None:
-            return HTTPSConnection(host, port, timeout=timeout), path
-        secure = HTTPSConnection(proxy_host, proxy_port or 80, timeout=timeout)
+            return HTTPSConnection(host, port, timeout=timeout, context=context), path
+        secure = HTTPSConnection(proxy_host, proxy_port or 80, timeout=timeout, context=context)
         secure.set_tunnel(host, port or 443)
         return secure, path
     if proxy_host is None:

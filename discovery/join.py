@@ -19,33 +19,39 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from discovery.client import Roster, Unreachable, hidden, read, request
+from discovery.settings import (
+    CLIENT_PORT,
+    CLUSTER,
+    DATA,
+    DISCOVERY,
+    FALLBACK,
+    LISTEN,
+    NAME,
+    PEER_URLS,
+    PROXY,
+    STATE,
+    TOKEN,
+    WAL,
+    Misconfigured,
+    plain,
+    whole,
+)
+from etcd import credentials
 from terminal import Failure, record
 
-ETCD = "/usr/bin/etcd"
-_NAME, _DATA, _WAL = "ETCD_NAME", "ETCD_DATA_DIR", "ETCD_WAL_DIR"
-_DISCOVERY, _FALLBACK, _PROXY = "ETCD_DISCOVERY", "ETCD_DISCOVERY_FALLBACK", "ETCD_DISCOVERY_PROXY"
-_PEER_URLS, _LISTEN, _ADVERTISE = (
-    "ETCD_INITIAL_ADVERTISE_PEER_URLS",
-    "ETCD_LISTEN_CLIENT_URLS",
-    "ETCD_ADVERTISE_CLIENT_URLS",
-)
-_CLUSTER, _STATE, _TOKEN = "ETCD_INITIAL_CLUSTER", "ETCD_INITIAL_CLUSTER_STATE", "ETCD_INITIAL_CLUSTER_TOKEN"
+if TYPE_CHECKING:
+    import ssl
 
+ETCD = "/usr/bin/etcd"
 _DELAYS_S = (1, 2, 4, 8, 15)  # between attempts; the last one repeats
 _PEERS_ROUNDS = 10  # of asking a complete cluster's members where clients connect, before guessing
 _PEER_TIMEOUT_S = 2.0
-_CLIENT_PORT = 2379
+_WARNING = "<4>"  # sd-daemon(3): the journal's priority of the line
 _NOTIFY_TIMEOUT_S = 30.0  # it blocks only if systemd has not read the last few hundred messages
-
-
-class Misconfigured(Failure):
-    """The settings cannot work; trying again is of no use. Exit code 78 (EX_CONFIG) signals that to systemd."""
-
-    exit_code = 78
 
 
 class Remembered(NamedTuple):
@@ -102,25 +108,25 @@ def decide(
 
     Raises Misconfigured for settings that cannot work, Failure for a slot whose data is lost.
     """
-    discovery, peers = environment.get(_DISCOVERY, ""), environment.get(_PEER_URLS, "")
-    static = {key: value for key, value in environment.items() if key not in (_DISCOVERY, _FALLBACK, _PROXY)}
+    discovery, peers = environment.get(DISCOVERY, ""), environment.get(PEER_URLS, "")
+    static = {key: value for key, value in environment.items() if key not in (DISCOVERY, FALLBACK, PROXY)}
     if remembered.has_wal:
-        if peers and _CLUSTER not in static:
+        if peers and CLUSTER not in static:
             # etcd compares its default for this with the peer URLs, though it has no other use for it any more.
-            static[_CLUSTER] = ",".join(f"{environment[_NAME]}={url.strip()}" for url in peers.split(","))
+            static[CLUSTER] = ",".join(f"{environment[NAME]}={url.strip()}" for url in peers.split(","))
         return Decision("member", "has data: starts as the member that it was", static)
     if not discovery:
         return Decision("member", "no discovery: starts as it is configured", static)
-    if environment.get(_CLUSTER):
+    if environment.get(CLUSTER):
         raise Misconfigured(
             "both discovery and a static cluster are configured",
-            where=f"{_DISCOVERY}, {_CLUSTER}",
+            where=f"{DISCOVERY}, {CLUSTER}",
             hint="keep one of discovery and initial-cluster",
         )
     if not peers:
         raise Misconfigured(
             "discovery needs an address at which the other members reach this one",
-            where=_PEER_URLS,
+            where=PEER_URLS,
             hint="set initial-advertise-peer-urls, such as http://10.77.0.11:2380",
         )
     if roster is None:
@@ -132,9 +138,9 @@ def decide(
             return _wiped(static, discovery, roster, listed)
         return _registered(static, discovery, roster)
     if not roster.complete:
-        found = {**environment, _FALLBACK: "exit"}
+        found = {**environment, FALLBACK: "exit"}
         return Decision("member", f"{roster.state}; registers", found, roster)
-    if environment.get(_FALLBACK) == "exit":
+    if environment.get(FALLBACK) == "exit":
         raise Failure(
             f"the cluster is full ({roster.state})",
             where=hidden(discovery),
@@ -149,17 +155,17 @@ def _wiped(static: Mapping[str, str], discovery: str, roster: Roster, listed: Se
     It may vote as a new member, if an administrator has added that one in its place."""
     if listed is None:
         return Decision("ask", "its data is gone: asks the others whether it was added again", {}, roster)
-    mine = {url.strip() for url in static[_PEER_URLS].split(",")}
+    mine = {url.strip() for url in static[PEER_URLS].split(",")}
     if any(not member.name and set(member.urls) == mine for member in listed):
-        cluster = ",".join(f"{member.name or static[_NAME]}={url}" for member in listed for url in member.urls)
-        found = {**static, _CLUSTER: cluster, _STATE: "existing"}
+        cluster = ",".join(f"{member.name or static[NAME]}={url}" for member in listed for url in member.urls)
+        found = {**static, CLUSTER: cluster, STATE: "existing"}
         return Decision("member", "its data is gone, and it was added again: joins as that new member", found, roster)
     raise Failure(
         "this node is registered as a member, but its data is gone",
         where=hidden(discovery),
         hint="with an empty memory it must not vote under its old name. On another node: 'etcdctl member list', "
         "'etcdctl member remove ID',"
-        f" 'etcdctl member add {static[_NAME]} --peer-urls={static[_PEER_URLS]}'; then it joins by itself",
+        f" 'etcdctl member add {static[NAME]} --peer-urls={static[PEER_URLS]}'; then it joins by itself",
     )
 
 
@@ -167,7 +173,7 @@ def _registered(static: Mapping[str, str], discovery: str, roster: Roster) -> De
     if not roster.complete:
         return Decision("wait", f"waiting for {roster.state}", {}, roster)
     # The same cluster that etcd makes of a token: its ids are hashes over peer URLs and this very text.
-    found = {**static, _CLUSTER: roster.initial_cluster, _STATE: "new", _TOKEN: discovery}
+    found = {**static, CLUSTER: roster.initial_cluster, STATE: "new", TOKEN: discovery}
     return Decision("member", f"was interrupted while it waited; goes on with {roster.state}", found, roster)
 
 
@@ -178,26 +184,25 @@ class Join:
         self,
         environment: Mapping[str, str],
         *,
+        certificates: Path = credentials.FOLDER,
         etcd: str = ETCD,
         say: Callable[[str], None],
         become: Callable[[Sequence[str], Mapping[str, str]], None],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._environment = {key: value for key, value in environment.items() if value or not key.startswith("ETCD_")}
-        # Not %H in the unit: systemd expands it when it reads the unit, which is before cloud-config names the host.
-        self._environment.setdefault(_NAME, socket.gethostname())
-        self._environment.setdefault(_DATA, "/var/lib/etcd/data")
+        self._environment = whole(environment, socket.gethostname(), certificates)
+        self._certificates = certificates
         self._etcd = etcd
         self._say = say
         self._become = become
         self._sleep = sleep
-        data = Path(self._environment[_DATA])
+        data = Path(self._environment[DATA])
         self._joining = data.with_name(data.name + ".joining")
         self._proxied = data.with_name(data.name + ".proxy")
 
     def remembered(self) -> Remembered:
         """What is on disk. Raises Failure if it cannot be read: a guess could lose a member's memory."""
-        wal = Path(self._environment.get(_WAL, "") or Path(self._environment[_DATA], "member", "wal"))
+        wal = Path(self._environment.get(WAL, "") or Path(self._environment[DATA], "member", "wal"))
         proxied = ""
         endpoints: tuple[str, ...] = ()
         try:
@@ -224,13 +229,15 @@ class Join:
 
     def run(self) -> None:
         """Decide, waiting as long as it takes, and become it. Raises Failure."""
+        if warning := plain(self._environment):
+            self._say(f"{_WARNING}{warning}")
         attempt = 0
         while True:
             try:
                 decided = self.decision()
             except Unreachable as trouble:
                 remembered = self.remembered()
-                if remembered.endpoints and remembered.proxied == self._environment[_DISCOVERY]:
+                if remembered.endpoints and remembered.proxied == self._environment[DISCOVERY]:
                     self._say(f"{trouble}; is a proxy of the members it had")
                     self._become_proxy(remembered.endpoints)
                     return
@@ -247,16 +254,16 @@ class Join:
             attempt += 1
 
     def _become_member(self, decided: Decision) -> None:
-        if _DISCOVERY in decided.environment:
+        if DISCOVERY in decided.environment:
             # Before etcd registers: after a crash it distinguishes "interrupted" from "wiped".
-            self._write(self._joining, decided.environment[_DISCOVERY] + "\n")
+            self._write(self._joining, decided.environment[DISCOVERY] + "\n")
         elif self.remembered().has_wal:
             self._joining.unlink(missing_ok=True)
         self._proxied.unlink(missing_ok=True)
         self._become([self._etcd], decided.environment)
 
     def _become_proxy(self, endpoints: Sequence[str]) -> None:
-        saved = {"discovery": self._environment[_DISCOVERY], "endpoints": list(endpoints)}
+        saved = {"discovery": self._environment[DISCOVERY], "endpoints": list(endpoints)}
         self._write(self._proxied, json.dumps(saved) + "\n")
         argv = [
             *(self._etcd, "gateway", "start"),
@@ -283,20 +290,29 @@ class Join:
                     return found
             self._status(f"waiting for a member to answer: {', '.join(peers)}")
             self._sleep(_DELAYS_S[min(attempt, len(_DELAYS_S) - 1)])
-        hosts = [_endpoint(urlsplit(peer).hostname or "", _CLIENT_PORT) for peer in peers]
+        hosts = [_endpoint(urlsplit(peer).hostname or "", CLIENT_PORT) for peer in peers]
         self._say(f"no member answered; guesses {', '.join(hosts)}")
         return tuple(hosts)
 
     def _members(self, peer: str) -> bytes:
         """A member's answer on its port for peers; empty if it does not answer."""
         try:
-            status, body = request("GET", peer.rstrip("/") + "/members", timeout=_PEER_TIMEOUT_S)
+            url = peer.rstrip("/") + "/members"
+            status, body = request("GET", url, timeout=_PEER_TIMEOUT_S, context=self._context(peer))
         except Failure:
             return b""
         return body if status == 200 else b""
 
+    def _context(self, peer: str) -> ssl.SSLContext | None:
+        """To show a member that this is a node of its cluster."""
+        if not peer.startswith("https://") or (own := credentials.peer(self._certificates)) is None:
+            return None
+        from etcd import Tls
+
+        return Tls(own.authority, own.certificate, own.key).context()
+
     def _read(self) -> Roster:
-        return read(self._environment[_DISCOVERY], proxy=self._environment.get(_PROXY, ""))
+        return read(self._environment[DISCOVERY], proxy=self._environment.get(PROXY, ""))
 
     def _status(self, text: str) -> None:
         self._say(text)
@@ -338,7 +354,7 @@ def endpoints_of(members: bytes) -> tuple[str, ...]:
                 parts = urlsplit(url)
                 host = parts.hostname or ""
                 here = host == "localhost" or host.startswith("127.") or host == "::1"
-                found.append(_endpoint(peer_host if here else host, parts.port or _CLIENT_PORT))
+                found.append(_endpoint(peer_host if here else host, parts.port or CLIENT_PORT))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return ()
     if not all(map(str.isprintable, found)):
@@ -359,12 +375,12 @@ def listed_in(members: bytes) -> tuple[Listed, ...]:
 
 def local_address(environment: Mapping[str, str]) -> str:
     """Where a proxy listens: the loopback address, at the port where a member would serve its clients."""
-    first = environment.get(_LISTEN, "").split(",")[0].strip()
+    first = environment.get(LISTEN, "").split(",")[0].strip()
     try:
         port = urlsplit(first).port
     except ValueError:
         port = None
-    return f"127.0.0.1:{port or _CLIENT_PORT}"
+    return f"127.0.0.1:{port or CLIENT_PORT}"
 
 
 def notify(state: str, environment: Mapping[str, str]) -> None:

@@ -19,7 +19,8 @@ import pytest
 from discovery.client import read
 from discovery.join import member_id
 from discovery.server import DiscoveryServer
-from etcd import Client
+from etcd import Client, Tls, Untrusted, credentials
+from tests import trusted
 from tests.eventually import eventually
 
 pytestmark = [pytest.mark.etcd, pytest.mark.slow]
@@ -98,13 +99,21 @@ def test_three_members_a_surplus_one_and_a_wiped_one(
 class Node:
     """``discovery join`` as systemd runs it, with a real etcd."""
 
-    def __init__(self, directory: Path, binary: str, etcd: Any, url: str, name: str) -> None:
+    def __init__(
+        self, directory: Path, binary: str, etcd: Any, url: str, name: str, certificates: Path | None = None
+    ) -> None:
         self.etcd = etcd
+        self.tls: Tls | None = None
+        if certificates is not None:
+            own = credentials.client(certificates)
+            assert own is not None
+            self.tls = Tls(own.authority, own.certificate, own.key)
+            etcd.endpoint, etcd.peer = (url.replace("http:", "https:") for url in (etcd.endpoint, etcd.peer))
         self.directory = directory / name
         self.directory.mkdir()
         self.log = directory / f"{name}.log"
         self._argv = [sys.executable, "-c", "import sys; from discovery.cli import main; sys.exit(main())", "join"]
-        self._argv += ["--etcd", binary]
+        self._argv += ["--etcd", binary, "--trust", str(certificates or directory / "none")]
         self._environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -131,18 +140,24 @@ class Node:
             self.process.send_signal(how)
         return self.process.wait(60)
 
+    def client(self) -> Client:
+        return Client([self.etcd.endpoint], tls=self.tls)
+
     def healthy(self) -> bool:
+        if self.tls is not None:
+            with contextlib.closing(self.client()) as client:
+                return client.health()
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.etcd.endpoint}/health", timeout=1) as answer:
             return bool(json.load(answer)["health"] == "true")
         return False
 
 
 @pytest.fixture
-def node(tmp_path: Path, etcd_binary: str, make_etcd: MakeEtcd) -> Iterator[Callable[[str, str], Node]]:
+def node(tmp_path: Path, etcd_binary: str, make_etcd: MakeEtcd) -> Iterator[Callable[..., Node]]:
     nodes: list[Node] = []
 
-    def make(url: str, name: str) -> Node:
-        nodes.append(Node(tmp_path, etcd_binary, make_etcd(), url, name))
+    def make(url: str, name: str, certificates: Path | None = None) -> Node:
+        nodes.append(Node(tmp_path, etcd_binary, make_etcd(), url, name, certificates))
         return nodes[-1]
 
     yield make
@@ -189,6 +204,39 @@ def test_join(serve: Callable[..., DiscoveryServer], node: Callable[[str, str], 
     assert second.process is not None
     assert second.process.wait(60) == 1
     assert "its data is gone" in second.log.read_text()
+
+
+def test_join_with_certificates(
+    serve: Callable[..., DiscoveryServer], node: Callable[..., Node], tmp_path: Path
+) -> None:
+    """They need no setting but https. What a proxy passes on is end to end between its client and a member.
+
+    A node of another cluster that knows the discovery URL gets a slot by it, and no further.
+    """
+    server = serve()
+    url = server.url(server.new_token(3))
+    issued = [trusted.node(tmp_path / "lab", name, "127.0.0.1") for name in ("one", "two", "four")]
+    one, two, four = (node(url, folder.name, folder) for folder in issued)
+    stranger = node(url, "three", trusted.node(tmp_path / "elsewhere", "three", "127.0.0.1"))
+    one.start()
+    eventually(lambda: len(read(url).members) == 1, "one registers")
+    stranger.start()
+    eventually(lambda: len(read(url).members) == 2, "the stranger registers")
+    two.start()
+    eventually(lambda: one.healthy() and two.healthy(), lambda: one.log.read_text() + two.log.read_text())
+    assert not stranger.healthy()
+    assert "rejected connection on peer endpoint" in one.log.read_text()
+
+    four.start()
+    eventually(four.healthy, four.log.read_text)
+    with contextlib.closing(four.client()) as proxied, contextlib.closing(one.client()) as direct:
+        proxied.put("a", b"1")
+        found = direct.get("a")
+        assert found is not None
+        assert found.value == b"1"
+    with contextlib.closing(Client([four.etcd.endpoint], tls=stranger.tls)) as other, pytest.raises(Untrusted):
+        other.get("a")
+    assert "plain HTTP" not in one.log.read_text()
 
 
 def change(etcd: Any, how: str, **fields: object) -> None:

@@ -16,7 +16,6 @@ from discovery.client import Registered, Roster, request
 from discovery.join import (
     Join,
     Listed,
-    Misconfigured,
     Remembered,
     become,
     decide,
@@ -26,7 +25,9 @@ from discovery.join import (
     member_id,
 )
 from discovery.server import DiscoveryServer
+from discovery.settings import Misconfigured
 from terminal import Failure
+from tests import trusted
 
 URL = "http://10.0.2.100:7379/0123456789abcdef0123456789abcdef"
 PEER = "http://10.77.0.11:2380"
@@ -181,15 +182,23 @@ def test_a_proxy_listens_where_a_member_would(listen: str, address: str) -> None
 class Pretender:
     """A :class:`Join` whose exec is recorded, and whose naps run ``naps`` in turn."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str], naps: Sequence[object] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        naps: Sequence[object] = (),
+        certificates: Path | None = None,
+    ) -> None:
         self.became: list[tuple[list[str], dict[str, str]]] = []
+        self.warned: list[str] = []
         self.said: list[str] = []
         self.slept: list[float] = []
         self._naps = list(naps)
         self.data = directory / "data"
         self.join = Join(
             {"ETCD_DATA_DIR": str(self.data), "PATH": "/bin", **environment},
-            say=self.said.append,
+            certificates=certificates or directory / "none",
+            say=lambda text: (self.warned if text.startswith("<4>") else self.said).append(text),
             become=lambda argv, environment: self.became.append((list(argv), dict(environment))),
             sleep=self._sleep,
         )
@@ -302,6 +311,17 @@ def test_the_name_is_the_hosts_unless_given(tmp_path: Path) -> None:
     node.join.run()
     assert node.became[0][1]["ETCD_NAME"] == socket.gethostname()
     assert "ETCD_DISCOVERY" not in node.became[0][1], "an empty setting is none"
+
+
+def test_a_node_that_anyone_may_command_says_so_at_each_start(tmp_path: Path) -> None:
+    bare = Pretender(tmp_path, {})
+    bare.join.run()
+    (warning,) = bare.warned
+    assert "docs/security.md" in warning
+    secured = Pretender(tmp_path, {}, certificates=trusted.node(tmp_path))
+    secured.join.run()
+    assert not secured.warned
+    assert secured.became[0][1]["ETCD_LISTEN_CLIENT_URLS"] == "https://127.0.0.1:2379"
 
 
 def test_a_state_directory_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
