@@ -20,6 +20,9 @@ ENVIRONMENT = {
     "SHELL": "/bin/bash",
     "LANG": "C.UTF-8",
 }
+LOGIN = "/etc/environment"
+"""What a login has besides, as pam_env(8) reads it; on a node with certificates, what etcdctl is to use."""
+FILE_BYTES_MAX = 1 << 16
 PYTHON_IGNORES = (13, 25)
 """SIGPIPE and SIGXFSZ, the same numbers on all architectures of ours; what we start does not ignore them."""
 SCORE = "/proc/self/oom_score_adj"
@@ -52,6 +55,21 @@ def start(request: Message) -> Process:
     return _on_pipes(argv, has_input=bool(request.get("input")))
 
 
+def environment() -> dict[str, str]:
+    """That of a command, which nothing in a file can make unusable."""
+    found: dict[str, str] = {}
+    try:
+        with open(LOGIN, encoding="utf-8", errors="replace") as file:
+            lines = file.read(FILE_BYTES_MAX).splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, equals, value = line.strip().removeprefix("export ").partition("=")
+        if equals and name.isidentifier() and "\0" not in value:
+            found[name] = value.strip("\"'")
+    return found | ENVIRONMENT
+
+
 def _on_pipes(argv: Sequence[str], *, has_input: bool) -> Process:
     out, their_out = os.pipe()
     err, their_err = os.pipe()
@@ -65,7 +83,7 @@ def _on_pipes(argv: Sequence[str], *, has_input: bool) -> Process:
         actions.append((os.POSIX_SPAWN_DUP2, their_in, 0))
     else:
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-    pid, pidfd = _spawn(argv, ENVIRONMENT, actions, ours, theirs)
+    pid, pidfd = _spawn(argv, environment(), actions, ours, theirs)
     return Process(pid, pidfd, typed, {out: "out", err: "err"}, terminal=False)
 
 
@@ -84,19 +102,19 @@ def _on_terminal(argv: Sequence[str], size: Sequence[int], term: str) -> Process
         (os.POSIX_SPAWN_DUP2, 0, 1),
         (os.POSIX_SPAWN_DUP2, 0, 2),
     ]
-    pid, pidfd = _spawn(argv, {**ENVIRONMENT, "TERM": term}, actions, [master, typed], [slave])
+    pid, pidfd = _spawn(argv, {**environment(), "TERM": term}, actions, [master, typed], [slave])
     return Process(pid, pidfd, typed, {master: "out"}, terminal=True)
 
 
 def _spawn(
-    argv: Sequence[str], environment: Mapping[str, str], actions: Sequence[Any], ours: list[int], theirs: list[int]
+    argv: Sequence[str], given: Mapping[str, str], actions: Sequence[Any], ours: list[int], theirs: list[int]
 ) -> tuple[int, int]:
     """Start it; closes ``theirs``, and ``ours`` too if it cannot be started."""
     try:
         before = _spare()
         try:
             pid = os.posix_spawnp(
-                argv[0], list(argv), environment, file_actions=actions, setsid=True, setsigdef=PYTHON_IGNORES
+                argv[0], list(argv), given, file_actions=actions, setsid=True, setsigdef=PYTHON_IGNORES
             )
         finally:
             _restore(before)

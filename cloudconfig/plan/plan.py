@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from cloudconfig.plan import etcdctl
+from cloudconfig.text.addresses import ENVIRONMENT
 from cloudconfig.text.schema import CORE, CloudConfig, Group, Password, Unit, User, WriteFile
 from terminal import Failure
 from unitfile.install import Install
@@ -168,6 +170,7 @@ def make(config: CloudConfig, facts: Facts | None = None) -> Plan:
     builder.settings("etcd", config.etcd, "coreos.etcd2")
     builder.settings("fleet", config.fleet, "coreos.fleet")
     _firewall(config, builder)
+    _etcdctl(builder)
     builder.refuse_files_as_folders()
     keys = [(CORE, config.ssh_authorized_keys)] if config.ssh_authorized_keys else []
     keys += [(user.name, user.ssh_authorized_keys) for user in config.users if user.ssh_authorized_keys]
@@ -205,6 +208,21 @@ def _firewall(config: CloudConfig, builder: _Builder) -> None:
         text = doors.file(config)
         if text:
             builder.file(FIREWALL, text.encode(), "firewall" if config.firewall else "coreos.etcd2")
+
+
+def _etcdctl(builder: _Builder) -> None:
+    """On a node with certificates, every environment says which of them etcdctl is to use; what the text says of that
+    itself goes before."""
+    if etcdctl.CERTIFICATE not in builder.files:
+        return
+    key, lines = builder.files[etcdctl.CERTIFICATE].key, etcdctl.ENVIRONMENT.encode()
+    known = builder.files.get(ENVIRONMENT)
+    if known is None:
+        builder.files[ENVIRONMENT] = File(ENVIRONMENT, None, "", lines, key, merge="environment")
+    else:
+        builder.files[ENVIRONMENT] = known._replace(content=lines + known.content)
+    if etcdctl.MANAGER not in builder.files:
+        builder.file(etcdctl.MANAGER, etcdctl.manager().encode(), key)
 
 
 def _steps(config: CloudConfig, builder: _Builder) -> None:

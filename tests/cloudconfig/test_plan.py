@@ -42,6 +42,33 @@ def test_the_same_config_has_the_same_name_and_another_has_another() -> None:
     assert first.sha256() == turned.sha256() != other.sha256()
 
 
+CERTIFICATE = "{path: /etc/flotilla/trust/etcd-client.crt, content: x}"
+
+
+def test_certificates_make_etcdctl_need_no_flag() -> None:
+    files = {file.path: file for file in planned(f"write_files: [{CERTIFICATE}]\n").files}
+    login, units = files["/etc/environment"], files["/etc/systemd/system.conf.d/20-etcdctl.conf"]
+    assert login.merge == "environment", "what others wrote there stays"
+    names = dict(line.split("=") for line in login.content.decode().splitlines())
+    assert names == {
+        "ETCDCTL_CACERT": "/etc/flotilla/trust/etcd-clients-ca.crt",
+        "ETCDCTL_CERT": "/etc/flotilla/trust/etcd-client.crt",
+        "ETCDCTL_KEY": "/etc/flotilla/trust/etcd-client.key",
+    }
+    assert units.content.decode() == f"[Manager]\nDefaultEnvironment={' '.join(login.content.decode().split())}\n"
+    assert not planned("write_files: [{path: /etc/flotilla/trust/fleet-ca.crt, content: x}]\n").files[1:]
+
+
+def test_what_a_text_says_of_its_environment_goes_before() -> None:
+    own = "{path: /etc/environment, content: ETCDCTL_KEY=/mine}"
+    conf = "{path: /etc/systemd/system.conf.d/20-etcdctl.conf, content: mine}"
+    files = {file.path: file for file in planned(f"write_files: [{CERTIFICATE}, {own}, {conf}]\n").files}
+    lines = files["/etc/environment"].content.decode().splitlines()
+    assert lines[-1] == "ETCDCTL_KEY=/mine", "the last one of a name counts"
+    assert len(lines) == 4
+    assert files["/etc/systemd/system.conf.d/20-etcdctl.conf"].content == b"mine"
+
+
 @pytest.mark.parametrize(
     ("name", "runtime", "path"),
     [
