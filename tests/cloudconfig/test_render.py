@@ -38,6 +38,21 @@ def test_the_default_template_needs_no_extras() -> None:
     assert "metadata" not in dict(config.fleet)
 
 
+def test_with_certificates_all_urls_of_etcd_are_https() -> None:
+    file = {
+        "path": "/etc/flotilla/trust/etcd-peer.key",
+        "owner": "etcd:etcd",
+        "permissions": "0600",
+        "content": "a\nb\n",
+    }
+    config = parse.parse(render.render(render.default_template(), {**variables(), "trust": {"files": [file]}})).config
+    (written,) = [one for one in config.write_files if one.path == file["path"]]
+    assert (written.content, written.owner, written.mode) == (b"a\nb\n", "etcd:etcd", 0o600)
+    urls = [value for key, value in config.etcd if key.endswith("_urls")]
+    assert len(urls) == 4
+    assert not [value for value in urls if "http://" in value]
+
+
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"]), max_size=40))
 def test_no_value_becomes_a_key(name: str) -> None:
     """Whatever a node is called, it stays a value: refused by the validator, or read back as it was."""
