@@ -18,7 +18,7 @@ LISTENS = "0A"
 
 
 class Condition:
-    """Either ``look`` returns whether it holds, at once, or ``holds`` returns it for the answer to ``question``."""
+    """``look`` returns whether it holds, at once; if not, ``holds`` may return it for the answer to ``question``."""
 
     def __init__(
         self,
@@ -42,9 +42,20 @@ def condition(wanted: Message) -> Condition:
             return Condition(look=lambda: is_listening(port, "".join(map(_content, SOCKET_TABLES))))
         case {"http": str() | int() as address, "path": str(path), "has": str(text)}:
             return _http(address, path, text, int(wanted.get("times", 1)))
+        case {"any": [*several]} if several:
+            return _any([condition(one) for one in several])
         case {"unit": str(unit), "is": str(state)}:
             return Condition(question=manager.active_state(unit), holds=lambda heard: value(heard) == state)
     raise ValueError(f"no such condition: {wanted}")
+
+
+def _any(several: list[Condition]) -> Condition:
+    looks = [one.look for one in several if one.look is not None]
+    asking = [one for one in several if one.question is not None]
+    if len(asking) > 1:
+        raise ValueError("more than one of the conditions asks a server")
+    asked = asking[0] if asking else Condition()
+    return Condition(lambda: any(look() for look in looks), asked.question, asked.holds)
 
 
 def value(heard: bytes) -> str | int | None:

@@ -69,13 +69,11 @@ class Watch:
     def _look(self) -> None:
         while not self.is_over and "condition" not in self._asking:
             now = self._conditions[self._held]
-            if now.look is not None:
-                if not now.look():
-                    return
+            if now.look is not None and now.look():
                 self._hold()
             else:
-                assert now.question is not None
-                self._ask("condition", now.question, self._heard)
+                if now.question is not None:
+                    self._ask("condition", now.question, self._heard)
                 return
 
     def _heard(self, heard: bytes | None) -> None:

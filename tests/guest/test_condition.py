@@ -56,6 +56,23 @@ def test_answers_of_http_servers() -> None:
     assert is_ok(b"HTTP/1.1 200 OK\r\n")
 
 
+def test_one_of_several_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "data.proxy"
+    found = condition({"any": [{"exists": str(path)}, {"http": 2381, "path": "/health", "has": "true"}]})
+    assert found.look
+    assert found.question
+    assert found.holds
+    assert not found.look()
+    assert found.question.address == 2381
+    assert found.holds(b"HTTP/1.0 200 OK\r\n\r\ntrue")
+    path.touch()
+    assert found.look()
+    neither = condition({"any": [{"exists": str(path)}, {"absent": "/"}]})
+    assert neither.look
+    assert neither.look()
+    assert neither.question is None
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -68,6 +85,9 @@ def test_answers_of_http_servers() -> None:
         {"http": 80, "path": "/a\r\nX: y", "has": ""},
         {"http": 80, "path": "a", "has": ""},
         {"unit": "x"},
+        {"any": []},
+        {"any": [{"exists": 1}]},
+        {"any": [{"http": 80, "path": "/", "has": ""}, {"unit": "x", "is": "active"}]},
     ],
 )
 def test_what_is_no_condition_is_refused(nonsense: dict[str, object]) -> None:

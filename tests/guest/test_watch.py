@@ -16,6 +16,7 @@ from jeepney import Message, Parser, new_error, new_method_return
 from guest import conversation, manager
 from guest.loop import Loop
 from guest.watch import Watch
+from tests.ports import free_ports
 
 Make = Callable[..., "Watched"]
 
@@ -148,6 +149,16 @@ def test_an_http_server_is_polled_until_it_says_so(watching: Make) -> None:
         server.shutdown()
     assert said == []
     assert watched.sent == [{"id": 1, "held": 0}, {"id": 1, "exit": 0}]
+
+
+def test_one_of_several_conditions_is_asked_for_while_the_others_are_looked_at(tmp_path: Path, watching: Make) -> None:
+    path = tmp_path / "data.proxy"
+    (closed,) = free_ports(1)
+    watched = watching([{"any": [{"exists": str(path)}, {"http": closed, "path": "/", "has": ""}]}])
+    watched.go_on(seconds=0.2)
+    assert watched.sent == []
+    path.touch()
+    assert watched.holds(1)
 
 
 def test_a_server_that_is_not_there_yet_or_hangs_is_tried_again(
