@@ -15,8 +15,6 @@ from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from terminal import Failure
 
-PORT = 2379
-
 
 class Refused(Failure):
     """etcd answered with an error: it has no leader, for example."""
@@ -40,7 +38,7 @@ class Member:
 
 def ask(node: Node, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """POST to etcd's gateway on ``node``. Raises :class:`Refused`, or :class:`Failure` if there is no answer."""
-    status, text = node.http(PORT, "POST", path, body)
+    status, text = node.etcd("POST", path, body)
     try:
         answer: dict[str, Any] = json.loads(text)
     except ValueError as error:

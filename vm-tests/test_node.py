@@ -26,6 +26,7 @@ LISTENERS: Final = {
     ("udp", "53"),
     ("tcp", "2379"),  # etcd, for clients
     ("tcp", "2380"),  # etcd, for its peers
+    ("tcp", "2381"),  # etcd says how it is, on the loopback
     ("udp", "68"),  # the management card's DHCP client
 }
 
@@ -61,7 +62,7 @@ def test_user_data_was_applied(cluster: Cluster) -> None:
 def test_three_members_found_each_other_and_have_one_leader(cluster: Cluster) -> None:
     members = json.loads(cluster.nodes[0].check("etcdctl member list --write-out=json"))["members"]
     assert sorted(member["name"] for member in members) == ["node-1", "node-2", "node-3"]
-    endpoints = ",".join(f"http://{node.address}:2379" for node in cluster.nodes)
+    endpoints = ",".join(f"https://{node.address}:2379" for node in cluster.nodes)
     status = json.loads(cluster.nodes[0].check(f"etcdctl --endpoints={endpoints} endpoint status --write-out=json"))
     assert len({answer["Status"]["leader"] for answer in status}) == 1
     assert all(answer["Status"]["version"] >= "3.5.24" for answer in status)

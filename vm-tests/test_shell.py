@@ -23,7 +23,7 @@ from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.client.root_shell import Line
 from cluster.lifecycle.up import Options, up
-from cluster.model.protocol import Status, Watch
+from cluster.model.protocol import Condition, Status, Watch
 from cluster.model.run import RunResult
 from terminal import Phases
 
@@ -165,7 +165,7 @@ def test_a_person_has_a_terminal(node: Node) -> None:
 def test_what_the_node_says_of_units_is_true(cluster: Cluster, node: Node) -> None:
     """Our few lines of D-Bus, and systemd's own answers."""
     root(node, "systemctl reset-failed; systemd-run --unit=bad-one -p Type=oneshot --no-block sh -c 'sleep 3; exit 1'")
-    conditions: tuple[dict[str, str | int], ...] = (
+    conditions: tuple[Condition, ...] = (
         {"unit": "ssh.service", "is": "active"},
         {"unit": "bad-one.service", "is": "failed"},
     )
@@ -221,7 +221,7 @@ def test_a_reboot_is_another_boot(cluster: Cluster, node: Node) -> None:
         time.sleep(0.5)
     assert status()["pid"] == pid, "the same QEMU"
     assert root(node, "cat /proc/sys/kernel/random/boot_id").strip() == status()["boot"]
-    conditions: tuple[dict[str, str | int], ...] = (
+    conditions: tuple[Condition, ...] = (
         {"file": "/run/cloudconfig/status.json", "has": '"result": "done"'},
         {"listens": 22},
     )

@@ -34,6 +34,7 @@ from cluster.model.protocol import (
     StopNode,
 )
 from cluster.model.run import RunResult
+from etcd import Tls
 from terminal import Failure
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ SEND_DEADLINE_S = 3600.0
 """Likewise, of a node on another computer, to which the image is sent first."""
 STOP_DEADLINE_S = 60.0
 REBOOT_DEADLINE_S = 90.0
+ETCD_PORT = 2379
+SERVER_CERTIFICATE = "/etc/flotilla/trust/etcd-server.crt"
 TAIL_BYTES = 1 << 16
 TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\^_])")
 """Colours and cursor moves, which systemd writes to consoles; ECMA-48."""
@@ -71,6 +74,7 @@ class Node:
         )
         self.disk = Disk(number, self._ask, self.factor)
         self.clock = Clock(number, self._ask, self.factor)
+        self._operator = layout.operator
         self._ssh = Connection(
             self.ssh_port,
             layout.key,
@@ -193,6 +197,20 @@ class Node:
         """Ask an HTTP server on the node's loopback, see :meth:`cluster.client.ssh.Connection.http`."""
         return self._ssh.http(port, method, path, body, timeout=CONNECT_DEADLINE_S * self.factor)
 
+    def etcd(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """Ask the node's etcd, or the proxy for it, as its JSON gateway has it, with this computer's certificate.
+
+        Returns status and body. Raises :class:`Failure` as :meth:`http`, and if the certificate cannot be read.
+        """
+        seconds = CONNECT_DEADLINE_S * self.factor
+        context = operator_tls(self._operator).context() if self.has_certificates else None
+        return self._ssh.http(ETCD_PORT, method, path, body, timeout=seconds, context=context)
+
+    @property
+    def has_certificates(self) -> bool:
+        """Whether its user-data gives it some, so that its etcd takes nothing but TLS."""
+        return SERVER_CERTIFICATE in (self.folder / "user-data").read_text()
+
     def start(self) -> None:
         """Switch the node on, with the disk it has; returns when its machine runs.
 
@@ -280,6 +298,11 @@ class Node:
                 f"{command!r} failed with exit code {result.rc}: {said[0] if said else 'no output'}", where=self.name
             )
         return result.out
+
+
+def operator_tls(folder: Path) -> Tls:
+    """The certificates of a cluster's operator (:attr:`cluster.model.layout.Layout.operator`)."""
+    return Tls(*(str(folder / name) for name in ("etcd-clients-ca.crt", "etcd-client.crt", "etcd-client.key")))
 
 
 def plain_lines(text: str) -> list[str]:

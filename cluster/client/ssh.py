@@ -13,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from cluster.client.secured import Secured
 from cluster.model.run import RunResult
 from terminal import Failure
 
 if TYPE_CHECKING:
+    import ssl
+
     import paramiko
 
 USER = "core"
@@ -78,16 +81,28 @@ class Connection:
             rc = channel.recv_exit_status()
             return RunResult(rc if rc >= 0 else 255, out.decode(errors="replace"), err.decode(errors="replace"))
 
-    def http(self, port: int, method: str, path: str, body: object = None, *, timeout: float) -> tuple[int, bytes]:
+    def http(
+        self,
+        port: int,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        timeout: float,
+        context: ssl.SSLContext | None = None,
+    ) -> tuple[int, bytes]:
         """Ask an HTTP server on the node's own loopback, ``body`` as JSON; no program runs on the node for it.
 
-        Returns status and body. Raises :class:`Failure` if there is no such server or no answer.
+        With a ``context`` it speaks TLS. Returns status and body. Raises :class:`Failure` if there is no such server or
+        no answer.
         """
         with self._channel("direct-tcpip", ("127.0.0.1", port)) as channel:
             channel.settimeout(timeout)
             connection = http.client.HTTPConnection("127.0.0.1", port)
             connection.sock = cast("socket.socket", channel)
             try:
+                if context is not None:
+                    connection.sock = cast("socket.socket", Secured(channel, context, "127.0.0.1"))
                 connection.request(method, path, None if body is None else json.dumps(body))
                 response = connection.getresponse()
                 return response.status, response.read()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
-from cluster.client.node import Node
+from cluster.client.node import ETCD_PORT, Node
 from cluster.client.ssh import Unreachable
 from cluster.consistency.history import Operation, Outcome, by_key
 from cluster.consistency.models import GrowSet, Lock, Register
@@ -23,8 +23,6 @@ from etcd.protocol import Compare, Etcd, Op
 from etcd.transport import Endpoint, Transport, understand
 from etcd.wire import Json
 from terminal import Failure
-
-ETCD_PORT = 2379
 
 
 class Journal:
@@ -119,13 +117,13 @@ class NodeTransport(Transport):
     """
 
     def __init__(self, node: Node) -> None:
-        super().__init__([f"http://127.0.0.1:{ETCD_PORT}"], timeout=30.0, tls=None)
+        super().__init__([f"http://127.0.0.1:{ETCD_PORT}"], timeout=30.0, tls=None)  # a name only: see call_at
         self._node = node
 
-    def call_at(self, endpoint: Endpoint, path: str, request: Json) -> Json:
+    def call_at(self, _: Endpoint, path: str, request: Json) -> Json:
         """See :class:`etcd.transport.Transport`."""
         try:
-            status, body = self._node.http(endpoint.port, "POST", path, request)
+            status, body = self._node.etcd("POST", path, request)
         except Unreachable as error:
             raise Unavailable("the node is not to be reached", where=self._node.name) from error
         except Failure as error:

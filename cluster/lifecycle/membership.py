@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
+from urllib.parse import urlsplit
 
 from cluster.client.node import Node
 from terminal import Failure, record
@@ -23,6 +24,10 @@ class Member:
     name: str
     peer_urls: tuple[str, ...]
     learner: bool = False
+
+    def is_on(self, node: Node) -> bool:
+        """Whether the others reach it at the node's address."""
+        return any(urlsplit(url).hostname == node.address for url in self.peer_urls)
 
 
 def parse(text: str) -> list[Member]:
@@ -47,11 +52,6 @@ def _member(entry: _Entry) -> Member:
     return Member(int(entry["ID"]), str(entry.get("name", "")), tuple(entry["peerURLs"]), learner)
 
 
-def peer_url(node: Node) -> str:
-    """Where a node's etcd talks to the others."""
-    return f"http://{node.address}:{PEER_PORT}"
-
-
 def members(by: Node) -> list[Member]:
     """The members that the etcd behind the node ``by`` knows. Raises :class:`Failure`."""
     return parse(_etcdctl(by, "member list --write-out=json"))
@@ -62,9 +62,11 @@ def add(by: Node, joining: Node) -> tuple[Member, str]:
 
     Raises :class:`Failure`.
     """
-    said = _etcdctl(by, f"member add {joining.name} --learner --peer-urls={peer_url(joining)}")
+    scheme = "https" if by.has_certificates else "http"
+    url = f"{scheme}://{joining.address}:{PEER_PORT}"
+    said = _etcdctl(by, f"member add {joining.name} --learner --peer-urls={url}")
     found = re.search(r'^ETCD_INITIAL_CLUSTER="([^"]+)"$', said, re.MULTILINE)
-    added = [member for member in members(by) if member.peer_urls == (peer_url(joining),)]
+    added = [member for member in members(by) if member.peer_urls == (url,)]
     if found is None or not added:
         raise Failure(f"etcd did not take {joining.name} in: {said.strip()[:200]}", where=by.name)
     return added[0], found[1]

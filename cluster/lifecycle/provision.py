@@ -7,6 +7,7 @@ import secrets
 import shutil
 from pathlib import Path
 
+from cluster.lifecycle import certificates
 from cluster.lifecycle.preflight import IMAGE_FILES
 from cluster.model.description import Description
 from cluster.model.layout import Layout
@@ -78,9 +79,9 @@ def template_text(path: Path | None) -> str:
 
 
 def variables(
-    description: Description, number: int, *, token: str, public_key: str, initial_cluster: str = ""
+    description: Description, layout: Layout, number: int, *, token: str, public_key: str, initial_cluster: str = ""
 ) -> dict[str, object]:
-    """What a user-data template may use; documented in ``docs/cluster.md``."""
+    """What a user-data template may use; documented in ``docs/cluster.md``. Issues the node's certificates."""
     heartbeat, election = ETCD_TIMES_MS[description.accelerator.name]
     nodes = [_node(description, each) for each in description.numbers]
     node = nodes[description.numbers.index(number)]
@@ -89,6 +90,7 @@ def variables(
         "nodes": nodes,
         "cluster": {"name": description.name, "size": description.size, "members": description.members},
         "ssh_authorized_keys": [public_key],
+        "trust": {"files": certificates.of_node(layout.trust, f"node-{number}", [cluster_address(number)])},
         "discovery": description.discovery_url(token),
         "etcd": {"heartbeat_ms": heartbeat, "election_ms": election, "initial_cluster": initial_cluster},
         "fleet": {
@@ -120,14 +122,15 @@ def _node(description: Description, number: int) -> dict[str, object]:
 
 
 def provision(description: Description, layout: Layout, *, template: Path | None, token: str, public_key: str) -> None:
-    """Make the folders of all nodes.
+    """Make the cluster's authorities and the folders of all nodes.
 
     Raises :class:`Failure` for a template that does not render, or for invalid user-data.
     """
     text = template_text(template)
+    certificates.make(layout.trust, layout.operator)
     where = str(template) if template is not None else PACKAGED
     for number in description.numbers:
-        found = variables(description, number, token=token, public_key=public_key)
+        found = variables(description, layout, number, token=token, public_key=public_key)
         provision_node(description, layout, number, text, found, where)
 
 

@@ -94,6 +94,7 @@ class _Joining:
             self._learner, initial_cluster = membership.add(self._before.nodes[0], node)
         variables = provision.variables(
             description,
+            cluster.layout,
             node.number,
             token=description.token,
             public_key=cluster.layout.key.with_suffix(".pub").read_text().strip(),
@@ -191,7 +192,7 @@ def _leave_etcd(description: Description, node: Node, others: list[Node]) -> Non
         )
     by = healthy[0]
     for member in membership.members(by):
-        if membership.peer_url(node) in member.peer_urls:
+        if member.is_on(node):
             membership.remove(by, member)
 
 
@@ -214,9 +215,8 @@ def _whole(name: str) -> Cluster:
 def _forget_torsos(cluster: Cluster) -> None:
     """Remove unknown members from etcd: a killed command may have added a node that was never made."""
     by = cluster.nodes[0]
-    known = {membership.peer_url(node) for node in cluster.nodes}
     for member in membership.members(by):
-        if known.isdisjoint(member.peer_urls):
+        if not any(map(member.is_on, cluster.nodes)):
             membership.remove(by, member)
 
 

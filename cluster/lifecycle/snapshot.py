@@ -2,7 +2,7 @@
 
     $XDG_STATE_HOME/flotilla/snapshots/TAG/
         snapshot.json       what it is (:class:`Snapshot`)
-        key, key.pub, known_hosts, discovery.json, image/     as in a cluster's folder
+        key, key.pub, known_hosts, discovery.json, image/, trust/, operator/      as in a cluster's folder
         node-1/             memory, devices, state.img (sparse), cidata.iso, user-data
 
 All of it is for its owner alone, since memory, disks and user-data hold the nodes' secrets. Memory is mapped from here
@@ -35,8 +35,10 @@ from cluster.model.layout import NAME_PATTERN, Layout, clusters_root
 from cluster.model.machine import Machine, argv
 from terminal import Failure, UsageFailure, record
 
-VERSION = 2
+VERSION = 3
+"""Those before 3 had no certificates."""
 SHARED_FILES = ("key", "key.pub", "discovery.json")
+SHARED_FOLDERS = ("trust", "operator")
 NODE_FILES = ("cidata.iso", "user-data")
 AUTOMATIC = "auto-"
 """Begins the tags of snapshots that were not made by name; the oldest of them are removed."""
@@ -70,7 +72,12 @@ class Snapshot:
         path = folder_of(tag) / "snapshot.json"
         try:
             data = record.parse(path.read_bytes())
-            if not isinstance(data, dict) or data.pop("v", None) != VERSION:
+            version = data.pop("v", None) if isinstance(data, dict) else None
+            if version in (1, 2):
+                hint = f"make it again: cluster snapshots --remove {tag}, cluster up, then cluster snapshot {tag}"
+                message = "this snapshot is of a version whose nodes had no certificates"
+                raise Failure(message, where=str(path), hint=hint)
+            if version != VERSION:
                 raise ValueError("another version")
             description = Description.load(path.with_name("cluster.json"))
             return record.build(cls, {**data, "description": description})
@@ -244,6 +251,8 @@ def write(part: Path, tag: str, description: Description, layout: Layout) -> Non
     for name in SHARED_FILES:
         shutil.copyfile(layout.state / name, part / name)
         (part / name).chmod(0o600)
+    for name in SHARED_FOLDERS:
+        shutil.copytree(layout.state / name, part / name)
     text = layout.known_hosts.read_text()
     (part / "known_hosts").write_text(
         _with_ports(text, dict(zip(description.ssh_ports, description.numbers, strict=True)))
@@ -270,6 +279,8 @@ def install(snapshot: Snapshot, description: Description, layout: Layout) -> Non
     for name in SHARED_FILES:
         shutil.copyfile(folder / name, layout.state / name)
         (layout.state / name).chmod(0o600)
+    for name in SHARED_FOLDERS:
+        shutil.copytree(folder / name, layout.state / name)
     ports = dict(zip(description.numbers, description.ssh_ports, strict=True))
     layout.known_hosts.write_text(_with_ports((folder / "known_hosts").read_text(), ports))
     layout.known_hosts.chmod(0o600)

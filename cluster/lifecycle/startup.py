@@ -10,19 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.client.node import ETCD_PORT
 from cluster.client.root_shell import Line
-from cluster.model.protocol import Watch
+from cluster.model.protocol import Condition, Watch
 from terminal import Failure
 
 SSH, ETCD, FLEET = "ssh", "etcd", "fleet"
-ETCD_PORT = 2379
+HEALTH_PORT = 2381
+"""Where a member says how it is, without TLS and to its own machine only (units/system/etcd.service)."""
+PROXY = "/var/lib/etcd/data.proxy"
+"""What a proxy remembers (discovery/join.py). It has no health of its own; that fleet lists the machines shows that it
+reaches a member."""
 INTERVAL_S, INTERVAL_S_MAX = 0.1, 0.5
 """Between two checks of a guest for its next condition, with hardware (times the accelerator's factor), and at most."""
 UNITS = ("cloudconfig.service", "etcd.service", "fleet.service")
 """If one of these fails for good, the cluster will not come up."""
 
 
-def conditions(size: int) -> list[tuple[str | None, dict[str, str | int]]]:
+def conditions(size: int) -> list[tuple[str | None, Condition]]:
     """The conditions for a node of a cluster of ``size``, in order (docs/guest.md).
 
     Each comes with what it means when it holds.
@@ -32,7 +37,8 @@ def conditions(size: int) -> list[tuple[str | None, dict[str, str | int]]]:
         (None, {"listens": 22}),
         # While this is there, pam_nologin lets root in only.
         (SSH, {"absent": "/run/nologin"}),
-        (ETCD, {"http": ETCD_PORT, "path": "/health", "has": '"health":"true"'}),
+        (None, {"listens": ETCD_PORT}),
+        (ETCD, {"any": ({"exists": PROXY}, {"http": HEALTH_PORT, "path": "/health", "has": '"health":"true"'})}),
         # Not checked before etcd is there: the check starts fleet, by its socket.
         (FLEET, {"http": "/run/fleet.sock", "path": "/fleet/v1/machines", "has": '"id":', "times": size}),
     ]

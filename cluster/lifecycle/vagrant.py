@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -22,13 +23,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from cluster.lifecycle import certificates
 from cluster.lifecycle.provision import ETCD_TIMES_MS, RECONCILE_S, template_text
 from cluster.model.description import members_of
 from discovery.join import member_id
 from discovery.registry import Registry
 from terminal import Failure, UsageFailure, command, record
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""1 had no certificates."""
 DISCOVERY_PORT: Final = 7379
 DOCKER_PORT: Final = 2375
 AGENT_TTL: Final = "30s"
@@ -124,7 +127,11 @@ class Founding:
         """What :meth:`save` wrote; None if there is nothing. Raises Failure for anything else."""
         try:
             fields = record.parse(path.read_bytes())
-            if fields.pop("v") != VERSION:
+            version = fields.pop("v")
+            if version == 1:
+                message = "the machines here are of a version whose nodes had no certificates"
+                raise Failure(message, where=str(path), hint="make them again: vagrant destroy, then vagrant up")
+            if version != VERSION:
                 raise ValueError("of another version")
             return record.build(cls, fields)
         except FileNotFoundError:
@@ -156,13 +163,15 @@ class Founding:
 
 def peer_url(machine: Machine) -> str:
     """Where the other members of etcd reach this one; the packaged template has the same address."""
-    return f"http://{machine.address}:2380"
+    return f"https://{machine.address}:2380"
 
 
-def variables(request: Request, founding: Founding, *, registered: bool) -> dict[str, object]:
+def variables(
+    request: Request, founding: Founding, issued: Sequence[dict[str, str]], *, registered: bool
+) -> dict[str, object]:
     """What a user-data template may use: the variables of ``cluster up``, and what the Vagrantfile adds.
 
-    ``registered``: the first node was up before, so that the members have registered.
+    ``issued`` are the node's certificates, as entries of ``write_files``; ``registered``: the first node was up before, so that the members have registered.
     """
     nodes = [
         {
@@ -195,6 +204,7 @@ def variables(request: Request, founding: Founding, *, registered: bool) -> dict
         "nodes": nodes,
         "cluster": {"name": "vagrant", "size": len(nodes), "members": founding.members},
         "ssh_authorized_keys": [request.public_key],
+        "trust": {"files": issued},
         "discovery": founding.url(request.machines),
         "etcd": {"heartbeat_ms": heartbeat, "election_ms": election, "initial_cluster": ""},
         "fleet": {
@@ -208,14 +218,14 @@ def variables(request: Request, founding: Founding, *, registered: bool) -> dict
     }
 
 
-def user_data(request: Request, founding: Founding, *, registered: bool) -> str:
+def user_data(request: Request, founding: Founding, issued: Sequence[dict[str, str]], *, registered: bool) -> str:
     """The node's user-data. Raises :class:`Failure` for a template that does not render, or renders to no user-data."""
     from cloudconfig.host import render
 
     text = template_text(Path(request.user_data) if request.user_data is not None else None)
     name = request.machines[request.number - 1].name
     try:
-        return render.render(text, variables(request, founding, registered=registered))
+        return render.render(text, variables(request, founding, issued, registered=registered))
     except render.RenderError as error:
         where = request.user_data or "the packaged template"
         hint = "docs/cluster.md lists what a template may use"
@@ -233,14 +243,30 @@ def seed(folder: Path, request: Request) -> Path:
     founding = None if request.fresh else Founding.load(path)
     if founding is None:
         founding = Founding.new(len(request.machines))
-        for stale in folder.glob("*.up"):
+        for stale in (*folder.glob("*.up"), *folder.glob("*.certificates")):
             stale.unlink()
+        for stale in (folder / "trust", folder / "operator"):
+            shutil.rmtree(stale, ignore_errors=True)
+        certificates.make(folder / "trust", folder / "operator")
         founding.save(path)
-    name = request.machines[request.number - 1].name
-    text = user_data(request, founding, registered=(folder / "1.up").exists())
+    machine = request.machines[request.number - 1]
+    given = _certificates(folder, machine)
+    text = user_data(request, founding, given, registered=(folder / "1.up").exists())
     target = folder / f"node-{request.number}.iso"
-    volumes.make(target, text, volumes.meta_data(f"vagrant-{founding.began_s}-{request.number}", name))
+    volumes.make(target, text, volumes.meta_data(f"vagrant-{founding.began_s}-{request.number}", machine.name))
     return target
+
+
+def _certificates(folder: Path, machine: Machine) -> list[dict[str, str]]:
+    """Those of ``machine``: the same each time, since a seed that changes is another instance's to the node."""
+    path = folder / f"{machine.name}.certificates"
+    if not path.exists():
+        part = path.with_suffix(".part")
+        part.touch(mode=0o600)
+        part.write_text(json.dumps(certificates.of_node(folder / "trust", machine.name, [machine.address])))
+        part.replace(path)
+    found: list[dict[str, str]] = record.parse(path.read_bytes())
+    return found
 
 
 def run(arguments: Sequence[str]) -> int:

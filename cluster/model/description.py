@@ -17,7 +17,8 @@ from cluster.model.layout import Layout
 from cluster.model.machine import Machine
 from terminal import Failure, record
 
-VERSION = 1
+VERSION = 2
+"""1 had no certificates."""
 FORWARD = Path(__file__).parents[1] / "machines" / "forward.py"
 
 
@@ -135,13 +136,17 @@ class Description:
 
         Raises FileNotFoundError, or :class:`Failure` if it is not that, or cannot be read.
         """
+        data: object = None
         try:
-            return cls.of(record.parse(path.read_bytes()))
+            data = record.parse(path.read_bytes())
+            return cls.of(data)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise Failure("the cluster's description cannot be read", where=str(path)) from error
         except ValueError as error:
+            if isinstance(data, dict) and data.get("v") == 1:
+                raise _without_certificates(path, data) from None
             hint = f"remove the cluster: cluster down --name {path.parent.name}"
             raise Failure("this is no cluster description of this version", where=str(path), hint=hint) from error
 
@@ -174,6 +179,17 @@ class Description:
     def discovery_url(self, token: str) -> str:
         """The address of ``token`` as a node sees it."""
         return f"http://{machine.HOST_ADDRESS}:{machine.DISCOVERY_PORT}/{token}"
+
+
+def _without_certificates(path: Path, data: dict[str, object]) -> Failure:
+    """For a cluster of before: its etcd takes orders from whoever reaches it."""
+    ports = data.get("ssh_ports")
+    size, name = len(ports) if isinstance(ports, list) else "N", path.parent.name
+    return Failure(
+        "this cluster is of a version whose nodes had no certificates",
+        where=str(path),
+        hint=f"make it again: cluster down --name {name}, then cluster up {size} --name {name}",
+    )
 
 
 def members_of(size: int) -> int:

@@ -3,6 +3,7 @@
 $XDG_STATE_HOME/flotilla/clusters/NAME/
     cluster.json        what the cluster is (description.py); supervisor.json: the processes that run it now
     key, key.pub        its ssh key; known_hosts: the nodes' host keys, pinned at first contact
+    trust/              its authorities and what they issued (trust/folder.py); operator/: this computer's certificates
     image/              the image its nodes boot; discovery.json: the discovery service's memory
     timeline.jsonl      what was done to it; kept: there if no clean-up may remove it
     node-1/             state.img (sparse), cidata.iso, user-data, console.log, qemu.log
@@ -94,6 +95,16 @@ class Layout:
     def known_hosts(self) -> Path:
         """The nodes' host keys, in OpenSSH's format."""
         return self.state / "known_hosts"
+
+    @property
+    def trust(self) -> Path:
+        """The trust folder (:mod:`trust`): the authorities of its etcd and fleet, and what they issued."""
+        return self.state / "trust"
+
+    @property
+    def operator(self) -> Path:
+        """The certificates with which this computer reaches the nodes' etcd."""
+        return self.state / "operator"
 
     @property
     def image(self) -> Path:

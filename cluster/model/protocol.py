@@ -16,7 +16,7 @@ from cluster.model.description import Description
 from cluster.model.impairment import Impairment
 from cluster.model.status import FaultStatus, FrameStatus, RecordedStatus
 
-VERSION = 1
+VERSION = 2
 """To be raised with every change of a request or a reply."""
 LINE_BYTES_MAX = 1 << 20
 """Of one request or reply."""
@@ -417,6 +417,10 @@ class RootShell(Conversation):
     tty: Terminal | None = None
 
 
+Condition: TypeAlias = dict[str, str | int | tuple[dict[str, str | int], ...]]
+"""Of a node, see docs/guest.md; one of others (``any``) has those in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watch(Conversation):
     """Report each of ``conditions`` (docs/guest.md) when it holds, in order, and which of ``units`` have failed.
@@ -424,7 +428,7 @@ class Watch(Conversation):
     They are checked every ``interval`` seconds.
     """
 
-    conditions: tuple[dict[str, str | int], ...]
+    conditions: tuple[Condition, ...]
     units: tuple[str, ...]
     interval: float
 

@@ -10,8 +10,10 @@ import pytest
 
 from cluster.cli import main, main_down, main_up
 from cluster.client.cluster import Cluster
-from cluster.lifecycle import ports, preflight
+from cluster.lifecycle import ports, preflight, snapshot
+from cluster.lifecycle.snapshot import Snapshot
 from cluster.model.layout import Layout
+from terminal import Failure
 from tests.cluster.commands import call, nothing_is_left
 
 
@@ -224,8 +226,32 @@ def test_a_broken_description_can_still_be_removed(home: Path, capsys: pytest.Ca
     assert nothing_is_left(home)
 
 
+def test_a_cluster_without_certificates_is_refused_with_what_makes_it_again(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout.of("old")
+    layout.state.mkdir(parents=True)
+    layout.description.write_text(json.dumps({**WHOLE, "v": 1, "name": "old"}))
+    assert call(main, "status", "--name", "old") == 1
+    said = capsys.readouterr().err
+    assert "nodes had no certificates" in said
+    assert "cluster down --name old, then cluster up 2 --name old" in said
+    assert call(main_down, "--name", "old") == 0
+    assert nothing_is_left(home)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_so_is_a_snapshot(home: Path, version: int) -> None:
+    folder = snapshot.folder_of("healthy")
+    folder.mkdir(parents=True)
+    (folder / "snapshot.json").write_text(json.dumps({"v": version}))
+    with pytest.raises(Failure, match="no certificates") as refused:
+        Snapshot.open("healthy")
+    assert "cluster snapshots --remove healthy" in (refused.value.hint or "")
+
+
 WHOLE = {
-    "v": 1,
+    "v": 2,
     "name": "whole",
     "runtime": "/nowhere",
     "qemu": "/usr/bin/qemu",

@@ -31,7 +31,7 @@ QUIET = Phases(quiet=True)
 def etcd(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The members that the stand-ins' etcd has: node-1."""
     state = home / "members.json"
-    state.write_text(json.dumps([{"ID": 1, "name": "node-1", "peerURLs": ["http://10.77.0.11:2380"]}]))
+    state.write_text(json.dumps([{"ID": 1, "name": "node-1", "peerURLs": ["https://10.77.0.11:2380"]}]))
     monkeypatch.setenv("STANDIN_ETCD", str(state))
     return state
 
@@ -67,7 +67,7 @@ def test_a_cluster_grows_to_three_members_and_further_nodes_are_proxies(cluster:
         ("node-4", "running", "proxy"),
     ]
     assert len({node["ssh_port"] for node in status}) == 4
-    initial = "node-1=http://10.77.0.11:2380,node-2=http://10.77.0.12:2380,node-3=http://10.77.0.13:2380"
+    initial = "node-1=https://10.77.0.11:2380,node-2=https://10.77.0.12:2380,node-3=https://10.77.0.13:2380"
     assert f'initial_cluster: "{initial}"' in user_data(grown, 3)
     assert "initial_cluster_state: existing" in user_data(grown, 3)
     assert "discovery:" not in user_data(grown, 3)

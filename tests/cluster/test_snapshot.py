@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import trust
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
-from cluster.lifecycle import preflight, snapshot
+from cluster.lifecycle import certificates, preflight, snapshot
 from cluster.lifecycle.restore import restore, take
 from cluster.machines import sparse
 from cluster.machines.process import Process
@@ -78,6 +79,7 @@ def counting(image: Path) -> Iterator[Cluster]:
         cluster.ask(NewToken(2))
         for path in (cluster.layout.key, cluster.layout.key.with_suffix(".pub")):
             path.write_text("a key")
+        certificates.make(cluster.layout.trust, cluster.layout.operator)
         names = zip(cluster.description.ssh_ports, cluster.nodes, strict=True)
         cluster.layout.known_hosts.write_text("".join(f"[127.0.0.1]:{port},{node.name} KEY\n" for port, node in names))
         for node in cluster.nodes:
@@ -100,6 +102,9 @@ def test_machines_go_on_in_another_cluster_from_the_very_letter(counting: Cluste
         assert (copy.nodes[1].folder / "state.img").read_bytes()[:14] == b"disk of node-2"
         assert (copy.nodes[1].folder / "state.img").stat().st_blocks * 512 < 1 << 20
         assert f"[127.0.0.1]:{copy.nodes[1].ssh_port},node-2" in copy.layout.known_hosts.read_text()
+        assert trust.issue_node(copy.layout.trust, "node-3", ["10.77.0.13"]).files, "it issues for nodes that join"
+        operator = "etcd-client.key"
+        assert (copy.layout.operator / operator).read_bytes() == (counting.layout.operator / operator).read_bytes()
         copy.launch()
         copy.ask(Restore(str(made.folder)))
         for node in copy.nodes:

@@ -48,7 +48,7 @@ def request(number: int = 1, of: int = 3, **changes: Any) -> Request:
 
 
 def user_data(wanted: Request, *, registered: bool = False) -> dict[str, Any]:
-    found = yaml.safe_load(vagrant.user_data(wanted, FOUNDING, registered=registered))
+    found = yaml.safe_load(vagrant.user_data(wanted, FOUNDING, [], registered=registered))
     assert isinstance(found, dict)
     return found
 
@@ -73,7 +73,7 @@ def test_every_node_gets_the_same_discovery_url_and_its_own_addresses() -> None:
         assert data["hostname"] == f"node-{number}"
         assert data["ssh_authorized_keys"] == [KEY]
         assert data["coreos"]["etcd2"]["discovery"] == url
-        assert data["coreos"]["etcd2"]["initial_advertise_peer_urls"] == f"http://192.168.58.10{number}:2380"
+        assert data["coreos"]["etcd2"]["initial_advertise_peer_urls"] == f"https://192.168.58.10{number}:2380"
         assert f"MACAddress=52:54:00:43:00:0{number}" in units(data)["10-cluster.network"]
         assert f"Address=192.168.58.10{number}/24" in units(data)["10-cluster.network"]
 
@@ -97,7 +97,7 @@ def test_the_registry_of_the_first_node_keeps_it_when_it_is_made_again_from_foun
     (file,) = (one for one in user_data(request(1), registered=True)["write_files"] if one["path"] == vagrant.REGISTRY)
     members = Registry.load(file["content"], where="there").token(FOUNDING.token).members
     assert [member.value for member in members] == [
-        f"node-{number}=http://192.168.58.10{number}:2380" for number in (1, 2, 3)
+        f"node-{number}=https://192.168.58.10{number}:2380" for number in (1, 2, 3)
     ]
     roster = Roster(
         3,
@@ -135,16 +135,23 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
     template.write_text(
         "#cloud-config\nhostname: {{ node.name }}\ncoreos:\n  update:\n    reboot-strategy: off\n  etcd2:\n    discovery: {{ discovery }}\n"
     )
-    text = vagrant.user_data(request(2, user_data=str(template)), FOUNDING, registered=False)
+    text = vagrant.user_data(request(2, user_data=str(template)), FOUNDING, [], registered=False)
     assert text.startswith("#cloud-config\nhostname: node-2\n")
     assert "reboot-strategy: off\n" in text
     assert template.read_text().count("{{ discovery }}") == 1
     template.write_text("#cloud-config\nhostname: {{ undeclared }}\n")
     with pytest.raises(Failure, match="this is no user-data for node-2") as raised:
-        vagrant.user_data(request(2, user_data=str(template)), FOUNDING, registered=False)
+        vagrant.user_data(request(2, user_data=str(template)), FOUNDING, [], registered=False)
     assert raised.value.where == str(template)
     with pytest.raises(Failure, match="cannot be read"):
-        vagrant.user_data(request(user_data=str(tmp_path / "none")), FOUNDING, registered=False)
+        vagrant.user_data(request(user_data=str(tmp_path / "none")), FOUNDING, [], registered=False)
+
+
+def test_machines_without_certificates_are_refused_with_what_makes_them_again(tmp_path: Path) -> None:
+    (tmp_path / "cluster.json").write_text('{"v": 1, "token": "a", "members": 3, "began_s": 1}')
+    with pytest.raises(Failure, match="no certificates") as refused:
+        vagrant.seed(tmp_path, request(2))
+    assert "vagrant destroy" in (refused.value.hint or "")
 
 
 def test_a_cluster_keeps_its_token_until_none_of_its_machines_is_left(tmp_path: Path) -> None:
@@ -162,10 +169,16 @@ def test_a_cluster_keeps_its_token_until_none_of_its_machines_is_left(tmp_path: 
     vagrant.seed(tmp_path, request(5, of=5))
     assert Founding.load(tmp_path / "cluster.json") == founding
     assert "proxy" in read(tmp_path / "node-5.iso", "user-data")
+    # Each has certificates of the cluster's authorities, and no key of theirs.
+    files = {one["path"]: one for one in yaml.safe_load(read(first, "user-data"))["write_files"]}
+    assert files["/etc/flotilla/trust/etcd-peer.key"]["permissions"] == "0600"
+    authority = (tmp_path / "trust" / "etcd-peers-ca.crt").read_text()
+    assert files["/etc/flotilla/trust/etcd-peers-ca.crt"]["content"] == authority
+    assert not [path for path in files if path.endswith("-ca.key")]
     # The Vagrantfile's mark that the first one has been up.
     (tmp_path / "1.up").touch()
     vagrant.seed(tmp_path, request(1))
-    assert "node-3=http://192.168.58.103:2380" in read(tmp_path / "node-1.iso", "user-data")
+    assert "node-3=https://192.168.58.103:2380" in read(tmp_path / "node-1.iso", "user-data")
     # None of them exists any more, whoever removed them: all is new.
     vagrant.seed(tmp_path, request(1, fresh=True))
     again = Founding.load(tmp_path / "cluster.json")
@@ -173,9 +186,10 @@ def test_a_cluster_keeps_its_token_until_none_of_its_machines_is_left(tmp_path: 
     assert again.token != founding.token
     assert not (tmp_path / "1.up").exists()
     assert "node-3=http" not in read(tmp_path / "node-1.iso", "user-data")
+    assert (tmp_path / "trust" / "etcd-peers-ca.crt").read_text() != authority
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"v": 2}', '{"v": 1, "token": "a"}', '{"v": 1, "more": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"v": 9}', '{"v": 2, "token": "a"}', '{"v": 2, "more": 1}'])
 def test_what_a_cluster_was_given_is_not_guessed(tmp_path: Path, text: str) -> None:
     path = tmp_path / "cluster.json"
     path.write_text(text)

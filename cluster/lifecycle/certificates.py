@@ -1,0 +1,38 @@
+"""A cluster's certificates: its authorities are made with it, and each node gets its own in its user-data.
+
+With them etcd's members and clients trust only each other (docs/security.md). The authorities' keys stay on this
+computer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trust
+from cloudconfig.host.certificates import entries
+from trust.profile import NODE_DAYS
+
+OPERATOR: Final = "cluster"
+"""The name in this computer's certificate."""
+
+
+def make(authorities: Path, operator: Path) -> None:
+    """Make the trust folder ``authorities`` and, in the folder ``operator``, certificates for this computer.
+
+    Raises :class:`Failure` if either exists."""
+    trust.create(authorities)
+    issued = trust.issue_user(authorities, OPERATOR, "operator", days=NODE_DAYS, etcd=True)
+    operator.mkdir(mode=0o700)
+    for name, text in issued.files.items():
+        path = operator / name
+        path.touch(trust.mode(name), exist_ok=False)
+        path.write_text(text)
+
+
+def of_node(authorities: Path, name: str, addresses: Sequence[str]) -> list[dict[str, str]]:
+    """New certificates of a node, as entries of ``write_files``; only their owners may read the keys.
+
+    Raises :class:`Failure` if the trust folder is not what it was."""
+    return entries(trust.issue_node(authorities, name, addresses).files)
