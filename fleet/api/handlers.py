@@ -38,6 +38,9 @@ A member stands for election after one to two election timeouts, 5 s each where 
 commit an entry before it can be read from.
 """
 
+MANY = 100
+"""Units of one request that count as a list: whoever waits for so many will ask again."""
+
 _AGAIN_S = 0.5
 _LOOK_S = 0.1
 
@@ -251,11 +254,11 @@ class Api:
         return seen[0]
 
     def _look_at(self, units: Mapping[str, str]) -> list[Seen]:
-        with self._live.reading() as view:
+        with self._live.reading(all_of_it=len(units) >= MANY) as view:
             return look_at(view or self._registry, units)
 
     def _on_machines(self, units: Mapping[str, str]) -> dict[str, tuple[list[Placement], list[UnitState]]]:
-        with self._live.reading() as view:
+        with self._live.reading(all_of_it=len(units) >= MANY) as view:
             return (view or self._registry).on_machines(units)
 
     def _progress(self, request: Request) -> Response:
