@@ -92,7 +92,12 @@ class Planner:
             self.scheduler.set_machine(known)
 
     def stand_by(self, now: float) -> None:
-        """Another engine leads at ``now``, and plans."""
+        """Another engine leads at ``now``, and plans.
+
+        It evicts what we would: machines that it has dealt with must not look like many that are away at once, later.
+        """
+        for machine in self.evictions.take_due(now):
+            self.scheduler.evict_machine(machine)
         if now >= self._trust_at:
             self.scheduler.trust()
             self._trust_at = now + TRUST_S

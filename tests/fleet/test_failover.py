@@ -85,6 +85,26 @@ def test_a_dead_machine_costs_its_lease_and_the_grace(cluster: Cluster) -> None:
     cluster.moved_within(victim, TTL_S + GRACE_S + SLACK_S)
 
 
+def test_machines_that_died_long_ago_do_not_slow_a_successor(tmp_path: Path) -> None:
+    """It has watched how they died, one by one, and how its predecessor moved their units."""
+    world = World(tmp_path, *"abcdefg")
+    for name in "0123456":
+        world.submit(f"{name}.service")
+    world.run(10)
+    leader = world.leader()
+    standby = next(each for each in world.nodes.values() if each.engine is not None and each.engine._seat is not None)
+    others = [each for each in world.nodes.values() if each not in (leader, standby)]
+    for dead in others[:3]:
+        dead.cut_power()
+        world.run(2 * TTL_S + 10)
+    moving = [f"{name}.service" for name in "0123456" if world.placed(f"{name}.service") == leader.id]
+    leader.cut_power()
+    world.run(TTL_S + GRACE_S + SLACK_S)
+    assert world.leader() is standby
+    assert moving
+    assert not [name for name in moving if world.running(name) in ([], [leader.id])]
+
+
 def test_that_of_a_leader_of_etcd_costs_an_election_more(cluster: Cluster) -> None:
     victim = cluster.draw()
     victim.cut_power()
