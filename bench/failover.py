@@ -38,7 +38,6 @@ from cluster.lifecycle.up import Options, up
 from terminal import Failure, Phases
 
 NAME = "bench-failover"
-ETCD_PORT = 2379
 FLEET = "/flotilla/fleet/"
 TEXT = "[Service]\nExecStart=/usr/bin/sleep infinity\n"
 POLL_S = 0.1
@@ -213,7 +212,7 @@ class Bench:
 
     def _etcd(self, node: Node, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What a node's etcd answers; raises :class:`Failure` for an error of it, or none."""
-        status, text = node.http(ETCD_PORT, "POST", path, body)
+        status, text = node.etcd("POST", path, body)
         if status != 200:
             raise Failure(f"etcd answers with status {status}", where=node.name)
         answer: dict[str, Any] = json.loads(text)
