@@ -5,13 +5,16 @@ registration, leases, watches and unit files (bench/hollow.py). Not real: system
 can be run alone:
 
 * **fill**: all units are submitted over the API's socket on eight connections; until each has an order and its machine
-  says that it runs;
+  says that it runs; then memory, and ten seconds of rest;
+* **lists**: ``fleetctl`` list-units, list-unit-files and why, by a fleetd with a view of the cluster and by one without;
+* **latency**, **start**, **adverse**, **outage**, **loss**: see :mod:`bench.fleet_load`; they need the phase fill;
 * **read**: a process of its own reads the whole prefix into a view, as a new leader does;
-* **failover**: the leader is killed (SIGKILL) and a unit submitted; until that unit has its order.
+* **failover**: the leader is killed (SIGKILL) and a unit submitted; until that unit has its order;
+* **cold**: the same, and the engine that stands by is killed with it.
 
-Half of the units have Conflicts in groups of ten, a quarter wants one of four zones. Without the phase `fill` the state
-that it would leave is written to etcd directly. Each run begins with an empty etcd. CPU is that of etcd, engines, API
-and agents, not of who submits and looks.
+Half of the units have Conflicts in groups of ten, a quarter wants one of four zones. Without a phase that needs agents
+the state that it would leave is written to etcd directly. Each run begins with an empty etcd. CPU is that of etcd,
+engines, API and agents, not of who submits and looks.
 """
 
 from __future__ import annotations
