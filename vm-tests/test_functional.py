@@ -629,17 +629,14 @@ def test_shutdown(fleet: Fleet) -> None:
         assert "stopping: no unit of fleet runs here" in node.journal("fleet", lines=10)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("away", "back"),
     [
-        pytest.param("systemctl stop etcd", "systemctl start etcd", id="gone"),
-        pytest.param(
-            "systemctl kill --signal=STOP etcd",
-            "systemctl kill --signal=CONT etcd",
-            id="silent",
-            marks=pytest.mark.full,
-        ),
+        ("systemctl stop etcd", "systemctl start etcd"),
+        ("systemctl kill --signal=STOP etcd", "systemctl kill --signal=CONT etcd"),
     ],
+    ids=["gone", "silent"],
 )
 def test_shutdown_vs_monitor(fleet: Fleet, away: str, back: str) -> None:
     """So it does while it looks for an etcd that is gone, or does not answer."""
