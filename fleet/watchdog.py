@@ -21,12 +21,16 @@ from dataclasses import dataclass
 
 _TICKS = 3
 """In the time that systemd waits for a report. One may be late, another lost."""
-_LEAST_S = 1.0
+_LEAST_S = 3.0
+"""A busy machine leaves a process without a processor for a second or two; that is no hang."""
 _LOG = logging.getLogger(__name__)
 
 
 def timeout_s(ttl_s: float) -> float:
-    """How long systemd waits for a report, where the machine's lease is ``ttl_s``: a third of it."""
+    """How long systemd waits for a report, where the machine's lease is ``ttl_s``: a third of it, and 3 s at least.
+
+    So it takes a lease of 9 s or more for a fleetd that hangs to be back before anything moves.
+    """
     return max(_LEAST_S, ttl_s / 3)
 
 

@@ -266,10 +266,10 @@ class TestProcess:
 
     def test_one_that_is_stopped_is_silent_and_its_death_says_where(self, tmp_path: Path) -> None:
         """systemd, which waits for a third of the lease, then sends SIGABRT. Its etcd is not there; that is no hang."""
-        fleetd = Process(tmp_path, ttl_s=6)
+        fleetd = Process(tmp_path, ttl_s=9)
         try:
             assert fleetd.reported() == b"READY=1\nSTATUS=running"
-            assert fleetd.notified.recv(200) == b"WATCHDOG_USEC=2000000\nWATCHDOG=1"
+            assert fleetd.notified.recv(200) == b"WATCHDOG_USEC=3000000\nWATCHDOG=1"
             assert [fleetd.notified.recv(200) for _ in range(6)] == 6 * [b"WATCHDOG=1"]
             fleetd.process.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, fleetd.process.pid, os.WSTOPPED)
