@@ -24,6 +24,10 @@ State = Literal["valid", "due", "expired", "revoked"]
 """``due``: less than a third of its time is left, and it is to be renewed."""
 
 _HEX = re.compile(r"[0-9a-f]{1,64}\Z")
+_SERIAL_BITS: Final = 159
+"""Of a positive serial number whose DER has 20 octets at most (RFC 5280 4.1.2.2)."""
+_YEARS: Final = range(1950, 9999)
+"""Those of a time in a certificate or a list, whatever its zone (UTCTime and GeneralizedTime, RFC 5280 4.1.2.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,18 @@ class Record:
         """Raises ValueError."""
         if not (_HEX.match(self.serial) and _HEX.match(self.fingerprint)):
             raise ValueError("a serial or fingerprint is not hexadecimal")
+        if not 0 < int(self.serial, 16) < 1 << _SERIAL_BITS:
+            raise ValueError("a serial is none of a certificate")
         if self.authority not in AUTHORITIES:
             raise ValueError(f"there is no authority {self.authority!r}")
         if self.role not in get_args(Role):
             raise ValueError(f"there is no role {self.role!r}")
         for text in (self.issued, self.not_after, self.revoked):
-            if text is not None and datetime.datetime.fromisoformat(text).tzinfo is None:
-                raise ValueError("a time is without its zone")
+            if text is None:
+                continue
+            moment = datetime.datetime.fromisoformat(text)
+            if moment.tzinfo is None or moment.year not in _YEARS:
+                raise ValueError("a time is without its zone, or none of a certificate")
 
     @property
     def ends(self) -> datetime.datetime:

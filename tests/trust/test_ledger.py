@@ -21,10 +21,11 @@ MINE = Record(
 )
 
 _TEXTS = st.text(max_size=4)
-_TIMES = st.datetimes(timezones=st.just(datetime.UTC)).map(lambda one: one.isoformat())
+_FIRST, _LAST = map(datetime.datetime.fromisoformat, ("1950-01-01", "9998-12-31"))
+_TIMES = st.datetimes(_FIRST, _LAST, timezones=st.just(datetime.UTC)).map(lambda one: one.isoformat())
 _RECORDS = st.builds(
     Record,
-    serial=st.integers(1, 2**159).map("{:x}".format),
+    serial=st.integers(1, 2**159 - 1).map("{:x}".format),
     profile=_TEXTS,
     authority=st.sampled_from(["etcd-peers", "etcd-clients", "fleet"]),
     name=_TEXTS,
@@ -70,12 +71,16 @@ def test_what_is_no_ledger(data: object) -> None:
         {"serial": ""},
         {"serial": "xyz"},
         {"serial": "A" * 99},
+        {"serial": "0"},
+        {"serial": f"{2**159:x}"},
         {"authority": "mine"},
         {"role": "root"},
         {"issued": "yesterday"},
         {"not_after": "2026-12-29T00:00:00"},
         {"revoked": "now"},
         {"revoked": 1},
+        {"revoked": "1949-12-31T23:59:59+00:00"},
+        {"revoked": "9999-12-31T23:59:59-14:00"},
         {"addresses": "10.0.0.1"},
         {"more": 1},
     ],
