@@ -214,5 +214,8 @@ def _of_user(*, etcd: bool) -> Sequence[Profile]:
 
 
 def _now(now: datetime.datetime | None) -> datetime.datetime:
-    """A certificate has whole seconds."""
-    return (now if now is not None else datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
+    """A certificate has whole seconds. Raises Failure for a time before that from which on all is valid."""
+    found = (now if now is not None else datetime.datetime.now(datetime.UTC)).replace(microsecond=0)
+    if found < certificate.NOT_BEFORE:
+        raise Failure("the clock of this computer is wrong", where=f"{found:%Y-%m-%d}", hint="set it, and try again")
+    return found

@@ -160,3 +160,15 @@ def test_what_is_no_authority(lab: Path, text: str, message: str) -> None:
 def test_what_is_no_key(lab: Path, key: str) -> None:
     with pytest.raises(Failure, match="no private key"):
         certificate.Authority.parse((lab / "fleet-ca.crt").read_text(), key)
+
+
+def test_a_clock_that_lost_its_time_makes_nothing(tmp_path: Path) -> None:
+    lost = datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC)
+    with pytest.raises(Failure, match="1970-01-02: the clock of this computer is wrong"):
+        trust.create(tmp_path / "lab", now=lost)
+    assert not (tmp_path / "lab").exists()
+    trust.create(tmp_path / "lab", now=NOW)
+    before = (tmp_path / "lab" / "trust.json").read_bytes()
+    with pytest.raises(Failure, match="1970-01-02: the clock of this computer is wrong"):
+        trust.issue_user(tmp_path / "lab", "kim", "reader", now=lost)
+    assert (tmp_path / "lab" / "trust.json").read_bytes() == before
