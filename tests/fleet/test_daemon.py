@@ -282,9 +282,10 @@ class TestProcess:
                 fleetd.notified.recv(200)
             for each in (signal.SIGABRT, signal.SIGCONT):
                 fleetd.process.send_signal(each)
-            assert fleetd.process.wait(timeout=60) == -signal.SIGABRT
+            ended = fleetd.process.wait(timeout=60)
             assert fleetd.says("Fatal Python error: Aborted")
-            assert fleetd.says("in _run"), "each thread is shown"
+            # Python walks through the stacks of threads that may run meanwhile, and rarely falls: dead it is, too.
+            assert ended == -signal.SIGSEGV or (ended == -signal.SIGABRT and fleetd.says("in _run"))
         finally:
             fleetd.close()
 
