@@ -40,7 +40,7 @@ def test_etcdctl_needs_no_flag(node: Node, words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (f"sudo -u nobody env {{given}} {HEALTH}", "permission denied"),
+        (f"sudo -u daemon env {{given}} {HEALTH}", "permission denied"),
         ("env -u ETCDCTL_CERT -u ETCDCTL_KEY etcdctl get x", "deadline exceeded"),
         (
             f"sudo env ETCDCTL_CERT={FOLDER}/etcd-peer.crt ETCDCTL_KEY={FOLDER}/etcd-peer.key etcdctl get x",

@@ -18,7 +18,7 @@ import pytest
 
 from cluster.cli import main, main_up
 from cluster.client.cluster import Cluster, changing, processes
-from cluster.lifecycle import cleanup, snapshot
+from cluster.lifecycle import certificates, cleanup, snapshot
 from cluster.lifecycle.restore import take
 from cluster.model.layout import Layout, clusters_root
 from terminal import Phases
@@ -220,6 +220,7 @@ def test_restore_that_is_killed_at_any_moment_is_cleaned_up_and_the_snapshot_sta
 ) -> None:
     monkeypatch.setenv("FLOTILLA_QEMU", tiny.description.qemu)
     tiny.layout.key.touch()
+    certificates.make(tiny.layout.trust, tiny.layout.operator)
     for name in ("key.pub", "known_hosts", "discovery.json"):
         (tiny.layout.state / name).touch()
     for node in tiny.nodes:
