@@ -10,10 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import trust
-from cloudconfig.host.certificates import entries
-from trust.profile import NODE_DAYS
-
 OPERATOR: Final = "cluster"
 """The name in this computer's certificate."""
 
@@ -22,6 +18,9 @@ def make(authorities: Path, operator: Path) -> None:
     """Make the trust folder ``authorities`` and, in the folder ``operator``, certificates for this computer.
 
     Raises :class:`Failure` if either exists."""
+    import trust  # lazily, here and below: a fresh machine looks at arguments before it has cryptography and jinja2
+    from trust.profile import NODE_DAYS
+
     trust.create(authorities)
     issued = trust.issue_user(authorities, OPERATOR, "operator", days=NODE_DAYS, etcd=True)
     operator.mkdir(mode=0o700)
@@ -35,4 +34,7 @@ def of_node(authorities: Path, name: str, addresses: Sequence[str]) -> list[dict
     """New certificates of a node, as entries of ``write_files``; only their owners may read the keys.
 
     Raises :class:`Failure` if the trust folder is not what it was."""
+    import trust
+    from cloudconfig.host.certificates import entries
+
     return entries(trust.issue_node(authorities, name, addresses).files)
