@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from cluster.cli import main, main_up
-from cluster.client.cluster import Cluster, changing, processes
+from cluster.client.cluster import Cluster, changing, processes, remove
 from cluster.lifecycle import certificates, cleanup, snapshot
 from cluster.lifecycle.restore import take
 from cluster.model.layout import Layout, clusters_root
@@ -240,3 +241,14 @@ def test_restore_that_is_killed_at_any_moment_is_cleaned_up_and_the_snapshot_sta
         assert all_end(str(copy.state), str(copy.runtime))
     assert tiny.is_running
     assert snapshot.tags() == ["moment"]
+
+
+@pytest.mark.usefixtures("home")
+def test_two_that_remove_the_same_cluster_both_succeed() -> None:
+    """A cluster that is being removed is a torso, and the next command of another program removes it, too."""
+    layout = Layout.of("twice")
+    for number in range(300):
+        (layout.state / "node-1" / f"a{number}" / "b" / "c").mkdir(parents=True)
+    with ThreadPoolExecutor(2) as executor:
+        list(executor.map(remove, [layout] * 2))
+    assert not layout.state.exists()
