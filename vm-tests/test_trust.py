@@ -1,5 +1,5 @@
-"""A cluster as ``cluster up`` makes it: etcd's members, proxies and clients trust the cluster's certificates, and nothing
-else. Rows 23 and 24 of the security suite, on nodes.
+"""A cluster as ``cluster up`` makes it: etcd's members, proxies and clients trust the cluster's certificates, and
+nothing else. Rows 23 and 24 of the security suite, on nodes.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import pytest
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.lifecycle import scale
+from etcd import credentials
 from terminal import Phases
 
 from . import keys
 
 pytestmark = [pytest.mark.needs(), pytest.mark.fast]
 
-FOLDER = "/etc/flotilla/trust"
+FOLDER = credentials.FOLDER
 HEALTH = "etcdctl endpoint health"
 
 

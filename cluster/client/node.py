@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cluster.client import control, root_shell
 from cluster.client.clock import Clock
@@ -34,8 +35,11 @@ from cluster.model.protocol import (
     StopNode,
 )
 from cluster.model.run import RunResult
-from etcd import Tls
+from etcd import Tls, credentials
 from terminal import Failure
+
+if TYPE_CHECKING:
+    import ssl
 
 T = TypeVar("T")
 RUN_DEADLINE_S = 30.0
@@ -48,7 +52,7 @@ SEND_DEADLINE_S = 3600.0
 STOP_DEADLINE_S = 60.0
 REBOOT_DEADLINE_S = 90.0
 ETCD_PORT = 2379
-SERVER_CERTIFICATE = "/etc/flotilla/trust/etcd-server.crt"
+SERVER_CERTIFICATE = str(credentials.FOLDER / "etcd-server.crt")
 TAIL_BYTES = 1 << 16
 TERMINAL_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-Z\\^_])")
 """Colours and cursor moves, which systemd writes to consoles; ECMA-48."""
@@ -203,8 +207,12 @@ class Node:
         Returns status and body. Raises :class:`Failure` as :meth:`http`, and if the certificate cannot be read.
         """
         seconds = CONNECT_DEADLINE_S * self.factor
-        context = operator_tls(self._operator).context() if self.has_certificates else None
-        return self._ssh.http(ETCD_PORT, method, path, body, timeout=seconds, context=context)
+        return self._ssh.http(ETCD_PORT, method, path, body, timeout=seconds, context=self._etcd_context)
+
+    @cached_property
+    def _etcd_context(self) -> ssl.SSLContext | None:
+        """With this computer's certificate, read once: clients under load ask thousands of times."""
+        return operator_tls(self._operator).context() if self.has_certificates else None
 
     @property
     def has_certificates(self) -> bool:

@@ -11,10 +11,12 @@ import yaml
 import trust
 from cloudconfig.check import validate
 from cloudconfig.cli import main
+from cloudconfig.plan import etcdctl
 from cloudconfig.text import finding
+from etcd import credentials
 from tests.cluster.commands import call
 from trust import overview
-from trust.profile import NODE_FILES
+from trust.profile import NODE_FILES, NODE_FOLDER
 
 TEMPLATE = """\
 #cloud-config
@@ -96,3 +98,8 @@ def test_an_error_that_only_the_real_texts_show_prints_none_of_them(capsys: pyte
     printed = capsys.readouterr().err
     assert "template line 7: the template renders with empty certificates, and not with real ones" in printed
     assert "PRIVATE KEY" not in printed
+
+
+def test_who_issues_certificates_and_who_uses_them_have_one_folder_for_them() -> None:
+    """Rooms that may not import each other, so that each has its name."""
+    assert str(credentials.FOLDER) == NODE_FOLDER == etcdctl.FOLDER
