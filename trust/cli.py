@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,38 +142,30 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _issue(options: argparse.Namespace) -> int:
-    from trust import folder, issuer, profile
+    from trust import issuer, profile
 
     if options.node is not None:
         if options.role or options.etcd:
             raise UsageFailure("a node has no role", where="--role, --etcd", hint="leave it away, or name a --user")
         days = options.days if options.days is not None else profile.NODE_DAYS
-        with folder.made(options.out) as files:
-            certificates = issuer.issue_node(options.folder, options.node, options.address, days=days, first=True)
-            files.update(certificates.files)
-    else:
-        if options.address:
-            raise UsageFailure("a user has no address", where="--address", hint="leave it away, or name a --node")
-        if options.role is None:
-            raise UsageFailure("a user needs a role", hint="--role reader or --role operator")
-        days = options.days if options.days is not None else profile.USER_DAYS
-        with folder.made(options.out) as files:
-            certificates = issuer.issue_user(
-                options.folder, options.user, options.role, days=days, etcd=options.etcd, first=True
-            )
-            files.update(certificates.files)
-    _print_issued(options, certificates)
-    return 0
+        return _deliver(
+            options, lambda: issuer.issue_node(options.folder, options.node, options.address, days=days, first=True)
+        )
+    if options.address:
+        raise UsageFailure("a user has no address", where="--address", hint="leave it away, or name a --node")
+    if options.role is None:
+        raise UsageFailure("a user needs a role", hint="--role reader or --role operator")
+    days = options.days if options.days is not None else profile.USER_DAYS
+    return _deliver(
+        options,
+        lambda: issuer.issue_user(options.folder, options.user, options.role, days=days, etcd=options.etcd, first=True),
+    )
 
 
 def _renew(options: argparse.Namespace) -> int:
-    from trust import folder, issuer
+    from trust import issuer
 
-    with folder.made(options.out) as files:
-        certificates = issuer.renew(options.folder, _holder(options), node=options.node is not None)
-        files.update(certificates.files)
-    _print_issued(options, certificates)
-    return 0
+    return _deliver(options, lambda: issuer.renew(options.folder, _holder(options), node=options.node is not None))
 
 
 def _revoke(options: argparse.Namespace) -> int:
@@ -194,6 +186,17 @@ def _revoke(options: argparse.Namespace) -> int:
 
 def _holder(options: argparse.Namespace) -> str:
     return str(options.node if options.node is not None else options.user)
+
+
+def _deliver(options: argparse.Namespace, issue: Callable[[], Certificates]) -> int:
+    """Issue into the folder of ``--out``, which is looked at before: what cannot be delivered is not issued."""
+    from trust import folder
+
+    with folder.made(options.out) as files:
+        certificates = issue()
+        files.update(certificates.files)
+    _print_issued(options, certificates)
+    return 0
 
 
 def _print_issued(options: argparse.Namespace, issued: Certificates) -> None:

@@ -22,10 +22,7 @@ _USER = re.compile(r"[a-z0-9_](?:[a-z0-9_.@+-]*[a-z0-9_])?\Z", re.IGNORECASE | r
 
 def node_name(text: str) -> str:
     """The name of a node, in lower case: a host name of :data:`NAME_MAX` characters at most. Raises UsageFailure."""
-    if len(text) > NAME_MAX:
-        raise UsageFailure(
-            f"a name of more than {NAME_MAX} characters", where=f"{text[:NAME_MAX]}...", hint="shorten it"
-        )
+    _check_length(text)
     if not _is_host(text):
         raise UsageFailure(
             "no name of a node",
@@ -37,10 +34,7 @@ def node_name(text: str) -> str:
 
 def user_name(text: str) -> str:
     """The name of a user, as it was written. Raises UsageFailure."""
-    if len(text) > NAME_MAX:
-        raise UsageFailure(
-            f"a name of more than {NAME_MAX} characters", where=f"{text[:NAME_MAX]}...", hint="shorten it"
-        )
+    _check_length(text)
     if not _USER.match(text):
         raise UsageFailure(
             "no name of a user", where=repr(text), hint="letters, digits and _.@+- as in kim or kim@example.net"
@@ -73,6 +67,13 @@ def addresses(texts: Iterable[str]) -> tuple[Address | str, ...]:
     if len(found) > ADDRESSES_MAX:
         raise UsageFailure(f"{len(found)} addresses", hint=f"a certificate has {ADDRESSES_MAX} at most")
     return found
+
+
+def _check_length(text: str) -> None:
+    if len(text) > NAME_MAX:
+        raise UsageFailure(
+            f"a name of more than {NAME_MAX} characters", where=f"{text[:NAME_MAX]}...", hint="shorten it"
+        )
 
 
 def _host(text: str, where: str) -> str:

@@ -377,16 +377,17 @@ def remove(layout: Layout) -> None:
         from cluster.machines.namespaces.driver import forget_groups
 
         forget_groups(description, layout)
-    _remove_tree(layout.runtime)
+    remove_tree(layout.runtime)
     # Before all other files: if this process is killed, the rest is a torso, which the next command removes, and not a
     # cluster with half of its disks.
     layout.description.unlink(missing_ok=True)
-    _remove_tree(layout.state)
+    remove_tree(layout.state)
     with suppress(OSError):
         layout.runtime.parent.rmdir()  # another cluster's sockets may be there
 
 
-def _remove_tree(folder: Path) -> None:
+def remove_tree(folder: Path) -> None:
+    """Remove a folder that other programs may be removing, too, or that is gone."""
     while folder.exists():
         with suppress(FileNotFoundError):  # the next command of another program removes what is left, too
             shutil.rmtree(folder)

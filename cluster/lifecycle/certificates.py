@@ -19,15 +19,13 @@ def make(authorities: Path, operator: Path) -> None:
 
     Raises :class:`Failure` if either exists."""
     import trust  # lazily, here and below: a fresh machine looks at arguments before it has cryptography and jinja2
+    from trust.folder import made
     from trust.profile import NODE_DAYS
 
     trust.create(authorities)
     issued = trust.issue_user(authorities, OPERATOR, "operator", days=NODE_DAYS, etcd=True)
-    operator.mkdir(mode=0o700)
-    for name, text in issued.files.items():
-        path = operator / name
-        path.touch(trust.mode(name), exist_ok=False)
-        path.write_text(text)
+    with made(operator) as files:
+        files.update(issued.files)
 
 
 def of_node(authorities: Path, name: str, addresses: Sequence[str]) -> list[dict[str, str]]:

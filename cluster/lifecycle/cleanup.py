@@ -9,7 +9,6 @@ touched.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,8 +92,7 @@ def _end_remains(layout: Layout) -> None:
     if cluster.is_running:
         return
     clusters.end_processes(layout)
-    if runtime.exists():
-        shutil.rmtree(runtime)
+    clusters.remove_tree(runtime)
     with suppress(OSError):
         runtime.parent.rmdir()
 
