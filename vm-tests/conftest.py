@@ -25,7 +25,7 @@ from builder.pipeline.order import Settings
 from cluster.client.cluster import Cluster, changing
 from cluster.client.node import Node
 from cluster.lifecycle.restore import up_cached
-from cluster.lifecycle.up import Options, built, prepare
+from cluster.lifecycle.up import Options, built, prepare, up
 from cluster.machines.namespaces import requirements
 from cluster.model.layout import Layout
 from cluster.testing.plugin import clusters_of
@@ -180,6 +180,17 @@ def three_nodes(redis_archive: Path, driver: str) -> Iterator[Cluster]:
     options = Options(size=3, name=name, load_images=(redis_archive,), agent_ttl=f"{TTL_S}s", driver=driver)
     try:
         yield up_cached(options, Phases(sys.__stderr__)).cluster
+    finally:
+        remove(name)
+
+
+@contextmanager
+def three_in_namespaces(name: str, lease_s: int, image: Path | None = None) -> Iterator[Cluster]:
+    """Three nodes in namespaces, healthy, with machines' leases of ``lease_s``; gone when the block is over."""
+    remove(name)
+    try:
+        options = Options(size=3, name=name, image=image, driver="namespaces", agent_ttl=f"{lease_s}s")
+        yield up(options, Phases(sys.__stderr__)).cluster
     finally:
         remove(name)
 

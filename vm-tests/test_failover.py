@@ -1,5 +1,6 @@
-"""What must move a machine's units and what must not, with a real systemd: a fleetd that hangs, one that is stopped, and
-a machine that shuts down. How long deaths take: ``bench/failover.py``; under virtual time ``tests/fleet/test_failover.py``.
+"""What must move a machine's units and what must not, with a real systemd: a fleetd that hangs, one that is stopped,
+and a machine that shuts down. How long deaths take: ``bench/failover.py``; under virtual time:
+``tests/fleet/test_failover.py``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import pytest
 
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
-from cluster.lifecycle.up import Options, up
 from cluster.testing.plugin import clusters_of
-from terminal import Phases
 
 from . import keys
-from .conftest import Fleetctl, remove, until
+from .conftest import Fleetctl, three_in_namespaces, until
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.fast]
 
@@ -33,12 +32,8 @@ TEXT = "[Service]\nExecStart=/usr/bin/sleep infinity\n"
 def cluster(image: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Three nodes, healthy."""
     clusters_of(request.config)
-    remove(NAME)
-    try:
-        options = Options(size=3, name=NAME, image=image, driver="namespaces", agent_ttl=f"{LEASE_S}s")
-        yield up(options, Phases(quiet=True)).cluster
-    finally:
-        remove(NAME)
+    with three_in_namespaces(NAME, LEASE_S, image) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,9 @@ import pytest
 
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
-from cluster.lifecycle.up import Options, up
 from cluster.testing.plugin import clusters_of
-from terminal import Phases
 
-from .conftest import TTL_S, remove, three_nodes
+from .conftest import TTL_S, three_in_namespaces, three_nodes
 from .functional import CORPUS, SOCKET, Fleet, is_active, says, since
 
 pytestmark = pytest.mark.needs()
@@ -49,12 +46,8 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         with three_nodes(request.getfixturevalue("redis_archive"), driver) as cluster:
             yield cluster
         return
-    remove(NAME)
-    try:
-        options = Options(size=3, name=NAME, driver=driver, agent_ttl=f"{ANCESTORS_TTL_S}s")
-        yield up(options, Phases(sys.__stderr__)).cluster
-    finally:
-        remove(NAME)
+    with three_in_namespaces(NAME, ANCESTORS_TTL_S) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,13 @@ import pytest
 
 from cluster.client.cluster import Cluster, processes
 from cluster.client.node import Node
-from cluster.lifecycle.up import Options, up
 from cluster.machines.namespaces import cgroup
 from cluster.machines.process import Process
 from cluster.model.protocol import Save
 from cluster.testing.plugin import clusters_of
-from terminal import Failure, Phases
+from terminal import Failure
 
-from .conftest import Fleetctl, remove, until
+from .conftest import Fleetctl, remove, three_in_namespaces, until
 
 pytestmark = [pytest.mark.namespaces, pytest.mark.fast]
 
@@ -39,12 +38,8 @@ LEASE_S = 8
 def cluster(image: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """Three nodes, healthy."""
     clusters_of(request.config)
-    remove(NAME)
-    try:
-        options = Options(size=3, name=NAME, image=image, driver="namespaces", agent_ttl=f"{LEASE_S}s")
-        yield up(options, Phases(quiet=True)).cluster
-    finally:
-        remove(NAME)
+    with three_in_namespaces(NAME, LEASE_S, image) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -56,6 +56,12 @@ class RunningNode:
         return False
 
 
+async def flood(guest: RunningNode, one: bytes, count: int) -> None:
+    """Send the frame ``one`` so often, as fast as it is taken."""
+    for _ in range(count):
+        await guest.send(one)
+
+
 Story = Callable[[Switch, dict[int, RunningNode]], Awaitable[None]]
 
 
@@ -186,11 +192,7 @@ def test_a_reader_that_takes_a_little_at_a_time_is_slow_not_paused(tmp_path: Pat
         one = frame(mac(2), mac(1), bytes(1480))
         frames = 3 * QUEUE_BYTES_MAX // len(one)
 
-        async def sending() -> None:
-            for _ in range(frames):
-                await guests[1].send(one)
-
-        sender = asyncio.create_task(sending())
+        sender = asyncio.create_task(flood(guests[1], one, frames))
         left = frames * (4 + len(one))
         while left:
             left -= len(await guests[2].reader.read(1 << 14))
@@ -209,11 +211,7 @@ def test_a_switch_that_has_no_time_gives_no_node_up(tmp_path: Path) -> None:
         one = frame(mac(2), mac(1), bytes(1480))
         frames = 4 * QUEUE_BYTES_MAX // len(one)
 
-        async def sending() -> None:
-            for _ in range(frames):
-                await guests[1].send(one)
-
-        sender = asyncio.create_task(sending())
+        sender = asyncio.create_task(flood(guests[1], one, frames))
         await eventually(lambda: switch._links[2].full)
         time.sleep(1.2 * PATIENCE_S)
         await asyncio.sleep(0)
