@@ -6,7 +6,7 @@ can be run alone:
 
 * **fill**: all units are submitted over the API's socket on eight connections; until each has an order and its machine
   says that it runs; then memory, and ten seconds of rest;
-* **lists**: ``fleetctl`` list-units, list-unit-files and why, by a fleetd with a view of the cluster and by one without;
+* **lists**: ``fleetctl`` list-units, list-unit-files and why, by a fleetd with a view of the cluster and one without;
 * **latency**, **start**, **adverse**, **outage**, **loss**: see :mod:`bench.fleet_load`; they need the phase fill;
 * **read**: a process of its own reads the whole prefix into a view, as a new leader does;
 * **failover**: the leader is killed (SIGKILL) and a unit submitted; until that unit has its order;

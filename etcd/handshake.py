@@ -55,8 +55,8 @@ _THEIRS: Final = {
 _REFUSED: Final = Trouble("etcd does not accept our certificate as a client's", f"use etcd-client.crt; {_JOURNAL}")
 _DROPPED: Final = Trouble(
     "etcd ends the connection when it has seen our certificate",
-    "either the certificate was revoked, or this port is for gRPC alone: then name the one of --listen-client-http-urls, "
-    f"which has etcd's JSON; {_JOURNAL}",
+    "either the certificate was revoked, or this port is for gRPC alone: then name the one of "
+    f"--listen-client-http-urls, which has etcd's JSON; {_JOURNAL}",
 )
 _NO_TLS: Final = Trouble(
     "this port speaks no TLS", "we do not go on without: start etcd with https:// in --listen-client-urls"
@@ -105,7 +105,7 @@ def asked(host: str, port: int, context: ssl.SSLContext | None, *, timeout: floa
 
 
 def _speaks_tls(plain: socket.socket) -> bool:
-    """Whether what answers there answers in TLS, in whatever way. Nothing is sent over it, so it need not be trusted."""
+    """Whether what answers there answers in TLS, in whatever way. Nothing is sent over it: it need not be trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -18,7 +18,7 @@ def laid(folder: Path, certificates: Certificates) -> Path:
 
 
 def node(directory: Path, name: str = "node-1", *addresses: str) -> Path:
-    """The certificates of a node of the cluster whose trust folder is ``directory/authorities``, made if it is missing."""
+    """The certificates of a node of the cluster with the trust folder ``directory/authorities``, made if missing."""
     authorities = directory / "authorities"
     if not authorities.exists():
         authorities.parent.mkdir(parents=True, exist_ok=True)

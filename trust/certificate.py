@@ -150,7 +150,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is in a certificate, for people and the ledger: hexadecimal serial and SHA-256 of its DER, end of validity."""
+    """What is in a certificate, for people and the ledger: serial and SHA-256 of its DER, hexadecimal, and its end."""
 
     serial: str
     fingerprint: str

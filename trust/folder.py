@@ -4,9 +4,9 @@
     etcd-peers-ca.crt .key   an authority, and so for etcd-clients and fleet; written once
     etcd-peers.crl           what it has revoked: follows from the ledger, and is made again where it does not
 
-The folder appears at once with all that is in it. After that one write decides, the ledger's (beside it, fsync, rename);
-a list that a kill kept from being written is made when the folder is next opened to write. Who writes holds the
-folder's lock alone. Folder and keys are their owner's only, and one that others can read is refused.
+The folder appears at once with all that is in it. After that one write decides, the ledger's (beside it, fsync,
+rename); a list that a kill kept from being written is made when the folder is next opened to write. Who writes holds
+the folder's lock alone. Folder and keys are their owner's only, and one that others can read is refused.
 """
 
 from __future__ import annotations

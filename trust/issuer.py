@@ -145,7 +145,8 @@ def _refuse_second(found: Ledger, name: str, *, node: bool, now: datetime.dateti
         raise Failure(
             "it has certificates that are valid",
             where=name,
-            hint="'trust renew' makes new ones like them; for other addresses or another role, 'trust revoke' comes first",
+            hint="'trust renew' makes new ones like them; for other addresses or another role, "
+            "'trust revoke' comes first",
         )
 
 

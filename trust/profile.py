@@ -16,7 +16,8 @@ ETCD_PEERS: Final = "etcd-peers"
 ETCD_CLIENTS: Final = "etcd-clients"
 FLEET: Final = "fleet"
 AUTHORITIES: Final = (ETCD_PEERS, ETCD_CLIENTS, FLEET)
-"""Their names, which those of their files begin with: ``etcd-peers-ca.crt``, ``etcd-peers-ca.key``, ``etcd-peers.crl``."""
+"""Their names, with which those of their files begin: ``etcd-peers-ca.crt``, ``etcd-peers-ca.key``,
+``etcd-peers.crl``."""
 
 NODE_FOLDER: Final = "/etc/flotilla/trust"
 """Where a node has its files, under the names of :attr:`trust.Certificates.files`."""

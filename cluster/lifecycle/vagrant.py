@@ -171,7 +171,8 @@ def variables(
 ) -> dict[str, object]:
     """What a user-data template may use: the variables of ``cluster up``, and what the Vagrantfile adds.
 
-    ``issued`` are the node's certificates, as entries of ``write_files``; ``registered``: the first node was up before, so that the members have registered.
+    ``issued`` are the node's certificates, as entries of ``write_files``; ``registered``: the first node was up before,
+    so that the members have registered.
     """
     nodes = [
         {

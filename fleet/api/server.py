@@ -30,9 +30,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class ApiServer:
-    """Serves ``registry``, of which ``live`` may be a view, on ``sockets``: bound, listening stream sockets (unix or TCP).
+    """Serves ``registry``, of which ``live`` may be a view, on ``sockets``.
 
-    Closing them is its job."""
+    They are bound, listening stream sockets (unix or TCP). Closing them is its job."""
 
     def __init__(self, registry: Registry, live: Live | None = None, *, sockets: Sequence[socket.socket]) -> None:
         site = Site(

@@ -107,9 +107,9 @@ class UnitState:
 def current_state(unit: Unit, machine: str | None, states: Iterable[UnitState]) -> Desired:
     """A unit's progress: ``machine`` is where it is placed (``None``: nowhere), ``states`` are the machines' reports.
 
-    A text that was replaced counts as loaded until its machine has let go of the former one, and so does a unit that was
-    unloaded: only then may a client believe ``inactive``. Where it is to be loaded, it counts as inactive meanwhile: only
-    when its machine has the new text may a client believe ``loaded``.
+    A text that was replaced counts as loaded until its machine has let go of the former one, and so does a unit that
+    was unloaded: only then may a client believe ``inactive``. Where it is to be loaded, it counts as inactive
+    meanwhile: only when its machine has the new text may a client believe ``loaded``.
     """
     mine = [state for state in states if state.name == unit.name]
     for state in mine:

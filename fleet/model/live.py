@@ -4,8 +4,8 @@ The engine feeds it, in its own thread, as long as it leads, stands by, or the A
 Readers look at it under a lock, and take values out of it: those never change.
 
 *How fresh it is.* A reader first asks etcd for its revision (:meth:`fleet.model.registry.Registry.revision`), which
-also says whether etcd is there, and then waits until the view contains that revision. So an answer contains all that any
-client wrote before its request. There is one exception: keys that are not fleet's raise the revision, too, and no watch
+also says whether etcd is there, and then waits until the view contains that revision. So an answer contains all that
+any client wrote before its request. There is one exception: keys that are not fleet's raise the revision, too, and no watch
 of fleet's prefix reports them. So a view that receives nothing for :data:`QUIET_S` counts as up to date, and one whose
 watch is slower than that may be older by as much as its watch is behind. What was written through this fleetd is waited
 for in any case.
