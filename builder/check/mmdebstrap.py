@@ -33,12 +33,15 @@ VERSION: Final = 1
 
 # systemd-tmpfiles needs /proc, which cannot be mounted in the containers of many CI systems or under fakechroot, and
 # etcd-server's script fails if it fails. So it is diverted (as by dpkg-divert) while the scripts run, and runs once at
-# the end, from outside.
+# the end, from outside. A hook of the kernel's package is diverted to where no kernel's script looks, since it makes an
+# initrd: we have our own, and theirs takes a while. (An excluded path would have each package pass a filter in Python.)
 _DIVERT: Final = r"""
 cd "$1"
 mv usr/bin/systemd-tmpfiles usr/bin/systemd-tmpfiles.late
 ln -s true usr/bin/systemd-tmpfiles
-printf '/usr/bin/systemd-tmpfiles\n/usr/bin/systemd-tmpfiles.late\n:\n' >var/lib/dpkg/diversions
+rm -f etc/kernel/postinst.d/initramfs-tools
+printf '%s\n' /usr/bin/systemd-tmpfiles /usr/bin/systemd-tmpfiles.late : \
+    /etc/kernel/postinst.d/initramfs-tools /etc/kernel/initramfs-tools.unused : >var/lib/dpkg/diversions
 """
 
 # It is the tree's own program with the tree's own libraries, whatever the host has. It exits with 65 or 73 when single
@@ -46,6 +49,7 @@ printf '/usr/bin/systemd-tmpfiles\n/usr/bin/systemd-tmpfiles.late\n:\n' >var/lib
 _LATE: Final = r"""
 cd "$1"
 mv usr/bin/systemd-tmpfiles.late usr/bin/systemd-tmpfiles
+rm -f etc/kernel/initramfs-tools.unused
 : >var/lib/dpkg/diversions
 libraries=$(echo "$1"/usr/lib/*-linux-gnu)
 usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries:$libraries/systemd" usr/bin/systemd-tmpfiles --root="$1" --create ||
@@ -53,8 +57,6 @@ usr/lib64/ld-linux-x86-64.so.2 --library-path "$libraries:$libraries/systemd" us
 """
 
 COMPARABLE: Final = (
-    # This hook of the kernel's package makes an initrd: we have our own, and theirs takes a while.
-    "--dpkgopt=path-exclude=/etc/kernel/postinst.d/initramfs-tools",
     f"--extract-hook=set -e;{_DIVERT}",
     f"--customize-hook=set -e;{_LATE}",
 )
