@@ -21,7 +21,7 @@ from cluster.client.fault import Fault
 from cluster.client.net import Net
 from cluster.client.node import CONNECT_DEADLINE_S, Node
 from cluster.client.ssh import USER
-from cluster.machines.process import Process
+from cluster.machines.process import Process, running
 from cluster.model.description import Description
 from cluster.model.layout import NAME_PATTERN, Layout, clusters_root, make_private
 from cluster.model.protocol import (
@@ -162,7 +162,7 @@ class Cluster:
         log = str(self.layout.supervisor_log)
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "cluster.daemon.supervisor", str(self.layout.state)],
+            [sys.executable, *supervisor_arguments(self.layout)],
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -339,6 +339,11 @@ class Cluster:
         remove(self.layout)
 
 
+def supervisor_arguments(layout: Layout) -> list[str]:
+    """The arguments with which Python is a cluster's supervisor."""
+    return ["-m", "cluster.daemon.supervisor", str(layout.state)]
+
+
 def processes(layout: Layout) -> list[Process]:
     """The processes that a supervisor wrote down, itself first; none if it ended in an orderly way."""
     try:
@@ -350,6 +355,10 @@ def processes(layout: Layout) -> list[Process]:
 def end_processes(layout: Layout) -> None:
     """End the supervisor and the QEMUs of a cluster in any state, and clean up what a killed supervisor left."""
     recorded = processes(layout)
+    if not recorded:
+        # One that is still starting, of a command that was killed, has recorded nothing, and would begin to write
+        # into the folder after this.
+        recorded = running(supervisor_arguments(layout))
     if recorded and recorded[0].alive:
         with suppress(Failure):  # it may hang; then it is killed
             control.ask(layout.control, Shutdown(), deadline_s=5)

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,3 +81,15 @@ class Process:
         if not self.wait_gone(grace_s):
             self.send(signal.SIGKILL)
             self.wait_gone(grace_s)
+
+
+def running(words: Sequence[str]) -> list[Process]:
+    """The processes whose arguments are ``words``, whatever program runs them; those of this user, as others' are not
+    ours to read."""
+    wanted = "\0".join((*words, "")).encode(errors="surrogateescape")
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().partition(b"\0")[2] == wanted and (process := Process.of(int(path.parent.name))):
+                found.append(process)
+    return found

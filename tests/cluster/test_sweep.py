@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.cli import main, main_up
-from cluster.client.cluster import Cluster, changing, processes, remove
+from cluster.client.cluster import Cluster, changing, end_processes, processes, remove, supervisor_arguments
 from cluster.lifecycle import certificates, cleanup, snapshot
 from cluster.lifecycle.restore import take
 from cluster.model.layout import Layout, clusters_root
@@ -109,6 +110,22 @@ def test_up_that_is_killed_at_any_moment_is_cleaned_up_by_the_next_command(
             run(main, "down")
         assert nothing_is_left(), f"after {moment:.2f} s"
     assert finished < MOMENTS
+
+
+def test_a_supervisor_that_was_just_started_is_ended(tiny: Cluster) -> None:
+    """The command was killed between the start of its supervisor and the supervisor's first record of itself."""
+    end_processes(tiny.layout)
+    replace(tiny.description, ready=False).save(tiny.layout.description)
+    command = [sys.executable, *supervisor_arguments(tiny.layout)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            assert not tiny.layout.supervisor.exists(), "it has begun already: this test is too late"
+            next_command()
+            assert process.poll() == -signal.SIGKILL, "it was stopped, and would not have ended by itself"
+        finally:
+            process.kill()
+    assert nothing_is_left()
 
 
 def test_ctrl_c_at_any_moment_of_up_leaves_nothing_to_clean_up(seconds_of_up: float, image: Path, seed: int) -> None:
