@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import NamedTuple
 
-ETCD_CLIENTS, ETCD_PEERS, SSH = 2379, 2380, 22
+ETCD_CLIENTS, ETCD_PEERS, FLEET_API, SSH = 2379, 2380, 2378, 22
 # A cloud's metadata service, which gives away user-data and keys: all of IPv4's link-local addresses, EC2's in IPv6,
 # and Azure's.
 METADATA = ("169.254.0.0/16", "168.63.129.16/32", "fd00:ec2::254/128")
@@ -50,7 +50,7 @@ class Rules(NamedTuple):
     reach. With ``strict``, whatever else units publish or bind is closed but for ``allowed``.
     """
 
-    doors: tuple[int, ...] = (ETCD_CLIENTS, ETCD_PEERS)
+    doors: tuple[int, ...] = (FLEET_API, ETCD_CLIENTS, ETCD_PEERS)
     machines: tuple[str, ...] = ()
     neighbours: bool = True
     nodes_only: tuple[str, ...] = ()

@@ -59,6 +59,8 @@ class Config:
     agent_ttl: int = 30
     public_ip: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    api_listen: tuple[str, ...] | None = None
+    """URLs; None is the usual one (:mod:`fleet.api.doors`), none at all keeps to unix sockets."""
     disable_engine: bool = False
     verbosity: int = 0
     units_directory: str = "/run/fleet"
@@ -182,6 +184,24 @@ def _endpoints(text: str) -> tuple[str, ...]:
     return found
 
 
+def _listen(text: str) -> tuple[str, ...]:
+    if text.strip().lower() == "none":
+        return ()
+    import ipaddress  # most nodes have no such setting
+
+    found = tuple(each.strip() for each in text.split(","))
+    for each in found:
+        try:
+            parts = urlsplit(each)
+            ipaddress.ip_address((parts.hostname or "").partition("%")[0])
+            is_right = parts.scheme in ("http", "https") and parts.port != 0 and parts.path in ("", "/")
+        except ValueError:
+            is_right = False
+        if not is_right:
+            raise ValueError(f"{each[:80]!r} is neither none nor an address such as https://10.0.0.1:2378")
+    return found
+
+
 def _metadata(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for pair in text.split(","):
@@ -210,6 +230,7 @@ def _prefix(text: str) -> str:
 
 _PARSERS: Mapping[str, Callable[[str], object]] = {
     "agent_ttl": _ttl,
+    "api_listen": _listen,
     "disable_engine": _truth,
     "engine_reconcile_interval": _interval,
     "etcd_cafile": str,

@@ -234,9 +234,11 @@ def run(argv: Sequence[str]) -> int:
     live = Live(registry)
     daemon = Daemon(registry, machine, store, config, read, lambda text: notify(text, os.environ), keeper, live)
     from fleet.agent.systemd import SystemdManager
+    from fleet.api import doors
     from fleet.api.server import ApiServer
 
-    server = ApiServer(registry, live, sockets=[*inherited_sockets(os.environ), *_own_sockets(options.socket)])
+    given = [*inherited_sockets(os.environ), *_own_sockets(options.socket)]
+    server = ApiServer(registry, live, sockets=doors.opened(config.api_listen, machine.ip, given, doors.own()))
     meaning = "units run on"
     _handle_signals(daemon)  # before anyone learns that we are ready, and may stop us
     try:

@@ -116,12 +116,12 @@ def test_a_container_finds_every_door_closed(nodes: tuple[Node, Node], cluster: 
     bridge = one.ask("docker network inspect bridge --format '{{(index .IPAM.Config 0).Gateway}}'").strip()
     discovery = cluster.description.discovery_url(cluster.description.token).split("/")[2]
     doors = [
-        *(*at(one.address, 2379, 2380, 22), *at(two.address, 2379, 2380, 22)),
+        *(*at(one.address, 2378, 2379, 2380, 22), *at(two.address, 2378, 2379, 2380, 22)),
         *(*at(HOST, 8087), discovery),
     ]
     assert set(tried(one, *doors).values()) == {"open"}
     # No server is behind some of these here; they are refused all the same.
-    others = [*at(bridge, 22, 2379), *at(HOST, 8080, 5000), *at("169.254.169.254", 80)]
+    others = [*at(bridge, 22, 2378, 2379), *at(HOST, 8080, 5000), *at("169.254.169.254", 80)]
     found = tried(one, *doors, *others, inside=True)
     assert set(found.values()) <= REFUSED, found
 
@@ -218,7 +218,7 @@ def test_strict_closes_what_is_published_or_bound(nodes: tuple[Node, Node]) -> N
         until("all is open", lambda: set(tried(one, *targets).values()) == {"open"}, 60, 0.1)
         with Applied(two, {"mode": "strict", "allow": [PUBLISHED]}):
             assert list(tried(one, *targets).values()) == ["open", "EHOSTUNREACH", "EHOSTUNREACH"]
-            assert set(tried(one, *at(two.address, 2379, 2380, 22)).values()) == {"open"}
+            assert set(tried(one, *at(two.address, 2378, 2379, 2380, 22)).values()) == {"open"}
             assert set(tried(two, *at(one.address, 2379, 2380, 22), *at(HOST, 8087)).values()) == {"open"}
             assert tried(two, *at(one.address, 22), inside=True)[f"{one.address}:22"] in REFUSED
             assert "1 received" in one.ask(f"ping -c 1 -W 20 {two.address}")

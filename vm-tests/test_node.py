@@ -24,6 +24,7 @@ LISTENERS: Final = {
     ("tcp", "22"),  # ssh
     ("tcp", "53"),  # systemd-resolved's stub, on the loopback
     ("udp", "53"),
+    ("tcp", "2378"),  # fleet's API, for users with certificates
     ("tcp", "2379"),  # etcd, for clients
     ("tcp", "2380"),  # etcd, for its peers
     ("tcp", "2381"),  # etcd says how it is, on the loopback

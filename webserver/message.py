@@ -8,11 +8,23 @@ from typing import BinaryIO
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """A client's, as its authority has signed it: common name and organization ("" without exactly one of them), serial
+    number in hexadecimal, and its end in seconds of the Unix epoch."""
+
+    name: str
+    role: str
+    serial: str
+    ends: float
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """``target`` is the raw path with its query, still percent-encoded; ``headers`` have names in lower case, and are
     joined by commas if there are several of one name.
 
-    ``peer`` is the client's address: of the TCP connection, or as a PROXY line names it, else "".
+    ``peer`` is the client's address: of the TCP connection, or as a PROXY line names it, else "". ``certificate`` is
+    what it showed, over mutual TLS; ``uid`` whose process it is, on a unix socket.
     """
 
     method: str
@@ -20,6 +32,15 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     peer: str = ""
+    certificate: Certificate | None = None
+    uid: int | None = None
+
+    @property
+    def by(self) -> str:
+        """Who requests it: the certificate's common name, the user on this machine, or just an address."""
+        if self.certificate is not None:
+            return self.certificate.name
+        return self.peer if self.uid is None else _user(self.uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +81,12 @@ def client_of(address: str) -> str:
             return client_of(str(found.ipv4_mapped))
         return "" if found.is_loopback else str(ipaddress.ip_network((int(found), 64), strict=False))
     return "" if found.is_loopback else str(found)
+
+
+def _user(uid: int) -> str:
+    import pwd  # reads a file: only who asks for the name pays
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

@@ -25,10 +25,14 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from webserver.message import Refusal, Request, Response, client_of
+from terminal import Failure
+from webserver.message import Certificate, Refusal, Request, Response, client_of
+from webserver.unix import uid_of
 
 if TYPE_CHECKING:
     import ssl
+
+    from webserver.tls import Handshakes
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS")
 FINISH_S = 2.0
@@ -39,11 +43,14 @@ LINE_BYTES_MAX = 1 << 16
 
 NO_CHUNKS = "send a Content-Length, no chunks"
 BAD_LENGTH = "Content-Length is no number"
+_CHANGED = "the certificates here have changed since this connection began, and nothing was done: connect again"
 _BACKLOG = 128
 _LINGER_S = 1.0
 """How long a refused client may go on sending: an earlier close would reset the connection and lose its answer."""
 _PAUSE_S = 0.5
 """Before the next try to accept a connection when the process or the computer has no room for one."""
+_FREEBIND = {socket.AF_INET: (socket.SOL_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
+"""IP_FREEBIND of linux/in.h, and IPV6_FREEBIND of linux/in6.h."""
 _PROXY = re.compile(rb"PROXY TCP4 ([0-9.]{7,15}) [0-9.]+ [0-9]+ [0-9]+\r\n")
 _CONTROL = dict.fromkeys((*range(32), 127), "?")
 _LOG = logging.getLogger(__name__)
@@ -83,11 +90,15 @@ class Site:
     Only for a socket that clients do not reach themselves."""
 
 
-def listen(address: tuple[str, int]) -> socket.socket:
-    """Listen on TCP; the IPv6 wildcard address also accepts IPv4. Raises OSError and OverflowError."""
+def listen(address: tuple[str, int], *, early: bool = False) -> socket.socket:
+    """Listen on TCP; the IPv6 wildcard address also accepts IPv4. Raises OSError and OverflowError.
+
+    ``early``: no card needs to have the address yet."""
     listening = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if early:
+            listening.setsockopt(*_FREEBIND[listening.family], 1)
         listening.bind(address)
         listening.listen(_BACKLOG)
     except BaseException:
@@ -99,16 +110,26 @@ def listen(address: tuple[str, int]) -> socket.socket:
 class Server:
     """Serves ``site`` on ``listening``, a bound, listening stream socket, which is the server's from now on."""
 
-    def __init__(self, listening: socket.socket, site: Site, *, tls: ssl.SSLContext | None = None) -> None:
-        """``tls``, if given, wraps the connections; their handshake has the time of a request."""
+    def __init__(
+        self,
+        listening: socket.socket,
+        site: Site,
+        *,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """``tls``, if given, wraps the connections; their handshake has the time of a request.
+
+        One that is called (:class:`webserver.tls.Tls`) may give another context later. Then connections of before
+        are answered no more: who was let in may be revoked since."""
         self.site = site
         self.stopping = False
         self._listening = listening
         self._listening.setblocking(False)  # a client may be gone between select and accept
-        self._tls = tls
+        self._tls = tls if tls is None or callable(tls) else lambda: tls
         self._path: Path | None = None
         self._connections: dict[socket.socket, str] = {}  # and whose they are
         self._full = False
+        self._handshakes = None if tls is None else _handshakes(site.name)
         self._changed = threading.Condition()
         self._wake_write, self._wake_read = socket.socketpair()
         self._thread = threading.Thread(target=self._accept_all, name=f"http {site.name}", daemon=True)
@@ -188,12 +209,14 @@ class Server:
                 self._begin(connection, str(address[0]) if isinstance(address, tuple) else "")
 
     def _begin(self, connection: socket.socket, peer: str) -> None:
+        context = None
         try:
             if connection.family != socket.AF_UNIX:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        except OSError:  # the client went away
+                context = self._tls()
+                connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except (OSError, Failure):  # the client went away; or there are no certificates, which has been logged
             connection.close()
             return
         if not self._admit(connection, peer):
@@ -203,8 +226,11 @@ class Server:
             self._full = True
             return
         self._full = False
+        serve = threading.Thread(
+            target=self._serve, args=(connection, peer, context), name="http connection", daemon=True
+        )
         try:
-            threading.Thread(target=self._serve, args=(connection, peer), name="http connection", daemon=True).start()
+            serve.start()
         except RuntimeError as error:  # this computer has no room for a thread
             _LOG.warning("cannot serve a connection: %s", error)
             self._end(connection)
@@ -231,13 +257,18 @@ class Server:
             del self._connections[connection]
             self._changed.notify_all()
 
-    def _serve(self, connection: socket.socket, peer: str) -> None:
+    def _serve(self, connection: socket.socket, peer: str, context: ssl.SSLContext | None) -> None:
         """All requests of one connection, in its own thread."""
         try:
-            if self._tls is not None:
+            certificate = None
+            if self._handshakes is not None:
                 connection.settimeout(self.site.request_s)
-                cast("ssl.SSLSocket", connection).do_handshake()
-            served = _Connection(connection, peer, self)
+                try:
+                    certificate = self._handshakes.agree(cast("ssl.SSLSocket", connection))
+                except OSError as error:
+                    self._turn_away(connection, peer, error)
+                    return
+            served = _Connection(connection, peer, self, context, certificate)
             served.handle()
             _shutdown(connection, socket.SHUT_WR)
             if served.refused:
@@ -246,6 +277,25 @@ class Server:
             pass  # the client went away, or was too slow
         finally:
             self._end(connection)
+
+    def is_current(self, context: ssl.SSLContext | None) -> bool:
+        """Whether a connection of this context would come about as well with the certificates of now."""
+        return context is None or self._tls is None or self._tls() is context
+
+    def _turn_away(self, connection: socket.socket, peer: str, error: OSError) -> None:
+        """After a handshake that failed: its reason for our log, and for the client, whom an early close would keep
+        from reading it."""
+        if self._handshakes is None or not self._handshakes.failed(peer, error):
+            return
+        socket.socket.sendall(connection, self._handshakes.answer(error, self.site.refuse))
+        _shutdown(connection, socket.SHUT_WR)
+        _linger(connection)
+
+
+def _handshakes(server: str) -> Handshakes:
+    from webserver.tls import Handshakes  # only with TLS: each import costs an emulated node
+
+    return Handshakes(server)
 
 
 class _Arrivals(io.RawIOBase):
@@ -299,9 +349,17 @@ class _Connection(http.server.BaseHTTPRequestHandler):
 
     rfile: _Reader
 
-    def __init__(self, connection: socket.socket, peer: str, server: Server) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        peer: str,
+        server: Server,
+        context: ssl.SSLContext | None,
+        certificate: Certificate | None,
+    ) -> None:
         # Not the base class's, which would serve at once.
         self._server, self._site = server, server.site
+        self._context, self._certificate, self._uid = context, certificate, uid_of(connection)
         self.refused = False
         self._arrivals = _Arrivals(connection)
         self.rfile = _Reader(self._arrivals)
@@ -335,12 +393,17 @@ class _Connection(http.server.BaseHTTPRequestHandler):
         body = b"" if self._site.once else self._read_body()
         if body is None:
             return
+        if not self._server.is_current(self._context):
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, _CHANGED)
+            return
         headers: dict[str, str] = {}
         for name, value in self.headers.items():
             # Several lines of one name are one list (RFC 9110, 5.3).
             headers[name.lower()] = f"{headers[name.lower()]}, {value}" if name.lower() in headers else value
         try:
-            response = self._site.handle(Request(self.command, self.path, headers, body, self._peer))
+            response = self._site.handle(
+                Request(self.command, self.path, headers, body, self._peer, self._certificate, self._uid)
+            )
         except Refusal as refused:
             self.send_error(refused.status, refused.message)
             return
@@ -429,5 +492,5 @@ def _linger(connection: socket.socket) -> None:
     end = time.monotonic() + _LINGER_S
     while (left := end - time.monotonic()) > 0:
         connection.settimeout(left)
-        if not connection.recv(1 << 16):
+        if not socket.socket.recv(connection, 1 << 16):  # below TLS as well: it is not read, but thrown away
             return

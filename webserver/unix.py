@@ -1,10 +1,11 @@
-"""A client's side of HTTP over a unix socket."""
+"""HTTP over a unix socket: a client's side, and who the client is."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import socket
+import struct
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -21,3 +22,11 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def uid_of(connection: socket.socket) -> int | None:
+    """Whose process is at the other end of a unix socket (unix(7), SO_PEERCRED: pid, uid, gid); None of another one."""
+    if connection.family != socket.AF_UNIX:
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])

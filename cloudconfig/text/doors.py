@@ -57,11 +57,12 @@ def rules(config: CloudConfig) -> Rules:
     etcd, fleet = dict(config.etcd), dict(config.fleet)
     wanted = config.firewall[0] if config.firewall else Firewall()
     members = list(_urls(etcd.get("initial_cluster", "")))
-    doors = {ruleset.ETCD_CLIENTS, ruleset.ETCD_PEERS}
+    doors = {ruleset.FLEET_API, ruleset.ETCD_CLIENTS, ruleset.ETCD_PEERS}
     for key in (*_LISTENING, *_REACHED):
         doors.update(port for host, port in _urls(etcd.get(key, "")) if not _is_loopback(host))
     doors.update(port for _, port in members)
     doors.update(_api_ports(config))
+    doors.update(port for host, port in _urls(fleet.get("api_listen", "")) if not _is_loopback(host))
     served = [*_urls(etcd.get("discovery", "")), *_urls(etcd.get("discovery_proxy", ""))]
     served += _urls(fleet.get("etcd_servers", ""))
     return Rules(

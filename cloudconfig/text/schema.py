@@ -210,6 +210,7 @@ ETCD_0_4 = {
 }
 FLEET = {
     "agent_ttl": TEXT,
+    "api_listen": TEXT,
     "authorized_keys_file": TEXT,
     "disable_engine": BOOL,
     "engine_reconcile_interval": FLOAT,

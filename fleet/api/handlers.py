@@ -8,6 +8,7 @@ only when the unit's machine has released it.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -15,7 +16,7 @@ from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from etcd.errors import EtcdError, NoSpace, TooLarge, Unavailable
-from fleet.api import shapes
+from fleet.api import callers, shapes
 from fleet.api.original import STOP_S, Restarts, is_original
 from fleet.api.pages import Pages
 from fleet.api.seen import Seen, all_seen, look_at
@@ -41,6 +42,7 @@ commit an entry before it can be read from.
 MANY = 100
 """Units of one request that count as a list: whoever waits for so many will ask again."""
 
+_LOG = logging.getLogger(__name__)
 _AGAIN_S = 0.5
 _LOOK_S = 0.1
 
@@ -72,6 +74,8 @@ class Api:
         """Answer ``request``; whatever is wrong with it, or with etcd, is an answer too."""
         try:
             return self._patiently(request)
+        except callers.Forbidden as failure:
+            return failed(HTTPStatus.FORBIDDEN, failure.message, failure.hint)
         except _NotJson as failure:
             return failed(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, failure.message)
         except NoSuchUnit as failure:
@@ -115,6 +119,7 @@ class Api:
             parts = urlsplit(request.target)
         except ValueError:
             raise shapes.BadRequest("the address is no URL") from None
+        callers.check(request, is_change=callers.changes(request, parts.path))
         segments = [unquote(each) for each in parts.path.split("/")[1:]]
         try:
             query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=50)
@@ -141,7 +146,7 @@ class Api:
                 return {
                     "GET": lambda: self._unit(name, request),
                     "PUT": lambda: self._put(name, request),
-                    "DELETE": lambda: self._delete(name),
+                    "DELETE": lambda: self._delete(name, request),
                 }
             case ["state"]:
                 return {"GET": lambda: self._states(query)}
@@ -162,7 +167,9 @@ class Api:
 
     def _patch_machines(self, request: Request) -> Response:
         _require_json(request)
-        self._registry.set_metadata(shapes.metadata_changes(request.body))
+        changes = shapes.metadata_changes(request.body)
+        self._registry.set_metadata(changes)
+        _note(request, f"changes metadata of {callers.named({machine for machine, _ in changes})}")
         return _respond(HTTPStatus.NO_CONTENT)
 
     def _units(self, query: Query) -> Response:
@@ -196,6 +203,7 @@ class Api:
         if unitfile is not None and (existing is None or existing.hash != unitfile.hash()):
             unit = Unit.of(name, unitfile, wanted.desired or Desired.INACTIVE)
             self._registry.create_unit(unit, replace=existing is not None)
+            _note(request, f"gives {name} its text, and wants it {unit.desired}")
             return _respond(HTTPStatus.CREATED)
         if existing is None:
             return failed(HTTPStatus.CONFLICT, "unit does not exist and options field empty", "send the unit's options")
@@ -204,12 +212,17 @@ class Api:
         if is_original(request.headers):
             self._note_restart(name, wanted.desired)
         self._registry.set_desired(name, wanted.desired)
+        _note(request, f"wants {name} {wanted.desired}")
         return _respond(HTTPStatus.NO_CONTENT)
 
     def _ask(self, request: Request) -> Response:
         """Many units at once, all or none; ours, for a client that would else send hundreds of requests."""
         _require_json(request)
-        self._registry.ask(shapes.requested(request.body))
+        wanted = shapes.requested(request.body)
+        self._registry.ask(wanted)
+        for desired in dict.fromkeys(each for _, each in wanted.values()):
+            names = [name for name, (_, each) in wanted.items() if each is desired]
+            _note(request, f"wants {callers.named(names)} {desired}")
         return _respond(HTTPStatus.NO_CONTENT)
 
     def _note_restart(self, name: str, desired: Desired) -> None:
@@ -220,9 +233,10 @@ class Api:
             while self._look(name).current is Desired.LAUNCHED and time.monotonic() < until:
                 time.sleep(_LOOK_S)
 
-    def _delete(self, name: str) -> Response:
+    def _delete(self, name: str, request: Request) -> Response:
         UnitName.parse(name)
         self._registry.delete_unit(name)
+        _note(request, f"destroys {name}")
         return _respond(HTTPStatus.NO_CONTENT)
 
     def _states(self, query: Query) -> Response:
@@ -313,6 +327,11 @@ def failed(
     """An error response; without a message the status's own phrase."""
     body = shapes.error(status.value, message or status.phrase, hint)
     return _respond(status, json.dumps(body).encode(), headers)
+
+
+def _note(request: Request, change: str) -> None:
+    """The line in the journal for a change that was made."""
+    _LOG.info("%s %s", callers.shown(request), change)
 
 
 def _counts(view: Overview) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The API over sockets that systemd, or a test, has bound already."""
+"""The API over sockets that listen already: systemd's, a test's, or the door on TCP (:mod:`fleet.api.doors`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from http import HTTPStatus
 
+from fleet.api.doors import Door
 from fleet.api.handlers import Api, failed
 from fleet.api.shapes import BODY_SIZE_MAX
 from fleet.model.live import Live
@@ -23,6 +24,9 @@ The original's client keeps its own open for 90 and copes with losing them."""
 CONNECTIONS_MAX = 64
 """Connections of one socket that are served at the same time."""
 
+CLIENT_MAX = 32
+"""Of them, of one other machine."""
+
 QUEUE_S = 5
 """Seconds that one more connection waits for another to end before it is dropped."""
 
@@ -32,9 +36,11 @@ _LOG = logging.getLogger(__name__)
 class ApiServer:
     """Serves ``registry``, of which ``live`` may be a view, on ``sockets``.
 
-    They are bound, listening stream sockets (unix or TCP). Closing them is its job."""
+    They are bound, listening stream sockets (unix or TCP); a door has TLS as well. Closing them is its job."""
 
-    def __init__(self, registry: Registry, live: Live | None = None, *, sockets: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, registry: Registry, live: Live | None = None, *, sockets: Sequence[socket.socket | Door]
+    ) -> None:
         site = Site(
             handle=Api(registry, live).handle,
             refuse=_refuse,
@@ -43,10 +49,12 @@ class ApiServer:
             body_bytes=BODY_SIZE_MAX,
             request_s=IDLE_S,
             connections=CONNECTIONS_MAX,
+            connections_client=CLIENT_MAX,
             queue_s=QUEUE_S,
         )
         # One for each socket: a flood from the network leaves room for fleetctl on this machine.
-        self._servers = [Server(each, site) for each in sockets]
+        doors = [each if isinstance(each, Door) else Door(each) for each in sockets]
+        self._servers = [Server(each.listening, site, tls=each.tls) for each in doors]
 
     def start(self) -> None:
         """Begin to serve, in threads of its own."""

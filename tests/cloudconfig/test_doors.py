@@ -110,14 +110,14 @@ def test_the_settings_of_etcd_are_known() -> None:
             "    listen_peer_urls: https://[fd00::1]:7001\n"
             "    listen_metrics_urls: http://0.0.0.0:2381\n"
             "    initial_cluster: a=http://10.1.0.1:2380,b=http://10.2.0.1:2390,c=http://c.example:2380,d=https://[fd00::4]:2380\n"
-            "  fleet: {etcd_servers: 'http://10.9.0.9:2479,http://localhost:2379'}\n"
+            "  fleet: {etcd_servers: 'http://10.9.0.9:2479,http://localhost:2379', api_listen: 'https://10.1.0.1:4003'}\n"
             "  units:\n"
             "    - name: fleet.socket\n"
             "      drop_ins:\n"
             '        - {name: tcp.conf, content: "[Socket]\\nListenStream=49153\\nListenStream=/run/x\\nListenStream=0.0.0.0:49154\\n"}\n'
         )
     )
-    assert found.doors == (2379, 2380, 2381, 2390, 4001, 7001, 49153, 49154)
+    assert found.doors == (2378, 2379, 2380, 2381, 2390, 4001, 4003, 7001, 49153, 49154)
     assert found.machines == ("10.1.0.1", "10.2.0.1", "fd00::4")
     assert found.endpoints == (Endpoint("10.0.2.100", 8087), Endpoint("10.9.0.9", 2479))
     assert ruleset.text(found)

@@ -28,7 +28,7 @@ ALL = Rules(
 networks = st.ip_addresses().map(lambda each: f"{each}/{each.max_prefixlen}")
 rules = st.builds(
     Rules,
-    doors=st.lists(st.integers(1, 65535), max_size=4).map(lambda ports: (2379, 2380, *ports)),
+    doors=st.lists(st.integers(1, 65535), max_size=4).map(lambda ports: (2378, 2379, 2380, *ports)),
     machines=st.lists(networks, max_size=4).map(tuple),
     neighbours=st.booleans(),
     nodes_only=st.lists(networks, max_size=4).map(tuple),

@@ -55,6 +55,16 @@ def test_a_file_of_the_original(tmp_path: Path) -> None:
     assert config.ignored == ("token_limit",)
 
 
+def test_where_the_api_listens() -> None:
+    for text, urls in (
+        ("none", ()),
+        ("https://10.0.0.1", ("https://10.0.0.1",)),
+        ("https://[fd00::1]:2378, http://127.0.0.1:80/", ("https://[fd00::1]:2378", "http://127.0.0.1:80/")),
+    ):
+        assert load(None, {"FLEET_API_LISTEN": text}).api_listen == urls
+    assert load(None, {}).api_listen is None
+
+
 def test_the_environment_wins(tmp_path: Path) -> None:
     file = tmp_path / "fleet.conf"
     file.write_text("public_ip=10.0.0.5\nagent_ttl=10s\n")
@@ -75,6 +85,11 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ("etcd_certfile=/x", "need each other"),
         ("etcd_certfile=/x\netcd_keyfile=/y", "would trust any server"),
         ("verbosity=much", "verbosity"),
+        ("api_listen=10.0.0.1:2378", "neither none nor an address"),
+        ("api_listen=https://node-1:2378", "neither none nor an address"),
+        ("api_listen=https://[fd00::1", "neither none nor an address"),
+        ("api_listen=https://10.0.0.1:99999", "neither none nor an address"),
+        ("api_listen=", "neither none nor an address"),
     ],
 )
 def test_refused(tmp_path: Path, text: str, why: str) -> None:
