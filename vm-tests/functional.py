@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from cluster.client.cluster import Cluster
 from cluster.client.eventually import eventually
 from cluster.client.node import Node
-from fleet.ctl.client import Client, Endpoint
+from fleet.ctl.client import Client
+from fleet.ctl.endpoint import Endpoint
 from fleet.ctl.reach import Reach, Settings
 from fleet.ctl.transport import Ssh, parse_tunnel
 
@@ -98,7 +99,7 @@ class Fleet:
             identity=cluster.layout.key,
         )
         tunnel = tuple(parse_tunnel(environment["FLEETCTL_TUNNEL"])[:1])
-        self._reach = Reach(Settings(Endpoint.parse(SOCKET), tunnel, ssh, COMMAND_S * self._factor))
+        self._reach = Reach(Settings((Endpoint.parse(SOCKET),), tunnel, ssh, COMMAND_S * self._factor))
         self.write(CORPUS)
 
     @property

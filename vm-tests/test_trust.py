@@ -5,9 +5,12 @@ nothing else. Rows 23 and 24 of the security suite, on nodes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 import pytest
 
+import trust
 from cluster.client.cluster import Cluster
 from cluster.client.node import Node
 from cluster.lifecycle import scale
@@ -20,6 +23,7 @@ pytestmark = [pytest.mark.needs(), pytest.mark.fast]
 
 FOLDER = credentials.FOLDER
 HEALTH = "etcdctl endpoint health"
+ROLES: Final[tuple[trust.Role, ...]] = ("reader", "operator")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,32 @@ def test_plain_http_is_answered_by_no_door_but_that_of_health(node: Node) -> Non
         assert said(host, 2379, "/health").strip() == ""
     assert said(node.address, 2380, "/members").strip() == ""
     assert said(node.address, 2381, "/health").strip() == "", "only from the node itself"
+
+
+def test_fleets_api_knows_who_asks(cluster: Cluster, node: Node, tmp_path: Path) -> None:
+    """From another node, which is a machine of the network like any: an operator, a reader, and the node itself."""
+    other = cluster.nodes[1]
+    endpoints = ",".join(f"https://{each.address}:2378" for each in cluster.nodes)
+    words = f"fleetctl --endpoint {endpoints} --ca-file {FOLDER}/fleet-ca.crt --cert-file %s.crt --key-file %s.key"
+    for role in ROLES:
+        for name, text in trust.issue_user(cluster.layout.trust, f"a-{role}", role).files.items():
+            if name.startswith("fleet-client"):
+                (tmp_path / name).write_text(text)
+                other.put(tmp_path / name, f"/tmp/{role}{Path(name).suffix}", mode=0o600)
+    other.check("printf '[Service]\\nExecStart=/bin/true\\n' > /tmp/by-tcp.service")
+    submit = f"{words} submit /tmp/by-tcp.service 2>&1"
+    done = other.run(submit % ("/tmp/reader", "/tmp/reader"))
+    assert (done.rc, "a-reader is a reader, and changes nothing" in done.out) == (1, True), done.out
+    assert "unit" in other.check(f"{words} list-units" % ("/tmp/reader", "/tmp/reader")).lower()
+    other.check(submit % ("/tmp/operator", "/tmp/operator"))
+    assert "a-operator (operator, certificate " in "".join(
+        each.journal("fleet", since="-2min") for each in cluster.nodes
+    )
+    done = other.run(f"sudo {words} list-units 2>&1" % (f"{FOLDER}/fleet-server", f"{FOLDER}/fleet-server"))
+    assert (done.rc, "our certificate is not a user's" in done.out) == (1, True), done.out
+    other.check(
+        f"{words} destroy by-tcp.service; rm /tmp/reader.* /tmp/operator.*" % ("/tmp/operator", "/tmp/operator")
+    )
 
 
 def test_a_proxy_passes_it_on(cluster: Cluster, node: Node) -> None:

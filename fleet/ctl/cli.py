@@ -1,19 +1,19 @@
 """The command line of ``fleetctl``: global options, the commands, and what connects the two.
 
 Global options may precede or follow the command, and each has an environment variable: ``--ssh-username`` is
-``FLEETCTL_SSH_USERNAME``. A command may be shortened as long as it is unambiguous.
+``FLEETCTL_SSH_USERNAME``. A context is such options under a name (:mod:`fleet.ctl.contexts`). A command may be shortened as long as it is unambiguous.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.ctl import change, forward, listing, remote
-from fleet.ctl.client import Endpoint
+from fleet.ctl import change, context, contexts, forward, listing, remote
+from fleet.ctl.endpoint import Credentials, parse_endpoints
 from fleet.ctl.reach import Settings
 from fleet.ctl.transport import Ssh, parse_tunnel
 from terminal import Parser, UsageFailure, command, did_you_mean
@@ -28,7 +28,7 @@ examples:
   fleetctl list-machines
   fleetctl --tunnel 10.77.0.11 start hello.service
   FLEETCTL_TUNNEL=127.0.0.1:2201,127.0.0.1:2202 fleetctl list-units
-  fleetctl why hello.service
+  fleetctl --context lab why hello.service
 
 Each global option can be set in the environment: --tunnel is FLEETCTL_TUNNEL.
 """
@@ -185,7 +185,26 @@ COMMANDS = (
 )
 
 _BY_NAME = {each.name: each for each in COMMANDS}
-_WORDS = (*_BY_NAME, "help", "version")
+_WORDS = (*_BY_NAME, context.NAME, "help", "version")
+_GLOBALS = {
+    "context": ("", "NAME", "options that were kept under this name: see 'fleetctl help context'"),
+    "endpoint": (
+        DEFAULT_ENDPOINT,
+        "URL,...",
+        "where the API listens: unix:///PATH, https://HOST:2378, http://HOST:PORT",
+    ),
+    "ca-file": ("", "FILE", "https: the authority of the API's certificate (fleet-ca.crt)"),
+    "cert-file": ("", "FILE", "https: our certificate (fleet-client.crt)"),
+    "key-file": ("", "FILE", "https: its private key (fleet-client.key)"),
+    "tunnel": ("", "HOST[:PORT],...", "reach the API through ssh to the first of these nodes that can be reached"),
+    "ssh-username": ("core", "NAME", "user on the nodes"),
+    "ssh-identity-file": ("", "FILE", "private key to log in with"),
+    "ssh-timeout": ("30", "SECONDS", "for one ssh connection to stand"),
+    "strict-host-key-checking": ("true", "BOOL", "record the key of an unknown node, refuse one that has changed"),
+    "known-hosts-file": (DEFAULT_KNOWN_HOSTS, "FILE", "where keys of nodes are recorded"),
+    "request-timeout": ("30", "SECONDS", "for one request to the API"),
+}
+"""Default, metavar and help of the global options."""
 
 
 def main() -> int:
@@ -206,15 +225,17 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if name == "help":
         return _help(parser, options.rest)
-    chosen = _BY_NAME[name]
-    options = _command_parser(chosen).parse_args(options.rest, namespace=options)
-    return chosen.run(_settings(options), options)
+    options = _command_parser(name).parse_args(options.rest, namespace=options)
+    given = {each: value for each in _GLOBALS if (value := getattr(options, each.replace("-", "_"), None)) is not None}
+    if name == context.NAME:
+        return context.run(options, given)
+    return _BY_NAME[name].run(_settings(given), options)
 
 
 def _parser() -> argparse.ArgumentParser:
     width = max(len(each) for each in _WORDS)
     summaries = {each.name: each.summary for each in COMMANDS}
-    summaries |= {"help": "help for a command", "version": "the version of this program"}
+    summaries |= {context.NAME: context.SUMMARY, "help": "help for a command", "version": "the version of this program"}
     commands = "\n".join(f"  {name.ljust(width)}  {summaries[name]}" for name in _WORDS)
     parser = Parser(
         PROG,
@@ -222,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_GLOBAL_EXAMPLES,
         allow_abbrev=False,
     )
-    _add_globals(parser, defaults=True)
+    _add_globals(parser)
     parser.add_argument("command", nargs="?", metavar="COMMAND", help="one of the above, or the beginning of one")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
     return parser
@@ -231,42 +252,37 @@ def _parser() -> argparse.ArgumentParser:
 def whole_parser() -> argparse.ArgumentParser:
     """One parser with every command, for shell completion."""
     parser = Parser(PROG, description="Run systemd units on a cluster of machines.")
-    _add_globals(parser, defaults=True)
+    _add_globals(parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     for each in COMMANDS:
         each.add(commands.add_parser(each.name, help=each.summary))
+    context.add_arguments(commands.add_parser(context.NAME, help=context.SUMMARY))
     return parser
 
 
-def _command_parser(chosen: Command) -> argparse.ArgumentParser:
+def _command_parser(name: str) -> argparse.ArgumentParser:
+    known = _BY_NAME.get(name)
+    summary, examples, add = (
+        (known.summary, known.examples, known.add)
+        if known is not None
+        else (context.SUMMARY, context.EXAMPLES, context.add_arguments)
+    )
     parser = Parser(
-        f"{PROG} {chosen.name}",
-        description=chosen.summary[0].upper() + chosen.summary[1:] + ".",
-        epilog="examples:\n" + "\n".join(f"  {each}" for each in chosen.examples),
+        f"{PROG} {name}",
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  {each}" for each in examples),
         allow_abbrev=False,
     )
-    chosen.add(parser)
-    _add_globals(parser.add_argument_group("global options"), defaults=False)
+    add(parser)
+    _add_globals(parser.add_argument_group("global options"))
     return parser
 
 
-def _add_globals(parser: argparse._ActionsContainer, *, defaults: bool) -> None:
-    """The global options; without ``defaults`` one that is not given is not set, so that an earlier value remains."""
-
-    def add(name: str, default: str, metavar: str, text: str) -> None:
-        variable = "FLEETCTL_" + name.upper().replace("-", "_")
-        value = os.environ.get(variable, default) if defaults else argparse.SUPPRESS
+def _add_globals(parser: argparse._ActionsContainer) -> None:
+    """The global options. One that is not given is not set, so that an earlier value remains."""
+    for name, (default, metavar, text) in _GLOBALS.items():
         shown = f" (default {default})" if default else ""
-        parser.add_argument(f"--{name}", default=value, metavar=metavar, help=text + shown)
-
-    add("endpoint", DEFAULT_ENDPOINT, "URL", "where the API listens: unix:///PATH or http://HOST:PORT")
-    add("tunnel", "", "HOST[:PORT],...", "reach the API through ssh to the first of these nodes that can be reached")
-    add("ssh-username", "core", "NAME", "user on the nodes")
-    add("ssh-identity-file", "", "FILE", "private key to log in with")
-    add("ssh-timeout", "30", "SECONDS", "for one ssh connection to stand")
-    add("strict-host-key-checking", "true", "BOOL", "record the key of an unknown node, refuse one that has changed")
-    add("known-hosts-file", DEFAULT_KNOWN_HOSTS, "FILE", "where keys of nodes are recorded")
-    add("request-timeout", "30", "SECONDS", "for one request to the API")
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=metavar, help=text + shown)
 
 
 def _bare_booleans(arguments: Sequence[str]) -> list[str]:
@@ -289,23 +305,29 @@ def _resolve(word: str) -> str:
 
 def _help(parser: argparse.ArgumentParser, rest: Sequence[str]) -> int:
     name = _resolve(rest[0]) if rest else "help"
-    (_command_parser(_BY_NAME[name]) if name in _BY_NAME else parser).print_help()
+    (_command_parser(name) if name in (*_BY_NAME, context.NAME) else parser).print_help()
     return 0
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _settings(given: Mapping[str, str]) -> Settings:
+    """What the command line, a context, the environment and defaults come to. Raises :class:`Failure`."""
+    defaults = {name: default for name, (default, _, _) in _GLOBALS.items() if name != context.NAME}
+    options, _ = contexts.settled(given, os.environ, defaults)
     ssh = Ssh(
-        user=_user(options.ssh_username),
-        timeout_s=_seconds("ssh-timeout", options.ssh_timeout),
-        known_hosts=Path(options.known_hosts_file).expanduser(),
-        identity=Path(options.ssh_identity_file).expanduser() if options.ssh_identity_file else None,
-        strict=_truth("strict-host-key-checking", options.strict_host_key_checking),
+        user=_user(options["ssh-username"]),
+        timeout_s=_seconds("ssh-timeout", options["ssh-timeout"]),
+        known_hosts=Path(options["known-hosts-file"]).expanduser(),
+        identity=Path(options["ssh-identity-file"]).expanduser() if options["ssh-identity-file"] else None,
+        strict=_truth("strict-host-key-checking", options["strict-host-key-checking"]),
     )
+    paths = (options[name] and str(Path(options[name]).expanduser()) for name in contexts.ISSUED)
+    credentials = Credentials(*paths)
     return Settings(
-        endpoint=Endpoint.parse(options.endpoint),
-        tunnel=tuple(parse_tunnel(options.tunnel)),
+        endpoints=parse_endpoints(options["endpoint"], credentials),
+        tunnel=tuple(parse_tunnel(options["tunnel"])),
         ssh=ssh,
-        request_timeout_s=_seconds("request-timeout", options.request_timeout),
+        request_timeout_s=_seconds("request-timeout", options["request-timeout"]),
+        credentials=credentials,
     )
 
 

@@ -1,4 +1,4 @@
-"""The fleet HTTP API as typed calls. One connection, kept open; nothing here prints or waits.
+"""The fleet HTTP API as typed calls, at one of several endpoints. One connection, kept open; nothing prints or waits.
 
 The API is untrusted input like any other: an answer of the wrong shape is a :class:`Failure` that reports it, never a
 traceback.
@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
+from fleet.ctl.endpoint import NO_CREDENTIALS, Credentials, Endpoint, explained
 from fleet.model.entities import Machine, UnitState
-from terminal import Failure, UsageFailure, record
+from terminal import Failure, record
 from unitfile.text import Option, UnitFile
-from webserver.unix import UnixConnection
 
 BASE = "/fleet/v1"
+
+CONNECT_S = 4.0
+"""Seconds that one of several endpoints has at least to take a connection; an emulated node's handshake takes three."""
 
 ANSWER_SIZE_MAX = 64 << 20
 """Bytes of one answer: a page of a hundred units of the largest size is less."""
@@ -26,13 +31,19 @@ ANSWER_SIZE_MAX = 64 << 20
 class ApiError(Failure):
     """The API refused; ``status`` is the HTTP status of its answer."""
 
-    def __init__(self, status: int, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, status: int, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, where=where, hint=hint)
         self.status = status
 
 
 class Unreachable(Failure):
-    """No server answers at the endpoint."""
+    """No server answers at the endpoint. ``maybe_applied``: the request was sent, and what became of it is unknown."""
+
+    def __init__(
+        self, message: str, *, where: str | None = None, hint: str | None = None, maybe_applied: bool = False
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.maybe_applied = maybe_applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,62 +85,43 @@ class Progress:
     states: Sequence[UnitState]
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where the API listens: ``path`` of a unix socket, or ``host`` and ``port``."""
-
-    host: str
-    port: int = 80
-    path: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """Read ``unix:///path`` or ``http://host[:port]``; raises :class:`UsageFailure` for anything else."""
-        hint = "use unix:///run/fleet.sock or http://HOST:PORT"
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError as error:
-            raise UsageFailure(f"not an endpoint: {error}", where=text, hint=hint) from None
-        if parts.scheme == "unix":
-            if parts.netloc or not parts.path.startswith("/"):
-                raise UsageFailure("a unix endpoint takes an absolute path after unix://", where=text, hint=hint)
-            return cls("localhost", path=parts.path)
-        if parts.scheme != "http" or not parts.hostname:
-            raise UsageFailure("not an endpoint", where=text, hint=hint)
-        if parts.path not in ("", "/") or parts.query or parts.username:
-            raise UsageFailure("an http endpoint is a host and a port, nothing more", where=text, hint=hint)
-        return cls(parts.hostname, port or 80)
-
-    def __str__(self) -> str:
-        return f"unix://{self.path}" if self.path else f"http://{self.host}:{self.port}"
-
-    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        """A connection that opens on first use."""
-        if self.path:
-            return UnixConnection(self.path, timeout_s=timeout_s)
-        return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
-
-
 class Client:
-    """The API at ``endpoint``; ``timeout_s`` bounds each request. Raises :class:`ApiError` and :class:`Unreachable`.
+    """The API at ``endpoints``, of which one is in use, and another one when that fails.
 
-    ``where`` and ``hint`` describe the endpoint in an error, when its address here means nothing to the user.
+    ``timeout_s`` bounds each request. Raises :class:`ApiError` and :class:`Unreachable`. ``where`` and ``hint`` describe
+    a single endpoint in an error, when its address here means nothing to the user.
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, timeout_s: float = 30.0, where: str | None = None, hint: str | None = None
+        self,
+        *endpoints: Endpoint,
+        credentials: Credentials = NO_CREDENTIALS,
+        timeout_s: float = 30.0,
+        where: str = "",
+        hint: str | None = None,
     ) -> None:
-        self.endpoint = endpoint
-        self._where = where or str(endpoint)
+        self._endpoints = deque(endpoints)
+        self._credentials = credentials
+        self._where = where
         self._timeout_s = timeout_s
-        self._hint = hint or "on a node, is fleet.service running? from elsewhere, set --tunnel or FLEETCTL_TUNNEL"
+        self._hint = hint or "on a node, is fleet.service running? from elsewhere, set --tunnel, or a --context"
         self._connection: http.client.HTTPConnection | None = None
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """The one in use."""
+        return self._endpoints[0]
+
     def move(self, endpoint: Endpoint, where: str) -> None:
-        """Go on at another endpoint."""
+        """Go on at another endpoint, and nowhere else."""
         self.close()
-        self.endpoint, self._where = endpoint, where
+        self._endpoints = deque([endpoint])
+        self._where = where
+
+    def turn(self) -> None:
+        """Go on at the next endpoint, if there are several."""
+        self.close()
+        self._endpoints.rotate(-1)
 
     def close(self) -> None:
         """Close the connection; the client opens another one when it is used again."""
@@ -237,35 +229,78 @@ class Client:
         return answer
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        kept = self._connection is not None
+        """The answer of the first endpoint that can give one.
+
+        One that only reads is made again elsewhere after whatever trouble; one that changes something, only if it
+        cannot have been applied.
+        """
+        only_reads = method == "GET" or path == "/progress"
+        trouble: list[ApiError | Unreachable] = []
+        while True:
+            try:
+                return self._answer(method, path, body, only_reads)
+            except Unreachable as failure:
+                if failure.maybe_applied and not only_reads:
+                    raise
+                trouble.append(failure)
+            except ApiError as failure:
+                if failure.status != http.client.SERVICE_UNAVAILABLE or not only_reads:
+                    raise
+                trouble.append(failure)
+            self.turn()
+            if len(trouble) == len(self._endpoints):
+                raise _all_of(trouble)
+
+    def _answer(self, method: str, path: str, body: bytes | None, only_reads: bool) -> bytes:
+        """That of the endpoint in use."""
+        kept = self._connection is not None and self._is_quiet()
+        if not kept:
+            self._connect()
         try:
             status, answer = self._exchange(method, path, body)
-        except (ConnectionError, http.client.BadStatusLine) as error:
-            # A connection that was idle may have been closed by the server meanwhile; every call is safe to repeat.
-            self.close()
-            if not kept:
-                raise self._unreachable(error) from error
-            try:
-                status, answer = self._exchange(method, path, body)
-            except (OSError, http.client.HTTPException) as again:
-                self.close()
-                raise self._unreachable(again) from again
         except TimeoutError:
             self.close()
-            raise Unreachable(
-                f"no answer within {self._timeout_s:g} s", where=self._where, hint="raise --request-timeout"
-            ) from None
+            raise self._silence(maybe_applied=True) from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise self._unreachable(error) from error
+            if kept and only_reads and isinstance(error, ConnectionError | http.client.BadStatusLine):
+                # It was idle, and the server closed it at this moment.
+                return self._answer(method, path, body, only_reads)
+            raise self._unreachable(error, maybe_applied=explained(error) is None) from error
         if status >= http.client.BAD_REQUEST:
             message, hint = _error_in(status, answer)
-            raise ApiError(status, message, hint=hint)
+            raise ApiError(status, message, where=self._place if len(self._endpoints) > 1 else None, hint=hint)
         return answer
 
+    def _is_quiet(self) -> bool:
+        """Whether nothing came on the kept connection since the last answer: what comes unrequested is its end."""
+        sock = None if self._connection is None else self._connection.sock
+        if sock is None:
+            return False
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return not poll.poll(0)
+
+    def _connect(self) -> None:
+        """Nothing is sent yet when this fails. Raises :class:`Unreachable`."""
+        self.close()
+        several = len(self._endpoints)
+        seconds = self._timeout_s if several == 1 else min(self._timeout_s, max(CONNECT_S, self._timeout_s / several))
+        connection = self.endpoint.connection(seconds, self._credentials)
+        try:
+            connection.connect()
+            connection.timeout = self._timeout_s
+            connection.sock.settimeout(self._timeout_s)
+        except TimeoutError:
+            connection.close()
+            raise self._silence(maybe_applied=False, seconds=seconds) from None
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a name that is none
+            connection.close()
+            raise self._unreachable(error, maybe_applied=False) from error
+        self._connection = connection
+
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        if self._connection is None:
-            self._connection = self.endpoint.connection(self._timeout_s)
+        assert self._connection is not None
         headers = {"Content-Type": "application/json"} if body is not None else {}
         self._connection.request(method, BASE + path, body=body, headers=headers)
         response = self._connection.getresponse()
@@ -277,15 +312,38 @@ class Client:
             raise http.client.IncompleteRead(answer, response.length)
         return response.status, answer
 
-    def _unreachable(self, error: BaseException) -> Unreachable:
+    @property
+    def _place(self) -> str:
+        return self._where or str(self.endpoint)
+
+    def _silence(self, *, maybe_applied: bool, seconds: float | None = None) -> Unreachable:
+        return Unreachable(
+            f"no answer within {seconds or self._timeout_s:g} s",
+            where=self._place,
+            hint="raise --request-timeout",
+            maybe_applied=maybe_applied,
+        )
+
+    def _unreachable(self, error: BaseException, *, maybe_applied: bool) -> Unreachable:
+        message, hint = explained(error) or ("cannot talk to the fleet API", self._hint)
         if isinstance(error, http.client.RemoteDisconnected):
-            return Unreachable(
-                "the other end closed the connection without an answer", where=self._where, hint=self._hint
-            )
-        return Unreachable("cannot talk to the fleet API", where=self._where, hint=self._hint)
+            message = "the other end closed the connection without an answer"
+        return Unreachable(message, where=self._place, hint=hint, maybe_applied=maybe_applied)
 
     def _nonsense(self, message: str) -> Failure:
-        return Failure(f"this is no fleet API: {message}", where=self._where, hint="check --endpoint")
+        return Failure(f"this is no fleet API: {message}", where=self._place, hint="check --endpoint")
+
+
+def _all_of(trouble: Sequence[ApiError | Unreachable]) -> ApiError | Unreachable:
+    """What was wrong with each of several endpoints, as one failure."""
+    last = trouble[-1]
+    if len(trouble) == 1:
+        return last
+    listed = "".join(f"\n  {each}" for each in trouble)
+    hint = next((each.hint for each in trouble if each.hint), None)
+    if all(isinstance(each, ApiError) for each in trouble):
+        return ApiError(http.client.SERVICE_UNAVAILABLE, f"no endpoint can answer now:{listed}", hint=hint)
+    return Unreachable(f"no endpoint answers:{listed}", hint=hint)
 
 
 def _error_in(status: int, body: bytes) -> tuple[str, str | None]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.ctl.client import Client, Endpoint
+from fleet.ctl.client import Client
+from fleet.ctl.endpoint import NO_CREDENTIALS, Credentials, Endpoint
 from fleet.ctl.transport import Address, Ssh, Tunnel, direct_session, open_tunnel
 from fleet.model.entities import Machine
 from terminal import Failure, UsageFailure
@@ -25,12 +26,18 @@ MACHINE_ID_FILE = Path("/etc/machine-id")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The global options. Without ``tunnel`` the endpoint is here."""
+    """The global options. Without ``tunnel`` the endpoints are reached from here; with it, the first from the node."""
 
-    endpoint: Endpoint
+    endpoints: tuple[Endpoint, ...]
     tunnel: tuple[Address, ...]
     ssh: Ssh
     request_timeout_s: float
+    credentials: Credentials = NO_CREDENTIALS
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The first."""
+        return self.endpoints[0]
 
 
 class Reach:
@@ -49,7 +56,9 @@ class Reach:
             self._tunnel = self._opened.enter_context(self._race())
             self.client = _client_of(self._tunnel, settings, settings.request_timeout_s)
         else:
-            self.client = Client(endpoint, timeout_s=settings.request_timeout_s)
+            self.client = Client(
+                *settings.endpoints, credentials=settings.credentials, timeout_s=settings.request_timeout_s
+            )
 
     def close(self) -> None:
         """Close the way."""

@@ -1,8 +1,8 @@
 """One command's dealings with a cluster: what it last read of its units, and patience with a cluster in trouble.
 
 While etcd elects a leader, or a fleetd restarts, or the node at the other end of the tunnel dies, a command that has
-begun goes on: it says so once, tries again, and opens another way if the one that it had is broken. All that it
-requests may be requested twice.
+begun goes on: it says so once, tries again, and opens another way if the one that it had is broken. A request that may
+have been carried out is looked at before it is made again: someone else may have changed the unit since.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Session:
         done: list[str] = []
         with self.reporting(list(units), done):
             for batch in _batches(units):
-                self.ask(partial(self.client.ask, batch, desired))
+                self.ask(partial(self._put, batch, desired), partial(self._have, batch, desired))
                 done.extend(batch)
                 for name in batch:
                     if batch[name] is not None:
@@ -125,16 +125,40 @@ class Session:
 
     def delete(self, name: str) -> None:
         """Remove the unit, if it is there."""
-        self.ask(lambda: self.client.delete(name))
+        self.ask(partial(self.client.delete, name), lambda: True if self.client.unit(name) is None else None)
 
-    def ask(self, call: Callable[[], Answer]) -> Answer:
-        """One or more requests, patiently."""
+    def _put(self, units: Mapping[str, UnitFile | None], desired: str) -> bool:
+        self.client.ask(units, desired)
+        return True
+
+    def _have(self, units: Mapping[str, UnitFile | None], desired: str) -> bool | None:
+        """True if the cluster has these units as they are wanted, else None."""
+        found = self.client.progress(dict.fromkeys(units, ""))
+        for name, text in units.items():
+            record = found[name].record if name in found else None
+            if (
+                record is None
+                or record.desired != desired
+                or (text is not None and record.unitfile.hash() != text.hash())
+            ):
+                return None
+        return True
+
+    def ask(self, call: Callable[[], Answer], done: Callable[[], Answer | None] | None = None) -> Answer:
+        """One or more requests, patiently.
+
+        ``done`` is for those that change something: it looks whether that has come about, when it is not known, and
+        returns what ``call`` would; None means that it has not."""
         since: float | None = None
         reported = ""
+        is_doubtful = False
         while True:
             try:
-                answer = call()
+                found = done() if done is not None and is_doubtful else None
+                answer = found if found is not None else call()
             except (ApiError, Unreachable) as failure:
+                # The server's 503 does not say whether etcd has it.
+                is_doubtful = is_doubtful or not isinstance(failure, Unreachable) or failure.maybe_applied
                 trouble = self._trouble(failure)
             else:
                 self._has_answered = True
@@ -152,6 +176,7 @@ class Session:
         """Trouble that may pass, after opening the way again if it was that; raises ``failure`` if it is none."""
         if not self._has_answered or (isinstance(failure, ApiError) and failure.status != 503):
             raise failure
+        self.client.turn()
         if isinstance(failure, Unreachable):
             try:
                 self._reach.open_again()

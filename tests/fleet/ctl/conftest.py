@@ -169,7 +169,17 @@ def fleetctl(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Fleetctl]:
     path = tmp_path_factory.mktemp("api") / "fleet.sock"
-    for name in ("TUNNEL", "ENDPOINT", "SSH_IDENTITY_FILE", "KNOWN_HOSTS_FILE", "STRICT_HOST_KEY_CHECKING"):
+    for name in (
+        "CONTEXT",
+        "CA_FILE",
+        "CERT_FILE",
+        "KEY_FILE",
+        "TUNNEL",
+        "ENDPOINT",
+        "SSH_IDENTITY_FILE",
+        "KNOWN_HOSTS_FILE",
+        "STRICT_HOST_KEY_CHECKING",
+    ):
         monkeypatch.delenv(f"FLEETCTL_{name}", raising=False)
     monkeypatch.setenv("FLEETCTL_ENDPOINT", f"unix://{path}")
     monkeypatch.setenv("NO_COLOR", "1")

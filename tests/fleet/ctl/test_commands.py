@@ -405,7 +405,7 @@ class TestTrouble:
         assert said.err == (
             "fleetctl: error: unix:///nonexistent/fleet.sock: cannot talk to the fleet API\n"
             "  caused by: [Errno 2] No such file or directory\n\n"
-            "hint: on a node, is fleet.service running? from elsewhere, set --tunnel or FLEETCTL_TUNNEL\n"
+            "hint: on a node, is fleet.service running? from elsewhere, set --tunnel, or a --context\n"
         )
 
     def test_etcd_is_away(self, fleetctl: Fleetctl) -> None:
