@@ -223,4 +223,7 @@ def down(arguments: argparse.Namespace) -> int:
         phases = Phases()
         with phases.phase(f"removing cluster {arguments.name!r}"):
             clusters.remove(layout)
+    from cluster.cli import context  # lazily: a fresh machine looks at arguments first
+
+    context.forget(layout)
     return 0

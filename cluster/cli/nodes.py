@@ -27,6 +27,11 @@ example:
   ssh -F nodes.conf node-2             also scp, sftp, rsync -e "ssh -F nodes.conf"
   ssh -F nodes.conf node-2.default     the same node, distinguished from those of other clusters
 """
+ENV_EXAMPLES = """\
+examples:
+  eval "$(cluster env)"                this shell's fleetctl talks to the cluster
+  cluster env --context                every shell's does, until 'fleetctl context use OTHER' or 'cluster down'
+"""
 
 
 def add(verbs: Verbs) -> None:
@@ -38,7 +43,8 @@ def add(verbs: Verbs) -> None:
         "ssh-config", "print an ssh configuration that knows the nodes", _ssh_config, examples=SSH_CONFIG_EXAMPLES
     )
     text = "print shell exports with which fleetctl talks to a cluster"
-    verbs.add("env", text, _env, examples='example:\n  eval "$(cluster env)"')
+    sub = verbs.add("env", text, _env, examples=ENV_EXAMPLES)
+    sub.add_argument("--context", action="store_true", help="instead, keep them as a context of fleetctl, and use it")
     sub = verbs.add("load-image", "give a docker-archive to every node's docker", _load_image)
     sub.add_argument("file", metavar="FILE", type=Path)
     sub = verbs.add("push", "put container images into the cluster's registry", _push, examples=PUSH_EXAMPLES)
@@ -111,7 +117,14 @@ def _become(argv: list[str]) -> NoReturn:
 
 
 def _env(arguments: argparse.Namespace) -> int:
-    print(Cluster.open(arguments.name).exports_text())
+    cluster = Cluster.open(arguments.name)
+    if arguments.context:
+        from cluster.cli import context  # lazily: fleetctl's modules are for this alone
+
+        context.keep(cluster)
+        print(f"fleetctl uses the context {cluster.name}; 'fleetctl context use' without a name ends that")
+    else:
+        print(cluster.exports_text())
     return 0
 
 

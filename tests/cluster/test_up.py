@@ -16,6 +16,7 @@ from cluster.cli import main, main_down, main_up
 from cluster.client.cluster import Cluster, processes
 from cluster.lifecycle import readiness
 from cluster.lifecycle.up import Options, up
+from fleet.ctl import contexts
 from terminal import Failure
 from tests.cluster.commands import call, nothing_is_left
 
@@ -121,6 +122,28 @@ def test_commands_on_a_node(standin: Path, image: Path, tmp_path: Path, monkeypa
     assert f"export FLEETCTL_SSH_IDENTITY_FILE={cluster.layout.key}\n" in exports
     cluster.close()
     cluster.remove()
+
+
+def test_a_cluster_is_a_context_of_fleetctl_until_it_is_removed(
+    standin: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_NODES", "1")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("one", "two"):
+        assert call(main_up, "1", "--image", str(image), "--name", name) == 0
+        assert call(main, "env", "--context", "--name", name) == 0
+    one, two = Cluster.open("one"), Cluster.open("two")
+    known = contexts.load(contexts.file(os.environ))
+    assert (known.current, sorted(known.contexts)) == ("two", ["one", "two"])
+    assert known.contexts["one"]["tunnel"] == f"127.0.0.1:{one.nodes[0].ssh_port}"
+    assert known.contexts["one"]["cert-file"] == str(one.layout.operator / "fleet-client.crt")
+    elsewhere = {**known.contexts["one"], "ssh-identity-file": "/another/key"}
+    with contexts.changing(contexts.file(os.environ)) as changed:
+        changed[0] = changed[0].with_one("one", elsewhere)
+    for name in ("one", "two"):
+        assert call(main, "down", "--name", name) == 0
+    assert contexts.load(contexts.file(os.environ)).contexts == {"one": elsewhere}, "which is another cluster's"
+    two.close()
 
 
 def test_two_clusters_by_name_have_nothing_in_common(
