@@ -32,6 +32,8 @@ from trust.profile import AUTHORITIES, ca_stem, certificate_file, crl_file, key_
 
 LEDGER: Final = "trust.json"
 _NEW: Final = ".new"
+_UNFINISHED: Final = ".trust-unfinished-"
+"""Begins the name of a folder that is being made, beside where it will be. Its lock is held as long as that lasts."""
 _FILE_MAX: Final = 64 << 20
 """Bytes. The ledger of 100,000 certificates has 40 million."""
 
@@ -113,29 +115,85 @@ def made(folder: Path) -> Iterator[dict[str, str]]:
     """Make ``folder`` of the texts that the block puts into the dict, by file name: all of them or nothing.
 
     What cannot work is found before the block runs, as far as it can be; when this returns, all is on the disk. The
-    folder is its owner's only, and so is a key. An empty folder in its place is replaced. Raises Failure.
+    folder is its owner's only, and so is a key. An empty folder in its place is replaced. What a kill left of another
+    one that was made beside it is removed. Raises Failure, also for a folder inside of a trust folder.
     """
     target = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow a link that is in our way
     files: dict[str, str] = {}
-    staged: Path | None = None
     try:
         if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
             raise _occupied(folder)
-        staged = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        staged.chmod(0o700)  # whatever the umask says, here and in _write
-        yield files
-        for name, text in files.items():
-            _write(staged / name, text)
-        _sync(staged)
-        staged.rename(target)
+        _require_outside(target)
+        _sweep(target.parent)
+        with _staged(target.parent) as staged:
+            yield files
+            for name, text in files.items():
+                _write(staged / name, text)
+            _sync(staged)
+            staged.rename(target)
         _sync(target.parent)
     except OSError as error:
         if isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY:
             raise _occupied(folder) from error
         raise Failure(f"cannot be written: {error.strerror}", where=str(folder)) from error
-    finally:
-        if staged is not None:
+
+
+@contextmanager
+def _staged(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, locked while the block runs, and removed if it still has its name then."""
+    while True:
+        staged = Path(tempfile.mkdtemp(dir=parent, prefix=_UNFINISHED))
+        try:
+            if (held := _hold(staged)) is None:
+                continue
+        except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
+            raise
+        try:
+            yield staged
+            return
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+            os.close(held)
+
+
+def _hold(staged: Path) -> int | None:
+    """Lock a new folder. None if another process has swept it away before."""
+    try:
+        staged.chmod(0o700)  # whatever the umask says, here and in _write
+        held = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(held, fcntl.LOCK_EX)
+    if staged.exists():
+        return held
+    os.close(held)
+    return None
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the unfinished folders of this user in ``parent`` that no process makes any more: keys are in them."""
+    for left in parent.glob(f"{_UNFINISHED}*"):
+        try:
+            descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # another user's, or it has just been finished
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _require_outside(target: Path) -> None:
+    """What is given away must not lie where the keys of the authorities do: it would be copied with them, or they
+    with it."""
+    for parent in (target.parent.resolve(), *target.parent.resolve().parents):
+        if (parent / LEDGER).exists():
+            raise Failure("is inside of a trust folder", where=str(target), hint=f"name a folder outside of {parent}")
 
 
 def _occupied(folder: Path) -> Failure:

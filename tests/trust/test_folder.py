@@ -177,6 +177,7 @@ def test_death_at_any_moment_leaves_a_folder_that_opens(lab: Path, tmp_path: Pat
         names = [one.name for one in overview.read(each).issued]
         assert names in (["kim"], ["kim", *["node-2"] * 4])
         out = each.with_suffix(".out")
+        assert not list((tmp_path / "many").glob(".*")), "what is left of one that died is removed by the next"
         outcomes.add((len(names), out.exists(), len(revoked(each))))
         assert not out.exists() or len(names) == 5  # none is given out that is not in the ledger
         trust.issue_node(each, "node-3", ["10.0.0.3"])
@@ -188,3 +189,52 @@ def test_death_at_any_moment_leaves_a_folder_that_opens(lab: Path, tmp_path: Pat
         "revoke": {(1, False, 0), (1, False, 1)},
     }
     assert outcomes == expected[step]
+
+
+def test_what_a_kill_left_is_removed_and_what_others_make_is_not(lab: Path, tmp_path: Path) -> None:
+    """Also for another name than the one that was to be made; what is not ours stays, whatever it is called."""
+    (tmp_path / ".trust-unfinished-file").touch()
+    (tmp_path / ".trust-unfinished-link").symlink_to(lab)
+    with folder.made(tmp_path / "slow") as slow:
+        (other,) = [one for one in tmp_path.glob(".trust-unfinished-*") if one.is_dir() and not one.is_symlink()]
+        (tmp_path / ".trust-unfinished-dead").mkdir(0o700)
+        (tmp_path / ".trust-unfinished-dead/fleet-client.key").touch()
+        with folder.made(tmp_path / "quick") as quick:
+            quick["a"] = "1"
+        assert other.exists()
+        slow["b"] = "2"
+    assert (tmp_path / "slow/b").read_text() == "2"
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        *(".trust-unfinished-file", ".trust-unfinished-link", "lab", "quick", "slow")
+    ]
+    assert (lab / "trust.json").exists()
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Path] = []
+    lock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        if not taken:
+            taken.extend(tmp_path.glob(".trust-unfinished-*"))
+            taken[0].rmdir()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with folder.made(tmp_path / "out") as files:
+        files["a"] = "1"
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("inside", ["kim", "deep/er/kim", "link/kim"])
+def test_nothing_is_given_out_into_a_trust_folder(lab: Path, tmp_path: Path, inside: str) -> None:
+    (lab / "deep/er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(lab / "deep")
+    out = (tmp_path if inside.startswith("link") else lab) / inside
+    with pytest.raises(Failure, match="inside of a trust folder") as caught, folder.made(out) as files:
+        files.update(trust.issue_user(lab, "kim", "reader").files)
+    assert str(lab) in str(caught.value.hint)
+    assert not out.exists()
+    assert overview.read(lab).issued == ()
