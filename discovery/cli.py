@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from discovery import operate
 from etcd import credentials
 from terminal import Failure, Parser, UsageFailure, command
 
@@ -47,7 +48,7 @@ def new_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="discovery",
         description="How etcd members find each other.",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES + operate.EXAMPLES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -77,6 +78,7 @@ def new_parser() -> argparse.ArgumentParser:
     )
     join.add_argument("--etcd", metavar="PATH", default="/usr/bin/etcd", help="default: %(default)s")
     join.set_defaults(run=_join)
+    operate.add(commands)
     return parser
 
 

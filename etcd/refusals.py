@@ -31,17 +31,15 @@ _REFUSALS: Final = (
         ("database space exceeded",),
         (),
         "etcd is full, and takes nothing new",
-        "on a node: 'etcdctl compaction REVISION' with the revision of 'etcdctl endpoint status -w json', "
-        "'etcdctl defrag' on one"
-        " member after the other, then 'etcdctl alarm disarm'; docs/room.md says more",
+        "the nodes make room within minutes; if not, 'sudo discovery alarms' on a node says why (docs/etcd.md)",
     ),
     _Refusal(
         Corrupt,
         ("corrupt cluster",),
         (_DATA_LOSS,),
         "the members of etcd do not agree on the data, and take no more of it",
-        "on a node: 'etcdctl endpoint hashkv --cluster' shows which member differs; remove that one, and add it again "
-        "with an empty disk",
+        "the nodes remove the member that differs within minutes; if not, 'sudo discovery alarms' on a node says why "
+        "(docs/etcd.md)",
     ),
     _Refusal(
         TooLarge,

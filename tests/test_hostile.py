@@ -44,6 +44,8 @@ from cluster.model import connection_uri, timeline
 from cluster.model.description import Description
 from cluster.model.utterance import kept
 from discovery import client, join
+from discovery.backup.state import State
+from discovery.node import environment
 from discovery.registry import Refused, Registry
 from etcd import wire
 from etcd.transport import understand
@@ -223,6 +225,8 @@ TEXTS: dict[str, tuple[Reader, Sequence[Hostile]]] = {
     "fleet: glob": (lambda data, _: matches(text(data[:2048]), "a" * 255), [Hostile("*a"), Hostile("?"), Hostile("[a"), Hostile("[!a-z]*"), Hostile("**")]),
     "trust: a name": (lambda data, _: trust.names.address(text(data)), [Hostile("a."), Hostile("a-"), Hostile("1."), Hostile("1:"), Hostile(":1", "[::]")]),
     "fleet.conf": (lambda _, path: fleet.config.load(path, {}), [Hostile("metadata=a=b\n"), Hostile("a=b,", "metadata="), Hostile("http://a,", "etcd_servers="), Hostile("1m", "agent_ttl="), Hostile("f#N=1\n")]),
+    "discovery: a state of backups": (lambda data, _: State.parse(text(data)), [Hostile("["), Hostile('{"last":'), Hostile('"k#N":1,', '{"v":1,', '"kept":1}')]),
+    "discovery: etcd's settings": (lambda data, _: environment(text(data)), [Hostile("A=b "), Hostile('"'), Hostile("\\")]),
     "discovery: a member": (registered, [Hostile("a=http://b:1,"), Hostile("[:", "a=http://"), Hostile("a", "a=http://"), Hostile("1", "a=http://b:")]),
     "network-config": (
         lambda data, _: network.read(data),

@@ -97,7 +97,7 @@ def alarms(node: Node) -> list[str]:
 
 def hash_at(node: Node, revision: int) -> int:
     """A hash of all that ``node`` knows up to ``revision``: equal on all members of a healthy cluster."""
-    return int(ask(node, "/v3/maintenance/hash", {"revision": revision})["hash"])
+    return int(ask(node, "/v3/maintenance/hashkv", {"revision": revision})["hash"])
 
 
 def _coded(text: str) -> str:

@@ -7,16 +7,20 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.cli.verbs import Verbs, json_argument
+from cluster.client.backups import backups
 from cluster.client.cluster import Cluster
 from cluster.client.room import rooms
 from cluster.faults import stall
 from cluster.model import timeline
-from cluster.model.status import ClusterStatus, NoAnswer, NodeName, NodeStatus, RoomStatus
+from cluster.model.status import BackupStatus, ClusterStatus, NoAnswer, NodeName, NodeStatus, RoomStatus
 from cluster.model.timeline import Event
+from discovery.backup.listing import age
 from terminal import Failure, table
 
 WATCH_S = 1.0
@@ -48,33 +52,45 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         return _watch(cluster, as_json=arguments.json)
     status = cluster.status()
-    status = with_rooms(status, _rooms(cluster, status))
+    status = with_reports(status, _reports(cluster, status))
     print(json.dumps(status) if arguments.json else status_text(status))
     return 0
 
 
-Rooms = Mapping[str, RoomStatus]
-"""What nodes say of their disks (:class:`cluster.client.room.Room`), by name."""
+class Reports(NamedTuple):
+    """What nodes say of their disks (:class:`cluster.client.room.Room`) and of their backups of etcd, by name."""
+
+    rooms: Mapping[str, RoomStatus] = {}
+    backups: Mapping[str, BackupStatus] = {}
 
 
-def _rooms(cluster: Cluster, status: ClusterStatus) -> Rooms:
+def _reports(cluster: Cluster, status: ClusterStatus) -> Reports:
     """Of those nodes that can answer."""
     on = {node["name"] for node in status["nodes"] if node["state"] == "running"}
     nodes = [node for node in cluster.nodes if node.name in on]
-    return {node.name: room.data() for node, room in zip(nodes, rooms(nodes), strict=True) if room is not None}
+    with ThreadPoolExecutor(1) as beside:
+        taken = beside.submit(backups, nodes)
+        full = {node.name: room.data() for node, room in zip(nodes, rooms(nodes), strict=True) if room is not None}
+    return Reports(full, {node.name: one for node, one in zip(nodes, taken.result(), strict=True) if one is not None})
 
 
-def with_rooms(status: ClusterStatus, known: Rooms) -> ClusterStatus:
-    """The result of :meth:`Cluster.status` with each node's ``room``: an object, or None if it is not known."""
-    nodes: list[NodeStatus] = [{**node, "room": known.get(node["name"])} for node in status["nodes"]]
+def with_reports(status: ClusterStatus, known: Reports) -> ClusterStatus:
+    """The result of :meth:`Cluster.status` with each node's ``room`` and ``backup``: objects, or None if not known."""
+    nodes: list[NodeStatus] = [
+        {**node, "room": known.rooms.get(node["name"]), "backup": known.backups.get(node["name"])}
+        for node in status["nodes"]
+    ]
     return {**status, "nodes": nodes}
 
 
 def status_text(status: ClusterStatus) -> str:
-    """The result of :meth:`Cluster.status`, for people, with what :func:`with_rooms` adds."""
+    """The result of :meth:`Cluster.status`, for people, with what :func:`with_reports` adds."""
     how = status["accelerator"]
     rows = [
-        [n["name"], n["state"], n["address"], n["role"], f"127.0.0.1:{n['ssh_port']}", _disk(n), n["ended"] or "-"]
+        [
+            *(n["name"], n["state"], n["address"], n["role"], f"127.0.0.1:{n['ssh_port']}"),
+            *(_disk(n), _backup(n), n["ended"] or "-"),
+        ]
         for n in status["nodes"]
     ]
     lines = [
@@ -82,9 +98,9 @@ def status_text(status: ClusterStatus) -> str:
             f"cluster {status['name']!r} is {status['state']} "
             f"({how['name']}, {status['memory_mib']} MiB a node, files in {status['folder']})"
         ),
-        table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "DISK", "LAST END"]),
+        table(rows, ["NODE", "STATE", "ADDRESS", "ROLE", "SSH", "DISK", "BACKUP", "LAST END"]),
         *(f"{n['name']} is stalled: {stall.WHY}" for n in status["nodes"] if n["state"] == "stalled"),
-        *(line for n in status["nodes"] for line in room_lines(n)),
+        *(line for n in status["nodes"] for line in _lines(n)),
         *(f"fault {fault['id']}: {fault['what']}" for fault in status["faults"]),
     ]
     offered = [f"{name} {where}" for name, where in status["services"].items() if where is not None]
@@ -96,6 +112,18 @@ def _disk(node: NodeStatus) -> str:
     """How full the fullest of its file systems is."""
     room = node.get("room")
     return f"{max(room['percent'].values())} %" if room else "-"
+
+
+def _backup(node: NodeStatus) -> str:
+    """How old its last good backup of etcd is."""
+    backup = node.get("backup")
+    return age(backup["taken"], time.time()) if backup and backup["taken"] is not None else "-"
+
+
+def backup_lines(node: NodeStatus) -> list[str]:
+    """What there is to say about a node's backups of etcd: that the last attempt failed."""
+    backup = node.get("backup")
+    return [f"{node['name']}: no backup of etcd: {backup['trouble']}"] if backup and backup["trouble"] else []
 
 
 def room_lines(node: NodeStatus) -> list[str]:
@@ -112,6 +140,10 @@ def room_lines(node: NodeStatus) -> list[str]:
     return lines
 
 
+def _lines(node: NodeStatus) -> list[str]:
+    return room_lines(node) + backup_lines(node)
+
+
 def changes(before: ClusterStatus | None, now: ClusterStatus) -> list[str]:
     """What has changed from one status to the next, a line each; of the first one, all of it."""
     old = {} if before is None else {node["name"]: node["state"] for node in before["nodes"]}
@@ -121,8 +153,8 @@ def changes(before: ClusterStatus | None, now: ClusterStatus) -> list[str]:
     lines += [f"{node['name']} is {node['state']}" for node in now["nodes"] if old.get(node["name"]) != node["state"]]
     new = {node["name"] for node in now["nodes"]}
     lines += [f"{name} is gone" for name in old if name not in new]
-    said = set() if before is None else {line for node in before["nodes"] for line in room_lines(node)}
-    lines += [line for node in now["nodes"] for line in room_lines(node) if line not in said]
+    said = set() if before is None else {line for node in before["nodes"] for line in _lines(node)}
+    lines += [line for node in now["nodes"] for line in _lines(node) if line not in said]
     held = {} if before is None else {fault["id"]: fault["what"] for fault in before["faults"]}
     holds = {fault["id"]: fault["what"] for fault in now["faults"]}
     lines += [f"fault {number}: {what}" for number, what in holds.items() if number not in held]
@@ -133,7 +165,7 @@ def changes(before: ClusterStatus | None, now: ClusterStatus) -> list[str]:
 def _watch(cluster: Cluster, *, as_json: bool) -> int:
     redraws = sys.stdout.isatty() and not as_json
     before = None
-    known: Rooms = {}
+    known = Reports()
     looked = -ROOM_S
     if redraws:
         print(CLEAR, end="")
@@ -142,8 +174,8 @@ def _watch(cluster: Cluster, *, as_json: bool) -> int:
             cluster = Cluster.open(cluster.name)  # nodes may have joined or left
             now = cluster.status()
             if time.monotonic() - looked >= ROOM_S:
-                known, looked = _rooms(cluster, now), time.monotonic()
-            now = with_rooms(now, known)
+                known, looked = _reports(cluster, now), time.monotonic()
+            now = with_reports(now, known)
             if redraws:
                 print(TO_TOP_AND_CLEAR + status_text(now), flush=True)
             else:

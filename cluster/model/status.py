@@ -17,6 +17,20 @@ class RoomStatus(TypedDict):
     removed: dict[str, int]
 
 
+class BackupStatus(TypedDict):
+    """How a node's backups of etcd go: :class:`discovery.backup.state.State`.
+
+    ``taken`` (seconds since 1970), ``revision`` and ``size`` (bytes) are those of the last good one, None before the
+    first; ``kept`` are in the node's folder; ``trouble`` is why the last attempt failed, empty if it did not.
+    """
+
+    taken: int | None
+    revision: int | None
+    size: int | None
+    kept: int
+    trouble: str
+
+
 class NodeStatus(TypedDict):
     """A node and its machine: :class:`cluster.model.protocol.NodeState`. ``network`` has the counters of its port."""
 
@@ -29,6 +43,7 @@ class NodeStatus(TypedDict):
     ended: str | None
     network: dict[str, int] | None
     room: NotRequired[RoomStatus | None]
+    backup: NotRequired[BackupStatus | None]
 
 
 class FrameStatus(TypedDict):

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main, main_down, main_up
-from cluster.cli.view import changes, event_text, with_rooms
+from cluster.cli.view import Reports, changes, event_text, status_text, with_reports
+from cluster.client import backups
 from cluster.client.cluster import Cluster
 from cluster.client.room import Room
 from cluster.model import timeline
 from cluster.model.protocol import Mark
 from cluster.model.status import ClusterStatus, RoomStatus
 from cluster.model.timeline import Event
+from discovery.backup.state import Last, State
 from tests.cluster.commands import call
 from tests.cluster.test_sweep import CLUSTER
 from upkeep.space import Fill
@@ -216,8 +218,8 @@ def test_a_disk_that_fills_up_is_a_change() -> None:
     full: dict[str, RoomStatus] = {
         "node-1": {"percent": {"/var": 91}, "above": ["/var"], "stuck": False, "removed": {}}
     }
-    assert changes(before, with_rooms(before, full)) == ["node-1: /var is 91 % full"]
-    assert changes(with_rooms(before, full), with_rooms(before, full)) == []
+    assert changes(before, with_reports(before, Reports(full))) == ["node-1: /var is 91 % full"]
+    assert changes(with_reports(before, Reports(full)), with_reports(before, Reports(full))) == []
 
 
 def test_what_a_hostile_node_says_of_its_room_is_bounded() -> None:
@@ -231,6 +233,24 @@ def test_what_a_hostile_node_says_of_its_room_is_bounded() -> None:
     assert room == Room({"/var": 100}, (), False, {"container": 0, "image": 10**9})
     assert Room.parse("x" * (2 << 20)) is None
     assert Room.parse('{"v": 1}') is None
+
+
+def test_status_shows_the_age_of_backups_and_what_failed() -> None:
+    last = Last(round(time.time()) - 7200, revision=9, keys=3, raft_index=12, hash=1, size=2 << 20)
+    good, failed = (backups.parse(json.dumps(State(last, trouble=why).json())) for why in ("", "no room\x1b[2J"))
+    assert good is not None
+    assert failed is not None
+    assert (good["revision"], good["size"], good["trouble"]) == (9, 2 << 20, "")
+    before = status({"node-1": "running"}, {})
+    shown = status_text(with_reports(before, Reports({}, {"node-1": good})))
+    assert "BACKUP" in shown
+    assert "  2 h  " in shown
+    after = with_reports(before, Reports({}, {"node-1": failed}))
+    (change,) = changes(with_reports(before, Reports({}, {"node-1": good})), after)
+    assert change.startswith("node-1: no backup of etcd: no room")
+    assert "\x1b" not in change
+    assert backups.parse("root did cat\n") is None
+    assert backups.parse("x" * (1 << 20)) is None
 
 
 def test_a_line_of_a_timeline(monkeypatch: pytest.MonkeyPatch) -> None:

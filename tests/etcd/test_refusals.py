@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from discovery.cli import run as discovery
 from etcd import Client, Denied, EtcdError, NoSpace, TooLarge, Unavailable
 from etcd.refusals import refusal
 from fleet.api.handlers import Api
@@ -47,11 +48,11 @@ def put(api: Api, name: str, unit: Any) -> tuple[int, dict[str, str]]:
     return answer.status, json.loads(answer.body)["error"] if answer.body else {}
 
 
-def test_a_full_etcd_says_what_to_do_and_that_helps(etcd_binary: str, make_etcd: Callable[[], EtcdProcess]) -> None:
+def test_a_full_etcd_says_what_to_do_and_that_helps(make_etcd: Callable[[], EtcdProcess]) -> None:
     process = make_etcd()
     process.start(ETCD_QUOTA_BACKEND_BYTES=str(QUOTA_BYTES))
     process.wait_healthy()
-    client, etcdctl = Client([process.endpoint]), Etcdctl(etcd_binary, process.endpoint)
+    client = Client([process.endpoint])
     api = Api(Registry(client))
     with pytest.raises(NoSpace) as full:
         for _ in range(20):
@@ -59,14 +60,10 @@ def test_a_full_etcd_says_what_to_do_and_that_helps(etcd_binary: str, make_etcd:
     assert full.value.where == process.endpoint
     status, answer = put(api, "a.service", UNIT)
     assert (status, answer["message"]) == (507, "etcd is full, and takes nothing new (mvcc: database space exceeded)")
-    for words in ("etcdctl compaction", "etcdctl endpoint status", "etcdctl defrag", "etcdctl alarm disarm"):
-        assert f"'{words}" in answer["hint"]
+    assert "'sudo discovery alarms' on a node" in answer["hint"]
     assert api.handle(Request("GET", "/fleet/v1/units")).status == 200, "it can still be read"
 
-    revision = json.loads(etcdctl("endpoint", "status", "-w", "json"))[0]["Status"]["header"]["revision"]
-    etcdctl("compaction", str(revision))
-    etcdctl("defrag")
-    etcdctl("alarm", "disarm")
+    assert discovery(["alarms", "--repair", "--endpoint", process.endpoint]) == 0, "as etcd-alarms.timer does it"
     assert put(api, "a.service", UNIT)[0] == 201
     client.close()
 

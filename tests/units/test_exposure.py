@@ -21,6 +21,8 @@ from builder.debian.packages import obtain
 from tests.unitfile.systemd import Systemd, unpacked
 
 BUDGET: Final = {
+    "etcd-alarms.service": 1.7,
+    "etcd-backup.service": 1.7,
     "etcd.service": 1.7,
     "fleet.service": 2.0,
     "firewall-neighbours.service": 1.8,
