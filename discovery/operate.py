@@ -21,6 +21,8 @@ EXAMPLES = """\
         what backups there are on this node, and how old
   sudo discovery alarms
         whether etcd has alarms, and its members the same data; etcd-alarms.timer repairs what it can
+  sudo discovery restore
+        after the loss of most members: start again with this node, from its data or a backup
 """
 
 
@@ -46,6 +48,20 @@ def add(commands: Commands) -> None:
     _trust(alarms)
     alarms.set_defaults(run=_alarms)
 
+    restore = commands.add_parser("restore", help="after the loss of a quorum: start again from this node")
+    restore.add_argument(
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        default="",
+        help="'data' (this node's own) or a backup's file; default: the latest revision",
+    )
+    restore.add_argument("--yes", metavar="TOKEN", default="", help="that it printed: for scripts")
+    restore.add_argument("--json", action="store_true", help="print what there is for machines")
+    _directory(restore)
+    _programs(restore)
+    restore.set_defaults(run=_restore)
+
 
 def _backup(options: argparse.Namespace) -> int:
     from discovery.backup.command import run
@@ -55,6 +71,12 @@ def _backup(options: argparse.Namespace) -> int:
 
 def _alarms(options: argparse.Namespace) -> int:
     from discovery.repair import run
+
+    return run(options)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from discovery.restore.command import run
 
     return run(options)
 

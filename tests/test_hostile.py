@@ -47,6 +47,7 @@ from discovery import client, join
 from discovery.backup.state import State
 from discovery.node import environment
 from discovery.registry import Refused, Registry
+from discovery.restore.survey import listed_in
 from etcd import wire
 from etcd.transport import understand
 from fleet.api import shapes
@@ -226,6 +227,7 @@ TEXTS: dict[str, tuple[Reader, Sequence[Hostile]]] = {
     "trust: a name": (lambda data, _: trust.names.address(text(data)), [Hostile("a."), Hostile("a-"), Hostile("1."), Hostile("1:"), Hostile(":1", "[::]")]),
     "fleet.conf": (lambda _, path: fleet.config.load(path, {}), [Hostile("metadata=a=b\n"), Hostile("a=b,", "metadata="), Hostile("http://a,", "etcd_servers="), Hostile("1m", "agent_ttl="), Hostile("f#N=1\n")]),
     "discovery: a state of backups": (lambda data, _: State.parse(text(data)), [Hostile("["), Hostile('{"last":'), Hostile('"k#N":1,', '{"v":1,', '"kept":1}')]),
+    "discovery: members on a port for peers": (lambda data, _: listed_in(data), [Hostile("["), Hostile('{"id":1,"peerURLs":["http://a"]},', "[", "{}]")]),
     "discovery: etcd's settings": (lambda data, _: environment(text(data)), [Hostile("A=b "), Hostile('"'), Hostile("\\")]),
     "discovery: a member": (registered, [Hostile("a=http://b:1,"), Hostile("[:", "a=http://"), Hostile("a", "a=http://"), Hostile("1", "a=http://b:")]),
     "network-config": (
