@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from discovery import operate
+from discovery.upkeep import command as upkeep
 from etcd import credentials
 from terminal import Failure, Parser, UsageFailure, command
 
@@ -48,7 +49,7 @@ def new_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="discovery",
         description="How etcd members find each other.",
-        epilog=_EXAMPLES + operate.EXAMPLES,
+        epilog=_EXAMPLES + operate.EXAMPLES + upkeep.EXAMPLES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -66,9 +67,11 @@ def new_parser() -> argparse.ArgumentParser:
     new.add_argument("url", metavar="URL", nargs="?", default="http://127.0.0.1:7379", help="default: %(default)s")
     new.set_defaults(run=_new)
 
-    status = commands.add_parser("status", help="who has registered under a discovery URL")
-    status.add_argument("url", metavar="URL")
+    status = commands.add_parser("status", help="etcd's members, or who has registered under a discovery URL")
+    status.add_argument("url", metavar="URL", nargs="?", help="default: the members of this node's cluster")
     status.add_argument("--json", action="store_true", help="for machines")
+    status.add_argument("--data", metavar="DIR", type=Path, default=upkeep.DATA, help="etcd's; default: %(default)s")
+    upkeep.reach(status)
     status.set_defaults(run=_status)
 
     join = commands.add_parser("join", help="become this node's etcd, by the ETCD_... environment")
@@ -79,6 +82,7 @@ def new_parser() -> argparse.ArgumentParser:
     join.add_argument("--etcd", metavar="PATH", default="/usr/bin/etcd", help="default: %(default)s")
     join.set_defaults(run=_join)
     operate.add(commands)
+    upkeep.add(commands)
     return parser
 
 
@@ -130,6 +134,8 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if options.url is None:
+        return upkeep.status(options)
     from discovery.client import read
 
     roster = read(options.url)
@@ -168,6 +174,8 @@ def _join(options: argparse.Namespace) -> int:
     if options.dry_run:
         decided = join.decision()
         print(f"{decided.kind}: {decided.reason}")
+        with suppress(Failure, OSError):  # what follows is known once etcd runs
+            print(upkeep.of_node(Path(join.environment["ETCD_DATA_DIR"]), options.trust))
         return 0
     join.run()
     raise Failure("etcd was not started", hint="this is a bug")

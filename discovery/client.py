@@ -60,6 +60,11 @@ class Roster(NamedTuple):
         return f"{len(self.members)} of {self.size}" + (f": {names}" if names else "")
 
     @property
+    def peers(self) -> tuple[str, ...]:
+        """The members' peer URLs."""
+        return tuple(url for member in self.members for url in member.urls)
+
+    @property
     def initial_cluster(self) -> str:
         """The value that etcd itself makes from a complete roster."""
         return ",".join(member.value for member in self.members)

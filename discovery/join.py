@@ -12,16 +12,17 @@ for which etcd, which does not know that, would report "duplicate ID" for ever.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from discovery.beside import Beside, Proxied, Running, began, write
 from discovery.client import Roster, Unreachable, hidden, read, request
 from discovery.settings import (
     CLIENT_PORT,
@@ -37,6 +38,7 @@ from discovery.settings import (
     TOKEN,
     WAL,
     Misconfigured,
+    is_loopback,
     plain,
     whole,
 )
@@ -61,6 +63,8 @@ class Remembered(NamedTuple):
     joining: str = ""  # the discovery URL with which etcd was started, before it had data
     proxied: str = ""  # the discovery URL of the cluster that this node is a proxy of
     endpoints: tuple[str, ...] = ()  # of that cluster
+    peers: tuple[str, ...] = ()  # URLs of members of the cluster, whatever this node is to it
+    ended: bool = False  # etcd has ended by itself, which it does when its member was removed
 
 
 class Listed(NamedTuple):
@@ -71,16 +75,17 @@ class Listed(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """``member``: etcd with ``environment``; ``proxy``: of the ``roster``'s members; ``ask``: read the token first, or
-    with a ``roster`` its members' list; ``wait``: for more to register.
+    """``member``: etcd with ``environment``; ``proxy``: of the members behind ``peers``; ``ask``: those for the members'
+    list, or without ``peers`` the service for the token; ``wait``: for more to register; ``aside``: the data is that of
+    a member that was removed.
 
     ``reason`` is a sentence for the journal.
     """
 
-    kind: Literal["member", "proxy", "ask", "wait"]
+    kind: Literal["member", "proxy", "ask", "wait", "aside"]
     reason: str
     environment: Mapping[str, str] = {}
-    roster: Roster | None = None
+    peers: tuple[str, ...] = ()
 
 
 def member_id(peer_urls: str, discovery_url: str) -> str:
@@ -111,10 +116,20 @@ def decide(
     discovery, peers = environment.get(DISCOVERY, ""), environment.get(PEER_URLS, "")
     static = {key: value for key, value in environment.items() if key not in (DISCOVERY, FALLBACK, PROXY)}
     if remembered.has_wal:
+        if remembered.ended and (removed := _removed(static, remembered, listed)) is not None:
+            return removed
         if peers and CLUSTER not in static:
             # etcd compares its default for this with the peer URLs, though it has no other use for it any more.
             static[CLUSTER] = ",".join(f"{environment[NAME]}={url.strip()}" for url in peers.split(","))
         return Decision("member", "has data: starts as the member that it was", static)
+    if remembered.peers and peers and roster is None:
+        if listed is None:
+            return Decision("ask", "asks the members that it knew", {}, remembered.peers)
+        if listed:
+            proxy = Decision("proxy", "is a proxy of the members that it knew", {}, _urls(listed))
+            return _added(static, listed) or proxy
+        if not discovery:
+            raise Unreachable("none of the members that this node knew answers", where=", ".join(remembered.peers))
     if not discovery:
         return Decision("member", "no discovery: starts as it is configured", static)
     if environment.get(CLUSTER):
@@ -139,46 +154,80 @@ def decide(
         return _registered(static, discovery, roster)
     if not roster.complete:
         found = {**environment, FALLBACK: "exit"}
-        return Decision("member", f"{roster.state}; registers", found, roster)
+        return Decision("member", f"{roster.state}; registers", found)
     if environment.get(FALLBACK) == "exit":
         raise Failure(
             f"the cluster is full ({roster.state})",
             where=hidden(discovery),
             hint="discovery-fallback is 'exit'; without it this node would be a proxy",
         )
-    return Decision("proxy", f"the cluster is full ({roster.state}); is a proxy", {}, roster)
+    return Decision("proxy", f"the cluster is full ({roster.state}); is a proxy", {}, roster.peers)
+
+
+def _removed(static: Mapping[str, str], remembered: Remembered, listed: Sequence[Listed] | None) -> Decision | None:
+    """With the data of a member that ended by itself; None if it is a member all the same."""
+    peers = remembered.peers or tuple(piece.rpartition("=")[2] for piece in static.get(CLUSTER, "").split(",") if piece)
+    if not peers:
+        return None
+    if listed is None:
+        return Decision("ask", "ended by itself: asks the others whether it was removed", {}, peers)
+    if not listed:
+        return Decision("wait", f"ended by itself: waits for another member to say why: {', '.join(peers)}")
+    mine = _own(static)
+    if any(member.name and not mine.isdisjoint(member.urls) for member in listed):
+        return None
+    return Decision("aside", "was removed from its cluster: sets its data aside")
 
 
 def _wiped(static: Mapping[str, str], discovery: str, roster: Roster, listed: Sequence[Listed] | None) -> Decision:
     """An empty memory must not vote under its old name.
 
-    It may vote as a new member, if an administrator has added that one in its place."""
+    It may vote as a new member, once the old one was removed and this node was added."""
     if listed is None:
-        return Decision("ask", "its data is gone: asks the others whether it was added again", {}, roster)
-    mine = {url.strip() for url in static[PEER_URLS].split(",")}
-    if any(not member.name and set(member.urls) == mine for member in listed):
-        cluster = ",".join(f"{member.name or static[NAME]}={url}" for member in listed for url in member.urls)
-        found = {**static, CLUSTER: cluster, STATE: "existing"}
-        return Decision("member", "its data is gone, and it was added again: joins as that new member", found, roster)
+        return Decision("ask", "its data is gone: asks the others whether it was added again", {}, roster.peers)
+    if added := _added(static, listed):
+        return added
+    if listed:
+        reason = "its data is gone: is a proxy until the others have taken it in again, as a new member"
+        return Decision("proxy", reason, {}, _urls(listed))
     raise Failure(
         "this node is registered as a member, but its data is gone",
         where=hidden(discovery),
-        hint="with an empty memory it must not vote under its old name. On another node: 'etcdctl member list', "
-        "'etcdctl member remove ID',"
-        f" 'etcdctl member add {static[NAME]} --peer-urls={static[PEER_URLS]}'; then it joins by itself",
+        hint="with an empty memory it must not vote under its old name, and no other member answers. Are they up?",
     )
+
+
+def _added(static: Mapping[str, str], listed: Sequence[Listed]) -> Decision | None:
+    """As the member that the others have added, and that has never started; None if there is none."""
+    mine = _own(static)
+    if not any(not member.name and set(member.urls) == mine for member in listed):
+        return None
+    cluster = ",".join(f"{member.name or static[NAME]}={url}" for member in listed for url in member.urls)
+    return Decision(
+        "member", "the others have added it: joins as a new member", {**static, CLUSTER: cluster, STATE: "existing"}
+    )
+
+
+def _own(static: Mapping[str, str]) -> set[str]:
+    return {url.strip() for url in static.get(PEER_URLS, "").split(",")}
+
+
+def _urls(listed: Sequence[Listed]) -> tuple[str, ...]:
+    return tuple(url for member in listed for url in member.urls)
 
 
 def _registered(static: Mapping[str, str], discovery: str, roster: Roster) -> Decision:
     if not roster.complete:
-        return Decision("wait", f"waiting for {roster.state}", {}, roster)
+        return Decision("wait", f"waiting for {roster.state}")
     # The same cluster that etcd makes of a token: its ids are hashes over peer URLs and this very text.
     found = {**static, CLUSTER: roster.initial_cluster, STATE: "new", TOKEN: discovery}
-    return Decision("member", f"was interrupted while it waited; goes on with {roster.state}", found, roster)
+    return Decision("member", f"was interrupted while it waited; goes on with {roster.state}", found)
 
 
 class Join:
-    """Carries out decisions. ``say`` reports to the user, ``become`` replaces this process."""
+    """Carries out decisions. ``say`` reports to the user, ``become`` replaces this process.
+
+    ``environment`` becomes etcd's settings, whole."""
 
     def __init__(
         self,
@@ -190,46 +239,46 @@ class Join:
         become: Callable[[Sequence[str], Mapping[str, str]], None],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._environment = whole(environment, socket.gethostname(), certificates)
+        self.environment = whole(environment, socket.gethostname(), certificates)
         self._certificates = certificates
         self._etcd = etcd
         self._say = say
         self._become = become
         self._sleep = sleep
-        data = Path(self._environment[DATA])
-        self._joining = data.with_name(data.name + ".joining")
-        self._proxied = data.with_name(data.name + ".proxy")
+        self._beside = Beside(Path(self.environment[DATA]))
 
     def remembered(self) -> Remembered:
         """What is on disk. Raises Failure if it cannot be read: a guess could lose a member's memory."""
-        wal = Path(self._environment.get(WAL, "") or Path(self._environment[DATA], "member", "wal"))
-        proxied = ""
-        endpoints: tuple[str, ...] = ()
+        beside = self._beside
         try:
-            has_wal = _has_wal(wal)
-            joining = self._joining.read_text().strip() if self._joining.exists() else ""
-            saved = record.parse(self._proxied.read_text()) if self._proxied.exists() else None
+            known, discovery = beside.read_peers(), self.environment.get(DISCOVERY, "")
+            peers = known.urls if known.discovery == discovery else ()
+            proxied = beside.read_proxied()
+            return Remembered(_has_wal(self._wal), beside.read_joining(), *proxied, peers, beside.ended.exists())
         except OSError as error:
-            raise Failure("cannot read what this node's etcd was", where=str(wal)) from error
-        except ValueError:
-            saved = None  # written whole or not at all, so it was edited; the service knows as well
-        if isinstance(saved, dict) and isinstance(saved.get("endpoints"), list):
-            proxied, endpoints = str(saved.get("discovery", "")), tuple(map(str, saved["endpoints"]))
-        return Remembered(has_wal, joining, proxied, endpoints)
+            raise Failure("cannot read what this node's etcd was", where=str(self._wal)) from error
+
+    @property
+    def _wal(self) -> Path:
+        return Path(self.environment.get(WAL, "") or Path(self.environment[DATA], "member", "wal"))
 
     def decision(self) -> Decision:
-        """What to become by the service's current answer. Raises Unreachable, Failure."""
+        """What to become by the current answers of the members and the service. Raises Unreachable, Failure."""
         remembered = self.remembered()
-        decided = decide(self._environment, remembered, None)
-        if decided.kind == "ask":
-            decided = decide(self._environment, remembered, self._read())
-        if decided.kind == "ask" and decided.roster is not None:
-            decided = decide(self._environment, remembered, decided.roster, self._listed(decided.roster))
-        return decided
+        roster: Roster | None = None
+        listed: tuple[Listed, ...] | None = None
+        while True:
+            decided = decide(self.environment, remembered, roster, listed)
+            if decided.kind != "ask":
+                return decided
+            if decided.peers:
+                listed = self._listed(decided.peers)
+            else:
+                roster, listed = self._read(), None
 
     def run(self) -> None:
         """Decide, waiting as long as it takes, and become it. Raises Failure."""
-        if warning := plain(self._environment):
+        if warning := plain(self.environment):
             self._say(f"{_WARNING}{warning}")
         attempt = 0
         while True:
@@ -237,7 +286,7 @@ class Join:
                 decided = self.decision()
             except Unreachable as trouble:
                 remembered = self.remembered()
-                if remembered.endpoints and remembered.proxied == self._environment[DISCOVERY]:
+                if remembered.endpoints and remembered.proxied == self.environment.get(DISCOVERY, ""):
                     self._say(f"{trouble}; is a proxy of the members it had")
                     self._become_proxy(remembered.endpoints)
                     return
@@ -247,46 +296,61 @@ class Join:
                 if decided.kind == "member":
                     self._become_member(decided)
                     return
-                if decided.roster is not None and decided.kind == "proxy":
-                    self._become_proxy(self._client_endpoints(decided.roster))
+                if decided.kind == "proxy":
+                    self._become_proxy(self._client_endpoints(decided.peers))
                     return
+                if decided.kind == "aside":
+                    self._beside.set_aside(self._wal)
+                    continue
             self._sleep(_DELAYS_S[min(attempt, len(_DELAYS_S) - 1)])
             attempt += 1
 
     def _become_member(self, decided: Decision) -> None:
         if DISCOVERY in decided.environment:
             # Before etcd registers: after a crash it distinguishes "interrupted" from "wiped".
-            self._write(self._joining, decided.environment[DISCOVERY] + "\n")
+            write(self._beside.joining, decided.environment[DISCOVERY])
         elif self.remembered().has_wal:
-            self._joining.unlink(missing_ok=True)
-        self._proxied.unlink(missing_ok=True)
+            self._beside.joining.unlink(missing_ok=True)
+        self._beside.proxy.unlink(missing_ok=True)
+        self._beside.ended.unlink(missing_ok=True)
+        self._running("member")
         self._become([self._etcd], decided.environment)
 
     def _become_proxy(self, endpoints: Sequence[str]) -> None:
-        saved = {"discovery": self._environment[DISCOVERY], "endpoints": list(endpoints)}
-        self._write(self._proxied, json.dumps(saved) + "\n")
+        self._beside.write_proxied(Proxied(self.environment.get(DISCOVERY, ""), tuple(endpoints)))
         argv = [
             *(self._etcd, "gateway", "start"),
-            *(f"--endpoints={','.join(endpoints)}", f"--listen-addr={local_address(self._environment)}"),
+            *(f"--endpoints={','.join(endpoints)}", f"--listen-addr={local_address(self.environment)}"),
         ]
+        self._running("proxy")
         # The gateway is ready at once and never reports it itself; after the exec nothing else could.
-        notify("READY=1\nSTATUS=proxy of " + ", ".join(endpoints), self._environment)
-        kept = {key: value for key, value in self._environment.items() if not key.startswith(("ETCD_", "NOTIFY_"))}
+        notify("READY=1\nSTATUS=proxy of " + ", ".join(endpoints), self.environment)
+        kept = {key: value for key, value in self.environment.items() if not key.startswith(("ETCD_", "NOTIFY_"))}
         self._become(argv, kept)
 
-    def _listed(self, roster: Roster) -> tuple[Listed, ...]:
+    def _running(self, kind: str) -> None:
+        """For upkeep, which runs beside it."""
+        given = self.environment
+        urls = tuple(sorted(url for url in _own(given) if url))
+        client = _nearest(given) if kind == "member" else ""
+        if not client:
+            client = f"{urlsplit(given[LISTEN]).scheme}://{local_address(given)}"
+        pid = os.getpid()
+        running = Running(kind, given[NAME], urls, client, given.get(DISCOVERY, ""), pid, began(pid))
+        self._beside.write_running(running)
+
+    def _listed(self, peers: Sequence[str]) -> tuple[Listed, ...]:
         """The members that the first member to answer lists; empty if none answers."""
-        for peer in (url for member in roster.members for url in member.urls):
+        for peer in peers:
             if found := listed_in(self._members(peer)):
                 return found
         return ()
 
-    def _client_endpoints(self, roster: Roster) -> tuple[str, ...]:
+    def _client_endpoints(self, peers: Sequence[str]) -> tuple[str, ...]:
         """Where the members' clients connect. A cluster that was complete a moment ago may still be starting."""
-        peers = [url for member in roster.members for url in member.urls]
         for attempt in range(_PEERS_ROUNDS):
             for peer in peers:
-                if found := endpoints_of(self._members(peer)):
+                if found := endpoints_of(self._members(peer), _own(self.environment)):
                     return found
             self._status(f"waiting for a member to answer: {', '.join(peers)}")
             self._sleep(_DELAYS_S[min(attempt, len(_DELAYS_S) - 1)])
@@ -312,24 +376,11 @@ class Join:
         return Tls(own.authority, own.certificate, own.key).context()
 
     def _read(self) -> Roster:
-        return read(self._environment[DISCOVERY], proxy=self._environment.get(PROXY, ""))
+        return read(self.environment[DISCOVERY], proxy=self.environment.get(PROXY, ""))
 
     def _status(self, text: str) -> None:
         self._say(text)
-        notify(f"STATUS={text}", self._environment)
-
-    def _write(self, path: Path, text: str) -> None:
-        staged = path.with_name(path.name + ".new")
-        try:
-            with staged.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        except OSError as error:
-            raise Failure(
-                "cannot write what the next start must know", where=str(path), hint="is the state disk full?"
-            ) from error
+        notify(f"STATUS={text}", self.environment)
 
 
 def _has_wal(directory: Path) -> bool:
@@ -339,8 +390,9 @@ def _has_wal(directory: Path) -> bool:
         return False
 
 
-def endpoints_of(members: bytes) -> tuple[str, ...]:
-    """``host:port`` of all clients' URLs in the answer to ``GET /members`` on a peer's port.
+def endpoints_of(members: bytes, own: AbstractSet[str] = frozenset()) -> tuple[str, ...]:
+    """``host:port`` of all clients' URLs in the answer to ``GET /members`` on a peer's port, but for those of a member
+    whose peer URLs are the node's ``own``: it is listed, and gone.
 
     Empty if it cannot be understood.
 
@@ -349,12 +401,13 @@ def endpoints_of(members: bytes) -> tuple[str, ...]:
     found: list[str] = []
     try:
         for member in record.parse(members):
+            if not own.isdisjoint(member["peerURLs"]):
+                continue
             peer_host = urlsplit(member["peerURLs"][0]).hostname or ""
             for url in member.get("clientURLs") or ():
                 parts = urlsplit(url)
                 host = parts.hostname or ""
-                here = host == "localhost" or host.startswith("127.") or host == "::1"
-                found.append(_endpoint(peer_host if here else host, parts.port or CLIENT_PORT))
+                found.append(_endpoint(peer_host if is_loopback(host) else host, parts.port or CLIENT_PORT))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return ()
     if not all(map(str.isprintable, found)):
@@ -381,6 +434,14 @@ def local_address(environment: Mapping[str, str]) -> str:
     except ValueError:
         port = None
     return f"127.0.0.1:{port or CLIENT_PORT}"
+
+
+def _nearest(environment: Mapping[str, str]) -> str:
+    """Where this machine reaches its own member; empty if that listens at no loopback address, or at all of them."""
+    urls = [url.strip() for url in environment[LISTEN].split(",")]
+    hosts = {urlsplit(url).hostname or "": url for url in reversed(urls)}
+    loopback = [url for host, url in hosts.items() if is_loopback(host)]
+    return loopback[-1] if loopback else "" if "0.0.0.0" in hosts or "::" in hosts else urls[0]  # noqa: S104
 
 
 def notify(state: str, environment: Mapping[str, str]) -> None:

@@ -97,6 +97,11 @@ def plain(environment: Mapping[str, str]) -> str:
     )
 
 
+def is_loopback(host: str) -> bool:
+    """Whether the host of a URL is reached from the same machine only."""
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
 def _files(find: Callable[[Path], Credentials | None], certificates: Path) -> Credentials | None:
     try:
         return find(certificates)

@@ -155,14 +155,36 @@ class Client:
         """See :meth:`etcd.protocol.Etcd.compact`."""
         self._call("/v3/kv/compaction", {"revision": str(revision)}, wire.revision, resend=False)
 
-    def members(self) -> tuple[Member, ...]:
-        """See :meth:`etcd.protocol.Etcd.members`."""
+    def members(self, *, agreed: bool = False) -> tuple[Member, ...]:
+        """See :meth:`etcd.protocol.Etcd.members`.
+
+        ``agreed``: as a quorum knows them now, not as the member that answers does.
+        """
 
         def decode(answer: Json) -> tuple[Member, ...]:
             found = [wire.decode_member(fields) for fields in wire.object_list(answer, "members")]
             return tuple(sorted(found, key=lambda member: member.id))
 
-        return self._call("/v3/cluster/member/list", {}, decode, resend=True)
+        return self._call("/v3/cluster/member/list", {"linearizable": agreed}, decode, resend=True)
+
+    def add_learner(self, peer_urls: Sequence[str]) -> Member:
+        """Add a member that does not vote yet, and is reached there. Raises EtcdError if one of the URLs is taken.
+
+        It, and the two below, raise EtcdError too while a change could cost the quorum, by etcd's own account."""
+        return self._call(
+            "/v3/cluster/member/add",
+            {"peerURLs": list(peer_urls), "isLearner": True},
+            lambda answer: wire.decode_member(wire.member_object(answer, "member")),
+            resend=False,
+        )
+
+    def promote(self, member: int) -> None:
+        """Let a learner vote. Raises EtcdError while it has not what the others have, or if it is none."""
+        self._call("/v3/cluster/member/promote", {"ID": str(member)}, wire.revision, resend=False)
+
+    def remove_member(self, member: int) -> None:
+        """Take a member out of the cluster, for good: its id does not come back. Raises EtcdError if there is none."""
+        self._call("/v3/cluster/member/remove", {"ID": str(member)}, wire.revision, resend=False)
 
     def status(self, endpoint: str = "") -> Status:
         """See :meth:`etcd.protocol.Etcd.status`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from discovery.client import Registered, Roster, request
+from discovery.client import Registered, Roster, Unreachable, request
 from discovery.join import (
     Join,
     Listed,
@@ -119,7 +119,6 @@ WIPED = ["", "http://another/token"]
 @pytest.mark.parametrize(
     "listed",
     [
-        (),
         (Listed("n2", (PEER,)), Listed("b", ("http://b:2380",))),  # the old one is still there
         (Listed("", ("http://b:2380",)),),  # another member was added
         (Listed("", (PEER, "http://b:2380")),),
@@ -127,10 +126,13 @@ WIPED = ["", "http://another/token"]
 )
 def test_a_slot_whose_data_is_gone_is_not_taken_again(joining: str, listed: tuple[Listed, ...]) -> None:
     remembered, full = Remembered(joining=joining), roster(3, PEER, *others(2))
-    assert decide(NODE, remembered, full).kind == "ask"
-    with pytest.raises(Failure, match="its data is gone") as refused:
-        decide(NODE, remembered, full, listed)
-    assert f"etcdctl member add node-1 --peer-urls={PEER}" in (refused.value.hint or "")
+    asks = decide(NODE, remembered, full)
+    assert (asks.kind, asks.peers) == ("ask", (PEER, *others(2)))
+    decided = decide(NODE, remembered, full, listed)
+    assert decided.kind == "proxy", "it serves its machine until the others have taken it in again"
+    assert decided.peers == tuple(url for member in listed for url in member.urls)
+    with pytest.raises(Failure, match="its data is gone"):
+        decide(NODE, remembered, full, ())
 
 
 @pytest.mark.parametrize("joining", WIPED)
@@ -141,6 +143,41 @@ def test_a_member_that_was_added_again_joins_as_new(joining: str) -> None:
     assert decided.environment["ETCD_INITIAL_CLUSTER"] == f"b=http://b:2380,b=http://b:2381,node-1={PEER}"
     assert decided.environment["ETCD_INITIAL_CLUSTER_STATE"] == "existing"
     assert "ETCD_DISCOVERY" not in decided.environment
+
+
+KNOWN = (PEER, *others(2))
+LISTED = (Listed("b", tuple(others(2)[:1])), Listed("c", tuple(others(2)[1:])))
+
+
+def test_a_member_that_ended_by_itself_asks_whether_it_was_removed() -> None:
+    """An etcd that was removed ends with 0, and knows no more than that the next time."""
+    ended = Remembered(has_wal=True, ended=True, peers=KNOWN)
+    asks = decide(NODE, ended, None)
+    assert (asks.kind, asks.peers) == ("ask", KNOWN)
+    assert decide(NODE, ended, None, ()).kind == "wait", "rather no member than one that is none any more"
+    assert decide(NODE, ended, None, LISTED).kind == "aside"
+    assert decide(NODE, ended, None, (*LISTED, Listed("node-1", (PEER,)))).kind == "member", "it was not removed"
+    added = (*LISTED, Listed("", (PEER,)))
+    assert decide(NODE, ended, None, added).kind == "aside", "removed, and added again: as another member than this"
+    assert decide(NODE, ended._replace(peers=()), None).kind == "member", "there are no others"
+    static = {key: value for key, value in NODE.items() if key != "ETCD_DISCOVERY"}
+    static["ETCD_INITIAL_CLUSTER"] = f"node-1={PEER},b=http://b:2380"
+    assert decide(static, ended._replace(peers=()), None).peers == (PEER, "http://b:2380")
+
+
+@pytest.mark.parametrize("environment", [NODE, {k: v for k, v in NODE.items() if k != "ETCD_DISCOVERY"}])
+def test_who_knows_members_and_has_no_data_asks_them_first(environment: dict[str, str]) -> None:
+    proxied = Remembered(peers=KNOWN)
+    assert decide(environment, proxied, None).peers == KNOWN
+    assert decide(environment, proxied, None, LISTED).kind == "proxy"
+    joins = decide(environment, proxied, None, (*LISTED, Listed("", (PEER,))))
+    assert joins.environment["ETCD_INITIAL_CLUSTER"] == f"b={others(2)[0]},c={others(2)[1]},node-1={PEER}"
+    assert joins.environment["ETCD_INITIAL_CLUSTER_STATE"] == "existing"
+    if "ETCD_DISCOVERY" in environment:
+        assert decide(environment, proxied, None, ()).kind == "ask", "the service, then"
+    else:
+        with pytest.raises(Unreachable):
+            decide(environment, proxied, None, ())  # it must not begin a cluster of its own
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"7", b"[7]", b'[{"name": "a"}]', b'[{"peerURLs": ["\\n"]}]'])
@@ -165,6 +202,7 @@ def test_a_list_that_makes_no_sense_is_empty(body: bytes) -> None:
 def test_where_clients_connect(members: object, endpoints: tuple[str, ...]) -> None:
     assert endpoints_of(json.dumps(members).encode()) == endpoints
     assert endpoints_of(b"<html>") == ()
+    assert endpoints_of(json.dumps(members).encode(), {"http://a:2380", "http://[fd00::1]:2380"}) == ()
 
 
 @pytest.mark.parametrize(

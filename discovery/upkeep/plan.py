@@ -44,7 +44,7 @@ class Seen(NamedTuple):
     healthy: bool = True
     quiet_s: float = 0.0
     """For how long it has not been healthy, as far as this leader has looked."""
-    index: int = 0
+    reached: int = 0
     """Of raft's log, as it says itself."""
     still_s: float = 0.0
     """For how long it has not come nearer to being promoted."""
@@ -149,8 +149,8 @@ def _with_learner(sight: Sight, limits: Limits, learners: Sequence[Seen], unwell
         node = _node_of(sight.nodes, one)
         if node is not None and node.lost == one.id:
             return Step("evict", f"{_name(one, sight)} has lost its data while it joined", one.id, node.name, one.urls)
-    newest = max(each.index for each in sight.members)
-    ready = [each for each in learners if each.name and each.healthy and each.index >= newest * IN_SYNC]
+    newest = max(each.reached for each in sight.members)
+    ready = [each for each in learners if each.name and each.healthy and each.reached >= newest * IN_SYNC]
     if ready and not unwell:
         one = ready[0]
         return Step("promote", f"{one.name} has what the others have", one.id, one.name, one.urls)
@@ -237,7 +237,7 @@ class Health(NamedTuple):
     """What one look at a member has shown."""
 
     healthy: bool
-    index: int = 0
+    reached: int = 0
 
 
 class History:
@@ -246,35 +246,34 @@ class History:
     def __init__(self) -> None:
         self._well: dict[int, float] = {}
         self._gained: dict[int, tuple[int, float]] = {}
-        self._failed: dict[str, int] = {}
 
     def seen(self, members: Iterable[Member], looks: Mapping[int, Health], now: float) -> tuple[Seen, ...]:
         """The ``members`` as the ``looks`` of ``now`` (seconds of a clock that only goes on) show them."""
         listed = tuple(members)
-        newest = max((look.index for look in looks.values()), default=0)
+        newest = max((look.reached for look in looks.values()), default=0)
         found = []
         for one in listed:
             look = looks.get(one.id, Health(healthy=False))
             if look.healthy or one.id not in self._well:
                 self._well[one.id] = now
             index, at = self._gained.get(one.id, (-1, now))
-            if index < look.index and not (index >= 0 and index >= newest * IN_SYNC):
+            if index < look.reached and not (index >= 0 and index >= newest * IN_SYNC):
                 at = now
-            self._gained[one.id] = max(index, look.index), at
+            self._gained[one.id] = max(index, look.reached), at
             found.append(
                 Seen(
-                    *(one.id, one.name, one.peer_urls, one.learner, look.healthy, now - self._well[one.id], look.index),
+                    *(
+                        one.id,
+                        one.name,
+                        one.peer_urls,
+                        one.learner,
+                        look.healthy,
+                        now - self._well[one.id],
+                        look.reached,
+                    ),
                     now - at,
                 )
             )
         for gone in self._well.keys() - {one.id for one in listed}:
             del self._well[gone], self._gained[gone]
         return tuple(found)
-
-    def failed(self, node: str) -> None:
-        """``node`` was a learner in vain: others are tried first."""
-        self._failed[node] = self._failed.get(node, 0) + 1
-
-    def failures(self, node: str) -> int:
-        """How often it was."""
-        return self._failed.get(node, 0)

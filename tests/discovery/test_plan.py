@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from discovery.membership import (
+from discovery.upkeep.plan import (
     IN_SYNC,
     SIZES,
     Health,
@@ -40,7 +40,7 @@ def node(number: int, **fields: Any) -> Node:
 
 
 def voter(number: int, **fields: Any) -> Seen:
-    return Seen(number, **{"name": f"node-{number}", "urls": (url(number),), "index": INDEX, **fields})
+    return Seen(number, **{"name": f"node-{number}", "urls": (url(number),), "reached": INDEX, **fields})
 
 
 def learner(number: int, **fields: Any) -> Seen:
@@ -48,7 +48,7 @@ def learner(number: int, **fields: Any) -> Seen:
 
 
 def absent(number: int, quiet_s: float = 61) -> Seen:
-    return voter(number, healthy=False, quiet_s=quiet_s, index=0)
+    return voter(number, healthy=False, quiet_s=quiet_s, reached=0)
 
 
 def alive(*numbers: int) -> frozenset[str]:
@@ -113,8 +113,8 @@ def test_its_place_is_taken_by_a_learner_that_is_promoted_when_it_has_all() -> N
     two = LOST._replace(members=(voter(1), voter(2)))
     assert step(two) == Step("add", "2 of 3 voters, and node-4 is there", 0, "node-4", (url(4),))
     for waiting in (
-        learner(4, name="", healthy=False, index=0),
-        learner(4, index=INDEX * IN_SYNC - 1),
+        learner(4, name="", healthy=False, reached=0),
+        learner(4, reached=INDEX * IN_SYNC - 1),
         learner(4, healthy=False),
     ):
         assert nothing(two._replace(members=(*two.members, waiting))).startswith("waits for node-4")
@@ -130,7 +130,7 @@ def test_while_another_is_not_healthy_none_is_promoted_or_added() -> None:
 
 
 def test_a_learner_that_gains_nothing_is_evicted_and_another_is_tried_first() -> None:
-    stuck = learner(4, name="", healthy=False, index=0, still_s=300)
+    stuck = learner(4, name="", healthy=False, reached=0, still_s=300)
     nodes = (*NODES, node(5))
     sight = LOST._replace(members=(voter(1), voter(2), stuck), nodes=nodes, alive=alive(1, 2, 4, 5))
     assert step(sight) == Step("evict", "node-4 has gained nothing for 300 s", 4, "node-4", (url(4),))
@@ -140,7 +140,7 @@ def test_a_learner_that_gains_nothing_is_evicted_and_another_is_tried_first() ->
 
 
 def test_a_learner_that_lost_its_data_is_evicted_at_once() -> None:
-    members = (voter(1), voter(2), learner(4, healthy=False, index=0))
+    members = (voter(1), voter(2), learner(4, healthy=False, reached=0))
     assert step(LOST._replace(members=members, nodes=(*NODES[:3], node(4, lost=4)))).kind == "evict"
 
 
@@ -179,10 +179,10 @@ def test_names_are_sorted_as_people_do() -> None:
 
 def test_a_history_counts_from_the_first_look() -> None:
     history, members = History(), [Member(number, f"n{number}", (url(number),), ()) for number in (1, 2)]
-    looks = {1: Health(healthy=True, index=100)}
+    looks = {1: Health(healthy=True, reached=100)}
     assert [each.quiet_s for each in history.seen(members, looks, 1000.0)] == [0, 0]
     assert [each.quiet_s for each in history.seen(members, looks, 1010.0)] == [0, 10]
-    back = looks | {2: Health(healthy=True, index=10)}
+    back = looks | {2: Health(healthy=True, reached=10)}
     assert [each.quiet_s for each in history.seen(members, back, 1011.0)] == [0, 0]
     assert [each.quiet_s for each in history.seen(members, looks, 1012.0)] == [0, 1]
     assert [each.id for each in history.seen(members[:1], looks, 1013.0)] == [1]
@@ -193,7 +193,7 @@ def test_progress_is_what_brings_a_learner_nearer_to_its_promotion() -> None:
     history, members = History(), [Member(1, "a", (url(1),), ()), Member(2, "", (url(2),), (), learner=True)]
 
     def still(index: int, now: float, newest: int = 100) -> float:
-        looks = {1: Health(healthy=True, index=newest), 2: Health(healthy=True, index=index)}
+        looks = {1: Health(healthy=True, reached=newest), 2: Health(healthy=True, reached=index)}
         return history.seen(members, looks, now)[1].still_s
 
     assert still(0, 0) == 0
@@ -299,8 +299,6 @@ class World:
             self.members[found.member] = (self.members[found.member][0], False)
         elif found.kind in ("remove", "evict"):
             number, _ = self.members.pop(found.member)
-            if found.kind == "evict":
-                self.history.failed(f"n{number}")
             if number in self.up:
                 self.data.pop(number, None)  # set aside; one that is down does so when it comes back
         assert self.has_quorum(), f"{found} cost the quorum"
