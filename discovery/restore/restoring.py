@@ -135,7 +135,7 @@ class Restoring:
             f"--initial-advertise-peer-urls={','.join(node.peer_urls)}",
             # Members of the former cluster that come back are strangers to the new one.
             f"--initial-cluster-token=restored-{secrets.token_hex(8)}",
-            # Whoever watches from a revision that the source has not yet is told to read again, not left waiting.
+            # Whoever watches from a later revision than the source has must read again, and does not wait for ever.
             f"--bump-revision={BUMP}",
             "--mark-compacted",
             *options,
