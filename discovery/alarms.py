@@ -18,17 +18,20 @@ from etcd.maintenance import CORRUPT, NOSPACE, Alarm, HashAt
 
 ROOM: Final = 0.9
 """The part of the quota that the largest member may have after a repair: with less room the alarm would come back."""
+GAIN: Final = 0.05
+"""The part of a member's file that a defragmentation must give back to be worth it."""
 _ALARM: Final = re.compile(r"(?:memberID:(?P<member>[0-9]{1,20}) )?alarm:(?P<kind>NOSPACE|CORRUPT)\s*")
 
 
 class Seen(NamedTuple):
-    """A member. ``size`` is its file's in bytes; ``hash`` that of its keys at the revision that all were asked for,
-    None if it did not answer."""
+    """A member. ``size`` is its file's in bytes, of which ``used`` hold data; ``hash`` that of its keys at the revision
+    that all were asked for, None if it did not answer."""
 
     id: int
     name: str
     learner: bool = False
     size: int = 0
+    used: int = 0
     hash: HashAt | None = None
 
 
@@ -121,11 +124,17 @@ def _corrupt(sight: Sight) -> Plan:
 
 
 def _full(sight: Sight, alarms: Sequence[Alarm]) -> Plan:
-    absent = [each.name or f"{each.id:x}" for each in sight.members if each.hash is None]
+    """Learners are left alone: they refuse a defragmentation, and what they lack they get whole.
+
+    A defragmentation blocks a member, and an alarm that stays brings us back again and again: without new history to
+    forget it has to give something back."""
+    voters = [each for each in sight.members if not each.learner]
+    absent = [each.name or f"{each.id:x}" for each in voters if each.hash is None]
     if absent:
         return Plan((), f"{', '.join(absent)} does not answer: no other member is blocked by a defragmentation then")
     steps = [Step("compact", revision=sight.revision)] if sight.compacted < sight.revision else []
-    ordered = sorted(sight.members, key=lambda each: (each.id == sight.leader, each.id))
+    worth = [each for each in voters if steps or each.size - each.used > GAIN * each.size]
+    ordered = sorted(worth, key=lambda each: (each.id == sight.leader, each.id))
     steps += [Step("defragment", each.id) for each in ordered]
     steps += [Step("disarm", alarm=alarm) for alarm in alarms]
     return Plan(tuple(steps), "etcd is full: history goes, and what it took is given back, followers first")

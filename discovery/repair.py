@@ -72,7 +72,7 @@ class Cluster:
                 each.id,
                 each.name,
                 each.learner,
-                conditions[each.id].status.db_size if each.id in conditions else 0,
+                *(_sizes(conditions[each.id]) if each.id in conditions else (0, 0)),
                 hashes.get(each.id),
             )
             for each in members
@@ -98,7 +98,7 @@ class Cluster:
             say(f"compacted etcd's history up to revision {step.revision}")
         elif step.kind == "defragment":
             member = _member(looked.members, step.member)
-            before = self._at(member).condition().status.db_size
+            before = self._size(member)
             self._at(member).defragment()
             say(f"{member.name}: defragmented, {before >> 10} KiB before, {self._size(member) >> 10} KiB now")
         elif step.kind == "remove":
@@ -108,7 +108,7 @@ class Cluster:
         else:
             assert step.alarm is not None
             if step.alarm.kind == NOSPACE and (
-                why := lacks_room([self._size(each) for each in looked.members], looked.sight.quota)
+                why := lacks_room([self._size(each) for each in looked.members if not each.learner], looked.sight.quota)
             ):
                 raise Failure(why, where=self._endpoint, hint="docs/etcd.md, 'Alarms'")
             self._own.disarm(step.alarm)
@@ -164,6 +164,10 @@ def once(endpoint: str, *, tls: Tls | None = None, say: Callable[[str], None]) -
     decided = plan(looked.sight)
     cluster.carry_out(looked, decided, say)
     return decided
+
+
+def _sizes(found: Condition) -> tuple[int, int]:
+    return found.status.db_size, found.used
 
 
 def _member(members: Sequence[Member], number: int) -> Member:

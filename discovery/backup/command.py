@@ -44,6 +44,9 @@ def run(options: argparse.Namespace) -> int:
         name, endpoint = name or node.name, node.endpoint
     own = tls(credentials.client(options.trust)) if endpoint.startswith("https:") else None
     member = Maintenance(endpoint, timeout=TIMEOUT_S, tls=own)
+    if member.condition().status.learner:
+        print("this node's member is a learner, which does not say what it has: a backup is for later", file=sys.stderr)
+        return 0
     _become_owner(shelf.path)  # not before the certificates are read, which may be root's
     settings = take.Settings(options.keep, options.command, name)
     backup = take.run(shelf, member, Tools.beside(options.etcd), settings, int(time.time()))

@@ -42,12 +42,22 @@ def test_no_space_compacts_defragments_followers_first_and_disarms() -> None:
     assert [step.alarm for step in decided.steps[-2:]] == list(alarms)
     again = plan(sight(A, A, A, alarms=alarms, leader=2, compacted=9))
     assert again.steps == decided.steps[1:], "what is compacted is not compacted again"
+    nothing = [each._replace(used=96) for each in sight(A, A, A, alarms=()).members]
+    later = plan(Sight(2, tuple(nothing), alarms, revision=9, compacted=9))
+    assert later.steps == decided.steps[-2:], "nor defragmented, if that would give nothing back"
+    assert plan(Sight(2, tuple(nothing), alarms, revision=10, compacted=9)).steps[1:] == decided.steps[1:]
 
 
 def test_no_space_waits_for_all_members() -> None:
     decided = plan(sight(A, None, A, alarms=(Alarm(1, NOSPACE),)))
     assert decided.steps == ()
     assert "node-2 does not answer" in decided.reason
+
+
+def test_no_space_leaves_learners_alone() -> None:
+    members = (*sight(A, A, A, alarms=()).members, Seen(4, "node-4", learner=True))
+    decided = plan(Sight(1, members, (Alarm(1, NOSPACE),), revision=9, compacted=9))
+    assert kinds(decided.steps) == [("defragment", 2), ("defragment", 3), ("defragment", 1), ("disarm", 0)]
 
 
 def test_room_is_measured_against_the_quota() -> None:
