@@ -48,7 +48,8 @@ from discovery.backup.state import State
 from discovery.node import environment
 from discovery.registry import Refused, Registry
 from discovery.restore.survey import listed_in
-from etcd import wire
+from discovery.upkeep import desired as upkeep
+from etcd import KeyValue, wire
 from etcd.transport import understand
 from fleet.api import shapes
 from fleet.model import codec
@@ -182,6 +183,11 @@ JSON: dict[str, tuple[Reader, Sequence[Hostile]]] = {
     "discovery: an answer": (
         roster,
         [Hostile('{"key":"/a/#N","value":"a=http://b:1","createdIndex":#N},', '{"node":{"value":"3","nodes":[', '{"key":"_"}]}}'), Hostile("a=b,", '{"node":{"value":"3","nodes":[{"key":"/a","createdIndex":1,"value":"', '"}]}}')],
+    ),
+    "discovery: what nodes say of themselves": (
+        lambda data, _: (upkeep.decode_offer(data), upkeep.decode([KeyValue("upkeep", data, 1, 1, 1)], "")),
+        [Hostile('"http://a#N:1",', '{"v":1,"machine":"","role":"","since":"","lost":"0","peers":[', '"b"]}'), Hostile("f", '{"v":1,"machine":"","role":"","since":"","peers":[],"lost":"', '"}'),
+         Hostile('"#N":{"is":"a","since":"b"},', '{"v":1,"kind":"add","reason":"","node":"","by":"","since":"","member":"0","target":3,"members":{', '"1":{"is":"","since":""}}}')],
     ),
     "discovery: state": (
         lambda data, _: Registry.load(text(data), where="state"),

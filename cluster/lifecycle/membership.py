@@ -73,8 +73,21 @@ def add(by: Node, joining: Node) -> tuple[Member, str]:
 
 
 def promote(by: Node, member: Member) -> None:
-    """Let a learner vote. Raises :class:`Failure` while it has not caught up."""
-    _etcdctl(by, f"member promote {member.id:x}")
+    """Let a learner vote, if the nodes' own upkeep has not done so. Raises :class:`Failure` while it has not caught up."""
+    try:
+        _etcdctl(by, f"member promote {member.id:x}")
+    except Failure:
+        if not any(each.id == member.id and not each.learner for each in members(by)):
+            raise
+
+
+def forget(by: Node, leaving: Node) -> None:
+    """Have the nodes' own upkeep never choose ``leaving`` as a member again. Raises :class:`Failure`.
+
+    Without its offer (docs/discovery.md), which only it makes."""
+    if leaving.has_shell:
+        leaving.root("systemctl stop etcd-upkeep.service", timeout=ANSWER_S * leaving.factor)
+    _etcdctl(by, f"del /flotilla/etcd/nodes/{leaving.name}")
 
 
 def remove(by: Node, member: Member) -> None:

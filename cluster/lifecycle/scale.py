@@ -17,7 +17,7 @@ from cluster.faults import stall
 from cluster.lifecycle import membership, ports, preflight, provision, readiness
 from cluster.lifecycle.readiness import Readiness
 from cluster.model import connection_uri
-from cluster.model.description import Description, members_of
+from cluster.model.description import members_of
 from cluster.model.layout import Layout
 from cluster.model.machine import NODES_MAX
 from cluster.model.protocol import Adopt
@@ -162,9 +162,8 @@ def remove(name: str, text: str, phases: Phases) -> Node:
             raise Failure(f"{node.name} is the last node", hint=f"cluster down --name {name} removes the cluster")
         cluster.tidy()
         others = [each for each in cluster.nodes if each.number != node.number]
-        if cluster.description.role(node.number) == "member":
-            with phases.phase(f"taking {node.name} out of etcd"):
-                _leave_etcd(cluster.description, node, others)
+        with phases.phase(f"taking {node.name} out of etcd"):
+            _leave_etcd(node, others)
         left = cluster.description.left(node.number)
         with phases.phase(f"switching {node.name} off"):
             node.stop()
@@ -178,22 +177,27 @@ def remove(name: str, text: str, phases: Phases) -> Node:
         return node
 
 
-def _leave_etcd(description: Description, node: Node, others: list[Node]) -> None:
-    running = [each for each in others if each.has_shell]
-    voters = [each for each in others if description.role(each.number) == "member"]
-    healthy = [each for each in voters if each in running and membership.is_healthy(each)]
+def _leave_etcd(node: Node, others: list[Node]) -> None:
+    """By etcd's own list: the nodes may have replaced members since the cluster was described."""
+    asked = [each for each in others if each.has_shell and membership.is_healthy(each)]
+    if not asked:
+        raise Failure(f"no node but {node.name} has an etcd that answers", hint="start others first (cluster start)")
+    by = asked[0]
+    listed = membership.members(by)
+    own = [member for member in listed if member.is_on(node)]
+    voters = [each for each in others if any(member.is_on(each) and not member.learner for member in listed)]
+    healthy = [each for each in voters if each in asked]
     needed = len(voters) // 2 + 1
-    if len(healthy) < needed:
+    if own and len(healthy) < needed:
         names = ", ".join(each.name for each in voters if each not in healthy) or "none"
         raise Failure(
             f"without {node.name}, etcd has {len(voters)} members and needs {needed} that are well; "
             f"{len(healthy)} are (not: {names})",
             hint="start those first (cluster start), or add nodes (cluster add)",
         )
-    by = healthy[0]
-    for member in membership.members(by):
-        if member.is_on(node):
-            membership.remove(by, member)
+    membership.forget(by, node)
+    for member in own:
+        membership.remove(by, member)
 
 
 def _whole(name: str) -> Cluster:

@@ -139,8 +139,10 @@ def show(client: Client, prefix: str) -> dict[str, object]:
     taken = {url for each in members for url in each.peer_urls}
     for name, one in found.offers.items():
         if taken.isdisjoint(one.urls):
-            row: dict[str, object] = {"name": name, "id": "", "peer_urls": list(one.urls), "role": one.role}
-            rows.append(row | {"since": one.since, "is": "takes part as a proxy"})
+            is_proxy = one.role == "proxy"  # else it has not been heard of since it was replaced
+            row: dict[str, object] = {"name": name, "id": "", "peer_urls": list(one.urls), "since": one.since}
+            row |= {"role": "proxy" if is_proxy else "none", "is": "a proxy" if is_proxy else "no member any more"}
+            rows.append(row)
     following = None
     if report is not None:
         following = {"step": report.step.kind, "reason": report.step.reason, "node": report.step.node}

@@ -24,6 +24,7 @@ BUDGET: Final = {
     "etcd-alarms.service": 1.7,
     "etcd-backup.service": 1.7,
     "etcd.service": 1.7,
+    "etcd-upkeep.service": 1.7,
     "fleet.service": 2.0,
     "firewall-neighbours.service": 1.8,
     "flotilla-room.service": 1.3,
