@@ -19,6 +19,7 @@ import builder.cli
 import cloudconfig.cli
 import cluster.cli
 import discovery.cli
+import enrolment.cli
 import fleet.ctl.cli
 import fleet.daemon
 import install.cli
@@ -40,6 +41,7 @@ ENTRIES: dict[str, Callable[[], int]] = {
     "cluster-up": cluster.cli.main_up,
     "cluster-down": cluster.cli.main_down,
     "flotilla-install": install.cli.main,
+    "flotilla-trust": enrolment.cli.main,
 }
 NOWHERE = "/nowhere/at.all"
 CODES: list[tuple[str, int]] = [
@@ -60,6 +62,11 @@ CODES: list[tuple[str, int]] = [
     ("fleetctl nonsense", 2),
     ("fleetctl", 0),
     ("trust show {}", 1),
+    ("trust serve {}", 1),
+    ("trust serve {} --listen nonsense", 2),
+    ("trust secret list {}", 1),
+    ("trust secret new {} --ttl nonsense", 2),
+    ("trust restore {0} {0} --lists", 1),
     ("trust nonsense", 2),
     ("trust", 2),
     ("cluster up 1 --user-data {}", 1),
@@ -76,6 +83,9 @@ CODES: list[tuple[str, int]] = [
     ("cluster-down --nonsense", 2),
     ("flotilla-install {}", 1),
     ("flotilla-install", 2),
+    ("flotilla-trust --folder {} show", 1),
+    ("flotilla-trust --orders {0} --folder {0} enrol", 1),
+    ("flotilla-trust", 2),
 ]
 
 
@@ -102,6 +112,7 @@ PARSERS = [
     *parsers(cloudconfig.cli.new_parser()),
     *parsers(discovery.cli.new_parser()),
     *parsers(trust.cli.new_parser()),
+    *parsers(enrolment.cli.new_parser()),
     *parsers(fleet.ctl.cli.whole_parser()),
     fleet.ctl.cli._parser(),
     *(fleet.ctl.cli._command_parser(each.name) for each in fleet.ctl.cli.COMMANDS),

@@ -49,6 +49,7 @@ from discovery.node import environment
 from discovery.registry import Refused, Registry
 from discovery.restore.survey import listed_in
 from discovery.upkeep import desired as upkeep
+from enrolment import protocol
 from etcd import KeyValue, wire
 from etcd.transport import understand
 from fleet.api import shapes
@@ -199,6 +200,12 @@ JSON: dict[str, tuple[Reader, Sequence[Hostile]]] = {
         [Hostile('{"serial":"#N","profile":"","authority":"fleet","name":"","role":"node","addresses":[],"issued":"2026-01-01T00:00:00Z","not_after":"2026-01-01T00:00:00Z","fingerprint":"1"},', '{"v":1,"id":"","issued":[', "{}]}"),
          Hostile("0", '{"v":1,"id":"","issued":[{"serial":"', '"}]}')],
     ),
+    "enrolment: a request": (
+        lambda data, _: protocol.request(data),
+        [Hostile('"a#N":"b",', '{"v":1,"nonce":"","name":"","addresses":[],"machine":"","requests":{', '"a":"b"}}'),
+         Hostile('"a",', '{"v":1,"nonce":"","name":"","machine":"","requests":{},"addresses":[', '"a"]}')],
+    ),
+    "enrolment: an answer": (lambda data, _: protocol.answer(data), [Hostile('"a#N":"b",', '{"v":1,"issued":"","not_after":"","files":{', '"a":"b"}}')]),
     "install: layout": (lambda data, _: install.layout.parse(data, "layout"), [Hostile('{"name":"a"},', '{"v":1,"name":"a","version":"1","partitions":[', "{}]}"), Hostile("0", '{"v":1,"name":"a","version":"1","root_hash":"', '"}')]),
     "cluster: cluster.json": (lambda data, _: Description.of(record.parse(data)), [Hostile("1,", '{"v":1,"ssh_ports":[', "1]}"), Hostile('"f#N":1,', "{", '"v":1}')]),
     "cluster: timeline": (lambda _, path: timeline.read(path), [Hostile('{"t":1,"kind":"","what":""}\n'), Hostile("1,", '{"t":1,"kind":"","what":"","nodes":[', "1]}\n")]),

@@ -48,7 +48,7 @@ class KeyPair:
 
 def new_authority(name: str, not_after: datetime.datetime, *, serial: int) -> KeyPair:
     """An authority called ``name``, which signs certificates of holders, not further authorities."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = new_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = _builder(subject, subject, key.public_key(), NOT_BEFORE, not_after, serial)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -56,13 +56,24 @@ def new_authority(name: str, not_after: datetime.datetime, *, serial: int) -> Ke
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
     )
-    return KeyPair(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
+    return KeyPair(_pem(builder.sign(key, hashes.SHA256())), key_text(key))
 
 
-def new_leaf(
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A new private key, ECDSA over P-256."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_text(key: ec.EllipticCurvePrivateKey) -> str:
+    """A private key in PEM (PKCS #8), without a passphrase."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def leaf(
     authority: Authority,
     name: str,
     organization: str,
+    key: ec.EllipticCurvePublicKey,
     *,
     not_after: datetime.datetime,
     serial: int,
@@ -70,14 +81,20 @@ def new_leaf(
     asks: bool,
     alternatives: Sequence[Address | str] = (),
     not_before: datetime.datetime = NOT_BEFORE,
-) -> KeyPair:
-    """A new key, and the certificate for it: ``CN=name, O=organization``, with these usages and alternative names."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name(
-        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization), x509.NameAttribute(NameOID.COMMON_NAME, name)]
-    )
-    issuer = authority.certificate.subject
-    builder = _builder(subject, issuer, key.public_key(), not_before, not_after, serial)
+    machine: str = "",
+) -> str:
+    """A certificate in PEM for a public key: ``CN=name, O=organization``, with these usages and alternative names.
+
+    ``machine``, the SHA-256 of the machine key of the node that asked for it, is the subject's ``serialNumber``.
+    """
+    attributes = [
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization),
+        x509.NameAttribute(NameOID.COMMON_NAME, name),
+    ]
+    if machine:
+        attributes.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, machine))
+    subject, issuer = x509.Name(attributes), authority.certificate.subject
+    builder = _builder(subject, issuer, key, not_before, not_after, serial)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(x509.KeyUsage(**_NO_USE | {"digital_signature": True}), critical=True)
     usages = [ExtendedKeyUsageOID.SERVER_AUTH] * serves + [ExtendedKeyUsageOID.CLIENT_AUTH] * asks
@@ -87,7 +104,7 @@ def new_leaf(
         builder = builder.add_extension(
             x509.SubjectAlternativeName([*map(_general_name, alternatives)]), critical=False
         )
-    return KeyPair(_pem(builder.sign(authority.key, hashes.SHA256())), _key_pem(key))
+    return _pem(builder.sign(authority.key, hashes.SHA256()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +155,19 @@ class Authority:
             )
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
-    def lists(self, crl: str, revoked: Iterable[int]) -> bool:
-        """Whether ``crl`` is a list of this authority's with exactly these serials."""
+    def revocations(self, crl: str) -> dict[int, datetime.datetime] | None:
+        """The serials in a list in PEM, with the time of their revocation; None if it is no list of this authority."""
         try:
             parsed = x509.load_pem_x509_crl(crl.encode())
             valid = parsed.is_signature_valid(self.key.public_key())
         except (ValueError, TypeError, InvalidSignature):
-            return False
-        return valid and {entry.serial_number for entry in parsed} == set(revoked)
+            return None
+        return {entry.serial_number: entry.revocation_date_utc for entry in parsed} if valid else None
+
+    def lists(self, crl: str, revoked: Iterable[int]) -> bool:
+        """Whether ``crl`` is a list of this authority's with exactly these serials."""
+        found = self.revocations(crl)
+        return found is not None and found.keys() == set(revoked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +187,50 @@ def facts(certificate: str) -> Facts:
         raise Failure("no certificate in PEM") from error
     digest = parsed.fingerprint(hashes.SHA256()).hex()
     return Facts(f"{parsed.serial_number:x}", digest, parsed.not_valid_after_utc)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a node's certificate says of it: its name, its IP addresses, its machine key (:func:`leaf`); its serial."""
+
+    name: str
+    addresses: tuple[str, ...]
+    machine: str
+    serial: int
+
+
+def shown(certificate: str, authority: Authority) -> Shown | None:
+    """Of a certificate in PEM, None if this authority has not signed it, or not for a node that asked itself.
+
+    Whether it has expired, or was revoked, is not looked at."""
+    try:
+        parsed = x509.load_pem_x509_certificate(certificate.encode())
+        parsed.verify_directly_issued_by(authority.certificate)
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        subject = [
+            [each.value for each in parsed.subject.get_attributes_for_oid(oid)]
+            for oid in (NameOID.ORGANIZATION_NAME, NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER)
+        ]
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return None
+    match subject:
+        case [["node"], [str(name)], [str(machine)]]:
+            return Shown(
+                name, tuple(map(str, names.get_values_for_type(x509.IPAddress))), machine, parsed.serial_number
+            )
+    return None
+
+
+def serves(text: str, authority: Authority, names: Iterable[Address | str]) -> bool:
+    """Whether ``text`` is a key and its certificate in PEM, of this authority, for all of these names."""
+    try:
+        parsed = x509.load_pem_x509_certificate(text.encode())
+        parsed.verify_directly_issued_by(authority.certificate)
+        key = load_pem_private_key(text.encode(), None)
+        found = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound):
+        return False
+    return parsed.public_key() == key.public_key() and set(map(_general_name, names)) <= set(found)
 
 
 def random_serial() -> int:
@@ -190,7 +256,3 @@ def _general_name(one: Address | str) -> x509.GeneralName:
 
 def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(Encoding.PEM).decode()
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -21,6 +21,9 @@ examples:
   trust show lab                                                 what was issued, and until when it is valid
   trust renew lab --node node-1 --out node-1.new
   trust revoke lab --user kim
+  trust serve lab --listen 10.0.0.9:7380                         nodes get their certificates themselves, and renew them
+  trust secret new lab --uses 3 --ttl 24h                        with this in their user-data
+  trust restore copy-of-lab lab --lists lists-of-node-1          after the loss of a trust folder
 Who has this folder's keys is root on every node: keep it, and its copy, where you keep such things.
 """
 _INIT = """\
@@ -49,6 +52,27 @@ _REVOKE = """\
 examples:
   trust revoke lab --user kim
   trust revoke lab --node node-3 --json | jq -r '.lists[]'
+"""
+
+
+_SERVE = """\
+examples:
+  trust serve lab --listen 10.0.0.9:7380
+  trust serve lab --listen 0.0.0.0:7380 --name issuer.example.net 10.0.0.9
+It prints its URL and the fingerprint that user-data names. It keeps nothing but the folder, and may be killed.
+"""
+_JOINING = """\
+examples:
+  trust secret new lab --uses 3 --ttl 24h
+  trust secret new lab --uses 50 --ttl 7d --names 'node-*' --cidr 10.0.0.0/24 fd00::/64
+  trust secret list lab
+  trust secret revoke lab 3f9a2c51
+"""
+_RESTORE = """\
+examples:
+  scp node-1:/etc/flotilla/trust/*.crl lists/
+  trust restore copy-of-lab lab --lists lists
+Serial numbers are random: none is given out twice. All join secrets of the copy end.
 """
 
 
@@ -100,6 +124,44 @@ def new_parser() -> Parser:
     _add_holder(sub)
     sub.add_argument("--json", action="store_true", help="what was revoked, and the lists, as JSON on standard output")
     sub.set_defaults(run=_revoke)
+
+    sub = _verb(commands, "serve", "run the issuer, at which nodes enrol and renew", _SERVE)
+    sub.add_argument("--listen", metavar="ADDR:PORT", default="127.0.0.1:7380", help="default: %(default)s")
+    sub.add_argument(
+        *("--name", "-n"), metavar="A", action="extend", nargs="+", default=[],
+        help="a name or IP address at which nodes reach it, besides that of --listen; several, and repeatable",
+    )  # fmt: skip
+    sub.set_defaults(run=_serve)
+
+    secrets = commands.add_parser("secret", help="join secrets, with which nodes enrol", epilog=_JOINING)
+    verbs = secrets.add_subparsers(metavar="COMMAND", required=True)
+    sub = _verb(verbs, "new", "make one, and print it", _JOINING)
+    sub.add_argument("--uses", metavar="N", type=int, default=1, help="for how many nodes; default: %(default)s")
+    sub.add_argument(
+        "--ttl", metavar="TIME", default="24h", help="how long, as in 90m, 24h or 7d; default: %(default)s"
+    )
+    sub.add_argument("--names", metavar="P", nargs="+", default=[], help="only for nodes of such names, as in 'node-*'")
+    sub.add_argument(
+        "--cidr", metavar="NET", nargs="+", default=[],
+        help="they may have any addresses in these networks; without, that alone which their request comes from",
+    )  # fmt: skip
+    sub.add_argument("--json", action="store_true", help="with its id and end, as JSON on standard output")
+    sub.set_defaults(run=_secret_new)
+    sub = _verb(verbs, "list", "which there are, and how often they were used", _JOINING)
+    sub.add_argument("--json", action="store_true", help="as JSON on standard output")
+    sub.set_defaults(run=_secret_list)
+    sub = _verb(verbs, "revoke", "no other node enrols with it", _JOINING)
+    sub.add_argument("id", metavar="ID", help="what is before its dot")
+    sub.set_defaults(run=_secret_revoke)
+
+    sub = commands.add_parser("restore", help="make a lost trust folder again from a copy", epilog=_RESTORE)
+    sub.add_argument("copy", metavar="COPY", type=Path, help="a copy of the lost folder, however old")
+    sub.add_argument("folder", metavar="DIR", type=Path, help="the folder to make")
+    sub.add_argument(
+        "--lists", metavar="FOLDER", type=Path, nargs="*", required=True,
+        help="folders with the lists (*.crl) that nodes have: what was revoked after the copy was made",
+    )  # fmt: skip
+    sub.set_defaults(run=_restore)
     return parser
 
 
@@ -181,6 +243,83 @@ def _revoke(options: argparse.Namespace) -> int:
         print(f"{name}: {len(revoked)} revoked; copy to {profile.NODE_FOLDER} of every node: {' '.join(lists)}")
     else:
         print(f"{name}: all were revoked before")
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import ipaddress
+    import signal
+    import sys
+    from contextlib import suppress
+
+    from trust import names
+    from trust.service import Issuer
+
+    host, _, port = options.listen.rpartition(":")
+    host = host.strip("[]")
+    if not host or not (port.isascii() and port.isdigit()):
+        raise UsageFailure("not ADDR:PORT", where=f"--listen {options.listen}", hint="such as 10.0.0.9:7380")
+    own = names.addresses(options.name)
+    try:
+        is_any = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        is_any = False
+    if not is_any:
+        own = (names.address(host), *own)
+    if not own:
+        raise UsageFailure(
+            "all addresses of this machine, and its certificate names them one by one",
+            where=f"--listen {options.listen}",
+            hint="add --name and those at which nodes reach it",
+        )
+    issuer = Issuer(options.folder, host, int(port), own, say=lambda line: print(line, file=sys.stderr, flush=True))
+    issuer.start()
+    try:
+        # Until SIGINT or SIGTERM, which both raise KeyboardInterrupt: see terminal.command.
+        with suppress(KeyboardInterrupt):
+            at = f"[{own[0]}]" if ":" in str(own[0]) else own[0]
+            print(f"issuer: https://{at}:{issuer.port}\nfingerprint: {issuer.fingerprint}", flush=True)
+            while True:
+                signal.pause()
+    finally:
+        issuer.stop()
+    return 0
+
+
+def _secret_new(options: argparse.Namespace) -> int:
+    from trust import issuer, secret
+
+    made, word = issuer.new_secret(
+        options.folder, uses=options.uses, ttl=secret.duration(options.ttl), names=options.names, networks=options.cidr
+    )
+    print(json.dumps({"v": 1, "id": made.id, "secret": word, "ends": made.ends}, indent=1) if options.json else word)
+    return 0
+
+
+def _secret_list(options: argparse.Namespace) -> int:
+    from trust import overview
+
+    found = overview.read(options.folder)
+    print(json.dumps(found.as_json()["secrets"], indent=1) if options.json else found.secrets_text())
+    return 0
+
+
+def _secret_revoke(options: argparse.Namespace) -> int:
+    from trust import issuer
+
+    found = issuer.revoke_secret(options.folder, options.id)
+    print(f"{found.id}: no other node enrols with it; who has goes on")
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from trust import restore
+
+    done = restore.restore(options.copy, options.folder, options.lists)
+    print(
+        f"{options.folder}: made of {options.copy}; {done.revocations} revocations that it lacked, "
+        f"{done.secrets} join secrets ended"
+    )
     return 0
 
 

@@ -63,10 +63,9 @@ class Store:
                 hint="restore both files from the copy of the folder",
             ) from failure
 
-    def revocations(self, name: str) -> str:
-        """A list, made now, of all that an authority has revoked."""
-        revoked = self.ledger.revoked(name)
-        return self.authority(name).revocation_list(revoked, number=len(revoked) + 1)
+    def published(self, name: str) -> str:
+        """The list in the folder of what an authority has revoked. Raises Failure."""
+        return _read(self.path / crl_file(name))
 
     def save(self, ledger: Ledger) -> None:
         """Make ``ledger`` the folder's: it is on the disk when this returns, and then the lists follow it."""
@@ -74,13 +73,26 @@ class Store:
         self.ledger = ledger
         self.mend()
 
+    def put(self, name: str, text: str) -> None:
+        """Write another file of the folder, wholly or not at all; one with a key in it is called ``.key``."""
+        _replace(self.path / name, text)
+
+    def text(self, name: str) -> str | None:
+        """The text of such a file, None if it is not there. Raises Failure."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        _check_private(path)
+        return _read(path)
+
     def mend(self) -> None:
         """Write the lists of revoked certificates that do not say what the ledger says."""
         for name in AUTHORITIES:
             path = self.path / crl_file(name)
             crl = _read(path) if path.exists() else ""
-            if not self.authority(name).lists(crl, self.ledger.revoked(name)):
-                _replace(path, self.revocations(name))
+            authority, revoked = self.authority(name), self.ledger.revoked(name)
+            if not authority.lists(crl, revoked):
+                _replace(path, authority.revocation_list(revoked, number=len(revoked) + 1))
 
 
 @contextmanager

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from terminal import Failure, UsageFailure, did_you_mean
-from trust import certificate, folder, ledger, names, profile
+from trust import certificate, folder, ledger, names, profile, secret
 from trust.ledger import Ledger, Record
 from trust.names import Address
 from trust.profile import Profile, Role
+from trust.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ def issue_node(
     with folder.opened(path, to_write=True) as store:
         if first:
             _refuse_second(store.ledger, name, node=True, now=_now(now))
-        return _issue(store, profile.NODE, name, "node", found, days, now)
+        return issue(store, profile.NODE, name, "node", found, days, now)
 
 
 def issue_user(
@@ -93,7 +96,7 @@ def issue_user(
     with folder.opened(path, to_write=True) as store:
         if first:
             _refuse_second(store.ledger, name, node=False, now=_now(now))
-        return _issue(store, _of_user(etcd=etcd), name, role, (), days, now)
+        return issue(store, _of_user(etcd=etcd), name, role, (), days, now)
 
 
 def renew(path: Path, name: str, *, node: bool, now: datetime.datetime | None = None) -> Certificates:
@@ -113,7 +116,7 @@ def renew(path: Path, name: str, *, node: bool, now: datetime.datetime | None = 
         profiles = profile.NODE if node else _of_user(etcd=etcd)
         found = names.addresses(last.addresses)
         days = max(1, round(last.lifetime / datetime.timedelta(1)))
-        return _issue(store, profiles, last.name, last.role, found, days, now)
+        return issue(store, profiles, last.name, last.role, found, days, now)
 
 
 def revoke(path: Path, name: str, *, node: bool, now: datetime.datetime | None = None) -> list[Record]:
@@ -125,6 +128,36 @@ def revoke(path: Path, name: str, *, node: bool, now: datetime.datetime | None =
         records = [each for each in known(store.ledger, name, node=node) if each.revoked is None]
         store.save(store.ledger.with_revoked([each.serial for each in records], _now(now)))
         return records
+
+
+def new_secret(
+    path: Path,
+    *,
+    uses: int,
+    ttl: datetime.timedelta,
+    names: Sequence[str] = (),
+    networks: Sequence[str] = (),
+    now: datetime.datetime | None = None,
+) -> tuple[Secret, str]:
+    """A new join secret, and what is to be copied into user-data: it is nowhere else. See :mod:`trust.secret`.
+
+    Raises Failure."""
+    made, word = secret.new(uses=uses, ttl=ttl, names=names, networks=networks, now=_now(now))
+    with folder.opened(path, to_write=True) as store:
+        store.save(replace(store.ledger, secrets=(*store.ledger.secrets, made)))
+    return made, word
+
+
+def revoke_secret(path: Path, id_: str, *, now: datetime.datetime | None = None) -> Secret:
+    """No other node enrols with the secret of this id from now on; who has stays. Raises Failure: there is none."""
+    with folder.opened(path, to_write=True) as store:
+        found = next((each for each in store.ledger.secrets if each.id == id_.partition(".")[0]), None)
+        if found is None:
+            ids = [each.id for each in store.ledger.secrets]
+            hint = did_you_mean(id_, ids, "trust secret list DIR shows them")
+            raise Failure("no join secret has this id", where=id_.partition(".")[0], hint=hint)
+        store.save(store.ledger.with_ended((found.id,), _now(now)))
+        return found
 
 
 def known(found: Ledger, name: str, *, node: bool) -> list[Record]:
@@ -150,7 +183,18 @@ def _refuse_second(found: Ledger, name: str, *, node: bool, now: datetime.dateti
         )
 
 
-def _issue(
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A node that asked for its certificates itself: it has keys, whose public halves are here by profile.
+
+    ``machine`` and ``secret`` are as in a :class:`Record`."""
+
+    machine: str
+    secret: str
+    keys: Mapping[str, ec.EllipticCurvePublicKey]
+
+
+def issue(
     store: folder.Store,
     profiles: Sequence[Profile],
     name: str,
@@ -158,7 +202,11 @@ def _issue(
     addresses: Sequence[Address | str],
     days: int,
     now: datetime.datetime | None,
+    asked: Asked | None = None,
 ) -> Certificates:
+    """Certificates for who has been judged already, with new keys, or for those that were ``asked`` for.
+
+    All are in the ledger when this returns. Raises Failure: the authority has expired, or its files are broken."""
     if not 1 <= days <= profile.AUTHORITY_DAYS:
         raise UsageFailure("not a number of days", where=f"{days}", hint=f"1 to {profile.AUTHORITY_DAYS}")
     begin = _now(now)
@@ -176,22 +224,28 @@ def _issue(
             )
         end = min(end, ends)
         files[profile.certificate_file(profile.ca_stem(authority_name))] = store.certificate(authority_name)
-        files[profile.crl_file(authority_name)] = store.revocations(authority_name)
+        files[profile.crl_file(authority_name)] = store.published(authority_name)
     for each in profiles:
-        local = certificate.LOCAL if each.is_local else ()
-        pair = certificate.new_leaf(
+        if asked is None:
+            key = certificate.new_key()
+            files[profile.key_file(each.name)] = certificate.key_text(key)
+            public = key.public_key()
+        else:
+            public = asked.keys[each.name]
+        made = certificate.leaf(
             authorities[each.authority],
             name,
             role,
+            public,
             not_after=end,
             serial=certificate.random_serial(),
             serves=each.serves,
             asks=each.asks,
-            alternatives=tuple(dict.fromkeys((*local, name, *addresses))) if each.serves else (),
+            alternatives=alternatives(each, name, addresses),
+            machine=asked.machine if asked is not None else "",
         )
-        files[profile.certificate_file(each.name)] = pair.certificate
-        files[profile.key_file(each.name)] = pair.key
-        facts = certificate.facts(pair.certificate)
+        files[profile.certificate_file(each.name)] = made
+        facts = certificate.facts(made)
         records.append(
             Record(
                 serial=facts.serial,
@@ -203,11 +257,19 @@ def _issue(
                 issued=ledger.stamp(begin),
                 not_after=ledger.stamp(facts.not_after),
                 fingerprint=facts.fingerprint,
+                machine=asked.machine if asked is not None else "",
+                secret=asked.secret if asked is not None else "",
             )
         )
     # First the record, then the certificate: one that is lost on the way can be revoked, the other way round not.
     store.save(store.ledger.with_issued(records))
     return Certificates(name, role, end, files)
+
+
+def alternatives(what: Profile, name: str, addresses: Sequence[Address | str]) -> tuple[Address | str, ...]:
+    """The alternative names of a certificate of this profile."""
+    local = certificate.LOCAL if what.is_local else ()
+    return tuple(dict.fromkeys((*local, name, *addresses))) if what.serves else ()
 
 
 def _of_user(*, etcd: bool) -> Sequence[Profile]:

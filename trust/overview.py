@@ -10,6 +10,7 @@ from terminal import table
 from trust import certificate, folder, ledger
 from trust.ledger import Record
 from trust.profile import AUTHORITIES
+from trust.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Overview:
     id: str
     authorities: tuple[AuthorityFacts, ...]
     issued: tuple[Record, ...]
+    secrets: tuple[tuple[Secret, int], ...]
+    """With how many machines have enrolled with each."""
     now: datetime.datetime
 
     def as_json(self) -> dict[str, object]:
@@ -38,6 +41,14 @@ class Overview:
             "id": self.id,
             "authorities": [asdict(each) | {"not_after": ledger.stamp(each.not_after)} for each in self.authorities],
             "certificates": [asdict(each) | {"state": each.state(self.now)} for each in self.issued],
+            "secrets": [
+                {
+                    **{key: value for key, value in asdict(each).items() if key != "sha256"},
+                    "used": used,
+                    "state": each.state(used, self.now),
+                }
+                for each, used in self.secrets
+            ],
         }
 
     def text(self) -> str:
@@ -56,7 +67,20 @@ class Overview:
         if issued:
             header = ("NAME", "ROLE", "CERTIFICATE", "STATE", "UNTIL", "SERIAL", "SHA-256", "ADDRESSES")
             parts.append(table(issued, header))
+        if self.secrets:
+            parts.append(self.secrets_text())
         return "\n\n".join(parts)
+
+    def secrets_text(self) -> str:
+        """The table of join secrets."""
+        rows = [
+            (
+                *(each.id, each.state(used, self.now), f"{used} of {each.uses}"),
+                *(each.ends[:16], " ".join(each.names) or "any", " ".join(each.networks) or "where it asks from"),
+            )
+            for each, used in self.secrets
+        ]
+        return table(rows, ("SECRET", "STATE", "USED", "UNTIL", "NAMES", "ADDRESSES"))
 
 
 def read(path: Path, *, now: datetime.datetime | None = None) -> Overview:
@@ -64,7 +88,9 @@ def read(path: Path, *, now: datetime.datetime | None = None) -> Overview:
     with folder.opened(path, to_write=False) as store:
         found = [(name, certificate.facts(store.certificate(name))) for name in AUTHORITIES]
         authorities = tuple(AuthorityFacts(name, each.serial, each.fingerprint, each.not_after) for name, each in found)
-        return Overview(store.ledger.id, authorities, store.ledger.issued, now or datetime.datetime.now(datetime.UTC))
+        secrets = tuple((each, store.ledger.uses(each.id)) for each in store.ledger.secrets)
+        moment = now or datetime.datetime.now(datetime.UTC)
+        return Overview(store.ledger.id, authorities, store.ledger.issued, secrets, moment)
 
 
 def _day(moment: datetime.datetime) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Role = Literal["node", "reader", "operator"]
-"""Whose certificate it is: the organization (O) of its subject. A reader asks fleet's API, and changes nothing."""
+from enrolment import files, protocol
+
+Role = Literal["node", "reader", "operator", "issuer"]
+"""Whose certificate it is: the organization (O) of its subject. A reader asks fleet's API, and changes nothing. The
+issuer is what nodes enrol at."""
 
 ETCD_PEERS: Final = "etcd-peers"
 ETCD_CLIENTS: Final = "etcd-clients"
@@ -19,12 +22,14 @@ AUTHORITIES: Final = (ETCD_PEERS, ETCD_CLIENTS, FLEET)
 """Their names, with which those of their files begin: ``etcd-peers-ca.crt``, ``etcd-peers-ca.key``,
 ``etcd-peers.crl``."""
 
-NODE_FOLDER: Final = "/etc/flotilla/trust"
+NODE_FOLDER: Final = files.FOLDER
 """Where a node has its files, under the names of :attr:`trust.Certificates.files`."""
 
 AUTHORITY_DAYS: Final = 3650
 NODE_DAYS: Final = 730
 """Two years: for nodes whose certificates no issuer renews."""
+ENROLLED_DAYS: Final = 90
+"""For nodes that renew at an issuer by themselves."""
 USER_DAYS: Final = 30
 
 
@@ -53,6 +58,9 @@ NODE: Final = (
     ETCD_CLIENT,
     Profile("fleet-server", FLEET, serves=True, asks=False, is_local=True),
 )
+ISSUER_NAME: Final = "issuer"
+ISSUER: Final = (Profile(protocol.ORGANIZATION, FLEET, serves=True, asks=False),)
+"""Of the authority to whose fingerprint nodes pin their connection."""
 USER: Final = (Profile("fleet-client", FLEET, serves=False, asks=True),)
 
 

@@ -11,15 +11,10 @@ from typing import Any, Final
 
 import trust
 from cloudconfig.host.render import RenderError, addresses_of
+from enrolment.files import ownership
 from terminal import Failure
 from trust.profile import NODE_FILES
 
-_OWNERS: Final = {
-    "etcd-peer.key": ("etcd:etcd", 0o600),
-    "etcd-server.key": ("etcd:etcd", 0o600),
-    # Who may use fleet's socket equals root on every node, and may use etcdctl as well.
-    "etcd-client.key": ("root:fleet", 0o640),
-}
 _USE: Final = """\
 in its write_files:
 {% for file in trust.files %}
@@ -31,9 +26,9 @@ def entries(files: Mapping[str, str]) -> list[dict[str, str]]:
     """Entries of ``write_files`` for :attr:`trust.Certificates.files` of a node."""
     found = []
     for name, text in files.items():
-        owner, mode = _OWNERS.get(name, ("root:root", trust.mode(name)))
+        user, group, mode = ownership(name)
         path = f"{trust.NODE_FOLDER}/{name}"
-        found.append({"path": path, "owner": owner, "permissions": f"{mode:04o}", "content": text})
+        found.append({"path": path, "owner": f"{user}:{group}", "permissions": f"{mode:04o}", "content": text})
     return found
 
 

@@ -51,11 +51,12 @@ class World:
         with folder.opened(self.lab, to_write=False) as store:
             authority = store.authority("fleet")
         usual: dict[str, Any] = {"not_after": NOW + DAY, "serves": False, "asks": True}
-        pair = certificate.new_leaf(authority, name, role, serial=certificate.random_serial(), **usual | options)
+        key, serial = certificate.new_key(), certificate.random_serial()
+        leaf = certificate.leaf(authority, name, role, key.public_key(), serial=serial, **usual | options)
         path = self.root / "users" / f"made-{name}"
         path.mkdir(parents=True)
-        (path / "fleet-client.crt").write_text(pair.certificate)
-        (path / "fleet-client.key").write_text(pair.key)
+        (path / "fleet-client.crt").write_text(leaf)
+        (path / "fleet-client.key").write_text(certificate.key_text(key))
         shutil.copy(self.node / "fleet-ca.crt", path)
         return path
 

@@ -2,6 +2,7 @@
 
     python -m tests.trust.dying STEP SOURCE TARGET
 
+``enrol`` is what an issuer does with the request in the file that the environment's REQUEST names: body, signature.
 The folder of attempt ``n`` is ``TARGET/n``, a copy of SOURCE (but for ``init``). Death is at a moment at which Python
 reports an event (PEP 578) below TARGET: the opening, renaming and removing of files are; what happens between two of
 them is a write into one file. Prints how many attempts died.
@@ -9,6 +10,7 @@ them is a write into one file. Prints how many attempts died.
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import sys
@@ -16,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from terminal import Failure
-from trust import folder, issuer
+from trust import enrolling, folder, issuer
 
-FILES = ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "shutil.rmtree")
+FILES = ("open", "os.rename", "os.symlink", "os.remove", "os.mkdir", "os.chmod", "shutil.rmtree")
 
 
 def _issue(lab: Path) -> None:
@@ -26,9 +28,18 @@ def _issue(lab: Path) -> None:
         files.update(issuer.issue_node(lab, "node-2", ["10.0.0.2"]).files)
 
 
+def _enrol(lab: Path) -> None:
+    body, _, signature = Path(os.environ["REQUEST"]).read_bytes().rpartition(b"\n")
+    now = datetime.datetime.now(datetime.UTC)
+    given = enrolling.enrol(lab, body, bytes.fromhex(signature.decode()), "127.0.0.1", now=now)
+    with folder.made(lab.with_suffix(".out")) as files:
+        files.update(given.files)
+
+
 STEPS: dict[str, Callable[[Path], object]] = {
     "init": issuer.create,
     "issue": _issue,
+    "enrol": _enrol,
     "revoke": lambda lab: issuer.revoke(lab, "kim", node=False),
 }
 

@@ -64,8 +64,16 @@ class World:
         with folder.opened(self.lab, to_write=False) as store:
             authority = store.authority("etcd-clients")
         usual: dict[str, object] = {"not_after": NOW + DAY, "serves": False, "asks": True}
-        pair = certificate.new_leaf(authority, name, "node", serial=certificate.random_serial(), **usual | options)  # type: ignore[arg-type]
-        path = write(self.root / name, {"etcd-client.crt": pair.certificate, "etcd-client.key": pair.key})
+        key = certificate.new_key()
+        made = certificate.leaf(
+            authority,
+            name,
+            "node",
+            key.public_key(),
+            serial=certificate.random_serial(),
+            **usual | options,  # type: ignore[arg-type]
+        )
+        path = write(self.root / name, {"etcd-client.crt": made, "etcd-client.key": certificate.key_text(key)})
         shutil.copy(self.node / "etcd-clients-ca.crt", path)
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import os
 import stat
@@ -14,9 +15,12 @@ import pytest
 from cryptography import x509
 
 import trust
+from enrolment import keys
+from enrolment.files import GIVEN
 from terminal import Failure
 from terminal.lock import locked
-from trust import folder, overview, profile
+from tests.trust.issuing import Asking
+from trust import enrolling, folder, issuer, overview, profile
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,11 +162,18 @@ def test_many_at_once_lose_none(lab: Path) -> None:
     assert sorted(one.name for one in overview.read(lab).issued) == names
 
 
-@pytest.mark.parametrize("step", ["init", "issue", "revoke"])
+@pytest.mark.parametrize("step", ["init", "issue", "revoke", "enrol"])
 def test_death_at_any_moment_leaves_a_folder_that_opens(lab: Path, tmp_path: Path, step: str) -> None:
     trust.issue_user(lab, "kim", "reader")
     words = [sys.executable, "-m", "tests.trust.dying", step, str(lab), str(tmp_path / "many")]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = dict(os.environ)
+    if step == "enrol":
+        secret = issuer.new_secret(lab, uses=1, ttl=datetime.timedelta(1), networks=["10.0.0.0/24"])[1]
+        asking = Asking(tmp_path, "node-2", secret, "10.0.0.2")
+        body = asking.request.dump()
+        environment["REQUEST"] = str(tmp_path / "request")
+        (tmp_path / "request").write_bytes(body + b"\n" + keys.sign(asking.machine, body).hex().encode())
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     deaths = int(done.stdout)
     assert deaths > (10 if step == "init" else 20)
@@ -180,12 +191,20 @@ def test_death_at_any_moment_leaves_a_folder_that_opens(lab: Path, tmp_path: Pat
         assert not list((tmp_path / "many").glob(".*")), "what is left of one that died is removed by the next"
         outcomes.add((len(names), out.exists(), len(revoked(each))))
         assert not out.exists() or len(names) == 5  # none is given out that is not in the ledger
+        if step == "enrol":
+            # Whatever the node has heard, it asks again, and its secret, which is for one, is still its own.
+            again = enrolling.enrol(
+                each, body, keys.sign(asking.machine, body), "127.0.0.1", now=datetime.datetime.now(datetime.UTC)
+            )
+            assert again.files.keys() == GIVEN
+            assert [used for _, used in overview.read(each).secrets] == [1]
         trust.issue_node(each, "node-3", ["10.0.0.3"])
         assert lists(each) == revoked(each)
         assert not [name for name in modes(each) if name.endswith(".new")]
     expected: dict[str, set[object]] = {
         "init": {False, True, (1, False, 0)},
         "issue": {(1, False, 0), (5, False, 0), (5, True, 0)},
+        "enrol": {(1, False, 0), (5, False, 0), (5, True, 0)},
         "revoke": {(1, False, 0), (1, False, 1)},
     }
     assert outcomes == expected[step]

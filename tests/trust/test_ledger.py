@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from terminal import Failure
 from trust import ledger
-from trust.ledger import Ledger, Record
+from trust.ledger import Foreign, Ledger, Record
+from trust.secret import Secret
 
 NOW = datetime.datetime(2026, 11, 29, tzinfo=datetime.UTC)
 MINE = Record(
@@ -35,9 +36,27 @@ _RECORDS = st.builds(
     not_after=_TIMES,
     fingerprint=st.integers(1, 2**256 - 1).map("{:x}".format),
     revoked=st.none() | _TIMES,
+    machine=st.just("") | st.integers(0, 2**256 - 1).map("{:064x}".format),
+    secret=st.just("") | st.just("3f9a2c51"),
 )
-LEDGERS = st.lists(_RECORDS, max_size=3, unique_by=lambda one: one.serial).map(
-    lambda records: Ledger(1, "3f9a2c51", tuple(records))
+_SECRETS = st.builds(
+    Secret,
+    id=st.integers(0, 2**32 - 1).map("{:08x}".format),
+    sha256=st.integers(0, 2**256 - 1).map("{:064x}".format),
+    uses=st.integers(1, 100_000),
+    made=_TIMES,
+    ends=_TIMES,
+    names=st.lists(st.sampled_from(["node-*", "a?"])).map(tuple),
+    networks=st.lists(st.ip_addresses().map(lambda one: f"{one}/{one.max_prefixlen}"), max_size=2).map(tuple),
+    revoked=st.none() | _TIMES,
+)
+LEDGERS = st.builds(
+    Ledger,
+    v=st.just(ledger.VERSION),
+    id=st.just("3f9a2c51"),
+    issued=st.lists(_RECORDS, max_size=3, unique_by=lambda one: one.serial).map(tuple),
+    secrets=st.lists(_SECRETS, max_size=2, unique_by=lambda one: one.id).map(tuple),
+    foreign=st.lists(st.builds(Foreign, st.just("fleet"), st.just("1a"), _TIMES), max_size=1).map(tuple),
 )
 
 
@@ -65,9 +84,38 @@ def test_what_is_no_ledger(data: object) -> None:
             ledger.parse(json.dumps(data))
 
 
+def test_a_ledger_of_before_there_were_issuers() -> None:
+    record = {key: value for key, value in asdict(MINE).items() if key not in ("machine", "secret")}
+    assert ledger.parse(json.dumps({"v": 1, "id": "a", "issued": [record]})) == Ledger(ledger.VERSION, "a", (MINE,))
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"id": "3F9A2C51"},
+        {"sha256": "0" * 63},
+        {"uses": 0},
+        {"uses": True},
+        {"ends": "2026-12-29"},
+        {"names": ["*\n"]},
+        {"networks": ["10.0.0.1/8"]},
+        {"revoked": "now"},
+    ],
+)
+def test_a_broken_secret(change: dict[str, object]) -> None:
+    secret = {"id": "3f9a2c51", "sha256": "0" * 64, "uses": 1, "made": MINE.issued, "ends": MINE.not_after}
+    ledger.parse(json.dumps({"v": 2, "id": "a", "secrets": [secret]}))
+    for secrets in ([secret | change], [secret, secret]):
+        with pytest.raises(Failure, match="not the ledger"):
+            ledger.parse(json.dumps({"v": 2, "id": "a", "secrets": secrets}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"machine": "0" * 63},
+        {"machine": "x" * 64},
+        {"secret": 1},
         {"serial": ""},
         {"serial": "xyz"},
         {"serial": "A" * 99},
@@ -95,8 +143,8 @@ def test_a_broken_record(change: dict[str, object]) -> None:
 def test_one_serial_twice_and_a_later_version() -> None:
     with pytest.raises(Failure, match="not the ledger"):
         ledger.parse(Ledger(1, "a", (MINE, MINE)).dump())
-    with pytest.raises(Failure, match=r"later version of this program \(v is 2\)"):
-        ledger.parse('{"v": 2, "issued": "of another shape"}')
+    with pytest.raises(Failure, match=r"later version of this program \(v is 3\)"):
+        ledger.parse('{"v": 3, "issued": "of another shape"}')
     with pytest.raises(Failure, match="not the ledger"):
         ledger.parse(Ledger(0, "a").dump())
 
