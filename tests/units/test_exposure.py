@@ -27,7 +27,9 @@ BUDGET: Final = {
     "etcd-upkeep.service": 1.7,
     "fleet.service": 2.0,
     "firewall-neighbours.service": 1.8,
+    "flotilla-enrol.service": 2.2,
     "flotilla-room.service": 1.3,
+    "flotilla-trust.service": 2.2,
     "sshd-hostkeys.service": 4.6,
     "docker.service": 8.3,
     # docs/security.md says why of each that nothing is taken from these.
