@@ -147,6 +147,22 @@ def _others() -> dict[str, dict[str, Any]]:
             "anyOf": [{"enum": ["open", "strict"]}, firewall],
             "description": "strict: what units publish or bind is closed but for allow (80, 53/udp, 8000-8100); cluster: who is of the cluster",
         },
+        "flotilla": _struct(
+            {
+                "trust": _struct(
+                    {
+                        "issuer": _text("https://HOST:7380, as 'trust serve' prints it"),
+                        "fingerprint": _text("of the issuer's authority, as 'trust serve' prints it"),
+                        "secret": _text("a join secret: 'trust secret new'"),
+                        "addresses": _WORDS | {"description": "of the node, for its certificates: $private_ipv4"},
+                    },
+                    ("issuer", "fingerprint", "secret"),
+                    "the node gets its certificates from an issuer, and renews them",
+                )
+            },
+            (),
+            "ours",
+        ),
         "fqdn": _text("the host name with its domain"),
         "fs_setup": _list(_struct(filesystem, ("device", "filesystem")), "file systems on disks that have none"),
         "groups": {"type": ["array", "object", "string", "null"], "description": "names, or name: [members]"},

@@ -25,11 +25,15 @@ from unitfile.text import UnitFile, UnitFileError
 
 VERSION = 1
 FIREWALL = "/etc/flotilla/firewall.nft"
+ENROL = "/run/flotilla/enrol.json"
+"""Where the node's own program looks (enrolment/node.py)."""
+ENROL_UNITS = ("flotilla-enrol.service", "flotilla-trust.service")
 DROP_IN = "20-cloudinit.conf"
 IMAGE_UNITS = "/usr/lib/systemd/system"
 # What systemd.unit(5) lists as specifiers; "%%" is one percent sign.
 SPECIFIERS = "aAbBCdDEfgGhHiIjJlLmMnNopPqsStTuUvVwWyY"
 _PERCENT = re.compile(f"%([{SPECIFIERS}%])?")
+_ENROLMENT = "flotilla.trust"
 # A discovery URL ends in a token that lets its owner join the cluster; etcd's cluster token is often the same URL.
 _SECRETS = frozenset(("discovery", "discovery_proxy", "etcd_password", "initial_cluster_token"))
 _USERINFO = re.compile(r"://[^/?#,]*@")
@@ -170,7 +174,8 @@ def make(config: CloudConfig, facts: Facts | None = None) -> Plan:
     builder.settings("etcd", config.etcd, "coreos.etcd2")
     builder.settings("fleet", config.fleet, "coreos.fleet")
     _firewall(config, builder)
-    _etcdctl(builder)
+    _enrolment(config, builder)
+    _etcdctl(config, builder)
     builder.refuse_files_as_folders()
     keys = [(CORE, config.ssh_authorized_keys)] if config.ssh_authorized_keys else []
     keys += [(user.name, user.ssh_authorized_keys) for user in config.users if user.ssh_authorized_keys]
@@ -210,12 +215,37 @@ def _firewall(config: CloudConfig, builder: _Builder) -> None:
             builder.file(FIREWALL, text.encode(), "firewall" if config.firewall else "coreos.etcd2")
 
 
-def _etcdctl(builder: _Builder) -> None:
+def _enrolment(config: CloudConfig, builder: _Builder) -> None:
+    """The node gets its certificates from an issuer, and neither etcd nor fleet starts before it has them."""
+    if not config.enrolment:
+        return
+    if len(set(config.enrolment)) > 1:
+        raise PlanError(_ENROLMENT, "two parts say different things")
+    for path, file in builder.files.items():
+        if path.startswith(f"{etcdctl.FOLDER}/"):
+            raise PlanError(
+                file.key, "the node gets its certificates from an issuer", hint=f"leave {_ENROLMENT} away, or this"
+            )
+    import json
+
+    orders = json.dumps(config.enrolment[0]._asdict()) + "\n"
+    builder.file(ENROL, orders.encode(), _ENROLMENT, mode=0o600)
+    needs = f"[Unit]\nRequires={ENROL_UNITS[0]}\nAfter={ENROL_UNITS[0]}\n"
+    for unit in ("etcd", "fleet"):
+        builder.file(f"/run/systemd/system/{unit}.service.d/30-enrol.conf", needs.encode(), _ENROLMENT)
+    builder.commands[:0] = [("start", unit) for unit in ENROL_UNITS]
+
+
+def _etcdctl(config: CloudConfig, builder: _Builder) -> None:
     """On a node with certificates, every environment says which of them etcdctl is to use; what the text says of that
     itself goes before."""
-    if etcdctl.CERTIFICATE not in builder.files:
+    if etcdctl.CERTIFICATE in builder.files:
+        key = builder.files[etcdctl.CERTIFICATE].key
+    elif config.enrolment:
+        key = _ENROLMENT
+    else:
         return
-    key, lines = builder.files[etcdctl.CERTIFICATE].key, etcdctl.ENVIRONMENT.encode()
+    lines = etcdctl.ENVIRONMENT.encode()
     known = builder.files.get(ENVIRONMENT)
     if known is None:
         builder.files[ENVIRONMENT] = File(ENVIRONMENT, None, "", lines, key, merge="environment")

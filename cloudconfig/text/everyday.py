@@ -12,7 +12,7 @@ from cloudconfig.text.schema import CloudConfig, Need, Password, WriteFile
 from cloudconfig.text.yamltree import Node, Scalar
 
 _KEYS = (
-    "bootcmd ca_certs chpasswd disk_setup docker final_message fqdn fs_setup groups growpart locale "
+    "bootcmd ca_certs chpasswd disk_setup docker final_message flotilla fqdn fs_setup groups growpart locale "
     "mount_default_fields mounts ntp password phone_home "
     "power_state runcmd ssh_keys ssh_pwauth swap timezone"
 )
@@ -59,6 +59,7 @@ def read(reader: Reader, top: Fields) -> CloudConfig:
         phone_home=stages.phone_home(reader, top),
         final_message=reader.text(top, "final_message"),
         power_state=stages.power_state(reader, top),
+        enrolment=settings.enrolment(reader, top),
         needs=(*zones, *locale_needs, *mount_needs, *format_needs),
     )
 

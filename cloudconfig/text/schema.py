@@ -31,6 +31,7 @@ TOP = (
     "docker",
     "final_message",
     "firewall",
+    "flotilla",
     "fqdn",
     "fs_setup",
     "groups",
@@ -367,6 +368,17 @@ class Firewall(NamedTuple):
     nodes_only: tuple[str, ...] = ()
 
 
+class Enrolment(NamedTuple):
+    """The key flotilla.trust: which issuer gives the node its certificates, and the join secret for that.
+
+    ``addresses`` are the node's own, none if it names none."""
+
+    issuer: str
+    fingerprint: str
+    secret: str
+    addresses: tuple[str, ...] = ()
+
+
 class CloudConfig(NamedTuple):
     """A whole cloud-config. ``etcd`` and ``fleet`` hold (option, value as text) in the order of the text;
     ``phone_home`` is JSON, ``power_state`` shell text."""
@@ -392,4 +404,5 @@ class CloudConfig(NamedTuple):
     final_message: str = ""
     power_state: str = ""
     firewall: tuple[Firewall, ...] = ()
+    enrolment: tuple[Enrolment, ...] = ()
     needs: tuple[Need, ...] = ()

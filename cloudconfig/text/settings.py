@@ -1,6 +1,6 @@
 """Settings of cloud-init that become files and links: timezone, locale, ntp, ca_certs, ssh_keys.
 
-And docker's registries.
+And docker's registries, and the issuer of the node's certificates.
 
 Each function reads one key and returns what is to be written; what depends on the image (is there such a time zone?)
 comes back as a need.
@@ -9,11 +9,13 @@ comes back as a need.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
-from cloudconfig.text import yamltree
+from cloudconfig.text import addresses, yamltree
 from cloudconfig.text.reader import Fields, Reader
-from cloudconfig.text.schema import Need, Symlink, Unit, WriteFile
+from cloudconfig.text.schema import Enrolment, Need, Symlink, Unit, WriteFile
 from cloudconfig.text.yamltree import Scalar
+from terminal import Failure
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 CERTIFICATES_MAX = 256
@@ -24,6 +26,9 @@ _REGISTRY = re.compile(r"(?:https://)?[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._
 _MIRROR = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?")
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _UTC = ("UTC", "Etc/UTC", "Universal", "Etc/Universal", "Zulu", "Etc/Zulu", "UCT", "Etc/UCT", "GMT", "Etc/GMT")
+_ENROLMENT = ("issuer", "fingerprint", "secret", "addresses")
+_ADDRESSES_MAX = 100
+_JOINING = re.compile(r"[0-9a-f]{8}\.[0-9a-f]{32}\Z")
 _KEY_TYPES = ("rsa", "ecdsa", "ed25519")
 
 
@@ -215,3 +220,45 @@ def growpart(reader: Reader, top: Fields) -> None:
         isinstance(item, Scalar) and item.text != "/" for item in devices.items
     ):
         reader.warn(devices, "growpart.devices", "only the state partition grows")
+
+
+def enrolment(reader: Reader, top: Fields) -> tuple[Enrolment, ...]:
+    """Ours: flotilla.trust, where the node gets its certificates, and with which join secret (docs/trust.md).
+
+    What is wrong is named without its value: it may be the secret."""
+    if "flotilla" not in top:
+        return ()
+    from enrolment.target import checked
+
+    section = reader.section(top, "flotilla", ("trust",))
+    if "trust" not in section:
+        return ()
+    path, node = section["trust"]
+    fields = reader.struct(node, path, _ENROLMENT)
+    issuer, fingerprint, secret = (reader.required(fields, key, path, node) for key in _ENROLMENT[:3])
+    if not (issuer and fingerprint and secret):
+        return ()
+    for key, url, digits in (("issuer", issuer, "0" * 64), ("fingerprint", "https://issuer", fingerprint)):
+        try:
+            checked(url, digits)
+        except Failure as failure:
+            reader.error(fields[key][1], fields[key][0], failure.message, failure.hint or "")
+    if not _JOINING.match(secret):
+        reader.error(fields["secret"][1], fields["secret"][0], "not a join secret", "what 'trust secret new' prints")
+    own = reader.words(fields, "addresses")
+    if len(own) > _ADDRESSES_MAX:
+        reader.error(fields["addresses"][1], fields["addresses"][0], f"more than {_ADDRESSES_MAX} addresses")
+    for index, text in enumerate(own[:_ADDRESSES_MAX]):
+        if not _is_address(text):
+            message, hint = "not an IP address of this node", "for example: $private_ipv4"
+            reader.error(fields["addresses"][1], f"{fields['addresses'][0]}[{index}]", message, hint)
+    return (Enrolment(issuer, fingerprint, secret, own),)
+
+
+def _is_address(text: str) -> bool:
+    if addresses.used(text):
+        return True  # on the host; on the node it is an address by now
+    try:
+        return not ip_address(text).is_unspecified
+    except ValueError:
+        return False
