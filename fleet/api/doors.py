@@ -77,8 +77,9 @@ def _opened(url: str, tls: Tls | None) -> Door:
             raise Failure("there are no certificates of fleet's authority", where=url, hint=hint)
         with suppress(Failure):  # which it has logged; it looks again with each connection
             tls()
+    port = PORT if parts.port is None else parts.port  # 0 is any that is free
     try:
-        return Door(listen((parts.hostname or "", parts.port or PORT), early=True), None if is_plain else tls)
+        return Door(listen((parts.hostname or "", port), early=True), None if is_plain else tls)
     except (OSError, OverflowError) as error:
         hint = "is another program there? then: systemctl restart fleet, which stops no unit"
         raise Failure(f"cannot listen: {error}", where=url, hint=hint) from error

@@ -30,34 +30,34 @@ from unitfile.text import UnitFile
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def secured(tmp_path: Path) -> Iterator[World]:
     one = World(tmp_path, Registry(FakeEtcd()))
     yield one
     one.server.stop()
 
 
-def credentials(world: World, shown: Path, leaf: str = "fleet-client") -> Credentials:
-    return Credentials(str(world.node / "fleet-ca.crt"), str(shown / f"{leaf}.crt"), str(shown / f"{leaf}.key"))
+def credentials(secured: World, shown: Path, leaf: str = "fleet-client") -> Credentials:
+    return Credentials(str(secured.node / "fleet-ca.crt"), str(shown / f"{leaf}.crt"), str(shown / f"{leaf}.key"))
 
 
 def flags(files: Credentials) -> list[str]:
     return ["--ca-file", files.authority, "--cert-file", files.certificate, "--key-file", files.key]
 
 
-def url(world: World) -> str:
-    return "https://{}:{}".format(*world.address)
+def url(secured: World) -> str:
+    return "https://{}:{}".format(*secured.address)
 
 
 def test_the_originals_options_and_variables(
-    world: World, fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch, unit_file: Callable[..., Path]
+    secured: World, fleetctl: Fleetctl, monkeypatch: pytest.MonkeyPatch, unit_file: Callable[..., Path]
 ) -> None:
     unit_file()
-    lee = credentials(world, world.user("lee", "reader"))
-    kim = credentials(world, world.user("kim", "operator"))
-    said = fleetctl("--endpoint", url(world), *flags(lee), "submit", "hello.service")
+    lee = credentials(secured, secured.user("lee", "reader"))
+    kim = credentials(secured, secured.user("kim", "operator"))
+    said = fleetctl("--endpoint", url(secured), *flags(lee), "submit", "hello.service")
     assert (said.code, said.out) == (1, "")
     assert "fleetctl: error: lee is a reader, and changes nothing" in said.err
-    monkeypatch.setenv("FLEETCTL_ENDPOINT", url(world))
+    monkeypatch.setenv("FLEETCTL_ENDPOINT", url(secured))
     for name, path in zip(("CA_FILE", "CERT_FILE", "KEY_FILE"), kim, strict=True):
         monkeypatch.setenv(f"FLEETCTL_{name}", path)
     assert fleetctl("submit", "hello.service").code == 0
@@ -99,44 +99,44 @@ WRONG: dict[str, tuple[Callable[[World], Credentials], str, str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_said(world: World, what: str) -> None:
+def test_what_is_wrong_is_said(secured: World, what: str) -> None:
     make, message, hint = WRONG[what]
-    with contextlib.closing(Client(Endpoint.parse(url(world)), credentials=make(world))) as client:
+    with contextlib.closing(Client(Endpoint.parse(url(secured)), credentials=make(secured))) as client:
         for ask in (client.machines, lambda: client.ask({"a.service": UnitFile.parse(HELLO)}, "launched")):
             with pytest.raises(Unreachable, match=message) as caught:
                 ask()
             assert hint in str(caught.value.hint)
             assert not caught.value.maybe_applied
-    assert world.registry.units() == []
+    assert secured.registry.units() == []
 
 
-def test_a_revoked_certificate(world: World) -> None:
-    kim = world.user("kim", "operator")
-    with contextlib.closing(Client(Endpoint.parse(url(world)), credentials=credentials(world, kim))) as client:
+def test_a_revoked_certificate(secured: World) -> None:
+    kim = secured.user("kim", "operator")
+    with contextlib.closing(Client(Endpoint.parse(url(secured)), credentials=credentials(secured, kim))) as client:
         assert client.machines() == []
-        trust.revoke(world.lab, "kim", node=False)
-        (world.node / "fleet.crl").write_text((world.lab / "fleet.crl").read_text())
+        trust.revoke(secured.lab, "kim", node=False)
+        (secured.node / "fleet.crl").write_text((secured.lab / "fleet.crl").read_text())
         with pytest.raises(Failure, match="the certificates here have changed"):
             client.machines()
         with pytest.raises(Unreachable, match="our certificate was revoked"):
             client.machines()
 
 
-def test_an_address_that_is_not_in_the_certificate(world: World) -> None:
-    kim = credentials(world, world.user("kim", "reader"))
-    client = Client(Endpoint("127.0.0.2", world.address[1], secure=True), credentials=kim)
+def test_an_address_that_is_not_in_the_certificate(secured: World) -> None:
+    kim = credentials(secured, secured.user("kim", "reader"))
+    client = Client(Endpoint("127.0.0.2", secured.address[1], secure=True), credentials=kim)
     with contextlib.closing(client), pytest.raises(Unreachable, match="the API's certificate is for other addresses"):
         client.machines()
 
 
-def test_no_way_between_plain_and_tls(world: World, fleetctl: Fleetctl) -> None:
-    kim = credentials(world, world.user("kim", "operator"))
-    plain = url(world).replace("https", "http")
+def test_no_way_between_plain_and_tls(secured: World, fleetctl: Fleetctl) -> None:
+    kim = credentials(secured, secured.user("kim", "operator"))
+    plain = url(secured).replace("https", "http")
     said = fleetctl("--endpoint", plain, "list-machines")
     assert (said.code, said.out) == (1, "")
     assert "this port speaks TLS: write https://" in said.err
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        api = ApiServer(world.registry, sockets=[listening])
+        api = ApiServer(secured.registry, sockets=[listening])
         api.start()
         here = "https://{}:{}".format(*listening.getsockname())
         said = fleetctl("--endpoint", here, *flags(kim), "list-machines")
@@ -145,14 +145,14 @@ def test_no_way_between_plain_and_tls(world: World, fleetctl: Fleetctl) -> None:
     assert "this port speaks no TLS" in said.err
     for arguments, message in (
         (["--endpoint", plain, *flags(kim)], "there are certificates, and the endpoint is plain HTTP"),
-        (["--endpoint", url(world)], "the API shows a certificate and asks for one"),
-        (["--endpoint", url(world), *flags(kim)[:2]], "give all three of --ca-file, --cert-file and --key-file"),
+        (["--endpoint", url(secured)], "the API shows a certificate and asks for one"),
+        (["--endpoint", url(secured), *flags(kim)[:2]], "give all three of --ca-file, --cert-file and --key-file"),
         (["--endpoint", ","], "no endpoint"),
     ):
         said = fleetctl(*arguments, "list-machines")
         assert (said.code, message in said.err) == (2, True), said
     for files in (kim._replace(key="/nonexistent"), kim._replace(certificate=kim.key), kim._replace(authority=kim.key)):
-        said = fleetctl("--endpoint", url(world), *flags(files), "list-machines")
+        said = fleetctl("--endpoint", url(secured), *flags(files), "list-machines")
         assert (said.code, "cannot be used: " in said.err) == (1, True), said
         assert "PRIVATE" not in said.err
 
@@ -240,24 +240,24 @@ class TestSeveral:
         good.close()
         assert good.seen[0].startswith(b"POST /fleet/v1/ask ")
 
-    def test_a_node_that_dies_with_a_request(self, world: World, tmp_path: Path) -> None:
+    def test_a_node_that_dies_with_a_request(self, secured: World, tmp_path: Path) -> None:
         """Its answer is lost after it was carried out; another one did something else since, which stays."""
         unit = UnitFile.parse(HELLO)
         machines = Flaky(answer(b"{}"), b"")
         ssh = Ssh("core", 1, tmp_path / "known_hosts")
-        kim = credentials(world, world.user("kim", "operator"))
-        endpoints = (machines.endpoint, Endpoint.parse(url(world)))
+        kim = credentials(secured, secured.user("kim", "operator"))
+        endpoints = (machines.endpoint, Endpoint.parse(url(secured)))
         said: list[str] = []
         with contextlib.closing(Reach(Settings(endpoints, (), ssh, 60, kim))) as reach:
             session = Session(reach, said.append, sleep=lambda _: None)
             assert session.ask(session.client.machines) == []
-            world.registry.ask({"a.service": (unit, Desired.LAUNCHED)})  # what the dying one did
-            before = world.registry.written
+            secured.registry.ask({"a.service": (unit, Desired.LAUNCHED)})  # what the dying one did
+            before = secured.registry.written
             session.want({"a.service": unit}, "launched")
         machines.close()
         assert machines.seen[1].startswith(b"POST /fleet/v1/ask ")
         assert said, "it says that it waits"
-        assert world.registry.written == before, "and makes nothing again that has been made"
+        assert secured.registry.written == before, "and makes nothing again that has been made"
 
 
 def test_a_list_of_endpoints(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_list_of_endpoints(tmp_path: Path) -> None:
         parse_endpoints("", files)
 
 
-def test_tls_13_only(world: World) -> None:
-    context = credentials(world, world.user("kim", "reader")).context()
+def test_tls_13_only(secured: World) -> None:
+    context = credentials(secured, secured.user("kim", "reader")).context()
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
