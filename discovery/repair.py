@@ -204,7 +204,7 @@ def text(looked: Looked) -> str:
         found = looked.conditions.get(each.id)
         used = "-" if found is None else f"{found.used / (1 << 20):.1f} MiB"
         size = "-" if found is None else f"{each.size / (1 << 20):.1f} MiB"
-        value = "no answer" if each.hash is None else f"{each.hash.value:08x} from {each.hash.compacted}"
+        value = "no answer" if each.hash is None else f"{each.hash.value:08x} from {max(each.hash.compacted, 1)}"
         rows.append((each.name or f"{each.id:x}", state, used, size, value))
     lines = [table(rows, ("MEMBER", "ROLE", "USED", "FILE", f"HASH AT {looked.sight.revision}"))]
     names = {each.id: each.name for each in looked.sight.members}

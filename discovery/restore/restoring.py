@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 from discovery.backup.scratch import BUMP, Tools, contents
 from discovery.backup.shelf import Shelf
+from discovery.beside import Beside
 from discovery.node import UNIT, Node
 from discovery.restore.facts import Source
 from discovery.restore.survey import opened
@@ -168,6 +169,8 @@ class Restoring:
                 if node.wal.exists():
                     node.wal.rename(node.wal.with_name(node.wal.name + suffix))
                 self._new_wal.rename(node.wal)
+            # A member that had ended by itself would ask those that are lost why, and wait for their answer.
+            Beside(node.data).ended.unlink(missing_ok=True)
             self._new.rename(node.data)
             folder = os.open(node.data.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

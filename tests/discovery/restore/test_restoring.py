@@ -13,6 +13,7 @@ import pytest
 from discovery.backup import take
 from discovery.backup.scratch import BUMP
 from discovery.backup.shelf import Shelf
+from discovery.beside import Beside
 from discovery.node import Node
 from discovery.restore.facts import DATA, chosen, require_lost, sources
 from discovery.restore.restoring import Restoring
@@ -193,7 +194,10 @@ def test_a_restore_that_is_killed_between_two_renames_goes_on(etcd_binary: str, 
             patch.setattr(Unit, "start", lambda _: None)
             found.restoring.run(chosen(found.survey.facts()))
         assert not found.node.data.exists()
+        ended = Beside(found.node.data).ended
+        ended.touch()
         assert found.restoring.resume()
+        assert not ended.exists(), "it would wait for those that are lost"
         found.cluster.etcds[0].wait_healthy()
         client = found.cluster.client(0)
         assert values(client) == VALUES
