@@ -163,6 +163,11 @@ JSON: dict[str, tuple[Reader, Sequence[Hostile]]] = {
     ),
     "fleet: states/": (lambda data, _: codec.state("states/a/b", data), [Hostile("a", '{"v":1,"reached":"loaded","error":"', '"}')]),
     "fleet: status/": (lambda data, _: codec.status("", data), [Hostile("a", '{"v":1,"reason":"', '"}')]),
+    "fleet: events": (
+        lambda data, _: codec.batch("", data),
+        [Hostile('{"kind":"#N"},', '{"v":1,"at":1,"by":"","events":[', '{"kind":""}]}'), Hostile("a", '{"v":1,"at":1,"events":[{"reason":"', '"}]}')],
+    ),
+    "fleet: events/seen": (lambda data, _: codec.revision("", data), [Hostile("9", '{"v":1,"revision":', "}")]),
     "fleet: engine/leader": (lambda data, _: codec.leader("", data), [Hostile("a", '{"v":1,"machine":"', '"}')]),
     "fleet: PUT /units": (
         lambda data, _: shapes.UnitRequest.parse(data),

@@ -17,13 +17,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from etcd.errors import EtcdError, NoSpace, TooLarge, Unavailable
 from fleet.api import callers, shapes
+from fleet.api.events import Busy, Events, EventsRequest
 from fleet.api.original import STOP_S, Restarts, is_original
 from fleet.api.pages import Pages
 from fleet.api.seen import Seen, all_seen, look_at
 from fleet.model.entities import Desired, Placement, Unit, UnitState
 from fleet.model.live import Live
 from fleet.model.overview import Overview
-from fleet.model.registry import Contended, NoSuchUnit, Registry, UnitExists
+from fleet.model.registry import LOCAL, Contended, NoSuchUnit, Registry, UnitExists
 from fleet.model.requirements import RequirementsError
 from terminal import Failure
 from unitfile.name import UnitName, UnitNameError
@@ -68,6 +69,7 @@ class Api:
         self._live = live or Live(registry)
         self._pages = Pages()
         self._restarts = Restarts()
+        self._events = Events(registry.log)
         self._patience_s = patience_s
 
     def handle(self, request: Request) -> Response:
@@ -84,6 +86,8 @@ class Api:
             return failed(HTTPStatus.BAD_REQUEST, str(failure), failure.hint)
         except (UnitExists, Contended) as failure:
             return failed(HTTPStatus.CONFLICT, str(failure), failure.hint)
+        except Busy as failure:
+            return failed(HTTPStatus.SERVICE_UNAVAILABLE, failure.message, failure.hint)
         except Unavailable:
             return failed(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -156,6 +160,8 @@ class Api:
                 return {"POST": lambda: self._ask(request)}
             case ["progress"]:
                 return {"POST": lambda: self._progress(request)}
+            case ["events"]:
+                return {"GET": lambda: self._log_of_events(query)}
             case ["why", name]:
                 return {"GET": lambda: self._why(name)}
             case ["discovery"]:
@@ -168,7 +174,7 @@ class Api:
     def _patch_machines(self, request: Request) -> Response:
         _require_json(request)
         changes = shapes.metadata_changes(request.body)
-        self._registry.set_metadata(changes)
+        self._registry.set_metadata(changes, by=client_name(request))
         _note(request, f"changes metadata of {callers.named({machine for machine, _ in changes})}")
         return _respond(HTTPStatus.NO_CONTENT)
 
@@ -202,7 +208,7 @@ class Api:
         unitfile = wanted.unitfile
         if unitfile is not None and (existing is None or existing.hash != unitfile.hash()):
             unit = Unit.of(name, unitfile, wanted.desired or Desired.INACTIVE)
-            self._registry.create_unit(unit, replace=existing is not None)
+            self._registry.create_unit(unit, replace=existing is not None, by=client_name(request))
             _note(request, f"gives {name} its text, and wants it {unit.desired}")
             return _respond(HTTPStatus.CREATED)
         if existing is None:
@@ -211,7 +217,7 @@ class Api:
             return failed(HTTPStatus.CONFLICT, "the unit exists and desiredState is empty", "send a desiredState")
         if is_original(request.headers):
             self._note_restart(name, wanted.desired)
-        self._registry.set_desired(name, wanted.desired)
+        self._registry.set_desired(name, wanted.desired, by=client_name(request))
         _note(request, f"wants {name} {wanted.desired}")
         return _respond(HTTPStatus.NO_CONTENT)
 
@@ -219,7 +225,7 @@ class Api:
         """Many units at once, all or none; ours, for a client that would else send hundreds of requests."""
         _require_json(request)
         wanted = shapes.requested(request.body)
-        self._registry.ask(wanted)
+        self._registry.ask(wanted, by=client_name(request))
         for desired in dict.fromkeys(each for _, each in wanted.values()):
             names = [name for name, (_, each) in wanted.items() if each is desired]
             _note(request, f"wants {callers.named(names)} {desired}")
@@ -235,7 +241,7 @@ class Api:
 
     def _delete(self, name: str, request: Request) -> Response:
         UnitName.parse(name)
-        self._registry.delete_unit(name)
+        self._registry.delete_unit(name, by=client_name(request))
         _note(request, f"destroys {name}")
         return _respond(HTTPStatus.NO_CONTENT)
 
@@ -301,6 +307,10 @@ class Api:
         ]
         return _json({"units": rows} if rows else {})
 
+    def _log_of_events(self, query: Query) -> Response:
+        """What happened, for whoever reads it or waits for it."""
+        return _json(dict(self._events.answer(EventsRequest.parse(lambda name: _one(query, name)))))
+
     def _page(
         self, key: str, query: Query, read: Callable[[], Sequence[Row]], shape: Callable[[Row], shapes.Json]
     ) -> Response:
@@ -327,6 +337,11 @@ def failed(
     """An error response; without a message the status's own phrase."""
     body = shapes.error(status.value, message or status.phrase, hint)
     return _respond(status, json.dumps(body).encode(), headers)
+
+
+def client_name(request: Request) -> str:
+    """How the log of events calls who sent ``request``: see :attr:`webserver.message.Request.by`."""
+    return request.by or LOCAL
 
 
 def _note(request: Request, change: str) -> None:

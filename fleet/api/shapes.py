@@ -1,7 +1,8 @@
 """The JSON shapes of API v1, and the body of a PUT.
 
 Empty fields and empty lists are left out, as the original does. Our additions: ``statusReason`` of a unit, ``error``,
-``start``, ``note`` and ``log`` of a unit state, ``hint`` of an error, and the answers of ``/why`` and ``/progress``.
+``start``, ``note`` and ``log`` of a unit state, ``hint`` of an error, and the answers of ``/why``, ``/progress`` and
+``/events``.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from fleet.model.entities import Desired, Machine, Unit, UnitState
+from fleet.model.events import Batch, Event
 from fleet.model.registry import ASK_MAX
 from terminal import Failure, record
 from unitfile.name import UnitName
@@ -208,6 +211,23 @@ def state(value: UnitState) -> Json:
             "start": value.start,
             "note": value.note,
             "log": list(value.log),
+        }
+    )
+
+
+def event(batch: Batch, value: Event) -> Json:
+    """One event, with what its batch has for all of them. ``time`` is UTC (RFC 3339)."""
+    at = datetime.fromtimestamp(batch.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _compact(
+        {
+            "revision": batch.revision,
+            "time": at,
+            "kind": value.kind,
+            "unit": value.unit,
+            "machine": value.machine,
+            "former": value.former,
+            "by": batch.by,
+            "reason": value.reason,
         }
     )
 

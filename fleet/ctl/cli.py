@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.ctl import change, context, contexts, forward, listing, remote
+from fleet.ctl import change, context, contexts, events, forward, listing, remote
 from fleet.ctl.endpoint import Credentials, parse_endpoints
 from fleet.ctl.reach import Settings
 from fleet.ctl.transport import Ssh, parse_tunnel
@@ -181,6 +181,17 @@ COMMANDS = (
         _why_options,
         listing.why,
         ("fleetctl why hello.service",),
+    ),
+    Command(
+        "events",
+        "what happened in the cluster: who changed what, what was placed and moved, and why",
+        events.add_events_options,
+        events.events,
+        (
+            "fleetctl events --since 1h",
+            "fleetctl events -f --unit hello.service",
+            "fleetctl events --json | jq -r 'select(.kind == \"failed\") | .unit'",
+        ),
     ),
 )
 

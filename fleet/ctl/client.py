@@ -85,6 +85,28 @@ class Progress:
     states: Sequence[UnitState]
 
 
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An event of the cluster's log. ``time`` is UTC (RFC 3339); texts are "" where they do not apply."""
+
+    time: str
+    kind: str
+    unit: str
+    machine: str
+    former: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Events, the oldest first; ``revision`` is where the next ones begin. ``is_torn``: some before these are lost."""
+
+    events: Sequence[Happened]
+    revision: int
+    is_torn: bool
+
+
 class Client:
     """The API at ``endpoints``, of which one is in use, and another one when that fails.
 
@@ -204,6 +226,25 @@ class Client:
                 return None
             raise
         return Why(_record(answer), _text(answer, "reason"))
+
+    def events(
+        self, *, after: int = 0, wait_s: float = 0.0, unit: str = "", machine: str = "", since: float = 0.0
+    ) -> Log:
+        """The events after revision ``after`` (0: all that are kept), of this unit, of the machine whose id begins so,
+        and since then (Unix seconds), if that is given.
+
+        Waits ``wait_s`` seconds for one, half of the time of a request at most."""
+        query: dict[str, str] = {}
+        if after:
+            query |= {"after": str(after), "wait": f"{min(wait_s, self._timeout_s / 2):g}"}
+        query |= {"unit": unit} if unit else {}
+        query |= {"machine": machine} if machine else {}
+        query |= {"since": f"{since:.3f}"} if since else {}
+        answer = self._json("GET", "/events" + ("?" + urlencode(query) if query else ""))
+        revision = answer.get("revision")
+        if isinstance(revision, bool) or not isinstance(revision, int) or revision < 0:
+            raise self._nonsense("revision is no number")
+        return Log([_happened(each) for each in _rows(answer, "events")], revision, answer.get("torn") is True)
 
     def _pages(self, path: str, key: str, query: Mapping[str, str] | None = None) -> Iterator[Mapping[str, object]]:
         token = ""
@@ -388,6 +429,11 @@ def _state(value: Mapping[str, object]) -> UnitState:
         note=_text(value, "note"),
         log=_lines(value, "log"),
     )
+
+
+def _happened(value: Mapping[str, object]) -> Happened:
+    fields = ("time", "kind", "unit", "machine", "former", "by", "reason")
+    return Happened(*(_text(value, each) for each in fields))
 
 
 def _rows(value: Mapping[str, object], key: str) -> list[Mapping[str, object]]:

@@ -35,18 +35,23 @@ from zlib import crc32
 
 from etcd.errors import Compacted, EtcdError, LeaseNotFound, Unavailable
 from etcd.protocol import Compare, Etcd, Event, Op, WatchBatch
+from fleet.engine.chronicle import Chronicle, Glimpse, of_change, of_plan
 from fleet.engine.planner import Planner
-from fleet.engine.writes import batches, described
-from fleet.model import codec
+from fleet.engine.retention import Retention
+from fleet.engine.writes import Write, batches, described
+from fleet.model import codec, events
+from fleet.model.events import Bound
 from fleet.model.live import Live
 from fleet.model.overview import Overview
 from fleet.model.registry import LEADER, Registry
 from fleet.model.watch import Subscription
+from fleet.scheduler.schedule import Plan
 
 CATCH_UP_S = 10.0
 IDLE_S = 30.0
 BACKOFF_S = (0.5, 15.0)
 STANDBYS = 1
+BOUND = Bound()
 LEAVE_S = 1.5
 """What other followers leave the standbys to succeed the leader."""
 AGAIN_S = 1.0
@@ -79,7 +84,8 @@ class Engine:
 
     ``ttl_s`` is the lease of a leader or standby, ``agent_ttl_s`` that of machines; ``keeper`` renews the former, if it
     is not to be the registry's client. ``live`` is the view that this
-    engine is to feed for others, and ``standbys`` how many engines are to be ready to succeed.
+    engine is to feed for others, and ``standbys`` how many engines are to be ready to succeed; ``bound`` is that of the
+    log of events.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class Engine:
         keeper: Etcd | None = None,
         live: Live | None = None,
         standbys: int = STANDBYS,
+        bound: Bound = BOUND,
     ) -> None:
         self.subscription: Subscription | None = None
         self._registry = registry
@@ -111,7 +118,9 @@ class Engine:
         self._planner: Planner | None = None
         self._show_from = (0, 0.0)
         self._batches: deque[WatchBatch] = deque()
-        self._writes: deque[list[Op]] = deque()
+        self._writes: deque[Write] = deque()
+        self._chronicle = Chronicle(registry.log)
+        self._retention = Retention(registry.log, bound)
         self._written = 0
         self._heard_at = 0.0
         self._serial = 0
@@ -124,6 +133,11 @@ class Engine:
     def is_leading(self) -> bool:
         """Whether this engine believes that it leads. Only the fence makes it so."""
         return self._reign is not None
+
+    @property
+    def role(self) -> str:
+        """``leader``, ``standby`` or ``follower``, as it believes."""
+        return "leader" if self._reign is not None else "standby" if self._seat is not None else "follower"
 
     def deliver(self, batch: WatchBatch) -> None:
         """Take a batch of the subscription; :meth:`step` handles it."""
@@ -210,6 +224,7 @@ class Engine:
             if self._planner is None:
                 self._planner = Planner(self._view, now, agent_ttl_s=self._agent_ttl_s)
             self._planner.stand_by(now)
+            self._chronicle.stand_by(now)
         due = now + IDLE_S
         for post in (LEADER, *self._seats()):
             if post in self._posts:
@@ -242,6 +257,10 @@ class Engine:
         seat = self._seat
         lease = self._client.lease_grant(self._ttl_s).id if seat is None else seat.lease
         ops = [Op.put(key, codec.leader_bytes(self._machine), lease=lease)]
+        if post == LEADER:
+            former = "" if self._predecessor == self._machine else self._predecessor
+            event = events.Event(events.Kind.LEADER, machine=self._machine, former=former)
+            ops.append(self._registry.log.put([event], self._name))
         try:
             done = self._client.txn(
                 [Compare.created(key, "==", 0)], ops if seat is None else [*ops, Op.delete(seat.key)]
@@ -264,6 +283,7 @@ class Engine:
         self._predecessor = self._machine
         # Whatever the predecessor wrote has a smaller revision: no plan before the view contains that.
         self._written, self._heard_at = done.revision, now
+        self._retention.begin(now)
         _LOG.info("this engine leads from revision %d on", done.revision)
         if self._view is None or self.subscription is None:
             self._forget_view()
@@ -349,6 +369,7 @@ class Engine:
         """Bring posts, view and scheduler up to date with one event."""
         kind, _, rest = event.kv.key.removeprefix(self._registry.prefix).partition("/")
         view = self._view
+        before = None if view is None or self._planner is None else Glimpse.of(view, kind, rest)
         if view is None:  # only the posts are followed
             if event.kind == "put":
                 self._posts[rest] = self._registry.holder(event.kv)
@@ -362,6 +383,12 @@ class Engine:
             self._seat = None
         if self._planner is not None:
             self._planner.changed(kind, rest, event.kv.mod_revision, now)
+        if view is not None and before is not None:
+            happened = of_change(view, kind, rest, before)
+            if happened is not None:
+                self._chronicle.note(happened, event.kv.mod_revision, now)
+            if kind == "units":
+                self._retention.wrote(2)  # its user has written one event or two
 
     # Writing
 
@@ -374,25 +401,60 @@ class Engine:
                     self.subscription = None
                     return now
                 return self._heard_at + CATCH_UP_S
+            self._chronicle.prepare()  # not after the plan, which is lost if etcd does not answer
             plan = planner.plan()
             if plan is None:
                 return now
             for decision in plan.decisions:
                 _LOG.info("%s", described(decision))
-            self._writes.extend(batches(self._registry, plan))
+            self._queue(now, view, planner, plan)
         if self._writes:
-            ops = self._writes[0]
+            write = self._writes[0]
             fence = Compare.created(reign.key, "==", reign.fence)
-            done = self._client.txn([fence], ops)
+            done = self._client.txn([fence], [*write.ops, *write.log])
             if not done.succeeded:
                 self._step_down("another one leads")
                 return now
             self._writes.popleft()  # not before: what failed is sent again, for the scheduler counts it as done
-            if any(op.kind == "put" for op in ops) or any(each.deleted for each in done.responses):
+            if write.has_notes:
+                self._chronicle.written(write.seen)
+            # The view does not contain the log: what changes only that does not come back.
+            if any(op.kind == "put" for op in write.ops) or any(
+                each.deleted for each in done.responses[: len(write.ops)]
+            ):
                 self._written, self._heard_at = done.revision, now
             return now
-        departure = planner.evictions.next_due()
-        return now + IDLE_S if departure is None else min(now + IDLE_S, departure)
+        due = (planner.evictions.next_due(), self._chronicle.due(), self._retention.due())
+        return min([now + IDLE_S, *(each for each in due if each is not None)])
+
+    def _queue(self, now: float, view: Overview, planner: Planner, plan: Plan) -> None:
+        """Make transactions of a plan, of what the log needs, or of both."""
+        for each in planner.events:
+            self._chronicle.note(each, 0, now)
+        planner.events.clear()
+        waiting = [
+            (unit, text)
+            for unit, text in plan.explanations
+            if text is not None and unit not in view.reasons and not planner.scheduler.is_global(unit)
+        ]
+        happened = of_plan(plan, waiting)
+        pairs = list(batches(self._registry, plan, happened))
+        notes, seen = self._chronicle.take(now, with_others=bool(pairs))
+        if notes and not pairs:
+            pairs.append(([], []))
+        for number, (ops, said) in enumerate(pairs):
+            write = Write(ops)
+            if number == 0:
+                said = [*notes, *happened.get("", ()), *said]
+                write.has_notes, write.seen = bool(notes), seen
+            if said:
+                write.log.append(self._registry.log.put(said, self._name))
+                self._retention.wrote(len(said))
+            if write.seen:
+                write.log.append(self._registry.log.put_seen(seen))
+            self._writes.append(write)
+        if not self._writes and self._retention.is_due(now):
+            self._writes.extend(Write([], ops) for ops in self._retention.prune(now))
 
     # Ending
 
@@ -401,14 +463,24 @@ class Engine:
         self._batches.clear()
         self.subscription = Subscription(prefix, revision, self._serial)
 
+    @property
+    def _name(self) -> str:
+        """How the log calls this engine."""
+        return f"fleetd {self._machine}"
+
     def _forget_view(self) -> None:
         self.subscription = None
         self._live.show(None)
         self._view = self._planner = None
         self._batches.clear()
+        if any(not each.ops for each in self._writes):
+            self._retention.doubt()
         self._writes.clear()
+        self._chronicle.doubt()
 
     def _step_down(self, why: str) -> None:
         _LOG.warning("this engine no longer leads: %s", why)
         self._reign = None
         self._forget_view()
+        self._chronicle.clear()
+        self._retention.end()

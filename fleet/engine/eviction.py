@@ -96,6 +96,12 @@ class Evictions:
             self._paced_from = None
         return [machine for _, machine in due]
 
+    def waits_until(self, machine: str) -> float | None:
+        """Until when caution keeps a machine that is away from being evicted; ``None`` if it does not."""
+        away = self._away.get(machine)
+        ripe = 0.0 if away is None else self._ripe(away)
+        return ripe if away is not None and ripe > away.since + self._grace_s else None
+
     def next_due(self) -> float | None:
         """When to check again; ``None`` when no machine is away."""
         if not self._away:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from sys import intern
 
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
+from fleet.model.events import REASON_MAX, Batch, Event
 from terminal import Failure, record
 from unitfile.name import UnitName, UnitNameError
 from unitfile.text import UnitFile, UnitFileError, hash_of, is_plain
@@ -23,6 +24,8 @@ VERSION = 1
 SIZE_MAX = 4 << 20
 """Bytes of a value that are looked at: a unit file's cap with room for JSON's escapes."""
 
+_TIME_END = 32503680000  # the year 3000, in Unix seconds
+_REVISION_END = 1 << 63
 _DESIRED = {each.value: each for each in Desired}
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -91,6 +94,26 @@ def status_bytes(reason: str) -> bytes:
 def leader_bytes(machine: str) -> bytes:
     """The value of ``engine/leader``."""
     return _dump({"machine": machine})
+
+
+def batch_bytes(batch: Batch) -> bytes:
+    """The value of a batch of events."""
+    rows = [
+        {
+            "kind": each.kind,
+            **({"unit": each.unit} if each.unit else {}),
+            **({"machine": each.machine} if each.machine else {}),
+            **({"former": each.former} if each.former else {}),
+            **({"reason": each.reason[:REASON_MAX]} if each.reason else {}),
+        }
+        for each in batch.events
+    ]
+    return _dump({"at": batch.at, "by": batch.by, "events": rows})
+
+
+def revision_bytes(revision: int) -> bytes:
+    """The value of a key that holds a revision."""
+    return _dump({"revision": revision})
 
 
 # Reading: each takes the key without the prefix, and the value. What several values of a cluster have in common (a
@@ -182,6 +205,35 @@ def status(_key: str, value: bytes) -> str:
 def leader(_key: str, value: bytes) -> str:
     """The machine of the leading engine."""
     return machine_id(_text(_load(value), "machine"))
+
+
+def batch(_key: str, value: bytes) -> Batch:
+    """A batch of events; revision and key are not in its value."""
+    fields = _load(value)
+    at, rows = fields.get("at"), fields.get("events")
+    if isinstance(at, bool) or not isinstance(at, int | float) or not 0 <= at < _TIME_END:
+        raise BrokenValue("at is no time")
+    if not isinstance(rows, list) or not rows or not all(isinstance(each, dict) for each in rows):
+        raise BrokenValue("events is no list of objects")
+    events = (
+        Event(
+            intern(_text(each, "kind")),
+            _text(each, "unit"),
+            _text(each, "machine"),
+            _text(each, "former"),
+            _text(each, "reason"),
+        )
+        for each in rows
+    )
+    return Batch(float(at), _text(fields, "by"), tuple(events))
+
+
+def revision(_key: str, value: bytes) -> int:
+    """A revision."""
+    found = _load(value).get("revision")
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < _REVISION_END:
+        raise BrokenValue("revision is none")
+    return found
 
 
 def machine_id(text: str) -> str:

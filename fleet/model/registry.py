@@ -13,6 +13,8 @@ Keys under one prefix (``/flotilla/fleet/`` by default), with who writes each:
 ``engine/standby/<number>``            an engine that is ready to succeed, under a lease of its own
 =====================================  ===============================================================
 
+Beside them, under a prefix of its own, is the log of events (:mod:`fleet.model.eventlog`).
+
 Values are JSON objects with a version ``v`` (see :mod:`fleet.model.codec`). A value of another version, or a broken
 one, is skipped and listed by :meth:`Registry.problems`; it never stops anything.
 """
@@ -28,6 +30,8 @@ from typing import TypeVar
 from etcd.protocol import Compare, Etcd, KeyValue, Op, RangeResult
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
+from fleet.model.eventlog import EventLog
+from fleet.model.events import Event, Kind
 from fleet.model.overview import Overview
 from fleet.model.requirements import check_unit
 from terminal import Failure
@@ -44,6 +48,9 @@ The order for the unit, which says a little more, must fit too."""
 
 ASK_MAX = 100
 """Units that may be changed in one transaction, if they are small enough to be one request to etcd."""
+
+LOCAL = "local"
+"""Who changes something, if it is a program on this machine."""
 
 _ATTEMPTS = 8
 _WIDE_MAX = 5_000
@@ -88,7 +95,7 @@ class Registry:
     """Reads and changes of the cluster's state. Thread-safe as far as the client is.
 
     Any method may raise :class:`etcd.errors.Unavailable` when etcd cannot be reached in time. Changes are single
-    transactions, so that two writers never leave a mixture.
+    transactions, so that two writers never leave a mixture; each writes into ``log`` what it changes and ``by`` whom.
     """
 
     def __init__(self, client: Etcd, prefix: str = PREFIX) -> None:
@@ -96,6 +103,7 @@ class Registry:
             raise Failure("the key prefix must begin and end with a slash", where=repr(prefix))
         self.client = client
         self.prefix = prefix
+        self.log = EventLog(client, prefix)
         self.written = 0
         """The revision of the last change by the methods below."""
         self._problems: dict[str, Problem] = {}
@@ -213,7 +221,7 @@ class Registry:
 
     # Changing units (the engine's and the agent's writes are in their own modules)
 
-    def create_unit(self, unit: Unit, *, replace: bool = False) -> None:
+    def create_unit(self, unit: Unit, *, replace: bool = False, by: str = LOCAL) -> None:
         """Store a unit. With ``replace``, one of that name is overwritten in the same transaction.
 
         Raises :class:`UnitExists` (the same unit again is no error), and
@@ -222,16 +230,18 @@ class Registry:
         """
         value = _unit_value(unit)
         key = self.key_unit(unit.name)
+        events = [Event(Kind.REPLACED if replace else Kind.SUBMITTED, unit.name), *_requests(unit, Desired.INACTIVE)]
+        ops = [Op.put(key, value), self.log.put(events, by)]
         if replace:
-            self._wrote(self.client.put(key, value))
+            self._wrote(self.client.txn([], ops).revision)
             return
-        done = self.client.txn([Compare.version(key, "==", 0)], [Op.put(key, value)], [Op.get(key)])
+        done = self.client.txn([Compare.version(key, "==", 0)], ops, [Op.get(key)])
         if done.succeeded:
             self._wrote(done.revision)
         elif [self.decoded(each, codec.unit) for each in done.responses[0].kvs] != [unit]:
             raise UnitExists(unit.name)
 
-    def set_desired(self, name: str, desired: Desired) -> None:
+    def set_desired(self, name: str, desired: Desired, *, by: str = LOCAL) -> None:
         """Change a unit's desired state.
 
         Raises :class:`NoSuchUnit`, :class:`Contended`, or as :meth:`create_unit`."""
@@ -246,13 +256,14 @@ class Registry:
             changed = replace(unit, desired=desired)
             check_unit(changed)
             compare = [Compare.modified(key, "==", found.mod_revision)]
-            done = self.client.txn(compare, [Op.put(key, codec.unit_bytes(changed))])
+            events = _requests(changed, unit.desired)
+            done = self.client.txn(compare, [Op.put(key, codec.unit_bytes(changed)), self.log.put(events, by)])
             if done.succeeded:
                 self._wrote(done.revision)
                 return
         raise Contended(name)
 
-    def ask(self, wanted: Mapping[str, tuple[UnitFile | None, Desired]]) -> None:
+    def ask(self, wanted: Mapping[str, tuple[UnitFile | None, Desired]], *, by: str = LOCAL) -> None:
         """Create, replace or change up to :data:`ASK_MAX` units in one transaction: all of them, or none.
 
         Each is to have this text (``None``: the one that it has) and desired state. Raises :class:`NoSuchUnit`,
@@ -261,6 +272,7 @@ class Registry:
         for _ in range(_ATTEMPTS):
             compares: list[Compare] = []
             ops: list[Op] = []
+            events: list[Event] = []
             answers = self.client.txn([], [Op.get(key) for key in keys]).responses
             for (name, (unitfile, desired)), key, answer in zip(wanted.items(), keys, answers, strict=True):
                 found = next(iter(answer.kvs), None)
@@ -274,26 +286,30 @@ class Registry:
                 if changed != unit:
                     compares.append(Compare.modified(key, "==", 0 if found is None else found.mod_revision))
                     ops.append(Op.put(key, _named_value(changed)))
+                    events += _changes(unit, changed)
             if not ops:
                 return
-            done = self.client.txn(compares, ops)
+            done = self.client.txn(compares, [*ops, self.log.put(events, by)])
             if done.succeeded:
                 self._wrote(done.revision)
                 return
         raise Contended(" ".join(wanted))
 
-    def delete_unit(self, name: str) -> None:
+    def delete_unit(self, name: str, *, by: str = LOCAL) -> None:
         """Delete a unit; the engine and the agents then remove it from its machine. Raises :class:`NoSuchUnit`."""
         key = self.key_unit(name)
         # Read first: then a read, of which nothing can be lost, meets an etcd without a leader.
         if self.client.get(key) is None:
             raise NoSuchUnit(name)
-        done = self.client.txn([Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name))])
+        event = self.log.put([Event(Kind.DESTROYED, name)], by)
+        done = self.client.txn(
+            [Compare.version(key, ">", 0)], [Op.delete(key), Op.delete(self.key_status(name)), event]
+        )
         if not done.succeeded:
             raise NoSuchUnit(name)
         self._wrote(done.revision)
 
-    def set_metadata(self, changes: Mapping[tuple[str, str], str]) -> None:
+    def set_metadata(self, changes: Mapping[tuple[str, str], str], *, by: str = LOCAL) -> None:
         """Set metadata of machines, alive or not, by (machine, key).
 
         "" takes a key away, also one that the machine itself has."""
@@ -301,7 +317,12 @@ class Registry:
             Op.put(f"{self.prefix}metadata/{machine}/{key}", codec.metadata_bytes(machine, key, value))
             for (machine, key), value in changes.items()
         ]
-        self._wrote(self.client.txn([], ops).revision)
+        events = [
+            Event(Kind.METADATA, machine=machine, reason=f"{key}={value}" if value else f"without {key}")
+            for (machine, key), value in changes.items()
+        ]
+        if ops:
+            self._wrote(self.client.txn([], [*ops, self.log.put(events, by)]).revision)
 
     def _wrote(self, revision: int) -> None:
         with self._lock:
@@ -416,3 +437,22 @@ def _named_value(unit: Unit) -> bytes:
     except Failure as failure:
         failure.where = failure.where or unit.name
         raise
+
+
+_REQUESTED = {Desired.LAUNCHED: Kind.STARTED, Desired.INACTIVE: Kind.UNLOADED}
+
+
+def _requests(unit: Unit, former: Desired) -> list[Event]:
+    """What it is called that a unit is to be in its desired state, and no longer in the former one."""
+    if unit.desired is former:
+        return []
+    down = Kind.STOPPED if former is Desired.LAUNCHED else Kind.LOADED
+    return [Event(_REQUESTED.get(unit.desired, down), unit.name)]
+
+
+def _changes(unit: Unit | None, changed: Unit) -> list[Event]:
+    """What it is called that a unit, if there was one, is now another."""
+    if unit is None:
+        return [Event(Kind.SUBMITTED, changed.name), *_requests(changed, Desired.INACTIVE)]
+    replaced = [] if changed.hash == unit.hash else [Event(Kind.REPLACED, changed.name)]
+    return [*replaced, *_requests(changed, unit.desired)]

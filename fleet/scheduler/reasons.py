@@ -68,6 +68,11 @@ def described(counts: Mapping[Rejection, int]) -> str:
     return ", ".join(parts)
 
 
+def sentence(why: Why, rejection: Rejection | None = None) -> str:
+    """Why a unit left a machine."""
+    return why.value if rejection is None else f"its machine {_ONE[rejection.kind].format(rejection.detail)}"
+
+
 def no_machine(counts: Mapping[Rejection, int]) -> str:
     """Why a unit is nowhere."""
     return f"no machine: {described(counts)}" if counts else "no machine: none is alive"

@@ -203,6 +203,15 @@ class Scheduler:
         """Machines that are alive or have units, by id."""
         return self._index.hosts()
 
+    def is_global(self, unit: str) -> bool:
+        """Whether a unit is to be on each machine that fits."""
+        spec = self._index.specs.get(unit)
+        return spec is not None and spec.requirements.global_
+
+    def has_units(self, machine: str) -> bool:
+        """Whether a machine has orders."""
+        return bool(self._index.units_on(machine))
+
     # What to do about it
 
     def plan(self) -> Plan:

@@ -20,8 +20,9 @@ from etcd.protocol import RangeResult
 from fleet.agent.agent import Agent, Task
 from fleet.agent.steps import Known, RefusedError, SystemdError, SystemdState
 from fleet.agent.unitstore import UnitStore
-from fleet.engine.engine import STANDBYS, Engine
+from fleet.engine.engine import BOUND, STANDBYS, Engine
 from fleet.model.entities import Desired, Machine
+from fleet.model.events import Bound, Event
 from fleet.model.live import Live
 from fleet.model.registry import Registry
 from fleet.model.watch import Subscription
@@ -29,6 +30,7 @@ from tests.fleet.clusters import unit
 
 TTL_S = 30
 TICK_S = 0.5
+EPOCH = 1_800_000_000.0
 
 
 class FakeSystemd:
@@ -181,6 +183,7 @@ class Node:
         self.metadata = metadata
         self.client = Link(self)
         self.registry = Registry(self.client)
+        self.registry.log.clock = world.clock
         self.boots = boots
         self.agent: Agent | None = None
         self.engine: Engine | None = None
@@ -206,7 +209,13 @@ class Node:
         self.agent = Agent(self.registry, machine, self.systemd, store, self.tasks.append, ttl_s=TTL_S)
         self.live = Live(self.registry, clock=lambda: self.world.now)
         self.engine = Engine(
-            self.registry, self.id, ttl_s=10, agent_ttl_s=TTL_S, live=self.live, standbys=self.world.standbys
+            self.registry,
+            self.id,
+            ttl_s=10,
+            agent_ttl_s=TTL_S,
+            live=self.live,
+            standbys=self.world.standbys,
+            bound=self.world.bound,
         )
         self.agent.adopt()
         self._followers = [Follower(self.client, self.agent), Follower(self.client, self.engine)]
@@ -253,16 +262,28 @@ class Node:
 
 class World:
     """Machines by id, each with metadata when given as ``id=...``, and one etcd; ``standbys`` of their engines are to
-    stand by."""
+    stand by, and ``bound`` is that of the log of events."""
 
-    def __init__(self, folder: Path, *ids: str, standbys: int = STANDBYS, **metadata: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, *ids: str, standbys: int = STANDBYS, bound: Bound = BOUND, **metadata: dict[str, str]
+    ) -> None:
         self.folder = folder
         self.standbys = standbys
+        self.bound = bound
         self.etcd = FakeEtcd()
         self.now = 1000.0
         self.registry = Registry(self.etcd)
+        self.registry.log.clock = self.clock
         self.nodes = {each: Node(self, each, metadata.get(each, {})) for each in (*ids, *metadata)}
         self.run(3)
+
+    def clock(self) -> float:
+        """Unix seconds of the virtual time."""
+        return EPOCH + self.now
+
+    def events(self) -> list[Event]:
+        """The log of events."""
+        return [event for batch in self.registry.log.after(0).batches for event in batch.events]
 
     def run(self, seconds: float) -> None:
         """Let virtual time pass; every node is called each half second, in the order of their ids."""

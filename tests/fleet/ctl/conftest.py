@@ -23,7 +23,7 @@ from fleet.api.server import ApiServer
 from fleet.ctl import cli, waiting
 from fleet.model import codec
 from fleet.model.entities import Desired, Machine, Placement, Unit, UnitState
-from fleet.model.registry import Registry
+from fleet.model.registry import LOCAL, Registry
 from unitfile.text import UnitFile
 from webserver.message import Request, Response
 
@@ -63,12 +63,12 @@ class World(Registry):
     def add_machine(self, machine: Machine) -> None:
         self.client.put(self.key_machine(machine.id), codec.machine_bytes(machine))
 
-    def ask(self, wanted: Mapping[str, tuple[UnitFile | None, Desired]]) -> None:
-        super().ask(wanted)
+    def ask(self, wanted: Mapping[str, tuple[UnitFile | None, Desired]], *, by: str = LOCAL) -> None:
+        super().ask(wanted, by=by)
         self.step()
 
-    def delete_unit(self, name: str) -> None:
-        super().delete_unit(name)
+    def delete_unit(self, name: str, *, by: str = LOCAL) -> None:
+        super().delete_unit(name, by=by)
         self.step()
 
     def on_machines(self, units: Mapping[str, str]) -> dict[str, tuple[list[Placement], list[UnitState]]]:

@@ -472,8 +472,8 @@ class TestTrouble:
         ask = fleetctl.world.ask
         lost = [True]
 
-        def lose(wanted: Any) -> None:
-            ask(wanted)
+        def lose(wanted: Any, **more: Any) -> None:
+            ask(wanted, **more)
             if lost:
                 lost.clear()
                 raise Unavailable("played", maybe_applied=True)
@@ -493,10 +493,10 @@ class TestTrouble:
         monkeypatch.setattr(session, "BATCH_MAX", 1)
         ask = fleetctl.world.ask
 
-        def fail(wanted: Any) -> None:
+        def fail(wanted: Any, **more: Any) -> None:
             if "2.service" in wanted:
                 raise NoSpace("etcd is full")
-            ask(wanted)
+            ask(wanted, **more)
 
         monkeypatch.setattr(fleetctl.world, "ask", fail)
         said = fleetctl(verb, *names)
