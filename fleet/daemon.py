@@ -33,10 +33,13 @@ from fleet.config import Config, ConfigError, load
 from fleet.engine.leadership import Leadership
 from fleet.model.entities import Machine
 from fleet.model.live import Live
+from fleet.model.measured import Measured
 from fleet.model.registry import Registry
+from fleet.model.vitals import Vitals
 from fleet.model.watch import Delivered, Feed, Inbox, Lost, hand
 from fleet.watchdog import Watchdog
 from terminal import Failure, Parser, command
+from terminal.version import VERSION
 
 SYSTEMD_FOLDER = Path("/run/systemd/system")
 HOST_FOLDERS = tuple(Path(each, "systemd/system") for each in ("/etc", "/usr/local/lib", "/usr/lib"))
@@ -130,6 +133,9 @@ class Daemon:
         watchdog = Watchdog(self._send, ttl_s=config.agent_ttl)
         asking_s = _REQUESTS * config.etcd_request_timeout
         observed = watchdog.loop("the agent", config.agent_ttl / 3 + asking_s)
+        vitals = self._registry.vitals
+        vitals.loops = watchdog.states
+        vitals.set("fleet_info", 1, VERSION, self._machine.id)
         leadership = None
         if not config.disable_engine:
             leadership = Leadership(
@@ -151,6 +157,8 @@ class Daemon:
             while True:
                 observed.passed()
                 due = agent.step(time.monotonic())
+                vitals.trouble = agent.trouble
+                vitals.set("fleet_agent_units", agent.launched)
                 feed.follow(agent.subscription)
                 if leave_at < math.inf and agent.leave(at_once=time.monotonic() >= leave_at):
                     return "this machine shuts down; the cluster starts elsewhere what can move"
@@ -221,7 +229,9 @@ def run(argv: Sequence[str]) -> int:
     for name in config.ignored:
         _LOG.warning("the setting %s has no effect", name)
     machine = this_machine(config)
-    registry = Registry(_client(config, config.etcd_request_timeout), config.etcd_key_prefix)
+    vitals = Vitals()
+    client = Measured(_client(config, config.etcd_request_timeout), vitals)
+    registry = Registry(client, config.etcd_key_prefix, vitals=vitals)
     store = UnitStore(Path(config.units_directory), SYSTEMD_FOLDER, HOST_FOLDERS)
     store.prepare()
 

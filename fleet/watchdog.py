@@ -19,6 +19,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fleet.model.vitals import LoopState
+
 _TICKS = 3
 """In the time that systemd waits for a report. One may be late, another lost."""
 _LEAST_S = 3.0
@@ -65,6 +67,10 @@ class Watchdog:
         made = Loop(name, math.ceil(patience_s / self._tick_s))
         self._loops = [*self._loops, made]
         return made
+
+    def states(self) -> dict[str, LoopState]:
+        """All loops, as the last look found them; from any thread."""
+        return {each.name: LoopState(each.passes, each.still > each.patience) for each in self._loops}
 
     def start(self) -> None:
         """Begin, and let systemd expect it."""

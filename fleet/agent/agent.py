@@ -146,6 +146,8 @@ class Agent:
 
     def _take_outcome(self, outcome: Outcome, now: float) -> None:
         slot = self._slot(outcome.unit)
+        result = "failed" if outcome.error else "done"
+        self._registry.vitals.count("fleet_agent_steps_total", outcome.step.value, result)
         slot.is_busy = False
         slot.here = outcome.here
         slot.error = outcome.error

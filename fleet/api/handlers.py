@@ -16,14 +16,13 @@ from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from etcd.errors import EtcdError, NoSpace, TooLarge, Unavailable
-from fleet.api import callers, shapes
+from fleet.api import callers, health, shapes
 from fleet.api.events import Busy, Events, EventsRequest
 from fleet.api.original import STOP_S, Restarts, is_original
 from fleet.api.pages import Pages
 from fleet.api.seen import Seen, all_seen, look_at
 from fleet.model.entities import Desired, Placement, Unit, UnitState
 from fleet.model.live import Live
-from fleet.model.overview import Overview
 from fleet.model.registry import LOCAL, Contended, NoSuchUnit, Registry, UnitExists
 from fleet.model.requirements import RequirementsError
 from terminal import Failure
@@ -32,6 +31,10 @@ from unitfile.text import UnitFileError
 from webserver.message import Request, Response
 
 _BASES = (["fleet", "v1"], ["v1-alpha"])
+
+_HANDLERS = frozenset(
+    ("ask", "discovery", "events", "healthz", "machines", "metrics", "progress", "readyz", "state", "units", "why")
+)
 
 ELECTION_S = 15.0
 """Seconds that a request waits for etcd to elect a leader.
@@ -71,9 +74,22 @@ class Api:
         self._restarts = Restarts()
         self._events = Events(registry.log)
         self._patience_s = patience_s
+        self._looks: Verbs = {
+            "healthz": lambda: health.healthz(registry),
+            "readyz": lambda: health.readyz(registry, self._live),
+            "metrics": lambda: health.metrics(registry, self._live),
+        }
 
     def handle(self, request: Request) -> Response:
         """Answer ``request``; whatever is wrong with it, or with etcd, is an answer too."""
+        begin = time.monotonic()
+        response = self._answer(request)
+        vitals, handler = self._registry.vitals, handler_name(request)
+        vitals.observe("fleet_api_request_seconds", time.monotonic() - begin, handler)
+        vitals.count("fleet_api_requests_total", handler, request.method, str(int(response.status)))
+        return response
+
+    def _answer(self, request: Request) -> Response:
         try:
             return self._patiently(request)
         except callers.Forbidden as failure:
@@ -129,8 +145,9 @@ class Api:
             query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=50)
         except ValueError:
             raise shapes.BadRequest("the query has too many fields") from None
-        if segments == ["metrics"]:
-            return _by_verb(request, {"GET": self._metrics})
+        look = self._looks.get("/".join(segments))
+        if look is not None:
+            return _by_verb(request, {"GET": look})
         for base in _BASES:
             if segments[: len(base)] == base:
                 return _by_verb(request, self._verbs(segments[len(base) :], query, request))
@@ -324,12 +341,6 @@ class Api:
         fields: shapes.Json = {key: [shape(each) for each in rows]} if rows else {}
         return _json(fields | {"nextPageToken": token} if token else fields)
 
-    def _metrics(self) -> Response:
-        with self._live.reading(all_of_it=True) as view:
-            counts = _counts(view or self._registry.overview())
-        text = "".join(f"{key} {counts[key]}\n" for key in sorted(counts))
-        return Response(HTTPStatus.OK, text.encode(), "text/plain; version=0.0.4")
-
 
 def failed(
     status: HTTPStatus, message: str = "", hint: str | None = None, headers: Mapping[str, str] | None = None
@@ -337,6 +348,15 @@ def failed(
     """An error response; without a message the status's own phrase."""
     body = shapes.error(status.value, message or status.phrase, hint)
     return _respond(status, json.dumps(body).encode(), headers)
+
+
+def handler_name(request: Request) -> str:
+    """How the metrics call what answers ``request``: a bounded number of names, whatever clients send."""
+    path = request.target.partition("?")[0].split("/")[1:]
+    for base in _BASES:
+        if path[: len(base)] == base:
+            path = path[len(base) :]
+    return path[0] if path and path[0] in _HANDLERS else "other"
 
 
 def client_name(request: Request) -> str:
@@ -347,17 +367,6 @@ def client_name(request: Request) -> str:
 def _note(request: Request, change: str) -> None:
     """The line in the journal for a change that was made."""
     _LOG.info("%s %s", callers.shown(request), change)
-
-
-def _counts(view: Overview) -> dict[str, int]:
-    """The metrics."""
-    counts: dict[str, int] = {f'fleet_units{{desired="{each.value}"}}': 0 for each in Desired}
-    for unit in view.units.values():
-        counts[f'fleet_units{{desired="{unit.desired.value}"}}'] += 1
-    counts["fleet_machines"] = len(view.machines)
-    counts["fleet_machines_away"] = len({machine for machine, _ in view.placements} - view.alive.keys())
-    counts["fleet_unit_states"] = len(view.states)
-    return counts
 
 
 def _respond(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Response:

@@ -24,7 +24,7 @@ class Seen:
     @property
     def is_global(self) -> bool:
         """Whether it runs on each machine that suits it."""
-        return _is_global(self.unit)
+        return is_global(self.unit)
 
     @property
     def current(self) -> Desired:
@@ -77,7 +77,8 @@ def all_seen(view: Overview) -> Iterator[Seen]:
         yield Seen(view.units[name], "" if placed is None else placed.machine, states.get(name, ()), reason)
 
 
-def _is_global(unit: Unit) -> bool:
+def is_global(unit: Unit) -> bool:
+    """Whether a unit runs on each machine that suits it."""
     if "\nGlobal" not in unit.text:
         return False  # as almost all are: a list has no time to read the other options of each
     try:

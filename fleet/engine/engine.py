@@ -139,6 +139,11 @@ class Engine:
         """``leader``, ``standby`` or ``follower``, as it believes."""
         return "leader" if self._reign is not None else "standby" if self._seat is not None else "follower"
 
+    @property
+    def limits_evictions(self) -> bool:
+        """Whether it leads, and so many machines are away that their units move slowly."""
+        return self._reign is not None and self._planner is not None and self._planner.evictions.is_mass
+
     def deliver(self, batch: WatchBatch) -> None:
         """Take a batch of the subscription; :meth:`step` handles it."""
         self._batches.append(batch)
@@ -162,10 +167,12 @@ class Engine:
             if self._keeper.lease_keepalive(post.lease) <= 0:
                 post.is_over = True
             self._keep_trouble = ""
+            self._registry.vitals.count("fleet_engine_renewals_total", "done")
         except EtcdError as error:
             if error.on_one_line != self._keep_trouble:
                 _LOG.warning("the engine's lease was not renewed: %s", error.on_one_line)
             self._keep_trouble = error.on_one_line
+            self._registry.vitals.count("fleet_engine_renewals_total", "failed")
             return now + self._ttl_s / 10
         return now + self._ttl_s / 3
 
@@ -284,6 +291,7 @@ class Engine:
         # Whatever the predecessor wrote has a smaller revision: no plan before the view contains that.
         self._written, self._heard_at = done.revision, now
         self._retention.begin(now)
+        self._registry.vitals.count("fleet_engine_reigns_total")
         _LOG.info("this engine leads from revision %d on", done.revision)
         if self._view is None or self.subscription is None:
             self._forget_view()
@@ -407,6 +415,7 @@ class Engine:
                 return now
             for decision in plan.decisions:
                 _LOG.info("%s", described(decision))
+                self._registry.vitals.count("fleet_engine_decisions_total", decision.why.value)
             self._queue(now, view, planner, plan)
         if self._writes:
             write = self._writes[0]
@@ -416,6 +425,7 @@ class Engine:
                 self._step_down("another one leads")
                 return now
             self._writes.popleft()  # not before: what failed is sent again, for the scheduler counts it as done
+            self._registry.vitals.count("fleet_engine_writes_total")
             if write.has_notes:
                 self._chronicle.written(write.seen)
             # The view does not contain the log: what changes only that does not come back.

@@ -38,6 +38,7 @@ class Leadership:
         kept: Callable[[], None] = _unobserved,
     ) -> None:
         self._engine = Engine(registry, machine, ttl_s=ttl_s, agent_ttl_s=agent_ttl_s, keeper=keeper, live=live)
+        self._vitals = registry.vitals
         self._stepped = stepped
         self._kept = kept
         self._inbox: Inbox[Delivered | Lost | None] = Inbox()
@@ -71,8 +72,12 @@ class Leadership:
 
     def _lead(self) -> None:
         while not self._stopping.is_set():
-            due = self._engine.step(time.monotonic())
+            begin = time.monotonic()
+            due = self._engine.step(begin)
             self._stepped()
+            self._vitals.observe("fleet_engine_step_seconds", time.monotonic() - begin)
+            self._vitals.role = self._engine.role
+            self._vitals.set("fleet_engine_evictions_limited", self._engine.limits_evictions)
             self._feed.follow(self._engine.subscription)
             if not self._engine.is_leading:
                 self._stopping.wait(GATHER_S)

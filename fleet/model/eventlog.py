@@ -27,6 +27,7 @@ from etcd.errors import Compacted
 from etcd.protocol import Etcd, KeyValue, Op
 from fleet.model import codec
 from fleet.model.events import Batch, Event
+from fleet.model.vitals import Vitals
 
 _NAME = re.compile(r"\d{13}-[0-9a-f]{8}")
 _MS_END = 10**13
@@ -49,7 +50,10 @@ class EventLog:
 
     Methods that read raise :class:`etcd.errors.EtcdError`."""
 
-    def __init__(self, client: Etcd, prefix: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, client: Etcd, prefix: str, vitals: Vitals | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._vitals = vitals or Vitals()
         self.prefix = prefix.removesuffix("/") + "-events/"
         self.clock = clock
         self._client = client
@@ -59,6 +63,8 @@ class EventLog:
     def put(self, events: Iterable[Event], by: str) -> Op:
         """What adds a batch with the time of now. Sent twice, it is the same batch."""
         batch = Batch(max(0.0, round(self.clock(), 3)), by, tuple(events))
+        for each in batch.events:
+            self._vitals.count("fleet_events_total", each.kind)
         name = f"{min(round(batch.at * 1000), _MS_END - 1):013d}-{secrets.token_hex(4)}"
         return Op.put(self.prefix + name, codec.batch_bytes(batch))
 

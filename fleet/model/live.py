@@ -68,6 +68,17 @@ class Live:
 
     # The readers' side
 
+    @property
+    def has_view(self) -> bool:
+        """Whether there is one, however old."""
+        return self._view is not None
+
+    @contextmanager
+    def glance(self) -> Iterator[Overview | None]:
+        """The view as it is, which does not change in this block; ``None`` when there is none. Asks for nothing."""
+        with self._changed:
+            yield self._view
+
     @contextmanager
     def reading(self, *, all_of_it: bool = False) -> Iterator[Overview | None]:
         """The view, which does not change in this block, or ``None`` when there is none that is fresh enough: then the

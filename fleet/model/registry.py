@@ -34,6 +34,7 @@ from fleet.model.eventlog import EventLog
 from fleet.model.events import Event, Kind
 from fleet.model.overview import Overview
 from fleet.model.requirements import check_unit
+from fleet.model.vitals import Vitals
 from terminal import Failure
 from unitfile.text import UnitFile, UnitFileError
 
@@ -96,14 +97,16 @@ class Registry:
 
     Any method may raise :class:`etcd.errors.Unavailable` when etcd cannot be reached in time. Changes are single
     transactions, so that two writers never leave a mixture; each writes into ``log`` what it changes and ``by`` whom.
+    ``vitals`` are the numbers of this fleetd.
     """
 
-    def __init__(self, client: Etcd, prefix: str = PREFIX) -> None:
+    def __init__(self, client: Etcd, prefix: str = PREFIX, *, vitals: Vitals | None = None) -> None:
         if not prefix.startswith("/") or not prefix.endswith("/"):
             raise Failure("the key prefix must begin and end with a slash", where=repr(prefix))
         self.client = client
         self.prefix = prefix
-        self.log = EventLog(client, prefix)
+        self.vitals = vitals or Vitals()
+        self.log = EventLog(client, prefix, self.vitals)
         self.written = 0
         """The revision of the last change by the methods below."""
         self._problems: dict[str, Problem] = {}

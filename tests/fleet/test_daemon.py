@@ -181,9 +181,20 @@ def test_failover_on_a_real_etcd(
 
 
 class Process:
-    """The console script in a process of its own. Nothing listens where its etcd would be, which must not matter."""
+    """The console script in a process of its own. Without ``etcd`` nothing listens where that would be, which must not
+    matter.
+    """
 
-    def __init__(self, folder: Path, ttl_s: int = 30) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ttl_s: int = 30,
+        *,
+        machine: str = "a" * 32,
+        etcd: str = "http://127.0.0.1:9",
+        prefix: str = PREFIX,
+    ) -> None:
+        folder.mkdir(exist_ok=True)
         self.api = folder / "api.sock"
         self.settings = folder / "fleet.conf"
         self.settings.write_text(f"metadata=disk=ssd\nagent_ttl={ttl_s}s\n")
@@ -195,7 +206,7 @@ class Process:
         code = (
             "import sys, pathlib, fleet.daemon as d; from terminal import command; "
             f"d.SYSTEMD_FOLDER = pathlib.Path({str(root / 'systemd')!r}); "
-            "d.this_machine = lambda config: d.Machine('a' * 32, metadata=config.metadata, boot='b'); "
+            f"d.this_machine = lambda config: d.Machine({machine!r}, metadata=config.metadata, boot='b'); "
             "sys.exit(command('fleetd', d.run))"
         )
         environment = {
@@ -203,7 +214,8 @@ class Process:
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "DBUS_SYSTEM_BUS_ADDRESS": self.bus.address,
             "NOTIFY_SOCKET": str(folder / "notify"),
-            "FLEET_ETCD_SERVERS": "http://127.0.0.1:9",
+            "FLEET_ETCD_SERVERS": etcd,
+            "FLEET_ETCD_KEY_PREFIX": prefix,
             "FLEET_UNITS_DIRECTORY": str(root),
         }
         self.errors = folder / "errors"

@@ -209,13 +209,9 @@ class TestReads:
         world.place("hello.service", ids[-1])
         assert world.get("/fleet/v1/units/hello.service")["machineID"] == ids[-1]
 
-    def test_discovery_and_metrics(self, world: World) -> None:
+    def test_discovery(self, world: World) -> None:
         assert world.get("/fleet/v1/discovery")["basePath"] == "/fleet/v1/"
         assert world("POST", "/fleet/v1/discovery")[0] == 400
-        world("PUT", "/fleet/v1/units/hello.service", {"options": OPTIONS})
-        world.place("hello.service", "f" * 32)
-        response = world.api.handle(Request("GET", "/metrics"))
-        assert b"fleet_machines 1\nfleet_machines_away 1\n" in response.body
 
 
 class TestTrapsOfTheOriginalClient:
