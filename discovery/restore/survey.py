@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -38,9 +39,11 @@ class Survey:
 
     def facts(self) -> Facts:
         """All that can be known now. Raises Failure if this node's files cannot be read."""
-        members = self._members()
-        found = [self._survivor(each) for each in members if not self._is_own(each)]
-        own = self._own_member()
+        others = [each for each in self._members() if not self._is_own(each)]
+        with ThreadPoolExecutor(len(others) + 1) as pool:  # a computer that is gone takes all of the timeout
+            asked = pool.submit(self._own_member)
+            found = list(pool.map(self._survivor, others))
+            own = asked.result()
         trouble = ""
         if own is None:
             try:
