@@ -19,7 +19,7 @@ PROG: Final = "flotilla-trust"
 _EPILOG = """\
 examples:
   flotilla-trust show                          who gave this node its certificates, and until when they are valid
-  sudo flotilla-trust renew                    new keys and certificates, now; then restart fleet.service
+  sudo flotilla-trust renew                    new keys and certificates, now; then restart what it says
   sudo flotilla-trust enrol                    what flotilla-enrol.service does: as user-data says (flotilla.trust)
   sudo flotilla-trust keep                     what flotilla-trust.service does
 exit codes: 0 done, 1 refused or failed, 2 wrong usage
@@ -72,12 +72,11 @@ def _enrol(options: argparse.Namespace) -> int:
 
 
 def _renew(options: argparse.Namespace) -> int:
-    from enrolment import node
+    from enrolment import keeper, node
     from enrolment.place import Place
 
     given, authorities = node.renew(Place(options.folder, options.store))
-    more = "etcd.service and fleet.service" if authorities else "fleet.service"
-    print(f"{given.name}: valid until {given.not_after}; restart {more}")
+    print(f"{given.name}: valid until {given.not_after}; restart {' '.join(keeper.restarted(authorities))}")
     return 0
 
 

@@ -40,6 +40,11 @@ def due(enrolment: Enrolment) -> datetime.datetime:
     return issued + life * 2 / 3 + life / _SPREAD * share
 
 
+def restarted(authorities: bool) -> tuple[str, ...]:
+    """The units that read their certificate once, when they start; etcd reads an authority once, too."""
+    return (*("etcd.service",) * authorities, "etcd-upkeep.service", "fleet.service")
+
+
 def enrol(
     place: Place,
     name: str,
@@ -139,8 +144,7 @@ class Keeper:
             delay, self._failures = RENEW_DELAYS_S[-1], 0
             self._say(f"renewed, valid until {given.not_after}")
             self._tag = ""
-            # etcd reads its own certificate at each connection, and an authority once; fleetd reads both once.
-            for unit in ("etcd.service",) * authorities + ("fleet.service",):
+            for unit in restarted(authorities):
                 self._run(("systemctl", "--no-block", "try-restart", unit))
         self._not_before = self._clock() + delay
 

@@ -216,7 +216,7 @@ def _firewall(config: CloudConfig, builder: _Builder) -> None:
 
 
 def _enrolment(config: CloudConfig, builder: _Builder) -> None:
-    """The node gets its certificates from an issuer, and neither etcd nor fleet starts before it has them."""
+    """The node gets its certificates from an issuer, and what talks to etcd does not start before it has them."""
     if not config.enrolment:
         return
     if len(set(config.enrolment)) > 1:
@@ -231,7 +231,7 @@ def _enrolment(config: CloudConfig, builder: _Builder) -> None:
     orders = json.dumps(config.enrolment[0]._asdict()) + "\n"
     builder.file(ENROL, orders.encode(), _ENROLMENT, mode=0o600)
     needs = f"[Unit]\nRequires={ENROL_UNITS[0]}\nAfter={ENROL_UNITS[0]}\n"
-    for unit in ("etcd", "fleet"):
+    for unit in ("etcd", "etcd-upkeep", "fleet"):
         builder.file(f"/run/systemd/system/{unit}.service.d/30-enrol.conf", needs.encode(), _ENROLMENT)
     builder.commands[:0] = [("start", unit) for unit in ENROL_UNITS]
 

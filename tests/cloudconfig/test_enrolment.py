@@ -83,7 +83,7 @@ def test_neither_etcd_nor_fleet_starts_without_certificates() -> None:
     both = text() + "coreos: {etcd2: {name: a}, units: [{name: etcd2.service, command: start}]}\n"
     made = plan.make(parse(both).config)
     files = {file.path: file.content.decode() for file in made.files}
-    for unit in ("etcd", "fleet"):
+    for unit in ("etcd", "etcd-upkeep", "fleet"):
         drop_in = files[f"/run/systemd/system/{unit}.service.d/30-enrol.conf"]
         assert "Requires=flotilla-enrol.service\nAfter=flotilla-enrol.service\n" in drop_in
     assert made.commands == (
