@@ -72,12 +72,17 @@ def voters(node: Node) -> set[str]:
     return set()
 
 
-def leading(nodes: Sequence[Node]) -> list[Node]:
-    """The one that leads, by its own word; none while they elect."""
-    with suppress(Failure):
-        found = [node for node in nodes if keys.member(node).leads]
-        return found if len(found) == 1 else []
-    return []
+def the_leader(nodes: Sequence[Node]) -> Node:
+    """The one that leads, by its own word, once they have elected one."""
+    found: list[Node] = []
+
+    def leads() -> bool:
+        with suppress(Failure):
+            found[:] = [node for node in nodes if keys.member(node).leads]
+        return len(found) == 1
+
+    until("one of them leads", leads, 60)
+    return found[0]
 
 
 def reason(node: Node) -> str:
@@ -119,8 +124,7 @@ class Writer:
 def test_a_member_that_is_lost_with_its_disk_is_replaced(cluster: Cluster) -> None:
     """Test 8 of thirty: the leader's, at that."""
     *members, proxy = cluster.nodes
-    until("one of them leads", lambda: leading(members), 60)
-    lost = leading(members)[0]
+    lost = the_leader(members)
     witness, other = (node for node in members if node is not lost)
     until("all say what they are", lambda: len(status(witness)["nodes"]) == 4, 120)
     assert voters(witness) == {node.name for node in members}
@@ -134,8 +138,8 @@ def test_a_member_that_is_lost_with_its_disk_is_replaced(cluster: Cluster) -> No
         until("full strength", lambda: voters(witness) == expected, WHOLE_S - (time.monotonic() - begin))
         until("the new one takes writes itself", lambda: keys.member(proxy).leader != "0", 60)
     assert writer.blocked_s <= BLOCKED_S
-    found = keys.everything(proxy, "/written/")
-    assert [key for key in writer.written if key not in found] == []
+    there = keys.everything(proxy, "/written/")
+    assert [key for key in writer.written if key not in there] == []
     assert len({keys.member(node).id for node in (witness, other, proxy)}) == 3, "the proxy is a member of its own"
 
 

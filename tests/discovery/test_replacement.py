@@ -86,7 +86,9 @@ class Node:
             say=self.say,
             restart=lambda _: self._signal(signal.SIGTERM),
         )
-        self._threads = [threading.Thread(target=each) for each in (self._unit, self._upkeep.run, self._lease)]
+        self._threads = [
+            threading.Thread(target=each, daemon=True) for each in (self._unit, self._upkeep.run, self._lease)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -172,7 +174,7 @@ class Fleet:
         self.in_flight: set[int] = set()
         self.client = Client([each.url for each in self.nodes], timeout=3.0)
         self._writing = threading.Event()
-        self._beside = [threading.Thread(target=each) for each in (self._write, self._observe)]
+        self._beside = [threading.Thread(target=each, daemon=True) for each in (self._write, self._observe)]
 
     def form(self) -> None:
         """Bring up the founders first, then the proxies."""
@@ -388,7 +390,9 @@ class Command:
         }
         self._stopped = False
         self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._units = [threading.Thread(target=self._unit, args=(argv,)) for argv in (self._join, self._upkeep)]
+        self._units = [
+            threading.Thread(target=self._unit, args=(argv,), daemon=True) for argv in (self._join, self._upkeep)
+        ]
         for unit in self._units:
             unit.start()
 
