@@ -20,12 +20,14 @@ from terminal import Failure, Parser, UsageFailure, command
 _EXAMPLES = """\
 examples:
   discovery serve --listen 127.0.0.1:7379 --state tokens.json
-        run the service; what it knows survives in tokens.json
-  discovery serve --listen 127.0.0.1:7379 --public-url http://10.0.2.100:7379
+        run the service; what it knows survives in tokens.json, its certificate in tokens.json.pem
+  discovery serve --listen 127.0.0.1:7379 --public-url https://10.0.2.100:7379
         for machines that reach it under another address
-  discovery new --size 3 http://127.0.0.1:7379
+  discovery serve --listen 10.0.0.1:7379 --plain-listen 10.0.0.1:7380
+        also for etcd's own --discovery, which pins no certificate
+  discovery new --size 3 https://127.0.0.1:7379#sha256=FINGERPRINT
         print a discovery URL for a cluster of three; give it to each of them
-  discovery status http://127.0.0.1:7379/0123456789abcdef0123456789abcdef
+  discovery status https://127.0.0.1:7379/0123456789abcdef0123456789abcdef#sha256=FINGERPRINT
         who has registered, and for whom the others wait
   discovery join --dry-run
         what this node's etcd would become, and why (on a node, as in etcd.service)
@@ -58,13 +60,20 @@ def new_parser() -> argparse.ArgumentParser:
     serve.add_argument("--state", metavar="FILE", default="discovery.json", help="default: %(default)s")
     serve.add_argument("--public-url", metavar="URL", help="how machines reach the service, if not under --listen")
     serve.add_argument(
+        "--certificate", metavar="FILE", type=Path, help="PEM; default: one of its own, made at the first start"
+    )
+    serve.add_argument("--key", metavar="FILE", type=Path, help="of that certificate, if it is not in the same file")
+    serve.add_argument(
+        "--plain-listen", metavar="ADDR:PORT", help="one more, without TLS, for etcd's own --discovery (up to 3.6)"
+    )
+    serve.add_argument(
         "--ttl", metavar="SECONDS", type=float, default=7 * 86400.0, help="of a token, from its last change: 7 days"
     )
     serve.set_defaults(run=_serve)
 
     new = commands.add_parser("new", help="make a token, print its discovery URL")
     new.add_argument("--size", metavar="N", type=int, required=True, help="how many members the cluster has")
-    new.add_argument("url", metavar="URL", nargs="?", default="http://127.0.0.1:7379", help="default: %(default)s")
+    new.add_argument("url", metavar="URL", help="of the service, as 'discovery serve' prints it")
     new.set_defaults(run=_new)
 
     status = commands.add_parser("status", help="etcd's members, or who has registered under a discovery URL")
@@ -90,26 +99,42 @@ def _serve(options: argparse.Namespace) -> int:
     import signal
 
     from discovery.client import checked
-    from discovery.server import DiscoveryServer
+    from discovery.server import EVERYWHERE, DiscoveryServer
+    from webserver import selfmade
 
-    address, _, port = options.listen.rpartition(":")
-    if not address or not (port.isascii() and port.isdigit()):
-        raise UsageFailure("not ADDR:PORT", where=f"--listen {options.listen}", hint="such as 127.0.0.1:7379")
+    address, port = _address("--listen", options.listen)
+    plain = _address("--plain-listen", options.plain_listen) if options.plain_listen else None
     if not options.ttl > 0:  # nor is nan
         raise UsageFailure("not a number of seconds", where=f"--ttl {options.ttl:g}", hint="such as 604800")
+    if options.key and not options.certificate:
+        raise UsageFailure("a key without its certificate", where=f"--key {options.key}", hint="add --certificate")
+    host: str | None = address
     if options.public_url:
-        checked(options.public_url)
-    elif address.strip("[]") in ("0.0.0.0", "::"):  # noqa: S104 - refused, not bound
+        parts, host, _ = checked(options.public_url)
+        if parts.scheme != "https" or parts.fragment:
+            raise UsageFailure(
+                "the service speaks TLS, and pins its certificate itself",
+                where=f"--public-url {options.public_url}",
+                hint="write https://HOST:PORT; for clients without TLS there is --plain-listen",
+            )
+    elif address in EVERYWHERE:
         raise UsageFailure(
             "all addresses of this machine, and discovery URLs need one of them",
             where=f"--listen {options.listen}",
-            hint=f"add --public-url http://ADDRESS:{port}, as the nodes reach it",
+            hint=f"add --public-url https://ADDRESS:{port}, as the nodes reach it",
         )
+    certificate = options.certificate
+    if certificate is None:
+        certificate = Path(f"{options.state}.pem")
+        if not certificate.exists():
+            selfmade.make(certificate, [host or address])
     server = DiscoveryServer(
-        address.strip("[]"),
-        int(port),
+        address,
+        port,
         options.state,
         public_url=options.public_url,
+        certificate=(certificate, options.key),
+        plain=plain,
         ttl_s=options.ttl,
         log=lambda line: print(line, file=sys.stderr, flush=True),
     )
@@ -119,11 +144,20 @@ def _serve(options: argparse.Namespace) -> int:
         # has not failed.
         with suppress(KeyboardInterrupt):
             print(server.base_url, flush=True)
+            if plain is not None:
+                print(server.plain_url(""), flush=True)
             while True:
                 signal.pause()
     finally:
         server.stop()
     return 0
+
+
+def _address(option: str, text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    if not address or not (port.isascii() and port.isdigit()):
+        raise UsageFailure("not ADDR:PORT", where=f"{option} {text}", hint="such as 127.0.0.1:7379")
+    return address.strip("[]"), int(port)
 
 
 def _new(options: argparse.Namespace) -> int:

@@ -5,9 +5,9 @@ This is the ExecStart of etcd.service. It receives etcd's own settings (``ETCD_.
 etcd's. :func:`decide` is pure; :class:`Join` carries it out. Standard library only, and lean: it runs at boot, on
 emulated processors.
 
-Why ``etcd --discovery`` alone is not enough: once a cluster runs, the service must not be needed any more; an extra
-machine becomes a proxy instead of exiting; and a machine that was rebooted while it waited for the others holds a slot,
-for which etcd, which does not know that, would report "duplicate ID" for ever.
+It speaks to the discovery service itself, and etcd starts with a static cluster: etcd's own discovery can pin no
+certificate, makes no proxy of an extra machine, reports "duplicate ID" for ever on one that was rebooted while it waited
+for the others, and is gone in etcd 3.7.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from discovery.beside import Beside, Proxied, Running, began, write
-from discovery.client import Roster, Unreachable, hidden, read, request
+from discovery.client import Roster, Unreachable, hidden, read, register, request, watch
 from discovery.settings import (
     CLIENT_PORT,
     CLUSTER,
@@ -60,7 +60,7 @@ class Remembered(NamedTuple):
     """What an earlier run left beside the data directory."""
 
     has_wal: bool = False
-    joining: str = ""  # the discovery URL with which etcd was started, before it had data
+    joining: str = ""  # the discovery URL under which this node was about to register, before its etcd had data
     proxied: str = ""  # the discovery URL of the cluster that this node is a proxy of
     endpoints: tuple[str, ...] = ()  # of that cluster
     peers: tuple[str, ...] = ()  # URLs of members of the cluster, whatever this node is to it
@@ -76,13 +76,13 @@ class Listed(NamedTuple):
 
 class Decision(NamedTuple):
     """``member``: etcd with ``environment``; ``proxy``: of the members behind ``peers``; ``ask``: those for the members'
-    list, or without ``peers`` the service for the token; ``wait``: for more to register; ``aside``: the data is that of
-    a member that was removed.
+    list, or without ``peers`` the service for the token; ``register``: take a slot; ``wait``: for more to register;
+    ``aside``: the data is that of a member that was removed.
 
     ``reason`` is a sentence for the journal.
     """
 
-    kind: Literal["member", "proxy", "ask", "wait", "aside"]
+    kind: Literal["member", "proxy", "ask", "register", "wait", "aside"]
     reason: str
     environment: Mapping[str, str] = {}
     peers: tuple[str, ...] = ()
@@ -153,8 +153,7 @@ def decide(
             return _wiped(static, discovery, roster, listed)
         return _registered(static, discovery, roster)
     if not roster.complete:
-        found = {**environment, FALLBACK: "exit"}
-        return Decision("member", f"{roster.state}; registers", found)
+        return Decision("register", f"{roster.state}; registers")
     if environment.get(FALLBACK) == "exit":
         raise Failure(
             f"the cluster is full ({roster.state})",
@@ -221,7 +220,7 @@ def _registered(static: Mapping[str, str], discovery: str, roster: Roster) -> De
         return Decision("wait", f"waiting for {roster.state}")
     # The same cluster that etcd makes of a token: its ids are hashes over peer URLs and this very text.
     found = {**static, CLUSTER: roster.initial_cluster, STATE: "new", TOKEN: discovery}
-    return Decision("member", f"was interrupted while it waited; goes on with {roster.state}", found)
+    return Decision("member", f"the cluster is complete: {roster.state}", found)
 
 
 class Join:
@@ -245,6 +244,7 @@ class Join:
         self._say = say
         self._become = become
         self._sleep = sleep
+        self._roster: Roster | None = None  # as it was read for the last decision
         self._beside = Beside(Path(self.environment[DATA]))
 
     def remembered(self) -> Remembered:
@@ -265,6 +265,7 @@ class Join:
     def decision(self) -> Decision:
         """What to become by the current answers of the members and the service. Raises Unreachable, Failure."""
         remembered = self.remembered()
+        self._roster = None
         roster: Roster | None = None
         listed: tuple[Listed, ...] | None = None
         while True:
@@ -302,14 +303,28 @@ class Join:
                 if decided.kind == "aside":
                     self._beside.set_aside(self._wal)
                     continue
+                try:
+                    if decided.kind == "register":
+                        self._register()
+                        continue
+                    if self._roster is not None:
+                        watch(self.environment[DISCOVERY], self._roster, proxy=self.environment.get(PROXY, ""))
+                        attempt = 0
+                except Unreachable as trouble:
+                    self._status(f"{trouble}; tries again")
             self._sleep(_DELAYS_S[min(attempt, len(_DELAYS_S) - 1)])
             attempt += 1
 
+    def _register(self) -> None:
+        """Take a slot, in the very words of etcd's own discovery. Raises Unreachable, Failure."""
+        discovery, peers = self.environment[DISCOVERY], self.environment[PEER_URLS]
+        # First: after a crash it distinguishes "interrupted" from "wiped".
+        write(self._beside.joining, discovery)
+        value = ",".join(f"{self.environment[NAME]}={url}" for url in sorted(_own(self.environment)))
+        register(discovery, member_id(peers, discovery), value, proxy=self.environment.get(PROXY, ""))
+
     def _become_member(self, decided: Decision) -> None:
-        if DISCOVERY in decided.environment:
-            # Before etcd registers: after a crash it distinguishes "interrupted" from "wiped".
-            write(self._beside.joining, decided.environment[DISCOVERY])
-        elif self.remembered().has_wal:
+        if self.remembered().has_wal:
             self._beside.joining.unlink(missing_ok=True)
         self._beside.proxy.unlink(missing_ok=True)
         self._beside.ended.unlink(missing_ok=True)
@@ -376,7 +391,8 @@ class Join:
         return Tls(own.authority, own.certificate, own.key).context()
 
     def _read(self) -> Roster:
-        return read(self.environment[DISCOVERY], proxy=self.environment.get(PROXY, ""))
+        self._roster = read(self.environment[DISCOVERY], proxy=self.environment.get(PROXY, ""))
+        return self._roster
 
     def _status(self, text: str) -> None:
         self._say(text)

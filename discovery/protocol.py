@@ -15,6 +15,7 @@ import typing
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -60,10 +61,6 @@ class Service(typing.Protocol):
         """What is registered now."""
         ...
 
-    def url(self, token: str) -> str:
-        """What goes into ``etcd --discovery``."""
-        ...
-
     def change(self, step: Callable[[Registry, float], Registry]) -> Registry:
         """Do ``step(registry, now)``, on disk before anyone sees it. Raises what ``step`` does, and Failure."""
         ...
@@ -83,11 +80,10 @@ class Protocol:
         self._lock = threading.Lock()
         self._made: dict[str, deque[float]] = {}  # when each client made its tokens
 
-    @property
-    def site(self) -> Site:
-        """What the web server serves."""
+    def site(self, url: Callable[[str], str]) -> Site:
+        """What the web server serves at a door; there ``url`` is the discovery URL of a token."""
         return Site(
-            handle=self.handle,
+            handle=partial(self.handle, url),
             refuse=_refuse_http,
             log=self._log,
             name="flotilla-discovery",
@@ -97,17 +93,17 @@ class Protocol:
             connections_client=_CLIENT_CONNECTIONS_MAX,
         )
 
-    def handle(self, request: Request) -> Response:
+    def handle(self, url: Callable[[str], str], request: Request) -> Response:
         """Answer ``request``; a watch waits for what it watches."""
         try:
-            url = urlsplit(request.target)
-            query = _fields(url.query)
+            target = urlsplit(request.target)
+            query = _fields(target.query)
             form = _fields(request.body.decode("utf-8", "replace"))
         except ValueError:
             return _text(400, "cannot understand the request\n", close=True)
-        path = url.path
+        path = target.path
         try:
-            methods, answer = self._route(request, path, query, form)
+            methods, answer = self._route(url, request, path, query, form)
             if request.method in methods.split():
                 return answer()
             return _text(405, "Method Not Allowed\n", headers={"Allow": methods.replace(" ", ", ")})
@@ -125,7 +121,7 @@ class Protocol:
             return self._refuse(500, _Code.RAFT_INTERNAL, failure.message)
 
     def _route(
-        self, request: Request, path: str, query: dict[str, str], form: dict[str, str]
+        self, url: Callable[[str], str], request: Request, path: str, query: dict[str, str], form: dict[str, str]
     ) -> tuple[str, Callable[[], Response]]:
         """The methods that a path allows, and what to do."""
         match path.strip("/").split("/"):
@@ -136,7 +132,7 @@ class Protocol:
             case ["robots.txt"]:
                 return "GET HEAD", lambda: _text(200, "User-agent: *\nDisallow: /\n")
             case ["new"]:
-                return "GET PUT POST", lambda: self._new(request.peer, query | form)
+                return "GET PUT POST", lambda: self._new(url, request.peer, query | form)
             case [token]:
                 return "GET HEAD", lambda: self._list(path, token, query)
             case [token, "_config", "size"]:
@@ -148,14 +144,14 @@ class Protocol:
             case _:
                 raise UnknownToken(path)
 
-    def _new(self, peer: str, form: dict[str, str]) -> Response:
+    def _new(self, url: Callable[[str], str], peer: str, form: dict[str, str]) -> Response:
         size = form.get("size", str(SIZE_DEFAULT))
         if not (size.isascii() and size.isdigit() and len(size) <= 4):
             raise Invalid("the size of a cluster is a number")
         self._count_token(peer, time.monotonic())
         token = secrets.token_hex(16)
         self._service.change(lambda registry, now_s: registry.new(token, int(size), now_s))
-        return _text(200, self._service.url(token))
+        return _text(200, url(token))
 
     def _count_token(self, address: str, now: float) -> None:
         """``address`` is about to make a token. Raises Full if it has made too many of late."""

@@ -10,15 +10,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
+from discovery.client import checked, pinned
 from discovery.protocol import Protocol
 from discovery.registry import Full, Invalid, Registration, Registry
 from terminal import Failure
+from webserver import selfmade
 from webserver.server import Server, listen
 
 EMPTY_TTL_S = 3600.0
 """A token without a member ends sooner: a caller makes one at no cost, and the service has room for few."""
+
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+"""All addresses of a machine, which is no answer to where clients reach it."""
 
 KEEP_ALIVE_S = 60.0  # then a watch gets an empty 200, on which etcd asks again
 
@@ -29,6 +35,9 @@ class DiscoveryServer:
     ``address`` and ``port`` (0 = any free one) are where it listens; ``state_file`` is what it remembers;
     ``public_url`` is how machines reach it, if that differs (through a forward or a proxy). A token ends ``ttl_s``
     seconds after its last change, and within an hour if it has no member by then (None: never).
+
+    With a ``certificate``, PEM files of one and its key (None: in the same file), it speaks TLS there and the URLs pin
+    that; ``plain`` is one more address and port (0 = any free one), without TLS, for clients that pin nothing.
     """
 
     def __init__(
@@ -38,6 +47,8 @@ class DiscoveryServer:
         state_file: Path | str,
         *,
         public_url: str | None = None,
+        certificate: tuple[Path, Path | None] | None = None,
+        plain: tuple[str, int] | None = None,
         ttl_s: float | None = None,
         keep_alive_s: float = KEEP_ALIVE_S,
         clock: Callable[[], float] = time.time,
@@ -45,12 +56,14 @@ class DiscoveryServer:
     ) -> None:
         self._address = address
         self._port = port
+        self._certificate = certificate
+        self._plain = plain
         self._state_file = Path(state_file)
         self._public_url = public_url
         self._ttl_s = ttl_s
         self._clock = clock
         self._registry = Registry()
-        self._http: Server | None = None
+        self._http: list[Server] = []
         self.keep_alive_s = keep_alive_s
         self.log = log
         self.changed = threading.Condition()
@@ -59,35 +72,34 @@ class DiscoveryServer:
     def start(self) -> None:
         """Load the state, listen and serve. Raises Failure: port taken, state unreadable, directory not writable."""
         self._registry = self._load()
-        where = f"{self._address}:{self._port}"
-        try:
-            listening = listen((self._address, self._port))
-        except socket.gaierror as error:
-            raise Failure(
-                "not an address of this machine", where=where, hint="such as 127.0.0.1, or 0.0.0.0 for all"
-            ) from error
-        except OSError as error:
-            raise Failure(
-                "cannot listen for machines that look for their cluster",
-                where=where,
-                hint=f"choose another port, or see who has it: ss -ltnp 'sport = :{self._port}'",
-            ) from error
-        except OverflowError as error:
-            raise Failure("not a port", where=where, hint="ports are 1 to 65535") from error
-        self._port = int(listening.getsockname()[1])
+        tls = selfmade.context(*self._certificate) if self._certificate is not None else None
+        doors = [_listen(self._address, self._port)]
+        self._port = int(doors[0].getsockname()[1])
+        if self._plain is not None:
+            try:
+                doors.append(_listen(*self._plain))
+            except Failure:
+                doors[0].close()
+                raise
+            self._plain = self._plain[0], int(doors[1].getsockname()[1])
         self.stopping = False
-        self._http = Server(listening, Protocol(self).site)
-        self._http.start()
+        protocol = Protocol(self)
+        urls = (self.url, self.plain_url)
+        # The second door, if there is one, has no TLS.
+        for listening, url, secure in zip(doors, urls, (tls, None), strict=False):
+            self._http.append(Server(listening, protocol.site(url), tls=secure))
+            self._http[-1].start()
 
     def stop(self) -> None:
         """Answer waiting clients, stop listening, drop all connections. The state is on disk already."""
-        if self._http is None:
+        if not self._http:
             return
         with self.changed:
             self.stopping = True
             self.changed.notify_all()
-        self._http.stop()  # waits until answers are sent: waiting clients get "ask again", not a broken connection
-        self._http = None
+        for each in self._http:
+            each.stop()  # waits until answers are sent: waiting clients get "ask again", not a broken connection
+        self._http.clear()
 
     @property
     def port(self) -> int:
@@ -96,13 +108,29 @@ class DiscoveryServer:
 
     @property
     def base_url(self) -> str:
-        """How machines reach it."""
-        host = f"[{self._address}]" if ":" in self._address else self._address
-        return (self._public_url or f"http://{host}:{self.port}").rstrip("/")
+        """How machines reach it, with its certificate pinned if it has one."""
+        return self.url("")
 
     def url(self, token: str) -> str:
-        """What goes into ``etcd --discovery``; every member must be given the very same text."""
-        return f"{self.base_url}/{token}"
+        """What goes into ``coreos.etcd2.discovery``; every member must be given the very same text."""
+        scheme = "http" if self._certificate is None else "https"
+        base = (self._public_url or f"{scheme}://{_host(self._address)}:{self.port}").rstrip("/")
+        found = f"{base}/{token}" if token else base
+        return found if self._certificate is None else pinned(found, self._fingerprint)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        assert self._certificate is not None
+        return selfmade.read_fingerprint(self._certificate[0])
+
+    def plain_url(self, token: str) -> str:
+        """The same for etcd's own ``--discovery``, at the door without TLS: where it listens, or if those are all
+        addresses, the host of the public URL."""
+        assert self._plain is not None
+        address, port = self._plain
+        public = checked(self._public_url)[1] if self._public_url else None
+        host = public if public and address in EVERYWHERE else address
+        return f"http://{_host(host)}:{port}/{token}".rstrip("/")
 
     def new_token(self, size: int) -> str:
         """A new token for a cluster of ``size``.
@@ -186,3 +214,25 @@ class DiscoveryServer:
                 where=str(self._state_file),
                 hint="its directory must exist, be writable and have space",
             ) from error
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    where = f"{address}:{port}"
+    try:
+        return listen((address, port))
+    except socket.gaierror as error:
+        raise Failure(
+            "not an address of this machine", where=where, hint="such as 127.0.0.1, or 0.0.0.0 for all"
+        ) from error
+    except OSError as error:
+        raise Failure(
+            "cannot listen for machines that look for their cluster",
+            where=where,
+            hint=f"choose another port, or see who has it: ss -ltnp 'sport = :{port}'",
+        ) from error
+    except OverflowError as error:
+        raise Failure("not a port", where=where, hint="ports are 1 to 65535") from error

@@ -17,21 +17,24 @@ import json
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cluster.lifecycle import certificates
 from cluster.lifecycle.provision import ETCD_TIMES_MS, RECONCILE_S, template_text
 from cluster.model.description import members_of
+from discovery.client import pinned
 from discovery.join import member_id
 from discovery.registry import Registry
 from terminal import Failure, UsageFailure, command, record
+from webserver import selfmade
 
-VERSION: Final = 2
-"""1 had no certificates."""
+VERSION: Final = 3
+"""1 had no certificates; 2 had none of the discovery service."""
 DISCOVERY_PORT: Final = 7379
 DOCKER_PORT: Final = 2375
 AGENT_TTL: Final = "30s"
@@ -39,6 +42,8 @@ TOKEN_TTL_S: Final = 100 * 365 * 86400
 """A node may be added to a cluster at any age, and the service has this one token only."""
 REGISTRY: Final = "/etc/flotilla/discovery.json"
 """On the first node: the token, as the service finds it when it starts for the first time."""
+CERTIFICATE: Final = "/etc/flotilla/discovery.pem"
+"""There, too: the service's key and certificate, which the discovery URL pins."""
 
 _DISCOVERY_SERVICE: Final = """\
 # So that machines find their cluster; the first of them has it. See docs/vagrant.md.
@@ -52,8 +57,10 @@ StartLimitIntervalSec=0
 DynamicUser=yes
 StateDirectory=discovery
 LoadCredential=registry:{registry}
+LoadCredential=certificate:{certificate}
 ExecStartPre=/usr/bin/cp --update=none ${{CREDENTIALS_DIRECTORY}}/registry ${{STATE_DIRECTORY}}/registry
-ExecStart=/usr/bin/discovery serve --listen {listen} --state ${{STATE_DIRECTORY}}/registry --ttl {ttl}
+ExecStart=/usr/bin/discovery serve --listen {listen} --state ${{STATE_DIRECTORY}}/registry --ttl {ttl} \\
+  --certificate ${{CREDENTIALS_DIRECTORY}}/certificate
 Restart=always
 RestartSec=2s
 """
@@ -111,16 +118,29 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Founding:
-    """What a cluster gets once and keeps: its token, how many members of etcd it has, and when it began (Unix time)."""
+    """What a cluster gets once and keeps.
+
+    Its token, how many members of etcd it has, when it began (Unix time), and the key and certificate of its discovery
+    service (PEM)."""
 
     token: str
     members: int
     began_s: int
+    certificate: str = field(repr=False)
 
     @classmethod
-    def new(cls, machines: int) -> Founding:
-        """For a cluster that begins now, with this many machines."""
-        return cls(token=secrets.token_hex(16), members=members_of(machines), began_s=int(time.time()))
+    def new(cls, machines: Sequence[Machine]) -> Founding:
+        """For a cluster of these machines that begins now. Raises Failure."""
+        with tempfile.TemporaryDirectory() as folder:
+            pem = Path(folder, "made")
+            selfmade.make(pem, [machines[0].address])
+            certificate = pem.read_text()
+        return cls(
+            token=secrets.token_hex(16),
+            members=members_of(len(machines)),
+            began_s=int(time.time()),
+            certificate=certificate,
+        )
 
     @classmethod
     def load(cls, path: Path) -> Founding | None:
@@ -128,8 +148,9 @@ class Founding:
         try:
             fields = record.parse(path.read_bytes())
             version = fields.pop("v")
-            if version == 1:
-                message = "the machines here are of a version whose nodes had no certificates"
+            if version in (1, 2):
+                what = "nodes" if version == 1 else "discovery service"
+                message = f"the machines here are of a version whose {what} had no certificates"
                 raise Failure(message, where=str(path), hint="make them again: vagrant destroy, then vagrant up")
             if version != VERSION:
                 raise ValueError("of another version")
@@ -141,7 +162,7 @@ class Founding:
             raise Failure(f"cannot be understood: {error}", where=str(path), hint=hint) from None
 
     def save(self, path: Path) -> None:
-        """Write in one step, readable by the owner only: a machine with the token may join."""
+        """Write in one step, readable by the owner only: a machine with the token may join, and there is a key."""
         part = path.with_suffix(".part")
         part.touch(mode=0o600)
         part.write_text(json.dumps({"v": VERSION, **asdict(self)}) + "\n")
@@ -149,7 +170,8 @@ class Founding:
 
     def url(self, machines: Sequence[Machine]) -> str:
         """The discovery URL, the same text for all machines."""
-        return f"http://{machines[0].address}:{DISCOVERY_PORT}/{self.token}"
+        url = f"https://{machines[0].address}:{DISCOVERY_PORT}/{self.token}"
+        return pinned(url, selfmade.fingerprint(self.certificate))
 
     def registry(self, machines: Sequence[Machine], *, registered: bool) -> Registry:
         """What the first node's discovery service starts with: the token, and if ``registered`` every member of it."""
@@ -194,8 +216,9 @@ def variables(
     if request.number == 1:
         known = founding.registry(request.machines, registered=registered)
         files.append({"path": REGISTRY, "permissions": "0600", "content": known.dump() + "\n"})
+        files.append({"path": CERTIFICATE, "permissions": "0600", "content": founding.certificate})
         listen = f"{request.machines[0].address}:{DISCOVERY_PORT}"
-        service = _DISCOVERY_SERVICE.format(registry=REGISTRY, listen=listen, ttl=TOKEN_TTL_S)
+        service = _DISCOVERY_SERVICE.format(registry=REGISTRY, certificate=CERTIFICATE, listen=listen, ttl=TOKEN_TTL_S)
         units.append({"name": "discovery.service", "command": "start", "content": service})
     if request.docker_address is not None:
         socket = _DOCKER_SOCKET.format(address=request.docker_address, port=DOCKER_PORT)
@@ -243,7 +266,7 @@ def seed(folder: Path, request: Request) -> Path:
     path = folder / "cluster.json"
     founding = None if request.fresh else Founding.load(path)
     if founding is None:
-        founding = Founding.new(len(request.machines))
+        founding = Founding.new(request.machines)
         for stale in (*folder.glob("*.up"), *folder.glob("*.certificates")):
             stale.unlink()
         for stale in (folder / "trust", folder / "operator"):

@@ -5,6 +5,7 @@ starts with.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import stat
@@ -14,7 +15,7 @@ from typing import Any
 import pycdlib
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.lifecycle import vagrant
@@ -25,7 +26,9 @@ from discovery.registry import Registry
 from terminal import Failure, UsageFailure
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIN1YdxBpNlzxDqfJyw/QKow1F+wvG9hXGoqiysfJOn5Y flotilla-vagrant"
-FOUNDING = Founding(token="0123456789abcdef" * 2, members=3, began_s=1000)
+PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+"""Whose content is of no matter here."""
+FOUNDING = Founding(token="0123456789abcdef" * 2, members=3, began_s=1000, certificate=PEM)
 
 
 def machines(number: int) -> tuple[Machine, ...]:
@@ -67,7 +70,7 @@ def read(volume: Path, name: str) -> str:
 
 
 def test_every_node_gets_the_same_discovery_url_and_its_own_addresses() -> None:
-    url = "http://192.168.58.101:7379/0123456789abcdef0123456789abcdef"
+    url = "https://192.168.58.101:7379/0123456789abcdef0123456789abcdef#sha256=" + hashlib.sha256(bytes(3)).hexdigest()
     for number in (1, 2, 3):
         data = user_data(request(number))
         assert data["hostname"] == f"node-{number}"
@@ -83,6 +86,8 @@ def test_the_first_node_has_the_discovery_service() -> None:
     service = units(first)["discovery.service"]
     assert "--listen 192.168.58.101:7379 " in service
     assert "LoadCredential=registry:/etc/flotilla/discovery.json" in service
+    assert "LoadCredential=certificate:/etc/flotilla/discovery.pem" in service
+    assert "--certificate ${CREDENTIALS_DIRECTORY}/certificate" in service
     assert "${STATE_DIRECTORY}/registry" in service
     assert "discovery.service" not in units(second)
     (file,) = (one for one in first["write_files"] if one["path"] == vagrant.REGISTRY)
@@ -90,7 +95,9 @@ def test_the_first_node_has_the_discovery_service() -> None:
     registry = Registry.load(file["content"], where="there")
     assert registry.token(FOUNDING.token).size == 3
     assert registry.token(FOUNDING.token).members == ()
-    assert vagrant.REGISTRY not in [one["path"] for one in second["write_files"]]
+    (file,) = (one for one in first["write_files"] if one["path"] == vagrant.CERTIFICATE)
+    assert (file["permissions"], file["content"]) == ("0600", PEM)
+    assert not {vagrant.REGISTRY, vagrant.CERTIFICATE} & {one["path"] for one in second["write_files"]}
 
 
 def test_the_registry_of_the_first_node_keeps_it_when_it_is_made_again_from_founding_another_cluster() -> None:
@@ -147,9 +154,12 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         vagrant.user_data(request(user_data=str(tmp_path / "none")), FOUNDING, [], registered=False)
 
 
-def test_machines_without_certificates_are_refused_with_what_makes_them_again(tmp_path: Path) -> None:
-    (tmp_path / "cluster.json").write_text('{"v": 1, "token": "a", "members": 3, "began_s": 1}')
-    with pytest.raises(Failure, match="no certificates") as refused:
+@pytest.mark.parametrize(("version", "what"), [(1, "nodes"), (2, "discovery service")])
+def test_machines_without_certificates_are_refused_with_what_makes_them_again(
+    tmp_path: Path, version: int, what: str
+) -> None:
+    (tmp_path / "cluster.json").write_text(f'{{"v": {version}, "token": "a", "members": 3, "began_s": 1}}')
+    with pytest.raises(Failure, match=f"whose {what} had no certificates") as refused:
         vagrant.seed(tmp_path, request(2))
     assert "vagrant destroy" in (refused.value.hint or "")
 
@@ -161,6 +171,7 @@ def test_a_cluster_keeps_its_token_until_none_of_its_machines_is_left(tmp_path: 
     assert founding is not None
     assert founding.members == 3
     assert stat.S_IMODE((tmp_path / "cluster.json").stat().st_mode) == 0o600
+    assert "PRIVATE KEY" not in repr(founding)
     before = first.read_bytes()
     assert vagrant.seed(tmp_path, request(1)).read_bytes() == before, "the same again, byte for byte"
     assert f"/{founding.token}" in read(vagrant.seed(tmp_path, request(2)), "user-data")
@@ -189,7 +200,7 @@ def test_a_cluster_keeps_its_token_until_none_of_its_machines_is_left(tmp_path: 
     assert (tmp_path / "trust" / "etcd-peers-ca.crt").read_text() != authority
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"v": 9}', '{"v": 2, "token": "a"}', '{"v": 2, "more": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"v": 9}', '{"v": 3, "token": "a"}', '{"v": 3, "more": 1}'])
 def test_what_a_cluster_was_given_is_not_guessed(tmp_path: Path, text: str) -> None:
     path = tmp_path / "cluster.json"
     path.write_text(text)
@@ -198,9 +209,10 @@ def test_what_a_cluster_was_given_is_not_guessed(tmp_path: Path, text: str) -> N
     assert raised.value.where == str(path)
 
 
+@settings(max_examples=10)  # each makes a certificate
 @given(st.integers(1, 99), st.booleans())
 def test_a_founding_is_read_as_it_was_written(members: int, registered: bool) -> None:
-    found = Founding.new(members)
+    found = Founding.new(machines(members))
     registry = found.registry(machines(members), registered=registered)
     assert Registry.load(registry.dump(), where="there") == registry
     assert len(registry.token(found.token).members) == (found.members if registered else 0)

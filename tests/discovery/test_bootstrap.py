@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,6 +23,7 @@ from discovery.server import DiscoveryServer
 from etcd import Client, Tls, Untrusted, credentials
 from tests import trusted
 from tests.eventually import eventually
+from webserver import selfmade
 
 pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 
@@ -37,10 +39,18 @@ def requests() -> list[str]:
 @pytest.fixture
 def serve(tmp_path: Path, requests: list[str]) -> Iterator[Callable[..., DiscoveryServer]]:
     servers: list[DiscoveryServer] = []
+    pem = tmp_path / "tokens.pem"
+    selfmade.make(pem, ["127.0.0.1"])
 
-    def make(port: int = 0) -> DiscoveryServer:
+    def make(port: int = 0, plain: int = 0) -> DiscoveryServer:
         # Keep-alives twice a second: etcd must take the empty answers as such.
-        server = DiscoveryServer("127.0.0.1", port, tmp_path / "tokens.json", keep_alive_s=0.5, log=requests.append)
+        server = DiscoveryServer(
+            *("127.0.0.1", port, tmp_path / "tokens.json"),
+            certificate=(pem, None),
+            plain=("127.0.0.1", plain),
+            keep_alive_s=0.5,
+            log=requests.append,
+        )
         server.start()
         servers.append(server)
         return server
@@ -53,9 +63,12 @@ def serve(tmp_path: Path, requests: list[str]) -> Iterator[Callable[..., Discove
 def test_three_members_a_surplus_one_and_a_wiped_one(
     make_etcd: MakeEtcd, serve: Callable[..., DiscoveryServer], requests: list[str]
 ) -> None:
-    """The service restarts in the middle of it all, and is gone when the members restart."""
+    """etcd's own discovery, through the door without TLS.
+
+    The service restarts in the middle of it all, and is gone when the members restart.
+    """
     server = serve()
-    url = server.url(server.new_token(3))
+    url = server.plain_url(server.new_token(3))
 
     def start(etcd: Any, name: str) -> None:
         etcd.start(f"--name={name}", f"--discovery={url}", "--discovery-fallback=exit")
@@ -69,9 +82,9 @@ def test_three_members_a_surplus_one_and_a_wiped_one(
     before = len(requests)
     # Each waits, is kept alive by an empty answer, and asks again: four times, so that each of the two has done so.
     eventually(lambda: sum("wait=true" in line for line in requests[before:]) >= 4, lambda: "\n".join(requests))
-    port = server.port
+    plain = urlsplit(url).port
     server.stop()
-    server = serve(port)
+    server = serve(plain=plain)
     start(three, "three")
     for etcd in (one, two, three):
         etcd.wait_healthy()
@@ -94,6 +107,19 @@ def test_three_members_a_surplus_one_and_a_wiped_one(
     two.kill()
     start(two, "two")
     two.wait_healthy()
+
+
+def test_etcd_itself_ignores_what_the_url_pins(
+    make_etcd: MakeEtcd, serve: Callable[..., DiscoveryServer], tmp_path: Path
+) -> None:
+    """The same text works for it where an authority vouches for the service, and its ids are those of the whole text."""
+    server = serve()
+    url = server.url(server.new_token(1))
+    etcd = make_etcd()
+    etcd.start("--name=one", f"--discovery={url}", SSL_CERT_FILE=str(tmp_path / "tokens.pem"))
+    etcd.wait_healthy()
+    (member,) = read(url).members
+    assert member.id == member_id(etcd.peer, url)
 
 
 class Node:
@@ -183,6 +209,8 @@ def test_join(serve: Callable[..., DiscoveryServer], node: Callable[[str, str], 
     third.start()
     eventually(third.healthy, f"the proxy answers\n{third.log.read_text()}")
     through_proxy, direct = Client([third.etcd.endpoint]), Client([first.etcd.endpoint])
+    registered = {one.id for one in read(url).members}
+    assert {f"{member.id:x}" for member in direct.members()} == registered, "etcd's own ids are hashes of the same text"
     through_proxy.put("a", b"1")
     found = direct.get("a")
     assert found is not None

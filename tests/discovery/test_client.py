@@ -196,3 +196,10 @@ def test_commands(server: DiscoveryServer, capsys: pytest.CaptureFixture[str]) -
         assert "--public-url" in refused.value.hint
     with pytest.raises(Failure, match="not an http URL"):
         cli.run(["serve", "--public-url", "10.0.2.100:7379"])
+    for url in ("http://10.0.2.100:7379", f"https://10.0.2.100:7379#sha256={'0' * 64}"):
+        with pytest.raises(Failure, match="speaks TLS, and pins"):
+            cli.run(["serve", "--public-url", url])
+    with pytest.raises(Failure, match="without its certificate"):
+        cli.run(["serve", "--key", "a.key"])
+    with pytest.raises(Failure, match="--plain-listen nonsense"):
+        cli.run(["serve", "--plain-listen", "nonsense"])

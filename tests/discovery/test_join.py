@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from discovery.client import Registered, Roster, Unreachable, request
+from discovery.client import Registered, Roster, Unreachable, read, request
 from discovery.join import (
     Join,
     Listed,
@@ -28,6 +28,7 @@ from discovery.server import DiscoveryServer
 from discovery.settings import Misconfigured
 from terminal import Failure
 from tests import trusted
+from tests.eventually import eventually
 
 URL = "http://10.0.2.100:7379/0123456789abcdef0123456789abcdef"
 PEER = "http://10.77.0.11:2380"
@@ -85,10 +86,7 @@ def test_settings_that_cannot_work_have_an_exit_status_of_their_own(change: dict
 def test_it_asks_and_registers_if_there_is_room() -> None:
     assert decide(NODE, FRESH, None).kind == "ask"
     decided = decide(NODE, FRESH, roster(3, *others(2)))
-    assert decided.kind == "member"
-    assert decided.environment["ETCD_DISCOVERY"] == URL
-    assert decided.environment["ETCD_DISCOVERY_FALLBACK"] == "exit", "etcd's own proxy speaks a dead protocol"
-    assert "2 of 3: n2, n3" in decided.reason
+    assert (decided.kind, decided.reason) == ("register", "2 of 3: n2, n3; registers")
 
 
 def test_one_too_many_is_a_proxy_unless_configured_to_exit() -> None:
@@ -263,31 +261,72 @@ def register(url: str, *peers: str) -> None:
 
 def test_it_waits_for_the_service_then_registers(tmp_path: Path, server: DiscoveryServer) -> None:
     server.start()
-    url = server.url(server.new_token(3))
+    url = server.url(server.new_token(2))
+    register(url, *others(1))
     port = server.port
     server.stop()
     again = DiscoveryServer("127.0.0.1", port, tmp_path / "tokens.json")
     node = Pretender(tmp_path, NODE | {"ETCD_DISCOVERY": url}, [None, again.start])
     node.join.run()
+    (_, mine) = read(url).members
     again.stop()
     assert node.slept == [1, 2]
     assert "cannot reach the discovery service" in node.said[0]
+    assert node.said[-2:] == [
+        "1 of 2: 10.77.0.20; registers",
+        "the cluster is complete: 2 of 2: 10.77.0.20, node-1",
+    ]
     ((argv, environment),) = node.became
     assert argv == ["/usr/bin/etcd"]
-    assert environment["ETCD_DISCOVERY"] == url
+    assert environment["ETCD_INITIAL_CLUSTER"] == f"10.77.0.20={others(1)[0]},node-1={PEER}"
+    assert not {name for name in environment if "DISCOVERY" in name}, "etcd's own discovery has no part in it"
+    assert (mine.id, mine.value) == (member_id(PEER, url), f"node-1={PEER}")
     assert (tmp_path / "data.joining").read_text().strip() == url
+
+
+def test_who_is_too_late_is_a_proxy_and_a_name_that_is_taken_an_error(tmp_path: Path, server: DiscoveryServer) -> None:
+    """Another machine was quicker after this one had read that there is a slot."""
+    server.start()
+    url = server.url(server.new_token(1))
+    environment = NODE | {"ETCD_DISCOVERY": url}
+    node = Pretender(tmp_path, environment, [None] * 10)
+    seen = node.join.decision()
+    assert seen.kind == "register"
+    register(url, "http://127.0.0.1:1")
+    assert node.join.decision().kind == "proxy"
+    taken = server.url(server.new_token(2))
+    register(taken, "http://node-1:2380")
+    with pytest.raises(Failure, match="does not register this machine: Compare failed: node-1 is taken"):
+        Pretender(tmp_path, NODE | {"ETCD_DISCOVERY": taken}).join.run()
+    server.stop()
+
+
+def test_several_peer_urls_are_registered_as_etcd_does(tmp_path: Path, server: DiscoveryServer) -> None:
+    server.start()
+    url = server.url(server.new_token(1))
+    urls = {"ETCD_INITIAL_ADVERTISE_PEER_URLS": "http://b:2380, http://a:2380", "ETCD_DISCOVERY": url}
+    node = Pretender(tmp_path, NODE | urls)
+    node.join.run()
+    server.stop()
+    ((_, environment),) = node.became
+    assert environment["ETCD_INITIAL_CLUSTER"] == "node-1=http://a:2380,node-1=http://b:2380"
 
 
 def test_after_a_crash_in_the_wait_it_waits_itself(tmp_path: Path, server: DiscoveryServer) -> None:
     server.start()
     url = server.url(server.new_token(2))
     environment = NODE | {"ETCD_DISCOVERY": url}
-    Pretender(tmp_path, environment).join.run()  # would register, and dies
-    register(url, PEER)
-    node = Pretender(tmp_path, environment, [lambda: register(url, *others(1))])
-    node.join.run()
+    (tmp_path / "data.joining").write_text(url + "\n")  # it was about to register,
+    register(url, PEER)  # registered, and died
+    node = Pretender(tmp_path, environment, [None])
+    waiting = threading.Thread(target=node.join.run)
+    waiting.start()
+    eventually(lambda: node.said, "it says that it waits")
+    register(url, *others(1))  # which ends the watch, not a nap
+    waiting.join()
     server.stop()
     assert node.said[0] == "waiting for 1 of 2: 10.77.0.11"
+    assert node.slept == [1]
     assert node.became[0][1]["ETCD_INITIAL_CLUSTER_TOKEN"] == url
 
 

@@ -318,7 +318,7 @@ def test_stop_frees_who_waits(server: DiscoveryServer) -> None:
     waiting = threading.Thread(target=lambda: replies.append(ask(server, "GET", f"/{token}?wait=true&waitIndex=99")))
     waiting.start()
     idle = socket.create_connection(("127.0.0.1", server.port))
-    eventually(lambda: server._http is not None and server._http.connections == 2, "both are accepted")
+    eventually(lambda: [one.connections for one in server._http] == [2], "both are accepted")
     begin = time.monotonic()
     server.stop()
     server.stop()
