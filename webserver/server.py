@@ -135,7 +135,7 @@ class Server:
         self._thread = threading.Thread(target=self._accept_all, name=f"http {site.name}", daemon=True)
 
     @classmethod
-    def at(cls, path: Path, site: Site) -> Server:
+    def at(cls, path: Path, site: Site, *, tls: ssl.SSLContext | None = None) -> Server:
         """One on a unix socket at ``path``, which :meth:`stop` removes.
 
         What a killed server left there is replaced. Raises OSError."""
@@ -147,7 +147,7 @@ class Server:
         except BaseException:
             listening.close()
             raise
-        server = cls(listening, site)
+        server = cls(listening, site, tls=tls)
         server._path = path
         return server
 

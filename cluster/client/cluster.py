@@ -241,7 +241,7 @@ class Cluster:
             "state": "running" if self.is_running else "stopped",
             "accelerator": {"name": accelerator.name, "factor": accelerator.factor, "reason": accelerator.reason},
             "memory_mib": self.description.memory_mib,
-            "discovery": f"http://127.0.0.1:{self.description.discovery_port}",
+            "discovery": self.description.served(f"127.0.0.1:{self.description.discovery_port}"),
             "folder": str(self.layout.state),
             "services": services(self.description),
             "nodes": nodes,

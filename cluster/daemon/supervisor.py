@@ -205,7 +205,8 @@ class Supervisor:
                 "127.0.0.1",
                 self.description.discovery_port,
                 self.layout.discovery,
-                public_url=self.description.discovery_url("").rstrip("/"),
+                public_url=self.description.discovery_url("").partition("#")[0],
+                certificate=(self.layout.services_certificate, None) if self.description.services_fingerprint else None,
                 log=say,
             )
             discovery.start()

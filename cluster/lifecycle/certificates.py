@@ -28,6 +28,23 @@ def make(authorities: Path, operator: Path) -> None:
         files.update(issued.files)
 
 
+def make_services(path: Path) -> str:
+    """Make the key and certificate of what this computer serves to nodes; returns the fingerprint that they pin.
+
+    Raises :class:`Failure`."""
+    from cluster.services.addresses import CERTIFIED
+    from webserver import selfmade
+
+    selfmade.make(path, CERTIFIED)
+    return selfmade.read_fingerprint(path)
+
+
+def of_services(path: Path) -> str:
+    """The certificate in the file of :func:`make_services`, without its key, as PEM. Raises :class:`Failure`."""
+    text = path.read_text()
+    return text[text.index("-----BEGIN CERTIFICATE") :]
+
+
 def of_node(authorities: Path, name: str, addresses: Sequence[str]) -> list[dict[str, str]]:
     """New certificates of a node, as entries of ``write_files``; only their owners may read the keys.
 

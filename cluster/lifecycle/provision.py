@@ -85,6 +85,7 @@ def variables(
     heartbeat, election = ETCD_TIMES_MS[description.accelerator.name]
     nodes = [_node(description, each) for each in description.numbers]
     node = nodes[description.numbers.index(number)]
+    is_secure = description.services_fingerprint != ""
     return {
         "node": node,
         "nodes": nodes,
@@ -103,6 +104,7 @@ def variables(
             "domain": addresses.DOMAIN,
             "metadata": addresses.METADATA,
             "registry": f"registry:{addresses.REGISTRY_PORT}",
+            **({"certificate": certificates.of_services(layout.services_certificate)} if is_secure else {}),
         },
         "factor": description.accelerator.factor,
     }

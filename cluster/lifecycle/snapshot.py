@@ -2,7 +2,7 @@
 
     $XDG_STATE_HOME/flotilla/snapshots/TAG/
         snapshot.json       what it is (:class:`Snapshot`)
-        key, key.pub, known_hosts, discovery.json, image/, trust/, operator/      as in a cluster's folder
+        key, key.pub, known_hosts, discovery.json, services.pem, image/, trust/, operator/      as in a cluster's folder
         node-1/             memory, devices, state.img (sparse), cidata.iso, user-data
 
 All of it is for its owner alone, since memory, disks and user-data hold the nodes' secrets. Memory is mapped from here
@@ -38,6 +38,8 @@ from terminal import Failure, UsageFailure, record
 VERSION = 3
 """Those before 3 had no certificates."""
 SHARED_FILES = ("key", "key.pub", "discovery.json")
+SERVICES_CERTIFICATE = "services.pem"
+"""Shared likewise, unless the cluster is of before it had one: its nodes know this computer's services without TLS."""
 SHARED_FOLDERS = ("trust", "operator")
 NODE_FILES = ("cidata.iso", "user-data")
 AUTOMATIC = "auto-"
@@ -248,7 +250,7 @@ def forget_old_automatic() -> None:
 
 def write(part: Path, tag: str, description: Description, layout: Layout) -> None:
     """Put what a snapshot has beside the machines into the folder ``part``. Raises OSError."""
-    for name in SHARED_FILES:
+    for name in _shared_files(description):
         shutil.copyfile(layout.state / name, part / name)
         (part / name).chmod(0o600)
     for name in SHARED_FOLDERS:
@@ -276,7 +278,7 @@ def write(part: Path, tag: str, description: Description, layout: Layout) -> Non
 def install(snapshot: Snapshot, description: Description, layout: Layout) -> None:
     """Fill the folder of the new cluster ``description`` with what ``snapshot`` has. Raises OSError."""
     folder = snapshot.folder
-    for name in SHARED_FILES:
+    for name in _shared_files(description):
         shutil.copyfile(folder / name, layout.state / name)
         (layout.state / name).chmod(0o600)
     for name in SHARED_FOLDERS:
@@ -294,6 +296,10 @@ def install(snapshot: Snapshot, description: Description, layout: Layout) -> Non
         disks = [(folder / f"node-{number}" / "state.img", layout.node(number) / "state.img") for number in ports]
         list(executor.map(lambda pair: copy_file(*pair), disks))
     os.utime(folder / "snapshot.json")  # when it was used last
+
+
+def _shared_files(description: Description) -> tuple[str, ...]:
+    return (*SHARED_FILES, SERVICES_CERTIFICATE) if description.services_fingerprint else SHARED_FILES
 
 
 def room_bytes(snapshot: Snapshot) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from builder.core.architecture import HOST, suffix
 from cluster.client import cluster as clusters
 from cluster.client.cluster import Cluster
-from cluster.lifecycle import ports, preflight, provision, readiness
+from cluster.lifecycle import certificates, ports, preflight, provision, readiness
 from cluster.lifecycle.preflight import MEMORY_MIB_MAX, MEMORY_MIB_MIN
 from cluster.lifecycle.readiness import Readiness
 from cluster.machines import probe, qemu
@@ -212,6 +212,11 @@ def prepare(options: Options, phases: Phases) -> Cluster:
         preflight.require_disk(layout.state, options.size, preflight.require_image(options.image), room)
         provision.install_image(options.image, layout.image)
         public_key = provision.make_key(layout)
+        description = dataclasses.replace(
+            description, services_fingerprint=certificates.make_services(layout.services_certificate)
+        )
+        description.save(layout.description)
+        cluster = Cluster(layout, description)
         cluster.launch()
         token = cluster.ask(NewToken(description.members))
         provision.provision(description, layout, template=options.user_data, token=token, public_key=public_key)

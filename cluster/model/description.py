@@ -52,6 +52,8 @@ class Description:
     """Of the nodes that are members of etcd; empty for the first ones, likewise."""
     last_number: int = 0
     """The highest that any node ever had, likewise. A new node must not get what etcd knows of one that left."""
+    services_fingerprint: str = ""
+    """SHA-256 of the certificate of what this computer serves to nodes; empty for a cluster of before it had one."""
     token: str = ""
     """Of the discovery service, for nodes that join later."""
     template: str = ""
@@ -178,7 +180,11 @@ class Description:
 
     def discovery_url(self, token: str) -> str:
         """The address of ``token`` as a node sees it."""
-        return f"http://{machine.HOST_ADDRESS}:{machine.DISCOVERY_PORT}/{token}"
+        return self.served(f"{machine.HOST_ADDRESS}:{machine.DISCOVERY_PORT}/{token}")
+
+    def served(self, place: str) -> str:
+        """The URL of ``HOST:PORT/PATH``, at which the discovery service is; with its certificate pinned."""
+        return f"https://{place}#sha256={self.services_fingerprint}" if self.services_fingerprint else f"http://{place}"
 
 
 def _without_certificates(path: Path, data: dict[str, object]) -> Failure:

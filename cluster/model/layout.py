@@ -117,6 +117,11 @@ class Layout:
         return self.state / "discovery.json"
 
     @property
+    def services_certificate(self) -> Path:
+        """Key and certificate of what this computer serves to nodes; clusters of before have none."""
+        return self.state / "services.pem"
+
+    @property
     def timeline(self) -> Path:
         """What was done to the cluster, see :mod:`cluster.model.timeline`."""
         return self.state / "timeline.jsonl"

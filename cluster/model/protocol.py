@@ -16,7 +16,7 @@ from cluster.model.description import Description
 from cluster.model.impairment import Impairment
 from cluster.model.status import FaultStatus, FrameStatus, RecordedStatus
 
-VERSION = 2
+VERSION = 3
 """To be raised with every change of a request or a reply."""
 LINE_BYTES_MAX = 1 << 20
 """Of one request or reply."""

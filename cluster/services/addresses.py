@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from cluster.model.description import Description
-from cluster.model.machine import DISCOVERY_PORT, NETWORK, NODES_MAX, cluster_address, cluster_mac
+from cluster.model.machine import DISCOVERY_PORT, HOST_ADDRESS, NETWORK, NODES_MAX, cluster_address, cluster_mac
 from cluster.services import packet
 from cluster.services.packet import Frame
 
@@ -58,6 +58,10 @@ def names(nodes: Iterable[Neighbour]) -> dict[str, str]:
     return {node.name: node.address for node in nodes} | dict.fromkeys(SERVICE_NAMES, SERVICES)
 
 
+CERTIFIED = (*SERVICE_NAMES, *(f"{name}.{DOMAIN}" for name in SERVICE_NAMES), SERVICES, HOST_ADDRESS)
+"""What the certificate of this computer's services is for."""
+
+
 def packed(address: str) -> bytes:
     """An IPv4 address as on the wire."""
     return IPv4Address(address).packed
@@ -80,7 +84,7 @@ def services(description: Description) -> dict[str, str | None]:
     return {
         "address": SERVICES,
         "names": f"*.{DOMAIN}",
-        "discovery": f"http://{SERVICES}:{DISCOVERY_PORT}/",
+        "discovery": description.served(f"{SERVICES}:{DISCOVERY_PORT}/"),
         "metadata": f"http://{METADATA}/" if description.datasource in METADATA_SOURCES else None,
         "registry": f"registry:{REGISTRY_PORT}",
         "files": f"http://{SERVICES}:{FILES_PORT}/" if description.files is not None else None,

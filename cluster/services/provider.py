@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.faults.book import FaultBook
 from cluster.model.description import FORWARD, Description
@@ -21,7 +22,11 @@ from cluster.services.ntp import TimeServer
 from cluster.services.registry import Registry
 from cluster.services.stack import Door, Stack, alias
 from terminal import Failure
+from webserver import selfmade
 from webserver.server import Server, Site
+
+if TYPE_CHECKING:
+    import ssl
 
 DNS_PORT = 53
 
@@ -78,7 +83,12 @@ class Services:
     async def start(self) -> None:
         """Listen; a registry that has images runs, if it can. Raises OSError."""
         await self._stack.start()
-        self._serve("pulls", pulls.site(self._layout.registry_socket, self._say))
+        secure = self._description.services_fingerprint != ""
+        self._serve(
+            "pulls",
+            pulls.site(self._layout.registry_socket, self._say),
+            selfmade.context(self._layout.services_certificate) if secure else None,
+        )
         if self._has_metadata:
             self._serve("meta", metadata.site(self._metadata, self._say))
         if self._description.files is not None:
@@ -89,8 +99,8 @@ class Services:
             except Failure as failure:
                 self._say(f"the pushed images cannot be served: {failure}")
 
-    def _serve(self, name: str, site: Site) -> None:
-        server = Server.at(self._layout.runtime / name, site)
+    def _serve(self, name: str, site: Site, tls: ssl.SSLContext | None = None) -> None:
+        server = Server.at(self._layout.runtime / name, site, tls=tls)
         server.start()
         self._servers.append(server)
 

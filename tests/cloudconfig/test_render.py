@@ -29,6 +29,15 @@ def test_golden_node() -> None:
     assert text == (GOLDEN / "node-2.yaml").read_text()
 
 
+def test_nodes_of_a_cluster_of_before_pull_as_they_did() -> None:
+    """This computer's services have no certificate there."""
+    given = variables()
+    del given["services"]["certificate"]
+    text = render.render(render.default_template(), given)
+    assert "      DOCKER_OPTS=--insecure-registry=registry:5000\n" in text
+    assert "certs.d" not in text
+
+
 def test_the_default_template_needs_no_extras() -> None:
     given = variables()
     del given["extra_units"], given["extra_write_files"]

@@ -186,7 +186,7 @@ def test_replies_of_every_kind_are_named_by_their_requests() -> None:
 
 OLDER = b'{"failure": "the supervisor knows no such request: {}", "where": null, "hint": null}\n'
 """What supervisors say to us that numbered no protocol."""
-NEWER = b'{"protocol": 3, "program": "0.2.0", "result": null}\n'
+NEWER = b'{"protocol": 9, "program": "0.2.0", "result": null}\n'
 
 
 @contextmanager
@@ -211,7 +211,7 @@ def supervisor(path: Path, reply: bytes) -> Iterator[list[bytes]]:
 
 @pytest.mark.parametrize(
     ("reply", "who"),
-    [(OLDER, "an older Flotilla, which numbers no protocol"), (NEWER, "Flotilla 0.2.0, which speaks protocol 3")],
+    [(OLDER, "an older Flotilla, which numbers no protocol"), (NEWER, "Flotilla 0.2.0, which speaks protocol 9")],
 )
 def test_a_supervisor_of_another_version_is_named_with_the_way_out(home: Path, reply: bytes, who: str) -> None:
     with supervisor(home / "control", reply) as requests, pytest.raises(Failure) as caught:
@@ -230,7 +230,7 @@ def test_so_it_is_for_a_root_shell(home: Path) -> None:
 
 def test_the_words_of_a_newer_supervisor_are_passed_on(home: Path) -> None:
     newer = (
-        b'{"protocol": 3, "program": "0.2.0", "failure": "too old", "where": "x", "hint": "cluster-down", "also": 1}\n'
+        b'{"protocol": 9, "program": "0.2.0", "failure": "too old", "where": "x", "hint": "cluster-down", "also": 1}\n'
     )
     with supervisor(home / "control", newer), pytest.raises(Failure, match="x: too old") as caught:
         control.ask(home / "control", Status())
@@ -244,8 +244,8 @@ def test_the_words_of_a_newer_supervisor_are_passed_on(home: Path) -> None:
         (b'{"do": "shutdown"}\n', "an older Flotilla, which numbers no protocol"),
         (b'{"do": "root", "node": 1, "command": null}\n', "an older Flotilla, which numbers no protocol"),
         (
-            b'{"protocol": 3, "program": "9.0", "request": "Shutdown", "fields": {}}\n',
-            "Flotilla 9.0, which speaks protocol 3",
+            b'{"protocol": 9, "program": "9.0", "request": "Shutdown", "fields": {}}\n',
+            "Flotilla 9.0, which speaks protocol 9",
         ),
     ],
 )

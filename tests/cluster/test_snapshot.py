@@ -105,6 +105,7 @@ def test_machines_go_on_in_another_cluster_from_the_very_letter(counting: Cluste
         assert trust.issue_node(copy.layout.trust, "node-3", ["10.77.0.13"]).files, "it issues for nodes that join"
         operator = "etcd-client.key"
         assert (copy.layout.operator / operator).read_bytes() == (counting.layout.operator / operator).read_bytes()
+        assert copy.layout.services_certificate.read_bytes() == counting.layout.services_certificate.read_bytes()
         copy.launch()
         copy.ask(Restore(str(made.folder)))
         for node in copy.nodes:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -16,9 +17,11 @@ from cluster.cli import main, main_down, main_up
 from cluster.client.cluster import Cluster, processes
 from cluster.lifecycle import readiness
 from cluster.lifecycle.up import Options, up
+from discovery.client import read
 from fleet.ctl import contexts
 from terminal import Failure
 from tests.cluster.commands import call, nothing_is_left
+from webserver import selfmade
 
 pytestmark = pytest.mark.slow
 
@@ -155,6 +158,15 @@ def test_two_clusters_by_name_have_nothing_in_common(
     east, west = Cluster.open("east"), Cluster.open("west")
     assert east.nodes[0].ssh_port != west.nodes[0].ssh_port
     assert east.description.discovery_port != west.description.discovery_port
+    # Each has a certificate of its own, which its nodes pin.
+    assert read(f"{east.status()['discovery'].replace('#', f'/{east.description.token}#')}").size == 1
+    stranger = west.status()["discovery"].partition("#")[2]
+    with pytest.raises(Failure, match="another certificate"):
+        read(f"https://127.0.0.1:{east.description.discovery_port}/{east.description.token}#{stranger}")
+    given = (east.nodes[0].folder / "user-data").read_text()
+    assert f"/{east.description.token}#sha256={selfmade.read_fingerprint(east.layout.services_certificate)}" in given
+    assert "/etc/docker/certs.d/registry:5000/ca.crt" in given
+    assert stat.S_IMODE(east.layout.services_certificate.stat().st_mode) == 0o600
     assert east.layout.key.read_text() != west.layout.key.read_text()
     assert call(main_down, "--name", "east") == 0
     assert west.is_running

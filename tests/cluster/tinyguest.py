@@ -2,6 +2,7 @@
 device is real.
 """
 
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 from cluster.client.cluster import Cluster, processes
 from cluster.client.node import Node
+from cluster.lifecycle import certificates
 from cluster.machines import qemu
 from cluster.model.accelerator import Accelerator
 from cluster.model.description import Description
@@ -80,7 +82,10 @@ def tiny_cluster(
         ready=True,
         **changes,
     )
-    made = Cluster.create(layout, description)
+    Cluster.create(layout, description)
+    fingerprint = certificates.make_services(layout.services_certificate)
+    made = Cluster(layout, dataclasses.replace(description, services_fingerprint=fingerprint))
+    made.description.save(layout.description)
     (image / "vmlinuz").write_bytes(tiny_kernel(code))
     image.rename(layout.image)
     for node in made.nodes:

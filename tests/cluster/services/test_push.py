@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,13 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.lifecycle import certificates
 from cluster.model.layout import Layout, make_private
 from cluster.services import pulls
+from cluster.services.addresses import CERTIFIED
 from cluster.services.imagefile import LAYER, MANIFEST, opened
 from cluster.services.push import Shelf, push, reference
 from cluster.services.registry import Registry, find
 from terminal import Failure, UsageFailure
-from webserver.server import Server
+from webserver import selfmade
+from webserver.server import Server, listen
 from webserver.unix import UnixConnection
 
 CONFIG = b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}'
@@ -213,6 +217,39 @@ def test_a_node_pulls(registry: Shelf, node: UnixConnection, archive: Path) -> N
     assert json.loads(answer_to(node, "GET", "/v2/redis/tags/list")[2]) == {"name": "redis", "tags": ["7"]}
     assert answer_to(node, "GET", "/v2/redis/manifests/8")[0] == 404
     assert answer_to(node, "GET", "/debug/vars")[0] == 404
+
+
+def test_what_reads_dockers_certificates_pulls_over_tls(registry: Shelf, archive: Path, tmp_path: Path) -> None:
+    """skopeo reads certs.d as docker does, and both are Go's TLS: our certificate is its own authority there."""
+    push(archive, registry)
+    selfmade.make(tmp_path / "own.pem", [*CERTIFIED, "localhost"])
+    selfmade.make(tmp_path / "other.pem", ["localhost"])
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ca.crt").write_text(certificates.of_services(tmp_path / f"{name}.pem"))
+        assert "KEY" not in (tmp_path / name / "ca.crt").read_text()
+    listening = listen(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    secure = selfmade.context(tmp_path / "own.pem")
+    server = Server(listening, pulls.site(registry.socket, lambda _: None), tls=secure)
+    server.start()
+
+    def skopeo(certificate: str, verb: str, image: str, *options: str) -> subprocess.CompletedProcess[str]:
+        place = f"docker://localhost:{port}/{image}"
+        argv = ["skopeo", verb, "--cert-dir", str(tmp_path / certificate), *options, place]
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    try:
+        seen = skopeo("own", "inspect", "redis:7", "--raw")
+        assert json.loads(seen.stdout)["mediaType"] == MANIFEST, seen.stderr
+        assert json.loads(skopeo("own", "list-tags", "redis").stdout)["Tags"] == ["7"], (
+            "a list whose length is not known before"
+        )
+        refused = skopeo("other", "inspect", "redis:7", "--raw")
+        assert refused.returncode != 0
+        assert "x509" in refused.stderr
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(
