@@ -33,7 +33,13 @@ from tests.discovery.relays import Relays
 from tests.eventually import eventually
 from tests.ports import free_ports
 
-pytestmark = [pytest.mark.etcd, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.etcd,
+    pytest.mark.slow,
+    # Python leaves a socket open that is reset in the moment in which TLS begins (ssl.SSLSocket._create), and members
+    # that are killed reset theirs at any moment.
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 EVERY_S = 0.3
 LEASE_S = 3
