@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from discovery.settings import CLIENT_PORT, DATA, LISTEN, LISTEN_PEERS, NAME, PEER_URLS, WAL, whole
+from discovery.settings import DATA, LISTEN, LISTEN_PEERS, NAME, PEER_URLS, WAL, is_loopback, whole
 from etcd import Tls, credentials
 from etcd.credentials import Credentials
 from etcd.protocol import Member
@@ -102,12 +102,13 @@ def reached_at(member: Member) -> tuple[str, ...]:
     for url in member.client_urls:
         try:
             parts, peer = urlsplit(url), urlsplit(member.peer_urls[0])
-            host, port = parts.hostname or "", parts.port or CLIENT_PORT
+            host, port = parts.hostname or "", parts.port
         except (ValueError, IndexError):
             continue
-        if host == "localhost" or host.startswith("127.") or host == "::1":
+        if is_loopback(host):
             host = peer.hostname or host
-        found.append(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+        if host and port:
+            found.append(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}")
     return tuple(dict.fromkeys(found))
 
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from discovery.beside import Beside, Peers, Running
+from discovery.node import reached_at
 from discovery.upkeep import desired, look
 from discovery.upkeep.desired import Desired, Offer, Report
 from discovery.upkeep.plan import History, Limits, Sight, Step, next_step, standing, wanted
@@ -137,7 +138,7 @@ class Upkeep:
     def _learn(self, running: Running, members: tuple[Member, ...]) -> None:
         """Remember where the members are, for a start at which fewer answer."""
         self._beside.write_peers(Peers(running.discovery, tuple(url for each in members for url in each.peer_urls)))
-        clients = (url for each in members if not each.learner for url in look.reached_at(each))
+        clients = (url for each in members if not each.learner for url in reached_at(each))
         endpoints = tuple(dict.fromkeys((running.client, *clients)))
         if endpoints != self._endpoints:
             self._client, self._endpoints = None, endpoints
@@ -166,7 +167,7 @@ class Upkeep:
         """Be the proxy of all members that there are now. One that is gone does no harm."""
         known = self._beside.read_proxied()
         voters = (each for each in members if not each.learner and set(each.peer_urls).isdisjoint(running.urls))
-        endpoints = tuple(url.partition("://")[2] for each in voters for url in look.reached_at(each))
+        endpoints = tuple(url.partition("://")[2] for each in voters for url in reached_at(each))
         if not set(endpoints) <= set(known.endpoints):
             self._end(running, f"the members are others than before: is a proxy of {', '.join(endpoints)}")
 

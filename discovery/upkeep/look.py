@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from discovery.settings import is_loopback
+from discovery.node import reached_at
 from discovery.upkeep.plan import Health
 from etcd.client import Client
 from etcd.errors import EtcdError
@@ -52,20 +51,3 @@ def _health(client: Client, member: Member, leader: int) -> Health:
         if status.member_id == member.id:
             return Health(status.leader == leader, status.raft_index)
     return Health(healthy=False)
-
-
-def reached_at(member: Member) -> tuple[str, ...]:
-    """The URLs for its clients. One that advertises its loopback address (etcd's default) is reached where its peers
-    reach it."""
-    found = []
-    for url in member.client_urls:
-        try:
-            parts, peer = urlsplit(url), urlsplit(member.peer_urls[0])
-            host, port = parts.hostname or "", parts.port
-        except (ValueError, IndexError):
-            continue
-        if is_loopback(host):
-            host = peer.hostname or host
-        if host and port:
-            found.append(f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}")
-    return tuple(dict.fromkeys(found))

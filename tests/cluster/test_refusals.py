@@ -15,6 +15,7 @@ from cluster.lifecycle.snapshot import Snapshot
 from cluster.model.layout import Layout
 from terminal import Failure
 from tests.cluster.commands import call, nothing_is_left
+from tests.ports import free_ports
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "abc", "1000", "2.5", ""])
@@ -66,8 +67,9 @@ def test_a_file_that_cannot_be_read(
 def test_a_port_that_is_taken_is_named(
     home: Path, standin: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    # One that Linux gives to no outgoing connection: the port before it has to be free.
+    port = next(port for port in free_ports(20) if ports.is_free(port - 1))
+    with socket.create_server(("127.0.0.1", port)):
         assert call(main_up, "2", "--image", str(image), "--ssh-port", str(port - 1)) == 1
         assert f"port {port} is taken" in capsys.readouterr().err
         assert call(main_up, "2", "--image", str(image), "--discovery-port", str(port)) == 1

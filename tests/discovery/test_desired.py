@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +16,7 @@ from discovery.beside import Beside, Peers, Proxied, Running, began
 from discovery.upkeep import command, desired, look
 from discovery.upkeep.desired import Offer, Report
 from discovery.upkeep.plan import SIZES, Step
-from etcd import KeyValue, Member
+from etcd import KeyValue
 from etcd.fake import FakeEtcd
 
 words = st.text(st.characters(exclude_categories=("C", "Z")), max_size=20)
@@ -105,22 +104,6 @@ def test_only_the_process_that_was_meant_is_ended() -> None:
         command.end(running)
     assert not running.is_alive
     assert began(os.getpid()) > 0
-
-
-@pytest.mark.parametrize(
-    ("client", "reached"),
-    [
-        ("https://10.0.0.1:2379", ("https://10.0.0.1:2379",)),
-        ("http://127.0.0.1:4001", ("http://10.0.0.9:4001",)),
-        ("http://localhost:4001", ("http://10.0.0.9:4001",)),
-        ("http://[fd00::1]:2379", ("http://[fd00::1]:2379",)),
-        ("http://a:x", ()),
-        ("http://a", ()),
-        ("", ()),
-    ],
-)
-def test_where_a_member_is_looked_at(client: str, reached: tuple[str, ...]) -> None:
-    assert look.reached_at(Member(1, "a", ("http://10.0.0.9:2380",), (client,))) == reached
 
 
 def test_only_a_key_under_a_lease_says_that_a_machine_lives() -> None:

@@ -78,3 +78,19 @@ def test_where_clients_reach_a_member() -> None:
     member = Member(1, "a", ("http://10.0.0.1:2380",), ("http://127.0.0.1:2379", "http://10.0.0.9:2379", "http://["))
     assert reached_at(member) == ("http://10.0.0.1:2379", "http://10.0.0.9:2379")
     assert reached_at(Member(1, "", ("http://10.0.0.1:2380",), ())) == ()
+
+
+@pytest.mark.parametrize(
+    ("client", "reached"),
+    [
+        ("https://10.0.0.1:2379", ("https://10.0.0.1:2379",)),
+        ("http://127.0.0.1:4001", ("http://10.0.0.9:4001",)),
+        ("http://localhost:4001", ("http://10.0.0.9:4001",)),
+        ("http://[fd00::1]:2379", ("http://[fd00::1]:2379",)),
+        ("http://a:x", ()),
+        ("http://a", ()),
+        ("", ()),
+    ],
+)
+def test_where_a_member_is_looked_at(client: str, reached: tuple[str, ...]) -> None:
+    assert reached_at(Member(1, "a", ("http://10.0.0.9:2380",), (client,))) == reached
