@@ -86,7 +86,7 @@ def forget(by: Node, leaving: Node) -> None:
 
     Without its offer (docs/discovery.md), which only it makes."""
     if leaving.has_shell:
-        leaving.root("systemctl stop etcd-upkeep.service", timeout=ANSWER_S * leaving.factor)
+        leaving.root("systemctl stop etcd-upkeep.timer etcd-upkeep.service", timeout=ANSWER_S * leaving.factor)
     _etcdctl(by, f"del /flotilla/etcd/nodes/{leaving.name}")
 
 

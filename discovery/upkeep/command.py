@@ -176,7 +176,7 @@ def text(shown: dict[str, object]) -> str:
         what = "nothing to do" if following["step"] == "nothing" else f"{following['step']} {following['node']}"
         lines.append(f"next: {what}, since {following['since']}: {following['reason']} ({following['by']})")
     else:
-        lines.append("next: no leader has looked yet; does etcd-upkeep.service run on the members?")
+        lines.append("next: no leader has looked yet; etcd-upkeep.service begins two minutes after etcd")
     return "\n".join(lines)
 
 
