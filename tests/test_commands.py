@@ -187,10 +187,13 @@ def test_a_daemon_that_is_stopped_has_not_failed(number: signal.Signals, tmp_pat
     program = "import sys; from discovery.cli import main; sys.exit(main())"
     words = ["serve", "--listen", f"127.0.0.1:{free_ports(1)[0]}", "--state", str(tmp_path / "tokens.json")]
     with subprocess.Popen([sys.executable, "-c", program, *words], cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith(b"http://")
-        process.send_signal(number)
-        assert process.wait(60) == 0
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"https://")
+            process.send_signal(number)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()  # or the block would wait for its end
 
 
 def test_all_commands_and_all_codes_are_in_the_table() -> None:
