@@ -45,7 +45,7 @@ def fill(cluster: Three, key: Callable[[int], str], size: int = MIB) -> int:
 
 
 def test_full_of_history_it_is_healed_with_its_data(etcd_binary: str, tmp_path: Path) -> None:
-    with three(etcd_binary, tmp_path / "three", f"--quota-backend-bytes={16 * MIB}") as cluster:
+    with three(etcd_binary, tmp_path / "three", f"--quota-backend-bytes={24 * MIB}") as cluster:
         client = cluster.client(0)
         for key, value in VALUES.items():
             client.put(key, value)

@@ -192,6 +192,7 @@ class Fleet:
         eventually(lambda: len(self.offers()) == NODES, self.story)
         for thread in self._beside:
             thread.start()
+        eventually(lambda: self.acknowledged, self.story)  # or a fault may come before the first write
 
     def close(self) -> None:
         """End all."""

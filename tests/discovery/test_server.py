@@ -17,7 +17,7 @@ import pytest
 from discovery import protocol
 from discovery.server import DiscoveryServer
 from terminal import Failure
-from tests.eventually import eventually
+from tests.eventually import WITHIN_S, eventually
 from webserver import server as http_server
 
 
@@ -312,13 +312,21 @@ def test_a_restart_forgets_nothing(serve: Callable[..., DiscoveryServer], state:
     assert register(second, token, "a").status == 412
 
 
-def test_stop_frees_who_waits(server: DiscoveryServer) -> None:
+def test_stop_frees_who_waits(server: DiscoveryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     token = server.new_token(2)
+    waits, wait = threading.Event(), server.changed.wait
+
+    def seen(timeout: float | None = None) -> bool:
+        waits.set()
+        return wait(timeout)
+
+    monkeypatch.setattr(server.changed, "wait", seen)
     replies: list[Reply] = []
     waiting = threading.Thread(target=lambda: replies.append(ask(server, "GET", f"/{token}?wait=true&waitIndex=99")))
     waiting.start()
     idle = socket.create_connection(("127.0.0.1", server.port))
     eventually(lambda: [one.connections for one in server._http] == [2], "both are accepted")
+    assert waits.wait(WITHIN_S), "a request that is accepted, and not read yet, would be cut off"
     begin = time.monotonic()
     server.stop()
     server.stop()
