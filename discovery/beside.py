@@ -7,12 +7,11 @@ them only spares a request, or waits for another look.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from terminal import Failure, record
+from terminal import Failure, durable, record
 
 
 class Running(NamedTuple):
@@ -134,13 +133,8 @@ def began(pid: int) -> int:
 
 def write(path: Path, text: str) -> None:
     """Put ``text`` and the end of a line there, on disk. Raises Failure."""
-    staged = path.with_name(path.name + ".new")
     try:
-        with staged.open("w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        durable.replace(path, text + "\n")
     except OSError as error:
         raise Failure(
             "cannot write what the next start must know", where=str(path), hint="is the state disk full?"

@@ -16,7 +16,7 @@ from pathlib import Path
 from discovery.client import checked, pinned
 from discovery.protocol import Protocol
 from discovery.registry import Full, Invalid, Registration, Registry
-from terminal import Failure
+from terminal import Failure, durable
 from webserver import selfmade
 from webserver.server import Server, listen
 
@@ -203,11 +203,7 @@ class DiscoveryServer:
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
-            descriptor = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            durable.sync(directory)
         except OSError as error:
             raise Failure(
                 "cannot write the state of the discovery service",

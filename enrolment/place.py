@@ -16,19 +16,18 @@ import pwd
 import secrets
 import shutil
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from enrolment import files, keys
-from terminal import Failure, record
+from terminal import Failure, durable, record
 
 STORE: Final = Path("/var/lib/flotilla/trust")
 MACHINE_KEY: Final = "machine.key"
 ENROLMENT: Final = "enrolment.json"
 _SET: Final = "set-"
-_NEW: Final = ".new"
 _BYTES_MAX: Final = 1 << 20
 VERSION: Final = 1
 
@@ -82,7 +81,7 @@ class Place:
         try:
             self._made()
             if not path.exists():
-                _replace(path, keys.new())
+                _write(path, keys.new(), durable.replace)
         except OSError as error:
             raise _unwritten(path, error) from error
         return path
@@ -90,24 +89,24 @@ class Place:
     def put(self, texts: Mapping[str, str], enrolment: Enrolment) -> None:
         """Make ``texts``, by file name, the set in use."""
         target = self.store / f"{_SET}{secrets.token_hex(4)}"
-        staged = target.with_name(target.name + _NEW)
+        staged = target.with_name(target.name + durable.NEW)
         try:
             self._made()
             self._tidy()
             staged.mkdir()
             staged.chmod(0o755)
             for name, text in {**texts, ENROLMENT: json.dumps(asdict(enrolment)) + "\n"}.items():
-                _write(staged / name, name, text)
+                _write(staged / name, text, durable.create)
             _check_pairs(staged)
-            _sync(staged)
+            durable.sync(staged)
             staged.rename(target)
-            _sync(self.store)
+            durable.sync(self.store)
             self.link.parent.mkdir(parents=True, exist_ok=True)
-            link = self.link.with_name(self.link.name + _NEW)
+            link = self.link.with_name(self.link.name + durable.NEW)
             link.unlink(missing_ok=True)
             link.symlink_to(target)
             link.replace(self.link)
-            _sync(self.link.parent)
+            durable.sync(self.link.parent)
             self._tidy()
         except OSError as error:
             raise _unwritten(self.link, error) from error
@@ -119,7 +118,7 @@ class Place:
             path = self.link.resolve() / name
             try:
                 if not path.exists() or path.read_text("utf-8") != text:
-                    _replace(path, text)
+                    _write(path, text, durable.replace)
                     changed = True
             except OSError as error:
                 raise _unwritten(path, error) from error
@@ -155,25 +154,10 @@ def _check_pairs(folder: Path) -> None:
             raise Failure("the issuer's certificate is not for our key", where=leaf) from error
 
 
-def _replace(path: Path, text: str) -> None:
-    staged = path.with_name(path.name + _NEW)
-    staged.unlink(missing_ok=True)
-    _write(staged, path.name, text)
-    staged.replace(path)
-    _sync(path.parent)
-
-
-def _write(path: Path, name: str, text: str) -> None:
-    """With the permissions of a file called ``name`` from the first moment on: first closed, then its owner's."""
-    user, group, mode = files.ownership(name)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        if os.geteuid() == 0:
-            os.fchown(descriptor, *_ids(user, group))
-        os.fchmod(descriptor, mode)
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
+def _write(path: Path, text: str, how: Callable[..., None]) -> None:
+    """By one of :mod:`terminal.durable`, with the owner and mode of a file of this name."""
+    user, group, mode = files.ownership(path.name)
+    how(path, text, mode=mode, owner=_ids(user, group) if os.geteuid() == 0 else None)
 
 
 def _ids(user: str, group: str) -> tuple[int, int]:
@@ -182,14 +166,6 @@ def _ids(user: str, group: str) -> tuple[int, int]:
         return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
     except KeyError:
         return 0, 0
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unwritten(path: Path, error: OSError) -> Failure:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from terminal import Failure
+from terminal import Failure, durable
 from terminal.lock import locked
 from trust import ledger as ledgers
 from trust.certificate import Authority
@@ -31,7 +31,6 @@ from trust.ledger import Ledger
 from trust.profile import AUTHORITIES, ca_stem, certificate_file, crl_file, key_file, mode
 
 LEDGER: Final = "trust.json"
-_NEW: Final = ".new"
 _UNFINISHED: Final = ".trust-unfinished-"
 """Begins the name of a folder that is being made, beside where it will be. Its lock is held as long as that lasts."""
 _FILE_MAX: Final = 64 << 20
@@ -69,13 +68,13 @@ class Store:
 
     def save(self, ledger: Ledger) -> None:
         """Make ``ledger`` the folder's: it is on the disk when this returns, and then the lists follow it."""
-        _replace(self.path / LEDGER, ledger.dump())
+        durable.replace(self.path / LEDGER, ledger.dump(), mode=_mode(LEDGER))
         self.ledger = ledger
         self.mend()
 
     def put(self, name: str, text: str) -> None:
         """Write another file of the folder, wholly or not at all; one with a key in it is called ``.key``."""
-        _replace(self.path / name, text)
+        durable.replace(self.path / name, text, mode=_mode(name))
 
     def text(self, name: str) -> str | None:
         """The text of such a file, None if it is not there. Raises Failure."""
@@ -92,7 +91,8 @@ class Store:
             crl = _read(path) if path.exists() else ""
             authority, revoked = self.authority(name), self.ledger.revoked(name)
             if not authority.lists(crl, revoked):
-                _replace(path, authority.revocation_list(revoked, number=len(revoked) + 1))
+                text = authority.revocation_list(revoked, number=len(revoked) + 1)
+                durable.replace(path, text, mode=_mode(path.name))
 
 
 @contextmanager
@@ -140,10 +140,10 @@ def made(folder: Path) -> Iterator[dict[str, str]]:
         with _staged(target.parent) as staged:
             yield files
             for name, text in files.items():
-                _write(staged / name, text)
-            _sync(staged)
+                durable.create(staged / name, text, mode=_mode(name))
+            durable.sync(staged)
             staged.rename(target)
-        _sync(target.parent)
+        durable.sync(target.parent)
     except OSError as error:
         if isinstance(error, FileExistsError) or error.errno == errno.ENOTEMPTY:
             raise _occupied(folder) from error
@@ -172,7 +172,7 @@ def _staged(parent: Path) -> Iterator[Path]:
 def _hold(staged: Path) -> int | None:
     """Lock a new folder. None if another process has swept it away before."""
     try:
-        staged.chmod(0o700)  # whatever the umask says, here and in _write
+        staged.chmod(0o700)  # whatever the umask says, as for its files
         held = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return None
@@ -250,28 +250,6 @@ def _unreadable(path: Path, error: OSError) -> Failure:
     return Failure(f"cannot be read: {error.strerror}", where=str(path), hint=hint)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write ``path`` wholly or not at all. The lock of the folder is held: no one else writes its temporary file."""
-    new = path.with_name(path.name + _NEW)
-    new.unlink(missing_ok=True)
-    _write(new, text)
-    new.replace(path)
-    _sync(path.parent)
-
-
-def _write(path: Path, text: str) -> None:
-    permissions = 0o600 if path.name.startswith(LEDGER) else mode(path.name.removesuffix(_NEW))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, permissions)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        os.fchmod(descriptor, permissions)
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _mode(name: str) -> int:
+    """The ledger is its owner's only, like a key."""
+    return 0o600 if name == LEDGER else mode(name)

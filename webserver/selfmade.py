@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import glob
 import hashlib
-import os
 import re
 import shutil
 import ssl
@@ -19,7 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from terminal import Failure
+from terminal import Failure, durable
 
 BEGIN: Final = "20200101000000Z"
 """Long before the build of any image: a node whose clock is years behind must find its cluster."""
@@ -77,11 +76,7 @@ def make(path: Path, names: Sequence[str], *, end: datetime.datetime | None = No
             dates = ["-startdate", BEGIN, "-enddate", f"{until:%Y%m%d%H%M%SZ}"]
             _openssl(folder, [*sign, "-out", "certificate", *dates])
             made = folder / "made"
-            made.touch(0o600)
-            with made.open("w") as file:
-                file.write((folder / "key").read_text() + (folder / "certificate").read_text())
-                file.flush()
-                os.fsync(file.fileno())
+            durable.create(made, (folder / "key").read_text() + (folder / "certificate").read_text(), mode=0o600)
             made.rename(path)
     except OSError as error:
         raise Failure(f"no certificate can be made: {error.strerror}", where=str(path)) from error

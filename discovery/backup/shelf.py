@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from terminal import Failure
+from terminal import Failure, durable
 
 FOLDER: Final = Path("/var/lib/etcd-backup")
 DIGEST_BYTES: Final = hashlib.sha256().digest_size
@@ -128,7 +128,7 @@ class Shelf:
         path = self.path / backup.name
         try:
             staged.rename(path)
-            self._sync()
+            durable.sync(self.path)
         except OSError as error:
             raise _unwritten(path) from error
         return path
@@ -144,13 +144,8 @@ class Shelf:
     def write(self, name: str, text: str) -> None:
         """A small file beside the backups, whole or not at all. Raises Failure."""
         path = self.path / name
-        staged = path.with_name(name + ".new")
         try:
-            with staged.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
+            durable.replace(path, text)
         except OSError as error:
             raise _unwritten(path) from error
 
@@ -169,13 +164,6 @@ class Shelf:
                 shutil.rmtree(self.scratch)
         except OSError as error:
             raise Failure("cannot remove what an earlier backup left", where=str(self.path)) from error
-
-    def _sync(self) -> None:
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def require_whole(path: Path) -> None:

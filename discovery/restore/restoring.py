@@ -21,7 +21,7 @@ from discovery.restore.facts import Source
 from discovery.restore.survey import opened
 from etcd.errors import EtcdError
 from etcd.maintenance import Maintenance
-from terminal import Failure
+from terminal import Failure, durable
 
 START_S: Final = 300.0
 """For the restored etcd to serve, on an emulated node."""
@@ -172,11 +172,7 @@ class Restoring:
             # A member that had ended by itself would ask those that are lost why, and wait for their answer.
             Beside(node.data).ended.unlink(missing_ok=True)
             self._new.rename(node.data)
-            folder = os.open(node.data.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            durable.sync(node.data.parent)
         except OSError as error:
             raise Failure(
                 "cannot put the restored data in its place",
