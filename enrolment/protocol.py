@@ -14,8 +14,9 @@ is in the body. A refusal has a status from 400 on and a body ``{"v": 1, "messag
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from enrolment.files import GIVEN, LISTS
 from terminal import Failure, record
@@ -82,6 +83,9 @@ class Lists:
         return json.dumps(asdict(self)).encode()
 
 
+T = TypeVar("T", Answer, Lists)
+
+
 def request(body: bytes) -> Request:
     """Read a body. Raises Failure."""
     try:
@@ -96,20 +100,18 @@ def request(body: bytes) -> Request:
 
 def answer(body: bytes) -> Answer:
     """Read a body. Raises Failure."""
-    try:
-        found = record.build(Answer, record.parse(body))
-        if found.v != VERSION or found.files.keys() != GIVEN:
-            raise ValueError("not of this version, or not whole")
-    except ValueError as error:
-        raise Failure("the answer is not an issuer's", hint="is its version that of the image?") from error
-    return found
+    return _of_issuer(Answer, body, GIVEN)
 
 
 def lists(body: bytes) -> Lists:
     """Read a body. Raises Failure."""
+    return _of_issuer(Lists, body, LISTS)
+
+
+def _of_issuer(kind: type[T], body: bytes, names: Collection[str]) -> T:
     try:
-        found = record.build(Lists, record.parse(body))
-        if found.v != VERSION or found.files.keys() != set(LISTS):
+        found = record.build(kind, record.parse(body))
+        if found.v != VERSION or found.files.keys() != set(names):
             raise ValueError("not of this version, or not whole")
     except ValueError as error:
         raise Failure("the answer is not an issuer's", hint="is its version that of the image?") from error
