@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Final, NamedTuple
 
 from discovery.alarms import Plan, Seen, Sight, Step, alarms_in, lacks_room, minority, plan
@@ -59,11 +59,8 @@ class Cluster:
     def look(self) -> Looked:
         """Ask every member how it is, and all of them for the hash at one revision."""
         here = self._own.condition()
-        client = Client([self._endpoint], timeout=self._timeout, tls=self._tls)
-        try:
+        with closing(self._client()) as client:
             members = client.members()
-        finally:
-            client.close()
         conditions = {each.id: found for each in members if (found := self._condition(each)) is not None}
         revision = min((one.status.revision for one in conditions.values()), default=here.status.revision)
         hashes = {each.id: self._hash(each, revision) for each in members if each.id in conditions}
@@ -103,7 +100,8 @@ class Cluster:
             say(f"{member.name}: defragmented, {before >> 10} KiB before, {self._size(member) >> 10} KiB now")
         elif step.kind == "remove":
             member = _member(looked.members, step.member)
-            self._own.remove_member(step.member)
+            with closing(self._client()) as client:
+                client.remove_member(step.member)
             say(f"removed {member.name or f'{member.id:x}'}, whose data is not that of the others")
         else:
             assert step.alarm is not None
@@ -124,6 +122,9 @@ class Cluster:
                 if used == (used := self._at(each).condition().used):
                     break
                 time.sleep(_SETTLE_S)
+
+    def _client(self) -> Client:
+        return Client([self._endpoint], timeout=self._timeout, tls=self._tls)
 
     def _size(self, member: Member) -> int:
         return self._at(member).condition().status.db_size

@@ -120,10 +120,6 @@ class Maintenance:
         """Give the free bytes of its file back to the disk; it answers nothing meanwhile."""
         self._ask("/v3/maintenance/defragment", {})
 
-    def remove_member(self, member: int) -> None:
-        """Take a member out of the cluster, for good: its id does not come back."""
-        self._ask("/v3/cluster/member/remove", {"ID": str(member)})
-
     def quota(self) -> int:
         """Bytes that its file may have before it raises NOSPACE, as its metrics have it; 0 if they do not."""
         with self._send("/metrics", None) as response:
